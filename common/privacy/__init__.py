@@ -1,0 +1,1 @@
+"""Clipping, noise, sampling, accounting, ledger: independent of each other, joined by ``mechanism``."""

@@ -1,0 +1,47 @@
+"""The ClientApp: handlers unpack a message, call the algorithm and pack the reply."""
+
+import numpy as np
+import torch
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from client_app.local_update import gradient_stream, local_update
+from client_app.release import release_gradient
+from client_app.site import Site, encoder_for
+from client_app.statistics import gradient_statistics
+from common.privacy.mechanism import release
+from common.scale_code import ScaleCode
+from common.wire import pack_release, unpack_instruction
+
+app = ClientApp()
+
+
+@app.query("statistics")
+def statistics(message: Message, context: Context) -> Message:
+    """Stage 1: release this client's gradient statistics (Algorithm 1, client side)."""
+    adapter, _, task = unpack_instruction(message.content)
+    site = Site.of(context)
+    site.accept(task)
+    settings = site.config.statistics
+    train = site.config.train.model_copy(
+        update={"local_steps": settings.steps, "local_epochs": 0, "learning_rate": settings.learning_rate}
+    )
+    gradients = gradient_stream(site.adapted, adapter, site.examples, train, site.seed(0))
+    measured = gradient_statistics(gradients, site.adapted.layout, settings)
+    if task.raw:
+        values = torch.cat([measured.mean, measured.std]).numpy().astype(np.float32)
+    else:
+        code = ScaleCode.of(site.adapted.layout, settings).encode(measured.std)
+        values = release(code, task.terms, site.noise_source(0))
+    return Message(pack_release(values, task.round), reply_to=message)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Stage 2: release this client's encoded, clipped, noised gradient (Algorithm 2, client side)."""
+    adapter, spec, task = unpack_instruction(message.content)
+    site = Site.of(context)
+    site.accept(task)
+    gradient = local_update(site.adapted, adapter, site.examples, site.config.train, site.seed(task.round))
+    values = release_gradient(gradient, encoder_for(spec, site), task.terms, site.noise_source(task.round))
+    return Message(pack_release(values, task.round), reply_to=message)

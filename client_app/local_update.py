@@ -1,0 +1,88 @@
+"""Local training: private examples -> the client's LoRA gradient, flat.
+
+One local step yields the LoRA gradient at the global adapter (Algorithm 2, client side, step 3). Several steps yield the
+pseudo-gradient (start - end) / learning rate, which equals the gradient for one step of SGD.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from common.config import TrainConfig
+from common.data import TokenisedExamples
+from common.models import AdaptedModel
+
+
+def local_update(
+    adapted: AdaptedModel, adapter: Tensor, examples: TokenisedExamples, train: TrainConfig, seed: int
+) -> Tensor:
+    """Train locally from ``adapter`` (shape ``[n]``) and return the flat gradient or pseudo-gradient (shape ``[n]``).
+
+    ``seed`` fixes the drawn batches and the dropout masks.
+    """
+    torch.manual_seed(seed)
+    adapted.load(adapter)
+    adapted.model.train()
+    batches = _batches(len(examples), train, seed)
+    if train.local_steps == 1:
+        _accumulate(adapted, examples, next(batches))
+        return adapted.gradient()
+    optimizer = _optimizer(adapted, train)
+    for step in batches:
+        _accumulate(adapted, examples, step)
+        optimizer.step()
+        adapted.gradients.zero_()
+    return (adapter.to(adapted.device) - adapted.parameters) / train.learning_rate
+
+
+def gradient_stream(
+    adapted: AdaptedModel, adapter: Tensor, examples: TokenisedExamples, train: TrainConfig, seed: int
+) -> Iterator[Tensor]:
+    """The flat gradients (shape ``[n]``) of successive local SGD steps from ``adapter``: stage 1 measures these."""
+    torch.manual_seed(seed)
+    adapted.load(adapter)
+    adapted.model.train()
+    for step in _batches(len(examples), train, seed):
+        _accumulate(adapted, examples, step)
+        yield adapted.gradient()
+        with torch.no_grad():
+            adapted.parameters.sub_(adapted.gradients, alpha=train.learning_rate)
+        adapted.gradients.zero_()
+
+
+def _accumulate(adapted: AdaptedModel, examples: TokenisedExamples, step: list[Tensor]) -> None:
+    """Add the mean gradient over a step's micro-batches to the flat gradient buffer."""
+    for rows in step:
+        batch = examples.select(rows).to(adapted.device)
+        output = adapted.model(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels, use_cache=False
+        )
+        (output.loss / len(step)).backward()
+
+
+def _batches(count: int, train: TrainConfig, seed: int) -> Iterator[list[Tensor]]:
+    """Steps, each a list of micro-batches of row numbers, drawn without replacement within a pass over the data."""
+    generator = torch.Generator().manual_seed(seed)
+    if train.local_epochs:
+        for _ in range(train.local_epochs):
+            yield from ([rows] for rows in torch.randperm(count, generator=generator).split(train.batch_size))
+        return
+    pool = torch.empty(0, dtype=torch.long)
+    size = min(train.batch_size, count)
+    for _ in range(train.local_steps):
+        step = []
+        for _ in range(train.gradient_accumulation):
+            if len(pool) < size:
+                pool = torch.randperm(count, generator=generator)
+            step.append(pool[:size])
+            pool = pool[size:]
+        yield step
+
+
+def _optimizer(adapted: AdaptedModel, train: TrainConfig) -> torch.optim.Optimizer:
+    flat = torch.nn.Parameter(adapted.parameters)
+    flat.grad = adapted.gradients
+    if train.optimizer == "adamw":
+        return torch.optim.AdamW([flat], lr=train.learning_rate)
+    return torch.optim.SGD([flat], lr=train.learning_rate)

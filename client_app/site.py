@@ -1,0 +1,92 @@
+"""What a client has at hand: its configuration, private data and model, found once per process."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from flwr.app import Context
+
+from client_app.policy import SitePolicy
+from common.app_digest import app_digest
+from common.codecs.base import Encoder, EncoderSpec, build_encoder
+from common.config import RunConfig
+from common.data import TokenisedExamples, private_tokens
+from common.models import AdaptedModel, load_adapted_model
+from common.privacy.noise import RandomSource
+from common.wire import Task
+
+_MIX = 0x9E3779B97F4A7C15  # odd constant that spreads (seed, partition, round) over 63 bits
+
+
+class CodeMismatch(RuntimeError):
+    """Server and client run different code of this app."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """One client: who it is, what it holds, what it allows."""
+
+    config: RunConfig
+    partition: int
+    adapted: AdaptedModel
+    examples: TokenisedExamples
+    policy: SitePolicy
+
+    @classmethod
+    def of(cls, context: Context) -> "Site":
+        """The client that a Flower context describes; the base model and tokens are cached by their modules."""
+        config = _config(tuple(sorted(context.run_config.items())))
+        node: Mapping[str, Any] = context.node_config
+        partition = int(node.get("partition-id", 0))
+        adapted = load_adapted_model(config.model, config.lora, config.seed)
+        examples = private_tokens(
+            config.data,
+            adapted.tokenizer,
+            partition,
+            int(node.get("num-partitions", 1)),
+            config.seed,
+            str(node.get("data-path", "")),
+        )
+        return cls(config, partition, adapted, examples, SitePolicy.from_node_config(node))
+
+    def accept(self, task: Task) -> None:
+        """Refuse an instruction of other code (``CodeMismatch``) or beyond the site's policy (``PolicyRefusal``)."""
+        if task.code_digest != app_digest():
+            raise CodeMismatch(
+                f"the server runs app code {task.code_digest}, this client runs {app_digest()}: submit and deploy the "
+                "same version (a stray copy of the app on the import path also does this)"
+            )
+        self.policy.check(task.terms, raw=task.raw)
+
+    def seed(self, round_index: int) -> int:
+        """Seed of this client's batches and dropout in a round."""
+        mixed = (self.config.seed * 1_000_003 + self.partition) * _MIX + round_index * 0xD1B54A32D192ED03
+        return mixed % (2**63)
+
+    def noise_source(self, round_index: int) -> RandomSource:
+        """The operating system's randomness, or the insecure test source when the configuration says so."""
+        if self.config.privacy.insecure_seed < 0:
+            return RandomSource.system()
+        return RandomSource.insecure((self.config.privacy.insecure_seed << 32) ^ self.seed(round_index))
+
+
+@lru_cache(maxsize=2)
+def _config(pairs: tuple[tuple[str, Any], ...]) -> RunConfig:
+    torch.set_num_threads(1)  # simulated clients share the cores; one thread each is fastest
+    return RunConfig.parse(dict(pairs))
+
+
+_encoders: dict[str, Encoder] = {}
+
+
+def encoder_for(spec: EncoderSpec, site: Site) -> Encoder:
+    """The encoder of a specification; the last one is kept, since a round sends the same to every client."""
+    key = repr((spec.kind, spec.version, sorted(spec.fields.items()), site.adapted.layout.digest))
+    if spec.arrays:  # learned weights: not worth hashing, and rebuilt in well under a training step
+        return build_encoder(spec, site.adapted.layout)
+    if key not in _encoders:
+        _encoders.clear()
+        _encoders[key] = build_encoder(spec, site.adapted.layout)
+    return _encoders[key]

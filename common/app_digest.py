@@ -1,0 +1,19 @@
+"""A hash of the app's own source, so that server and clients can tell when they run different code."""
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+
+PACKAGES = ("client_app", "common")
+
+
+@lru_cache(maxsize=1)
+def app_digest() -> str:
+    """Short SHA-256 over every Python file that a client runs, by relative path and content."""
+    root = Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256()
+    for package in PACKAGES:
+        for path in sorted((root / package).rglob("*.py")):
+            digest.update(str(path.relative_to(root)).encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,326 @@
+"""The run configuration: typed, validated before anything starts, every error naming its key.
+
+Flower hands an app one flat mapping of dotted keys (``privacy.epsilon``) to bool, int, float or str. ``RunConfig.parse``
+turns it into frozen sections and refuses unknown keys, wrong types and contradictions. TOML has no null, so where a key
+may be left open its neutral value is ``0`` (numbers) or ``""`` (text), as the field descriptions say.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Scalar = bool | int | float | str
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be run; the message names each key, its value and what is allowed."""
+
+
+def _kebab(name: str) -> str:
+    return name.replace("_", "-")
+
+
+class Section(BaseModel):
+    """Frozen settings whose keys are written in kebab case; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=_kebab, populate_by_name=True)
+
+
+class StrategyConfig(Section):
+    """Which federated algorithm runs."""
+
+    name: str = Field("dr-encoder", description="registered strategy: dr-encoder or lora")
+
+
+class FederationConfig(Section):
+    """Who takes part, and how patient the server is."""
+
+    num_clients: NonNegativeInt = Field(0, description="enrolled clients M; 0 = all that are connected at the start")
+    connect_timeout: PositiveFloat = Field(120.0, description="seconds to wait for the enrolled clients to connect")
+    round_timeout: PositiveFloat = Field(600.0, description="seconds to wait for a round's replies")
+    min_reply_rate: Rate = Field(0.5, description="share of the cohort that must reply, or the round is discarded")
+    max_failed_rounds: PositiveInt = Field(3, description="discarded rounds in a row after which the run stops")
+
+
+class ModelConfig(Section):
+    """The frozen foundation model."""
+
+    name: str = Field("demo", description='"demo" (embedded), a hub id, or a local directory')
+    quantization: Literal["none", "8", "4"] = Field("none", description="bitsandbytes bits of the frozen weights")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="dtype of the frozen weights")
+    device: str = Field("auto", description='"auto", "cpu", "cuda", "cuda:0", ...')
+
+
+class LoraConfig(Section):
+    """The trainable low-rank adapter (peft)."""
+
+    rank: PositiveInt = Field(8, description="rank r of every factor pair")
+    alpha: PositiveFloat = Field(16.0, description="scale: the update is alpha/rank * B A")
+    dropout: Fraction = Field(0.0, description="dropout on the adapter's input")
+    target_modules: str = Field("q_proj,k_proj,v_proj,o_proj", description="comma-separated module names")
+    freeze_a: bool = Field(False, description="train B only (FFA-LoRA)")
+
+    @property
+    def targets(self) -> list[str]:
+        """Target module names as a list."""
+        return [name.strip() for name in self.target_modules.split(",") if name.strip()]
+
+
+class DataConfig(Section):
+    """Private examples of the clients and the public evaluation set."""
+
+    name: str = Field("demo", description='"demo", a hub id, or a local file/directory (JSONL, CSV, Parquet)')
+    task: str = Field("elicitation", description="task of the demo data: elicitation or knowledge")
+    evaluation: str = Field("", description='file of held-out examples; "" = the demo\'s own, or none')
+    split: str = Field("evaluation", description="demo: evaluation (report) or validation (public, for tuning)")
+    prompt_column: str = Field("prompt", description="column that holds the prompt (its labels are masked)")
+    completion_column: str = Field("completion", description="column that holds the text to learn")
+    group_column: str = Field("group", description="column that groups examples in reports and partitions")
+    partitioner: Literal["iid", "dirichlet", "natural"] = Field("dirichlet", description="how clients get data")
+    partition_by: str = Field("group", description="column for the dirichlet and natural partitioners")
+    dirichlet_alpha: PositiveFloat = Field(0.3, description="concentration; small = each client sees few groups")
+    examples_per_client: PositiveInt = Field(12, description="demo data: examples drawn for each client")
+    max_length: PositiveInt = Field(512, description="longest example in tokens; longer ones are cut at the left")
+
+
+class TrainConfig(Section):
+    """Local training on one client in one round."""
+
+    local_steps: NonNegativeInt = Field(1, description="optimiser steps; 0 = count in local-epochs instead")
+    local_epochs: NonNegativeInt = Field(0, description="passes over the client's data; 0 = count in local-steps")
+    batch_size: PositiveInt = Field(6, description="examples in a micro-batch")
+    gradient_accumulation: PositiveInt = Field(1, description="micro-batches in one step")
+    learning_rate: PositiveFloat = Field(0.05, description="local step size (several steps; one step needs none)")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="local optimiser")
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> "TrainConfig":
+        if (self.local_steps == 0) == (self.local_epochs == 0):
+            raise ValueError(
+                f"train.local-steps = {self.local_steps} and train.local-epochs = {self.local_epochs}: "
+                "exactly one of them must be above 0"
+            )
+        return self
+
+
+class CodecConfig(Section):
+    """What shrinks a client's LoRA gradient (dr-encoder only; lora sends it whole)."""
+
+    kind: Literal["linear", "conv", "identity"] = Field("linear", description="AutoEncoder family")
+    form: Literal["global", "per-tensor", "variance-proportional", "optimum", "trained"] = Field(
+        "global", description="how a linear AutoEncoder spends its code on the tensors"
+    )
+    size: NonNegativeInt = Field(256, description="values in a code; 0 = what the kind dictates (identity, conv)")
+    refresh_every: NonNegativeInt = Field(1, description="rounds after which a seeded codec is redrawn; 0 = never")
+    depth: Annotated[int, Field(ge=1, le=8)] = Field(6, description="conv: number of stride-2 stages")
+
+
+class PriorConfig(Section):
+    """Training of a learned AutoEncoder on synthetic gradients (Algorithm 1, server side)."""
+
+    steps: PositiveInt = Field(300, description="Adam steps")
+    batch_size: PositiveInt = Field(16, description="synthetic gradients in a step")
+    learning_rate: PositiveFloat = Field(2e-4, description="Adam step size")
+
+
+class StatisticsConfig(Section):
+    """Stage 1: the statistics that clients release for the random prior (Algorithm 1, client side)."""
+
+    private: bool = Field(True, description="release through the mechanism; false makes the end-to-end epsilon inf")
+    sampling_rate: Rate = Field(0.1, description="probability that a client is asked")
+    steps: PositiveInt = Field(4, description="local steps whose gradients are measured")
+    learning_rate: PositiveFloat = Field(0.05, description="local step size while measuring (A's gradient is 0 at B=0)")
+    estimator: Literal["moment", "ema"] = Field("moment", description="per-element moments, or the paper's EMA")
+    beta1: Fraction = Field(0.99, description="ema: decay of the mean (paper: .99)")
+    beta2: Fraction = Field(0.9, description="ema: decay of the squared std (paper: .9)")
+    floor: PositiveFloat = Field(1e-12, description="h1: lowest variance; ema in the paper: 1e-5")
+    ceiling: PositiveFloat = Field(1.0, description="h2: highest variance; ema in the paper: 1e-3")
+    mean: bool = Field(False, description="release the per-tensor means too (not with private = true)")
+    grouping: Literal["tensor", "module"] = Field("tensor", description="one value per tensor or per module type")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "StatisticsConfig":
+        if self.floor >= self.ceiling:
+            raise ValueError(f"statistics.floor = {self.floor} must be below statistics.ceiling = {self.ceiling}")
+        if self.mean and self.private:
+            raise ValueError(
+                "statistics.mean = true needs statistics.private = false: the private release carries scales only "
+                "(a mean is below 1 % of its std on real gradients and would cost budget for nothing)"
+            )
+        return self
+
+
+class PrivacyConfig(Section):
+    """The guarantee asked for. Ask for epsilon and the noise is solved, or name the noise and be told epsilon."""
+
+    epsilon: Annotated[float, Field(ge=0)] = Field(
+        2.0, description="end-to-end epsilon of the released model; inf = no privacy; 0 = use noise-multiplier"
+    )
+    noise_multiplier: NonNegativeFloat = Field(0.0, description="stage-2 noise multiplier; 0 = solve from epsilon")
+    stop_epsilon: NonNegativeFloat = Field(0.0, description="stop before a round would exceed it; 0 = no such stop")
+    delta: NonNegativeFloat = Field(1e-5, description="delta of the guarantee, below 1/M; 0 = 1/(10 M)")
+    trust: Literal["central", "distributed", "local"] = Field("distributed", description="who adds the noise")
+    sampling_rate: Rate = Field(0.1, description="probability that a client is in a round's cohort")
+    clipping: Literal["normalize", "clip"] = Field("normalize", description="scale every code to the bound, or clip")
+    clip_norm: PositiveFloat = Field(1.0, description="bound on the l2 norm of one client's whole code")
+    statistics_share: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="share of epsilon for stage 1")
+    minimum_cohort: int = Field(-1, ge=-1, description="discard rounds with fewer selected clients; -1 = automatic")
+    insecure_seed: int = Field(-1, ge=-1, description="INSECURE, tests only: reproducible noise; -1 = secure noise")
+
+    @model_validator(mode="after")
+    def _one_target(self) -> "PrivacyConfig":
+        if (self.epsilon > 0) == (self.noise_multiplier > 0):
+            raise ValueError(
+                f"privacy.epsilon = {self.epsilon} and privacy.noise-multiplier = {self.noise_multiplier}: exactly "
+                "one of them must be above 0 (ask for epsilon and the noise is solved, or name the noise and set "
+                "privacy.epsilon = 0.0)"
+            )
+        if math.isnan(self.epsilon):
+            raise ValueError("privacy.epsilon = nan: give a positive number, or inf for no privacy")
+        if self.delta >= 1:
+            raise ValueError(f"privacy.delta = {self.delta}: a probability well below 1/M is needed")
+        return self
+
+    @property
+    def is_private(self) -> bool:
+        """Whether any noise is added at all."""
+        return not math.isinf(self.epsilon)
+
+
+class ServerConfig(Section):
+    """The server's step and its brake."""
+
+    optimizer: Literal["sgd", "momentum", "adam"] = Field("sgd", description="server optimiser on the flat adapter")
+    learning_rate: PositiveFloat = Field(1.0, description="server step size (see docs/configuration.md)")
+    momentum: Fraction = Field(0.9, description="momentum (optimizer = momentum)")
+    divergence_factor: Annotated[float, Field(gt=1)] = Field(
+        4.0, description="stop when held-out loss exceeds this multiple of the base model's"
+    )
+
+
+class EvaluationConfig(Section):
+    """Server-side evaluation on public held-out examples."""
+
+    every: PositiveInt = Field(1, description="rounds between evaluations")
+    batch_size: PositiveInt = Field(256, description="sequences in a forward pass")
+
+
+class OutputConfig(Section):
+    """Where results go."""
+
+    dir: str = Field("results", description="directory that holds one folder per run")
+    name: str = Field("", description='folder of this run; "" = time and strategy')
+
+
+class RunConfig(Section):
+    """The whole configuration of a run."""
+
+    num_server_rounds: PositiveInt = Field(40, description="communication rounds T")
+    seed: NonNegativeInt = Field(1, description="seed of everything that is not privacy noise")
+    resume: str = Field("", description="folder of an interrupted run to continue")
+    strategy: StrategyConfig = StrategyConfig()
+    federation: FederationConfig = FederationConfig()
+    model: ModelConfig = ModelConfig()
+    lora: LoraConfig = LoraConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    codec: CodecConfig = CodecConfig()
+    prior: PriorConfig = PriorConfig()
+    statistics: StatisticsConfig = StatisticsConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
+    server: ServerConfig = ServerConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    output: OutputConfig = OutputConfig()
+
+    @classmethod
+    def parse(cls, flat: Mapping[str, Any]) -> "RunConfig":
+        """Validate a flat mapping of dotted kebab-case keys; all faults are reported at once in a ``ConfigError``."""
+        try:
+            return cls.model_validate(nest(flat))
+        except ValidationError as error:
+            raise ConfigError(_explain(error)) from None
+
+    def flat(self) -> dict[str, Scalar]:
+        """The configuration as Flower carries it: dotted keys to scalars, every key present."""
+        return flatten(self.model_dump(by_alias=True))
+
+    def check_files(self) -> None:
+        """Refuse files that are named but missing. Only the server reads them, so only the server checks them."""
+        faults = []
+        if self.data.evaluation and not Path(self.data.evaluation).exists():
+            faults.append(f'data.evaluation = "{self.data.evaluation}": no such file; give a JSONL, CSV or Parquet')
+        if self.resume and not (Path(self.resume) / "checkpoint").is_dir():
+            faults.append(f'resume = "{self.resume}": no checkpoint there; give the folder of an interrupted run')
+        if faults:
+            raise ConfigError(_list_faults(faults))
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "RunConfig":
+        if not self.lora.targets:
+            raise ValueError('lora.target-modules = "": name at least one module, for example "q_proj,v_proj"')
+        if self.train.local_epochs and self.train.gradient_accumulation > 1:
+            raise ValueError(
+                f"train.gradient-accumulation = {self.train.gradient_accumulation} counts micro-batches of a step: "
+                "use train.local-steps, or set it to 1 with train.local-epochs"
+            )
+        return self
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys to sections, as TOML writes them; plain keys first, where TOML wants them."""
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        section, dot, name = key.partition(".")
+        if dot:
+            nested.setdefault(section, {})[name] = value
+        else:
+            nested[key] = value
+    return dict(sorted(nested.items(), key=lambda pair: isinstance(pair[1], dict)))
+
+
+def flatten(nested: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of ``nest``."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        flat.update({f"{key}.{name}": item for name, item in value.items()} if isinstance(value, Mapping) else {key: value})
+    return flat
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for fault in error.errors():
+        key = ".".join(_kebab(str(part)) for part in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            lines.append(f"{key}: unknown key. Known keys: {', '.join(_known_keys(key))}")
+        elif fault["type"] == "value_error":
+            lines.append(str(fault["ctx"]["error"]))
+        else:
+            lines.append(f"{key} = {fault['input']!r}: {fault['msg']}{_describe(key)}")
+    return _list_faults(lines)
+
+
+def _list_faults(lines: list[str]) -> str:
+    return "The run configuration is not valid:\n" + "\n".join(f"  - {line}" for line in lines)
+
+
+def _known_keys(key: str) -> list[str]:
+    section, dot, _ = key.partition(".")
+    keys = list(RunConfig().flat())
+    return [name for name in keys if name.startswith(f"{section}.")] if dot else keys
+
+
+def _describe(key: str) -> str:
+    section, dot, name = key.partition(".")
+    field: Any = RunConfig.model_fields.get((section if dot else key).replace("-", "_"))
+    if field is not None and dot and field.annotation is not None:
+        field = field.annotation.model_fields.get(name.replace("-", "_"))
+    return f" ({field.description})" if field is not None and field.description else ""

@@ -1,0 +1,273 @@
+"""The private release: clip → integer grid → noise on the client, sum → top-up noise on the server.
+
+``release`` is the only way from a code to the wire, ``combine`` the only way from the wire to an aggregate.
+
+Formal guarantees (zero-out adjacency: one client's code is replaced by zero; C = clip norm, z = noise
+multiplier)
+
+====================  ===================================  ============================================
+trust                 who sees only the sums (outsider)    the server, which sees one message
+====================  ===================================  ============================================
+``central``           Gaussian z, amplified by sampling    none: trusted
+``distributed``       Gaussian z, amplified by sampling    Gaussian z/√shares; better only if the
+                                                           messages are hidden by secure aggregation
+``local``             Gaussian z, *not* amplified          Gaussian z, not amplified
+====================  ===================================  ============================================
+
+*From discrete to continuous.* Every total of variance ``z²B² + 4`` (grid steps, B = ``resolution``) is a
+post-processing of continuous noise of std z·B (``noise.smoothing_error``), so the Gaussian's accounting
+applies as it stands.
+
+*Why the noise must not depend on the cohort.* Let S be the Poisson cohort and fix everyone but client i. If
+the sum always carries the same noise N(0, z²C²), the release is (1−p)·N(s, z²C²) + p·N(s+x, z²C²), ‖x‖ ≤ C,
+against N(s, z²C²): the sampled Gaussian mechanism that is charged. If instead each of |S| clients adds noise
+and nobody tops it up, the second component has the wider variance (|S|+1)v. Over ``size`` coordinates the
+variance alone tells whether i was selected (log-likelihood ratio about size/4|S|²), the components stop
+sharing N(s, z²C²), and no amplification is left. So ``distributed`` tops up the missing shares to exactly
+z²C², for the empty cohort too, and its grid, visible in the aggregate as a lattice, depends on public terms
+only, never on ``shares``.
+
+*Local.* Variance grows with the cohort by design, hence no amplification for anybody. Given who was selected,
+which is independent of the data, client i's contribution is covered by its own noise: z is valid whatever the
+others do. If the other responders are trusted to add theirs, z·√K′ holds for the sum of K′ releases
+(``outsider_charge``). To have amplification as well, the server would have to top up to a fixed total of
+N·z²C² with N ≥ every cohort.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from common.privacy import noise
+from common.privacy.accounting import Charge
+from common.privacy.clipping import check_bound, clip
+from common.privacy.noise import RandomSource
+
+Trust = Literal["central", "distributed", "local"]
+WireArray = NDArray[Any]
+
+MAX_SHARES = 2**20
+SLACK_EPSILON = 20.0
+"""``noise_slack`` holds for guarantees of ε up to this."""
+
+_SMOOTHING_STD = 2.0
+_FINEST_SHARE_STD = 4.0
+_STEPS_PER_STD = 64.0
+_SMALLEST_RESOLUTION = 256.0
+
+
+@dataclass(frozen=True)
+class ReleaseTerms:
+    """What server and client agree on for one release; a ``ValueError`` names what is out of range.
+
+    ``size``: values per code. ``clip_norm``: C, code units. ``noise_multiplier``: z, in units of C; 0 sends
+    float32 without noise. ``shares``: clients selected in this round (0 for an empty cohort), each adding std
+    z·C/√shares in ``distributed``. ``normalize``: scale every non-zero code to norm C instead of only
+    clipping it.
+    """
+
+    size: int
+    clip_norm: float
+    noise_multiplier: float
+    trust: Trust
+    shares: int
+    normalize: bool
+
+    def __post_init__(self) -> None:
+        check_bound(self.clip_norm)
+        if self.size < 1:
+            raise ValueError(f"size must be at least 1, not {self.size}")
+        if not (math.isfinite(self.noise_multiplier) and self.noise_multiplier >= 0):
+            raise ValueError(f"noise multiplier must be finite and not negative, not {self.noise_multiplier}")
+        if self.trust not in {"central", "distributed", "local"}:
+            raise ValueError(f"trust must be central, distributed or local, not {self.trust!r}")
+        if not 0 <= self.shares <= MAX_SHARES:
+            raise ValueError(f"shares must lie in 0..{MAX_SHARES}, not {self.shares}")
+        if self.noise_multiplier and not 1e-4 <= self.noise_multiplier <= 1e6:
+            raise ValueError(f"noise multiplier must be 0 or lie in 1e-4..1e6, not {self.noise_multiplier}")
+        if self.noise_multiplier and self.largest_value > np.iinfo(np.int32).max:
+            raise ValueError(
+                f"size {self.size} with noise multiplier {self.noise_multiplier} needs more than 32 bits"
+            )
+
+    @property
+    def client_std(self) -> float:
+        """Std of one client's noise, code units: 0, z·C/√shares or z·C (the grid adds at most .05 %)."""
+        if self.trust == "central":
+            return 0.0
+        share = self.noise_multiplier * self.clip_norm
+        return share / math.sqrt(max(1, self.shares)) if self.trust == "distributed" else share
+
+    @property
+    def message_noise_multiplier(self) -> float:
+        """Noise multiplier of one message on its own, against the server: 0, z/√shares or z.
+
+        In ``distributed`` it is a hair less than z/√shares (1e-6 relative at 10 shares): the variance that
+        pays for the discretisation is only present once in the sum, not once in every message.
+        """
+        if not self.noise_multiplier or self.trust == "central":
+            return 0.0
+        return math.sqrt(max(0.0, self._client_grid_std**2 - _SMOOTHING_STD**2)) / self.resolution
+
+    @cached_property
+    def resolution(self) -> int:
+        """B, the clip norm in grid steps: a power of two made from public terms only, not from ``shares``.
+
+        At least 8√size, so that rounding (at most size/4 in the squared norm) shrinks a code by less than .4
+        %; at least 64/z, so that rounding adds less than 1e-4 to the noise variance; in ``distributed`` at
+        least 4096/z, so that even a million shares keep a std of 4 steps, where their sum is a discrete
+        Gaussian.
+        """
+        steps = _FINEST_SHARE_STD * math.sqrt(MAX_SHARES) if self.trust == "distributed" else _STEPS_PER_STD
+        needed = max(
+            _SMALLEST_RESOLUTION, 8 * math.sqrt(self.size), steps / (self.noise_multiplier or math.inf)
+        )
+        return 1 << (math.ceil(needed) - 1).bit_length()
+
+    @property
+    def grid_step(self) -> float:
+        """Code units per integer, C/``resolution``; 0.0 without noise, where codes travel as float32."""
+        return self.clip_norm / self.resolution if self.noise_multiplier else 0.0
+
+    @property
+    def largest_value(self) -> int:
+        """Largest magnitude an honest message can hold, in grid steps: exact, the noise is bounded."""
+        return self.resolution + noise.reach(self._client_grid_std)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type on the wire: int16 if no honest value can leave it, else int32; float32 without noise."""
+        if not self.noise_multiplier:
+            return np.dtype(np.float32)
+        return np.dtype(np.int16 if self.largest_value <= np.iinfo(np.int16).max else np.int32)
+
+    @property
+    def _total_variance(self) -> float:
+        """Noise variance that one protected sum must carry, in squared grid steps; 0 without noise."""
+        if not self.noise_multiplier:
+            return 0.0
+        return (self.noise_multiplier * self.resolution) ** 2 + _SMOOTHING_STD**2
+
+    @property
+    def _client_grid_std(self) -> float:
+        if self.trust == "central":
+            return 0.0
+        return math.sqrt(self._total_variance / (max(1, self.shares) if self.trust == "distributed" else 1))
+
+    def server_grid_std(self, releases: int) -> float:
+        """Std, in grid steps, of the noise the server adds to a sum of ``releases`` messages.
+
+        ``central``: all of it. ``distributed``: the shares that did not arrive. ``local``: none, or z·C once
+        if nobody replied, so that no sum ever leaves bare.
+        """
+        if self.trust == "central":
+            return math.sqrt(self._total_variance)
+        if self.trust == "local":
+            return 0.0 if releases else math.sqrt(self._total_variance)
+        shares = max(1, self.shares)
+        return math.sqrt(self._total_variance * (shares - releases) / shares)
+
+
+def release(code: Tensor, terms: ReleaseTerms, source: RandomSource) -> WireArray:
+    """Clip one client's ``code`` (``terms.size`` values), put it on the grid, add noise; shape ``[size]``.
+
+    Integers of ``terms.dtype`` in units of ``terms.grid_step``, or clipped float32 if the terms ask for no
+    noise. Raises ``ValueError`` for a code of another size, ``NonFiniteError`` for NaN or infinities: nothing
+    is released then. Source: Algorithm 2 of the paper, lines of the client, with the clip after the encoder
+    and noise that scales with C.
+    """
+    if code.numel() != terms.size:
+        raise ValueError(f"code has {code.numel()} values, the terms say {terms.size}")
+    clipped = clip(code, terms.clip_norm, normalize=terms.normalize)
+    values = clipped.values.numpy()
+    if not terms.noise_multiplier:
+        return values.copy()
+    vector = noise.quantize(values, clipped.bound, terms.resolution, source)
+    return noise.add_noise(vector, terms._client_grid_std, source).astype(terms.dtype)
+
+
+def combine(releases: Sequence[WireArray], terms: ReleaseTerms, source: RandomSource) -> Tensor:
+    """Sum ``releases`` (shape ``[size]`` each), add the server's noise; float32 code units, shape ``[size]``.
+
+    In ``central`` and ``distributed`` the total noise variance is z²C² whatever the cohort, the empty one
+    included; the module docstring proves why amplification by sampling needs that. The sum is exact (int64);
+    divide it by a *public* denominator, never by ``len(releases)``. Raises ``ValueError`` for messages that
+    ``check_release`` refuses, or for more messages than ``shares`` in ``distributed``.
+    """
+    if terms.trust == "distributed" and len(releases) > max(1, terms.shares):
+        raise ValueError(
+            f"{len(releases)} releases for {terms.shares} shares: the noise shares were cut too small"
+        )
+    for values in releases:
+        check_release(values, terms)
+    if not terms.noise_multiplier:
+        plain = (
+            np.sum([values.astype(np.float64) for values in releases], axis=0)
+            if releases
+            else np.zeros(terms.size)
+        )
+        return torch.from_numpy(plain.astype(np.float32))
+    total = noise.discrete_gaussian(terms.size, terms.server_grid_std(len(releases)), source)
+    for values in releases:
+        total += values
+    return torch.from_numpy((total * terms.grid_step).astype(np.float32))
+
+
+def check_release(values: WireArray, terms: ReleaseTerms) -> None:
+    """Raise ``ValueError`` if no honest client could have sent ``values`` under ``terms``.
+
+    Checked: shape, kind of number, and range; where messages carry no noise, also the norm itself, so that
+    in ``central`` a broken client cannot exceed its sensitivity.
+    """
+    if values.shape != (terms.size,):
+        raise ValueError(f"release has shape {values.shape}, expected ({terms.size},)")
+    if values.dtype != terms.dtype:
+        raise ValueError(f"release has dtype {values.dtype}, expected {terms.dtype}")
+    norm = float(np.linalg.norm(values.astype(np.float64)))
+    bound = terms.resolution if terms.noise_multiplier else terms.clip_norm
+    if terms.client_std == 0 and not norm <= bound * (1 + 1e-6):
+        raise ValueError(f"release of norm {norm:.6g} exceeds the clip norm of {bound:.6g}")
+    if terms.noise_multiplier and int(np.abs(values.astype(np.int64)).max()) > terms.largest_value:
+        raise ValueError(f"release holds values beyond ±{terms.largest_value}")
+
+
+def noise_slack(terms: ReleaseTerms) -> float:
+    """Additive δ of one round for what is not exact: tails, sums of shares, discrete for continuous.
+
+    If a release lies within η in total variation of an exact one, (ε, δ) becomes (ε, δ + (1+e^ε)·η); stated
+    for ε up to ``SLACK_EPSILON``. Rounding to the grid and clipping are exact and cost nothing. Below 1e-13
+    for a million values and a hundred shares. Valid for the sum and for one message; 0 without noise.
+    """
+    if not terms.noise_multiplier:
+        return 0.0
+    draws = (max(1, terms.shares) if terms.trust == "distributed" else 1) + 1
+    smallest = math.sqrt(terms._total_variance / (draws - 1))
+    per_value = draws * noise.sampler_error(smallest) + noise.smoothing_error(_SMOOTHING_STD)
+    if terms.trust == "distributed":
+        per_value += noise.sum_error(smallest, draws)
+    return (1 + math.exp(SLACK_EPSILON)) * math.expm1(terms.size * per_value)
+
+
+def outsider_charge(
+    terms: ReleaseTerms, sampling_rate: float, label: str = "", *, trusted_replies: int = 1
+) -> Charge:
+    """Price one round towards those who see only the aggregate.
+
+    ``central``, ``distributed``: (z, ``sampling_rate``). ``local``: no amplification, so (z·√trusted_replies,
+    1); leave ``trusted_replies`` at 1 for a figure that holds even if all other clients collude.
+    """
+    if terms.trust == "local":
+        return Charge(terms.noise_multiplier * math.sqrt(max(1, trusted_replies)), 1.0, 1, label)
+    return Charge(terms.noise_multiplier, sampling_rate, 1, label)
+
+
+def message_charge(terms: ReleaseTerms, label: str = "") -> Charge:
+    """Price one message towards the server that reads it: never amplified, ε = ∞ in ``central``."""
+    return Charge(terms.message_noise_multiplier, 1.0, 1, label)

@@ -1,0 +1,147 @@
+"""What travels between server and clients, and nothing else: record names, schema version, checks, byte counts.
+
+A train or statistics instruction carries the flat adapter, the encoder and the release terms. A reply carries one array
+(the released code) and the round it belongs to. No loss, no example count, no timing leaves a client: each would be a
+release outside the mechanism.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.common.serde import recorddict_to_proto
+from torch import Tensor
+
+from common.codecs.base import EncoderSpec
+from common.privacy.mechanism import ReleaseTerms
+
+SCHEMA = 1
+STATISTICS = "query.statistics"
+TRAIN = "train"
+ADAPTER, ENCODER, TASK, RELEASE, HEADER = "adapter", "encoder", "task", "release", "header"
+
+
+class WireError(ValueError):
+    """A message is not what the protocol allows; the text names the record, what it holds and what was expected."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one instruction asks: which round, under which release terms, with which app code."""
+
+    round: int
+    terms: ReleaseTerms
+    code_digest: str
+    raw: bool = False
+
+
+def pack_instruction(adapter: Tensor, encoder: EncoderSpec, task: Task) -> RecordDict:
+    """An instruction: the flat adapter (shape ``[n]``), the encoder's specification and the task."""
+    arrays = {f"array.{name}": Array(value.contiguous().numpy()) for name, value in encoder.arrays.items()}
+    terms = task.terms
+    header = {
+        "schema": SCHEMA,
+        "round": task.round,
+        "code-digest": task.code_digest,
+        "raw": task.raw,
+        "size": terms.size,
+        "clip-norm": terms.clip_norm,
+        "noise-multiplier": terms.noise_multiplier,
+        "trust": terms.trust,
+        "shares": terms.shares,
+        "normalize": terms.normalize,
+    }
+    fields = {"kind": encoder.kind, "version": encoder.version, **encoder.fields}
+    return RecordDict(
+        {
+            ADAPTER: ArrayRecord({"flat": Array(adapter.contiguous().numpy())}),
+            ENCODER: ConfigRecord(cast("Any", fields)),
+            f"{ENCODER}-arrays": ArrayRecord(arrays),
+            TASK: ConfigRecord(cast("Any", header)),
+        }
+    )
+
+
+def unpack_instruction(content: RecordDict) -> tuple[Tensor, EncoderSpec, Task]:
+    """The inverse of ``pack_instruction``; anything malformed raises ``WireError``."""
+    header = _config(content, TASK)
+    _check_schema(header)
+    adapter = torch.from_numpy(_array(content, ADAPTER, "flat").copy())
+    if adapter.dtype != torch.float32 or adapter.ndim != 1 or not torch.isfinite(adapter).all():
+        raise WireError(f"adapter is {adapter.dtype} of shape {tuple(adapter.shape)}; expected a finite float32 vector")
+    fields = dict(_config(content, ENCODER))
+    arrays = {
+        name.removeprefix("array."): torch.from_numpy(array.numpy().copy())
+        for name, array in content.array_records[f"{ENCODER}-arrays"].items()
+    }
+    try:
+        spec = EncoderSpec(str(fields.pop("kind")), int(cast("int", fields.pop("version"))), fields, arrays)
+        terms = ReleaseTerms(
+            size=int(header["size"]),
+            clip_norm=float(header["clip-norm"]),
+            noise_multiplier=float(header["noise-multiplier"]),
+            trust=header["trust"],
+            shares=int(header["shares"]),
+            normalize=bool(header["normalize"]),
+        )
+        return adapter, spec, Task(int(header["round"]), terms, str(header["code-digest"]), bool(header["raw"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise WireError(f"instruction is malformed: {error!r}") from error
+
+
+def pack_release(values: np.ndarray, round_index: int) -> RecordDict:
+    """A reply: one released array and the round it was made for."""
+    return RecordDict(
+        {RELEASE: ArrayRecord({"v": Array(values)}), HEADER: ConfigRecord({"schema": SCHEMA, "round": round_index})}
+    )
+
+
+def unpack_release(content: RecordDict, round_index: int, terms: ReleaseTerms) -> np.ndarray:
+    """The released array of a reply; one of another round, shape, dtype or range raises ``WireError``."""
+    header = _config(content, HEADER)
+    _check_schema(header)
+    if header.get("round") != round_index:
+        raise WireError(f"reply belongs to round {header.get('round')}, expected {round_index}")
+    values = _array(content, RELEASE, "v")
+    if values.shape != (terms.size,) or values.dtype != terms.dtype:
+        raise WireError(
+            f"released code is {values.dtype}{list(values.shape)}, expected {np.dtype(terms.dtype)}[{terms.size}]"
+        )
+    if not np.isfinite(values).all():
+        raise WireError("released code holds NaN or Inf")
+    return values
+
+
+def serialised_bytes(content: RecordDict) -> int:
+    """Size of the records as they are serialised for transport."""
+    return recorddict_to_proto(content).ByteSize()
+
+
+def reply_failure(reply: Message) -> str:
+    """The reason that an error reply gives, or ``""`` for a reply with content."""
+    if not reply.has_error():
+        return ""
+    return (reply.error.reason or f"error code {reply.error.code}").strip().splitlines()[-1]
+
+
+def _config(content: RecordDict, name: str) -> Mapping[str, Any]:
+    if name not in content.config_records:
+        raise WireError(f'record "{name}" is missing; the message has {sorted(content)}')
+    return content.config_records[name]
+
+
+def _array(content: RecordDict, record: str, key: str) -> np.ndarray:
+    try:
+        return content.array_records[record][key].numpy()
+    except (KeyError, ValueError, TypeError) as error:
+        raise WireError(f'array "{record}/{key}" is missing or unreadable: {error!r}') from error
+
+
+def _check_schema(header: Mapping[str, Any]) -> None:
+    if header.get("schema") != SCHEMA:
+        raise WireError(
+            f"message has schema {header.get('schema')}, this code speaks {SCHEMA}: update the older party"
+        )

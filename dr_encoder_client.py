@@ -1,0 +1,29 @@
+"""Entry point of the ClientApp, under a name that nothing else has.
+
+Ray puts the directory in which a simulation was started ahead of the installed app, so a stray ``client_app/`` or
+``common/`` there would be imported instead of this app's. Flower finds this module by its name alone; it puts its own
+directory first and drops strays that were imported already.
+"""
+
+import sys
+from pathlib import Path
+
+_ROOT = Path(__file__).resolve().parent
+_PACKAGES = ("client_app", "common")
+
+
+def _is_stray(name: str) -> bool:
+    module = sys.modules[name]
+    places = [module.__file__] if getattr(module, "__file__", None) else list(getattr(module, "__path__", []))
+    return name.split(".")[0] in _PACKAGES and not any(Path(str(p)).resolve().is_relative_to(_ROOT) for p in places)
+
+
+for _name in [name for name in sys.modules if _is_stray(name)]:
+    del sys.modules[_name]
+while str(_ROOT) in sys.path:
+    sys.path.remove(str(_ROOT))
+sys.path.insert(0, str(_ROOT))
+
+from client_app import app as _client  # noqa: E402 - only now is it this app's
+
+app = _client.app

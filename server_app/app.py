@@ -1,0 +1,24 @@
+"""The ServerApp: configuration -> strategy -> run -> report."""
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from common.config import ConfigError, RunConfig
+from server_app.checkpoints import CheckpointError
+from server_app.federation import FederationError
+from server_app.run import run_federation
+from server_app.terminal import MARK
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the configured strategy on the connected clients and write its results."""
+    try:
+        run_federation(grid, RunConfig.parse(context.run_config))
+    except Exception as error:
+        expected = isinstance(error, ConfigError | CheckpointError | FederationError)
+        text = str(error) if expected else f"{type(error).__name__}: {error} (a traceback is in Flower's log)"
+        print(f"{MARK}ERROR: {text}".replace("\n", f"\n{MARK}"), flush=True)
+        raise

@@ -1,0 +1,133 @@
+"""Checkpoints: after every round, atomically, safetensors and JSON; a crash leaves the previous one intact.
+
+``checkpoint/latest`` names the folder of the last complete checkpoint and is replaced in one rename. The key that draws
+the cohorts lies beside it, readable by the owner only, and is deleted when the run ends: amplification by sampling holds
+only while it is secret.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from common.adapter import Layout
+from common.codecs.base import Codec, CodecState, codec_from_state
+from common.config import RunConfig
+from server_app.optimizer import ServerOptimizer
+from server_app.strategies.base import RunState
+
+_LATEST, _KEY, _TENSORS, _STATE = "latest", "sampling.key", "tensors.safetensors", "state.json"
+_CODEC = "codec."
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint is missing or does not belong to this run; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a checkpoint says besides the strategy's state."""
+
+    exposure: dict[int, float]
+    elapsed: float
+
+
+def save_checkpoint(folder: Path, state: RunState, progress: Progress) -> None:
+    """Write the state after ``state.round``, then point ``latest`` at it and drop older ones."""
+    target = folder / f"round-{state.round:06d}"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    codec = _codec_of(state).state()
+    tensors = state.optimizer.tensors() | {f"{_CODEC}{name}": value for name, value in codec.arrays.items()}
+    save_file({name: value.contiguous().clone() for name, value in tensors.items()}, target / _TENSORS)
+    payload = {
+        "round": state.round,
+        "failed-in-a-row": state.failed_in_a_row,
+        "base-loss": state.base_loss,
+        "prior": state.prior,
+        "codec": {"kind": codec.kind, "version": codec.version, "fields": dict(codec.fields)},
+        "exposure": {str(node): value for node, value in progress.exposure.items()},
+        "elapsed": progress.elapsed,
+    }
+    _write_durably(target / _STATE, json.dumps(payload))
+    _sync(target / _TENSORS)
+    save_sampling_key(folder, state.sampling_key)
+    _write_durably(folder / f"{_LATEST}.new", target.name)
+    os.replace(folder / f"{_LATEST}.new", folder / _LATEST)
+    for old in folder.glob("round-*"):
+        if old != target:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def load_checkpoint(folder: Path, config: RunConfig, layout: Layout) -> tuple[RunState, Progress]:
+    """Read the last complete checkpoint of a run folder's ``checkpoint`` directory."""
+    pointer = folder / _LATEST
+    if not pointer.exists():
+        raise CheckpointError(f'resume = "{folder.parent}": it stopped before its first checkpoint; start it anew')
+    source = folder / pointer.read_text().strip()
+    payload: dict[str, Any] = json.loads((source / _STATE).read_text())
+    if not (folder / _KEY).exists():
+        raise CheckpointError(
+            f'resume = "{folder.parent}": this run has ended, and the secret key of its cohorts was deleted with it; '
+            "start a new run"
+        )
+    tensors = load_file(source / _TENSORS)
+    if tensors["adapter"].shape != (layout.size,):
+        raise CheckpointError(
+            f'resume = "{folder.parent}": its adapter has {len(tensors["adapter"])} values, this configuration makes '
+            f"{layout.size}: resume with the model and lora settings of its config.toml"
+        )
+    optimizer = ServerOptimizer(config.server, tensors["adapter"])
+    optimizer.restore({name: value for name, value in tensors.items() if not name.startswith(_CODEC)})
+    state = RunState(
+        optimizer=optimizer,
+        sampling_key=(folder / _KEY).read_bytes(),
+        codec=_load_codec(payload["codec"], tensors, layout),
+        round=payload["round"],
+        failed_in_a_row=payload["failed-in-a-row"],
+        base_loss=payload["base-loss"],
+        prior=payload["prior"],
+    )
+    exposure = {int(node): value for node, value in payload["exposure"].items()}
+    return state, Progress(exposure, payload["elapsed"])
+
+
+def save_sampling_key(folder: Path, key: bytes) -> None:
+    """Keep the cohort key where only the owner can read it."""
+    path = folder / _KEY
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        path.write_bytes(key)
+        _sync(path)
+
+
+def forget_sampling_key(folder: Path) -> None:
+    """Delete the cohort key: the run has ended."""
+    (folder / _KEY).unlink(missing_ok=True)
+
+
+def _load_codec(described: dict[str, Any], tensors: dict[str, Tensor], layout: Layout) -> Codec:
+    arrays = {name.removeprefix(_CODEC): value for name, value in tensors.items() if name.startswith(_CODEC)}
+    return codec_from_state(CodecState(described["kind"], described["version"], described["fields"], arrays), layout)
+
+
+def _codec_of(state: RunState) -> Codec:
+    if state.codec is None:
+        raise CheckpointError("there is no codec to save before stage 1 has ended")
+    return state.codec
+
+
+def _write_durably(path: Path, text: str) -> None:
+    path.write_text(text)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb+") as handle:
+        os.fsync(handle.fileno())

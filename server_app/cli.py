@@ -1,0 +1,113 @@
+"""The ``dr-encoder`` command."""
+
+import json
+import sys
+import time
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from common.config import ConfigError, RunConfig, Scalar
+from server_app.launcher import LaunchError, Resources, launch, read_preset
+from server_app.terminal import clock, kilobytes, show
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+_SIMULATED_CLIENTS = 10  # when neither the preset nor the user says how many
+
+
+@app.callback()
+def main() -> None:
+    """Private, compressed federated fine-tuning of language models."""
+
+
+@app.command()
+def run(
+    preset: Annotated[str, typer.Option(help="preset name, or a TOML file (a run's config.toml, say)")] = "demo",
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value on top of the preset, in TOML syntax; repeatable")
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="continue the interrupted run in this results folder")] = None,
+    cpus: Annotated[int, typer.Option(help="CPU cores for simulated clients", min=1)] = 2,
+    gpus_per_client: Annotated[float, typer.Option(help="GPU share of one simulated client", min=0)] = 0.0,
+) -> None:
+    """Simulate a federation with the real ``flwr run``; ends non-zero when the run did not complete."""
+    started = time.monotonic()
+    try:
+        config = _configure(preset, overrides or [], resume)
+        folder = Path(config.resume or Path(config.output.dir) / config.output.name)
+        log_path = folder.parent / f"{folder.name}.flower.log"
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        typer.echo(f"starting Flower's simulation engine (about 20 s; its log: {log_path})")
+        with log_path.open("a") as log:
+            clients = config.federation.num_clients or _SIMULATED_CLIENTS
+            launch(config, clients, Resources(cpus, gpus_per_client=gpus_per_client), log)
+    except (ConfigError, LaunchError) as error:
+        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        typer.secho(f"\nstopped; continue with: dr-encoder run --resume {folder}", err=True)
+        raise typer.Exit(130) from None
+    _summarise(folder, time.monotonic() - started)
+
+
+def _configure(preset: str, overrides: list[str], resume: Path | None) -> RunConfig:
+    """The preset with the overrides on top, with absolute paths, since Flower runs elsewhere."""
+    flat = read_preset(str(resume / "config.toml") if resume else preset)
+    flat |= dict(_parse_override(text) for text in overrides)
+    config = RunConfig.parse(flat)
+    name = config.output.name or f"{time.strftime('%Y%m%d-%H%M%S')}-{config.strategy.name}"
+    absolute: dict[str, Scalar] = {
+        "output.dir": str((resume.parent if resume else Path(config.output.dir)).resolve()),
+        "output.name": resume.name if resume else name,
+        "resume": str(resume.resolve()) if resume else config.resume,
+    }
+    if config.data.evaluation:
+        absolute["data.evaluation"] = str(Path(config.data.evaluation).resolve())
+    if Path(config.data.name).exists():
+        absolute["data.name"] = str(Path(config.data.name).resolve())
+    if Path(config.model.name).is_dir():
+        absolute["model.name"] = str(Path(config.model.name).resolve())
+    config = RunConfig.parse(config.flat() | absolute)
+    config.check_files()
+    return config
+
+
+def _parse_override(text: str) -> tuple[str, Scalar]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f'--set "{text}": expected key=value, for example --set privacy.epsilon=4.0')
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()
+
+
+def _summarise(folder: Path, seconds: float) -> None:
+    report: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    outcome, privacy, wire = report["outcome"], report["privacy"], report["communication"]
+    base, final = outcome["base"], outcome["final"]
+    released, server = privacy["released_model"], privacy["one_client_against_server"]
+    lines = ["", f"Done in {clock(seconds)} ({outcome['stopped_because']})."]
+    if "accuracy" in final:
+        lines.append(f"  accuracy on held-out facts   {base['accuracy']:.1%} -> {final['accuracy']:.1%}")
+    if final:
+        lines.append(f"  held-out loss                {base['loss']:.3f} -> {final['loss']:.3f}")
+    lines += [
+        f"  epsilon, released model      {show(released['epsilon'])} (delta {released['delta']:g}, one client, end to end)",
+        f"  epsilon, client v. server    {show(server['epsilon'])} (the server is trusted with messages unless this is small)",
+        f"  up per client and round      {kilobytes(wire['bytes_up_per_client_round'])}, plain LoRA "
+        f"{kilobytes(wire['bytes_up_per_client_round_plain_lora'])} ({wire['times_smaller_than_plain_lora']:.0f} times more)",
+        f"  results                      {folder} (report.md, plots, adapter/)",
+    ]
+    if privacy["not_private_because"]:
+        lines.append(f"  NOT PRIVATE end to end: {privacy['not_private_because']}")
+    if privacy["insecure_noise"]:
+        lines.append("  INSECURE test noise: no epsilon above holds")
+    typer.echo("\n".join(lines))
+
+
+if __name__ == "__main__":
+    sys.exit(app())

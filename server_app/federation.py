@@ -1,0 +1,112 @@
+"""The clients that are there: waiting for them, asking them, sorting what they answer."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from common.privacy.mechanism import ReleaseTerms
+from common.wire import WireError, reply_failure, serialised_bytes, unpack_release
+
+_POLL_SECONDS = 0.5
+
+
+class FederationError(RuntimeError):
+    """Too few clients connected or replied; the message says how many, and why they failed."""
+
+
+@dataclass(frozen=True)
+class Replies:
+    """What came back from one question: valid releases by node, reasons of failures, bytes on the wire."""
+
+    releases: dict[int, np.ndarray]
+    failures: dict[int, str]
+    bytes_up: int
+
+    @property
+    def commonest_failure(self) -> str:
+        """The reason that most failures gave, with its count; ``""`` when none failed."""
+        reasons = list(self.failures.values())
+        if not reasons:
+            return ""
+        reason = max(set(reasons), key=reasons.count)
+        return f"{reason} ({reasons.count(reason)} of {len(reasons)} failures)"
+
+
+@dataclass
+class Question:
+    """One instruction for every member of a cohort; answers are matched against it."""
+
+    round: int
+    terms: ReleaseTerms
+    cohort: Sequence[int]
+    bytes_down: int = 0
+    messages: list[Message] = field(default_factory=list)
+
+    def address(self, content: RecordDict, message_type: str, ttl: float) -> list[Message]:
+        """The same content as one message for each member."""
+        self.bytes_down = serialised_bytes(content) * len(self.cohort)
+        self.messages = [
+            Message(content=content, dst_node_id=node, message_type=message_type, ttl=ttl, group_id=str(self.round))
+            for node in self.cohort
+        ]
+        return self.messages
+
+    def sort(self, replies: Sequence[Message]) -> Replies:
+        """Valid releases (one a node at most) and, for every other member of the cohort, why it has none."""
+        releases: dict[int, np.ndarray] = {}
+        failures: dict[int, str] = {}
+        bytes_up = 0
+        for reply in replies:
+            node = reply.metadata.src_node_id
+            reason = self._check(reply, node, releases)
+            if reason:
+                failures[node] = reason
+                continue
+            releases[node] = unpack_release(reply.content, self.round, self.terms)
+            bytes_up += serialised_bytes(reply.content)
+        failures = {
+            node: failures.get(node, "no reply in time (node lost, or slower than federation.round-timeout)")
+            for node in self.cohort
+            if node not in releases
+        }
+        return Replies(releases, failures, bytes_up)
+
+    def _check(self, reply: Message, node: int, releases: dict[int, np.ndarray]) -> str:
+        failure = reply_failure(reply)
+        if failure:
+            return failure
+        if node not in self.cohort:
+            return f"node {node} was not asked"
+        if node in releases:
+            return f"node {node} replied twice"
+        try:
+            unpack_release(reply.content, self.round, self.terms)
+        except WireError as error:
+            return str(error)
+        return ""
+
+
+def connect(grid: Grid, expected: int, timeout: float, say: Callable[[str], None]) -> list[int]:
+    """Wait until ``expected`` clients are connected (0: at least one) and return all their node ids, sorted.
+
+    Raises ``FederationError`` when fewer have come after ``timeout`` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    nodes = sorted(grid.get_node_ids())
+    wanted = max(expected, 1)
+    if len(nodes) < wanted:
+        say(f"waiting for clients: {len(nodes)} of {wanted} connected")
+    while len(nodes) < wanted:
+        if time.monotonic() > deadline:
+            raise FederationError(
+                f"federation.num-clients = {expected}: only {len(nodes)} clients connected within "
+                f"{timeout:.0f} s (federation.connect-timeout). Start more SuperNodes (in simulation: "
+                f"--federation-config 'num-supernodes={wanted}'), or set federation.num-clients = 0"
+            )
+        time.sleep(_POLL_SECONDS)
+        nodes = sorted(grid.get_node_ids())
+    return nodes

@@ -1,0 +1,83 @@
+"""A Flower ``Grid`` that runs the ClientApp in this process: for tests, experiments and tuning, without Ray.
+
+Messages are serialised and parsed on both ways, as on a real grid, so what is measured and what is refused are the same.
+"""
+
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from common.config import Scalar
+
+_CLIENT_ERROR = 0  # Flower's "unknown" error code
+
+
+class InProcessGrid(Grid):
+    """``num_clients`` clients of one app, asked one after the other."""
+
+    def __init__(self, client_app: ClientApp, run_config: dict[str, Scalar], num_clients: int) -> None:
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 0  # what a SuperLink would assign
+        self._app = client_app
+        self._counter = itertools.count(1)
+        self._contexts = {
+            node: Context(
+                run_id=1,
+                node_id=node,
+                node_config={"partition-id": node - 1, "num-partitions": num_clients},
+                state=RecordDict(),
+                run_config=dict(run_config),
+            )
+            for node in range(1, num_clients + 1)
+        }
+
+    def set_run(self, run: Run) -> None:
+        """Nothing to set: there is one run."""
+
+    @property
+    def run(self) -> Run:
+        """Not known outside a SuperLink."""
+        raise LookupError("an in-process grid belongs to no SuperLink run")
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """A message as the caller's own constructor makes it."""
+        return Message(content, dst_node_id=dst_node_id, message_type=message_type, group_id=group_id, ttl=ttl)
+
+    def get_node_ids(self) -> list[int]:
+        """Ids 1 to ``num_clients``."""
+        return list(self._contexts)
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        """The same as node descriptions."""
+        return [NodeInfo(node_id=node) for node in self._contexts]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Not offered: questions are answered at once by ``send_and_receive``."""
+        raise LookupError("use send_and_receive")
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Not offered, see ``push_messages``."""
+        raise LookupError("use send_and_receive")
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """Ask every addressed client in turn; an exception in the app becomes an error reply, as on a real grid."""
+        return [self._ask(message) for message in messages]
+
+    def _ask(self, message: Message) -> Message:
+        metadata: Any = message.metadata
+        metadata.__dict__["_message_id"] = f"message-{next(self._counter)}"
+        asked = message_from_proto(message_to_proto(message))
+        try:
+            reply = self._app(message=asked, context=self._contexts[metadata.dst_node_id])
+        except Exception as error:  # noqa: BLE001 - whatever the app raises is the client's failure
+            reply = Message(Error(_CLIENT_ERROR, f"{type(error).__name__}: {error}"), reply_to=asked)
+        return message_from_proto(message_to_proto(reply))

@@ -1,0 +1,177 @@
+"""Runs this app through the real ``flwr run`` on a SuperLink of its own, and says truly whether it succeeded.
+
+``flwr run --stream`` exits 0 when the ServerApp failed, and its local SuperLink outlives the run. So the launcher starts
+a SuperLink with the simulation engine on free ports, in a neutral directory, streams the run, asks ``flwr ls`` for the
+outcome, and stops everything it started.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import httpx
+import tomli_w
+
+from common.config import RunConfig, Scalar, flatten, nest
+from server_app.terminal import MARK
+
+APP = Path(__file__).resolve().parent.parent
+CONNECTION = "launcher"
+_START_SECONDS = 60.0
+_STOP_SECONDS = 15.0
+
+
+class LaunchError(RuntimeError):
+    """The SuperLink did not start, or the run did not complete; the message says which, and where the log is."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the simulation engine may use: client processes at a time follow from CPUs (and GPU shares) per client."""
+
+    num_cpus: int
+    cpus_per_client: int = 1
+    gpus_per_client: float = 0.0
+
+
+def flower_environment(home: Path) -> dict[str, str]:
+    """Environment for every Flower process: own state directory, no network at run time, one thread a process."""
+    return os.environ | {
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "PYTHONUNBUFFERED": "1",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+    }
+
+
+def launch(config: RunConfig, num_clients: int, resources: Resources, log: IO[str]) -> None:
+    """Run ``config`` with ``num_clients`` simulated clients; marked lines go to the terminal, everything to ``log``.
+
+    Raises ``LaunchError`` unless Flower reports the run as completed.
+    """
+    with tempfile.TemporaryDirectory(prefix="dr-encoder-") as scratch:
+        home = Path(scratch)
+        environment = flower_environment(home)
+        with _superlink(home, environment, log):
+            run_config = home / "run.toml"
+            run_config.write_text(tomli_w.dumps(nest(config.flat())))
+            status = _stream(_run_command(run_config, num_clients, resources), home, environment, log)
+        if status != "finished:completed":
+            raise LaunchError(f"the run ended as {status}")
+
+
+@contextmanager
+def _superlink(home: Path, environment: Mapping[str, str], log: IO[str]) -> Iterator[None]:
+    port, control = _free_ports(2)
+    (home / "config.toml").write_text(
+        tomli_w.dumps({"superlink": {"default": CONNECTION, CONNECTION: {"address": f"127.0.0.1:{port}", "insecure": True}}})
+    )
+    command = ["flower-superlink", "--insecure", "--simulation", "--isolation", "subprocess"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--control-api-address", f"127.0.0.1:{control}"]
+    command += ["--disable-runtime-dependency-installation"]
+    process = subprocess.Popen(  # noqa: S603 - fixed program, no shell
+        command, cwd=home, env=dict(environment), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+    )
+    try:
+        _wait_until_healthy(process, port)
+        yield
+    finally:
+        _stop_group(process)
+
+
+def _wait_until_healthy(process: subprocess.Popen[bytes], port: int) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise LaunchError(f"flower-superlink ended at once with code {process.returncode}")
+        try:
+            if httpx.get(f"http://127.0.0.1:{port}/health", timeout=1.0).is_success:
+                return
+        except httpx.HTTPError:
+            time.sleep(0.2)
+    raise LaunchError(f"flower-superlink was not ready within {_START_SECONDS:.0f} s")
+
+
+def _run_command(run_config: Path, num_clients: int, resources: Resources) -> list[str]:
+    federation = (
+        f"num-supernodes={num_clients} client-resources-num-cpus={resources.cpus_per_client} "
+        f"client-resources-num-gpus={resources.gpus_per_client} init-args-num-cpus={resources.num_cpus}"
+    )
+    return ["flwr", "run", str(APP), CONNECTION, "--stream", "-c", str(run_config), "--federation-config", federation]
+
+
+def _stream(command: list[str], home: Path, environment: Mapping[str, str], log: IO[str]) -> str:
+    """Run ``flwr run --stream``, pass marked lines on, and return the run's status as Flower knows it."""
+    process = subprocess.Popen(  # noqa: S603 - fixed program, no shell
+        command, cwd=home, env=dict(environment), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        for line in process.stdout or ():
+            log.write(line)
+            log.flush()
+            if MARK in line:
+                print(line.split(MARK, 1)[1].rstrip(), flush=True)
+        process.wait()
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGINT)
+        raise
+    return _final_status(home, environment)
+
+
+def _final_status(home: Path, environment: Mapping[str, str]) -> str:
+    listing = subprocess.run(  # noqa: S603 - fixed program, no shell
+        ["flwr", "ls", CONNECTION, "--format", "json"],  # noqa: S607 - found on the environment's own PATH
+        cwd=home, env=dict(environment), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    try:
+        return str(json.loads(listing.stdout)["runs"][0]["status"])
+    except (ValueError, KeyError, IndexError):
+        return f"unknown (flwr ls said: {(listing.stdout + listing.stderr).strip()[-300:]})"
+
+
+def _stop_group(process: subprocess.Popen[bytes]) -> None:
+    """Stop the SuperLink and all it started (its session), politely first."""
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, sign)
+        except ProcessLookupError:
+            break
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for entry in sockets:
+        entry.bind(("127.0.0.1", 0))
+    ports = [entry.getsockname()[1] for entry in sockets]
+    for entry in sockets:
+        entry.close()
+    return ports
+
+
+def read_preset(name: str) -> dict[str, Scalar]:
+    """The flat keys of a preset by name (``common/presets/<name>.toml``) or of any TOML file by path."""
+    builtin = APP / "common" / "presets" / f"{name}.toml"
+    path = builtin if builtin.exists() else Path(name)
+    if not path.is_file():
+        known = ", ".join(sorted(preset.stem for preset in builtin.parent.glob("*.toml")))
+        raise LaunchError(f'preset "{name}": neither a preset ({known}) nor a TOML file')
+    return flatten(tomllib.loads(path.read_text()))

@@ -1,0 +1,99 @@
+"""What a person sees while a run is under way: one line per event, marked so that a launcher can pick them out."""
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flwr.app import MetricRecord
+
+from common.config import RunConfig
+from server_app.privacy_plan import PrivacyPlan
+from server_app.strategies.base import RoundSummary
+from server_app.terminal import MARK, clock, kilobytes, show
+
+
+class Watch:
+    """Elapsed time over all sessions of a run, and what is left at the pace of this one."""
+
+    def __init__(self, rounds: int, elapsed: float = 0.0) -> None:
+        self._rounds = rounds
+        self._before = elapsed
+        self._started = time.monotonic()
+        self._laps: list[float] = []
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds spent, earlier sessions included."""
+        return self._before + time.monotonic() - self._started
+
+    def lap(self) -> None:
+        """Note the end of a round."""
+        self._laps.append(time.monotonic())
+
+    def left(self, server_round: int) -> float:
+        """Seconds that the remaining rounds will take, by the mean of the last ten."""
+        recent = [self._started, *self._laps][-11:]
+        return (recent[-1] - recent[0]) / max(1, len(recent) - 1) * (self._rounds - server_round)
+
+
+class Narrator:
+    """Prints the story of a run to standard output, which Flower streams to the terminal."""
+
+    def __call__(self, line: str) -> None:
+        """Print one marked line."""
+        print(f"{MARK}{line}", flush=True)
+
+    def opening(self, config: RunConfig, plan: PrivacyPlan, values: int, folder: Path) -> None:
+        """What is going to happen, under which guarantee."""
+        self(f"strategy {config.strategy.name}, {values:,} adapter values, results in {folder}")
+        self(
+            f"{plan.clients} clients, expected cohort {plan.expected_cohort:g}, up to {plan.rounds} rounds, "
+            f"trust model: {config.privacy.trust}"
+        )
+        if plan.round is None:
+            self(f"NOT PRIVATE: {plan.reason}")
+            return
+        stage_one = f"stage-1 noise {plan.statistics.noise_multiplier:.3f}, " if plan.statistics else ""
+        goal = f"epsilon {show(plan.epsilon)} at delta {plan.delta:g}"
+        self(f"plan: {stage_one}stage-2 noise {plan.round.noise_multiplier:.3f} (x clip norm) -> {goal}")
+        if plan.reason:
+            self(f"end-to-end epsilon is inf: {plan.reason}")
+        if config.privacy.insecure_seed >= 0:
+            self("INSECURE: privacy.insecure-seed makes the noise reproducible; no guarantee holds")
+
+    def base(self, metrics: MetricRecord | None) -> None:
+        """How the untouched model does."""
+        if metrics is not None:
+            self(f"base model: {_scores(metrics)}")
+
+    def prepared(self, prior: Mapping[str, Any], size: int) -> None:
+        """How the codec came out of stage 1."""
+        if prior:
+            energy = float(prior.get("captured_energy", math.nan))
+            self(f"stage 1 done: code of {size} values holds {energy:.1%} of a synthetic gradient's energy")
+
+    def round(self, summary: RoundSummary, metrics: MetricRecord | None, watch: Watch) -> None:
+        """One line a round."""
+        if summary.discarded:
+            self(f"round {summary.round:>3}  discarded: {summary.discarded}. {summary.failure}")
+            return
+        scores = _scores(metrics) if metrics is not None else "not evaluated"
+        failed = f"  {summary.failures} failed: {summary.failure}" if summary.failures else ""
+        self(
+            f"round {summary.round:>3}  {scores}  cohort {summary.replies}/{summary.cohort}  "
+            f"epsilon {show(summary.epsilon)}  up {kilobytes(summary.bytes_up)}  "
+            f"left {clock(watch.left(summary.round))}{failed}"
+        )
+
+    def closing(self, report: Mapping[str, Any]) -> None:
+        """The end, and why."""
+        self(f"finished: {report['outcome']['stopped_because']}")
+
+
+def _scores(metrics: MetricRecord) -> str:
+    accuracy = metrics.get("accuracy")
+    text = f"loss {metrics['loss']:.3f}"
+    return f"{text}  accuracy {accuracy:6.1%}" if isinstance(accuracy, float) else text
+

@@ -1,0 +1,192 @@
+"""The report of a run: ``report.json`` (schema in docs/results.md), ``report.md`` and plots."""
+
+import importlib.metadata
+import math
+from typing import Any
+
+import numpy as np
+
+from common.app_digest import app_digest
+from common.config import RunConfig
+from common.wire import pack_release, serialised_bytes
+from server_app.plots import draw_plots
+from server_app.privacy_account import PrivacyAccount
+from server_app.run_folder import RunFolder
+from server_app.strategies.base import FederatedAdapter
+from server_app.terminal import show
+
+SCHEMA = 1
+_PACKAGES = ("flwr", "torch", "transformers", "peft", "datasets", "flwr-datasets", "dp-accounting")
+
+
+def write_report(folder: RunFolder, config: RunConfig, strategy: FederatedAdapter, seconds: float) -> dict[str, Any]:
+    """Write every document of the results folder and return the report."""
+    rows = folder.read_metrics()
+    report = {
+        "schema": SCHEMA,
+        "run": _run(folder, config, strategy, seconds),
+        "outcome": _outcome(rows, strategy),
+        "privacy": describe_privacy(config, strategy.account),
+        "communication": _communication(rows, strategy),
+        "codec": {"kind": config.codec.kind, "form": config.codec.form, "values": strategy.codec.size}
+        | strategy.state.prior,
+    }
+    folder.write_json("report.json", report)
+    (folder.path / "report.md").write_text(markdown(report))
+    draw_plots(folder.path, rows, report)
+    return report
+
+
+def _run(folder: RunFolder, config: RunConfig, strategy: FederatedAdapter, seconds: float) -> dict[str, Any]:
+    return {
+        "name": folder.path.name,
+        "strategy": config.strategy.name,
+        "model": config.model.name,
+        "data": config.data.name,
+        "seed": config.seed,
+        "clients": len(strategy.nodes),
+        "rounds_planned": config.num_server_rounds,
+        "rounds_run": strategy.state.round,
+        "seconds": round(seconds, 1),
+        "app_digest": app_digest(),
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
+
+
+def _outcome(rows: list[dict[str, Any]], strategy: FederatedAdapter) -> dict[str, Any]:
+    scored = [row for row in rows if "loss" in row]
+    return {
+        "stopped_because": strategy.stop_reason or "all rounds done",
+        "rounds_discarded": sum(1 for row in rows if row.get("discarded")),
+        "base": _scores(scored[0]) if scored else {},
+        "final": _scores(scored[-1]) if scored else {},
+    }
+
+
+def _scores(row: dict[str, Any]) -> dict[str, Any]:
+    wanted = ("round", "loss", "accuracy", "retention")
+    return {key: value for key, value in row.items() if key in wanted or key.startswith(("loss.", "accuracy."))}
+
+
+def describe_privacy(config: RunConfig, account: PrivacyAccount) -> dict[str, Any]:
+    """Both epsilons with what each is of, against whom, under which adjacency, delta and accountant."""
+    plan, privacy = account.plan, config.privacy
+    shared = {
+        "delta": plan.delta,
+        "unit": "one client with all its examples, over the whole run",
+        "adjacency": "zero-out: the client's contribution replaced by zero",
+    }
+    released = {
+        "epsilon": account.certify(),
+        "of": "the released model: adapter/ and every intermediate adapter that clients received",
+        "against": _outsiders(privacy.trust),
+        "accountant": "dp_accounting PLD, pessimistic grid 1e-4, over every charge in ledger.jsonl",
+        "assumes": "cohorts stay secret (they are drawn with a key that is deleted when the run ends)",
+        **shared,
+    }
+    server = {
+        "epsilon": account.epsilon_server(),
+        "of": "all messages of the most exposed client",
+        "against": "the server, which sees each message by itself (no secure aggregation, no amplification)",
+        "accountant": "exact Gaussian composition: mu^2 = sum over its messages of 1/z^2",
+        **shared,
+    }
+    return {
+        "released_model": released,
+        "one_client_against_server": server,
+        "not_private_because": plan.reason,
+        "insecure_noise": privacy.insecure_seed >= 0,
+        "trust": privacy.trust,
+        "clip_norm": privacy.clip_norm,
+        "clipping": privacy.clipping,
+        "sampling_rate": privacy.sampling_rate,
+        "noise_multiplier": plan.round.noise_multiplier if plan.round else 0.0,
+        "statistics_noise_multiplier": plan.statistics.noise_multiplier if plan.statistics else 0.0,
+        "minimum_cohort": plan.minimum_cohort,
+        "delta_set_aside": plan.slack,
+        "rounds_charged": account.rounds_charged,
+    }
+
+
+def _outsiders(trust: str) -> str:
+    if trust == "local":
+        return "anyone but the server and the clients' own machines; each client noises in full"
+    who = "the server adds the noise" if trust == "central" else "the clients share the noise, the server tops it up"
+    return f"anyone who sees the model but not the messages ({who}; the server is trusted with the messages)"
+
+
+def _communication(rows: list[dict[str, Any]], strategy: FederatedAdapter) -> dict[str, Any]:
+    rounds = [row for row in rows if row.get("replies")]
+    replies = sum(row["replies"] for row in rounds)
+    up = sum(row["bytes_up"] for row in rounds) / replies if replies else math.nan
+    asked = sum(row["cohort"] for row in rounds)
+    lora = serialised_bytes(pack_release(np.zeros(strategy.layout.size, dtype=np.float32), strategy.state.round))
+    return {
+        "adapter_values": strategy.layout.size,
+        "code_values": strategy.codec.size,
+        "bytes_up_per_client_round": up,
+        "bytes_up_per_client_round_plain_lora": lora,
+        "times_smaller_than_plain_lora": lora / up if replies else math.nan,
+        "bytes_down_per_client_round": sum(row["bytes_down"] for row in rounds) / asked if asked else math.nan,
+        "bytes_up_total": sum(row["bytes_up"] for row in rounds),
+        "bytes_down_total": sum(row["bytes_down"] for row in rounds),
+    }
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The report as a page for people."""
+    run, outcome, privacy, wire = (report[key] for key in ("run", "outcome", "privacy", "communication"))
+    lines = [
+        f"# {run['strategy']} on {run['model']} / {run['data']}",
+        "",
+        f"{run['rounds_run']} of {run['rounds_planned']} rounds with {run['clients']} clients in {run['seconds']:.0f} s; "
+        f"ended because: {outcome['stopped_because']}.",
+        "",
+        "## Utility (public held-out examples)",
+        "",
+        *_utility(outcome),
+        "",
+        "![loss and accuracy](progress.png)",
+        "",
+        "## Privacy",
+        "",
+        *(_guarantee(privacy[key]) for key in ("released_model", "one_client_against_server")),
+    ]
+    if privacy["not_private_because"]:
+        lines.append(f"\nNot private end to end, because {privacy['not_private_because']}.")
+    if privacy["insecure_noise"]:
+        lines.append("\n**INSECURE TEST RUN: the noise was reproducible, so no epsilon above holds.**")
+    lines += [
+        "",
+        "![epsilon](epsilon.png)",
+        "",
+        "## Bytes on the wire (serialised records)",
+        "",
+        f"- up, per client and round: {wire['bytes_up_per_client_round']:,.0f} B; plain LoRA: "
+        f"{wire['bytes_up_per_client_round_plain_lora']:,} B ({wire['times_smaller_than_plain_lora']:.1f} times more)",
+        f"- down, per client and round: {wire['bytes_down_per_client_round']:,.0f} B",
+        f"- up in all: {wire['bytes_up_total']:,} B",
+        "",
+        "![bytes](bytes.png)",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _utility(outcome: dict[str, Any]) -> list[str]:
+    base, final = outcome["base"], outcome["final"]
+    if not base:
+        return ["No evaluation data was configured (`data.evaluation`)."]
+    rows = ["| | base model | after fine-tuning |", "|---|---|---|"]
+    for key in (key for key in base if key != "round"):
+        percent = key.startswith(("accuracy", "retention"))
+        cells = [f"{row[key]:.1%}" if percent else f"{row[key]:.3f}" for row in (base, final)]
+        rows.append(f"| {key.replace('.', ', ')} | {cells[0]} | {cells[1]} |")
+    return rows
+
+
+def _guarantee(figure: dict[str, Any]) -> str:
+    return (
+        f"- **ε = {show(figure['epsilon'])}** at δ = {figure['delta']:g}, of {figure['of']}, against {figure['against']}. "
+        f"Unit: {figure['unit']}. Adjacency: {figure['adjacency']}. Accountant: {figure['accountant']}."
+    )

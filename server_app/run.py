@@ -1,0 +1,200 @@
+"""One run from configuration to results: connect, plan, prepare, rounds, report."""
+
+import math
+import time
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from flwr.app import MetricRecord
+from flwr.serverapp import Grid
+from torch import Tensor
+
+from common.config import ConfigError, RunConfig, flatten
+from common.data import evaluation_examples, retention_examples
+from common.models import AdaptedModel, load_adapted_model
+from common.privacy.ledger import Ledger
+from common.privacy.sampling import key_from_seed, new_sampling_key
+from common.scale_code import ScaleCode
+from server_app.checkpoints import (
+    Progress,
+    forget_sampling_key,
+    load_checkpoint,
+    save_checkpoint,
+    save_sampling_key,
+)
+from server_app.evaluation import Evaluation, Evaluator
+from server_app.federation import connect
+from server_app.optimizer import ServerOptimizer
+from server_app.prior_settings import prior_settings
+from server_app.privacy_account import PrivacyAccount
+from server_app.privacy_plan import PrivacyPlan, make_plan
+from server_app.progress import Narrator, Watch
+from server_app.report import write_report
+from server_app.run_folder import RunFolder
+from server_app.strategies import STRATEGIES
+from server_app.strategies.base import FederatedAdapter, Hooks, RoundSummary, RunState, pack_adapter
+
+
+def run_federation(grid: Grid, config: RunConfig) -> RunFolder:
+    """Run the configured strategy to its end and write its results; returns their folder."""
+    check_run(config)
+    say = Narrator()
+    adapted = load_adapted_model(config.model, config.lora, config.seed)
+    nodes = connect(grid, config.federation.num_clients, config.federation.connect_timeout, say)
+    plan = plan_run(config, adapted, len(nodes))
+    session = Session.open(config, adapted, plan, nodes, say)
+    strategy = session.strategy
+    say.opening(config, plan, adapted.layout.size, session.folder.path)
+    strategy.start(
+        grid,
+        pack_adapter(strategy.state.optimizer.adapter),
+        num_rounds=config.num_server_rounds,
+        timeout=config.federation.round_timeout,
+    )
+    session.finish()
+    return session.folder
+
+
+def check_run(config: RunConfig) -> None:
+    """Refuse what can be refused before a model is loaded or a client is waited for."""
+    if config.strategy.name not in STRATEGIES:
+        raise ConfigError(f'strategy.name = "{config.strategy.name}": registered are {", ".join(sorted(STRATEGIES))}')
+    config.check_files()
+    if config.resume:
+        _check_same_run(config)
+
+
+def plan_run(config: RunConfig, adapted: AdaptedModel, clients: int) -> PrivacyPlan:
+    """The privacy plan for an adapter and a number of enrolled clients."""
+    layout = adapted.layout
+    strategy = STRATEGIES[config.strategy.name]
+    if not strategy.needs_statistics:
+        return make_plan(config, clients, layout.size, 0)
+    settings = prior_settings(config, layout)
+    return make_plan(config, clients, settings.size or layout.size, ScaleCode.of(layout, config.statistics).size)
+
+
+def _check_same_run(config: RunConfig) -> None:
+    """A run is resumed under the configuration that it was planned with, or its epsilon would mean nothing."""
+    saved = RunConfig.parse(flatten(tomllib.loads((Path(config.resume) / "config.toml").read_text()))).flat()
+    free = {"resume", "output.dir", "output.name"}
+    changed = [key for key, value in config.flat().items() if key not in free and saved[key] != value]
+    if changed:
+        lines = "; ".join(f"{key} was {saved[key]!r}, is {config.flat()[key]!r}" for key in changed)
+        raise ConfigError(f'resume = "{config.resume}": the configuration differs from that run\'s: {lines}')
+
+
+@dataclass
+class Session:
+    """A strategy bound to its folder: what happens around the rounds."""
+
+    config: RunConfig
+    adapted: AdaptedModel
+    folder: RunFolder
+    strategy: FederatedAdapter
+    watch: Watch
+    evaluator: Evaluator | None
+    retention: Evaluator | None
+    say: Narrator
+
+    @classmethod
+    def open(
+        cls, config: RunConfig, adapted: AdaptedModel, plan: PrivacyPlan, nodes: list[int], say: Narrator
+    ) -> "Session":
+        """Create or resume the folder and everything that lives as long as the run."""
+        folder = RunFolder.create(config)
+        ledger = Ledger(folder.ledger)
+        if config.resume:
+            state, progress = load_checkpoint(folder.checkpoint, config, adapted.layout)
+        else:
+            folder.write_config(config)
+            state, progress = _fresh_state(config, adapted, plan), Progress({}, 0.0)
+            save_sampling_key(folder.checkpoint, state.sampling_key)
+        account = PrivacyAccount(plan, ledger, progress.exposure)
+        evaluator = _evaluator(adapted, config)
+        kept = retention_examples(config.data, config.seed)
+        retention = Evaluator(adapted, kept, config.data, config.evaluation) if kept else None
+        watch = Watch(config.num_server_rounds, progress.elapsed)
+        hooks = Hooks(lambda *_: None, lambda *_: None, lambda *_: None)
+        strategy = STRATEGIES[config.strategy.name](config, adapted.layout, nodes, account, state, hooks)
+        session = cls(config, adapted, folder, strategy, watch, evaluator, retention, say)
+        strategy.hooks = Hooks(session.evaluate, session.on_prepared, session.on_round)
+        if not config.resume:
+            session.evaluate_base()
+        return session
+
+    def evaluate_base(self) -> None:
+        """Score the untouched model: row 0 of the metrics, and the yardstick of divergence."""
+        metrics = self.evaluate(0, self.strategy.state.optimizer.adapter)
+        self.strategy.state.base_loss = float(metrics["loss"]) if metrics else math.inf  # type: ignore[arg-type]
+        self.folder.append_metrics({"round": 0, **_plain(metrics)})
+        self.say.base(metrics)
+
+    def evaluate(self, server_round: int, adapter: Tensor) -> MetricRecord | None:
+        """Held-out loss and accuracy, in all and by group; ``None`` without evaluation data."""
+        if self.evaluator is None:
+            return None
+        record = _metrics(self.evaluator(adapter))
+        if self.retention is not None:
+            kept = self.retention(adapter)
+            record["retention"] = kept.accuracy if kept.accuracy is not None else math.nan
+        return record
+
+    def on_prepared(self, state: RunState) -> None:
+        """Stage 1 has ended: keep the codec, tell its quality."""
+        self.say.prepared(state.prior, self.strategy.codec.size)
+        self._save(state)
+
+    def on_round(self, state: RunState, summary: RoundSummary, metrics: MetricRecord | None) -> None:
+        """A round has ended: metrics line, checkpoint, one line for the person who watches."""
+        self.watch.lap()
+        line = {**summary.__dict__, "elapsed": self.watch.elapsed, **_plain(metrics)}
+        line["epsilon"] = _number(summary.epsilon)
+        line["epsilon_server"] = _number(summary.epsilon_server)
+        self.folder.append_metrics(line)
+        self._save(state)
+        self.say.round(summary, metrics, self.watch)
+
+    def finish(self) -> None:
+        """Certify epsilon, write adapter, report and plots, forget the sampling key."""
+        adapter = self.strategy.state.optimizer.adapter
+        self.folder.save_adapter(self.adapted, adapter)
+        report = write_report(self.folder, self.config, self.strategy, self.watch.elapsed)
+        forget_sampling_key(self.folder.checkpoint)
+        self.say.closing(report)
+
+    def _save(self, state: RunState) -> None:
+        save_checkpoint(
+            self.folder.checkpoint, state, Progress(self.strategy.account.exposure, self.watch.elapsed)
+        )
+
+
+def _fresh_state(config: RunConfig, adapted: AdaptedModel, plan: PrivacyPlan) -> RunState:
+    secret = plan.round is not None and config.privacy.insecure_seed < 0
+    key = new_sampling_key() if secret else key_from_seed(config.seed)
+    return RunState(ServerOptimizer(config.server, adapted.adapter().cpu()), key)
+
+
+def _evaluator(adapted: AdaptedModel, config: RunConfig) -> Evaluator | None:
+    examples = evaluation_examples(config.data, config.seed)
+    return Evaluator(adapted, examples, config.data, config.evaluation) if examples is not None else None
+
+
+def _metrics(result: Evaluation) -> MetricRecord:
+    record = MetricRecord({"loss": result.loss})
+    if result.accuracy is not None:
+        record["accuracy"] = result.accuracy
+    for group, value in result.loss_by_group.items():
+        record[f"loss.{group}"] = value
+    for group, value in result.accuracy_by_group.items():
+        record[f"accuracy.{group}"] = value
+    return record
+
+
+def _plain(metrics: MetricRecord | None) -> dict[str, object]:
+    return dict(metrics) if metrics is not None else {}
+
+
+def _number(value: float) -> float | str:
+    return value if math.isfinite(value) else "inf"

@@ -1,0 +1,283 @@
+"""What every strategy shares: cohorts, charges, rounds, failures, budget stop, checkpoints, evaluation.
+
+A strategy is one subclass that says which codec the clients use (``prepare``). The round is Algorithm 2, server side:
+aggregate the released codes (Eq 5, as a sum over codes with a fixed denominator), decode, step (Eq 6), send.
+"""
+
+import math
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+from torch import Tensor
+
+from common.adapter import Layout
+from common.app_digest import app_digest
+from common.codecs.base import Codec
+from common.config import RunConfig
+from common.privacy.mechanism import combine
+from common.privacy.noise import RandomSource
+from common.privacy.sampling import poisson_sample
+from common.wire import TRAIN, Task, pack_instruction
+from server_app.federation import FederationError, Question, Replies
+from server_app.optimizer import ServerOptimizer
+from server_app.privacy_account import PrivacyAccount
+from server_app.privacy_plan import stage_two_terms
+
+
+@dataclass
+class RunState:
+    """Everything that changes from round to round, and hence all that a checkpoint must hold."""
+
+    optimizer: ServerOptimizer
+    sampling_key: bytes
+    codec: Codec | None = None
+    round: int = 0
+    failed_in_a_row: int = 0
+    base_loss: float = math.nan
+    prior: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RoundSummary:
+    """What one round did, for the log, the report and the person who watches."""
+
+    round: int
+    cohort: int
+    replies: int
+    discarded: str
+    failures: int
+    failure: str
+    bytes_up: int
+    bytes_down: int
+    seconds: float
+    epsilon: float
+    epsilon_server: float
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the app does around the rounds: evaluate, log, save. Returns of ``evaluate``: metrics, or None when skipped."""
+
+    evaluate: Callable[[int, Tensor], MetricRecord | None]
+    on_prepared: Callable[[RunState], None]
+    on_round: Callable[[RunState, RoundSummary, MetricRecord | None], None]
+
+
+class FederatedAdapter(Strategy):
+    """Differentially private federated optimisation of one flat LoRA adapter through a codec.
+
+    Args:
+        config: the validated run configuration.
+        layout: offsets of the adapter's tensors.
+        nodes: ids of the enrolled clients.
+        account: the ledger and its running epsilon.
+        state: a fresh state, or one from a checkpoint.
+        hooks: evaluation, logging and saving.
+
+    """
+
+    needs_statistics = False  # whether ``prepare`` runs stage 1, which the privacy plan must pay for
+
+    def __init__(
+        self,
+        config: RunConfig,
+        layout: Layout,
+        nodes: Sequence[int],
+        account: PrivacyAccount,
+        state: RunState,
+        hooks: Hooks,
+    ) -> None:
+        self.config = config
+        self.layout = layout
+        self.nodes = nodes
+        self.account = account
+        self.state = state
+        self.hooks = hooks
+        self.stop_reason = ""
+        self._question: Question | None = None
+        self._replies = Replies({}, {}, 0)
+        self._discarded = ""
+
+    @abstractmethod
+    def prepare(self, grid: Grid) -> Codec:
+        """Make the codec before round 1 (stage 1 where a strategy has one)."""
+
+    @property
+    def codec(self) -> Codec:
+        """The codec that ``prepare`` made or a checkpoint brought."""
+        if self.state.codec is None:
+            raise RuntimeError("the codec is made by prepare(), which has not run")
+        return self.state.codec
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Run stage 1 (unless a checkpoint holds its result), then rounds until they, the budget or the model end."""
+        result = Result(arrays=initial_arrays)
+        if self.state.codec is None:
+            self.state.codec = self.prepare(grid)
+            self.hooks.on_prepared(self.state)
+        arrays = pack_adapter(self.state.optimizer.adapter)
+        for server_round in range(self.state.round + 1, num_rounds + 1):
+            if not self.account.affords_round():
+                self.stop_reason = "privacy budget spent"
+                break
+            before, started = self.state.optimizer.adapter, time.monotonic()
+            self.account.charge_round(server_round)  # first the charge, then anything that could be seen
+            messages = self.configure_train(server_round, arrays, train_config or ConfigRecord(), grid)
+            replies = list(grid.send_and_receive(messages, timeout=timeout)) if messages else []
+            new_arrays, _ = self.aggregate_train(server_round, replies)
+            arrays = new_arrays or arrays
+            metrics = self._evaluate(server_round, before, num_rounds)
+            self.hooks.on_round(self.state, self._summarise(server_round, started), metrics)
+            self._record(result, server_round, metrics)
+            self._stop_if_failing()
+            if self.stop_reason:
+                break
+        result.arrays = pack_adapter(self.state.optimizer.adapter)
+        return result
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> list[Message]:
+        """Draw the cohort (Poisson) and address the adapter, the encoder and the release terms to it."""
+        cohort = self.draw_cohort(server_round, self.config.privacy.sampling_rate)
+        charge = self.account.plan.round
+        noise = charge.noise_multiplier if charge else 0.0
+        codec = self.codec.redraw(self._epoch(server_round))
+        terms = stage_two_terms(self.config.privacy, codec.size, noise, len(cohort))
+        self._question = Question(server_round, terms, cohort)
+        self._discarded = self._too_few_selected(len(cohort))
+        if self._discarded:
+            return []
+        self.account.expose(cohort, terms)
+        task = Task(server_round, terms, app_digest())
+        content = pack_instruction(unpack_adapter(arrays), codec.spec(), task)
+        return self._question.address(content, TRAIN, self.config.federation.round_timeout)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Sum the codes, divide by the expected cohort, decode, step; ``(None, None)`` when the round is discarded."""
+        question = self._open_question(server_round)
+        self._replies = question.sort(list(replies))
+        self._discarded = self._discarded or self._too_few_replied(question)
+        self.state.round = server_round
+        if self._discarded:
+            self.state.failed_in_a_row += 1
+            return None, None
+        self.state.failed_in_a_row = 0
+        ordered = [self._replies.releases[node] for node in sorted(self._replies.releases)]
+        total = combine(ordered, question.terms, self.noise_source(server_round))
+        codec = self.codec.redraw(self._epoch(server_round))
+        gradient = codec.decode(total / self.account.plan.expected_cohort)
+        return pack_adapter(self.state.optimizer.step(gradient)), None
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> list[Message]:
+        """No client is asked to evaluate: a client's metric would be an unaccounted release."""
+        return []
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Nothing to aggregate; evaluation is the server's, on public data."""
+        return None
+
+    def summary(self) -> None:
+        """Print the strategy in one line."""
+        print(f"{type(self).__name__}: {self.layout.size:,} adapter values, {len(self.nodes)} clients")
+
+    def draw_cohort(self, draw: int, rate: float) -> list[int]:
+        """The clients of draw number ``draw`` (0 is stage 1), by independent coin flips with the run's secret key."""
+        return poisson_sample(self.nodes, rate, self.state.sampling_key, draw)
+
+    def noise_source(self, round_index: int) -> RandomSource:
+        """Randomness of the server's own noise."""
+        seed = self.config.privacy.insecure_seed
+        return RandomSource.system() if seed < 0 else RandomSource.insecure((seed << 32) ^ (round_index << 1) ^ 1)
+
+    def _epoch(self, server_round: int) -> int:
+        every = self.config.codec.refresh_every
+        return (server_round - 1) // every if every else 0
+
+    def _open_question(self, server_round: int) -> Question:
+        if self._question is None or self._question.round != server_round:
+            raise RuntimeError(f"aggregate_train for round {server_round} without its configure_train")
+        return self._question
+
+    def _too_few_selected(self, selected: int) -> str:
+        minimum = self.account.plan.minimum_cohort
+        return f"{selected} clients selected, fewer than the minimum of {minimum}" if selected < minimum else ""
+
+    def _too_few_replied(self, question: Question) -> str:
+        needed = math.ceil(self.config.federation.min_reply_rate * len(question.cohort))
+        replied = len(self._replies.releases)
+        if replied >= needed:
+            return ""
+        return f"{replied} of {len(question.cohort)} clients replied, {needed} are needed"
+
+    def _stop_if_failing(self) -> None:
+        if self.state.failed_in_a_row >= self.config.federation.max_failed_rounds:
+            raise FederationError(
+                f"{self.state.failed_in_a_row} rounds in a row were discarded (last: {self._discarded}). "
+                f"Most failures said: {self._replies.commonest_failure or 'nothing'}. The run can be resumed."
+            )
+
+    def _evaluate(self, server_round: int, before: Tensor, last_round: int) -> MetricRecord | None:
+        """Evaluate on schedule; on divergence go back to the adapter before this round and stop."""
+        due = server_round % self.config.evaluation.every == 0 or server_round == last_round
+        adapter = self.state.optimizer.adapter
+        metrics = self.hooks.evaluate(server_round, adapter) if due else None
+        loss = float(metrics["loss"]) if metrics and "loss" in metrics else 0.0  # type: ignore[arg-type]
+        limit = self.config.server.divergence_factor * self.state.base_loss
+        if not torch.isfinite(adapter).all() or math.isnan(loss) or loss > limit:
+            self.stop_reason = (
+                f"diverged: held-out loss {loss:.3g} above {limit:.3g} (server.divergence-factor times the base "
+                "model's); the adapter of the round before is kept"
+            )
+            self.state.optimizer.reset(before)
+        return metrics
+
+    def _summarise(self, server_round: int, started: float) -> RoundSummary:
+        question = self._open_question(server_round)
+        return RoundSummary(
+            round=server_round,
+            cohort=len(question.cohort),
+            replies=len(self._replies.releases),
+            discarded=self._discarded,
+            failures=len(self._replies.failures) if question.messages else 0,
+            failure=self._replies.commonest_failure if question.messages else "",
+            bytes_up=self._replies.bytes_up,
+            bytes_down=question.bytes_down,
+            seconds=time.monotonic() - started,
+            epsilon=self.account.epsilon_model(),
+            epsilon_server=self.account.epsilon_server(),
+        )
+
+    @staticmethod
+    def _record(result: Result, server_round: int, metrics: MetricRecord | None) -> None:
+        if metrics is not None:
+            result.evaluate_metrics_serverapp[server_round] = metrics
+
+
+def pack_adapter(adapter: Tensor) -> ArrayRecord:
+    """A flat adapter as Flower carries it."""
+    return ArrayRecord({"flat": Array(adapter.numpy())})
+
+
+def unpack_adapter(arrays: ArrayRecord) -> Tensor:
+    """The inverse of ``pack_adapter``."""
+    return torch.from_numpy(arrays["flat"].numpy().copy())

@@ -1,0 +1,57 @@
+"""DR-Encoder: a random prior learnt from gradient statistics (Algorithm 1), then private codes (Algorithm 2)."""
+
+from flwr.serverapp import Grid
+
+from common.app_digest import app_digest
+from common.codecs.base import Codec
+from common.codecs.identity import IdentityCodec
+from common.codecs.statistics import GradientStatistics
+from common.wire import STATISTICS, Task, pack_instruction
+from server_app.federation import FederationError, Question
+from server_app.prior import train_prior
+from server_app.prior_settings import prior_settings
+from server_app.prior_stage import combine_statistics, statistics_terms
+from server_app.strategies.base import FederatedAdapter
+
+
+class DrEncoder(FederatedAdapter):
+    """Two stages: the AutoEncoder is trained on synthetic gradients only, then carries every gradient of stage 2."""
+
+    needs_statistics = True
+
+    def prepare(self, grid: Grid) -> Codec:
+        """Algorithm 1: collect statistics, draw synthetic gradients from them, train the AutoEncoder."""
+        statistics = self._collect_statistics(grid)
+        codec, report = train_prior(self.layout, statistics, prior_settings(self.config, self.layout))
+        self.state.prior = report.quality | {
+            "encoder_bytes": float(report.encoder_bytes),
+            "seconds": report.seconds,
+            **({"first_loss": report.losses[0], "last_loss": report.losses[-1]} if report.losses else {}),
+        }
+        return codec
+
+    def _collect_statistics(self, grid: Grid) -> GradientStatistics:
+        """Algorithm 1, client side, steps 1-5, as a private release of its own (docs/privacy.md)."""
+        plan = self.account.plan
+        rate = self.config.statistics.sampling_rate
+        cohort = self.draw_cohort(0, rate)
+        terms = statistics_terms(self.config, plan, self.layout, len(cohort))
+        raw = plan.statistics is None
+        self.account.charge_statistics()
+        self.account.expose(cohort, terms, raw=raw)
+        content = pack_instruction(
+            self.state.optimizer.adapter, IdentityCodec(self.layout).spec(), Task(0, terms, app_digest(), raw)
+        )
+        question = Question(0, terms, cohort)
+        timeout = self.config.federation.round_timeout
+        messages = question.address(content, STATISTICS, timeout)
+        answered = list(grid.send_and_receive(messages, timeout=timeout)) if messages else []
+        replies = question.sort(answered)
+        if not replies.releases:
+            raise FederationError(
+                f"stage 1: none of {len(cohort)} clients released statistics. "
+                f"{replies.commonest_failure or 'Nobody was sampled: raise statistics.sampling-rate.'}"
+            )
+        ordered = [replies.releases[node] for node in sorted(replies.releases)]
+        expected = rate * len(self.nodes)
+        return combine_statistics(ordered, terms, self.layout, self.config, self.noise_source(0), expected)

@@ -1,0 +1,173 @@
+import json
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from common.privacy.accounting import Charge, epsilon
+from common.privacy.ledger import GENESIS, Ledger, LedgerError
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "deep" / "ledger.jsonl"
+
+
+def filled(path: Path, count: int = 3) -> Ledger:
+    ledger = Ledger(path)
+    for index in range(count):
+        ledger.charge(Charge(1.0 + index, 0.1, 1, "code"), round_index=index, note="é")
+    return ledger
+
+
+def test_charges_survive_reopening_in_order(path):
+    ledger = filled(path)
+    again = Ledger(path)
+    assert again.charges == ledger.charges == tuple(Charge(1.0 + i, 0.1, 1, "code") for i in range(3))
+    assert again.head == ledger.head != GENESIS
+
+
+def test_a_round_charged_twice_counts_twice(path):
+    ledger = filled(path)
+    assert [ledger.rounds_charged(index) for index in (1, 9)] == [1, 0]
+    ledger.charge(Charge(2.0), round_index=1)
+    assert Ledger(path).rounds_charged(1) == 2
+
+
+@pytest.mark.parametrize("keep", [1, 20, -2])
+def test_an_unreadable_torn_line_is_cut_off_and_the_ledger_goes_on(path, keep):
+    filled(path)
+    whole = path.read_bytes()
+    last = whole.splitlines()[-1]
+    path.write_bytes(whole + last[:keep])
+    ledger = Ledger(path)
+    assert len(ledger.charges) == 3
+    ledger.charge(Charge(7.0), round_index=3)
+    assert Ledger(path).charges[-1] == Charge(7.0)
+
+
+def test_a_line_that_lacks_only_its_newline_counts_as_spent(path):
+    filled(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert len(Ledger(path).charges) == 3
+    assert path.read_bytes().endswith(b"\n")
+    filled_again = Ledger(path)
+    filled_again.charge(Charge(5.0), round_index=4)
+    assert len(Ledger(path).charges) == 4
+
+
+def change_value(lines: list[bytes]) -> list[bytes]:
+    return [lines[0], lines[1].replace(b'"noise_multiplier": 2.0', b'"noise_multiplier": 9.0'), lines[2]]
+
+
+def rehash_value(lines: list[bytes]) -> list[bytes]:
+    entry = json.loads(lines[1])
+    entry["charge"]["noise_multiplier"] = 9.0
+    return [lines[0], json.dumps(entry).encode(), lines[2]]
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        change_value,
+        rehash_value,
+        lambda lines: [lines[0], lines[2]],
+        lambda lines: [lines[1], lines[0], lines[2]],
+        lambda lines: [lines[0], lines[0], lines[1], lines[2]],
+        lambda lines: [lines[0], b"", lines[1], lines[2]],
+        lambda lines: [lines[0], b"{}", lines[2]],
+    ],
+)
+def test_any_change_inside_the_file_is_noticed(path, tamper):
+    filled(path)
+    before = path.read_bytes()
+    path.write_bytes(b"\n".join(tamper(before.splitlines())) + b"\n")
+    assert path.read_bytes() != before
+    with pytest.raises(LedgerError, match="line"):
+        Ledger(path)
+
+
+def test_lines_cut_off_the_end_show_in_a_head_that_was_noted(path):
+    ledger = filled(path)
+    noted = ledger.head
+    assert Ledger(path).contains(noted)
+    path.write_bytes(b"\n".join(path.read_bytes().splitlines()[:2]) + b"\n")
+    assert not Ledger(path).contains(noted)
+    with pytest.raises(LedgerError, match="shrunk"):
+        ledger.charge(Charge(1.0), round_index=5)
+
+
+def test_several_writers_keep_one_chain(path):
+    ledgers = [Ledger(path) for _ in range(4)]
+
+    def write(ledger: Ledger) -> None:
+        for index in range(10):
+            ledger.charge(Charge(1.0), round_index=index)
+
+    threads = [threading.Thread(target=write, args=(ledger,)) for ledger in ledgers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    merged = Ledger(path)
+    assert len(merged.charges) == 40
+    assert all(merged.rounds_charged(index) == 4 for index in range(10))
+
+
+WRITER = """
+import sys
+from common.privacy.accounting import Charge
+from common.privacy.ledger import Ledger
+ledger = Ledger(sys.argv[1])
+for index in range(10**6):
+    ledger.charge(Charge(1.5, 0.1), round_index=index, note="x" * 300)
+    print(index, flush=True)  # stands for the release
+"""
+
+
+def test_a_killed_process_never_released_more_than_the_ledger_holds(path):
+    for _ in range(3):
+        before = len(Ledger(path).charges)
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path)], cwd=ROOT, stdout=subprocess.PIPE
+        )
+        assert process.stdout is not None
+        for _ in range(25):
+            process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+        released = 25 + len(process.stdout.read().split(b"\n")) - 1
+        process.wait()
+        spent = len(Ledger(path).charges) - before
+        assert released <= spent <= released + 1
+
+
+def test_a_failed_write_spends_nothing_and_leaves_a_usable_ledger(path, monkeypatch):
+    ledger = filled(path)
+
+    def half(descriptor: int, data: bytes) -> None:
+        import os  # noqa: PLC0415
+
+        os.write(descriptor, data[: len(data) // 2])
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("common.privacy.ledger._write_all", half)
+        with pytest.raises(OSError, match="disk full"):
+            ledger.charge(Charge(4.0), round_index=4)
+    assert len(ledger.charges) == 3
+    ledger.charge(Charge(5.0), round_index=5)
+    assert Ledger(path).charges[-1] == Charge(5.0)
+
+
+def test_epsilon_never_falls_as_the_ledger_grows(path):
+    ledger, spent = Ledger(path), 0.0
+    for index in range(4):
+        ledger.charge(Charge(2.0), round_index=index)
+        now = epsilon(Ledger(path).charges, 1e-5)
+        assert now > spent
+        spent = now
