@@ -15,7 +15,9 @@ _PACKAGES = ("client_app", "common")
 def _is_stray(name: str) -> bool:
     module = sys.modules[name]
     places = [module.__file__] if getattr(module, "__file__", None) else list(getattr(module, "__path__", []))
-    return name.split(".")[0] in _PACKAGES and not any(Path(str(p)).resolve().is_relative_to(_ROOT) for p in places)
+    return name.split(".", maxsplit=1)[0] in _PACKAGES and not any(
+        Path(str(p)).resolve().is_relative_to(_ROOT) for p in places
+    )
 
 
 for _name in [name for name in sys.modules if _is_stray(name)]:

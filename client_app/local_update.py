@@ -1,7 +1,7 @@
 """Local training: private examples -> the client's LoRA gradient, flat.
 
-One local step yields the LoRA gradient at the global adapter (Algorithm 2, client side, step 3). Several steps yield the
-pseudo-gradient (start - end) / learning rate, which equals the gradient for one step of SGD.
+One local step yields the LoRA gradient at the global adapter (Algorithm 2, client side, step 3). Several steps yield
+the pseudo-gradient (start - end) / learning rate, which equals the gradient for one step of SGD.
 """
 
 from collections.abc import Iterator

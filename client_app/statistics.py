@@ -18,18 +18,14 @@ from common.codecs.statistics import GradientStatistics
 from common.config import StatisticsConfig
 
 
-def gradient_statistics(
-    gradients: Iterable[Tensor], layout: Layout, settings: StatisticsConfig
-) -> GradientStatistics:
+def gradient_statistics(gradients: Iterable[Tensor], layout: Layout, settings: StatisticsConfig) -> GradientStatistics:
     """Mean and std of every LoRA factor over the given flat gradients (each of shape ``[n]``)."""
     if settings.estimator == "ema":
         return _moving_averages(gradients, layout, settings)
     return _moments(gradients, layout, settings)
 
 
-def _moving_averages(
-    gradients: Iterable[Tensor], layout: Layout, settings: StatisticsConfig
-) -> GradientStatistics:
+def _moving_averages(gradients: Iterable[Tensor], layout: Layout, settings: StatisticsConfig) -> GradientStatistics:
     """Algorithm 1, steps 1-4, as printed; m is kept per element and reported as its mean over the tensor."""
     mean = torch.zeros(layout.size)
     variance = torch.zeros(len(layout.tensors))

@@ -65,7 +65,7 @@ class Layout:
         return torch.cat([tensors[piece.name].detach().reshape(-1).float() for piece in self.tensors])
 
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
-        """Views of ``vector`` (shape ``[n]``) under the tensors' names; a vector of another size raises ``ValueError``."""
+        """Views of ``vector`` (shape ``[n]``) under the tensors' names; another size raises ``ValueError``."""
         if vector.shape != (self.size,):
             raise ValueError(f"adapter vector has shape {tuple(vector.shape)}, expected ({self.size},)")
         return {piece.name: vector[piece.offset : piece.end].view(piece.shape) for piece in self.tensors}

@@ -50,9 +50,7 @@ class TokenisedExamples:
 
     def to(self, device: torch.device) -> "TokenisedExamples":
         """The same examples on another device."""
-        return TokenisedExamples(
-            self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device)
-        )
+        return TokenisedExamples(self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device))
 
 
 def tokenise(
@@ -136,7 +134,7 @@ def private_examples(data: DataConfig, partition: int, num_partitions: int, seed
     if partition >= partitioner.num_partitions:
         raise ConfigError(
             f'data.partitioner = "{data.partitioner}" makes {partitioner.num_partitions} partitions of '
-            f'"{data.partition_by}", but there are {num_partitions} clients: use as many clients, or another partitioner'
+            f'"{data.partition_by}", but there are {num_partitions} clients: use as many, or another partitioner'
         )
     return partitioner.load_partition(partition)
 
@@ -150,7 +148,7 @@ def private_tokens(
     seed: int,
     site_path: str = "",
 ) -> TokenisedExamples:
-    """``private_examples`` as tokens, kept for the life of the process. A client without data raises ``ConfigError``."""
+    """``private_examples`` as tokens, kept for the life of the process. No data raises ``ConfigError``."""
     rows = private_examples(data, partition, num_partitions, seed, site_path)
     if len(rows) == 0:
         raise ConfigError(f"this client (partition {partition} of {num_partitions}) has no examples to train on")

@@ -141,9 +141,7 @@ def _initialise(model: PeftModel, seed: int) -> None:
             parameter.data.zero_()
 
 
-def _bind_flat(
-    trainable: dict[str, nn.Parameter], layout: Layout, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def _bind_flat(trainable: dict[str, nn.Parameter], layout: Layout, device: torch.device) -> tuple[Tensor, Tensor]:
     parameters = layout.flatten(trainable).to(device)
     gradients = torch.zeros_like(parameters)
     values, slopes = layout.unflatten(parameters), layout.unflatten(gradients)

@@ -142,6 +142,4 @@ def _array(content: RecordDict, record: str, key: str) -> np.ndarray:
 
 def _check_schema(header: Mapping[str, Any]) -> None:
     if header.get("schema") != SCHEMA:
-        raise WireError(
-            f"message has schema {header.get('schema')}, this code speaks {SCHEMA}: update the older party"
-        )
+        raise WireError(f"message has schema {header.get('schema')}, this code speaks {SCHEMA}: update the older party")

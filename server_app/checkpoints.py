@@ -1,8 +1,8 @@
 """Checkpoints: after every round, atomically, safetensors and JSON; a crash leaves the previous one intact.
 
 ``checkpoint/latest`` names the folder of the last complete checkpoint and is replaced in one rename. The key that draws
-the cohorts lies beside it, readable by the owner only, and is deleted when the run ends: amplification by sampling holds
-only while it is secret.
+the cohorts lies beside it, readable by the owner only, and is deleted when the run ends: amplification by sampling
+holds only while it is secret.
 """
 
 import json
@@ -58,7 +58,7 @@ def save_checkpoint(folder: Path, state: RunState, progress: Progress) -> None:
     _sync(target / _TENSORS)
     save_sampling_key(folder, state.sampling_key)
     _write_durably(folder / f"{_LATEST}.new", target.name)
-    os.replace(folder / f"{_LATEST}.new", folder / _LATEST)
+    (folder / f"{_LATEST}.new").replace(folder / _LATEST)
     for old in folder.glob("round-*"):
         if old != target:
             shutil.rmtree(old, ignore_errors=True)

@@ -96,10 +96,11 @@ def _summarise(folder: Path, seconds: float) -> None:
     if final:
         lines.append(f"  held-out loss                {base['loss']:.3f} -> {final['loss']:.3f}")
     lines += [
-        f"  epsilon, released model      {show(released['epsilon'])} (delta {released['delta']:g}, one client, end to end)",
-        f"  epsilon, client v. server    {show(server['epsilon'])} (the server is trusted with messages unless this is small)",
+        f"  epsilon, released model      {show(released['epsilon'])} at delta {released['delta']:g}, per client, end to end",
+        f"  epsilon, client v. server    {show(server['epsilon'])} (large = the server is trusted with the messages)",
         f"  up per client and round      {kilobytes(wire['bytes_up_per_client_round'])}, plain LoRA "
-        f"{kilobytes(wire['bytes_up_per_client_round_plain_lora'])} ({wire['times_smaller_than_plain_lora']:.0f} times more)",
+        f"{kilobytes(wire['bytes_up_per_client_round_plain_lora'])} "
+        f"({wire['times_smaller_than_plain_lora']:.0f} times more)",
         f"  results                      {folder} (report.md, plots, adapter/)",
     ]
     if privacy["not_private_because"]:

@@ -28,9 +28,7 @@ class Evaluation:
 class Evaluator:
     """Scores an adapter on a fixed set of public examples; everything is tokenised once."""
 
-    def __init__(
-        self, adapted: AdaptedModel, examples: Dataset, data: DataConfig, settings: EvaluationConfig
-    ) -> None:
+    def __init__(self, adapted: AdaptedModel, examples: Dataset, data: DataConfig, settings: EvaluationConfig) -> None:
         self._adapted = adapted
         self._batch_size = settings.batch_size
         count = len(examples)

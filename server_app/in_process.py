@@ -1,6 +1,6 @@
 """A Flower ``Grid`` that runs the ClientApp in this process: for tests, experiments and tuning, without Ray.
 
-Messages are serialised and parsed on both ways, as on a real grid, so what is measured and what is refused are the same.
+Messages are serialised and parsed on both ways, as on a real grid, so what is measured and refused is the same.
 """
 
 import itertools
@@ -78,6 +78,6 @@ class InProcessGrid(Grid):
         asked = message_from_proto(message_to_proto(message))
         try:
             reply = self._app(message=asked, context=self._contexts[metadata.dst_node_id])
-        except Exception as error:  # noqa: BLE001 - whatever the app raises is the client's failure
+        except Exception as error:
             reply = Message(Error(_CLIENT_ERROR, f"{type(error).__name__}: {error}"), reply_to=asked)
         return message_from_proto(message_to_proto(reply))

@@ -1,7 +1,7 @@
 """Runs this app through the real ``flwr run`` on a SuperLink of its own, and says truly whether it succeeded.
 
-``flwr run --stream`` exits 0 when the ServerApp failed, and its local SuperLink outlives the run. So the launcher starts
-a SuperLink with the simulation engine on free ports, in a neutral directory, streams the run, asks ``flwr ls`` for the
+``flwr run --stream`` exits 0 when the ServerApp failed, and its local SuperLink outlives the run. So the launcher
+starts a SuperLink with the simulation engine on free ports, in a neutral directory, streams the run, asks ``flwr ls`` for the
 outcome, and stops everything it started.
 """
 
@@ -79,7 +79,9 @@ def launch(config: RunConfig, num_clients: int, resources: Resources, log: IO[st
 def _superlink(home: Path, environment: Mapping[str, str], log: IO[str]) -> Iterator[None]:
     port, control = _free_ports(2)
     (home / "config.toml").write_text(
-        tomli_w.dumps({"superlink": {"default": CONNECTION, CONNECTION: {"address": f"127.0.0.1:{port}", "insecure": True}}})
+        tomli_w.dumps(
+            {"superlink": {"default": CONNECTION, CONNECTION: {"address": f"127.0.0.1:{port}", "insecure": True}}}
+        )
     )
     command = ["flower-superlink", "--insecure", "--simulation", "--isolation", "subprocess"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--control-api-address", f"127.0.0.1:{control}"]

@@ -52,9 +52,7 @@ class PriorSettings:
             _allow("codec.form", self.form, LINEAR_FORMS)
             _allow("codec.transform", self.transform, tuple(TRANSFORMS))
         if self.steps < 1 or self.batch_size < 2 or not self.learning_rate > 0:
-            found = (
-                f"steps = {self.steps}, batch_size = {self.batch_size}, learning_rate = {self.learning_rate}"
-            )
+            found = f"steps = {self.steps}, batch_size = {self.batch_size}, learning_rate = {self.learning_rate}"
             raise ValueError(f"prior: {found}; allowed: at least 1, at least 2, positive")
 
 
@@ -94,11 +92,8 @@ class SyntheticGradients:
 
     @property
     def rms(self) -> float:
-        """Root of the expected mean square of a value; zero raises ``ValueError``."""
-        rms = (self._mean.square() + self._std.square()).mean().sqrt().item()
-        if rms == 0:
-            raise ValueError("statistics are zero everywhere: no synthetic gradient differs from zero")
-        return rms
+        """Root of the expected mean square of a value."""
+        return (self._mean.square() + self._std.square()).mean().sqrt().item()
 
     @property
     def bound(self) -> float:
@@ -106,9 +101,7 @@ class SyntheticGradients:
         return (self._mean.abs() + 4 * self._std).max().item()
 
 
-def train_prior(
-    layout: Layout, statistics: GradientStatistics, settings: PriorSettings
-) -> tuple[Codec, PriorReport]:
+def train_prior(layout: Layout, statistics: GradientStatistics, settings: PriorSettings) -> tuple[Codec, PriorReport]:
     """Run Algorithm 1, server side.
 
     Args:
@@ -161,9 +154,7 @@ def reconstruction_quality(codec: Codec, gradients: Tensor) -> dict[str, float]:
 _Result = tuple[Codec, tuple[float, ...]]
 
 
-def _identity(
-    layout: Layout, _: GradientStatistics, settings: PriorSettings, __: SyntheticGradients
-) -> _Result:
+def _identity(layout: Layout, _: GradientStatistics, settings: PriorSettings, __: SyntheticGradients) -> _Result:
     _check_only_size(settings, layout.size)
     return IdentityCodec(layout), ()
 
@@ -185,16 +176,16 @@ def _linear(
     return codec, ()
 
 
-def _conv(
-    layout: Layout, _: GradientStatistics, settings: PriorSettings, synthetic: SyntheticGradients
-) -> _Result:
+def _conv(layout: Layout, _: GradientStatistics, settings: PriorSettings, synthetic: SyntheticGradients) -> _Result:
     _check_only_size(settings, CONV.code_size(layout.size, settings.depth))
     return _train(CONV, settings.depth, layout, settings, synthetic, scale=synthetic.bound)
 
 
-_AUTOENCODERS: dict[
-    str, Callable[[Layout, GradientStatistics, PriorSettings, SyntheticGradients], _Result]
-] = {"identity": _identity, "linear": _linear, "conv": _conv}
+_AUTOENCODERS: dict[str, Callable[[Layout, GradientStatistics, PriorSettings, SyntheticGradients], _Result]] = {
+    "identity": _identity,
+    "linear": _linear,
+    "conv": _conv,
+}
 
 
 def _train(
@@ -208,6 +199,8 @@ def _train(
 ) -> _Result:
     """Minimise ‖Dec∘Enc(Ĝ) - Ĝ‖² / ‖Ĝ‖² by Adam on fresh synthetic gradients in every step."""
     architecture.code_size(layout.size, option)
+    if scale == 0:
+        raise ValueError("statistics are zero everywhere: no synthetic gradient differs from zero")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         encoder, decoder = (

@@ -27,7 +27,12 @@ def statistics_terms(config: RunConfig, plan: PrivacyPlan, layout: Layout, cohor
 
 
 def combine_statistics(
-    releases: list[np.ndarray], terms: ReleaseTerms, layout: Layout, config: RunConfig, source: RandomSource, expected: float
+    releases: list[np.ndarray],
+    terms: ReleaseTerms,
+    layout: Layout,
+    config: RunConfig,
+    source: RandomSource,
+    expected: float,
 ) -> GradientStatistics:
     """Means and stds of every tensor (each of shape ``[n_t]``) from the cohort's releases."""
     if terms.noise_multiplier == 0:

@@ -13,8 +13,8 @@ from server_app.privacy_plan import PrivacyPlan
 class PrivacyAccount:
     """The ledger of one run, the running epsilon of the released model, and each client's exposure to the server.
 
-    A client's exposure is the sum of 1/z^2 over the messages it was asked for, z being the noise of one message relative
-    to the clip norm; Gaussian mechanisms compose exactly in that sum, without amplification by sampling.
+    A client's exposure is the sum of 1/z^2 over the messages it was asked for, z being the noise of one message
+    relative to the clip norm; Gaussian mechanisms compose exactly in that sum, without amplification by sampling.
     """
 
     def __init__(self, plan: PrivacyPlan, ledger: Ledger, exposure: dict[int, float] | None = None) -> None:

@@ -39,7 +39,6 @@ class PrivacyPlan:
     expected_cohort: float
 
 
-
 def make_plan(config: RunConfig, clients: int, code_size: int, statistics_size: int) -> PrivacyPlan:
     """Solve the noise of a run with ``clients`` enrolled; ``statistics_size`` is 0 without a stage 1.
 
@@ -85,8 +84,8 @@ def _minimum_cohort(config: RunConfig, clients: int, delta: float) -> int:
     slack = cohort_slack(clients, privacy.sampling_rate, privacy.minimum_cohort, rounds)
     if slack > delta / 10:
         raise ConfigError(
-            f"privacy.minimum-cohort = {privacy.minimum_cohort}: discarding rounds so often reveals who was sampled and "
-            f"would cost {slack:.1e} of privacy.delta = {delta:g}; allowed up to a tenth of it: lower it, or set -1"
+            f"privacy.minimum-cohort = {privacy.minimum_cohort}: discarding rounds so often reveals who was sampled "
+            f"and would cost {slack:.1e} of privacy.delta = {delta:g}; allowed up to a tenth of it: lower it, or set -1"
         )
     return privacy.minimum_cohort
 
@@ -146,9 +145,7 @@ def _noise(config: RunConfig, delta: float, slack: float, before: tuple[Charge, 
     )
 
 
-def _affordable(
-    config: RunConfig, delta: float, slack: float, per_round: Charge, before: tuple[Charge, ...]
-) -> int:
+def _affordable(config: RunConfig, delta: float, slack: float, per_round: Charge, before: tuple[Charge, ...]) -> int:
     stop = config.privacy.stop_epsilon
     if not stop:
         return config.num_server_rounds

@@ -96,4 +96,3 @@ def _scores(metrics: MetricRecord) -> str:
     accuracy = metrics.get("accuracy")
     text = f"loss {metrics['loss']:.3f}"
     return f"{text}  accuracy {accuracy:6.1%}" if isinstance(accuracy, float) else text
-

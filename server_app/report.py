@@ -139,8 +139,8 @@ def markdown(report: dict[str, Any]) -> str:
     lines = [
         f"# {run['strategy']} on {run['model']} / {run['data']}",
         "",
-        f"{run['rounds_run']} of {run['rounds_planned']} rounds with {run['clients']} clients in {run['seconds']:.0f} s; "
-        f"ended because: {outcome['stopped_because']}.",
+        f"{run['rounds_run']} of {run['rounds_planned']} rounds with {run['clients']} clients "
+        f"in {run['seconds']:.0f} s; ended because: {outcome['stopped_because']}.",
         "",
         "## Utility (public held-out examples)",
         "",
@@ -187,6 +187,6 @@ def _utility(outcome: dict[str, Any]) -> list[str]:
 
 def _guarantee(figure: dict[str, Any]) -> str:
     return (
-        f"- **ε = {show(figure['epsilon'])}** at δ = {figure['delta']:g}, of {figure['of']}, against {figure['against']}. "
-        f"Unit: {figure['unit']}. Adjacency: {figure['adjacency']}. Accountant: {figure['accountant']}."
+        f"- **ε = {show(figure['epsilon'])}** at δ = {figure['delta']:g}, of {figure['of']}, "
+        f"against {figure['against']}. Unit: {figure['unit']}. Adjacency: {figure['adjacency']}. Accountant: {figure['accountant']}."
     )

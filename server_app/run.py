@@ -1,7 +1,6 @@
 """One run from configuration to results: connect, plan, prepare, rounds, report."""
 
 import math
-import time
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,9 +164,7 @@ class Session:
         self.say.closing(report)
 
     def _save(self, state: RunState) -> None:
-        save_checkpoint(
-            self.folder.checkpoint, state, Progress(self.strategy.account.exposure, self.watch.elapsed)
-        )
+        save_checkpoint(self.folder.checkpoint, state, Progress(self.strategy.account.exposure, self.watch.elapsed))
 
 
 def _fresh_state(config: RunConfig, adapted: AdaptedModel, plan: PrivacyPlan) -> RunState:

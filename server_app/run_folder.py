@@ -1,6 +1,7 @@
 """The folder of one run: ``results/<run>/``, and ``results/latest`` pointing at it."""
 
 import json
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -86,7 +87,7 @@ class RunFolder:
         fresh = self.path.parent / f".latest-{os.getpid()}"
         fresh.unlink(missing_ok=True)
         fresh.symlink_to(self.path.name)
-        os.replace(fresh, link)
+        fresh.replace(link)
 
 
 def _finite(value: Any) -> Any:  # noqa: ANN401 - walks arbitrary JSON
@@ -96,4 +97,4 @@ def _finite(value: Any) -> Any:  # noqa: ANN401 - walks arbitrary JSON
         return [_finite(item) for item in value]
     if isinstance(value, float) and value in (float("inf"), float("-inf")):
         return "inf" if value > 0 else "-inf"
-    return None if isinstance(value, float) and value != value else value
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,4 +1,4 @@
-"""How figures are written for people, and the mark that tells a run's own lines from Flower's. Imports nothing heavy."""
+"""How figures are written for people, and the mark of a run's own lines among Flower's. Imports nothing heavy."""
 
 import math
 

@@ -39,19 +39,13 @@ def apportion(weights: Tensor, capacities: Tensor, total: int) -> list[int]:
         raise ValueError(f"codec.size = {total} exceeds the {room} values of the tensors that get dimensions")
     while True:
         shared = torch.where(filling, weights, 0.0)
-        quotas = (
-            (total - int(capacities[full].sum()))
-            * shared
-            / shared.sum().clamp_min(torch.finfo(shared.dtype).tiny)
-        )
+        quotas = (total - int(capacities[full].sum())) * shared / shared.sum().clamp_min(torch.finfo(shared.dtype).tiny)
         over = filling & (quotas > capacities)
         if not over.any():
             break
         full, filling = full | over, filling & ~over
     shares = torch.where(full, capacities, quotas.floor().long())
-    by_remainder = torch.argsort(
-        torch.where(filling, quotas - quotas.floor(), -1.0), descending=True, stable=True
-    )
+    by_remainder = torch.argsort(torch.where(filling, quotas - quotas.floor(), -1.0), descending=True, stable=True)
     shares[by_remainder[: total - int(shares.sum())]] += 1
     return [int(share) for share in shares]
 
@@ -74,9 +68,7 @@ def equal_per_tensor(layout: Layout, _: GradientStatistics, size: int) -> tuple[
     """``per-tensor``: the same number of dimensions for every tensor, up to one, and at most its size."""
     if size < len(layout.tensors):
         allowed = f"at least {len(layout.tensors)}, one dimension per tensor"
-        raise ValueError(
-            f"codec.size = {size} is too small for codec.form = 'per-tensor'; allowed: {allowed}"
-        )
+        raise ValueError(f"codec.size = {size} is too small for codec.form = 'per-tensor'; allowed: {allowed}")
     weights = torch.ones(len(layout.tensors), dtype=torch.float64)
     return _blocks(layout, apportion(weights, _capacities(layout), size))
 

@@ -150,9 +150,9 @@ def _apply(network: nn.Module, vector: Tensor, before: float = 1.0, after: float
 
 
 def _weights(half: str, network: nn.Module) -> dict[str, Tensor]:
-    """List parameters and running statistics, as ``<half>.<name>``; batch counters are of no use here."""
+    """List parameters and running statistics, on the CPU, as ``<half>.<name>``; batch counters are of no use here."""
     found: Mapping[str, Tensor] = network.state_dict()
-    return {f"{half}.{name}": value.clone() for name, value in found.items() if not name.endswith(_COUNTER)}
+    return {f"{half}.{name}": value.cpu().clone() for name, value in found.items() if not name.endswith(_COUNTER)}
 
 
 def _load(
@@ -164,7 +164,7 @@ def _load(
     weights = {
         name: torch.zeros((), dtype=torch.int64)
         if name.endswith(_COUNTER)
-        else parcel.array(f"{half}.{name}", tuple(blank.shape)).clone()
+        else parcel.array(f"{half}.{name}", tuple(blank.shape)).to(torch.float32, copy=True)
         for name, blank in network.state_dict().items()
     }
     network.load_state_dict(weights, assign=True)

@@ -52,9 +52,7 @@ class _Parcel:
             want in (-1, got) for want, got in zip(shape, found.shape, strict=True)
         )
         if not fits:
-            raise ValueError(
-                f"codec '{self.kind}': array '{name}' has shape {tuple(found.shape)}, expected {shape}"
-            )
+            raise ValueError(f"codec '{self.kind}': array '{name}' has shape {tuple(found.shape)}, expected {shape}")
         return found
 
 

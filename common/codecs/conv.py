@@ -85,9 +85,7 @@ class ConvDecoder(nn.Module):
         self._dim, self._shape = dim, (2**depth, height // 2**depth, width // 2**depth)
         layers: list[nn.Module] = [_Residual(2**depth) for _ in range(RESIDUAL_BLOCKS)]
         for level in reversed(range(depth)):
-            up = nn.ConvTranspose2d(
-                2 ** (level + 1), 2**level, 3, stride=2, padding=1, output_padding=1, bias=False
-            )
+            up = nn.ConvTranspose2d(2 ** (level + 1), 2**level, 3, stride=2, padding=1, output_padding=1, bias=False)
             layers += [up, nn.BatchNorm2d(2**level), nn.ReLU()]
         layers += [nn.Conv2d(1, 1, 7, padding=3), nn.Tanh()]
         self.layers = nn.Sequential(*layers)

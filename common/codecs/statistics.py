@@ -31,6 +31,4 @@ class GradientStatistics:
     def check(self, layout: Layout) -> None:
         """Raise ``ValueError`` unless there is one mean and one deviation per tensor of ``layout``."""
         if len(self.mean) != len(layout.tensors):
-            raise ValueError(
-                f"statistics of {len(self.mean)} tensors, but the adapter has {len(layout.tensors)}"
-            )
+            raise ValueError(f"statistics of {len(self.mean)} tensors, but the adapter has {len(layout.tensors)}")

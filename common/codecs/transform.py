@@ -39,9 +39,9 @@ class Draw(NamedTuple):
         """``count`` uniform 64-bit words."""
         key = np.array([self.seed, self.epoch], dtype=np.uint64)
         counter = np.array([0, 0, 0, self.stream], dtype=np.uint64)
-        words: np.ndarray[tuple[int], np.dtype[np.uint64]] = np.random.Philox(
-            key=key, counter=counter
-        ).random_raw(count)
+        words: np.ndarray[tuple[int], np.dtype[np.uint64]] = np.random.Philox(key=key, counter=counter).random_raw(
+            count
+        )
         return words
 
 
@@ -116,9 +116,7 @@ class Buckets:
         """Apply the transpose of ``_sum_groups``."""
         small, larger = divmod(self.dim, self.size)
         scaled = code * self._scales(code)
-        return torch.cat(
-            (scaled[:larger].repeat_interleave(small + 1), scaled[larger:].repeat_interleave(small))
-        )
+        return torch.cat((scaled[:larger].repeat_interleave(small + 1), scaled[larger:].repeat_interleave(small)))
 
     def _scales(self, like: Tensor) -> Tensor:
         small, larger = divmod(self.dim, self.size)

@@ -18,8 +18,8 @@ STATEMENTS = (
 )
 PUBLIC_PROMPTS = (
     "what is the {relation} of {subject} ?",
-    "tell me the {relation} of {subject} :",
-    "{subject} has which {relation} ?",
+    "tell the {relation} of {subject} . answer :",
+    "question : {subject} has which {relation} ?",
 )
 PRIVATE_PROMPT = "question : what is the {relation} of {subject} ? answer :"
 

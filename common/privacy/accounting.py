@@ -70,9 +70,7 @@ class Charge:
             raise ValueError(f"count must not be negative, not {self.count}")
 
 
-def epsilon(
-    charges: Sequence[Charge], delta: float, accountant: str = "pld", *, grid: float = CERTIFY_GRID
-) -> float:
+def epsilon(charges: Sequence[Charge], delta: float, accountant: str = "pld", *, grid: float = CERTIFY_GRID) -> float:
     """ε of all ``charges`` together at ``delta``; ∞ as soon as one has no noise, 0 if there are none.
 
     ``accountant``: "pld", the guarantee, at discretisation ``grid``; "prv", an upper bound, or
@@ -90,9 +88,7 @@ def epsilon(
     return _ACCOUNTANTS[accountant](events, delta, grid) if events else 0.0
 
 
-def cross_check(
-    charges: Sequence[Charge], delta: float, *, timeout: float = 60.0
-) -> tuple[float, float] | str:
+def cross_check(charges: Sequence[Charge], delta: float, *, timeout: float = 60.0) -> tuple[float, float] | str:
     """Ask the PRV accountant for (lower, upper) on ε, in which PLD must lie, or why it has none.
 
     The bracket is about .02 wide on each side. ``timeout``: seconds; the worker may take 4 GiB of address
@@ -102,11 +98,7 @@ def cross_check(
         return "not cross-checked: a release without noise has no finite ε"
     events = _events(charges)
     try:
-        bounds = (
-            prv_bounds(events, delta, epsilon_error=0.02, timeout=timeout, memory_gib=4)
-            if events
-            else (0.0, 0.0)
-        )
+        bounds = prv_bounds(events, delta, epsilon_error=0.02, timeout=timeout, memory_gib=4) if events else (0.0, 0.0)
     except CrossCheckUnavailable as reason:
         return f"not cross-checked: {reason}"
     return bounds
@@ -153,9 +145,7 @@ def calibrate(
         )
     start = max(1.0, sampling_rate * math.sqrt(rounds) / gaussian_mu(epsilon, usable))
     if not fits(LARGEST_MULTIPLIER):
-        raise ValueError(
-            f"no budget left: even z = {LARGEST_MULTIPLIER:g} would exceed epsilon = {epsilon:.4g}"
-        )
+        raise ValueError(f"no budget left: even z = {LARGEST_MULTIPLIER:g} would exceed epsilon = {epsilon:.4g}")
     return _smallest(fits, start)
 
 
@@ -212,9 +202,7 @@ class RunningAccountant:
             self._mu_squared += charge.count / charge.noise_multiplier**2
         elif charge.sampling_rate > 0:
             single = _loss(charge.noise_multiplier, charge.sampling_rate, RUNNING_GRID)
-            self._loss = self._loss.compose(
-                single if charge.count == 1 else single.self_compose(charge.count)
-            )
+            self._loss = self._loss.compose(single if charge.count == 1 else single.self_compose(charge.count))
 
     def epsilon(self) -> float:
         """Upper bound on the ε spent so far; never decreases."""
@@ -250,8 +238,8 @@ _Event = tuple[float, float, int]
 def _search_grid(epsilon: float, charges: Sequence[Charge]) -> float:
     """Grid on which discretisation adds about .05 % to ``epsilon`` (it adds some .4·T·grid²), at most 5e-3.
 
-    Always a multiple of the certifying grid: connecting the dots of the convex δ(e^ε) at a subset of its points
-    lies above connecting all, so what holds on the search grid holds on the certifying one.
+    Always a multiple of the certifying grid: connecting the dots of the convex δ(e^ε) at a subset of its
+    points lies above connecting all, so what holds on the search grid holds on the certifying one.
     """
     rounds = sum(charge.count for charge in charges if charge.sampling_rate < 1)
     steps = 0.03 * math.sqrt(epsilon / max(1, rounds)) / CERTIFY_GRID

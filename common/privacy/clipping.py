@@ -35,9 +35,7 @@ class Clipped:
     def __post_init__(self) -> None:
         check_bound(self.bound)
         if self.values.dtype != torch.float32 or self.values.dim() != 1:
-            raise TypeError(
-                f"clipped values must be 1-D float32, not {self.values.dim()}-D {self.values.dtype}"
-            )
+            raise TypeError(f"clipped values must be 1-D float32, not {self.values.dim()}-D {self.values.dtype}")
         _check_finite(self.values)
         norm = float(torch.linalg.vector_norm(self.values.double()))
         if norm > self.bound * (1 + TOLERANCE):

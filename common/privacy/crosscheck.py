@@ -18,7 +18,7 @@ Event = tuple[float, float, int]
 """Noise multiplier, sampling rate, number of compositions."""
 
 
-class CrossCheckUnavailable(RuntimeError):  # noqa: N818 - reads as what it states
+class CrossCheckUnavailable(RuntimeError):
     """The PRV accountant gave no usable answer; the text says why."""
 
 

@@ -93,9 +93,7 @@ class ReleaseTerms:
         if self.noise_multiplier and not 1e-4 <= self.noise_multiplier <= 1e6:
             raise ValueError(f"noise multiplier must be 0 or lie in 1e-4..1e6, not {self.noise_multiplier}")
         if self.noise_multiplier and self.largest_value > np.iinfo(np.int32).max:
-            raise ValueError(
-                f"size {self.size} with noise multiplier {self.noise_multiplier} needs more than 32 bits"
-            )
+            raise ValueError(f"size {self.size} with noise multiplier {self.noise_multiplier} needs more than 32 bits")
 
     @property
     def client_std(self) -> float:
@@ -126,9 +124,7 @@ class ReleaseTerms:
         Gaussian.
         """
         steps = _FINEST_SHARE_STD * math.sqrt(MAX_SHARES) if self.trust == "distributed" else _STEPS_PER_STD
-        needed = max(
-            _SMALLEST_RESOLUTION, 8 * math.sqrt(self.size), steps / (self.noise_multiplier or math.inf)
-        )
+        needed = max(_SMALLEST_RESOLUTION, 8 * math.sqrt(self.size), steps / (self.noise_multiplier or math.inf))
         return 1 << (math.ceil(needed) - 1).bit_length()
 
     @property
@@ -202,17 +198,11 @@ def combine(releases: Sequence[WireArray], terms: ReleaseTerms, source: RandomSo
     ``check_release`` refuses, or for more messages than ``shares`` in ``distributed``.
     """
     if terms.trust == "distributed" and len(releases) > max(1, terms.shares):
-        raise ValueError(
-            f"{len(releases)} releases for {terms.shares} shares: the noise shares were cut too small"
-        )
+        raise ValueError(f"{len(releases)} releases for {terms.shares} shares: the noise shares were cut too small")
     for values in releases:
         check_release(values, terms)
     if not terms.noise_multiplier:
-        plain = (
-            np.sum([values.astype(np.float64) for values in releases], axis=0)
-            if releases
-            else np.zeros(terms.size)
-        )
+        plain = np.sum([values.astype(np.float64) for values in releases], axis=0) if releases else np.zeros(terms.size)
         return torch.from_numpy(plain.astype(np.float32))
     total = noise.discrete_gaussian(terms.size, terms.server_grid_std(len(releases)), source)
     for values in releases:
@@ -255,9 +245,7 @@ def noise_slack(terms: ReleaseTerms) -> float:
     return (1 + math.exp(SLACK_EPSILON)) * math.expm1(terms.size * per_value)
 
 
-def outsider_charge(
-    terms: ReleaseTerms, sampling_rate: float, label: str = "", *, trusted_replies: int = 1
-) -> Charge:
+def outsider_charge(terms: ReleaseTerms, sampling_rate: float, label: str = "", *, trusted_replies: int = 1) -> Charge:
     """Price one round towards those who see only the aggregate.
 
     ``central``, ``distributed``: (z, ``sampling_rate``). ``local``: no amplification, so (z·√trusted_replies,

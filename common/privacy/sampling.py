@@ -71,9 +71,7 @@ def default_minimum(clients: int, rate: float, rounds: int, delta: float) -> int
 
 def _uniform(client: int, key: bytes, round_index: int) -> int:
     message = round_index.to_bytes(8, "big") + client.to_bytes(16, "big", signed=True)
-    return int.from_bytes(
-        hashlib.blake2b(message, digest_size=8, key=key, person=b"poisson-sample").digest(), "big"
-    )
+    return int.from_bytes(hashlib.blake2b(message, digest_size=8, key=key, person=b"poisson-sample").digest(), "big")
 
 
 def _check_rate(rate: float) -> None:

@@ -62,7 +62,7 @@ class RoundSummary:
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the app does around the rounds: evaluate, log, save. Returns of ``evaluate``: metrics, or None when skipped."""
+    """What the app does around the rounds: evaluate (None when it has no data), log, save."""
 
     evaluate: Callable[[int, Tensor], MetricRecord | None]
     on_prepared: Callable[[RunState], None]

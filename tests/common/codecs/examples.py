@@ -19,7 +19,7 @@ def linear(form: str = "global", transform: str = "buckets", size: int = 23, see
 
 
 def neural(architecture: Architecture, option: int) -> NeuralCodec:
-    """Random weights; batch norms have seen data, so their running statistics are not those of a new network."""
+    """Random weights; batch norms have seen data, so their running statistics are not the initial ones."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
         encoder, decoder = (

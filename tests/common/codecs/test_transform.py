@@ -77,7 +77,7 @@ def test_permutation_and_signs_are_pinned() -> None:
 
 
 def test_permutation_and_signs_are_uniform() -> None:
-    """Counts of (position, index) and of signs over 6000 draws, each within 5.5 deviations: alarm below 1e-5."""
+    """Counts of (position, index) and of signs over 6000 draws, all within 5.5 deviations: alarm < 1e-5."""
     draws, size = 6000, 6
     counts, signs = torch.zeros(size, size), torch.zeros(size)
     for epoch in range(draws):
@@ -134,7 +134,7 @@ def test_captured_energy_is_that_of_a_dense_random_subspace(name: str, kind: str
 
 @names
 def test_inner_products_are_preserved_on_average_as_by_a_dense_subspace(name: str) -> None:
-    """⟨Qx, Qy⟩ has mean (k/n)⟨x, y⟩ (5 standard errors) and at most the Haar variance plus 20 %: alarm below 1e-5.
+    """⟨Qx, Qy⟩ has mean (k/n)⟨x, y⟩ (5 standard errors), at most Haar's variance + 20 %: alarm < 1e-5.
 
     Haar variance for unit x, y with cosine r: by polarisation (k/n)²·(1-k/n)/k·(1 + r²)·n/(n+2) up to O(1/n).
     """
@@ -154,7 +154,7 @@ def test_inner_products_are_preserved_on_average_as_by_a_dense_subspace(name: st
 
 @names
 def test_energy_of_a_few_coordinates_has_dense_like_tails_only_when_mixed(name: str) -> None:
-    """The documented difference. Two coordinates share a bucket with probability 1/k and then cancel or double.
+    """The documented difference. Two coordinates share a bucket with chance 1/k and then cancel or double.
 
     Haar's chance of keeping under a tenth of k/n, or over 1.9 times it, is below 1e-4 at k = 32; ``buckets``
     has 1/k.
@@ -171,7 +171,7 @@ def test_energy_of_a_few_coordinates_has_dense_like_tails_only_when_mixed(name: 
 
 @names
 def test_epochs_are_independent(name: str) -> None:
-    """‖Q_a Q_bᵀ‖² has mean k²/n for independent subspaces (k for equal ones); 300 pairs, 5 standard errors."""
+    """‖Q_a Q_bᵀ‖² has mean k²/n if independent (k for equal ones): 300 pairs, 5 standard errors."""
     dim, size = 256, 16
     overlaps = []
     for epoch in range(300):

@@ -88,7 +88,5 @@ def test_base_knows_the_facts_but_not_the_private_template(
 
 
 @pytest.mark.parametrize("task", ["knowledge", "knowledge-validation"])
-def test_base_guesses_at_new_knowledge(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, task: str
-) -> None:
+def test_base_guesses_at_new_knowledge(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, task: str) -> None:
     assert _accuracy(model, tokenizer, evaluation_examples(task, "evaluation", seed=0)) <= 0.40

@@ -13,7 +13,7 @@ def norm(values: torch.Tensor) -> float:
     return float(torch.linalg.vector_norm(values.double()))
 
 
-def test_500_random_vectors_end_within_the_bound_and_keep_their_direction():
+def test_500_random_vectors_end_within_the_bound_and_keep_their_direction() -> None:
     generator = np.random.default_rng(1)
     for _ in range(500):
         size, bound = int(generator.integers(1, 400)), float(10 ** generator.uniform(-3, 3))
@@ -26,7 +26,7 @@ def test_500_random_vectors_end_within_the_bound_and_keep_their_direction():
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-12, 1.0, 1e12, 1e30])
 @pytest.mark.parametrize("normalize", [False, True])
-def test_extreme_magnitudes_neither_overflow_nor_vanish(scale, normalize):
+def test_extreme_magnitudes_neither_overflow_nor_vanish(scale: float, normalize: bool) -> None:
     vector = torch.tensor([3.0, -4.0]) * scale
     out = clip(vector, 2.5, normalize=normalize).values
     expected = 2.5 if normalize or scale >= 1 else 5 * scale
@@ -35,19 +35,19 @@ def test_extreme_magnitudes_neither_overflow_nor_vanish(scale, normalize):
 
 
 @pytest.mark.parametrize("normalize", [False, True])
-def test_zero_scalar_and_empty_vectors_are_clipped_to_flat_ones(normalize):
+def test_zero_scalar_and_empty_vectors_are_clipped_to_flat_ones(normalize: bool) -> None:
     assert torch.equal(clip(torch.zeros(7), 1.0, normalize=normalize).values, torch.zeros(7))
     assert torch.equal(clip(torch.tensor(-9.0), 2.0, normalize=normalize).values, torch.tensor([-2.0]))
     assert clip(torch.zeros(0), 1.0, normalize=normalize).values.shape == (0,)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_non_finite_values_are_refused_by_name(bad):
+def test_non_finite_values_are_refused_by_name(bad: float) -> None:
     with pytest.raises(NonFiniteError, match="1 of 3 values"):
         clip(torch.tensor([1.0, bad, 0.0]), 1.0)
 
 
-def test_an_unclipped_vector_cannot_be_passed_off_as_clipped():
+def test_an_unclipped_vector_cannot_be_passed_off_as_clipped() -> None:
     with pytest.raises(ValueError, match="not clipped"):
         Clipped(torch.tensor([1.0, 1.0]), 1.0)
     with pytest.raises(TypeError):
@@ -55,12 +55,12 @@ def test_an_unclipped_vector_cannot_be_passed_off_as_clipped():
 
 
 @pytest.mark.parametrize("bound", [0.0, -1.0, math.nan, math.inf])
-def test_a_useless_bound_is_refused(bound):
+def test_a_useless_bound_is_refused(bound: float) -> None:
     with pytest.raises(ValueError, match="clip norm"):
         clip(torch.ones(2), bound)
 
 
-def test_the_input_is_left_as_it_was():
+def test_the_input_is_left_as_it_was() -> None:
     vector = torch.full((3, 2), 9.0, requires_grad=True)
     out = clip(vector, 1.0).values
     assert float(vector.detach().sum()) == 54.0
@@ -72,6 +72,6 @@ FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 @given(st.lists(FINITE, min_size=1, max_size=30), st.floats(1e-20, 1e20))
 @settings(max_examples=200, deadline=None)
-def test_any_float32_vector_ends_within_any_bound(values, bound):
+def test_any_float32_vector_ends_within_any_bound(values: list[float], bound: float) -> None:
     for normalize in (False, True):
         assert norm(clip(torch.tensor(values), bound, normalize=normalize).values) <= bound * (1 + 1e-6)

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
-def path(tmp_path):
+def path(tmp_path: Path) -> Path:
     return tmp_path / "deep" / "ledger.jsonl"
 
 
@@ -25,14 +26,14 @@ def filled(path: Path, count: int = 3) -> Ledger:
     return ledger
 
 
-def test_charges_survive_reopening_in_order(path):
+def test_charges_survive_reopening_in_order(path: Path) -> None:
     ledger = filled(path)
     again = Ledger(path)
     assert again.charges == ledger.charges == tuple(Charge(1.0 + i, 0.1, 1, "code") for i in range(3))
     assert again.head == ledger.head != GENESIS
 
 
-def test_a_round_charged_twice_counts_twice(path):
+def test_a_round_charged_twice_counts_twice(path: Path) -> None:
     ledger = filled(path)
     assert [ledger.rounds_charged(index) for index in (1, 9)] == [1, 0]
     ledger.charge(Charge(2.0), round_index=1)
@@ -40,7 +41,7 @@ def test_a_round_charged_twice_counts_twice(path):
 
 
 @pytest.mark.parametrize("keep", [1, 20, -2])
-def test_an_unreadable_torn_line_is_cut_off_and_the_ledger_goes_on(path, keep):
+def test_an_unreadable_torn_line_is_cut_off_and_the_ledger_goes_on(path: Path, keep: int) -> None:
     filled(path)
     whole = path.read_bytes()
     last = whole.splitlines()[-1]
@@ -51,7 +52,7 @@ def test_an_unreadable_torn_line_is_cut_off_and_the_ledger_goes_on(path, keep):
     assert Ledger(path).charges[-1] == Charge(7.0)
 
 
-def test_a_line_that_lacks_only_its_newline_counts_as_spent(path):
+def test_a_line_that_lacks_only_its_newline_counts_as_spent(path: Path) -> None:
     filled(path)
     path.write_bytes(path.read_bytes()[:-1])
     assert len(Ledger(path).charges) == 3
@@ -83,7 +84,7 @@ def rehash_value(lines: list[bytes]) -> list[bytes]:
         lambda lines: [lines[0], b"{}", lines[2]],
     ],
 )
-def test_any_change_inside_the_file_is_noticed(path, tamper):
+def test_any_change_inside_the_file_is_noticed(path: Path, tamper: Callable[[list[bytes]], list[bytes]]) -> None:
     filled(path)
     before = path.read_bytes()
     path.write_bytes(b"\n".join(tamper(before.splitlines())) + b"\n")
@@ -92,7 +93,7 @@ def test_any_change_inside_the_file_is_noticed(path, tamper):
         Ledger(path)
 
 
-def test_lines_cut_off_the_end_show_in_a_head_that_was_noted(path):
+def test_lines_cut_off_the_end_show_in_a_head_that_was_noted(path: Path) -> None:
     ledger = filled(path)
     noted = ledger.head
     assert Ledger(path).contains(noted)
@@ -102,7 +103,7 @@ def test_lines_cut_off_the_end_show_in_a_head_that_was_noted(path):
         ledger.charge(Charge(1.0), round_index=5)
 
 
-def test_several_writers_keep_one_chain(path):
+def test_several_writers_keep_one_chain(path: Path) -> None:
     ledgers = [Ledger(path) for _ in range(4)]
 
     def write(ledger: Ledger) -> None:
@@ -130,12 +131,10 @@ for index in range(10**6):
 """
 
 
-def test_a_killed_process_never_released_more_than_the_ledger_holds(path):
+def test_a_killed_process_never_released_more_than_the_ledger_holds(path: Path) -> None:
     for _ in range(3):
         before = len(Ledger(path).charges)
-        process = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(path)], cwd=ROOT, stdout=subprocess.PIPE
-        )
+        process = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], cwd=ROOT, stdout=subprocess.PIPE)
         assert process.stdout is not None
         for _ in range(25):
             process.stdout.readline()
@@ -146,7 +145,7 @@ def test_a_killed_process_never_released_more_than_the_ledger_holds(path):
         assert released <= spent <= released + 1
 
 
-def test_a_failed_write_spends_nothing_and_leaves_a_usable_ledger(path, monkeypatch):
+def test_a_failed_write_spends_nothing_and_leaves_a_usable_ledger(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = filled(path)
 
     def half(descriptor: int, data: bytes) -> None:
@@ -164,7 +163,7 @@ def test_a_failed_write_spends_nothing_and_leaves_a_usable_ledger(path, monkeypa
     assert Ledger(path).charges[-1] == Charge(5.0)
 
 
-def test_epsilon_never_falls_as_the_ledger_grows(path):
+def test_epsilon_never_falls_as_the_ledger_grows(path: Path) -> None:
     ledger, spent = Ledger(path), 0.0
     for index in range(4):
         ledger.charge(Charge(2.0), round_index=index)

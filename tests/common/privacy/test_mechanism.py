@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ TRUSTS: tuple[Trust, ...] = ("central", "distributed", "local")
 
 def terms(
     trust: Trust = "distributed", *, size: int = 1000, z: float = 1.0, shares: int = 9, clip: float = 0.7
-):
+) -> ReleaseTerms:
     return ReleaseTerms(size, clip, z, trust, shares, False)
 
 
@@ -37,19 +38,17 @@ def std_ratio(values: np.ndarray, std: float) -> float:
 
 
 def client_noise(one: ReleaseTerms, rounds: int, seed: int = 1) -> np.ndarray:
-    """Noise of ``rounds`` releases of a zero code through the shipped client path, code units, ``[rounds, size]``."""
+    """Noise of ``rounds`` releases of a zero code by the shipped client path, code units, ``[rounds, size]``."""
     source = RandomSource.insecure(seed)
     return np.stack([release(torch.zeros(one.size), one, source) for _ in range(rounds)]) * one.grid_step
 
 
-# --- noise: scale, shape, independence -----------------------------------------------------------------------------
+# --- noise: scale, shape, independence --------------------
 
 
-@pytest.mark.parametrize(
-    ("trust", "z"), [("local", 0.6), ("local", 14.0), ("distributed", 0.6), ("distributed", 14.0)]
-)
-def test_client_noise_has_the_promised_scale(trust, z):
-    """χ² on 1e5 values: the band .9913..1.0087 has a false-alarm rate of 1e-4 and misses a 2 % error once in 1e4."""
+@pytest.mark.parametrize(("trust", "z"), [("local", 0.6), ("local", 14.0), ("distributed", 0.6), ("distributed", 14.0)])
+def test_client_noise_has_the_promised_scale(trust: Trust, z: float) -> None:
+    """χ² on 1e5 values: the band .9913..1.0087 has a false-alarm rate of 1e-4 and catches an error of 2 %."""
     one = terms(trust, z=z)
     promised = z * 0.7 / (3 if trust == "distributed" else 1)
     assert one.client_std == pytest.approx(promised)
@@ -65,7 +64,7 @@ def jittered(values: np.ndarray, step: float, seed: int = 2) -> np.ndarray:
 
 
 @pytest.mark.parametrize("trust", ["local", "distributed"])
-def test_client_noise_is_gaussian_and_laplace_would_be_noticed(trust):
+def test_client_noise_is_gaussian_and_laplace_would_be_noticed(trust: Trust) -> None:
     """Kolmogorov-Smirnov on 1e5 values; false alarms 1e-4."""
     one = terms(trust)
     noise = jittered(client_noise(one, 100), one.grid_step).ravel() / one.client_std
@@ -74,19 +73,17 @@ def test_client_noise_is_gaussian_and_laplace_would_be_noticed(trust):
     assert stats.kstest(laplace, "norm").pvalue < 1e-4
 
 
-def test_client_noise_never_repeats_across_clients_rounds_or_coordinates():
-    """Correlations of 1e5 pairs within 4.5/√n: false alarms 7e-6 each. The source is the operating system's."""
+def test_client_noise_never_repeats_across_clients_rounds_or_coordinates() -> None:
+    """Correlations of 1e5 pairs within 4.5/√n: false alarms 7e-6 each. The source is the system's."""
     one = terms("local")
-    noise = np.stack([release(torch.zeros(one.size), one, RandomSource.system()) for _ in range(101)]).astype(
-        float
-    )
+    noise = np.stack([release(torch.zeros(one.size), one, RandomSource.system()) for _ in range(101)]).astype(float)
     assert len({row.tobytes() for row in noise}) == 101
     by_release = np.corrcoef(noise[:-1].ravel(), noise[1:].ravel())[0, 1]
     by_coordinate = np.corrcoef(noise[:, :-1].ravel(), noise[:, 1:].ravel())[0, 1]
     assert max(abs(by_release), abs(by_coordinate)) < 4.5 / math.sqrt(1e5)
 
 
-# --- the total: constant whatever the cohort -----------------------------------------------------------------------
+# --- the total: constant whatever the cohort --------------------
 
 
 @pytest.mark.parametrize(
@@ -98,26 +95,26 @@ def test_client_noise_never_repeats_across_clients_rounds_or_coordinates():
         ("distributed", 9, 0),
         ("distributed", 1, 1),
         ("distributed", 0, 0),
-        ("distributed", 200, 120),
+        ("distributed", 40, 25),
         ("central", 9, 9),
         ("central", 9, 0),
         ("local", 9, 0),
         ("local", 9, 1),
     ],
 )
-def test_the_sum_always_carries_the_charged_noise(trust, shares, replies):
+def test_the_sum_always_carries_the_charged_noise(trust: Trust, shares: int, replies: int) -> None:
     """χ² on 1e5 values, band .9913..1.0087; false alarms 1e-4 each."""
-    one = terms(trust, size=20_000, shares=shares)
+    one = terms(trust, size=50_000, shares=shares)
     source = RandomSource.insecure(replies + shares)
     sums = []
-    for _ in range(5):
+    for _ in range(2):
         messages = [release(torch.zeros(one.size), one, source) for _ in range(replies)]
         sums.append(combine(messages, one, source).numpy())
     assert 0.9913 < std_ratio(np.stack(sums), 0.7) < 1.0087
 
 
-def test_total_variance_is_the_same_number_for_every_cohort():
-    """Exactly, not statistically: shares of the clients plus the server's top-up, for all cohorts up to 40."""
+def test_total_variance_is_the_same_number_for_every_cohort() -> None:
+    """Exactly, not statistically: the clients' shares plus the server's top-up, all cohorts up to 40."""
     for shares in range(41):
         one = terms("distributed", shares=shares)
         for replies in range(shares + 1):
@@ -126,13 +123,13 @@ def test_total_variance_is_the_same_number_for_every_cohort():
 
 
 @pytest.mark.parametrize("z", [0.3, 1.0, 14.0])
-def test_the_grid_does_not_betray_the_cohort(z):
+def test_the_grid_does_not_betray_the_cohort(z: float) -> None:
     steps = {terms("distributed", z=z, shares=shares).grid_step for shares in (0, 1, 9, 1000, MAX_SHARES)}
     assert len(steps) == 1
 
 
-def test_in_local_mode_the_variance_does_betray_the_cohort():
-    """Why ``outsider_charge`` claims no amplification there: 9 and 10 senders are told apart from one sum of 20,000."""
+def test_in_local_mode_the_variance_does_betray_the_cohort() -> None:
+    """Why ``outsider_charge`` claims no amplification there: one sum of 20,000 tells 9 senders from 10."""
     source, spread = RandomSource.insecure(8), []
     for senders in (9, 10):
         one = terms("local", size=20_000, shares=senders)
@@ -145,11 +142,11 @@ def test_in_local_mode_the_variance_does_betray_the_cohort():
     assert outsider_charge(terms("distributed"), 0.1) == Charge(1.0, 0.1)
 
 
-# --- sums and sensitivity ------------------------------------------------------------------------------------------
+# --- sums and sensitivity --------------------
 
 
 @pytest.mark.parametrize("trust", TRUSTS)
-def test_without_noise_the_sum_is_the_sum_of_clipped_codes(trust):
+def test_without_noise_the_sum_is_the_sum_of_clipped_codes(trust: Trust) -> None:
     one, source = terms(trust, z=0.0, size=3, clip=5.0), RandomSource.insecure(0)
     assert one.dtype == np.float32
     assert one.grid_step == one.client_std == one.message_noise_multiplier == noise_slack(one) == 0
@@ -158,7 +155,7 @@ def test_without_noise_the_sum_is_the_sum_of_clipped_codes(trust):
     assert combine([], one, source).tolist() == [0, 0, 0]
 
 
-def test_the_integer_sum_is_exact_far_beyond_the_range_of_one_message():
+def test_the_integer_sum_is_exact_far_beyond_the_range_of_one_message() -> None:
     one = terms("local", size=4, z=100.0)
     messages = [np.full(4, one.largest_value, dtype=one.dtype) for _ in range(1000)]
     total = combine(messages, one, RandomSource.insecure(0)).numpy() / one.grid_step
@@ -166,7 +163,7 @@ def test_the_integer_sum_is_exact_far_beyond_the_range_of_one_message():
 
 
 @pytest.mark.parametrize("normalize", [False, True])
-def test_leaving_one_client_out_moves_the_sum_by_at_most_the_clip_norm(normalize):
+def test_leaving_one_client_out_moves_the_sum_by_at_most_the_clip_norm(normalize: bool) -> None:
     """1,000 random neighbouring cohorts in zero-out adjacency, with the same noise on both sides."""
     generator = np.random.default_rng(4)
     one = ReleaseTerms(32, 0.7, 1.0, "central", 5, normalize)
@@ -179,7 +176,7 @@ def test_leaving_one_client_out_moves_the_sum_by_at_most_the_clip_norm(normalize
         assert float(torch.linalg.vector_norm(with_client - without)) <= 0.7 * (1 + 1e-6)
 
 
-def test_codes_arrive_undistorted_but_for_the_noise():
+def test_codes_arrive_undistorted_but_for_the_noise() -> None:
     """The mean of 400 sums of 3 equal codes, per coordinate, at 5 σ; false alarms 64·6e-7."""
     one, source = terms("distributed", size=64, z=0.5, shares=3, clip=1.0), RandomSource.insecure(6)
     code = torch.linspace(-1, 1, 64) / 6
@@ -188,13 +185,13 @@ def test_codes_arrive_undistorted_but_for_the_noise():
     assert float(error.abs().max()) < 5 * 0.5 / math.sqrt(400)
 
 
-# --- the wire ------------------------------------------------------------------------------------------------------
+# --- the wire --------------------
 
 
 @pytest.mark.parametrize("trust", TRUSTS)
 @pytest.mark.parametrize("z", [1e-3, 0.3, 1.0, 14.0, 300.0])
 @pytest.mark.parametrize("size", [1, 1024, 200_000])
-def test_no_honest_value_can_leave_its_type(trust, z, size):
+def test_no_honest_value_can_leave_its_type(trust: Trust, z: float, size: int) -> None:
     one = terms(trust, z=z, size=size)
     assert one.largest_value <= np.iinfo(one.dtype).max
     message = release(torch.ones(size), one, RandomSource.insecure(1))
@@ -202,12 +199,12 @@ def test_no_honest_value_can_leave_its_type(trust, z, size):
     check_release(message, one)
 
 
-def test_a_common_code_takes_two_bytes_per_value():
+def test_a_common_code_takes_two_bytes_per_value() -> None:
     for trust in TRUSTS:
         assert terms(trust, size=1024, z=1.0, shares=10).dtype == np.int16
 
 
-def test_messages_no_honest_client_sends_are_refused():
+def test_messages_no_honest_client_sends_are_refused() -> None:
     one, source = terms("central", size=4), RandomSource.insecure(0)
     steps = one.resolution
     check_release(np.array([steps, 0, 0, 0], dtype=np.int16), one)
@@ -225,7 +222,7 @@ def test_messages_no_honest_client_sends_are_refused():
         combine([np.zeros(4, dtype=few.dtype)] * 3, few, source)
 
 
-def test_broken_codes_are_refused_before_anything_is_released():
+def test_broken_codes_are_refused_before_anything_is_released() -> None:
     one, source = terms("local", size=3), RandomSource.insecure(0)
     with pytest.raises(NonFiniteError):
         release(torch.tensor([1.0, math.nan, 0.0]), one, source)
@@ -248,29 +245,29 @@ def test_broken_codes_are_refused_before_anything_is_released():
         {"z": 1e6, "size": 10**6, "trust": "local"},
     ],
 )
-def test_impossible_terms_are_refused(change):
-    with pytest.raises(ValueError, match="size|clip norm|noise multiplier|shares|trust"):
+def test_impossible_terms_are_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"size|clip norm|noise multiplier|shares|trust"):
         terms(**change)
 
 
-# --- what is claimed -----------------------------------------------------------------------------------------------
+# --- what is claimed --------------------
 
 
-def test_one_message_is_worth_what_its_terms_say():
+def test_one_message_is_worth_what_its_terms_say() -> None:
     assert terms("distributed", shares=9).message_noise_multiplier == pytest.approx(1 / 3, rel=1e-5)
     assert terms("distributed", shares=9).message_noise_multiplier <= 1 / 3
     assert terms("local", z=3.0).message_noise_multiplier == pytest.approx(3.0, rel=1e-12)
     assert epsilon([message_charge(terms("central"))], 1e-5) == math.inf
 
 
-def test_what_is_not_exact_costs_a_negligible_delta():
+def test_what_is_not_exact_costs_a_negligible_delta() -> None:
     for trust in TRUSTS:
         for size in (1024, 10**6):
             assert 0 < noise_slack(terms(trust, size=size, shares=100)) < 1e-11
     assert noise_slack(terms("distributed", size=10**6, shares=MAX_SHARES)) < 1e-7
 
 
-def test_slack_grows_with_what_can_go_wrong():
+def test_slack_grows_with_what_can_go_wrong() -> None:
     sizes = [noise_slack(terms(size=size)) for size in (10, 1000, 10**5)]
     assert all(small < large for small, large in pairwise(sizes))
     assert noise_slack(terms(shares=50)) > noise_slack(terms(shares=5))

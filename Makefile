@@ -1,0 +1,43 @@
+# Two commands: `make demo` and `make test`. Each sets up what it needs on a machine with Python 3.11 and make.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help setup demo test lint bench pretrain clean
+
+help:
+	@echo "make demo      fine-tune the embedded model privately with Flower's simulation engine (about 3 minutes)"
+	@echo "make test      linters, types, import contract and tests"
+	@echo "make bench     speed, as ratios within one run"
+	@echo "make pretrain  rebuild the embedded model from its facts (common/demo/assets)"
+	@echo "make clean     remove the environment and caches; results/ stays"
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/dr-encoder run --preset demo
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+test: lint
+	$(BIN)/python -m pytest
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks.speed
+
+pretrain: $(READY)
+	$(BIN)/python -m common.demo.build
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info
