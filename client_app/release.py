@@ -1,7 +1,8 @@
 """Algorithm 2, client side: gradient -> encode -> clip -> noise -> one array for the wire.
 
 The paper clips A and B of every layer separately (Eq 1-2) and adds noise that does not scale with the clip norm
-(Eq 3-4). Here the whole code is clipped at once, after encoding, and the noise is calibrated to that bound: see docs/privacy.md.
+(Eq 3-4). Here the whole code is clipped at once, after encoding, and the noise is calibrated to that
+bound: see docs/privacy.md.
 """
 
 import numpy as np

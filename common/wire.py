@@ -117,7 +117,7 @@ def unpack_release(content: RecordDict, round_index: int, terms: ReleaseTerms) -
 
 def serialised_bytes(content: RecordDict) -> int:
     """Size of the records as they are serialised for transport."""
-    return recorddict_to_proto(content).ByteSize()
+    return int(recorddict_to_proto(content).ByteSize())
 
 
 def reply_failure(reply: Message) -> str:

@@ -96,7 +96,7 @@ def _summarise(folder: Path, seconds: float) -> None:
     if final:
         lines.append(f"  held-out loss                {base['loss']:.3f} -> {final['loss']:.3f}")
     lines += [
-        f"  epsilon, released model      {show(released['epsilon'])} at delta {released['delta']:g}, per client, end to end",
+        f"  epsilon, released model      {show(released['epsilon'])} at delta {released['delta']:g}, end to end",
         f"  epsilon, client v. server    {show(server['epsilon'])} (large = the server is trusted with the messages)",
         f"  up per client and round      {kilobytes(wire['bytes_up_per_client_round'])}, plain LoRA "
         f"{kilobytes(wire['bytes_up_per_client_round_plain_lora'])} "

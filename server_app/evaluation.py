@@ -100,7 +100,8 @@ def _unique_inputs(input_ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     inputs = input_ids.clone()
     inputs[torch.arange(len(inputs)), last] = -1
     seen: dict[tuple[int, ...], int] = {}
-    representatives, inverse = [], []
+    representatives: list[int] = []
+    inverse: list[int] = []
     for row, key in enumerate(map(tuple, inputs.tolist())):
         if key not in seen:
             seen[key] = len(representatives)

@@ -1,8 +1,8 @@
 """Runs this app through the real ``flwr run`` on a SuperLink of its own, and says truly whether it succeeded.
 
 ``flwr run --stream`` exits 0 when the ServerApp failed, and its local SuperLink outlives the run. So the launcher
-starts a SuperLink with the simulation engine on free ports, in a neutral directory, streams the run, asks ``flwr ls`` for the
-outcome, and stops everything it started.
+starts a SuperLink with the simulation engine on free ports, in a neutral directory, streams the run, asks
+``flwr ls`` for the outcome, and stops everything it started.
 """
 
 import json

@@ -188,5 +188,6 @@ def _utility(outcome: dict[str, Any]) -> list[str]:
 def _guarantee(figure: dict[str, Any]) -> str:
     return (
         f"- **ε = {show(figure['epsilon'])}** at δ = {figure['delta']:g}, of {figure['of']}, "
-        f"against {figure['against']}. Unit: {figure['unit']}. Adjacency: {figure['adjacency']}. Accountant: {figure['accountant']}."
+        f"against {figure['against']}. Unit: {figure['unit']}. Adjacency: {figure['adjacency']}. "
+        f"Accountant: {figure['accountant']}."
     )

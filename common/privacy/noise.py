@@ -108,9 +108,11 @@ def _rounding_radius(size: int, resolution: int) -> float:
 
 
 def _within(values: Integers, radius: int) -> bool:
-    """Whether ``Σ values² ≤ radius²``, exactly (the float pre-check keeps the integer sum below 2^63)."""
-    if float(np.linalg.norm(values.astype(np.float64))) > 1.001 * radius:
-        return False
+    """Whether ``Σ values² ≤ radius²``, exactly: float64 sums integers without error up to 2^53, int64 up to 2^63."""
+    floats = values.astype(np.float64)
+    square = float(floats @ floats)
+    if square < 2.0**52 or square > 1.001 * radius**2:
+        return square <= radius**2
     return int(np.dot(values, values)) <= radius**2
 
 

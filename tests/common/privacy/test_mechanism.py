@@ -95,7 +95,7 @@ def test_client_noise_never_repeats_across_clients_rounds_or_coordinates() -> No
         ("distributed", 9, 0),
         ("distributed", 1, 1),
         ("distributed", 0, 0),
-        ("distributed", 40, 25),
+        ("distributed", 20, 12),
         ("central", 9, 9),
         ("central", 9, 0),
         ("local", 9, 0),
