@@ -1,8 +1,8 @@
 """The run configuration: typed, validated before anything starts, every error naming its key.
 
 Flower hands an app one flat mapping of dotted keys (``privacy.epsilon``) to bool, int, float or str.
-``RunConfig.parse`` turns it into frozen sections and refuses unknown keys, wrong types and contradictions. TOML has no null, so where a key
-may be left open its neutral value is ``0`` (numbers) or ``""`` (text), as the field descriptions say.
+``RunConfig.parse`` turns it into frozen sections and refuses unknown keys, wrong types and contradictions. TOML has no
+null, so where a key may be left open its neutral value is ``0`` (numbers) or ``""`` (text), as the descriptions say.
 """
 
 import math
