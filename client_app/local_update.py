@@ -23,7 +23,7 @@ def local_update(
     """
     torch.manual_seed(seed)
     adapted.load(adapter)
-    adapted.model.train()
+    adapted.training_mode(True)
     batches = _batches(len(examples), train, seed)
     if train.local_steps == 1:
         _accumulate(adapted, examples, next(batches))
@@ -42,7 +42,7 @@ def gradient_stream(
     """The flat gradients (shape ``[n]``) of successive local SGD steps from ``adapter``: stage 1 measures these."""
     torch.manual_seed(seed)
     adapted.load(adapter)
-    adapted.model.train()
+    adapted.training_mode(True)
     for step in _batches(len(examples), train, seed):
         _accumulate(adapted, examples, step)
         yield adapted.gradient()

@@ -141,7 +141,7 @@ class StatisticsConfig(Section):
     private: bool = Field(True, description="release through the mechanism; false makes the end-to-end epsilon inf")
     sampling_rate: Rate = Field(0.1, description="probability that a client is asked")
     steps: PositiveInt = Field(4, description="local steps whose gradients are measured")
-    learning_rate: PositiveFloat = Field(0.05, description="local step size while measuring (A's gradient is 0 at B=0)")
+    learning_rate: PositiveFloat = Field(0.5, description="local step size while measuring (A's gradient is 0 at B=0)")
     estimator: Literal["moment", "ema"] = Field("moment", description="per-element moments, or the paper's EMA")
     beta1: Fraction = Field(0.99, description="ema: decay of the mean (paper: .99)")
     beta2: Fraction = Field(0.9, description="ema: decay of the squared std (paper: .9)")

@@ -43,6 +43,11 @@ class AdaptedModel:
             self.parameters.copy_(adapter)
         self.gradients.zero_()
 
+    def training_mode(self, training: bool) -> None:
+        """Switch dropout on or off; walking the modules costs a fifth of a small step, so only when it changes."""
+        if self.model.training != training:
+            self.model.train(training)
+
     def adapter(self) -> Tensor:
         """A copy of the adapter as a flat float32 vector (shape ``[n]``)."""
         return self.parameters.detach().clone()

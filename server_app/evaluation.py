@@ -46,7 +46,7 @@ class Evaluator:
     def __call__(self, adapter: Tensor) -> Evaluation:
         """Evaluate the adapter (shape ``[n]``)."""
         self._adapted.load(adapter)
-        self._adapted.model.eval()
+        self._adapted.training_mode(False)
         losses, lengths = self._option_losses()
         by_row: list[list[int]] = [[] for _ in range(len(self._groups))]
         for index, owner in enumerate(self._owners.tolist()):
