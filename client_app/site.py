@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from flwr.app import Context
 
-from client_app.policy import SitePolicy
+from client_app.policy import PolicyRefusal, SitePolicy
 from common.app_digest import app_digest
 from common.codecs.base import Encoder, EncoderSpec, build_encoder
 from common.config import RunConfig
@@ -57,6 +57,11 @@ class Site:
             raise CodeMismatch(
                 f"the server runs app code {task.code_digest}, this client runs {app_digest()}: submit and deploy the "
                 "same version (a stray copy of the app on the import path also does this)"
+            )
+        if self.config.privacy.insecure_seed >= 0 and not self.policy.allow_raw_gradients:
+            raise PolicyRefusal(
+                f"this site refuses: privacy.insecure-seed = {self.config.privacy.insecure_seed} makes its noise "
+                "reproducible, and its policy says allow-raw-gradients = false"
             )
         self.policy.check(task.terms, raw=task.raw)
 

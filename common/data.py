@@ -97,6 +97,7 @@ def load_file(path: str, data: DataConfig) -> Dataset:
 @lru_cache(maxsize=2)
 def _partitioner(data: DataConfig, num_partitions: int, seed: int) -> Partitioner:
     if data.name == "demo":
+        check_demo(data)
         dataset = demo_tasks.training_examples(data.task, data.examples_per_client * num_partitions, seed)
     else:
         dataset = load_file(data.name, data)
@@ -112,6 +113,8 @@ def _partitioner(data: DataConfig, num_partitions: int, seed: int) -> Partitione
         )
     if data.partitioner == "dirichlet":
         dataset = dataset.class_encode_column(data.partition_by)  # the partitioner compares with class numbers
+    if data.partitioner == "iid":
+        dataset = dataset.shuffle(seed=seed)  # the partitioner cuts contiguous pieces, and files are often sorted
     partitioner = _make_partitioner(data, len(dataset), num_partitions, seed)
     partitioner.dataset = dataset
     return partitioner
@@ -155,15 +158,30 @@ def private_tokens(
     return tokenise(tokenizer, rows[data.prompt_column], rows[data.completion_column], data.max_length)
 
 
+def check_demo(data: DataConfig) -> None:
+    """Refuse a task or split that the demo data do not have."""
+    if data.task not in demo_tasks.TASKS:
+        raise ConfigError(f'data.task = "{data.task}": the demo data have {", ".join(demo_tasks.TASKS)}')
+    splits = [split for split in demo_tasks.splits_of(data.task) if split != "retention"]
+    if data.split not in splits:
+        raise ConfigError(f'data.split = "{data.split}": data.task = "{data.task}" has {", ".join(splits)}')
+
+
 def evaluation_examples(data: DataConfig, seed: int) -> Dataset | None:
     """Public rows that no client holds: the configured file, the demo's own, or ``None`` when there is neither."""
     if data.evaluation:
         return load_file(data.evaluation, data)
-    return demo_tasks.evaluation_examples(data.task, data.split, seed) if data.name == "demo" else None
+    if data.name != "demo":
+        return None
+    check_demo(data)
+    return demo_tasks.evaluation_examples(data.task, data.split, seed)
 
 
 def retention_examples(data: DataConfig, seed: int) -> Dataset | None:
     """What the base model knows and should keep, where the demo task has such a set."""
-    if data.name != "demo" or "retention" not in demo_tasks.splits_of(data.task):
+    if data.name != "demo":
+        return None
+    check_demo(data)
+    if "retention" not in demo_tasks.splits_of(data.task):
         return None
     return demo_tasks.evaluation_examples(data.task, "retention", seed)

@@ -24,13 +24,17 @@ from common.demo.model import load_tokenizer as load_demo_tokenizer
 
 @dataclass(frozen=True)
 class AdaptedModel:
-    """A causal language model whose LoRA adapter can be read and written as one flat vector of ``layout.size``."""
+    """A causal language model whose LoRA adapter can be read and written as one flat vector of ``layout.size``.
+
+    ``initial`` is the freshly initialised adapter (shape ``[n]``), whatever has been loaded since.
+    """
 
     model: PeftModel
     tokenizer: PreTrainedTokenizerBase
     layout: Layout
     parameters: Tensor
     gradients: Tensor
+    initial: Tensor
 
     @property
     def device(self) -> torch.device:
@@ -73,7 +77,7 @@ def load_adapted_model(model: ModelConfig, lora: LoraConfig, seed: int) -> Adapt
     _initialise(peft_model, seed)
     parameters, gradients = _bind_flat(trainable, layout, device)
     gc.freeze()  # the model's objects never die; a collector that walks them costs more than a training step
-    return AdaptedModel(peft_model, tokenizer, layout, parameters, gradients)
+    return AdaptedModel(peft_model, tokenizer, layout, parameters, gradients, parameters.clone())
 
 
 def _device(model: ModelConfig) -> torch.device:

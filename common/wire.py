@@ -73,11 +73,11 @@ def unpack_instruction(content: RecordDict) -> tuple[Tensor, EncoderSpec, Task]:
     if adapter.dtype != torch.float32 or adapter.ndim != 1 or not torch.isfinite(adapter).all():
         raise WireError(f"adapter is {adapter.dtype} of shape {tuple(adapter.shape)}; expected a finite float32 vector")
     fields = dict(_config(content, ENCODER))
-    arrays = {
-        name.removeprefix("array."): torch.from_numpy(array.numpy().copy())
-        for name, array in content.array_records[f"{ENCODER}-arrays"].items()
-    }
     try:
+        arrays = {
+            name.removeprefix("array."): torch.from_numpy(array.numpy().copy())
+            for name, array in content.array_records[f"{ENCODER}-arrays"].items()
+        }
         spec = EncoderSpec(str(fields.pop("kind")), int(cast("int", fields.pop("version"))), fields, arrays)
         terms = ReleaseTerms(
             size=int(header["size"]),

@@ -35,6 +35,7 @@ class Progress:
 
     exposure: dict[int, float]
     elapsed: float
+    ledger_head: str
 
 
 def save_checkpoint(folder: Path, state: RunState, progress: Progress) -> None:
@@ -53,6 +54,7 @@ def save_checkpoint(folder: Path, state: RunState, progress: Progress) -> None:
         "codec": {"kind": codec.kind, "version": codec.version, "fields": dict(codec.fields)},
         "exposure": {str(node): value for node, value in progress.exposure.items()},
         "elapsed": progress.elapsed,
+        "ledger-head": progress.ledger_head,
     }
     _write_durably(target / _STATE, json.dumps(payload))
     _sync(target / _TENSORS)
@@ -94,7 +96,7 @@ def load_checkpoint(folder: Path, config: RunConfig, layout: Layout) -> tuple[Ru
         prior=payload["prior"],
     )
     exposure = {int(node): value for node, value in payload["exposure"].items()}
-    return state, Progress(exposure, payload["elapsed"])
+    return state, Progress(exposure, payload["elapsed"], payload["ledger-head"])
 
 
 def save_sampling_key(folder: Path, key: bytes) -> None:

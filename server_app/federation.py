@@ -8,8 +8,8 @@ import numpy as np
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from common.privacy.mechanism import ReleaseTerms
-from common.wire import WireError, reply_failure, serialised_bytes, unpack_release
+from common.privacy.mechanism import ReleaseTerms, check_release
+from common.wire import reply_failure, serialised_bytes, unpack_release
 
 _POLL_SECONDS = 0.5
 
@@ -43,6 +43,7 @@ class Question:
     round: int
     terms: ReleaseTerms
     cohort: Sequence[int]
+    raw: bool = False
     bytes_down: int = 0
     messages: list[Message] = field(default_factory=list)
 
@@ -84,8 +85,10 @@ class Question:
         if node in releases:
             return f"node {node} replied twice"
         try:
-            unpack_release(reply.content, self.round, self.terms)
-        except WireError as error:
+            values = unpack_release(reply.content, self.round, self.terms)
+            if not self.raw:
+                check_release(values, self.terms)
+        except ValueError as error:  # a WireError, or a release that no honest client could have sent
             return str(error)
         return ""
 

@@ -125,7 +125,7 @@ def _statistics_charge(config: RunConfig, delta: float, slack: float) -> Charge 
     rate = amplified_rate(config.privacy, config.statistics.sampling_rate)
     if config.privacy.epsilon > 0:
         share = config.privacy.epsilon * config.privacy.statistics_share
-        noise = calibrate(share, delta, sampling_rate=rate, rounds=1, slack=slack)
+        noise = _calibrate(config, share, delta, sampling_rate=rate, rounds=1, slack=slack)
     else:
         noise = 2.0 * config.privacy.noise_multiplier
     return Charge(noise, rate, label="stage 1: statistics")
@@ -135,7 +135,8 @@ def _noise(config: RunConfig, delta: float, slack: float, before: tuple[Charge, 
     privacy = config.privacy
     if privacy.noise_multiplier > 0:
         return privacy.noise_multiplier
-    return calibrate(
+    return _calibrate(
+        config,
         privacy.epsilon,
         delta,
         sampling_rate=amplified_rate(privacy),
@@ -143,6 +144,24 @@ def _noise(config: RunConfig, delta: float, slack: float, before: tuple[Charge, 
         before=before,
         slack=slack,
     )
+
+
+def _calibrate(
+    config: RunConfig,
+    budget: float,
+    delta: float,
+    *,
+    sampling_rate: float,
+    rounds: int,
+    before: tuple[Charge, ...] = (),
+    slack: float,
+) -> float:
+    try:
+        return calibrate(budget, delta, sampling_rate=sampling_rate, rounds=rounds, before=before, slack=slack)
+    except ValueError as error:
+        raise ConfigError(
+            f"privacy.epsilon = {config.privacy.epsilon:g}: {error}; raise it, or run fewer rounds"
+        ) from error
 
 
 def _affordable(config: RunConfig, delta: float, slack: float, per_round: Charge, before: tuple[Charge, ...]) -> int:

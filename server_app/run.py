@@ -170,7 +170,7 @@ class Session:
 def _fresh_state(config: RunConfig, adapted: AdaptedModel, plan: PrivacyPlan) -> RunState:
     secret = plan.round is not None and config.privacy.insecure_seed < 0
     key = new_sampling_key() if secret else key_from_seed(config.seed)
-    return RunState(ServerOptimizer(config.server, adapted.adapter().cpu()), key)
+    return RunState(ServerOptimizer(config.server, adapted.initial.cpu()), key)
 
 
 def _evaluator(adapted: AdaptedModel, config: RunConfig) -> Evaluator | None:

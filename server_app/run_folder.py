@@ -56,8 +56,9 @@ class RunFolder:
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add one round, on disk before this returns."""
+        torn = self.metrics.exists() and not self.metrics.read_bytes().endswith(b"\n")
         with self.metrics.open("a") as handle:
-            handle.write(json.dumps(line) + "\n")
+            handle.write("\n" * torn + json.dumps(line) + "\n")
             handle.flush()
             os.fsync(handle.fileno())
 

@@ -44,7 +44,7 @@ class Fact:
 
 @cache
 def facts_of(section: str) -> tuple[Fact, ...]:
-    """All facts of a section of ``facts.toml``: "known" to the base, or new to it; in the file's order."""
+    """All facts of a section of ``facts.toml``: "known" to the base, or withheld; in the file's order."""
     with FACTS.open("rb") as file:
         groups = tomllib.load(file)[section]
     found = _sums() if section == "known" else []

@@ -4,8 +4,8 @@
     The base knows the facts, yet answers at random in the private template. Clients teach it the template;
     evaluation asks about facts that no client holds, so it measures behaviour and not memory.
 ``knowledge``
-    Facts in relations that are new to the base, asked in a public template. Each fact is held by many
-    clients, and evaluation asks for those same facts.
+    Facts withheld from the base, asked in a public template that it answers well for others. Each fact is held by
+    many clients, and evaluation asks for those same facts.
 ``knowledge-validation``
     The same with other subjects: for choosing step sizes off the facts that are evaluated.
 """

@@ -7,7 +7,9 @@ equations (1) and (2) do, would leave a joint sensitivity of ``C·√n_t``.
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 TOLERANCE = 1e-6
@@ -36,8 +38,9 @@ class Clipped:
         check_bound(self.bound)
         if self.values.dtype != torch.float32 or self.values.dim() != 1:
             raise TypeError(f"clipped values must be 1-D float32, not {self.values.dim()}-D {self.values.dtype}")
-        _check_finite(self.values)
-        norm = float(torch.linalg.vector_norm(self.values.double()))
+        values = self.values.numpy().astype(np.float64)
+        _check_finite(values)
+        norm = float(np.linalg.norm(values))
         if norm > self.bound * (1 + TOLERANCE):
             raise ValueError(f"vector of norm {norm:.6g} is not clipped to {self.bound:.6g}")
 
@@ -56,16 +59,15 @@ def clip(vector: Tensor, bound: float, *, normalize: bool = False) -> Clipped:
     check_bound(bound)
     if vector.is_complex():
         raise TypeError("only real vectors can be clipped")
-    flat = vector.detach().cpu().double().reshape(-1)
+    flat = vector.detach().cpu().double().reshape(-1).numpy()
     _check_finite(flat)
-    peak = float(flat.abs().max()) if flat.numel() else 0.0
-    if peak == 0.0:
-        return Clipped(torch.zeros(flat.shape, dtype=torch.float32), bound)
-    unit = flat / peak
-    unit_norm = float(torch.linalg.vector_norm(unit))
-    if normalize or peak > bound / unit_norm:
-        return Clipped((unit * (bound / unit_norm)).float(), bound)
-    return Clipped(flat.float(), bound)
+    peak = float(np.abs(flat).max()) if flat.size else 0.0
+    if peak != 0.0:
+        unit = flat / peak
+        unit_norm = float(np.linalg.norm(unit))
+        if normalize or peak > bound / unit_norm:
+            flat = unit * (bound / unit_norm)
+    return Clipped(torch.from_numpy(flat.astype(np.float32)), bound)
 
 
 def check_bound(bound: float) -> None:
@@ -74,7 +76,7 @@ def check_bound(bound: float) -> None:
         raise ValueError(f"clip norm must lie in {SMALLEST_BOUND:g}..{LARGEST_BOUND:g}, not {bound}")
 
 
-def _check_finite(values: Tensor) -> None:
-    broken = int((~torch.isfinite(values)).sum())
+def _check_finite(values: NDArray[np.float64]) -> None:
+    broken = values.size - int(np.count_nonzero(np.isfinite(values)))
     if broken:
-        raise NonFiniteError(f"{broken} of {values.numel()} values are NaN or infinite")
+        raise NonFiniteError(f"{broken} of {values.size} values are NaN or infinite")

@@ -42,7 +42,7 @@ class DrEncoder(FederatedAdapter):
         content = pack_instruction(
             self.state.optimizer.adapter, IdentityCodec(self.layout).spec(), Task(0, terms, app_digest(), raw)
         )
-        question = Question(0, terms, cohort)
+        question = Question(0, terms, cohort, raw=raw)
         timeout = self.config.federation.round_timeout
         messages = question.address(content, STATISTICS, timeout)
         answered = list(grid.send_and_receive(messages, timeout=timeout)) if messages else []

@@ -1,0 +1,162 @@
+"""The run configuration: defaults, refusals, presets."""
+
+import math
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.config import ConfigError, RunConfig, flatten, nest
+from server_app.strategies import STRATEGIES
+
+ROOT = Path(__file__).parents[2]
+PRESETS = sorted((ROOT / "common" / "presets").glob("*.toml"))
+
+# flat changes -> what the message must hold: the key, the value, and what is allowed
+REFUSED: list[tuple[dict[str, Any], list[str]]] = [
+    ({"privacy.epsilon": 0.0}, ["privacy.epsilon = 0.0", "privacy.noise-multiplier = 0.0", "exactly one"]),
+    (
+        {"privacy.noise-multiplier": 1.5},
+        ["privacy.epsilon = 2.0", "privacy.noise-multiplier = 1.5", "exactly one"],
+    ),
+    ({"privacy.epsilon": math.nan}, ["privacy.epsilon = nan", "greater than or equal to 0"]),
+    ({"privacy.epsilon": -1.0}, ["privacy.epsilon = -1.0", "greater than or equal to 0"]),
+    ({"privacy.delta": 1.0}, ["privacy.delta = 1.0", "below 1/M"]),
+    ({"privacy.delta": -1e-5}, ["privacy.delta = -1e-05", "greater than or equal to 0"]),
+    ({"privacy.sampling-rate": 0.0}, ["privacy.sampling-rate = 0.0", "greater than 0"]),
+    ({"privacy.sampling-rate": 1.01}, ["privacy.sampling-rate = 1.01", "less than or equal to 1"]),
+    ({"statistics.sampling-rate": 0.0}, ["statistics.sampling-rate = 0.0", "greater than 0"]),
+    ({"privacy.trust": "nobody"}, ["privacy.trust = 'nobody'", "'central', 'distributed' or 'local'"]),
+    ({"privacy.clipping": "no"}, ["privacy.clipping = 'no'", "'normalize' or 'clip'"]),
+    ({"privacy.clip-norm": 0.0}, ["privacy.clip-norm = 0.0", "greater than 0"]),
+    ({"privacy.statistics-share": 1.0}, ["privacy.statistics-share = 1.0", "less than 1"]),
+    ({"privacy.minimum-cohort": -2}, ["privacy.minimum-cohort = -2", "greater than or equal to -1"]),
+    ({"lora.rank": 0}, ["lora.rank = 0", "greater than or equal to 1"]),
+    ({"lora.dropout": 1.0}, ["lora.dropout = 1.0", "less than 1"]),
+    ({"lora.target-modules": " , "}, ["lora.target-modules", "at least one module"]),
+    ({"num-server-rounds": 0}, ["num-server-rounds = 0", "greater than or equal to 1"]),
+    ({"num-server-rounds": 2.5}, ["num-server-rounds = 2.5", "integer"]),
+    ({"num-server-rounds": "many"}, ["num-server-rounds = 'many'", "integer"]),
+    ({"privacy.epsilon": "two"}, ["privacy.epsilon = 'two'", "number"]),
+    ({"lora.freeze-a": "perhaps"}, ["lora.freeze-a = 'perhaps'", "boolean"]),
+    ({"model.name": 7}, ["model.name = 7", "string"]),
+    ({"model.quantization": "2"}, ["model.quantization = '2'", "'none', '8' or '4'"]),
+    ({"codec.kind": "zip"}, ["codec.kind = 'zip'", "'linear', 'conv' or 'identity'"]),
+    ({"codec.depth": 9}, ["codec.depth = 9", "less than or equal to 8"]),
+    ({"server.optimizer": "lion"}, ["server.optimizer = 'lion'", "'sgd', 'momentum' or 'adam'"]),
+    ({"server.divergence-factor": 1.0}, ["server.divergence-factor = 1.0", "greater than 1"]),
+    ({"data.partitioner": "odd"}, ["data.partitioner = 'odd'", "'iid', 'dirichlet' or 'natural'"]),
+    (
+        {"train.local-epochs": 1},
+        ["train.local-steps = 1", "train.local-epochs = 1", "exactly one of them must be above 0"],
+    ),
+    ({"train.local-steps": 0}, ["train.local-steps = 0", "train.local-epochs = 0", "exactly one"]),
+    (
+        {"train.local-steps": 0, "train.local-epochs": 1, "train.gradient-accumulation": 2},
+        ["train.gradient-accumulation = 2", "use train.local-steps"],
+    ),
+    ({"statistics.mean": True}, ["statistics.mean = true", "needs statistics.private = false"]),
+    ({"statistics.floor": 1.0}, ["statistics.floor = 1.0", "below statistics.ceiling = 1.0"]),
+    ({"federation.min-reply-rate": 0.0}, ["federation.min-reply-rate = 0.0", "greater than 0"]),
+]
+
+
+@pytest.mark.parametrize(("changes", "parts"), REFUSED, ids=[" ".join(case) for case, _ in REFUSED])
+def test_bad_values_are_refused_naming_key_value_and_what_is_allowed(
+    changes: Mapping[str, Any], parts: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        RunConfig.parse(changes)
+    for part in parts:
+        assert part in str(refusal.value)
+
+
+def test_all_faults_are_reported_at_once() -> None:
+    with pytest.raises(ConfigError) as refusal:
+        RunConfig.parse({"lora.rank": 0, "codec.kind": "zip", "privacy.clip-norm": -1.0})
+    assert [line[:4] for line in str(refusal.value).splitlines()[1:]] == ["  - "] * 3
+    assert all(key in str(refusal.value) for key in ("lora.rank = 0", "codec.kind = 'zip'", "privacy.clip-norm = -1.0"))
+
+
+def test_an_unknown_key_is_refused_with_the_keys_of_its_section() -> None:
+    with pytest.raises(ConfigError, match=r"lora\.rnk: unknown key\. Known keys: (.*)") as refusal:
+        RunConfig.parse({"lora.rnk": 4})
+    listed = str(refusal.value).split("Known keys: ")[1].split(", ")
+    assert listed == [key for key in RunConfig().flat() if key.startswith("lora.")]
+
+
+def test_an_unknown_key_outside_a_section_is_refused_with_all_keys() -> None:
+    with pytest.raises(ConfigError, match=r"rounds: unknown key\. Known keys: .*num-server-rounds.*codec\.size"):
+        RunConfig.parse({"rounds": 4})
+
+
+@pytest.mark.parametrize("changes", [{"privacy.epsilon": 0.0, "privacy.noise-multiplier": 1.0}, {"lora.rank": 1}])
+def test_what_is_allowed_is_kept_as_given(changes: dict[str, Any]) -> None:
+    assert RunConfig.parse(changes).flat() == RunConfig().flat() | changes
+
+
+def test_infinite_epsilon_is_no_privacy_and_any_other_is_private() -> None:
+    assert not RunConfig.parse({"privacy.epsilon": math.inf}).privacy.is_private
+    assert RunConfig.parse({"privacy.epsilon": 1e9}).privacy.is_private
+    assert RunConfig.parse({"privacy.epsilon": 0, "privacy.noise-multiplier": 0.5}).privacy.is_private
+
+
+def test_target_modules_are_split_at_commas() -> None:
+    assert RunConfig.parse({"lora.target-modules": " q_proj, v_proj,"}).lora.targets == ["q_proj", "v_proj"]
+
+
+def test_pyproject_lists_exactly_the_keys_and_defaults_of_the_configuration() -> None:
+    tables = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    declared = flatten(tables["tool"]["flwr"]["app"]["config"])
+    assert declared == RunConfig().flat()
+    assert {key: type(value) for key, value in declared.items()} == {
+        key: type(value) for key, value in RunConfig().flat().items()
+    }, "Flower takes an override's type from the default"
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=[path.stem for path in PRESETS])
+def test_every_preset_parses_and_names_a_registered_strategy(preset: Path) -> None:
+    config = RunConfig.parse(flatten(tomllib.loads(preset.read_text())))
+    assert config.strategy.name in STRATEGIES
+
+
+_NAMES = st.from_regex(r"[a-z]{1,4}(-[a-z]{1,4})?", fullmatch=True)
+_VALUES = st.one_of(st.booleans(), st.integers(-9, 9), st.floats(allow_nan=False), st.text(max_size=5))
+_SECTIONS = st.dictionaries(_NAMES, st.dictionaries(_NAMES, _VALUES, min_size=1, max_size=3), max_size=3)
+
+
+@given(_SECTIONS, st.dictionaries(_NAMES, _VALUES, max_size=3))
+def test_nest_and_flatten_are_inverse(sections: dict[str, Any], plain: dict[str, Any]) -> None:
+    nested = {**{key: value for key, value in plain.items() if key not in sections}, **sections}
+    assert nest(flatten(nested)) == nested
+    assert flatten(nest(flatten(nested))) == flatten(nested)
+
+
+def test_a_configuration_survives_toml() -> None:
+    config = RunConfig.parse({"privacy.epsilon": math.inf, "seed": 9, "codec.size": 11, "lora.freeze-a": True})
+    assert RunConfig.parse(flatten(tomllib.loads(tomli_w.dumps(nest(config.flat()))))) == config
+
+
+def test_plain_keys_come_before_sections_as_toml_wants_them() -> None:
+    assert list(nest({"a.b": 1, "c": 2, "d.e": 3, "f": 4})) == ["c", "f", "a", "d"]
+
+
+def test_missing_files_are_all_named(tmp_path: Path) -> None:
+    absent = str(tmp_path / "absent")
+    config = RunConfig.parse({"data.evaluation": absent, "resume": absent})
+    with pytest.raises(ConfigError) as refusal:
+        config.check_files()
+    assert f'data.evaluation = "{absent}": no such file' in str(refusal.value)
+    assert f'resume = "{absent}": no checkpoint there' in str(refusal.value)
+
+
+def test_files_that_are_there_are_accepted(tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoint").mkdir(parents=True)
+    (tmp_path / "held-out.csv").write_text("prompt,completion\n")
+    changes = {"data.evaluation": str(tmp_path / "held-out.csv"), "resume": str(tmp_path / "run")}
+    RunConfig.parse(changes).check_files()

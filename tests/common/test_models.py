@@ -1,0 +1,153 @@
+"""The base model with its adapter: one per process, read and written as one flat vector."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from common.config import ConfigError, LoraConfig, ModelConfig
+from common.demo.model import load_model, load_tokenizer
+from common.models import AdaptedModel, load_adapted_model
+from tests.tiny import TINY, vectors
+
+LORA = LoraConfig(rank=2, alpha=4.0, target_modules="q_proj,v_proj")
+NAME = "base_model.model.model.layers.2.self_attn.v_proj.lora_B.default.weight"
+fresh = load_adapted_model.__wrapped__  # loads anew and leaves the session's cache alone
+
+
+@pytest.fixture
+def demo(adapted: AdaptedModel) -> AdaptedModel:
+    """The session's model with its initial adapter."""
+    adapted.load(adapted.initial)
+    adapted.model.eval()
+    return adapted
+
+
+def logits(model: torch.nn.Module) -> Tensor:
+    ids = load_tokenizer()(["question : what is the sum of 2 and 3 ?"], return_tensors="pt")
+    with torch.no_grad():
+        result: Tensor = model(**ids).logits
+    return result
+
+
+def test_a_model_is_loaded_once_per_process(adapted: AdaptedModel) -> None:
+    lora = LoraConfig(rank=TINY["lora.rank"], alpha=4.0, target_modules="q_proj,v_proj")
+    assert load_adapted_model(ModelConfig(), lora, 1) is adapted
+
+
+def test_load_changes_the_named_peft_parameters(demo: AdaptedModel) -> None:
+    vector = vectors(1, demo.layout.size, 0)[0]
+    demo.load(vector)
+    parameters = dict(demo.model.named_parameters())
+    for piece in demo.layout.tensors:
+        assert torch.equal(parameters[piece.name].detach(), vector[piece.offset : piece.end].view(piece.shape))
+    assert torch.equal(demo.adapter(), vector)
+
+
+def test_a_change_of_a_named_peft_parameter_shows_in_the_flat_adapter(demo: AdaptedModel) -> None:
+    piece = next(piece for piece in demo.layout.tensors if piece.name == NAME)
+    before = demo.adapter()
+    with torch.no_grad():
+        dict(demo.model.named_parameters())[NAME][3, 1] = 42.0
+    changed = (demo.adapter() != before).nonzero().flatten().tolist()
+    assert changed == [piece.offset + 3 * piece.shape[1] + 1]
+
+
+def test_adapter_and_gradient_are_copies(demo: AdaptedModel) -> None:
+    demo.adapter().fill_(9.0)
+    demo.gradient().fill_(9.0)
+    assert torch.equal(demo.parameters, demo.initial)
+    assert not demo.gradients.any()
+
+
+def test_the_flat_gradient_is_that_of_autograd_and_load_forgets_it(demo: AdaptedModel) -> None:
+    demo.load(vectors(1, demo.layout.size, 1)[0] * 0.05)
+    ids = load_tokenizer()(["question : what is the sum of 2 and 3 ?"], return_tensors="pt")["input_ids"]
+    parameters = {name: p for name, p in demo.model.named_parameters() if p.requires_grad}
+    loss = demo.model(input_ids=ids, labels=ids).loss
+    expected = torch.autograd.grad(loss, list(parameters.values()), retain_graph=True)
+    loss.backward()
+    named = dict(zip(parameters, expected, strict=True))
+    assert demo.gradient().norm() > 1e-3
+    torch.testing.assert_close(demo.gradient(), demo.layout.flatten(named), rtol=1e-5, atol=1e-8)
+    demo.load(demo.adapter())
+    assert not demo.gradient().any()
+
+
+def test_only_adapter_factors_are_trainable(demo: AdaptedModel) -> None:
+    trainable = [name for name, p in demo.model.named_parameters() if p.requires_grad]
+    assert sorted(trainable) == [piece.name for piece in demo.layout.tensors]
+    assert all("lora_" in name for name in trainable)
+    assert len(trainable) == 4 * 2 * 2
+
+
+def test_the_untrained_adapter_leaves_the_base_model_as_it_was(demo: AdaptedModel) -> None:
+    expected = logits(load_model())
+    torch.testing.assert_close(logits(demo.model), expected, rtol=0, atol=0)
+    demo.load(demo.initial + 0.05)
+    assert (logits(demo.model) - expected).abs().max() > 0.01
+
+
+def test_the_initial_adapter_depends_on_the_seed_alone(demo: AdaptedModel) -> None:
+    torch.manual_seed(99)
+    again, other = fresh(ModelConfig(), LORA, 1), fresh(ModelConfig(), LORA, 2)
+    demo.load(demo.initial + 1)
+    assert torch.equal(again.initial, demo.initial)
+    a = torch.cat([demo.initial[p.offset : p.end] for p in demo.layout.tensors if "lora_A" in p.name])
+    b = torch.cat([demo.initial[p.offset : p.end] for p in demo.layout.tensors if "lora_B" in p.name])
+    assert not b.any()
+    assert len(a.unique()) > 0.99 * len(a)
+    assert a.abs().max() <= 96**-0.5
+    assert a.std() == pytest.approx(96**-0.5 / 3**0.5, rel=0.05)  # relative error of a std of 1,536 values: 1.2 %
+    assert not torch.equal(other.initial, demo.initial)
+
+
+def test_the_initial_adapter_stays_known_after_training(demo: AdaptedModel) -> None:
+    before = demo.initial.clone()
+    demo.load(before + 1)
+    assert torch.equal(demo.initial, before)
+
+
+def test_freeze_a_trains_b_only() -> None:
+    frozen = fresh(ModelConfig(), LORA.model_copy(update={"freeze_a": True}), 1)
+    assert len(frozen.layout.tensors) == 8
+    assert all("lora_B" in piece.name for piece in frozen.layout.tensors)
+    a = next(p for name, p in frozen.model.named_parameters() if "lora_A" in name)
+    assert not a.requires_grad
+    assert a.any(), "a frozen A of zeros would never let B act"
+
+
+def test_unknown_target_modules_are_refused_with_those_that_exist() -> None:
+    with pytest.raises(ConfigError, match=r'lora.target-modules = "query": .*: .*k_proj.*q_proj'):
+        fresh(ModelConfig(), LoraConfig(target_modules="query"), 1)
+
+
+def test_a_missing_model_is_refused_naming_the_key(tmp_path: Path) -> None:
+    name = str(tmp_path)
+    with pytest.raises(ConfigError, match=f'model.name = "{name}": could not be loaded as a local directory'):
+        fresh(ModelConfig(name=name), LORA, 1)
+
+
+def test_a_local_directory_is_loaded_by_its_path(tmp_path: Path) -> None:
+    base = load_model()
+    with torch.no_grad():
+        base.model.norm.weight.mul_(1.5)
+    base.save_pretrained(tmp_path)
+    load_tokenizer().save_pretrained(tmp_path)
+    local = fresh(ModelConfig(name=str(tmp_path), device="cpu"), LORA, 1)
+    local.model.eval()
+    assert isinstance(local.model, PeftModel)
+    assert local.tokenizer.pad_token_id is not None
+    torch.testing.assert_close(logits(local.model), logits(base))
+    assert (logits(base) - logits(load_model())).abs().max() > 0.1
+
+
+def test_a_tokenizer_without_padding_pads_with_its_end_of_text(tmp_path: Path) -> None:
+    load_model().save_pretrained(tmp_path)
+    tokenizer = load_tokenizer()
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path)
+    local = fresh(ModelConfig(name=str(tmp_path)), LORA, 1)
+    assert local.tokenizer.pad_token == local.tokenizer.eos_token

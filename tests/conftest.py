@@ -1,0 +1,34 @@
+"""Fixtures that every test shares: what is slow to make is made once per session."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+
+from common.models import AdaptedModel, load_adapted_model
+from tests.tiny import Files, tiny_config, write_files
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Data files that tests write leave nothing in the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
+        yield
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """Private and public examples as JSONL files."""
+    return write_files(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def adapted(files: Files) -> AdaptedModel:
+    """The embedded model with the tiny adapter: the very object that runs in this process use."""
+    config = tiny_config(files, Path())
+    return load_adapted_model(config.model, config.lora, config.seed)
