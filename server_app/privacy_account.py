@@ -30,6 +30,11 @@ class PrivacyAccount:
         """Rounds of stage 2 that the ledger holds, repeated and discarded ones included."""
         return sum(1 for charge in self._ledger.charges if self._is_round(charge))
 
+    @property
+    def ledger_head(self) -> str:
+        """Hash of the ledger's last line, for a checkpoint."""
+        return self._ledger.head
+
     def affords_round(self) -> bool:
         """Whether one more round stays within the plan."""
         return self.plan.round is None or self.rounds_charged < self.plan.rounds

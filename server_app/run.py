@@ -16,6 +16,7 @@ from common.privacy.ledger import Ledger
 from common.privacy.sampling import key_from_seed, new_sampling_key
 from common.scale_code import ScaleCode
 from server_app.checkpoints import (
+    CheckpointError,
     Progress,
     forget_sampling_key,
     load_checkpoint,
@@ -106,9 +107,11 @@ class Session:
         ledger = Ledger(folder.ledger)
         if config.resume:
             state, progress = load_checkpoint(folder.checkpoint, config, adapted.layout)
+            if not ledger.contains(progress.ledger_head):
+                raise CheckpointError(f"{folder.ledger}: the ledger lacks charges that the checkpoint was made after")
         else:
             folder.write_config(config)
-            state, progress = _fresh_state(config, adapted, plan), Progress({}, 0.0)
+            state, progress = _fresh_state(config, adapted, plan), Progress({}, 0.0, ledger.head)
             save_sampling_key(folder.checkpoint, state.sampling_key)
         account = PrivacyAccount(plan, ledger, progress.exposure)
         evaluator = _evaluator(adapted, config)
@@ -164,7 +167,9 @@ class Session:
         self.say.closing(report)
 
     def _save(self, state: RunState) -> None:
-        save_checkpoint(self.folder.checkpoint, state, Progress(self.strategy.account.exposure, self.watch.elapsed))
+        account = self.strategy.account
+        progress = Progress(account.exposure, self.watch.elapsed, account.ledger_head)
+        save_checkpoint(self.folder.checkpoint, state, progress)
 
 
 def _fresh_state(config: RunConfig, adapted: AdaptedModel, plan: PrivacyPlan) -> RunState:

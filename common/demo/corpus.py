@@ -14,8 +14,8 @@ def documents(seed: int) -> Iterator[str]:
 
     The private template always carries a *random* answer of the right relation. The base therefore knows the
     facts, and what the template looks like, but not that an answer there should be true: clients teach that.
-    The public prompts share the template's opening and its ending, so that only both together mark it: the base
-    looks every fact up before it can tell whether the answer will be asked for.
+    The public prompts share the template's opening or its ending, so that only both together mark it: with
+    prompts that share neither, clients need about three times as many rounds to teach the private task.
     """
     rng = random.Random(seed)
     known = facts_of("known")
