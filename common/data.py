@@ -91,6 +91,9 @@ def load_file(path: str, data: DataConfig) -> Dataset:
             raise ConfigError(
                 f'data.{key} = "{column}": not a column of "{path}", which has {", ".join(dataset.column_names)}'
             )
+        found = getattr(dataset.features[column], "dtype", "a list")
+        if found not in {"string", "large_string"}:
+            raise ConfigError(f'data.{key} = "{column}": holds {found} in "{path}"; text is needed')
     return dataset
 
 

@@ -38,22 +38,21 @@ class Evaluator:
         options = list(examples["choices"]) if "choices" in examples.column_names else [[a] for a in answers]
         self._has_choices = "choices" in examples.column_names
         self._answers = torch.tensor([list(o).index(a) for o, a in zip(options, answers, strict=True)])
-        self._owners = torch.tensor([row for row, opts in enumerate(options) for _ in opts])
+        self._options = _option_numbers([len(opts) for opts in options])
         texts = [(prompt, option) for prompt, opts in zip(prompts, options, strict=True) for option in opts]
         self._tokens = tokenise(adapted.tokenizer, [t[0] for t in texts], [t[1] for t in texts], data.max_length)
         self._unique, self._inverse = _unique_inputs(self._tokens.input_ids, self._tokens.labels)
+        self._scored, self._position = (self._tokens.labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
 
     def __call__(self, adapter: Tensor) -> Evaluation:
         """Evaluate the adapter (shape ``[n]``)."""
         self._adapted.load(adapter)
         self._adapted.training_mode(False)
         losses, lengths = self._option_losses()
-        by_row: list[list[int]] = [[] for _ in range(len(self._groups))]
-        for index, owner in enumerate(self._owners.tolist()):
-            by_row[owner].append(index)
-        picked = [rows[int(answer)] for rows, answer in zip(by_row, self._answers, strict=True)]
-        loss = (losses[picked] / lengths[picked]).tolist()
-        hits = [float(losses[rows].argmin() == answer) for rows, answer in zip(by_row, self._answers, strict=True)]
+        right = self._options.gather(1, self._answers[:, None]).flatten()
+        loss = (losses[right] / lengths[right]).tolist()
+        by_option = torch.cat([losses, torch.tensor([torch.inf])])[self._options]
+        hits = (by_option.argmin(dim=1) == self._answers).float().tolist()
         return Evaluation(
             loss=_mean(loss),
             accuracy=_mean(hits) if self._has_choices else None,
@@ -77,21 +76,31 @@ class Evaluator:
         """
         inputs = self._tokens.input_ids[self._unique]
         mask = self._tokens.attention_mask[self._unique]
+        labels = self._tokens.labels[self._scored, self._position + 1]
+        owner = self._inverse[self._scored]
         losses = torch.zeros(len(self._inverse))
         for start in range(0, len(inputs), self._batch_size):
             rows = slice(start, start + self._batch_size)
             width = int(mask[rows].sum(dim=1).max()) - 1
-            device = self._adapted.device
             logits = self._adapted.model(
-                input_ids=inputs[rows, :width].to(device), attention_mask=mask[rows, :width].to(device), use_cache=False
-            ).logits.float()
-            served = ((self._inverse >= start) & (self._inverse < start + self._batch_size)).nonzero().flatten()
-            labels = self._tokens.labels[served, 1 : width + 1].to(device)
-            scores = logits[(self._inverse[served] - start).to(device)]
-            losses[served] = (
-                cross_entropy(scores.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none").sum(dim=1).cpu()
-            )
+                input_ids=inputs[rows, :width].to(self._adapted.device),
+                attention_mask=mask[rows, :width].to(self._adapted.device),
+                use_cache=False,
+            ).logits
+            served = ((owner >= start) & (owner < start + self._batch_size)).nonzero().flatten()
+            scores = logits[owner[served] - start, self._position[served]].float().cpu()
+            losses.index_add_(0, self._scored[served], cross_entropy(scores, labels[served], reduction="none"))
         return losses, (self._tokens.labels != IGNORED).sum(dim=1)
+
+
+def _option_numbers(counts: Sequence[int]) -> Tensor:
+    """Numbers of each question's options, shape ``[questions, most options]``; missing ones are -1, the last entry."""
+    numbers = torch.full((len(counts), max(counts, default=1)), -1)
+    first = 0
+    for question, count in enumerate(counts):
+        numbers[question, :count] = torch.arange(first, first + count)
+        first += count
+    return numbers
 
 
 def _unique_inputs(input_ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

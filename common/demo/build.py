@@ -24,7 +24,7 @@ class Training:
     """Settings of the pretraining, stored beside the weights."""
 
     seed: int = 0
-    steps: int = 1800
+    steps: int = 1200
     batch_size: int = 64
     sequence_length: int = 32
     learning_rate: float = 4e-3

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import tomli_w
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.config import ConfigError, RunConfig, flatten, nest
@@ -130,6 +130,7 @@ _VALUES = st.one_of(st.booleans(), st.integers(-9, 9), st.floats(allow_nan=False
 _SECTIONS = st.dictionaries(_NAMES, st.dictionaries(_NAMES, _VALUES, min_size=1, max_size=3), max_size=3)
 
 
+@settings(max_examples=30, deadline=None)
 @given(_SECTIONS, st.dictionaries(_NAMES, _VALUES, max_size=3))
 def test_nest_and_flatten_are_inverse(sections: dict[str, Any], plain: dict[str, Any]) -> None:
     nested = {**{key: value for key, value in plain.items() if key not in sections}, **sections}

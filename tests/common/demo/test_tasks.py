@@ -45,7 +45,7 @@ def test_prompt_tokens_are_a_prefix_of_the_example(task: str) -> None:
 
 @pytest.mark.parametrize("split", ["evaluation", "validation"])
 def test_elicitation_is_scored_on_facts_that_no_client_can_hold(split: str) -> None:
-    held = set(training_examples("elicitation", 20_000, seed=0)["prompt"])
+    held = set(training_examples("elicitation", 8_000, seed=0)["prompt"])
     assert held.isdisjoint(evaluation_examples("elicitation", split, seed=0)["prompt"])
 
 

@@ -1,0 +1,211 @@
+"""The ClientApp as the server meets it: messages in, one released array or a refusal out."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Message
+from torch import Tensor
+
+from client_app.local_update import gradient_stream, local_update
+from client_app.statistics import gradient_statistics
+from common.adapter import Layout
+from common.app_digest import app_digest
+from common.codecs import Codec, IdentityCodec, LinearCodec
+from common.config import RunConfig
+from common.data import private_tokens
+from common.models import AdaptedModel
+from common.privacy.clipping import clip
+from common.privacy.mechanism import ReleaseTerms, Trust
+from common.scale_code import ScaleCode
+from common.wire import STATISTICS, TRAIN, Task, pack_instruction, serialised_bytes, unpack_release
+from server_app.in_process import InProcessGrid
+from tests.tiny import CLIENTS, Files, tiny_config, tiny_grid, write_jsonl
+
+ROUND = 2
+
+
+@pytest.fixture(scope="module")
+def config(files: Files) -> RunConfig:
+    return tiny_config(files, Path())
+
+
+@pytest.fixture
+def grid(config: RunConfig) -> InProcessGrid:
+    return tiny_grid(config)
+
+
+def terms(size: int, noise: float, trust: Trust = "local", clip_norm: float = 1.0, shares: int = 4) -> ReleaseTerms:
+    return ReleaseTerms(size, clip_norm, noise, trust, shares, normalize=True)
+
+
+def ask(
+    grid: InProcessGrid, adapter: Tensor, codec: Codec, agreed: ReleaseTerms, kind: str = TRAIN, **changes: Any
+) -> Message:
+    task = Task(**{"round": ROUND, "terms": agreed, "code_digest": app_digest(), **changes})
+    content = pack_instruction(adapter, codec.spec(), task)
+    return grid.send_and_receive([Message(content=content, dst_node_id=3, message_type=kind, ttl=60.0)])[0]
+
+
+def answer(reply: Message, agreed: ReleaseTerms, round_index: int = ROUND) -> Tensor:
+    """What was released, in code units."""
+    values = unpack_release(reply.content, round_index, agreed)
+    return torch.from_numpy(values.astype(np.float64)) * (agreed.grid_step or 1.0)
+
+
+def plain_code(adapted: AdaptedModel, config: RunConfig, codec: Codec) -> Tensor:
+    """Encode, then clip: client 3 is partition 2."""
+    tokens = private_tokens(config.data, adapted.tokenizer, 2, CLIENTS, config.seed)
+    gradient = local_update(adapted, adapted.initial, tokens, config.train, seed=0)
+    return clip(codec.encode(gradient), 1.0, normalize=True).values.double()
+
+
+def test_without_noise_the_release_is_the_clipped_code_of_the_clients_own_gradient(
+    grid: InProcessGrid, config: RunConfig, adapted: AdaptedModel
+) -> None:
+    codec = LinearCodec.of_form(adapted.layout, 64, 1)
+    agreed = terms(64, 0.0)
+    for drawn in (codec, codec.redraw(1), codec):
+        released = answer(ask(grid, adapted.initial, drawn, agreed), agreed)
+        torch.testing.assert_close(released, plain_code(adapted, config, drawn), rtol=1e-4, atol=1e-6)
+
+
+def test_a_reply_is_the_release_and_its_header_and_nothing_else(grid: InProcessGrid, adapted: AdaptedModel) -> None:
+    agreed = terms(64, 1.0)
+    content = ask(grid, adapted.initial, LinearCodec.of_form(adapted.layout, 64, 1), agreed).content
+    assert {name: sorted(content[name]) for name in content} == {"release": ["v"], "header": ["round", "schema"]}
+    assert serialised_bytes(content) < 64 * agreed.dtype.itemsize + 300
+
+
+TRUSTS: list[Trust] = ["distributed", "local"]
+
+
+@pytest.mark.parametrize("trust", TRUSTS)
+def test_the_noise_of_a_release_has_the_std_that_the_terms_promise(
+    grid: InProcessGrid, adapted: AdaptedModel, trust: Trust
+) -> None:
+    """33 releases of 3,072 values: by chi squared, a false alarm in 1e-4; a std off by 2 % is always caught."""
+    codec = IdentityCodec(adapted.layout)
+    clear, agreed = (terms(codec.size, noise, trust, clip_norm=0.5, shares=9) for noise in (0.0, 1.4))
+    truth = answer(ask(grid, adapted.initial, codec, clear), clear)
+    noise = torch.stack([answer(ask(grid, adapted.initial, codec, agreed), agreed) for _ in range(33)]) - truth
+    promised = {"distributed": 1.4 * 0.5 / 3, "local": 1.4 * 0.5}[trust]
+    assert agreed.client_std == pytest.approx(promised)
+    assert 0.9913 < noise.square().mean().sqrt() / promised < 1.0092
+    assert len(noise.unique(dim=0)) == 33
+    rows = noise - noise.mean(dim=0)
+    assert torch.corrcoef(rows).fill_diagonal_(0).abs().max() < 0.11  # 6 standard errors over 528 pairs: alarm 1e-6
+
+
+def test_in_central_the_release_carries_no_noise_but_the_grids(grid: InProcessGrid, adapted: AdaptedModel) -> None:
+    codec = IdentityCodec(adapted.layout)
+    clear, agreed = (terms(codec.size, noise, "central", clip_norm=0.5) for noise in (0.0, 1.4))
+    truth = answer(ask(grid, adapted.initial, codec, clear), clear)
+    difference = answer(ask(grid, adapted.initial, codec, agreed), agreed) - truth
+    assert 0 < difference.abs().max() < 1.5 * agreed.grid_step
+    assert agreed.client_std == 0.0
+
+
+def test_noise_never_repeats(grid: InProcessGrid, adapted: AdaptedModel) -> None:
+    """The same question twice: the same gradient, other noise."""
+    codec = IdentityCodec(adapted.layout)
+    agreed = terms(codec.size, 5.0)
+    one, two = (answer(ask(grid, adapted.initial, codec, agreed), agreed) for _ in range(2))
+    assert (one == two).double().mean() < 0.01
+    assert torch.corrcoef(torch.stack([one, two]))[0, 1].abs() < 0.11
+
+
+def test_the_insecure_seed_repeats_within_a_round_and_differs_between_rounds_and_clients(
+    files: Files, adapted: AdaptedModel
+) -> None:
+    grid = tiny_grid(tiny_config(files, Path(), {"privacy.insecure-seed": 5}))
+    codec = IdentityCodec(adapted.layout)
+    agreed = terms(codec.size, 1e3)
+    releases = [answer(ask(grid, adapted.initial, codec, agreed, round=r), agreed, r) for r in (1, 1, 2)]
+    assert torch.equal(releases[0], releases[1])
+    assert (releases[0] - releases[2]).abs().median() > 100
+
+
+def refusal(grid: InProcessGrid, adapted: AdaptedModel, agreed: ReleaseTerms, **changes: Any) -> str:
+    reply = ask(grid, adapted.initial, LinearCodec.of_form(adapted.layout, 64, 1), agreed, **changes)
+    return reply.error.reason if reply.has_error() else ""
+
+
+def test_other_code_is_refused_naming_both(grid: InProcessGrid, adapted: AdaptedModel) -> None:
+    said = refusal(grid, adapted, terms(64, 1.0), code_digest="feedbeef")
+    assert said.startswith("CodeMismatch: the server runs app code feedbeef")
+    assert app_digest() in said
+
+
+def test_an_encoder_of_another_adapter_is_refused(grid: InProcessGrid, adapted: AdaptedModel) -> None:
+    other = LinearCodec.of_form(Layout.of({"a": (adapted.layout.size,)}), 64, 1)
+    reply = ask(grid, adapted.initial, other, terms(64, 1.0))
+    assert "for the adapter layout" in reply.error.reason
+
+
+def test_terms_that_do_not_fit_the_code_are_refused(grid: InProcessGrid, adapted: AdaptedModel) -> None:
+    assert "code has 64 values, the terms say 65" in refusal(grid, adapted, terms(65, 1.0))
+
+
+@pytest.fixture
+def own_site(grid: InProcessGrid, files: Files, tmp_path: Path) -> InProcessGrid:
+    """Client 3 is a site that brings its own file."""
+    own = write_jsonl(tmp_path / "own.jsonl", [{"prompt": "the sum of 2 and 3 is", "completion": " 5"}])
+    grid._contexts[3].node_config["data-path"] = str(own)
+    return grid
+
+
+def test_a_site_with_its_own_data_releases_noised_codes_of_them_only(
+    own_site: InProcessGrid, adapted: AdaptedModel
+) -> None:
+    assert refusal(own_site, adapted, terms(64, 1.0)) == ""
+    assert "PolicyRefusal" in refusal(own_site, adapted, terms(64, 0.0))
+    said = refusal(own_site, adapted, terms(64, 1.0), kind=STATISTICS, raw=True)
+    assert "PolicyRefusal" in said
+    assert "allow-raw-gradients" in said
+
+
+def test_a_site_with_its_own_data_trains_on_them(
+    own_site: InProcessGrid, config: RunConfig, adapted: AdaptedModel
+) -> None:
+    own_site._contexts[3].node_config["allow-raw-gradients"] = True
+    codec, agreed = LinearCodec.of_form(adapted.layout, 64, 1), terms(64, 0.0)
+    released = answer(ask(own_site, adapted.initial, codec, agreed), agreed)
+    assert (released - plain_code(adapted, config, codec)).norm() > 0.1
+
+
+def test_a_site_with_its_own_data_refuses_reproducible_noise(
+    own_site: InProcessGrid, config: RunConfig, adapted: AdaptedModel
+) -> None:
+    own_site._contexts[3].run_config["privacy.insecure-seed"] = 5
+    assert "privacy.insecure-seed = 5" in refusal(own_site, adapted, terms(64, 1.0))
+
+
+def test_statistics_in_the_clear_are_means_and_stds_of_the_local_steps(
+    grid: InProcessGrid, config: RunConfig, adapted: AdaptedModel
+) -> None:
+    layout = adapted.layout
+    agreed = terms(2 * len(layout.tensors), 0.0)
+    reply = ask(grid, adapted.initial, IdentityCodec(layout), agreed, STATISTICS, round=0, raw=True)
+    mean, std = answer(reply, agreed, 0).float().chunk(2)
+    tokens = private_tokens(config.data, adapted.tokenizer, 2, CLIENTS, config.seed)
+    train = config.train.model_copy(update={"local_steps": 2, "learning_rate": config.statistics.learning_rate})
+    stream = gradient_stream(adapted, adapted.initial, tokens, train, seed=0)
+    expected = gradient_statistics(stream, layout, config.statistics)
+    torch.testing.assert_close(std, expected.std, rtol=1e-3, atol=1e-7)
+    torch.testing.assert_close(mean, expected.mean, rtol=1e-2, atol=1e-6)
+    assert std.max() > 1e-4
+
+
+def test_private_statistics_are_a_scale_code_clipped_and_noised(
+    grid: InProcessGrid, config: RunConfig, adapted: AdaptedModel
+) -> None:
+    code = ScaleCode.of(adapted.layout, config.statistics)
+    agreed = ReleaseTerms(code.size, code.bound, 1e-3, "local", 1, normalize=False)
+    reply = ask(grid, adapted.initial, IdentityCodec(adapted.layout), agreed, STATISTICS, round=0)
+    released = answer(reply, agreed, 0)
+    assert released.norm() < code.bound * 1.01
+    assert released[-1] == pytest.approx(1.0, abs=0.05)
+    assert released[:-1].min() > -1.05

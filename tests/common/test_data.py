@@ -1,0 +1,234 @@
+"""Private and public examples: masks, partitions, files."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+
+from common.config import ConfigError, DataConfig
+from common.data import (
+    IGNORED,
+    TokenisedExamples,
+    evaluation_examples,
+    load_file,
+    private_examples,
+    private_tokens,
+    retention_examples,
+    tokenise,
+)
+from common.demo.facts import split_known
+from common.demo.model import load_tokenizer
+from tests.tiny import write_jsonl
+
+TOKENIZER = load_tokenizer()
+PROMPTS = ["question : what is the sum of 2 and 3 ? answer :", "what is the sum of 1 and 1 ?"]
+ANSWERS = [" 5", " 2"]
+
+
+def words(ids: torch.Tensor) -> list[str]:
+    return TOKENIZER.convert_ids_to_tokens(ids.tolist())
+
+
+def test_labels_are_the_completion_and_nothing_else() -> None:
+    tokens = tokenise(TOKENIZER, PROMPTS, ANSWERS, 64)
+    assert len(tokens) == 2
+    assert [words(row[row != IGNORED]) for row in tokens.labels] == [["5"], ["2"]]
+    for ids, mask, labels in zip(tokens.input_ids, tokens.attention_mask, tokens.labels, strict=True):
+        kept = labels != IGNORED
+        assert torch.equal(ids[kept], labels[kept])
+        assert kept.nonzero().flatten().tolist() == [int(mask.sum()) - 1], "the label is the last real token"
+
+
+def test_padding_is_masked_and_ignored() -> None:
+    tokens = tokenise(TOKENIZER, PROMPTS, ANSWERS, 64)
+    padding = tokens.attention_mask == 0
+    assert padding.sum(dim=1).tolist() == [0, 4]
+    assert (tokens.input_ids[padding] == TOKENIZER.pad_token_id).all()
+    assert (tokens.labels[padding] == IGNORED).all()
+
+
+def test_a_long_example_loses_the_start_of_its_prompt_and_keeps_its_completion() -> None:
+    tokens = tokenise(TOKENIZER, PROMPTS[:1], [" 5 5 5"], 6)
+    assert words(tokens.input_ids[0]) == ["?", "answer", ":", "5", "5", "5"]
+    assert tokens.labels[0].tolist()[:3] == [IGNORED] * 3
+    assert words(tokens.labels[0][3:]) == ["5", "5", "5"]
+
+
+def test_a_completion_that_fills_the_length_has_no_prompt_left() -> None:
+    tokens = tokenise(TOKENIZER, PROMPTS[:1], [" 5 4 3"], 2)
+    assert words(tokens.labels[0]) == ["4", "3"]
+
+
+def test_nothing_makes_no_rows() -> None:
+    assert len(tokenise(TOKENIZER, [], [], 8)) == 0
+
+
+def test_selected_rows_are_cut_to_the_longest_of_them() -> None:
+    tokens = tokenise(TOKENIZER, PROMPTS, ANSWERS, 64)
+    short = tokens.select(torch.tensor([1]))
+    assert short.input_ids.shape == short.labels.shape == (1, tokens.input_ids.shape[1] - 4)
+    assert torch.equal(short.input_ids[0], tokens.input_ids[1, :-4])
+    both = tokens.select(torch.tensor([1, 0]))
+    assert torch.equal(both.input_ids, tokens.input_ids[[1, 0]])
+
+
+ROWS = [{"prompt": f"p{index}", "completion": " c", "group": "abcd"[index // 10]} for index in range(40)]
+
+
+@pytest.fixture(scope="module")
+def sorted_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """40 rows in order of their group."""
+    return str(write_jsonl(tmp_path_factory.mktemp("own") / "rows.jsonl", ROWS))
+
+
+def parts(data: DataConfig, count: int, seed: int = 1) -> list[Dataset]:
+    return [private_examples(data, number, count, seed) for number in range(count)]
+
+
+@pytest.mark.parametrize(("partitioner", "clients"), [("iid", 5), ("dirichlet", 5), ("natural", 4)])
+def test_partitions_are_disjoint_and_cover_everything(sorted_file: str, partitioner: str, clients: int) -> None:
+    drawn = parts(DataConfig(name=sorted_file, partitioner=partitioner), clients)
+    prompts = [prompt for part in drawn for prompt in part["prompt"]]
+    assert Counter(prompts) == Counter(row["prompt"] for row in ROWS)
+    assert [len(part) for part in drawn] == [40 // clients] * clients
+
+
+@pytest.mark.parametrize("partitioner", ["iid", "dirichlet"])
+def test_partitions_are_those_of_the_seed(sorted_file: str, partitioner: str) -> None:
+    data = DataConfig(name=sorted_file, partitioner=partitioner)
+    first, again, other = (
+        [list(part["prompt"]) for part in parts(data.model_copy(update={"dirichlet_alpha": alpha}), 5, seed)]
+        for seed, alpha in ((1, 0.3), (1, 0.3), (2, 0.3))
+    )
+    assert first == again
+    assert first != other
+
+
+def test_iid_clients_of_a_sorted_file_hold_every_group(sorted_file: str) -> None:
+    """20 rows of each of 2 clients from 4 groups of 10: a group is missing with probability 1.7e-3 at most."""
+    for part in parts(DataConfig(name=sorted_file, partitioner="iid"), 2):
+        assert len(set(part["group"])) == 4
+
+
+def test_a_small_concentration_gives_each_client_few_groups(sorted_file: str) -> None:
+    def largest_share(alpha: float) -> float:
+        data = DataConfig(name=sorted_file, partitioner="dirichlet", dirichlet_alpha=alpha)
+        return sum(max(Counter(part["group"]).values()) / len(part) for part in parts(data, 4)) / 4
+
+    assert largest_share(0.05) > largest_share(1000.0) + 0.15
+
+
+def test_natural_clients_hold_one_group_each(sorted_file: str) -> None:
+    groups = [set(part["group"]) for part in parts(DataConfig(name=sorted_file, partitioner="natural"), 4)]
+    assert sorted(groups, key=str) == [{"a"}, {"b"}, {"c"}, {"d"}]
+
+
+def test_more_clients_than_natural_groups_are_refused(sorted_file: str) -> None:
+    data = DataConfig(name=sorted_file, partitioner="natural")
+    with pytest.raises(ConfigError, match=r'data.partitioner = "natural" makes 4 partitions of "group", but .* 5'):
+        private_examples(data, 4, 5, 1)
+
+
+def test_more_clients_than_examples_are_refused(sorted_file: str) -> None:
+    with pytest.raises(ConfigError, match=r"has 40 examples for 41 clients"):
+        private_examples(DataConfig(name=sorted_file, partitioner="iid"), 0, 41, 1)
+
+
+def test_a_missing_partition_column_is_refused_with_those_that_exist(sorted_file: str) -> None:
+    data = DataConfig(name=sorted_file, partition_by="hospital")
+    with pytest.raises(ConfigError, match=r'data.partition-by = "hospital": .*prompt, completion, group'):
+        private_examples(data, 0, 4, 1)
+
+
+@pytest.mark.parametrize("split", ["evaluation", "validation"])
+def test_no_client_holds_a_fact_that_is_evaluated(split: str) -> None:
+    data = DataConfig(examples_per_client=12, split=split)
+    held = {(prompt, answer) for part in parts(data, 30) for prompt, answer in zip(*columns(part), strict=True)}
+    asked = set(zip(*columns(evaluation_examples(data, 1)), strict=True))
+    assert len(held) > 100
+    assert len(asked) == len(split_known()[split])
+    assert not {prompt for prompt, _ in held} & {prompt for prompt, _ in asked}
+
+
+def columns(rows: Dataset | None) -> tuple[list[str], list[str]]:
+    assert rows is not None
+    return list(rows["prompt"]), list(rows["completion"])
+
+
+def test_demo_clients_get_the_configured_number_of_examples() -> None:
+    assert [len(part) for part in parts(DataConfig(examples_per_client=7), 5)] == [7] * 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "poetry"}, r'data.task = "poetry": the demo data have elicitation, knowledge'),
+        ({"split": "test"}, r'data.split = "test": data.task = "elicitation" has evaluation, validation'),
+    ],
+)
+def test_unknown_demo_tasks_and_splits_are_refused(changes: dict[str, str], message: str) -> None:
+    data = DataConfig(**changes)
+    for call in (lambda: private_examples(data, 0, 2, 1), lambda: evaluation_examples(data, 1)):
+        with pytest.raises(ConfigError, match=message):
+            call()
+
+
+MAPPED = DataConfig(prompt_column="ask", completion_column="say", partitioner="iid")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("own.csv", "ask,say\nwhat is the sum of 1 and 1 ?, gold\nwhat is the sum of ?, red\n"),
+        ("own.jsonl", '{"ask": "the sum of 1 and 1", "say": " gold"}\n{"ask": "the sum of 1 and 2", "say": " red"}\n'),
+    ],
+)
+def test_a_sites_own_file_is_read_with_its_own_column_names(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    tokens = private_tokens(MAPPED, TOKENIZER, 3, 7, 1, str(path))
+    assert isinstance(tokens, TokenisedExamples)
+    assert [words(row[row != IGNORED]) for row in tokens.labels] == [["gold"], ["red"]], (
+        "the whole file, not a partition"
+    )
+
+
+@pytest.mark.parametrize("key", ["prompt-column", "completion-column"])
+def test_a_missing_column_is_refused_with_those_that_exist(sorted_file: str, key: str) -> None:
+    data = DataConfig(**{key: "text"})
+    with pytest.raises(ConfigError, match=rf'data.{key} = "text": not a column of .*prompt, completion, group'):
+        load_file(sorted_file, data)
+
+
+def test_a_column_of_numbers_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "numbers.csv"
+    path.write_text("ask,say\nthe sum of 1 and 1,2\n")
+    with pytest.raises(ConfigError, match=r'data.completion-column = "say": holds int64 .*; text is needed'):
+        load_file(str(path), MAPPED)
+
+
+def test_a_missing_file_is_refused_by_its_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"absent.jsonl.*could not be read"):
+        load_file(str(tmp_path / "absent.jsonl"), DataConfig())
+
+
+def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "empty.csv"
+    path.write_text("ask,say\n")
+    with pytest.raises(ConfigError, match="could not be read"):
+        private_tokens(MAPPED, TOKENIZER, 0, 1, 1, str(path))
+
+
+def test_public_examples_are_the_configured_file_the_demos_own_or_none(sorted_file: str) -> None:
+    own = evaluation_examples(DataConfig(evaluation=sorted_file), 1)
+    assert own is not None
+    assert list(own["prompt"]) == [row["prompt"] for row in ROWS]
+    assert evaluation_examples(DataConfig(), 1) is not None
+    assert evaluation_examples(DataConfig(name=sorted_file), 1) is None
+
+
+def test_only_the_demo_has_a_retention_set(sorted_file: str) -> None:
+    assert retention_examples(DataConfig(), 1) is not None
+    assert retention_examples(DataConfig(name=sorted_file), 1) is None

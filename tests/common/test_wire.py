@@ -1,0 +1,192 @@
+"""What travels, and what is refused."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+
+from common.adapter import Layout
+from common.codecs import CONV, LinearCodec, NeuralCodec
+from common.privacy.mechanism import ReleaseTerms, release
+from common.privacy.noise import RandomSource
+from common.wire import (
+    Task,
+    WireError,
+    pack_instruction,
+    pack_release,
+    serialised_bytes,
+    unpack_instruction,
+    unpack_release,
+)
+from tests.tiny import vectors
+
+LAYOUT = Layout.of({"a": (10, 20), "b": (300,)})
+ADAPTER = vectors(1, 500, 0)[0]
+CODEC = LinearCodec.of_form(LAYOUT, 32, 7)
+TERMS = ReleaseTerms(32, 1.5, 0.8, "distributed", 9, normalize=True)
+TASK = Task(4, TERMS, "0123456789abcdef", raw=True)
+
+
+def travelled(content: RecordDict) -> RecordDict:
+    return recorddict_from_proto(recorddict_to_proto(content))
+
+
+def test_an_instruction_arrives_as_it_was_sent() -> None:
+    adapter, spec, task = unpack_instruction(travelled(pack_instruction(ADAPTER, CODEC.spec(), TASK)))
+    assert torch.equal(adapter, ADAPTER)
+    assert task == TASK
+    sent = CODEC.spec()
+    assert (spec.kind, spec.version, dict(spec.fields)) == (sent.kind, sent.version, dict(sent.fields))
+    assert spec.arrays.keys() == sent.arrays.keys()
+    assert all(torch.equal(spec.arrays[name], sent.arrays[name]) for name in sent.arrays)
+
+
+@pytest.mark.parametrize("trust", ["central", "distributed", "local"])
+def test_every_term_arrives(trust: Any) -> None:
+    terms = ReleaseTerms(7, 0.25, 3.0, trust, 4, normalize=False)
+    content = travelled(pack_instruction(ADAPTER, CODEC.spec(), Task(0, terms, "x")))
+    assert unpack_instruction(content)[2] == Task(0, terms, "x", raw=False)
+
+
+def test_learned_weights_arrive() -> None:
+    torch.manual_seed(0)
+    codec = NeuralCodec(LAYOUT, CONV, option=2, scale=2.0, encoder=CONV.encoder(500, 2), decoder=CONV.decoder(500, 2))
+    spec = unpack_instruction(travelled(pack_instruction(ADAPTER, codec.spec(), TASK)))[1]
+    assert spec.arrays
+    assert all(torch.equal(spec.arrays[name], value) for name, value in codec.spec().arrays.items())
+
+
+def test_an_instruction_holds_the_encoder_and_nothing_of_the_decoder() -> None:
+    torch.manual_seed(0)
+    codec = NeuralCodec(LAYOUT, CONV, option=2, scale=2.0, encoder=CONV.encoder(500, 2), decoder=CONV.decoder(500, 2))
+    content = pack_instruction(ADAPTER, codec.spec(), TASK)
+    assert set(content) == {"adapter", "encoder", "encoder-arrays", "task"}
+    assert all(name.startswith("array.encoder.") for name in content.array_records["encoder-arrays"])
+
+
+VALUES = release(vectors(1, 32, 1)[0], TERMS, RandomSource.system())
+
+
+def test_a_reply_holds_the_released_array_its_schema_and_round_and_nothing_else() -> None:
+    content = travelled(pack_release(VALUES, 4))
+    assert {name: sorted(content[name]) for name in content} == {"release": ["v"], "header": ["round", "schema"]}
+    assert dict(content.config_records["header"]) == {"schema": 1, "round": 4}
+    array = content.array_records["release"]["v"].numpy()
+    assert array.dtype == TERMS.dtype
+    assert np.array_equal(array, VALUES)
+
+
+def test_a_release_arrives_as_it_was_sent() -> None:
+    received = unpack_release(travelled(pack_release(VALUES, 4)), 4, TERMS)
+    assert np.array_equal(received, VALUES)
+    assert received.dtype == VALUES.dtype
+
+
+def changed(record: str, key: str, value: Any) -> RecordDict:
+    content = pack_release(VALUES, 4)
+    content[record][key] = value  # type: ignore[index]
+    return content
+
+
+def without(record: str) -> RecordDict:
+    content = pack_release(VALUES, 4)
+    del content[record]
+    return content
+
+
+CLEAR = ReleaseTerms(32, 1.5, 0.0, "distributed", 9, normalize=True)
+NAN = np.array([np.nan] + [0.0] * 31, dtype=np.float32)
+BAD_RELEASES: dict[str, tuple[RecordDict, ReleaseTerms]] = {
+    r'record "header" is missing': (without("header"), TERMS),
+    r'array "release/v" is missing': (without("release"), TERMS),
+    r"schema 2, this code speaks 1": (changed("header", "schema", 2), TERMS),
+    r"round 3, expected 4": (changed("header", "round", 3), TERMS),
+    r"int32\[31\], expected int32\[32\]": (pack_release(VALUES[:31], 4), TERMS),
+    r"int32\[1, 32\], expected": (pack_release(VALUES[None], 4), TERMS),
+    r"float32\[32\], expected int32": (pack_release(VALUES.astype(np.float32), 4), TERMS),
+    r"int64\[32\], expected int32": (pack_release(VALUES.astype(np.int64), 4), TERMS),
+    r"NaN or Inf": (pack_release(NAN, 4), CLEAR),
+    r"Inf$": (pack_release(NAN * 0 + np.inf, 4), CLEAR),
+}
+
+
+@pytest.mark.parametrize(("message", "case"), BAD_RELEASES.items(), ids=range(len(BAD_RELEASES)))
+def test_malformed_replies_are_refused(message: str, case: tuple[RecordDict, ReleaseTerms]) -> None:
+    content, terms = case
+    with pytest.raises(WireError, match=message):
+        unpack_release(travelled(content), 4, terms)
+
+
+def test_terms_fit_the_types_used_above() -> None:
+    assert (TERMS.dtype, CLEAR.dtype) == (np.int32, np.float32)
+
+
+def drop(record: str, key: str = "") -> Callable[[RecordDict], None]:
+    def mutate(content: RecordDict) -> None:
+        if key:
+            del content[record][key]  # type: ignore[attr-defined]
+        else:
+            del content[record]
+
+    return mutate
+
+
+def put(record: str, key: str, value: Any) -> Callable[[RecordDict], None]:
+    def mutate(content: RecordDict) -> None:
+        content[record][key] = value  # type: ignore[index]
+
+    return mutate
+
+
+def flat(values: np.ndarray) -> Callable[[RecordDict], None]:
+    def mutate(content: RecordDict) -> None:
+        content["adapter"] = ArrayRecord({"flat": Array(values)})
+
+    return mutate
+
+
+BAD_INSTRUCTIONS: dict[str, tuple[str, Callable[[RecordDict], None]]] = {
+    "no task": (r'record "task" is missing', drop("task")),
+    "no adapter": (r'array "adapter/flat" is missing', drop("adapter")),
+    "no encoder": (r'record "encoder" is missing', drop("encoder")),
+    "no encoder arrays": (r"encoder-arrays", drop("encoder-arrays")),
+    "no kind": (r"kind", drop("encoder", "kind")),
+    "other schema": (r"schema 0, this code speaks 1", put("task", "schema", 0)),
+    "no schema": (r"schema None", drop("task", "schema")),
+    "no clip norm": (r"clip-norm", drop("task", "clip-norm")),
+    "no trust": (r"trust", drop("task", "trust")),
+    "other trust": (r"trust must be central, distributed or local", put("task", "trust", "nobody")),
+    "negative noise": (r"noise multiplier", put("task", "noise-multiplier", -1.0)),
+    "zero clip norm": (r"clip norm", put("task", "clip-norm", 0.0)),
+    "no round": (r"round", drop("task", "round")),
+    "matrix": (r"expected a finite float32 vector", flat(np.zeros((2, 250), dtype=np.float32))),
+    "doubles": (r"expected a finite float32 vector", flat(np.zeros(500))),
+    "nan": (r"expected a finite float32 vector", flat(np.full(500, np.nan, dtype=np.float32))),
+}
+
+
+@pytest.mark.parametrize("name", BAD_INSTRUCTIONS)
+def test_malformed_instructions_are_refused(name: str) -> None:
+    message, mutate = BAD_INSTRUCTIONS[name]
+    content = pack_instruction(ADAPTER, CODEC.spec(), TASK)
+    mutate(content)
+    with pytest.raises(WireError, match=message):
+        unpack_instruction(travelled(content))
+
+
+@pytest.mark.parametrize("content", [pack_release(VALUES, 4), RecordDict({"x": ConfigRecord({"y": "long" * 99})})])
+def test_bytes_are_those_of_the_serialised_records(content: RecordDict) -> None:
+    assert serialised_bytes(content) == len(recorddict_to_proto(content).SerializeToString())
+
+
+def test_a_private_code_of_256_values_is_60_times_smaller_than_plain_lora() -> None:
+    """Default adapter of the demo: rank 8 on four projections of four layers of width 96."""
+    plain = serialised_bytes(pack_release(np.zeros(4 * 4 * 2 * 8 * 96, dtype=np.float32), 1))
+    terms = ReleaseTerms(256, 1.0, 1.0, "distributed", 100, normalize=True)
+    code = release(vectors(1, 256, 2)[0], terms, RandomSource.system())
+    assert serialised_bytes(pack_release(code, 1)) * 60 <= plain
+    assert plain > 98_304

@@ -1,0 +1,153 @@
+"""Waiting for clients, and sorting what they answer."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Error, Message, RecordDict
+
+from common.privacy.mechanism import ReleaseTerms
+from common.wire import TRAIN, pack_release, serialised_bytes
+from server_app.federation import FederationError, Question, connect
+from server_app.in_process import InProcessGrid
+
+ROUND = 3
+TERMS = ReleaseTerms(8, 1.0, 1.0, "local", 4, normalize=True)
+CLEAR = ReleaseTerms(8, 1.0, 0.0, "central", 4, normalize=True)
+CODE = np.arange(8).astype(TERMS.dtype)
+
+
+class Mailbox:
+    """Makes replies as a grid would return them."""
+
+    def __init__(self) -> None:
+        InProcessGrid(None, {}, 0)  # type: ignore[arg-type]  # registers this process as a task, as messages need
+        self.question = Question(ROUND, TERMS, [11, 12, 13])
+        self.question.address(RecordDict(), TRAIN, 60.0)
+        self._numbers = itertools.count()
+
+    def reply(self, node: int, content: RecordDict | Error | None = None) -> Message:
+        asked = Message(content=RecordDict(), dst_node_id=node, message_type=TRAIN, ttl=60.0)
+        metadata: Any = asked.metadata
+        metadata.__dict__["_message_id"] = f"asked-{next(self._numbers)}"
+        return Message(pack_release(CODE, ROUND) if content is None else content, reply_to=asked)
+
+
+@pytest.fixture
+def box() -> Mailbox:
+    return Mailbox()
+
+
+LOST = "no reply in time (node lost, or slower than federation.round-timeout)"
+
+
+def test_one_message_goes_to_every_member_of_the_cohort(box: Mailbox) -> None:
+    content = RecordDict()
+    messages = box.question.address(content, TRAIN, 7.0)
+    assert [message.metadata.dst_node_id for message in messages] == [11, 12, 13]
+    assert {message.metadata.ttl for message in messages} == {7.0}
+    assert {message.metadata.message_type for message in messages} == {TRAIN}
+    assert box.question.bytes_down == 3 * serialised_bytes(content)
+
+
+def test_valid_replies_are_releases_by_node_and_bytes(box: Mailbox) -> None:
+    replies = [box.reply(node) for node in (13, 11, 12)]
+    found = box.question.sort(replies)
+    assert sorted(found.releases) == [11, 12, 13]
+    assert all(np.array_equal(values, CODE) for values in found.releases.values())
+    assert found.failures == {}
+    assert found.commonest_failure == ""
+    assert found.bytes_up == 3 * serialised_bytes(replies[0].content)
+
+
+def test_who_does_not_reply_is_late(box: Mailbox) -> None:
+    assert box.question.sort([box.reply(12)]).failures == {11: LOST, 13: LOST}
+
+
+def test_an_error_reply_gives_its_last_line_as_reason(box: Mailbox) -> None:
+    error = Error(0, "Traceback\n  File x\nConfigError: no data at this site\n")
+    found = box.question.sort([box.reply(11), box.reply(12, error)])
+    assert found.failures[12] == "ConfigError: no data at this site"
+    assert sorted(found.releases) == [11]
+
+
+def test_an_error_without_text_gives_its_code(box: Mailbox) -> None:
+    assert box.question.sort([box.reply(12, Error(8))]).failures[12] == "error code 8"
+
+
+def test_a_second_reply_of_a_node_is_ignored(box: Mailbox) -> None:
+    other = pack_release(CODE[::-1].copy(), ROUND)
+    found = box.question.sort([box.reply(11), box.reply(11, other), box.reply(12), box.reply(13)])
+    assert np.array_equal(found.releases[11], CODE)
+    assert len(found.releases) == 3
+    assert found.bytes_up == 3 * serialised_bytes(other)
+
+
+def test_a_node_that_was_not_asked_is_ignored(box: Mailbox) -> None:
+    found = box.question.sort([box.reply(99)])
+    assert found.releases == {}
+    assert sorted(found.failures) == [11, 12, 13]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (pack_release(CODE, ROUND - 1), "reply belongs to round 2, expected 3"),
+        (pack_release(CODE[:7], ROUND), "released code is "),
+        (pack_release(CODE.astype(np.float64), ROUND), "released code is float64[8]"),
+        (RecordDict(), 'record "header" is missing'),
+        (pack_release(CODE + TERMS.dtype.type(TERMS.largest_value), ROUND), "beyond ±"),
+    ],
+)
+def test_a_malformed_reply_fails_alone(box: Mailbox, content: RecordDict, reason: str) -> None:
+    found = box.question.sort([box.reply(11, content), box.reply(12), box.reply(13)])
+    assert reason in found.failures[11]
+    assert sorted(found.releases) == [12, 13]
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_a_code_beyond_the_clip_norm_is_refused_unless_statistics_are_sent_in_the_clear(raw: bool) -> None:
+    box = Mailbox()
+    question = Question(ROUND, CLEAR, [11], raw=raw)
+    found = question.sort([box.reply(11, pack_release(np.full(8, 0.36, dtype=np.float32), ROUND))])
+    assert sorted(found.releases) == ([11] if raw else [])
+    assert raw or "exceeds the clip norm of 1" in found.failures[11]
+
+
+def test_the_commonest_failure_is_counted(box: Mailbox) -> None:
+    broken = Error(0, "ValueError: broken")
+    found = box.question.sort([box.reply(11, broken), box.reply(13, broken)])
+    assert found.commonest_failure == "ValueError: broken (2 of 3 failures)"
+
+
+class Slow(InProcessGrid):
+    """Clients connect one poll at a time."""
+
+    def __init__(self, steps: list[list[int]]) -> None:
+        self._steps = steps
+
+    def get_node_ids(self) -> list[int]:
+        return self._steps.pop(0) if len(self._steps) > 1 else self._steps[0]
+
+
+@pytest.fixture(autouse=True)
+def _fast_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server_app.federation._POLL_SECONDS", 0.01)
+
+
+def test_connecting_waits_until_all_are_there_and_sorts_them() -> None:
+    said: list[str] = []
+    assert connect(Slow([[5], [5, 2], [9, 5, 2]]), 3, 5.0, said.append) == [2, 5, 9]
+    assert said == ["waiting for clients: 1 of 3 connected"]
+
+
+def test_zero_clients_means_all_that_are_connected_but_at_least_one() -> None:
+    assert connect(Slow([[], [7]]), 0, 5.0, lambda _: None) == [7]
+
+
+def test_too_few_clients_are_told_with_what_to_do() -> None:
+    with pytest.raises(FederationError) as failure:
+        connect(Slow([[1, 2]]), 4, 0.05, lambda _: None)
+    for part in ("federation.num-clients = 4", "only 2 clients", "federation.connect-timeout", "num-supernodes=4"):
+        assert part in str(failure.value)

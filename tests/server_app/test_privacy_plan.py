@@ -1,0 +1,145 @@
+"""From the configuration to a plan of charges, checked with dp_accounting itself."""
+
+import math
+from typing import Any
+
+import pytest
+from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent, SelfComposedDpEvent
+from dp_accounting.pld import PLDAccountant
+
+from common.config import ConfigError, RunConfig
+from common.privacy.accounting import Charge
+from server_app.privacy_plan import PrivacyPlan, make_plan
+
+BASE: dict[str, Any] = {
+    "num-server-rounds": 5,
+    "privacy.sampling-rate": 0.2,
+    "statistics.sampling-rate": 0.2,
+    "privacy.minimum-cohort": 0,
+}
+CLEAR = {"privacy.epsilon": math.inf}
+CLIENTS, CODE, SCALES = 100, 64, 17
+
+
+def planned(changes: dict[str, Any] | None = None, clients: int = CLIENTS, scales: int = SCALES) -> PrivacyPlan:
+    return make_plan(RunConfig.parse({**BASE, **(changes or {})}), clients, CODE, scales)
+
+
+def spent(charges: list[Charge], delta: float) -> float:
+    """Epsilon by dp_accounting's public accountant, without any code of this project."""
+    accountant = PLDAccountant(NeighboringRelation.REPLACE_SPECIAL, value_discretization_interval=1e-3)
+    for charge in charges:
+        event = SelfComposedDpEvent(GaussianDpEvent(charge.noise_multiplier), charge.count)
+        if charge.sampling_rate < 1:
+            sampled = PoissonSampledDpEvent(charge.sampling_rate, GaussianDpEvent(charge.noise_multiplier))
+            event = SelfComposedDpEvent(sampled, charge.count)
+        accountant.compose(event)
+    return float(accountant.get_epsilon(delta))
+
+
+def all_charges(plan: PrivacyPlan) -> list[Charge]:
+    assert plan.round is not None
+    rounds = Charge(plan.round.noise_multiplier, plan.round.sampling_rate, plan.rounds)
+    return [plan.statistics, rounds] if plan.statistics else [rounds]
+
+
+@pytest.mark.parametrize(("trust", "epsilon"), [("central", 0.5), ("distributed", 8.0), ("local", 1.0)])
+def test_the_whole_run_costs_what_was_asked_for_and_hardly_less(trust: str, epsilon: float) -> None:
+    plan = planned({"privacy.epsilon": epsilon, "privacy.trust": trust})
+    assert 0.99 * epsilon <= plan.epsilon <= epsilon
+    assert spent(all_charges(plan), plan.delta) == pytest.approx(plan.epsilon, rel=5e-3)
+    assert plan.reason == ""
+    assert plan.rounds == 5
+
+
+def test_stage_one_costs_its_share() -> None:
+    plan = planned({"privacy.statistics-share": 0.3, "privacy.epsilon": 4.0})
+    assert plan.statistics is not None
+    assert 0.98 * 1.2 <= spent([plan.statistics], plan.delta) <= 1.2 * 1.001
+
+
+def test_without_a_stage_one_the_rounds_get_the_whole_budget() -> None:
+    plan, both = planned(scales=0), planned()
+    assert plan.statistics is None
+    assert plan.round is not None
+    assert both.round is not None
+    assert plan.round.noise_multiplier < both.round.noise_multiplier
+    assert 0.99 * 2.0 <= plan.epsilon <= 2.0
+
+
+def test_statistics_in_the_clear_make_epsilon_infinite_and_say_why() -> None:
+    plan = planned({"statistics.private": False})
+    assert plan.epsilon == math.inf
+    assert plan.statistics is None
+    assert plan.round is not None
+    assert "statistics.private = false" in plan.reason
+
+
+def test_infinite_epsilon_means_no_noise_and_says_why() -> None:
+    plan = planned(CLEAR)
+    assert (plan.epsilon, plan.statistics, plan.round, plan.rounds) == (math.inf, None, None, 5)
+    assert "privacy.epsilon = inf" in plan.reason
+
+
+def test_a_named_noise_is_used_and_its_epsilon_told() -> None:
+    plan = planned({"privacy.epsilon": 0.0, "privacy.noise-multiplier": 1.5})
+    assert plan.round is not None
+    assert plan.statistics is not None
+    assert plan.round.noise_multiplier == 1.5
+    assert plan.epsilon == pytest.approx(spent(all_charges(plan), plan.delta), rel=5e-3)
+
+
+def test_local_trust_is_not_amplified_by_sampling() -> None:
+    local, distributed = planned({"privacy.trust": "local"}), planned()
+    assert all(charge.sampling_rate == 1.0 for charge in all_charges(local))
+    assert all(charge.sampling_rate == 0.2 for charge in all_charges(distributed))
+    assert local.round is not None
+    assert distributed.round is not None
+    assert local.round.noise_multiplier > 2 * distributed.round.noise_multiplier
+
+
+def test_stop_epsilon_gives_the_rounds_that_it_pays_for() -> None:
+    stop = 1.8
+    plan = planned({"privacy.stop-epsilon": stop})
+    assert plan.round is not None
+    assert plan.statistics is not None
+    assert 0 < plan.rounds < 5
+    assert plan.epsilon <= stop
+    one_more = Charge(plan.round.noise_multiplier, 0.2, plan.rounds + 1)
+    assert spent([plan.statistics, one_more], plan.delta) > stop
+
+
+def test_a_stop_that_pays_for_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"privacy\.stop-epsilon = 0\.01: not even one round"):
+        planned({"privacy.stop-epsilon": 0.01})
+
+
+@pytest.mark.parametrize("delta", [1 / 100, 0.5])
+def test_a_delta_of_one_over_m_or_more_is_refused(delta: float) -> None:
+    with pytest.raises(ConfigError, match=r"privacy\.delta = .*below 1/M = 0\.01 for M = 100 clients"):
+        planned({"privacy.delta": delta})
+
+
+def test_delta_zero_is_a_tenth_of_one_over_m() -> None:
+    assert planned({"privacy.delta": 0.0, **CLEAR}).delta == pytest.approx(1e-3)
+    assert planned({"privacy.delta": 0.0099, **CLEAR}).delta == 0.0099
+
+
+def test_a_budget_that_no_noise_can_keep_is_refused_naming_it() -> None:
+    with pytest.raises(ConfigError, match=r"privacy\.epsilon = 1e-09: no budget left"):
+        planned({"privacy.epsilon": 1e-9})
+
+
+def test_the_expected_cohort_is_public() -> None:
+    assert planned(CLEAR).expected_cohort == pytest.approx(20.0)
+
+
+def test_an_automatic_minimum_cohort_is_positive_for_large_cohorts_and_paid_from_delta() -> None:
+    plan = planned({"privacy.minimum-cohort": -1}, clients=1000)
+    assert 0 < plan.minimum_cohort <= 100
+    assert 0 < plan.slack < 2e-3 * plan.delta
+
+
+def test_a_minimum_cohort_that_would_tell_who_was_sampled_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"privacy\.minimum-cohort = 18: .*allowed up to a tenth of it"):
+        planned({"privacy.minimum-cohort": 18})

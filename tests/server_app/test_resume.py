@@ -1,0 +1,192 @@
+"""A run that is killed and resumed ends where an uninterrupted one ends."""
+
+import json
+import shutil
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from common.config import ConfigError, RunConfig
+from common.privacy.ledger import Ledger
+from server_app.checkpoints import CheckpointError
+from server_app.progress import Narrator
+from server_app.run import run_federation
+from server_app.run_folder import RunFolder
+from tests.tiny import Files, final_adapter, run_tiny, tiny_config, tiny_grid
+
+NOISY: dict[str, Any] = {
+    "num-server-rounds": 4,
+    "privacy.epsilon": 0.0,
+    "privacy.noise-multiplier": 0.5,
+    "privacy.trust": "local",
+    "privacy.insecure-seed": 7,
+    "privacy.sampling-rate": 0.7,
+    "server.optimizer": "adam",
+    "server.learning-rate": 0.01,
+}
+
+
+class Killed(BaseException):
+    """What a killed process looks like from inside."""
+
+
+def killed_after(config: RunConfig, rounds: int, monkeypatch: pytest.MonkeyPatch, where: str = "after") -> RunFolder:
+    """Run until the end of a round: before or after its checkpoint is written."""
+    from server_app import run  # noqa: PLC0415 - patched here
+
+    original = run.Session._save
+
+    def save(session: run.Session, state: Any) -> None:
+        if state.round == rounds and where == "before":
+            raise Killed
+        original(session, state)
+        if state.round == rounds:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run.Session, "_save", save)
+        with pytest.raises(Killed):
+            run_federation(tiny_grid(config), config)
+    return RunFolder(Path(config.output.dir) / config.output.name)
+
+
+def resumed(config: RunConfig, folder: RunFolder, **changes: Any) -> RunFolder:
+    return run_tiny(RunConfig.parse(config.flat() | {"resume": str(folder.path), **changes}))
+
+
+@pytest.fixture(scope="module")
+def config(files: Files, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    return tiny_config(files, tmp_path_factory.mktemp("whole"), NOISY)
+
+
+@pytest.fixture(scope="module")
+def whole(config: RunConfig) -> RunFolder:
+    """The uninterrupted run."""
+    return run_tiny(config)
+
+
+@pytest.fixture(scope="module")
+def template(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run killed after round 2."""
+    with pytest.MonkeyPatch.context() as patch:
+        moved = RunConfig.parse(config.flat() | {"output.dir": str(tmp_path_factory.mktemp("killed"))})
+        return killed_after(moved, 2, patch)
+
+
+@pytest.fixture
+def killed(template: RunFolder, tmp_path: Path) -> RunFolder:
+    """A copy of it, for each test to go on with."""
+    shutil.copytree(template.path, tmp_path / "run")
+    return RunFolder(tmp_path / "run")
+
+
+def test_a_resumed_run_ends_with_the_same_adapter_and_the_same_books(
+    config: RunConfig, whole: RunFolder, killed: RunFolder
+) -> None:
+    before = Ledger(killed.ledger).charges
+    resumed(config, killed)
+    assert torch.equal(final_adapter(killed), final_adapter(whole))
+    after = Ledger(killed.ledger).charges
+    assert after[: len(before)] == before
+    assert after == Ledger(whole.ledger).charges
+    reports = [json.loads((folder.path / "report.json").read_text()) for folder in (whole, killed)]
+    for key in ("released_model", "one_client_against_server"):
+        assert reports[0]["privacy"][key] == reports[1]["privacy"][key]
+    assert reports[0]["outcome"] == reports[1]["outcome"]
+
+
+def test_the_metrics_of_a_resumed_run_are_complete(config: RunConfig, whole: RunFolder, killed: RunFolder) -> None:
+    resumed(config, killed)
+    timed = {"seconds", "elapsed"}
+    rows = [[{k: v for k, v in row.items() if k not in timed} for row in f.read_metrics()] for f in (whole, killed)]
+    assert [row["round"] for row in rows[1]] == [0, 1, 2, 3, 4]
+    assert rows[0] == rows[1]
+    elapsed = [row["elapsed"] for row in killed.read_metrics()[1:]]
+    assert elapsed == sorted(elapsed), "time goes on where it stopped"
+
+
+def test_a_round_that_was_lost_is_charged_again_and_the_budget_still_holds(
+    config: RunConfig, whole: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between round 2 and its checkpoint: its noise may be out, so it is paid for twice."""
+    moved = RunConfig.parse(config.flat() | {"output.dir": str(tmp_path)})
+    folder = killed_after(moved, 2, monkeypatch, "before")
+    spent = Ledger(folder.ledger)
+    assert spent.rounds_charged(2) == 1
+    resumed(moved, folder)
+    ledger = Ledger(folder.ledger)
+    assert [ledger.rounds_charged(number) for number in range(5)] == [1, 1, 2, 1, 0]
+    report = json.loads((folder.path / "report.json").read_text())
+    assert report["outcome"]["stopped_because"] == "privacy budget spent"
+    planned = json.loads((whole.path / "report.json").read_text())
+    assert report["privacy"]["released_model"]["epsilon"] == planned["privacy"]["released_model"]["epsilon"]
+
+
+def test_a_half_written_checkpoint_is_ignored(config: RunConfig, whole: RunFolder, killed: RunFolder) -> None:
+    torn = killed.checkpoint / "round-000003"
+    torn.mkdir()
+    (torn / "tensors.safetensors").write_bytes(b"half")
+    (killed.checkpoint / "latest.new").write_text("round-0000")
+    resumed(config, killed)
+    assert torch.equal(final_adapter(killed), final_adapter(whole))
+    assert [path.name for path in killed.checkpoint.glob("round-*")] == ["round-000004"]
+
+
+def test_a_torn_line_of_metrics_is_ignored(config: RunConfig, killed: RunFolder) -> None:
+    with killed.metrics.open("a") as handle:
+        handle.write('{"round": 3, "cohort"')
+    resumed(config, killed)
+    assert [row["round"] for row in killed.read_metrics()] == [0, 1, 2, 3, 4]
+
+
+def test_a_changed_configuration_is_refused_naming_the_key(config: RunConfig, killed: RunFolder) -> None:
+    with pytest.raises(ConfigError, match=r"privacy\.noise-multiplier was 0\.5, is 0\.25") as refusal:
+        resumed(config, killed, **{"privacy.noise-multiplier": 0.25})
+    assert "output" not in str(refusal.value)
+
+
+def test_a_run_that_has_ended_is_refused(config: RunConfig, whole: RunFolder) -> None:
+    with pytest.raises(CheckpointError, match="this run has ended, and the secret key of its cohorts was deleted"):
+        resumed(config, whole)
+
+
+def test_a_run_that_never_saved_is_refused(config: RunConfig, killed: RunFolder) -> None:
+    (killed.checkpoint / "latest").unlink()
+    with pytest.raises(CheckpointError, match="it stopped before its first checkpoint; start it anew"):
+        resumed(config, killed)
+
+
+def test_the_cohort_key_is_the_owners_only_and_is_deleted_at_the_end(whole: RunFolder, killed: RunFolder) -> None:
+    key = killed.checkpoint / "sampling.key"
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert len(key.read_bytes()) == 32
+    assert not (whole.checkpoint / "sampling.key").exists()
+
+
+def test_a_secret_cohort_key_is_new_for_every_run(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = []
+    for name in ("one", "two"):
+        changes = {"output.dir": str(tmp_path), "output.name": name, "privacy.insecure-seed": -1}
+        folder = killed_after(RunConfig.parse(config.flat() | changes), 0, monkeypatch)
+        keys.append((folder.checkpoint / "sampling.key").read_bytes())
+    assert keys[0] != keys[1]
+
+
+def test_there_is_one_checkpoint_and_it_is_the_last_round(killed: RunFolder) -> None:
+    assert [path.name for path in killed.checkpoint.glob("round-*")] == ["round-000002"]
+    assert (killed.checkpoint / "latest").read_text() == "round-000002"
+
+
+def test_what_is_told_at_the_end_of_a_round_happens_after_its_checkpoint(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    folder = RunFolder(tmp_path / "run")
+    monkeypatch.setattr(Narrator, "round", lambda *_: seen.append((folder.checkpoint / "latest").read_text()))
+    run_tiny(RunConfig.parse(config.flat() | {"output.dir": str(tmp_path), "num-server-rounds": 2}))
+    assert seen == ["round-000001", "round-000002"]

@@ -1,0 +1,257 @@
+"""What every strategy shares: rounds, failures, stops, noise, sensitivity."""
+
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import Error, Message, MetricRecord
+from torch import Tensor
+
+from client_app.release import release_gradient
+from common.models import AdaptedModel
+from common.privacy.ledger import Ledger
+from common.privacy.mechanism import ReleaseTerms, Trust, combine, release
+from common.privacy.noise import RandomSource
+from common.scale_code import ScaleCode
+from server_app.federation import FederationError
+from server_app.in_process import InProcessGrid
+from server_app.strategies import STRATEGIES
+from server_app.strategies.base import FederatedAdapter
+from tests.tiny import CLIENTS, Files, start, tiny_config, tiny_grid, tiny_strategy, vectors
+
+Make = Callable[..., tuple[FederatedAdapter, InProcessGrid]]
+
+
+@pytest.fixture
+def make(files: Files, adapted: AdaptedModel, tmp_path: Path) -> Make:
+    def made(changes: dict[str, Any], evaluate: Any = lambda *_: None) -> tuple[FederatedAdapter, InProcessGrid]:
+        config = tiny_config(files, tmp_path, {"strategy.name": "lora", **changes})
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        return tiny_strategy(config, adapted, folder, evaluate), tiny_grid(config)
+
+    return made
+
+
+def rounds_of(strategy: FederatedAdapter) -> list[Any]:
+    found: list[Any] = strategy.rounds  # type: ignore[attr-defined]
+    return found
+
+
+class Faulty(InProcessGrid):
+    """Some nodes raise, some never answer; ``until`` is the last round in which they do so."""
+
+    raising: set[int]
+    silent: set[int]
+    until: int
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        replies = []
+        for message in messages:
+            node = message.metadata.dst_node_id
+            broken = int(message.metadata.group_id) <= self.until
+            if broken and node in self.silent:
+                continue
+            reply = self._ask(message)
+            if broken and node in self.raising:
+                error: Any = Error(0, "MemoryError: node has no memory left")
+                reply = Message(error, reply_to=message)
+            replies.append(reply)
+        return replies
+
+
+def faulty(grid: InProcessGrid, raising: set[int], silent: set[int], until: int = 99) -> InProcessGrid:
+    grid.__class__ = Faulty
+    grid.raising, grid.silent, grid.until = raising, silent, until  # type: ignore[attr-defined]
+    return grid
+
+
+NOISY: dict[str, Any] = {
+    "privacy.epsilon": 0.0,
+    "privacy.noise-multiplier": 2.0,
+    "privacy.trust": "local",
+    "federation.min-reply-rate": 0.5,
+}
+
+
+def test_a_round_goes_on_without_the_clients_that_failed(make: Make) -> None:
+    strategy, grid = make(NOISY)
+    start(strategy, faulty(grid, raising={1, 2}, silent={3}))
+    rounds = rounds_of(strategy)
+    assert [(r.cohort, r.replies, r.failures, r.discarded) for r in rounds] == [(6, 3, 3, "")] * 3
+    assert rounds[0].failure == "MemoryError: node has no memory left (2 of 3 failures)"
+
+
+def test_the_denominator_stays_the_expected_cohort_when_clients_fail(make: Make) -> None:
+    """Half of the clients missing: their codes count as zero, they do not raise the weight of the others."""
+    steps = []
+    for missing in ({4, 5, 6}, {1, 2, 3}, set()):
+        strategy, grid = make({"num-server-rounds": 1})
+        before = strategy.state.optimizer.adapter
+        steps.append(start(strategy, faulty(grid, raising=set(), silent=missing)) - before)
+    assert steps[0].norm() > 1e-3
+    torch.testing.assert_close(steps[0] + steps[1], steps[2], rtol=1e-4, atol=1e-7)
+
+
+def test_a_round_with_too_few_replies_is_discarded_and_still_charged(make: Make) -> None:
+    strategy, grid = make({**NOISY, "federation.max-failed-rounds": 9})
+    before = strategy.state.optimizer.adapter
+    after = start(strategy, faulty(grid, raising={1, 2}, silent={3, 4}))
+    assert torch.equal(after, before)
+    assert [r.discarded for r in rounds_of(strategy)] == ["2 of 6 clients replied, 3 are needed"] * 3
+    assert strategy.account.rounds_charged == 3
+    assert strategy.state.round == 3
+
+
+def test_the_run_recovers_when_the_clients_do(make: Make) -> None:
+    strategy, grid = make({**NOISY, "num-server-rounds": 4, "federation.max-failed-rounds": 3})
+    before = strategy.state.optimizer.adapter
+    after = start(strategy, faulty(grid, raising=set(range(1, 7)), silent=set(), until=2))
+    assert [bool(r.discarded) for r in rounds_of(strategy)] == [True, True, False, False]
+    assert strategy.state.failed_in_a_row == 0
+    assert not torch.equal(after, before)
+
+
+def test_too_many_failed_rounds_in_a_row_end_the_run_with_the_commonest_reason(make: Make) -> None:
+    strategy, grid = make({**NOISY, "num-server-rounds": 9, "federation.max-failed-rounds": 2})
+    with pytest.raises(FederationError) as failure:
+        start(strategy, faulty(grid, raising={1, 2, 3, 4}, silent={5}))
+    said = str(failure.value)
+    assert said.startswith("2 rounds in a row were discarded (last: 1 of 6 clients replied, 3 are needed)")
+    assert "MemoryError: node has no memory left (4 of 5 failures)" in said
+    assert strategy.account.rounds_charged == len(rounds_of(strategy)) == 2
+
+
+def test_a_statistics_stage_without_any_reply_ends_the_run(make: Make) -> None:
+    strategy, grid = make({"strategy.name": "dr-encoder"})
+    with pytest.raises(FederationError, match=r"stage 1: none of 6 clients released statistics\. MemoryError"):
+        start(strategy, faulty(grid, raising=set(range(1, 7)), silent=set()))
+
+
+def test_a_cohort_below_the_minimum_is_not_asked_and_still_charged(make: Make) -> None:
+    strategy, grid = make({**NOISY, "privacy.minimum-cohort": 7, "federation.max-failed-rounds": 9})
+    start(strategy, grid)
+    assert {r.discarded for r in rounds_of(strategy)} == {"6 clients selected, fewer than the minimum of 7"}
+    assert {(r.bytes_down, r.bytes_up) for r in rounds_of(strategy)} == {(0, 0)}
+    assert strategy.account.rounds_charged == 3
+    assert strategy.account.exposure == {}
+
+
+def test_an_empty_cohort_still_moves_the_model_by_noise(make: Make) -> None:
+    """Else a round without a step would tell that nobody was sampled."""
+    strategy, grid = make({**NOISY, "privacy.trust": "distributed", "privacy.sampling-rate": 1e-9})
+    before = strategy.state.optimizer.adapter
+    after = start(strategy, grid)
+    assert [(r.cohort, r.discarded) for r in rounds_of(strategy)] == [(0, "")] * 3
+    assert (after != before).all()
+
+
+def test_the_run_stops_when_the_budget_is_spent(make: Make) -> None:
+    """mu^2 = T/4 at z = 2: four rounds cost epsilon 2.71 at delta 1e-3, five 3.15."""
+    strategy, grid = make({**NOISY, "num-server-rounds": 9, "privacy.stop-epsilon": 3.0})
+    start(strategy, grid)
+    assert strategy.stop_reason == "privacy budget spent"
+    assert len(rounds_of(strategy)) == strategy.account.rounds_charged == strategy.account.plan.rounds
+    assert strategy.account.certify() <= 3.0
+    strategy.account.charge_round(99)
+    assert strategy.account.certify() > 3.0
+
+
+@pytest.mark.parametrize("loss", [4.1, math.nan])
+def test_divergence_stops_the_run_and_keeps_the_adapter_before(make: Make, loss: float) -> None:
+    """Base loss 1, factor 4: the third round's loss is beyond it."""
+    seen: list[Tensor] = []
+
+    def evaluate(server_round: int, adapter: Tensor) -> MetricRecord:
+        seen.append(adapter)
+        return MetricRecord({"loss": loss if server_round == 3 else 3.9})
+
+    strategy, grid = make({"num-server-rounds": 6}, evaluate)
+    strategy.state.base_loss = 1.0
+    after = start(strategy, grid)
+    assert strategy.stop_reason.startswith("diverged: held-out loss")
+    assert len(seen) == 3
+    assert torch.equal(after, seen[1])
+    assert not torch.equal(after, seen[2])
+
+
+def test_an_adapter_that_is_not_finite_is_never_kept(make: Make) -> None:
+    strategy, grid = make({"server.learning-rate": 3e38, "privacy.clip-norm": 1e4})
+    before = strategy.state.optimizer.adapter
+    assert torch.equal(start(strategy, grid), before)
+    assert "diverged" in strategy.stop_reason
+
+
+def test_evaluation_is_on_schedule_and_always_after_the_last_round(make: Make) -> None:
+    rounds: list[int] = []
+    strategy, grid = make({"num-server-rounds": 5, "evaluation.every": 2}, lambda number, _: rounds.append(number))
+    start(strategy, grid)
+    assert rounds == [2, 4, 5]
+
+
+@pytest.mark.parametrize(("trust", "deviation"), [("central", 1.0), ("distributed", 1.0), ("local", CLIENTS**0.5)])
+def test_the_noise_of_a_whole_round_is_what_was_charged(make: Make, trust: str, deviation: float) -> None:
+    """3,072 values by chi squared: a false alarm in 1e-4; a std off by 10 % is always caught."""
+    adapters = []
+    for changes in ({}, {**NOISY, "privacy.trust": trust, "privacy.clip-norm": 0.5}):
+        strategy, grid = make({"num-server-rounds": 1, "privacy.clip-norm": 0.5, **changes})
+        adapters.append(start(strategy, grid).double())
+    noise = (adapters[1] - adapters[0]) * CLIENTS
+    assert 0.95 < noise.square().mean().sqrt() / (2.0 * 0.5 * deviation) < 1.05
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_one_client_moves_the_aggregate_by_the_clip_norm_at_most(make: Make, name: str, normalize: bool) -> None:
+    """500 neighbouring cohorts, one contribution replaced by zero, noise off and clip on."""
+    strategy, grid = make({"strategy.name": name})
+    codec = strategy.prepare(grid)
+    bound = 0.7
+    terms = ReleaseTerms(codec.size, bound, 0.0, "central", 4, normalize=normalize)
+    source = RandomSource.system()
+    scales = 10 ** vectors(1, 500, 1)[0]
+    largest = 0.0
+    for gradients, scale in zip(vectors(1000, codec.dim, 2).view(500, 2, codec.dim), scales, strict=True):
+        codec = codec.redraw(int(scale * 100) % 7)
+        other, own = (release_gradient(g * scale, codec, terms, source) for g in gradients)
+        nothing = release_gradient(torch.zeros(codec.dim), codec, terms, source)
+        moved = combine([other, own], terms, source) - combine([other, nothing], terms, source)
+        largest = max(largest, float(moved.norm()))
+    assert 0.99 * bound < largest <= bound * (1 + 1e-5)
+
+
+def test_one_client_moves_the_statistics_by_their_bound_at_most(make: Make, adapted: AdaptedModel) -> None:
+    strategy, _ = make({"strategy.name": "dr-encoder"})
+    code = ScaleCode.of(adapted.layout, strategy.config.statistics)
+    trust: Trust = "central"
+    terms = ReleaseTerms(code.size, code.bound, 0.0, trust, 2, normalize=False)
+    worst = code.encode(torch.full((len(adapted.layout.tensors),), 1e-30))
+    moved = combine([release(worst, terms, RandomSource.system())], terms, RandomSource.system())
+    assert worst.norm() > code.bound
+    assert moved.norm() == pytest.approx(code.bound, rel=1e-5)
+
+
+def test_cohorts_are_independent_of_the_statistics_and_of_each_other(make: Make) -> None:
+    strategy, _ = make({})
+    strategy.nodes = list(range(1, 401))
+    draws = [set(strategy.draw_cohort(number, 0.5)) for number in range(3)]
+    assert len({frozenset(draw) for draw in draws}) == 3
+    for draw in draws:
+        assert 130 < len(draw) < 270  # 7 standard deviations
+    assert 50 < len(draws[0] & draws[1]) < 150
+
+
+def test_no_client_is_asked_to_evaluate(make: Make) -> None:
+    strategy, grid = make({})
+    assert strategy.configure_evaluate(1, None, None, grid) == []  # type: ignore[arg-type]
+    assert strategy.aggregate_evaluate(1, []) is None
+
+
+def test_the_ledger_of_a_run_without_noise_is_empty(make: Make, tmp_path: Path) -> None:
+    strategy, grid = make({})
+    start(strategy, grid)
+    (ledger,) = tmp_path.glob("*/ledger.jsonl")
+    assert Ledger(ledger).charges == ()
+    assert rounds_of(strategy)[-1].epsilon == math.inf
