@@ -317,6 +317,11 @@ def _list_faults(lines: list[str]) -> str:
     return "The run configuration is not valid:\n" + "\n".join(f"  - {line}" for line in lines)
 
 
+def key_table() -> list[tuple[str, Scalar, str]]:
+    """Every key with its default and its meaning, in the order of the sections."""
+    return [(key, value, _field_text(key)) for key, value in RunConfig().flat().items()]
+
+
 def _known_keys(key: str) -> list[str]:
     section, dot, _ = key.partition(".")
     keys = list(RunConfig().flat())
@@ -324,8 +329,13 @@ def _known_keys(key: str) -> list[str]:
 
 
 def _describe(key: str) -> str:
+    text = _field_text(key)
+    return f" ({text})" if text else ""
+
+
+def _field_text(key: str) -> str:
     section, dot, name = key.partition(".")
     field: Any = RunConfig.model_fields.get((section if dot else key).replace("-", "_"))
     if field is not None and dot and field.annotation is not None:
         field = field.annotation.model_fields.get(name.replace("-", "_"))
-    return f" ({field.description})" if field is not None and field.description else ""
+    return field.description or "" if field is not None else ""

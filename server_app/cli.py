@@ -9,12 +9,18 @@ from typing import Annotated, Any
 
 import typer
 
-from common.config import ConfigError, RunConfig, Scalar
+from common.config import ConfigError, RunConfig, Scalar, key_table
 from server_app.launcher import LaunchError, Resources, launch, read_preset
 from server_app.terminal import clock, kilobytes, show
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
+_KEYS_HEADER = """# Configuration
+
+Written by `dr-encoder keys`. A run takes one flat set of keys: the defaults below, then a preset or TOML file, then
+`--set key=value`. With plain `flwr run` the same keys go to `-c`. TOML has no null: `0` or `""` means "not given" where
+the meaning says so.
+"""
 _SIMULATED_CLIENTS = 10  # when neither the preset nor the user says how many
 
 
@@ -51,6 +57,18 @@ def run(
         typer.secho(f"\nstopped; continue with: dr-encoder run --resume {folder}", err=True)
         raise typer.Exit(130) from None
     _summarise(folder, time.monotonic() - started)
+
+
+@app.command()
+def keys() -> None:
+    """Print every key of the run configuration as a Markdown table (docs/configuration.md is this)."""
+    typer.echo(keys_markdown(), nl=False)
+
+
+def keys_markdown() -> str:
+    """The page docs/configuration.md."""
+    rows = [f"| `{key}` | `{json.dumps(value)}` | {text} |" for key, value, text in key_table()]
+    return "\n".join([_KEYS_HEADER, "| key | default | meaning |", "|---|---|---|", *rows, ""])
 
 
 def _configure(preset: str, overrides: list[str], resume: Path | None) -> RunConfig:

@@ -34,9 +34,9 @@ def _draw_progress(path: Path, rows: list[dict[str, Any]]) -> None:
             right.plot(rounds, [100 * row[group] for row in scored], lw=1, alpha=0.6, label=group.split(".", 1)[1])
         _line(right, rounds, [100 * row["accuracy"] for row in scored], _BLUE, "round", "held-out accuracy (%)", "all")
         right.axhline(25, color=_GREY, lw=0.8, ls=":")
-        right.text(rounds[-1], 25.8, "guessing", color=_GREY, ha="right", fontsize=8)
+        right.text(rounds[-1], 20, "guessing", color=_GREY, ha="right", fontsize=8)
         right.set_ylim(0, 102)
-        right.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 0.12))
+        right.legend(frameon=False, fontsize=8, loc="center right")
     _save(figure, path)
 
 
@@ -45,8 +45,8 @@ def _draw_epsilon(path: Path, rows: list[dict[str, Any]], report: dict[str, Any]
     spent = [row for row in rows if isinstance(row.get("epsilon"), float)]
     released = report["privacy"]["released_model"]
     if spent:
-        rounds = [row["round"] for row in spent]
-        _line(axis, rounds, [row["epsilon"] for row in spent], _ORANGE, "round", "epsilon spent")
+        rounds = [0] + [row["round"] for row in spent]
+        _line(axis, rounds, [0.0] + [row["epsilon"] for row in spent], _ORANGE, "round", "epsilon spent")
         axis.set_ylim(0, None)
         axis.set_title(f"released model, client level, delta = {released['delta']:g}", fontsize=9)
     else:
