@@ -181,8 +181,11 @@ MAPPED = DataConfig(prompt_column="ask", completion_column="say", partitioner="i
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("own.csv", "ask,say\nwhat is the sum of 1 and 1 ?, gold\nwhat is the sum of ?, red\n"),
-        ("own.jsonl", '{"ask": "the sum of 1 and 1", "say": " gold"}\n{"ask": "the sum of 1 and 2", "say": " red"}\n'),
+        ("own.csv", "ask,say\nwhat is the sum of 1 and 1 ?, answer\nwhat is the sum of ?, which\n"),
+        (
+            "own.jsonl",
+            '{"ask": "the sum of 1 and 1", "say": " answer"}\n{"ask": "the sum of 1 and 2", "say": " which"}\n',
+        ),
     ],
 )
 def test_a_sites_own_file_is_read_with_its_own_column_names(tmp_path: Path, name: str, text: str) -> None:
@@ -190,7 +193,7 @@ def test_a_sites_own_file_is_read_with_its_own_column_names(tmp_path: Path, name
     path.write_text(text)
     tokens = private_tokens(MAPPED, TOKENIZER, 3, 7, 1, str(path))
     assert isinstance(tokens, TokenisedExamples)
-    assert [words(row[row != IGNORED]) for row in tokens.labels] == [["gold"], ["red"]], (
+    assert [words(row[row != IGNORED]) for row in tokens.labels] == [["answer"], ["which"]], (
         "the whole file, not a partition"
     )
 

@@ -1,0 +1,90 @@
+"""The real ``flwr run``: SuperLink, simulation engine, app bundle and all."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.models import AdaptedModel
+from server_app import launcher
+from server_app.launcher import LaunchError, Resources, launch
+from server_app.run_folder import RunFolder
+from tests import reference
+from tests.tiny import Files, final_adapter, tiny_config
+
+CLIENTS = 8
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where Flower keeps its state: every process of a run carries this path in its environment."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setattr(launcher.tempfile, "tempdir", str(folder))
+    return folder
+
+
+def processes_of(scratch: Path) -> list[str]:
+    """Command lines of other processes whose environment names ``scratch``."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            mine = entry.name == str(os.getpid())
+            if not mine and str(scratch).encode() in (entry / "environ").read_bytes():
+                found.append((entry / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue
+    return found
+
+
+def left_running(scratch: Path) -> list[str]:
+    """What is still there after ten seconds."""
+    deadline = time.monotonic() + 10
+    while (found := processes_of(scratch)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return found
+
+
+@pytest.fixture
+def _stray_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory with other packages of the same names, which is also on the import path of every process."""
+    stray = tmp_path / "stray"
+    for package in ("client_app", "common"):
+        (stray / package).mkdir(parents=True)
+        (stray / package / "__init__.py").write_text("raise ImportError('the stray copy was imported')")
+    monkeypatch.chdir(stray)
+    monkeypatch.setenv("PYTHONPATH", str(stray))
+
+
+@pytest.mark.usefixtures("_stray_packages")
+def test_flwr_run_completes_and_equals_the_plain_loop(
+    files: Files, adapted: AdaptedModel, tmp_path: Path, scratch: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    changes = {"federation.num-clients": CLIENTS, "federation.connect-timeout": 60.0, "server.learning-rate": 3.0}
+    config = tiny_config(files, tmp_path / "results", changes)
+    with (tmp_path / "log").open("w+") as log:
+        launch(config, CLIENTS, Resources(num_cpus=2), log)
+    assert left_running(scratch) == []
+    folder = RunFolder(tmp_path / "results" / "run")
+    report = json.loads((folder.path / "report.json").read_text())
+    assert (report["run"]["rounds_run"], report["run"]["clients"]) == (3, CLIENTS)
+    assert [row["replies"] for row in folder.read_metrics()[1:]] == [CLIENTS] * 3
+    assert (folder.path / "adapter" / "adapter_model.safetensors").exists()
+    expected = reference.train(config, adapted)
+    assert (expected - adapted.initial).norm() > 0.03
+    torch.testing.assert_close(final_adapter(folder), expected, rtol=0, atol=1e-6)
+    assert "finished: all rounds done" in capfd.readouterr().out
+
+
+def test_a_failed_flwr_run_is_an_error_and_leaves_no_process(
+    files: Files, tmp_path: Path, scratch: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Flower itself exits with 0 here."""
+    config = tiny_config(files, tmp_path / "results", {"federation.num-clients": 3, "federation.connect-timeout": 2.0})
+    with (tmp_path / "log").open("w+") as log, pytest.raises(LaunchError, match="the run ended as finished:failed"):
+        launch(config, 2, Resources(num_cpus=1), log)
+    assert left_running(scratch) == []
+    assert "only 2 clients connected within 2 s" in capfd.readouterr().out

@@ -1,0 +1,207 @@
+"""The launcher and the command line, without starting Flower."""
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from common.config import ConfigError, RunConfig
+from server_app import cli, launcher
+from server_app.launcher import LaunchError, Resources, flower_environment, read_preset
+
+runner = CliRunner()
+
+
+def test_a_preset_is_read_by_its_name() -> None:
+    preset = read_preset("demo")
+    assert preset["federation.num-clients"] == 1000
+    assert all(key in RunConfig().flat() for key in preset)
+
+
+def test_a_preset_may_be_any_toml_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('num-server-rounds = 3\n[codec]\nsize = 7\n[privacy]\ntrust = "local"\n')
+    assert read_preset(str(path)) == {"num-server-rounds": 3, "codec.size": 7, "privacy.trust": "local"}
+
+
+def test_an_unknown_preset_is_refused_with_those_that_exist() -> None:
+    with pytest.raises(LaunchError, match=r'preset "demoo": neither a preset \(.*demo.*\) nor a TOML file'):
+        read_preset("demoo")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("privacy.epsilon=4", ("privacy.epsilon", 4)),
+        ("privacy.epsilon=inf", ("privacy.epsilon", float("inf"))),
+        ("lora.freeze-a=true", ("lora.freeze-a", True)),
+        ("strategy.name=lora", ("strategy.name", "lora")),
+        ('strategy.name = "lora"', ("strategy.name", "lora")),
+        ("data.name=a=b.csv", ("data.name", "a=b.csv")),
+        ("lora.target-modules=q_proj,v_proj", ("lora.target-modules", "q_proj,v_proj")),
+    ],
+)
+def test_overrides_are_toml_and_bare_words_are_text(text: str, expected: tuple[str, Any]) -> None:
+    key, value = cli._parse_override(text)
+    assert (key, value) == expected
+    assert type(value) is type(expected[1])
+
+
+def test_an_override_without_a_value_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r'--set "seed": expected key=value'):
+        cli._parse_override("seed")
+
+
+def test_paths_are_made_absolute_because_flower_runs_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("own.jsonl", "held-out.csv"):
+        (tmp_path / name).touch()
+    (tmp_path / "model").mkdir()
+    overrides = ["data.name=own.jsonl", "data.evaluation=held-out.csv", "model.name=model", "output.name=mine"]
+    config = cli._configure("demo", overrides, None)
+    assert config.data.name == str(tmp_path / "own.jsonl")
+    assert config.data.evaluation == str(tmp_path / "held-out.csv")
+    assert config.model.name == str(tmp_path / "model")
+    assert (config.output.dir, config.output.name) == (str(tmp_path / "results"), "mine")
+
+
+def test_overrides_win_over_the_preset() -> None:
+    assert cli._configure("demo", ["federation.num-clients=5"], None).federation.num_clients == 5
+
+
+def test_resume_takes_the_configuration_and_the_place_of_the_run(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    (folder / "checkpoint").mkdir(parents=True)
+    (folder / "config.toml").write_text('seed = 77\n[output]\ndir = "elsewhere"\n')
+    config = cli._configure("demo", [], folder)
+    assert (config.seed, config.resume) == (77, str(folder))
+    assert (config.output.dir, config.output.name) == (str(tmp_path), "mine")
+
+
+class Launched:
+    """Stands in for ``launch``."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, outcome: BaseException | None = None) -> None:
+        self.calls: list[tuple[RunConfig, int, Resources]] = []
+        self._outcome = outcome
+        monkeypatch.setattr(cli, "launch", self)
+
+    def __call__(self, config: RunConfig, clients: int, resources: Resources, log: Any) -> None:
+        self.calls.append((config, clients, resources))
+        if self._outcome is not None:
+            raise self._outcome
+        folder = Path(config.output.dir) / config.output.name
+        folder.mkdir(parents=True)
+        (folder / "report.json").write_text(json.dumps(REPORT))
+
+
+FIGURE = {"epsilon": 1.2341, "delta": 1e-5}
+REPORT: dict[str, Any] = {
+    "outcome": {
+        "stopped_because": "all rounds done",
+        "base": {"loss": 3.5, "accuracy": 0.25},
+        "final": {"loss": 1.5, "accuracy": 0.75},
+    },
+    "privacy": {
+        "released_model": FIGURE,
+        "one_client_against_server": FIGURE | {"epsilon": "inf"},
+        "not_private_because": "",
+        "insecure_noise": False,
+    },
+    "communication": {
+        "bytes_up_per_client_round": 700.0,
+        "bytes_up_per_client_round_plain_lora": 98_000,
+        "times_smaller_than_plain_lora": 140.0,
+    },
+}
+
+
+def options(tmp_path: Path, *more: str) -> list[str]:
+    return ["run", "--set", f"output.dir={tmp_path}", "--set", "output.name=x", *more]
+
+
+def test_run_launches_the_configured_federation_and_sums_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launched = Launched(monkeypatch)
+    result = runner.invoke(cli.app, options(tmp_path, "--cpus", "3", "--gpus-per-client", "0.25"))
+    assert result.exit_code == 0, result.output
+    ((config, clients, resources),) = launched.calls
+    assert clients == config.federation.num_clients == 1000
+    assert resources == Resources(3, gpus_per_client=0.25)
+    for part in ("25.0% -> 75.0%", "3.500 -> 1.500", "1.235 at delta 1e-05", "inf", "0.7 kB", "140 times"):
+        assert part in result.output, "an epsilon is rounded up, never down"
+    assert "NOT PRIVATE" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "lora.rank=0"], "lora.rank = 0"),
+        (["--set", "lora.rnk=1"], "lora.rnk: unknown key"),
+        (["--set", "seed"], "expected key=value"),
+        (["--preset", "nowhere"], 'preset "nowhere"'),
+        (["--set", "data.evaluation=absent.csv"], "absent.csv"),
+    ],
+)
+def test_a_bad_configuration_ends_non_zero_before_flower_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    launched = Launched(monkeypatch)
+    result = runner.invoke(cli.app, options(tmp_path, *arguments))
+    assert result.exit_code == 1
+    assert launched.calls == []
+    assert "error: " in result.output
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_missing_run_to_resume_ends_non_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launched = Launched(monkeypatch)
+    result = runner.invoke(cli.app, ["run", "--resume", str(tmp_path / "absent")])
+    assert result.exit_code == 1
+    assert "absent" in result.output
+    assert launched.calls == []
+
+
+def test_a_failed_run_ends_non_zero_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Launched(monkeypatch, LaunchError("the run ended as finished:failed"))
+    result = runner.invoke(cli.app, options(tmp_path))
+    assert result.exit_code == 1
+    assert "error: the run ended as finished:failed" in result.output
+
+
+def test_an_interrupt_says_how_to_continue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Launched(monkeypatch, KeyboardInterrupt())
+    result = runner.invoke(cli.app, options(tmp_path))
+    assert result.exit_code == 130
+    assert f"dr-encoder run --resume {tmp_path / 'x'}" in result.output
+
+
+def test_flower_gets_a_home_of_its_own_and_no_network(tmp_path: Path) -> None:
+    environment = flower_environment(tmp_path)
+    assert environment["FLWR_HOME"] == str(tmp_path)
+    assert environment["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] == "1"
+    assert environment["FLWR_TELEMETRY_ENABLED"] == "0"
+    assert environment["PATH"].startswith(str(Path(sys.executable).parent))
+
+
+@pytest.mark.parametrize(
+    ("printed", "expected"),
+    [
+        ('{"runs": [{"status": "finished:failed"}]}', "finished:failed"),
+        ('{"runs": []}', "unknown"),
+        ("no connection", "unknown (flwr ls said: no connection"),
+    ],
+)
+def test_the_status_is_what_flower_lists_and_never_a_guess(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: str, expected: str
+) -> None:
+    monkeypatch.setattr(launcher.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=printed, stderr=""))
+    assert launcher._final_status(tmp_path, {}).startswith(expected)
+
+
+def test_ports_are_free_and_distinct() -> None:
+    assert len(set(launcher._free_ports(5))) == 5

@@ -1,0 +1,206 @@
+"""What a run leaves in its folder."""
+
+import json
+import math
+import struct
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+
+from common.config import ConfigError, RunConfig, flatten
+from common.demo.model import load_model, load_tokenizer
+from common.models import AdaptedModel
+from common.privacy.ledger import Ledger
+from server_app.run import check_run, run_federation
+from server_app.run_folder import RunFolder
+from tests.tiny import CLIENTS, Files, final_adapter, run_tiny, tiny_config, tiny_grid
+
+NOISY: dict[str, Any] = {
+    "privacy.epsilon": 0.0,
+    "privacy.noise-multiplier": 0.8,
+    "privacy.trust": "central",
+    "server.learning-rate": 3.0,
+}
+
+
+@pytest.fixture(scope="module")
+def noisy(files: Files, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A private run (in ``central``, so that one epsilon is infinite)."""
+    return run_tiny(tiny_config(files, tmp_path_factory.mktemp("noisy"), NOISY))
+
+
+@pytest.fixture(scope="module")
+def clear(files: Files, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run without noise and without public examples."""
+    changes = {"data.evaluation": "", "strategy.name": "lora", "server.learning-rate": 3.0}
+    return run_tiny(tiny_config(files, tmp_path_factory.mktemp("clear"), changes))
+
+
+def report_of(folder: RunFolder) -> dict[str, Any]:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    report: dict[str, Any] = json.loads((folder.path / "report.json").read_text(), parse_constant=refuse)
+    return report
+
+
+KEYS = {
+    "": {"schema", "run", "outcome", "privacy", "communication", "codec"},
+    "run": {
+        *("name", "strategy", "model", "data", "seed", "clients", "rounds_planned", "rounds_run", "seconds"),
+        *("app_digest", "versions"),
+    },
+    "outcome": {"stopped_because", "rounds_discarded", "base", "final"},
+    "privacy": {
+        *("released_model", "one_client_against_server", "not_private_because", "insecure_noise", "trust"),
+        *("clip_norm", "clipping", "sampling_rate", "noise_multiplier", "statistics_noise_multiplier"),
+        *("minimum_cohort", "delta_set_aside", "rounds_charged"),
+    },
+    "communication": {
+        *("adapter_values", "code_values", "bytes_up_per_client_round", "bytes_up_per_client_round_plain_lora"),
+        *("times_smaller_than_plain_lora", "bytes_down_per_client_round", "bytes_up_total", "bytes_down_total"),
+    },
+}
+FIGURE = {"epsilon", "of", "against", "accountant", "delta", "unit", "adjacency"}
+
+
+def test_the_report_has_the_documented_keys(noisy: RunFolder, clear: RunFolder) -> None:
+    for folder in (noisy, clear):
+        report = report_of(folder)
+        for section, keys in KEYS.items():
+            assert set(report[section] if section else report) >= keys, section
+        for figure in ("released_model", "one_client_against_server"):
+            assert set(report["privacy"][figure]) >= FIGURE
+
+
+def test_the_report_says_what_happened(noisy: RunFolder, adapted: AdaptedModel) -> None:
+    report = report_of(noisy)
+    run, wire, privacy = report["run"], report["communication"], report["privacy"]
+    assert (run["strategy"], run["clients"], run["rounds_planned"], run["rounds_run"]) == ("dr-encoder", CLIENTS, 3, 3)
+    assert report["outcome"]["stopped_because"] == "all rounds done"
+    assert (wire["adapter_values"], wire["code_values"]) == (adapted.layout.size, 64)
+    assert wire["times_smaller_than_plain_lora"] == pytest.approx(
+        wire["bytes_up_per_client_round_plain_lora"] / wire["bytes_up_per_client_round"]
+    )
+    assert wire["bytes_up_per_client_round_plain_lora"] > 4 * adapted.layout.size
+    rows = noisy.read_metrics()[1:]
+    assert wire["bytes_up_total"] == sum(row["bytes_up"] for row in rows) > 0
+    assert (privacy["noise_multiplier"], privacy["rounds_charged"]) == (0.8, 3)
+    charges = Ledger(noisy.ledger).charges
+    assert [charge.noise_multiplier for charge in charges] == [1.6, 0.8, 0.8, 0.8]
+    mu = math.sqrt(sum(charge.noise_multiplier**-2 for charge in charges))
+    assert privacy["released_model"]["epsilon"] == pytest.approx(exact_epsilon(mu, 1e-3), rel=1e-4)
+    assert privacy["not_private_because"] == ""
+
+
+def exact_epsilon(mu: float, delta: float) -> float:
+    """By bisection of delta(epsilon) of the Gaussian mechanism (Balle and Wang 2018)."""
+    normal = torch.distributions.Normal(0.0, 1.0)
+
+    def exceeds(epsilon: float) -> bool:
+        a, b = (torch.tensor(x, dtype=torch.float64) for x in (mu / 2 - epsilon / mu, -mu / 2 - epsilon / mu))
+        return float(normal.cdf(a) - math.exp(epsilon) * normal.cdf(b)) > delta
+
+    low, high = 0.0, 50.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if exceeds(middle) else (low, middle)
+    return high
+
+
+def test_an_infinite_epsilon_is_the_text_inf_with_its_reason(noisy: RunFolder, clear: RunFolder) -> None:
+    assert report_of(noisy)["privacy"]["one_client_against_server"]["epsilon"] == "inf"
+    privacy = report_of(clear)["privacy"]
+    assert privacy["released_model"]["epsilon"] == "inf"
+    assert privacy["not_private_because"].startswith("privacy.epsilon = inf")
+    assert "Not private end to end" in (clear.path / "report.md").read_text()
+
+
+def test_without_public_examples_there_are_no_scores(clear: RunFolder) -> None:
+    assert report_of(clear)["outcome"]["final"] == {}
+    assert "No evaluation data was configured" in (clear.path / "report.md").read_text()
+
+
+def test_the_final_scores_are_those_of_the_last_round(noisy: RunFolder) -> None:
+    rows, outcome = noisy.read_metrics(), report_of(noisy)["outcome"]
+    assert outcome["base"]["round"] == 0
+    assert outcome["final"]["round"] == 3
+    for key in ("loss", "accuracy"):
+        assert (outcome["base"][key], outcome["final"][key]) == (rows[0][key], rows[3][key])
+    assert rows[0]["loss"] != rows[3]["loss"]
+
+
+def test_metrics_have_a_row_for_the_base_model_and_for_each_round(noisy: RunFolder) -> None:
+    rows = [json.loads(line) for line in noisy.metrics.read_text().splitlines()]
+    assert [row["round"] for row in rows] == [0, 1, 2, 3]
+    for row in rows[1:]:
+        assert (row["cohort"], row["replies"], row["discarded"], row["failures"]) == (CLIENTS, CLIENTS, "", 0)
+        assert row["epsilon_server"] == "inf"
+        assert {"loss", "accuracy", "bytes_up", "bytes_down", "seconds", "elapsed"} <= set(row)
+    epsilons = [row["epsilon"] for row in rows[1:]]
+    assert epsilons == sorted(epsilons)
+    assert epsilons[-1] == pytest.approx(report_of(noisy)["privacy"]["released_model"]["epsilon"], rel=5e-3)
+
+
+def test_the_written_configuration_is_that_of_the_run_but_for_its_name(noisy: RunFolder, files: Files) -> None:
+    written = RunConfig.parse(flatten(tomllib.loads((noisy.path / "config.toml").read_text())))
+    assert written.flat() == tiny_config(files, noisy.path.parent, NOISY).flat() | {"output.name": ""}
+
+
+def test_the_saved_adapter_gives_the_live_models_logits(noisy: RunFolder, adapted: AdaptedModel) -> None:
+    base = load_model()
+    ids = load_tokenizer()(["question : what is the sum of 2 and 3 ? answer :"], return_tensors="pt")
+    with torch.no_grad():
+        untouched = base(**ids).logits
+        loaded = PeftModel.from_pretrained(base, noisy.path / "adapter").eval()(**ids).logits
+        adapted.load(final_adapter(noisy))
+        live = adapted.model.eval()(**ids).logits
+    torch.testing.assert_close(loaded, live, rtol=0, atol=1e-6)
+    assert (loaded - untouched).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("name", ["progress.png", "epsilon.png", "bytes.png"])
+def test_plots_are_pictures_with_something_in_them(noisy: RunFolder, clear: RunFolder, name: str) -> None:
+    for folder in (noisy, clear):
+        data = (folder.path / name).read_bytes()
+        width, height = struct.unpack(">II", data[16:24])
+        assert data.startswith(b"\x89PNG")
+        assert width > 400
+        assert height > 200
+        assert len(data) > 4000
+        assert name in (folder.path / "report.md").read_text()
+
+
+def test_latest_points_at_the_newest_run(files: Files, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        folder = RunFolder.create(tiny_config(files, tmp_path, {"output.name": name}))
+        assert (tmp_path / "latest").resolve() == folder.path == tmp_path / name
+    assert (tmp_path / "latest").is_symlink()
+
+
+def test_an_existing_folder_is_never_written_into(noisy: RunFolder, files: Files) -> None:
+    with pytest.raises(ConfigError, match=r'output\.name = "run": .* exists already; choose another name, or set'):
+        RunFolder.create(tiny_config(files, noisy.path.parent, NOISY))
+
+
+def test_two_runs_in_one_process_do_not_influence_each_other(noisy: RunFolder, files: Files, tmp_path: Path) -> None:
+    """The second starts from the initial adapter, not from where the first ended."""
+    found = [final_adapter(run_tiny(tiny_config(files, tmp_path, {"output.name": name}))) for name in ("one", "two")]
+    assert torch.equal(found[0], found[1])
+
+
+def test_an_unknown_strategy_is_refused_with_those_that_exist(files: Files, tmp_path: Path) -> None:
+    config = tiny_config(files, tmp_path, {"strategy.name": "fedavg"})
+    with pytest.raises(ConfigError, match=r'strategy\.name = "fedavg": registered are dr-encoder, .*lora'):
+        check_run(config)
+
+
+def test_a_code_larger_than_the_adapter_is_refused_before_anything_is_written(files: Files, tmp_path: Path) -> None:
+    config = tiny_config(files, tmp_path, {"codec.size": 10**6})
+    with pytest.raises(ConfigError, match=r"codec\.size = 1000000: larger than the adapter, which has \d+ values"):
+        run_federation(tiny_grid(config), config)
+    assert list(tmp_path.iterdir()) == []
