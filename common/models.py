@@ -72,6 +72,7 @@ def load_adapted_model(model: ModelConfig, lora: LoraConfig, seed: int) -> Adapt
     device = _device(model)
     base = base.to(device) if model.quantization == "none" else base
     peft_model = _adapt(base, lora)
+    peft_model.train(False)  # the base comes in evaluation mode, the adapter in training mode: one mode for all
     trainable = {name: p for name, p in peft_model.named_parameters() if p.requires_grad}
     layout = Layout.of({name: parameter.shape for name, parameter in trainable.items()})
     _initialise(peft_model, seed)

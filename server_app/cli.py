@@ -54,7 +54,8 @@ def run(
         typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        typer.secho(f"\nstopped; continue with: dr-encoder run --resume {folder}", err=True)
+        resumable = (folder / "checkpoint" / "latest").exists()
+        typer.secho(f"\nstopped{f'; continue with: dr-encoder run --resume {folder}' if resumable else ''}", err=True)
         raise typer.Exit(130) from None
     _summarise(folder, time.monotonic() - started)
 

@@ -15,12 +15,13 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import httpx
+import psutil
 import tomli_w
 
 from common.config import RunConfig, Scalar, flatten, nest
@@ -64,7 +65,7 @@ def launch(config: RunConfig, num_clients: int, resources: Resources, log: IO[st
 
     Raises ``LaunchError`` unless Flower reports the run as completed.
     """
-    with tempfile.TemporaryDirectory(prefix="dr-encoder-") as scratch:
+    with _terminate_as_interrupt(), tempfile.TemporaryDirectory(prefix="dr-encoder-") as scratch:
         home = Path(scratch)
         environment = flower_environment(home)
         with _superlink(home, environment, log):
@@ -73,6 +74,20 @@ def launch(config: RunConfig, num_clients: int, resources: Resources, log: IO[st
             status = _stream(_run_command(run_config, num_clients, resources), home, environment, log)
         if status != "finished:completed":
             raise LaunchError(f"the run ended as {status}")
+
+
+@contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM unwind like Ctrl-C, so that whatever was started is stopped as well."""
+
+    def interrupt(_signal: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 @contextmanager
@@ -93,7 +108,7 @@ def _superlink(home: Path, environment: Mapping[str, str], log: IO[str]) -> Iter
         _wait_until_healthy(process, port)
         yield
     finally:
-        _stop_group(process)
+        _stop_tree(process)
 
 
 def _wait_until_healthy(process: subprocess.Popen[bytes], port: int) -> None:
@@ -129,9 +144,8 @@ def _stream(command: list[str], home: Path, environment: Mapping[str, str], log:
             if MARK in line:
                 print(line.split(MARK, 1)[1].rstrip(), flush=True)
         process.wait()
-    except KeyboardInterrupt:
-        process.send_signal(signal.SIGINT)
-        raise
+    finally:
+        process.terminate()
     return _final_status(home, environment)
 
 
@@ -146,17 +160,23 @@ def _final_status(home: Path, environment: Mapping[str, str]) -> str:
         return f"unknown (flwr ls said: {(listing.stdout + listing.stderr).strip()[-300:]})"
 
 
-def _stop_group(process: subprocess.Popen[bytes]) -> None:
-    """Stop the SuperLink and all it started (its session), politely first."""
-    for sign in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, sign)
-        except ProcessLookupError:
-            break
-        try:
-            process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            continue
+def _stop_tree(process: subprocess.Popen[bytes]) -> None:
+    """Stop the SuperLink and all that descends from it (some lead sessions of their own), politely first."""
+    try:
+        family = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        family = []
+    process.terminate()
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for stop in (psutil.Process.terminate, psutil.Process.kill):
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                stop(member)
+        _, family = psutil.wait_procs(family, timeout=3.0)
 
 
 def _free_ports(count: int) -> list[int]:

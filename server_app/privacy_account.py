@@ -35,6 +35,10 @@ class PrivacyAccount:
         """Hash of the ledger's last line, for a checkpoint."""
         return self._ledger.head
 
+    def times_charged(self, round_index: int) -> int:
+        """How often the ledger holds this round."""
+        return self._ledger.rounds_charged(round_index)
+
     def affords_round(self) -> bool:
         """Whether one more round stays within the plan."""
         return self.plan.round is None or self.rounds_charged < self.plan.rounds

@@ -121,6 +121,8 @@ class Session:
         hooks = Hooks(lambda *_: None, lambda *_: None, lambda *_: None)
         strategy = STRATEGIES[config.strategy.name](config, adapted.layout, nodes, account, state, hooks)
         session = cls(config, adapted, folder, strategy, watch, evaluator, retention, say)
+        if config.resume:
+            strategy.expose_lost_round()
         strategy.hooks = Hooks(session.evaluate, session.on_prepared, session.on_round)
         if not config.resume:
             session.evaluate_base()

@@ -20,7 +20,7 @@ from common.adapter import Layout
 from common.app_digest import app_digest
 from common.codecs.base import Codec
 from common.config import RunConfig
-from common.privacy.mechanism import combine
+from common.privacy.mechanism import ReleaseTerms, combine
 from common.privacy.noise import RandomSource
 from common.privacy.sampling import poisson_sample
 from common.wire import TRAIN, Task, pack_instruction
@@ -154,11 +154,8 @@ class FederatedAdapter(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
         """Draw the cohort (Poisson) and address the adapter, the encoder and the release terms to it."""
-        cohort = self.draw_cohort(server_round, self.config.privacy.sampling_rate)
-        charge = self.account.plan.round
-        noise = charge.noise_multiplier if charge else 0.0
+        cohort, terms = self._whom_and_how(server_round)
         codec = self.codec.redraw(self._epoch(server_round))
-        terms = stage_two_terms(self.config.privacy, codec.size, noise, len(cohort))
         self._question = Question(server_round, terms, cohort)
         self._discarded = self._too_few_selected(len(cohort))
         if self._discarded:
@@ -209,6 +206,20 @@ class FederatedAdapter(Strategy):
         seed = self.config.privacy.insecure_seed
         return RandomSource.system() if seed < 0 else RandomSource.insecure((seed << 32) ^ (round_index << 1) ^ 1)
 
+    def expose_lost_round(self) -> None:
+        """After a crash: count against the server what a round asked for that is in the ledger but in no checkpoint."""
+        cohort, terms = self._whom_and_how(self.state.round + 1)
+        if not self._too_few_selected(len(cohort)):
+            for _ in range(self.account.times_charged(self.state.round + 1)):
+                self.account.expose(cohort, terms)
+
+    def _whom_and_how(self, server_round: int) -> tuple[list[int], ReleaseTerms]:
+        """The cohort of a round, and the release terms that it gets."""
+        cohort = self.draw_cohort(server_round, self.config.privacy.sampling_rate)
+        charge = self.account.plan.round
+        noise = charge.noise_multiplier if charge else 0.0
+        return cohort, stage_two_terms(self.config.privacy, self.codec.size, noise, len(cohort))
+
     def _epoch(self, server_round: int) -> int:
         every = self.config.codec.refresh_every
         return (server_round - 1) // every if every else 0
@@ -238,7 +249,8 @@ class FederatedAdapter(Strategy):
 
     def _evaluate(self, server_round: int, before: Tensor, last_round: int) -> MetricRecord | None:
         """Evaluate on schedule; on divergence go back to the adapter before this round and stop."""
-        due = server_round % self.config.evaluation.every == 0 or server_round == last_round
+        is_last = server_round == last_round or not self.account.affords_round()
+        due = is_last or server_round % self.config.evaluation.every == 0
         adapter = self.state.optimizer.adapter
         metrics = self.hooks.evaluate(server_round, adapter) if due else None
         loss = float(metrics["loss"]) if metrics and "loss" in metrics else 0.0  # type: ignore[arg-type]

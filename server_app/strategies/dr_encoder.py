@@ -47,7 +47,7 @@ class DrEncoder(FederatedAdapter):
         messages = question.address(content, STATISTICS, timeout)
         answered = list(grid.send_and_receive(messages, timeout=timeout)) if messages else []
         replies = question.sort(answered)
-        if not replies.releases:
+        if not replies.releases and (cohort or raw):  # an empty private cohort must go on, or it would be seen
             raise FederationError(
                 f"stage 1: none of {len(cohort)} clients released statistics. "
                 f"{replies.commonest_failure or 'Nobody was sampled: raise statistics.sampling-rate.'}"

@@ -111,6 +111,14 @@ def test_the_initial_adapter_stays_known_after_training(demo: AdaptedModel) -> N
     assert torch.equal(demo.initial, before)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_every_module_of_a_fresh_model_follows_the_training_mode(training: bool) -> None:
+    """A base with dropout of its own would else train without it until it has once been evaluated."""
+    model = fresh(ModelConfig(), LORA, 1)
+    model.training_mode(training)
+    assert {module.training for module in model.model.modules()} == {training}
+
+
 def test_freeze_a_trains_b_only() -> None:
     frozen = fresh(ModelConfig(), LORA.model_copy(update={"freeze_a": True}), 1)
     assert len(frozen.layout.tensors) == frozen.model.config.num_hidden_layers * 2

@@ -1,6 +1,7 @@
 """A run that is killed and resumed ends where an uninterrupted one ends."""
 
 import json
+import math
 import shutil
 import stat
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from common.config import ConfigError, RunConfig
+from common.privacy.gaussian import gaussian_epsilon
 from common.privacy.ledger import Ledger
 from server_app.checkpoints import CheckpointError
 from server_app.progress import Narrator
@@ -114,6 +116,7 @@ def test_a_round_that_was_lost_is_charged_again_and_the_budget_still_holds(
     """Killed between round 2 and its checkpoint: its noise may be out, so it is paid for twice."""
     moved = RunConfig.parse(config.flat() | {"output.dir": str(tmp_path)})
     folder = killed_after(moved, 2, monkeypatch, "before")
+    assert "round-000001" in (folder.checkpoint / "latest").read_text()
     spent = Ledger(folder.ledger)
     assert spent.rounds_charged(2) == 1
     resumed(moved, folder)
@@ -125,6 +128,18 @@ def test_a_round_that_was_lost_is_charged_again_and_the_budget_still_holds(
     assert report["privacy"]["released_model"]["epsilon"] == planned["privacy"]["released_model"]["epsilon"]
 
 
+def test_messages_of_a_lost_round_count_against_the_server(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everybody is asked at z = 1 in stage 1, then at z = 1/2 in round 1, in the lost round 2 and in round 2 again."""
+    changes = {"output.dir": str(tmp_path), "privacy.sampling-rate": 1.0, "num-server-rounds": 3}
+    moved = RunConfig.parse(config.flat() | changes)
+    folder = killed_after(moved, 2, monkeypatch, "before")
+    resumed(moved, folder)
+    figure = json.loads((folder.path / "report.json").read_text())["privacy"]["one_client_against_server"]
+    assert figure["epsilon"] == pytest.approx(gaussian_epsilon(math.sqrt(1 + 4 + 4 + 4), 1e-3), rel=1e-3)
+
+
 def test_a_half_written_checkpoint_is_ignored(config: RunConfig, whole: RunFolder, killed: RunFolder) -> None:
     torn = killed.checkpoint / "round-000003"
     torn.mkdir()
@@ -133,6 +148,13 @@ def test_a_half_written_checkpoint_is_ignored(config: RunConfig, whole: RunFolde
     resumed(config, killed)
     assert torch.equal(final_adapter(killed), final_adapter(whole))
     assert [path.name for path in killed.checkpoint.glob("round-*")] == ["round-000004"]
+
+
+def test_a_ledger_that_has_lost_charges_is_refused(config: RunConfig, killed: RunFolder) -> None:
+    lines = killed.ledger.read_text().splitlines(keepends=True)
+    killed.ledger.write_text("".join(lines[:-1]))
+    with pytest.raises(CheckpointError, match="ledger"):
+        resumed(config, killed)
 
 
 def test_a_torn_line_of_metrics_is_ignored(config: RunConfig, killed: RunFolder) -> None:

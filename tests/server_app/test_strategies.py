@@ -191,6 +191,14 @@ def test_evaluation_is_on_schedule_and_always_after_the_last_round(make: Make) -
     assert rounds == [2, 4, 5]
 
 
+def test_the_last_round_that_the_budget_affords_is_evaluated(make: Make) -> None:
+    rounds: list[int] = []
+    changes = {**NOISY, "num-server-rounds": 9, "privacy.stop-epsilon": 3.0, "evaluation.every": 100}
+    strategy, grid = make(changes, lambda number, _: rounds.append(number))
+    start(strategy, grid)
+    assert rounds == [strategy.account.plan.rounds]
+
+
 @pytest.mark.parametrize(("trust", "deviation"), [("central", 1.0), ("distributed", 1.0), ("local", CLIENTS**0.5)])
 def test_the_noise_of_a_whole_round_is_what_was_charged(make: Make, trust: str, deviation: float) -> None:
     """3,072 values by chi squared: a false alarm in 1e-4; a std off by 10 % is always caught."""

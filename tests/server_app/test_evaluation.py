@@ -1,0 +1,70 @@
+"""Held-out loss and accuracy against one plain forward pass per option."""
+
+import pytest
+import torch
+from datasets import Dataset
+
+from common.config import DataConfig, EvaluationConfig
+from common.demo.tasks import evaluation_examples
+from common.models import AdaptedModel
+from server_app.evaluation import Evaluator
+from tests.tiny import vectors
+
+ROWS = evaluation_examples("elicitation", "evaluation", 3).shuffle(seed=2).select(range(14))
+
+
+def plain_loss(adapted: AdaptedModel, prompt: str, completion: str) -> float:
+    """Negative log-likelihood of the completion, summed over its tokens."""
+    start = len(adapted.tokenizer(prompt)["input_ids"])
+    ids = torch.tensor([adapted.tokenizer(prompt + completion)["input_ids"]])
+    with torch.no_grad():
+        logs = adapted.model(input_ids=ids).logits[0].log_softmax(-1)
+    return -sum(float(logs[place - 1, ids[0, place]]) for place in range(start, ids.shape[1]))
+
+
+def evaluator(adapted: AdaptedModel, rows: Dataset, batch_size: int = 256) -> Evaluator:
+    return Evaluator(adapted, rows, DataConfig(), EvaluationConfig(batch_size=batch_size))
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 256])
+def test_scores_are_those_of_plain_forward_passes(adapted: AdaptedModel, batch_size: int) -> None:
+    adapter = adapted.initial + 0.1 * vectors(1, adapted.layout.size, 0)[0]
+    found = evaluator(adapted, ROWS, batch_size)(adapter)
+    assert torch.equal(adapted.adapter(), adapter)
+    losses, hits = [], []
+    for row in ROWS:
+        options = [plain_loss(adapted, row["prompt"], choice) for choice in row["choices"]]
+        losses.append(plain_loss(adapted, row["prompt"], row["completion"]))
+        hits.append(row["choices"][options.index(min(options))] == row["completion"])
+    assert found.loss == pytest.approx(sum(losses) / 14, rel=1e-4)
+    assert found.accuracy == pytest.approx(sum(hits) / 14)
+    assert 0 < sum(hits) < 14, "or the comparison says nothing"
+    groups = list(ROWS["group"])
+    for group in set(groups):
+        chosen = [place for place, name in enumerate(groups) if name == group]
+        assert found.loss_by_group[group] == pytest.approx(sum(losses[i] for i in chosen) / len(chosen), rel=1e-4)
+        assert found.accuracy_by_group[group] == pytest.approx(sum(hits[i] for i in chosen) / len(chosen))
+
+
+def test_a_completion_of_several_tokens_counts_by_its_mean(adapted: AdaptedModel) -> None:
+    row = {"prompt": "what is the sum of 2 and 3 ?", "completion": " 5 is the sum"}
+    found = evaluator(adapted, Dataset.from_list([row]))(adapted.initial)
+    assert found.loss == pytest.approx(plain_loss(adapted, row["prompt"], row["completion"]) / 4, rel=1e-4)
+
+
+def test_without_choices_there_is_no_accuracy_and_without_groups_one_group(adapted: AdaptedModel) -> None:
+    rows = ROWS.remove_columns(["choices", "group"])
+    found = evaluator(adapted, rows)(adapted.initial)
+    assert found.accuracy is None
+    assert found.accuracy_by_group == {}
+    assert found.loss_by_group == {"all": found.loss}
+
+
+def test_options_that_differ_before_their_last_token_are_told_apart(adapted: AdaptedModel) -> None:
+    """Two options end alike: they are not the same input."""
+    row = {"prompt": "what is the sum of 2 and 3 ?", "completion": " 5 sum", "choices": [" 4 sum", " 5 sum"]}
+    found = evaluator(adapted, Dataset.from_list([row, row | {"completion": " 4 sum"}]))(adapted.initial)
+    losses = [plain_loss(adapted, row["prompt"], choice) for choice in row["choices"]]
+    assert abs(losses[0] - losses[1]) > 1e-3
+    assert found.loss == pytest.approx(sum(losses) / 4, rel=1e-4)
+    assert found.accuracy == 0.5
