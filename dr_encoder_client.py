@@ -26,6 +26,22 @@ while str(_ROOT) in sys.path:
     sys.path.remove(str(_ROOT))
 sys.path.insert(0, str(_ROOT))
 
+from flwr.app import Context, Message  # noqa: E402
+from flwr.clientapp import ClientApp  # noqa: E402
+
 from client_app import app as _client  # noqa: E402 - only now is it this app's
 
-app = _client.app
+app = ClientApp()
+
+
+# Ray pickles a ClientApp's handlers by module and name, so they must live here to be found here.
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Stage 2, see ``client_app.app.train``."""
+    return _client.app(message, context)
+
+
+@app.query("statistics")
+def statistics(message: Message, context: Context) -> Message:
+    """Stage 1, see ``client_app.app.statistics``."""
+    return _client.app(message, context)

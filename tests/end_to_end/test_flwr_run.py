@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 import time
 from pathlib import Path
 
@@ -48,15 +49,29 @@ def left_running(scratch: Path) -> list[str]:
     return found
 
 
+def litter(folder: Path) -> None:
+    """Other packages of the same names, which nothing may import."""
+    for package in ("client_app", "common"):
+        (folder / package).mkdir(parents=True)
+        (folder / package / "__init__.py").write_text("raise ImportError('the stray copy was imported')")
+
+
+class Littered(tempfile.TemporaryDirectory[str]):
+    """The working directory of the SuperLink, which Ray's workers search before the installed app."""
+
+    def __enter__(self) -> str:
+        folder = super().__enter__()
+        litter(Path(folder))
+        return folder
+
+
 @pytest.fixture
 def _stray_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A directory with other packages of the same names, which is also on the import path of every process."""
-    stray = tmp_path / "stray"
-    for package in ("client_app", "common"):
-        (stray / package).mkdir(parents=True)
-        (stray / package / "__init__.py").write_text("raise ImportError('the stray copy was imported')")
-    monkeypatch.chdir(stray)
-    monkeypatch.setenv("PYTHONPATH", str(stray))
+    """Strays where the run is started and where Flower works, and on the import path of every process."""
+    litter(tmp_path / "stray")
+    monkeypatch.chdir(tmp_path / "stray")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "stray"))
+    monkeypatch.setattr(launcher.tempfile, "TemporaryDirectory", Littered)
 
 
 @pytest.mark.usefixtures("_stray_packages")
