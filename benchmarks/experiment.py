@@ -1,0 +1,90 @@
+"""A grid of runs in this process (no Ray), as a Markdown table: ``python -m benchmarks.experiment --help``.
+
+Example: ``python -m benchmarks.experiment --grid codec.refresh-every=0,1 --seeds 3 --set data.task='"knowledge"'``.
+The same handlers, strategies and messages run as under Flower; a test proves both equal.
+"""
+
+import argparse
+import itertools
+import json
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+
+from client_app.app import app
+from common.config import RunConfig, Scalar
+from server_app.in_process import InProcessGrid
+from server_app.launcher import read_preset
+from server_app.run import run_federation
+
+
+def outcome(flat: dict[str, Scalar]) -> dict[str, Any]:
+    """The report's outcome of one run with these keys."""
+    with tempfile.TemporaryDirectory() as scratch:
+        config = RunConfig.parse(flat | {"output.dir": scratch, "output.name": "run"})
+        grid = InProcessGrid(app, config.flat(), config.federation.num_clients)
+        folder = run_federation(grid, config)
+        report: dict[str, Any] = json.loads((folder.path / "report.json").read_text())
+    return report
+
+
+def points(grid: list[str]) -> Iterator[dict[str, Scalar]]:
+    """Every combination of ``key=value,value,...``."""
+    keys = [entry.partition("=")[0] for entry in grid]
+    values = [[_value(text) for text in entry.partition("=")[2].split(",")] for entry in grid]
+    for combination in itertools.product(*values):
+        yield dict(zip(keys, combination, strict=True))
+
+
+def _value(text: str) -> Scalar:
+    try:
+        value: Scalar = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+    return value
+
+
+def row(point: dict[str, Scalar], reports: list[dict[str, Any]], seconds: float) -> str:
+    """One line of the table."""
+    finals = [report["outcome"]["final"] for report in reports]
+    scores = [final["accuracy"] for final in finals]
+    cells = [
+        ", ".join(f"{key}={value}" for key, value in point.items()) or "as preset",
+        f"{reports[0]['outcome']['base']['accuracy']:.3f}",
+        f"{mean(scores):.3f} ({', '.join(f'{score:.3f}' for score in scores)})",
+        f"{stdev(scores):.3f}" if len(scores) > 1 else "-",
+        f"{mean(final.get('retention', float('nan')) for final in finals):.3f}",
+        f"{float(reports[0]['privacy']['released_model']['epsilon']):.3f}",
+        f"{seconds:.0f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Run the grid and print one row a point, as it is done, and the table at the end."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="demo")
+    parser.add_argument("--set", action="append", default=[], metavar="key=value")
+    parser.add_argument("--grid", action="append", default=[], metavar="key=v1,v2")
+    parser.add_argument("--seeds", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    fixed = dict(entry.split("=", 1) for entry in arguments.set)
+    base = read_preset(arguments.preset) | {key: _value(text) for key, text in fixed.items()}
+    rows = ["| point | base | accuracy, mean (each seed) | sd | retention | epsilon | s a run |"]
+    rows.append("|---|---|---|---|---|---|---|")
+    for point in points(arguments.grid):
+        started = time.monotonic()
+        reports = [outcome(base | point | {"seed": seed}) for seed in range(1, arguments.seeds + 1)]
+        rows.append(row(point, reports, (time.monotonic() - started) / len(reports)))
+        print(rows[-1], flush=True)
+    print("\n" + "\n".join(rows))
+
+
+if __name__ == "__main__":
+    main()
