@@ -1,7 +1,7 @@
 """The clients that are there: waiting for them, asking them, sorting what they answer."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -63,11 +63,11 @@ class Question:
         bytes_up = 0
         for reply in replies:
             node = reply.metadata.src_node_id
-            reason = self._check(reply, node, releases)
-            if reason:
-                failures[node] = reason
+            try:
+                releases[node] = self._open(reply, node, releases)
+            except ValueError as refusal:
+                failures[node] = str(refusal)
                 continue
-            releases[node] = unpack_release(reply.content, self.round, self.terms)
             bytes_up += serialised_bytes(reply.content)
         failures = {
             node: failures.get(node, "no reply in time (node lost, or slower than federation.round-timeout)")
@@ -76,21 +76,19 @@ class Question:
         }
         return Replies(releases, failures, bytes_up)
 
-    def _check(self, reply: Message, node: int, releases: dict[int, np.ndarray]) -> str:
+    def _open(self, reply: Message, node: int, releases: Mapping[int, np.ndarray]) -> np.ndarray:
+        """The release in a reply; ``ValueError`` says why it cannot be used."""
         failure = reply_failure(reply)
         if failure:
-            return failure
+            raise ValueError(failure)
         if node not in self.cohort:
-            return f"node {node} was not asked"
+            raise ValueError(f"node {node} was not asked")
         if node in releases:
-            return f"node {node} replied twice"
-        try:
-            values = unpack_release(reply.content, self.round, self.terms)
-            if not self.raw:
-                check_release(values, self.terms)
-        except ValueError as error:  # a WireError, or a release that no honest client could have sent
-            return str(error)
-        return ""
+            raise ValueError(f"node {node} replied twice")
+        values = unpack_release(reply.content, self.round, self.terms)
+        if not self.raw:
+            check_release(values, self.terms)
+        return values
 
 
 def connect(grid: Grid, expected: int, timeout: float, say: Callable[[str], None]) -> list[int]:
