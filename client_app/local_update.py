@@ -21,7 +21,7 @@ def local_update(
 
     ``seed`` fixes the drawn batches and the dropout masks.
     """
-    torch.manual_seed(seed)
+    _seed_dropout(adapted.device, seed)
     adapted.load(adapter)
     adapted.training_mode(True)
     batches = _batches(len(examples), train, seed)
@@ -40,7 +40,7 @@ def gradient_stream(
     adapted: AdaptedModel, adapter: Tensor, examples: TokenisedExamples, train: TrainConfig, seed: int
 ) -> Iterator[Tensor]:
     """The flat gradients (shape ``[n]``) of successive local SGD steps from ``adapter``: stage 1 measures these."""
-    torch.manual_seed(seed)
+    _seed_dropout(adapted.device, seed)
     adapted.load(adapter)
     adapted.training_mode(True)
     for step in _batches(len(examples), train, seed):
@@ -49,6 +49,13 @@ def gradient_stream(
         with torch.no_grad():
             adapted.parameters.sub_(adapted.gradients, alpha=train.learning_rate)
         adapted.gradients.zero_()
+
+
+def _seed_dropout(device: torch.device, seed: int) -> None:
+    """Seed the generator that dropout draws from (``torch.manual_seed`` walks every backend, which is slow)."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 def _accumulate(adapted: AdaptedModel, examples: TokenisedExamples, step: list[Tensor]) -> None:
