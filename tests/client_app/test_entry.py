@@ -18,7 +18,7 @@ sys.path.append("installed")
 {before}
 import dr_encoder_client
 import common
-print(dr_encoder_client.app, common.name)
+print(dr_encoder_client._client.app, common.name)
 """
 
 

@@ -173,11 +173,23 @@ def test_a_failed_run_ends_non_zero_with_its_reason(tmp_path: Path, monkeypatch:
     assert "error: the run ended as finished:failed" in result.output
 
 
-def test_an_interrupt_says_how_to_continue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("saved", [True, False])
+def test_an_interrupt_says_how_to_continue_where_that_is_possible(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: bool
+) -> None:
     Launched(monkeypatch, KeyboardInterrupt())
+    (tmp_path / "x" / "checkpoint").mkdir(parents=True)
+    if saved:
+        (tmp_path / "x" / "checkpoint" / "latest").touch()
     result = runner.invoke(cli.app, options(tmp_path))
     assert result.exit_code == 130
-    assert f"dr-encoder run --resume {tmp_path / 'x'}" in result.output
+    assert (f"dr-encoder run --resume {tmp_path / 'x'}" in result.output) == saved
+
+
+def test_the_page_of_keys_is_what_the_command_prints() -> None:
+    page = (launcher.APP / "docs" / "configuration.md").read_text()
+    assert runner.invoke(cli.app, ["keys"]).output == page
+    assert all(f"| `{key}` |" in page for key in RunConfig().flat())
 
 
 def test_flower_gets_a_home_of_its_own_and_no_network(tmp_path: Path) -> None:
