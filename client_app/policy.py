@@ -32,14 +32,14 @@ class SitePolicy:
         return cls(
             min_noise_multiplier=float(str(node_config.get("min-noise-multiplier", 0.0))),
             max_clip_norm=float(str(node_config.get("max-clip-norm", "inf"))),
-            allow_raw_gradients=bool(node_config.get("allow-raw-gradients", not own_data)),
+            allow_raw_gradients=_flag(node_config, "allow-raw-gradients", default=not own_data),
         )
 
     def check(self, terms: ReleaseTerms, *, raw: bool = False) -> None:
         """Raise ``PolicyRefusal`` when the terms go beyond a limit; ``raw`` marks statistics sent in the clear."""
-        if (raw or terms.noise_multiplier == 0) and not self.allow_raw_gradients:
+        if (raw or terms.message_noise_multiplier == 0) and not self.allow_raw_gradients:
             raise PolicyRefusal(
-                "this site refuses: the release would carry no noise (noise-multiplier = 0), and its policy "
+                "this site refuses: its message would carry no noise of its own, and its policy "
                 "says allow-raw-gradients = false"
             )
         if not raw and terms.message_noise_multiplier < self.min_noise_multiplier:
@@ -51,3 +51,10 @@ class SitePolicy:
             raise PolicyRefusal(
                 f"this site refuses: clip norm = {terms.clip_norm:.4g}, above its max-clip-norm = {self.max_clip_norm}"
             )
+
+
+def _flag(node_config: Mapping[str, object], key: str, *, default: bool) -> bool:
+    value = node_config.get(key, default)
+    if not isinstance(value, bool):
+        raise PolicyRefusal(f"node config {key} = {value!r}: write true or false without quotes; refusing until then")
+    return value

@@ -168,13 +168,17 @@ class PrivacyConfig(Section):
     epsilon: Annotated[float, Field(ge=0)] = Field(
         2.0, description="end-to-end epsilon of the released model; inf = no privacy; 0 = use noise-multiplier"
     )
-    noise_multiplier: NonNegativeFloat = Field(0.0, description="stage-2 noise multiplier; 0 = solve from epsilon")
+    noise_multiplier: Annotated[float, Field(ge=0, le=1e6)] = Field(
+        0.0, description="stage-2 noise multiplier; 0 = solve from epsilon"
+    )
     stop_epsilon: NonNegativeFloat = Field(0.0, description="stop before a round would exceed it; 0 = no such stop")
     delta: NonNegativeFloat = Field(1e-5, description="delta of the guarantee, below 1/M; 0 = 1/(10 M)")
     trust: Literal["central", "distributed", "local"] = Field("distributed", description="who adds the noise")
     sampling_rate: Rate = Field(0.1, description="probability that a client is in a round's cohort")
     clipping: Literal["normalize", "clip"] = Field("normalize", description="scale every code to the bound, or clip")
-    clip_norm: PositiveFloat = Field(1.0, description="bound on the l2 norm of one client's whole code")
+    clip_norm: Annotated[float, Field(gt=0, le=1e30)] = Field(
+        1.0, description="bound on the l2 norm of one client's whole code"
+    )
     statistics_share: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="share of epsilon for stage 1")
     minimum_cohort: int = Field(-1, ge=-1, description="discard rounds with fewer selected clients; -1 = automatic")
     insecure_seed: int = Field(-1, ge=-1, description="INSECURE, tests only: reproducible noise; -1 = secure noise")
@@ -187,6 +191,8 @@ class PrivacyConfig(Section):
                 "one of them must be above 0 (ask for epsilon and the noise is solved, or name the noise and set "
                 "privacy.epsilon = 0.0)"
             )
+        if 0 < self.noise_multiplier < 1e-4:
+            raise ValueError(f"privacy.noise-multiplier = {self.noise_multiplier}: at least 1e-4, or 0 to solve for it")
         if math.isnan(self.epsilon):
             raise ValueError("privacy.epsilon = nan: give a positive number, or inf for no privacy")
         if self.delta >= 1:

@@ -137,10 +137,10 @@ def private_examples(data: DataConfig, partition: int, num_partitions: int, seed
     if site_path:
         return load_file(site_path, data)
     partitioner = _partitioner(data, num_partitions, seed)
-    if partition >= partitioner.num_partitions:
+    if partitioner.num_partitions != num_partitions:
         raise ConfigError(
             f'data.partitioner = "{data.partitioner}" makes {partitioner.num_partitions} partitions of '
-            f'"{data.partition_by}", but there are {num_partitions} clients: use as many, or another partitioner'
+            f'"{data.partition_by}", but there are {num_partitions} clients: use as many clients, or change it'
         )
     return partitioner.load_partition(partition)
 

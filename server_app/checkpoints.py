@@ -36,6 +36,7 @@ class Progress:
     exposure: dict[int, float]
     elapsed: float
     ledger_head: str
+    clients: int
 
 
 def save_checkpoint(folder: Path, state: RunState, progress: Progress) -> None:
@@ -55,6 +56,7 @@ def save_checkpoint(folder: Path, state: RunState, progress: Progress) -> None:
         "exposure": {str(node): value for node, value in progress.exposure.items()},
         "elapsed": progress.elapsed,
         "ledger-head": progress.ledger_head,
+        "clients": progress.clients,
     }
     _write_durably(target / _STATE, json.dumps(payload))
     _sync(target / _TENSORS)
@@ -96,7 +98,7 @@ def load_checkpoint(folder: Path, config: RunConfig, layout: Layout) -> tuple[Ru
         prior=payload["prior"],
     )
     exposure = {int(node): value for node, value in payload["exposure"].items()}
-    return state, Progress(exposure, payload["elapsed"], payload["ledger-head"])
+    return state, Progress(exposure, payload["elapsed"], payload["ledger-head"], payload["clients"])
 
 
 def save_sampling_key(folder: Path, key: bytes) -> None:

@@ -81,3 +81,14 @@ class PrivacyAccount:
 
     def _is_round(self, charge: Charge) -> bool:
         return self.plan.round is not None and charge.label == self.plan.round.label
+
+
+def carry_exposure(exposure: dict[int, float], nodes: Iterable[int]) -> dict[int, float]:
+    """Exposure of a resumed run's clients, never too low.
+
+    A client that comes back under another node id (a new simulation gives new ids) cannot be told from the others, so
+    every client under a new id is given the largest exposure of those that are gone.
+    """
+    present = set(nodes)
+    gone = max((spent for node, spent in exposure.items() if node not in present), default=0.0)
+    return {node: exposure.get(node, gone) for node in present} if gone else dict(exposure)

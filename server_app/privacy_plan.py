@@ -82,6 +82,8 @@ def _minimum_cohort(config: RunConfig, clients: int, delta: float) -> int:
     if privacy.minimum_cohort < 0:
         return default_minimum(clients, privacy.sampling_rate, rounds, delta)
     slack = cohort_slack(clients, privacy.sampling_rate, privacy.minimum_cohort, rounds)
+    if privacy.minimum_cohort > clients:
+        raise ConfigError(f"privacy.minimum-cohort = {privacy.minimum_cohort}: there are only {clients} clients")
     if slack > delta / 10:
         raise ConfigError(
             f"privacy.minimum-cohort = {privacy.minimum_cohort}: discarding rounds so often reveals who was sampled "

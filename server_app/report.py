@@ -19,13 +19,15 @@ SCHEMA = 1
 _PACKAGES = ("flwr", "torch", "transformers", "peft", "datasets", "flwr-datasets", "dp-accounting")
 
 
-def write_report(folder: RunFolder, config: RunConfig, strategy: FederatedAdapter, seconds: float) -> dict[str, Any]:
-    """Write every document of the results folder and return the report."""
+def write_report(
+    folder: RunFolder, config: RunConfig, strategy: FederatedAdapter, final: dict[str, Any], seconds: float
+) -> dict[str, Any]:
+    """Write every document of the results folder and return the report; ``final`` scores the adapter that is saved."""
     rows = folder.read_metrics()
     report = {
         "schema": SCHEMA,
         "run": _run(folder, config, strategy, seconds),
-        "outcome": _outcome(rows, strategy),
+        "outcome": _outcome(rows, strategy, final),
         "privacy": describe_privacy(config, strategy.account),
         "communication": _communication(rows, strategy),
         "codec": {"kind": config.codec.kind, "form": config.codec.form, "values": strategy.codec.size}
@@ -53,13 +55,13 @@ def _run(folder: RunFolder, config: RunConfig, strategy: FederatedAdapter, secon
     }
 
 
-def _outcome(rows: list[dict[str, Any]], strategy: FederatedAdapter) -> dict[str, Any]:
+def _outcome(rows: list[dict[str, Any]], strategy: FederatedAdapter, final: dict[str, Any]) -> dict[str, Any]:
     scored = [row for row in rows if "loss" in row]
     return {
         "stopped_because": strategy.stop_reason or "all rounds done",
         "rounds_discarded": sum(1 for row in rows if row.get("discarded")),
         "base": _scores(scored[0]) if scored else {},
-        "final": _scores(scored[-1]) if scored else {},
+        "final": final,
     }
 
 

@@ -27,7 +27,7 @@ from server_app.evaluation import Evaluation, Evaluator
 from server_app.federation import connect
 from server_app.optimizer import ServerOptimizer
 from server_app.prior_settings import prior_settings
-from server_app.privacy_account import PrivacyAccount
+from server_app.privacy_account import PrivacyAccount, carry_exposure
 from server_app.privacy_plan import PrivacyPlan, make_plan
 from server_app.progress import Narrator, Watch
 from server_app.report import write_report
@@ -109,11 +109,16 @@ class Session:
             state, progress = load_checkpoint(folder.checkpoint, config, adapted.layout)
             if not ledger.contains(progress.ledger_head):
                 raise CheckpointError(f"{folder.ledger}: the ledger lacks charges that the checkpoint was made after")
+            if progress.clients != len(nodes):
+                raise CheckpointError(
+                    f'resume = "{config.resume}": planned for {progress.clients} clients, {len(nodes)} are connected; '
+                    "the guarantee was computed for that number: connect as many"
+                )
         else:
             folder.write_config(config)
-            state, progress = _fresh_state(config, adapted, plan), Progress({}, 0.0, ledger.head)
+            state, progress = _fresh_state(config, adapted, plan), Progress({}, 0.0, ledger.head, len(nodes))
             save_sampling_key(folder.checkpoint, state.sampling_key)
-        account = PrivacyAccount(plan, ledger, progress.exposure)
+        account = PrivacyAccount(plan, ledger, carry_exposure(progress.exposure, nodes))
         evaluator = _evaluator(adapted, config)
         kept = retention_examples(config.data, config.seed)
         retention = Evaluator(adapted, kept, config.data, config.evaluation) if kept else None
@@ -163,14 +168,17 @@ class Session:
     def finish(self) -> None:
         """Certify epsilon, write adapter, report and plots, forget the sampling key."""
         adapter = self.strategy.state.optimizer.adapter
+        rounds = self.strategy.state.round
+        scores = _plain(self.evaluate(rounds, adapter))
+        final = {"round": rounds, **scores} if scores else {}
         self.folder.save_adapter(self.adapted, adapter)
-        report = write_report(self.folder, self.config, self.strategy, self.watch.elapsed)
+        report = write_report(self.folder, self.config, self.strategy, final, self.watch.elapsed)
         forget_sampling_key(self.folder.checkpoint)
         self.say.closing(report)
 
     def _save(self, state: RunState) -> None:
         account = self.strategy.account
-        progress = Progress(account.exposure, self.watch.elapsed, account.ledger_head)
+        progress = Progress(account.exposure, self.watch.elapsed, account.ledger_head, len(self.strategy.nodes))
         save_checkpoint(self.folder.checkpoint, state, progress)
 
 

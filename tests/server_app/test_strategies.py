@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,8 @@ def test_a_statistics_stage_without_any_reply_ends_the_run(make: Make) -> None:
 
 
 def test_a_cohort_below_the_minimum_is_not_asked_and_still_charged(make: Make) -> None:
-    strategy, grid = make({**NOISY, "privacy.minimum-cohort": 7, "federation.max-failed-rounds": 9})
+    strategy, grid = make({**NOISY, "federation.max-failed-rounds": 9})
+    strategy.account.plan = replace(strategy.account.plan, minimum_cohort=7)  # of 6 clients
     start(strategy, grid)
     assert {r.discarded for r in rounds_of(strategy)} == {"6 clients selected, fewer than the minimum of 7"}
     assert {(r.bytes_down, r.bytes_up) for r in rounds_of(strategy)} == {(0, 0)}
