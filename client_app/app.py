@@ -5,23 +5,25 @@ import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from client_app.guard import guarded
 from client_app.local_update import gradient_stream, local_update
 from client_app.release import release_gradient
 from client_app.site import Site, encoder_for
 from client_app.statistics import gradient_statistics
 from common.privacy.mechanism import release
 from common.scale_code import ScaleCode
-from common.wire import pack_release, unpack_instruction
+from common.wire import WireError, pack_release, unpack_instruction
 
 app = ClientApp()
 
 
 @app.query("statistics")
+@guarded
 def statistics(message: Message, context: Context) -> Message:
     """Stage 1: release this client's gradient statistics (Algorithm 1, client side)."""
     adapter, _, task = unpack_instruction(message.content)
     site = Site.of(context)
-    site.accept(task)
+    site.accept(task, context)
     settings = site.config.statistics
     train = site.config.train.model_copy(
         update={"local_steps": settings.steps, "local_epochs": 0, "learning_rate": settings.learning_rate}
@@ -37,11 +39,14 @@ def statistics(message: Message, context: Context) -> Message:
 
 
 @app.train()
+@guarded
 def train(message: Message, context: Context) -> Message:
     """Stage 2: release this client's encoded, clipped, noised gradient (Algorithm 2, client side)."""
     adapter, spec, task = unpack_instruction(message.content)
+    if task.raw:
+        raise WireError("a gradient is never asked for in the clear: only stage 1 may be raw")
     site = Site.of(context)
-    site.accept(task)
+    site.accept(task, context)
     gradient = local_update(site.adapted, adapter, site.examples, site.config.train, site.seed(task.round))
     values = release_gradient(gradient, encoder_for(spec, site), task.terms, site.noise_source(task.round))
     return Message(pack_release(values, task.round), reply_to=message)

@@ -1,9 +1,17 @@
 """A site's own limits on what it releases, whatever the server asks for."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from flwr.app import ConfigRecord, RecordDict
 
 from common.privacy.mechanism import ReleaseTerms
+
+OWN_DATA_MIN_NOISE = 0.1
+OWN_DATA_MAX_RELEASES = 1_000
+_STATE = "site"
 
 
 class PolicyRefusal(PermissionError):
@@ -17,40 +25,69 @@ class SitePolicy:
     Attributes:
         min_noise_multiplier: least noise on one message, relative to the clip norm, that the site accepts.
         max_clip_norm: largest clip norm that the site accepts.
+        max_releases: most releases in one run; 0 = no limit.
         allow_raw_gradients: whether a release without noise is allowed. Off for a site that brings its own data.
 
     """
 
     min_noise_multiplier: float = 0.0
-    max_clip_norm: float = float("inf")
+    max_clip_norm: float = math.inf
+    max_releases: int = 0
     allow_raw_gradients: bool = True
 
     @classmethod
     def from_node_config(cls, node_config: Mapping[str, object]) -> "SitePolicy":
-        """Read ``min-noise-multiplier``, ``max-clip-norm`` and ``allow-raw-gradients``."""
+        """Read the limits; a site with its own data (``data-path``) starts from strict ones."""
         own_data = bool(node_config.get("data-path"))
+        least = _number(node_config, "min-noise-multiplier", OWN_DATA_MIN_NOISE if own_data else 0.0)
         return cls(
-            min_noise_multiplier=float(str(node_config.get("min-noise-multiplier", 0.0))),
-            max_clip_norm=float(str(node_config.get("max-clip-norm", "inf"))),
-            allow_raw_gradients=_flag(node_config, "allow-raw-gradients", default=not own_data),
+            min_noise_multiplier=least,
+            max_clip_norm=_number(node_config, "max-clip-norm", math.inf),
+            max_releases=_whole(node_config, "max-releases", OWN_DATA_MAX_RELEASES if own_data else 0),
+            allow_raw_gradients=_flag(node_config, "allow-raw-gradients", default=not own_data and least == 0),
         )
 
     def check(self, terms: ReleaseTerms, *, raw: bool = False) -> None:
         """Raise ``PolicyRefusal`` when the terms go beyond a limit; ``raw`` marks statistics sent in the clear."""
-        if (raw or terms.message_noise_multiplier == 0) and not self.allow_raw_gradients:
+        noise = 0.0 if raw else terms.message_noise_multiplier
+        if noise == 0 and not self.allow_raw_gradients:
             raise PolicyRefusal(
                 "this site refuses: its message would carry no noise of its own, and its policy "
                 "says allow-raw-gradients = false"
             )
-        if not raw and terms.message_noise_multiplier < self.min_noise_multiplier:
+        if noise < self.min_noise_multiplier and not (noise == 0 and self.allow_raw_gradients):
             raise PolicyRefusal(
-                f"this site refuses: noise multiplier of its message = {terms.message_noise_multiplier:.4g}, below its "
+                f"this site refuses: noise multiplier of its message = {noise:.4g}, below its "
                 f"min-noise-multiplier = {self.min_noise_multiplier}"
             )
         if terms.clip_norm > self.max_clip_norm:
             raise PolicyRefusal(
                 f"this site refuses: clip norm = {terms.clip_norm:.4g}, above its max-clip-norm = {self.max_clip_norm}"
             )
+
+    def count_release(self, state: RecordDict) -> None:
+        """Add one to the releases of this run, kept in the client's state, and refuse one beyond ``max-releases``."""
+        if not self.max_releases:
+            return
+        made: Any = state.config_records.get(_STATE, ConfigRecord())
+        count = int(made.get("releases", 0))
+        if count >= self.max_releases:
+            raise PolicyRefusal(f"this site refuses: it has made {count} releases, its max-releases is reached")
+        state[_STATE] = ConfigRecord({"releases": count + 1})
+
+
+def _number(node_config: Mapping[str, object], key: str, default: float) -> float:
+    value = node_config.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or value < 0:
+        raise PolicyRefusal(f"node config {key} = {value!r}: write a number of at least 0; refusing until then")
+    return float(value)
+
+
+def _whole(node_config: Mapping[str, object], key: str, default: int) -> int:
+    value = _number(node_config, key, default)
+    if not value.is_integer():  # half a release would become 0, which is no limit
+        raise PolicyRefusal(f"node config {key} = {value!r}: write a whole number; refusing until then")
+    return int(value)
 
 
 def _flag(node_config: Mapping[str, object], key: str, *, default: bool) -> bool:

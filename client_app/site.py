@@ -51,8 +51,11 @@ class Site:
         )
         return cls(config, partition, adapted, examples, SitePolicy.from_node_config(node))
 
-    def accept(self, task: Task) -> None:
-        """Refuse an instruction of other code (``CodeMismatch``) or beyond the site's policy (``PolicyRefusal``)."""
+    def accept(self, task: Task, context: Context) -> None:
+        """Refuse an instruction of other code (``CodeMismatch``) or beyond the site's policy (``PolicyRefusal``).
+
+        Counts the release in ``context.state`` before it is made.
+        """
         if task.code_digest != app_digest():
             raise CodeMismatch(
                 f"the server runs app code {task.code_digest}, this client runs {app_digest()}: submit and deploy the "
@@ -64,6 +67,7 @@ class Site:
                 "reproducible, and its policy says allow-raw-gradients = false"
             )
         self.policy.check(task.terms, raw=task.raw)
+        self.policy.count_release(context.state)
 
     def seed(self, round_index: int) -> int:
         """Seed of this client's batches and dropout in a round."""
@@ -84,13 +88,15 @@ def _config(pairs: tuple[tuple[str, Any], ...]) -> RunConfig:
 
 
 _encoders: dict[str, Encoder] = {}
+_SMALL = 1 << 16
 
 
 def encoder_for(spec: EncoderSpec, site: Site) -> Encoder:
     """The encoder of a specification; the last one is kept, since a round sends the same to every client."""
-    key = repr((spec.kind, spec.version, sorted(spec.fields.items()), site.adapted.layout.digest))
-    if spec.arrays:  # learned weights: not worth hashing, and rebuilt in well under a training step
+    if spec.nbytes > _SMALL:  # learned weights: not worth hashing, and rebuilt in well under a training step
         return build_encoder(spec, site.adapted.layout)
+    arrays = [(name, value.numpy().tobytes()) for name, value in sorted(spec.arrays.items())]
+    key = repr((spec.kind, spec.version, sorted(spec.fields.items()), arrays, site.adapted.layout.digest))
     if key not in _encoders:
         _encoders.clear()
         _encoders[key] = build_encoder(spec, site.adapted.layout)

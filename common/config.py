@@ -47,8 +47,8 @@ class FederationConfig(Section):
     num_clients: NonNegativeInt = Field(0, description="enrolled clients M; 0 = all that are connected at the start")
     connect_timeout: PositiveFloat = Field(120.0, description="seconds to wait for the enrolled clients to connect")
     round_timeout: PositiveFloat = Field(600.0, description="seconds to wait for a round's replies")
-    min_reply_rate: Rate = Field(0.5, description="share of the cohort that must reply, or the round is discarded")
-    max_failed_rounds: PositiveInt = Field(3, description="discarded rounds in a row after which the run stops")
+    min_reply_rate: Rate = Field(0.5, description="share of the cohort that must reply, or the round counts as failed")
+    max_failed_rounds: PositiveInt = Field(3, description="failed rounds in a row after which the run stops")
 
 
 class ModelConfig(Section):
@@ -180,7 +180,6 @@ class PrivacyConfig(Section):
         1.0, description="bound on the l2 norm of one client's whole code"
     )
     statistics_share: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="share of epsilon for stage 1")
-    minimum_cohort: int = Field(-1, ge=-1, description="discard rounds with fewer selected clients; -1 = automatic")
     insecure_seed: int = Field(-1, ge=-1, description="INSECURE, tests only: reproducible noise; -1 = secure noise")
 
     @model_validator(mode="after")

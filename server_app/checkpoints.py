@@ -33,7 +33,6 @@ class CheckpointError(RuntimeError):
 class Progress:
     """What a checkpoint says besides the strategy's state."""
 
-    exposure: dict[int, float]
     elapsed: float
     ledger_head: str
     clients: int
@@ -53,7 +52,6 @@ def save_checkpoint(folder: Path, state: RunState, progress: Progress) -> None:
         "base-loss": state.base_loss,
         "prior": state.prior,
         "codec": {"kind": codec.kind, "version": codec.version, "fields": dict(codec.fields)},
-        "exposure": {str(node): value for node, value in progress.exposure.items()},
         "elapsed": progress.elapsed,
         "ledger-head": progress.ledger_head,
         "clients": progress.clients,
@@ -97,8 +95,7 @@ def load_checkpoint(folder: Path, config: RunConfig, layout: Layout) -> tuple[Ru
         base_loss=payload["base-loss"],
         prior=payload["prior"],
     )
-    exposure = {int(node): value for node, value in payload["exposure"].items()}
-    return state, Progress(exposure, payload["elapsed"], payload["ledger-head"], payload["clients"])
+    return state, Progress(payload["elapsed"], payload["ledger-head"], payload["clients"])
 
 
 def save_sampling_key(folder: Path, key: bytes) -> None:

@@ -1,6 +1,7 @@
 """The ``dr-encoder`` command."""
 
 import json
+import math
 import sys
 import time
 import tomllib
@@ -37,6 +38,7 @@ def run(
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="continue the interrupted run in this results folder")] = None,
     cpus: Annotated[int, typer.Option(help="CPU cores for simulated clients", min=1)] = 2,
+    cpus_per_client: Annotated[int, typer.Option(help="CPU cores that one client at a time occupies", min=1)] = 1,
     gpus_per_client: Annotated[float, typer.Option(help="GPU share of one simulated client", min=0)] = 0.0,
 ) -> None:
     """Simulate a federation with the real ``flwr run``; ends non-zero when the run did not complete."""
@@ -49,7 +51,7 @@ def run(
         typer.echo(f"starting Flower's simulation engine (about 20 s; its log: {log_path})")
         with log_path.open("a") as log:
             clients = config.federation.num_clients or _SIMULATED_CLIENTS
-            launch(config, clients, Resources(cpus, gpus_per_client=gpus_per_client), log)
+            launch(config, clients, Resources(cpus, cpus_per_client, gpus_per_client), log)
     except (ConfigError, LaunchError) as error:
         typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
         raise typer.Exit(1) from None
@@ -104,6 +106,10 @@ def _parse_override(text: str) -> tuple[str, Scalar]:
         return key.strip(), value.strip()
 
 
+def _trusted(epsilon: float | str) -> str:
+    return " (nothing is claimed: the server is trusted with single messages)" if float(epsilon) == math.inf else ""
+
+
 def _summarise(folder: Path, seconds: float) -> None:
     report: dict[str, Any] = json.loads((folder / "report.json").read_text())
     outcome, privacy, wire = report["outcome"], report["privacy"], report["communication"]
@@ -116,7 +122,7 @@ def _summarise(folder: Path, seconds: float) -> None:
         lines.append(f"  held-out loss                {base['loss']:.3f} -> {final['loss']:.3f}")
     lines += [
         f"  epsilon, released model      {show(released['epsilon'])} at delta {released['delta']:g}, end to end",
-        f"  epsilon, client v. server    {show(server['epsilon'])} (large = the server is trusted with the messages)",
+        f"  epsilon, client v. server    {show(server['epsilon'])}{_trusted(server['epsilon'])}",
         f"  up per client and round      {kilobytes(wire['bytes_up_per_client_round'])}, plain LoRA "
         f"{kilobytes(wire['bytes_up_per_client_round_plain_lora'])} "
         f"({wire['times_smaller_than_plain_lora']:.0f} times more)",

@@ -12,16 +12,16 @@ from common.scale_code import ScaleCode
 from server_app.privacy_plan import PrivacyPlan
 
 
-def statistics_terms(config: RunConfig, plan: PrivacyPlan, layout: Layout, cohort: int) -> ReleaseTerms:
-    """Release terms of stage 1 for a cohort of the given size; noise 0 when the statistics are sent in the clear."""
+def statistics_terms(config: RunConfig, plan: PrivacyPlan, layout: Layout) -> ReleaseTerms:
+    """Release terms of stage 1; noise 0 when the statistics are sent in the clear."""
     code = ScaleCode.of(layout, config.statistics)
-    raw = plan.statistics is None
+    noise = plan.statistics.noise_multiplier if plan.statistics else 0.0
     return ReleaseTerms(
-        size=2 * len(layout.tensors) if raw else code.size,
+        size=code.size if noise else 2 * len(layout.tensors),
         clip_norm=code.bound,
-        noise_multiplier=0.0 if plan.statistics is None else plan.statistics.noise_multiplier,
+        noise_multiplier=noise,
         trust=config.privacy.trust,
-        shares=cohort,
+        shares=plan.statistics_shares,
         normalize=False,
     )
 

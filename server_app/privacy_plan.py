@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 from common.config import ConfigError, PrivacyConfig, RunConfig
 from common.privacy.accounting import Charge, calibrate, check_delta, default_delta, epsilon, max_rounds
-from common.privacy.mechanism import ReleaseTerms, noise_slack
-from common.privacy.sampling import cohort_slack, default_minimum
+from common.privacy.mechanism import SLACK_EPSILON, ReleaseTerms, noise_slack
+from common.privacy.sampling import binomial_limit
+
+_TAIL_SHARE = 1e-3  # of delta, for a cohort larger than the public number of noise shares
 
 
 @dataclass(frozen=True)
@@ -17,9 +19,10 @@ class PrivacyPlan:
         clients: enrolled clients M.
         delta: delta of the guarantee.
         slack: part of delta that is set aside for sampling and rounding approximations.
-        minimum_cohort: rounds with fewer selected clients are discarded.
-        statistics: the charge of stage 1; ``None`` when there is no private stage 1.
-        round: the charge of one round of stage 2; ``None`` when nothing is private.
+        shares: public number of noise shares of a round, which no cohort exceeds but with a probability in ``slack``.
+        statistics_shares: the same for stage 1.
+        statistics: the charge of stage 1 (noise 0 when it is sent in the clear); ``None`` when there is no stage 1.
+        round: the charge of one round of stage 2; noise 0 when nothing is private.
         rounds: rounds that the budget affords.
         epsilon: end-to-end epsilon of the released model after ``rounds``; inf when any stage is not private.
         reason: why epsilon is inf, else ``""``.
@@ -30,9 +33,10 @@ class PrivacyPlan:
     clients: int
     delta: float
     slack: float
-    minimum_cohort: int
+    shares: int
+    statistics_shares: int
     statistics: Charge | None
-    round: Charge | None
+    round: Charge
     rounds: int
     epsilon: float
     reason: str
@@ -45,23 +49,47 @@ def make_plan(config: RunConfig, clients: int, code_size: int, statistics_size: 
     Raises ``ConfigError`` when delta is not below 1/M or the budget affords nothing.
     """
     privacy = config.privacy
-    delta, cohort = _delta(privacy, clients), privacy.sampling_rate * clients
-    minimum = _minimum_cohort(config, clients, delta)
-    if not privacy.is_private:
-        reason = "privacy.epsilon = inf: no noise is added"
-        rounds = config.num_server_rounds
-        return PrivacyPlan(clients, delta, 0.0, minimum, None, None, rounds, math.inf, reason, cohort)
-    slack = _slack(config, clients, minimum, code_size, statistics_size)
+    delta = _delta(privacy, clients)
+    tail = _TAIL_SHARE * delta
+    shares = binomial_limit(clients, privacy.sampling_rate, config.num_server_rounds, tail)
+    statistics_shares = binomial_limit(clients, config.statistics.sampling_rate, 1, tail)
+    slack = _slack(config, delta, shares, statistics_shares, code_size, statistics_size)
     statistics = _statistics_charge(config, delta, slack) if statistics_size else None
-    before = (statistics,) if statistics else ()
-    per_round = Charge(_noise(config, delta, slack, before), amplified_rate(privacy), label="stage 2: gradient")
+    before = (statistics,) if statistics and statistics.noise_multiplier else ()
+    noise = _noise(config, delta, slack, before) if privacy.is_private else 0.0
+    per_round = Charge(noise, amplified_rate(privacy), label="stage 2: gradient")
     rounds = _affordable(config, delta, slack, per_round, before)
-    charges = (*before, _times(per_round, rounds))
-    if statistics_size and not config.statistics.private:
-        reason = "statistics.private = false: stage 1 sends gradient statistics without noise"
-        return PrivacyPlan(clients, delta, slack, minimum, None, per_round, rounds, math.inf, reason, cohort)
-    total = epsilon(charges, delta - slack)
-    return PrivacyPlan(clients, delta, slack, minimum, statistics, per_round, rounds, total, "", cohort)
+    reason = _why_not_private(config, statistics)
+    total = math.inf if reason else provable(epsilon((*before, _times(per_round, rounds)), delta - slack))
+    return PrivacyPlan(
+        clients=clients,
+        delta=delta,
+        slack=slack,
+        shares=shares,
+        statistics_shares=statistics_shares,
+        statistics=statistics,
+        round=per_round,
+        rounds=rounds,
+        epsilon=total,
+        reason=reason,
+        expected_cohort=privacy.sampling_rate * clients,
+    )
+
+
+def provable(value: float) -> float:
+    """An epsilon beyond what the bounds on the discrete noise were computed for is not claimed: it is inf."""
+    return value if value <= SLACK_EPSILON else math.inf
+
+
+def _why_not_private(config: RunConfig, statistics: Charge | None) -> str:
+    """Why no finite epsilon can be stated end to end; ``""`` when one can."""
+    if not config.privacy.is_private:
+        return "privacy.epsilon = inf: no noise is added"
+    if config.privacy.insecure_seed >= 0:
+        return "privacy.insecure-seed makes the noise and the cohorts reproducible"
+    if statistics and not statistics.noise_multiplier:
+        return "statistics.private = false: stage 1 sends gradient statistics without noise"
+    return ""
 
 
 def _times(charge: Charge, count: int) -> Charge:
@@ -77,28 +105,18 @@ def _delta(privacy: PrivacyConfig, clients: int) -> float:
     return delta
 
 
-def _minimum_cohort(config: RunConfig, clients: int, delta: float) -> int:
-    privacy, rounds = config.privacy, config.num_server_rounds
-    if privacy.minimum_cohort < 0:
-        return default_minimum(clients, privacy.sampling_rate, rounds, delta)
-    slack = cohort_slack(clients, privacy.sampling_rate, privacy.minimum_cohort, rounds)
-    if privacy.minimum_cohort > clients:
-        raise ConfigError(f"privacy.minimum-cohort = {privacy.minimum_cohort}: there are only {clients} clients")
-    if slack > delta / 10:
-        raise ConfigError(
-            f"privacy.minimum-cohort = {privacy.minimum_cohort}: discarding rounds so often reveals who was sampled "
-            f"and would cost {slack:.1e} of privacy.delta = {delta:g}; allowed up to a tenth of it: lower it, or set -1"
-        )
-    return privacy.minimum_cohort
-
-
-def _slack(config: RunConfig, clients: int, minimum: int, code_size: int, statistics_size: int) -> float:
-    """Delta set aside: discarded cohorts, and the discrete noise against the Gaussian that is charged."""
-    privacy, rounds = config.privacy, config.num_server_rounds
-    discards = cohort_slack(clients, privacy.sampling_rate, minimum, rounds)
+def _slack(
+    config: RunConfig, delta: float, shares: int, statistics_shares: int, code_size: int, statistics_size: int
+) -> float:
+    """Delta set aside: cohorts beyond the public number of shares, and discrete noise charged as Gaussian."""
+    if not config.privacy.is_private:
+        return 0.0
     # the approximation depends on z only through the grid, which keeps noise/step fixed: z = 1 stands for all
-    terms = stage_two_terms(privacy, code_size, 1.0, max(1, round(privacy.sampling_rate * clients)))
-    return discards + rounds * noise_slack(terms) + (noise_slack(terms) if statistics_size else 0.0)
+    rounds = config.num_server_rounds * noise_slack(stage_two_terms(config.privacy, code_size, 1.0, shares))
+    if not statistics_size:
+        return _TAIL_SHARE * delta + rounds
+    stage_one = noise_slack(stage_two_terms(config.privacy, statistics_size, 1.0, statistics_shares))
+    return 2 * _TAIL_SHARE * delta + rounds + stage_one
 
 
 def amplified_rate(privacy: PrivacyConfig, rate: float | None = None) -> float:
@@ -110,7 +128,7 @@ def amplified_rate(privacy: PrivacyConfig, rate: float | None = None) -> float:
 
 
 def stage_two_terms(privacy: PrivacyConfig, code_size: int, noise_multiplier: float, shares: int) -> ReleaseTerms:
-    """Release terms of a round with ``shares`` selected clients."""
+    """Release terms of a round with ``shares`` noise shares."""
     return ReleaseTerms(
         size=code_size,
         clip_norm=privacy.clip_norm,
@@ -121,11 +139,11 @@ def stage_two_terms(privacy: PrivacyConfig, code_size: int, noise_multiplier: fl
     )
 
 
-def _statistics_charge(config: RunConfig, delta: float, slack: float) -> Charge | None:
-    if not config.statistics.private:
-        return None
+def _statistics_charge(config: RunConfig, delta: float, slack: float) -> Charge:
     rate = amplified_rate(config.privacy, config.statistics.sampling_rate)
-    if config.privacy.epsilon > 0:
+    if not (config.statistics.private and config.privacy.is_private):
+        noise = 0.0
+    elif config.privacy.epsilon > 0:
         share = config.privacy.epsilon * config.privacy.statistics_share
         noise = _calibrate(config, share, delta, sampling_rate=rate, rounds=1, slack=slack)
     else:
@@ -168,7 +186,7 @@ def _calibrate(
 
 def _affordable(config: RunConfig, delta: float, slack: float, per_round: Charge, before: tuple[Charge, ...]) -> int:
     stop = config.privacy.stop_epsilon
-    if not stop:
+    if not stop or not config.privacy.is_private:
         return config.num_server_rounds
     affordable = max_rounds(
         stop,

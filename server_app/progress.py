@@ -52,7 +52,7 @@ class Narrator:
             f"{plan.clients} clients, expected cohort {plan.expected_cohort:g}, up to {plan.rounds} rounds, "
             f"trust model: {config.privacy.trust}"
         )
-        if plan.round is None:
+        if not plan.round.noise_multiplier:
             self(f"NOT PRIVATE: {plan.reason}")
             return
         stage_one = f"stage-1 noise {plan.statistics.noise_multiplier:.3f}, " if plan.statistics else ""
@@ -60,8 +60,6 @@ class Narrator:
         self(f"plan: {stage_one}stage-2 noise {plan.round.noise_multiplier:.3f} (x clip norm) -> {goal}")
         if plan.reason:
             self(f"end-to-end epsilon is inf: {plan.reason}")
-        if config.privacy.insecure_seed >= 0:
-            self("INSECURE: privacy.insecure-seed makes the noise reproducible; no guarantee holds")
 
     def base(self, metrics: MetricRecord | None) -> None:
         """How the untouched model does."""
@@ -76,11 +74,9 @@ class Narrator:
 
     def round(self, summary: RoundSummary, metrics: MetricRecord | None, watch: Watch) -> None:
         """One line a round."""
-        if summary.discarded:
-            self(f"round {summary.round:>3}  discarded: {summary.discarded}. {summary.failure}")
-            return
         scores = _scores(metrics) if metrics is not None else "not evaluated"
         failed = f"  {summary.failures} failed: {summary.failure}" if summary.failures else ""
+        failed += f"  TOO FEW REPLIES: {summary.shortage}" if summary.shortage else ""
         self(
             f"round {summary.round:>3}  {scores}  cohort {summary.replies}/{summary.cohort}  "
             f"epsilon {show(summary.epsilon)}  up {kilobytes(summary.bytes_up)}  "

@@ -59,7 +59,7 @@ def _outcome(rows: list[dict[str, Any]], strategy: FederatedAdapter, final: dict
     scored = [row for row in rows if "loss" in row]
     return {
         "stopped_because": strategy.stop_reason or "all rounds done",
-        "rounds_discarded": sum(1 for row in rows if row.get("discarded")),
+        "rounds_short_of_replies": sum(1 for row in rows if row.get("shortage")),
         "base": _scores(scored[0]) if scored else {},
         "final": final,
     }
@@ -88,9 +88,11 @@ def describe_privacy(config: RunConfig, account: PrivacyAccount) -> dict[str, An
     }
     server = {
         "epsilon": account.epsilon_server(),
-        "of": "all messages of the most exposed client",
+        "of": f"all messages of a client that is asked in {account.participations} rounds and in stage 1, "
+        "more than any is expected to be",
         "against": "the server, which sees each message by itself (no secure aggregation, no amplification)",
         "accountant": "exact Gaussian composition: mu^2 = sum over its messages of 1/z^2",
+        "assumes": "claimed up to epsilon = 20 only; inf means: no protection is claimed, the server is trusted",
         **shared,
     }
     return {
@@ -102,9 +104,9 @@ def describe_privacy(config: RunConfig, account: PrivacyAccount) -> dict[str, An
         "clip_norm": privacy.clip_norm,
         "clipping": privacy.clipping,
         "sampling_rate": privacy.sampling_rate,
-        "noise_multiplier": plan.round.noise_multiplier if plan.round else 0.0,
+        "noise_multiplier": plan.round.noise_multiplier,
         "statistics_noise_multiplier": plan.statistics.noise_multiplier if plan.statistics else 0.0,
-        "minimum_cohort": plan.minimum_cohort,
+        "noise_shares": plan.shares,
         "delta_set_aside": plan.slack,
         "rounds_charged": account.rounds_charged,
     }
@@ -118,20 +120,20 @@ def _outsiders(trust: str) -> str:
 
 
 def _communication(rows: list[dict[str, Any]], strategy: FederatedAdapter) -> dict[str, Any]:
-    rounds = [row for row in rows if row.get("replies")]
-    replies = sum(row["replies"] for row in rounds)
-    up = sum(row["bytes_up"] for row in rounds) / replies if replies else math.nan
-    asked = sum(row["cohort"] for row in rounds)
+    answered = next((row for row in rows if row.get("replies")), None)
+    up = answered["bytes_up"] / answered["replies"] if answered else math.nan
+    down = answered["bytes_down"] / answered["cohort"] if answered else math.nan
+    asked = strategy.account.plan.expected_cohort * strategy.state.round
     lora = serialised_bytes(pack_release(np.zeros(strategy.layout.size, dtype=np.float32), strategy.state.round))
     return {
         "adapter_values": strategy.layout.size,
         "code_values": strategy.codec.size,
         "bytes_up_per_client_round": up,
         "bytes_up_per_client_round_plain_lora": lora,
-        "times_smaller_than_plain_lora": lora / up if replies else math.nan,
-        "bytes_down_per_client_round": sum(row["bytes_down"] for row in rounds) / asked if asked else math.nan,
-        "bytes_up_total": sum(row["bytes_up"] for row in rounds),
-        "bytes_down_total": sum(row["bytes_down"] for row in rounds),
+        "times_smaller_than_plain_lora": lora / up,
+        "bytes_down_per_client_round": down,
+        "bytes_up_expected": up * asked,
+        "bytes_down_expected": down * asked,
     }
 
 
@@ -167,7 +169,7 @@ def markdown(report: dict[str, Any]) -> str:
         f"- up, per client and round: {wire['bytes_up_per_client_round']:,.0f} B; plain LoRA: "
         f"{wire['bytes_up_per_client_round_plain_lora']:,} B ({wire['times_smaller_than_plain_lora']:.1f} times more)",
         f"- down, per client and round: {wire['bytes_down_per_client_round']:,.0f} B",
-        f"- up in all: {wire['bytes_up_total']:,} B",
+        f"- up in all, expected: {wire['bytes_up_expected']:,.0f} B (the realised total would tell the cohorts' sizes)",
         "",
         "![bytes](bytes.png)",
         "",
@@ -188,8 +190,10 @@ def _utility(outcome: dict[str, Any]) -> list[str]:
 
 
 def _guarantee(figure: dict[str, Any]) -> str:
+    what = f"of {figure['of']}, against {figure['against']}"
+    if math.isinf(figure["epsilon"]):
+        return f"- **ε = inf** (nothing is claimed) {what}."
     return (
-        f"- **ε = {show(figure['epsilon'])}** at δ = {figure['delta']:g}, of {figure['of']}, "
-        f"against {figure['against']}. Unit: {figure['unit']}. Adjacency: {figure['adjacency']}. "
-        f"Accountant: {figure['accountant']}."
+        f"- **ε = {show(figure['epsilon'])}** at δ = {figure['delta']:g}, {what}. Unit: {figure['unit']}. "
+        f"Adjacency: {figure['adjacency']}. Accountant: {figure['accountant']}."
     )

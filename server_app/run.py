@@ -27,8 +27,9 @@ from server_app.evaluation import Evaluation, Evaluator
 from server_app.federation import connect
 from server_app.optimizer import ServerOptimizer
 from server_app.prior_settings import prior_settings
-from server_app.privacy_account import PrivacyAccount, carry_exposure
-from server_app.privacy_plan import PrivacyPlan, make_plan
+from server_app.prior_stage import statistics_terms
+from server_app.privacy_account import PrivacyAccount
+from server_app.privacy_plan import PrivacyPlan, make_plan, stage_two_terms
 from server_app.progress import Narrator, Watch
 from server_app.report import write_report
 from server_app.run_folder import RunFolder
@@ -67,12 +68,28 @@ def check_run(config: RunConfig) -> None:
 
 def plan_run(config: RunConfig, adapted: AdaptedModel, clients: int) -> PrivacyPlan:
     """The privacy plan for an adapter and a number of enrolled clients."""
-    layout = adapted.layout
-    strategy = STRATEGIES[config.strategy.name]
-    if not strategy.needs_statistics:
-        return make_plan(config, clients, layout.size, 0)
-    settings = prior_settings(config, layout)
-    return make_plan(config, clients, settings.size or layout.size, ScaleCode.of(layout, config.statistics).size)
+    needed = STRATEGIES[config.strategy.name].needs_statistics
+    statistics_size = ScaleCode.of(adapted.layout, config.statistics).size if needed else 0
+    return make_plan(config, clients, _code_size(config, adapted), statistics_size)
+
+
+def open_account(config: RunConfig, adapted: AdaptedModel, plan: PrivacyPlan, ledger: Ledger) -> PrivacyAccount:
+    """The account of a run, which knows what one message of each stage reveals by itself."""
+    size = _code_size(config, adapted)
+    message = stage_two_terms(config.privacy, size, plan.round.noise_multiplier, plan.shares)
+    first = statistics_terms(config, plan, adapted.layout)
+    return PrivacyAccount(
+        plan,
+        ledger,
+        message_noise=message.message_noise_multiplier,
+        statistics_noise=first.message_noise_multiplier if plan.statistics else math.inf,
+    )
+
+
+def _code_size(config: RunConfig, adapted: AdaptedModel) -> int:
+    if not STRATEGIES[config.strategy.name].needs_statistics:
+        return adapted.layout.size
+    return prior_settings(config, adapted.layout).size or adapted.layout.size
 
 
 def _check_same_run(config: RunConfig) -> None:
@@ -116,9 +133,9 @@ class Session:
                 )
         else:
             folder.write_config(config)
-            state, progress = _fresh_state(config, adapted, plan), Progress({}, 0.0, ledger.head, len(nodes))
+            state, progress = _fresh_state(config, adapted, plan), Progress(0.0, ledger.head, len(nodes))
             save_sampling_key(folder.checkpoint, state.sampling_key)
-        account = PrivacyAccount(plan, ledger, carry_exposure(progress.exposure, nodes))
+        account = open_account(config, adapted, plan, ledger)
         evaluator = _evaluator(adapted, config)
         kept = retention_examples(config.data, config.seed)
         retention = Evaluator(adapted, kept, config.data, config.evaluation) if kept else None
@@ -126,8 +143,6 @@ class Session:
         hooks = Hooks(lambda *_: None, lambda *_: None, lambda *_: None)
         strategy = STRATEGIES[config.strategy.name](config, adapted.layout, nodes, account, state, hooks)
         session = cls(config, adapted, folder, strategy, watch, evaluator, retention, say)
-        if config.resume:
-            strategy.expose_lost_round()
         strategy.hooks = Hooks(session.evaluate, session.on_prepared, session.on_round)
         if not config.resume:
             session.evaluate_base()
@@ -178,12 +193,12 @@ class Session:
 
     def _save(self, state: RunState) -> None:
         account = self.strategy.account
-        progress = Progress(account.exposure, self.watch.elapsed, account.ledger_head, len(self.strategy.nodes))
+        progress = Progress(self.watch.elapsed, account.ledger_head, len(self.strategy.nodes))
         save_checkpoint(self.folder.checkpoint, state, progress)
 
 
 def _fresh_state(config: RunConfig, adapted: AdaptedModel, plan: PrivacyPlan) -> RunState:
-    secret = plan.round is not None and config.privacy.insecure_seed < 0
+    secret = bool(plan.round.noise_multiplier) and config.privacy.insecure_seed < 0
     key = new_sampling_key() if secret else key_from_seed(config.seed)
     return RunState(ServerOptimizer(config.server, adapted.initial.cpu()), key)
 

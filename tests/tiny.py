@@ -20,8 +20,7 @@ from common.privacy.ledger import Ledger
 from common.privacy.sampling import key_from_seed
 from server_app.in_process import InProcessGrid
 from server_app.optimizer import ServerOptimizer
-from server_app.privacy_account import PrivacyAccount
-from server_app.run import plan_run, run_federation
+from server_app.run import open_account, plan_run, run_federation
 from server_app.run_folder import RunFolder
 from server_app.strategies import STRATEGIES
 from server_app.strategies.base import FederatedAdapter, Hooks, RunState, pack_adapter
@@ -42,7 +41,6 @@ TINY: dict[str, Any] = {
     "privacy.epsilon": math.inf,
     "privacy.sampling-rate": 1.0,
     "privacy.delta": 1e-3,
-    "privacy.minimum-cohort": 0,
     "output.name": "run",
 }
 
@@ -92,7 +90,7 @@ def tiny_strategy(
 ) -> FederatedAdapter:
     """A strategy without a results folder; its ledger is ``folder/ledger.jsonl``, its rounds are in ``rounds``."""
     clients = config.federation.num_clients
-    account = PrivacyAccount(plan_run(config, adapted, clients), Ledger(folder / "ledger.jsonl"))
+    account = open_account(config, adapted, plan_run(config, adapted, clients), Ledger(folder / "ledger.jsonl"))
     state = RunState(
         ServerOptimizer(config.server, adapted.initial.clone()), key_from_seed(config.seed), base_loss=math.inf
     )

@@ -68,9 +68,10 @@ class ReleaseTerms:
     """What server and client agree on for one release; a ``ValueError`` names what is out of range.
 
     ``size``: values per code. ``clip_norm``: C, code units. ``noise_multiplier``: z, in units of C; 0 sends
-    float32 without noise. ``shares``: clients selected in this round (0 for an empty cohort), each adding std
-    z·C/√shares in ``distributed``. ``normalize``: scale every non-zero code to norm C instead of only
-    clipping it.
+    float32 without noise. ``shares``: noise shares, each of std z·C/√shares in ``distributed``: a *public* number
+    that no cohort exceeds (``sampling.binomial_limit``), since the realised cohort would betray who was selected
+    to a coalition of clients; the server adds the shares that nobody brought. ``normalize``: scale every non-zero
+    code to norm C instead of only clipping it.
     """
 
     size: int
@@ -175,12 +176,15 @@ def release(code: Tensor, terms: ReleaseTerms, source: RandomSource) -> WireArra
     """Clip one client's ``code`` (``terms.size`` values), put it on the grid, add noise; shape ``[size]``.
 
     Integers of ``terms.dtype`` in units of ``terms.grid_step``, or clipped float32 if the terms ask for no
-    noise. Raises ``ValueError`` for a code of another size, ``NonFiniteError`` for NaN or infinities: nothing
-    is released then. Source: Algorithm 2 of the paper, lines of the client, with the clip after the encoder
-    and noise that scales with C.
+    noise. A code with NaN or infinities is released as the zero code: that is the zero-out neighbour, while an
+    error would be an unnoised answer about private data. Without noise it raises ``NonFiniteError`` instead. A
+    code of another size raises ``ValueError``. Source: Algorithm 2 of the paper, lines of the client, with the
+    clip after the encoder and noise that scales with C.
     """
     if code.numel() != terms.size:
         raise ValueError(f"code has {code.numel()} values, the terms say {terms.size}")
+    if terms.noise_multiplier and not torch.isfinite(code).all():
+        code = torch.zeros(terms.size)
     clipped = clip(code, terms.clip_norm, normalize=terms.normalize)
     values = clipped.values.numpy()
     if not terms.noise_multiplier:

@@ -1,4 +1,4 @@
-"""Poisson sampling of clients from a secret key, and the price of discarding rounds with too small a cohort.
+"""Poisson sampling of clients from a secret key, and how large a cohort can become.
 
 Amplification by sampling holds only against those who cannot tell who was selected. Cohorts are therefore
 derived from a 32-byte secret key of the run: a resumed run redraws the same cohorts, nobody else can, and the
@@ -6,9 +6,10 @@ key is deleted when the run ends. Source: Balle, Barthe, Gaboardi 2018 (arXiv:18
 """
 
 import hashlib
-import math
 import os
 from collections.abc import Sequence
+
+from scipy.stats import binom
 
 KEY_BYTES = 32
 
@@ -40,33 +41,22 @@ def poisson_sample(ids: Sequence[int], rate: float, key: bytes, round_index: int
     return [client for client in ids if _uniform(client, key, round_index) < threshold]
 
 
-def cohort_slack(clients: int, rate: float, minimum: int, rounds: int) -> float:
-    """Additive δ of discarding every round in which fewer than ``minimum`` of ``clients`` were selected.
+def binomial_limit(trials: int, rate: float, repeats: int, delta: float) -> int:
+    """Smallest H that none of ``repeats`` draws of Bin(trials, rate) exceeds, but with probability ``delta``.
 
-    With H = ``minimum``, one client's coin changes the server's decision only if exactly H−1 *others* were
-    selected. Had the server discarded in that event too, discarding would not depend on the client and the
-    amplified bound would hold; the two servers differ with probability β = p·P(Bin(M−1, p) = H−1) per round.
-    In both orders of the neighbours the event's mass enters once, without a factor e^ε, so T rounds cost T·β.
-    No cost at H = 0, nor at p = 1, where nothing is secret. The decision must rest on who was *selected*, not
-    on who replied.
+    Two uses. The largest cohort that a run of ``repeats`` rounds must be ready for (trials = clients): a *public*
+    number of noise shares, since the realised cohort would tell a client coalition whether another client was selected.
+    And the most rounds that any of ``repeats`` clients is asked in (trials = rounds).
     """
     _check_rate(rate)
-    if clients < 1 or minimum < 0 or rounds < 0:
-        raise ValueError(f"need clients ≥ 1, minimum ≥ 0, rounds ≥ 0, not {clients}, {minimum}, {rounds}")
-    if minimum == 0 or rate in {0.0, 1.0} or minimum > clients:
-        return 0.0
-    others, count = clients - 1, minimum - 1
-    log_choose = math.lgamma(others + 1) - math.lgamma(count + 1) - math.lgamma(others - count + 1)
-    log_mass = log_choose + count * math.log(rate) + (others - count) * math.log1p(-rate)
-    return min(1.0, rounds * rate * math.exp(log_mass) * (1 + 1e-6))
-
-
-def default_minimum(clients: int, rate: float, rounds: int, delta: float) -> int:
-    """Choose the largest H ≤ ⌊rate·clients/2⌋ whose ``cohort_slack`` is at most ``delta/1000``; 0 if none."""
-    for minimum in range(math.floor(rate * clients / 2), 0, -1):
-        if cohort_slack(clients, rate, minimum, rounds) <= 1e-3 * delta:
-            return minimum
-    return 0
+    if trials < 0 or repeats < 0 or not 0 < delta < 1:
+        raise ValueError(f"need trials >= 0, repeats >= 0, 0 < delta < 1, not {trials}, {repeats}, {delta}")
+    if rate in {0.0, 1.0} or repeats == 0:
+        return trials if rate == 1.0 else 0
+    limit = max(0, int(binom.isf(delta / repeats, trials, rate)) - 1)
+    while repeats * float(binom.sf(limit, trials, rate)) > delta:
+        limit += 1
+    return limit
 
 
 def _uniform(client: int, key: bytes, round_index: int) -> int:

@@ -20,7 +20,7 @@ from common.adapter import Layout
 from common.app_digest import app_digest
 from common.codecs.base import Codec
 from common.config import RunConfig
-from common.privacy.mechanism import ReleaseTerms, combine
+from common.privacy.mechanism import combine
 from common.privacy.noise import RandomSource
 from common.privacy.sampling import poisson_sample
 from common.wire import TRAIN, Task, pack_instruction
@@ -50,7 +50,7 @@ class RoundSummary:
     round: int
     cohort: int
     replies: int
-    discarded: str
+    shortage: str
     failures: int
     failure: str
     bytes_up: int
@@ -102,7 +102,7 @@ class FederatedAdapter(Strategy):
         self.stop_reason = ""
         self._question: Question | None = None
         self._replies = Replies({}, {}, 0)
-        self._discarded = ""
+        self._shortage = ""
 
     @abstractmethod
     def prepare(self, grid: Grid) -> Codec:
@@ -154,13 +154,13 @@ class FederatedAdapter(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
         """Draw the cohort (Poisson) and address the adapter, the encoder and the release terms to it."""
-        cohort, terms = self._whom_and_how(server_round)
+        plan = self.account.plan
         codec = self.codec.redraw(self._epoch(server_round))
+        terms = stage_two_terms(self.config.privacy, codec.size, plan.round.noise_multiplier, plan.shares)
+        cohort = self.draw_cohort(server_round, self.config.privacy.sampling_rate, plan.shares)
         self._question = Question(server_round, terms, cohort)
-        self._discarded = self._too_few_selected(len(cohort))
-        if self._discarded:
+        if not cohort:
             return []
-        self.account.expose(cohort, terms)
         task = Task(server_round, terms, app_digest())
         content = pack_instruction(unpack_adapter(arrays), codec.spec(), task)
         return self._question.address(content, TRAIN, self.config.federation.round_timeout)
@@ -168,15 +168,14 @@ class FederatedAdapter(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Sum the codes, divide by the expected cohort, decode, step; ``(None, None)`` when the round is discarded."""
+        """Sum the codes, divide by the expected cohort, decode, step; ``(None, None)`` when it is discarded."""
         question = self._open_question(server_round)
         self._replies = question.sort(list(replies))
-        self._discarded = self._discarded or self._too_few_replied(question)
+        self._shortage = self._too_few_replied(question)
         self.state.round = server_round
-        if self._discarded:
-            self.state.failed_in_a_row += 1
-            return None, None
-        self.state.failed_in_a_row = 0
+        self.state.failed_in_a_row = self.state.failed_in_a_row + 1 if self._shortage else 0
+        if self._shortage and not self.account.plan.round.noise_multiplier:
+            return None, None  # with noise the step is taken: whether it is must not depend on who replied
         ordered = [self._replies.releases[node] for node in sorted(self._replies.releases)]
         total = combine(ordered, question.terms, self.noise_source(server_round))
         codec = self.codec.redraw(self._epoch(server_round))
@@ -197,28 +196,18 @@ class FederatedAdapter(Strategy):
         """Print the strategy in one line."""
         print(f"{type(self).__name__}: {self.layout.size:,} adapter values, {len(self.nodes)} clients")
 
-    def draw_cohort(self, draw: int, rate: float) -> list[int]:
-        """The clients of draw number ``draw`` (0 is stage 1), by independent coin flips with the run's secret key."""
-        return poisson_sample(self.nodes, rate, self.state.sampling_key, draw)
+    def draw_cohort(self, draw: int, rate: float, limit: int) -> list[int]:
+        """The clients of draw number ``draw`` (0 is stage 1), by independent coin flips with the run's secret key.
+
+        A cohort above ``limit``, the public number of noise shares, counts as empty; delta holds the probability.
+        """
+        cohort = poisson_sample(self.nodes, rate, self.state.sampling_key, draw)
+        return cohort if len(cohort) <= limit else []
 
     def noise_source(self, round_index: int) -> RandomSource:
         """Randomness of the server's own noise."""
         seed = self.config.privacy.insecure_seed
         return RandomSource.system() if seed < 0 else RandomSource.insecure((seed << 32) ^ (round_index << 1) ^ 1)
-
-    def expose_lost_round(self) -> None:
-        """After a crash: count against the server what a round asked for that is in the ledger but in no checkpoint."""
-        cohort, terms = self._whom_and_how(self.state.round + 1)
-        if not self._too_few_selected(len(cohort)):
-            for _ in range(self.account.times_charged(self.state.round + 1)):
-                self.account.expose(cohort, terms)
-
-    def _whom_and_how(self, server_round: int) -> tuple[list[int], ReleaseTerms]:
-        """The cohort of a round, and the release terms that it gets."""
-        cohort = self.draw_cohort(server_round, self.config.privacy.sampling_rate)
-        charge = self.account.plan.round
-        noise = charge.noise_multiplier if charge else 0.0
-        return cohort, stage_two_terms(self.config.privacy, self.codec.size, noise, len(cohort))
 
     def _epoch(self, server_round: int) -> int:
         every = self.config.codec.refresh_every
@@ -228,10 +217,6 @@ class FederatedAdapter(Strategy):
         if self._question is None or self._question.round != server_round:
             raise RuntimeError(f"aggregate_train for round {server_round} without its configure_train")
         return self._question
-
-    def _too_few_selected(self, selected: int) -> str:
-        minimum = self.account.plan.minimum_cohort
-        return f"{selected} clients selected, fewer than the minimum of {minimum}" if selected < minimum else ""
 
     def _too_few_replied(self, question: Question) -> str:
         needed = math.ceil(self.config.federation.min_reply_rate * len(question.cohort))
@@ -243,7 +228,7 @@ class FederatedAdapter(Strategy):
     def _stop_if_failing(self) -> None:
         if self.state.failed_in_a_row >= self.config.federation.max_failed_rounds:
             raise FederationError(
-                f"{self.state.failed_in_a_row} rounds in a row were discarded (last: {self._discarded}). "
+                f"{self.state.failed_in_a_row} rounds in a row had too few replies (last: {self._shortage}). "
                 f"Most failures said: {self._replies.commonest_failure or 'nothing'}. The run can be resumed."
             )
 
@@ -269,7 +254,7 @@ class FederatedAdapter(Strategy):
             round=server_round,
             cohort=len(question.cohort),
             replies=len(self._replies.releases),
-            discarded=self._discarded,
+            shortage=self._shortage,
             failures=len(self._replies.failures) if question.messages else 0,
             failure=self._replies.commonest_failure if question.messages else "",
             bytes_up=self._replies.bytes_up,

@@ -32,16 +32,14 @@ class DrEncoder(FederatedAdapter):
 
     def _collect_statistics(self, grid: Grid) -> GradientStatistics:
         """Algorithm 1, client side, steps 1-5, as a private release of its own (docs/privacy.md)."""
-        plan = self.account.plan
         rate = self.config.statistics.sampling_rate
-        cohort = self.draw_cohort(0, rate)
-        terms = statistics_terms(self.config, plan, self.layout, len(cohort))
-        raw = plan.statistics is None
+        plan = self.account.plan
+        terms = statistics_terms(self.config, plan, self.layout)
+        raw = not terms.noise_multiplier
+        cohort = self.draw_cohort(0, rate, plan.statistics_shares)
         self.account.charge_statistics()
-        self.account.expose(cohort, terms, raw=raw)
-        content = pack_instruction(
-            self.state.optimizer.adapter, IdentityCodec(self.layout).spec(), Task(0, terms, app_digest(), raw)
-        )
+        task = Task(0, terms, app_digest(), raw)
+        content = pack_instruction(self.state.optimizer.adapter, IdentityCodec(self.layout).spec(), task)
         question = Question(0, terms, cohort, raw=raw)
         timeout = self.config.federation.round_timeout
         messages = question.address(content, STATISTICS, timeout)

@@ -1,20 +1,30 @@
 """The ClientApp as the server meets it: messages in, one released array or a refusal out."""
 
+import logging
+import math
+import traceback
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from flwr.app import Message
+from flwr.app import Context, Message, RecordDict
 from torch import Tensor
 
+from client_app import app as client_module
+from client_app import site as site_module
+from client_app.guard import guarded
 from client_app.local_update import gradient_stream, local_update
+from client_app.site import encoder_for
 from client_app.statistics import gradient_statistics
 from common.adapter import Layout
 from common.app_digest import app_digest
 from common.codecs import Codec, IdentityCodec, LinearCodec
-from common.config import RunConfig
+from common.codecs.base import EncoderSpec
+from common.config import RunConfig, StatisticsConfig
 from common.data import private_tokens
 from common.models import AdaptedModel
 from common.privacy.clipping import clip
@@ -149,6 +159,46 @@ def test_terms_that_do_not_fit_the_code_are_refused(grid: InProcessGrid, adapted
     assert "code has 64 values, the terms say 65" in refusal(grid, adapted, terms(65, 1.0))
 
 
+def test_a_gradient_is_never_sent_in_the_clear_by_the_raw_flag(grid: InProcessGrid, adapted: AdaptedModel) -> None:
+    """Only stage 1 has a raw form; a training instruction that claims it would dodge the checks on noise."""
+    assert refusal(grid, adapted, terms(64, 1.0), raw=True).startswith("WireError: a gradient is never asked for")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("make", [IdentityCodec, lambda layout: LinearCodec.of_form(layout, 64, 1)])
+def test_a_gradient_that_is_not_finite_gives_an_ordinary_looking_release(
+    grid: InProcessGrid, adapted: AdaptedModel, monkeypatch: pytest.MonkeyPatch, make: Callable[..., Codec], value: float
+) -> None:
+    """What comes is noise around zero of the promised std: by chi squared, a false alarm in 1e-5 for 64 values."""
+    codec = make(adapted.layout)
+    agreed = terms(codec.size, 2.0)
+    broken = torch.full((adapted.layout.size,), value)
+    monkeypatch.setattr(client_module, "local_update", lambda *_: broken)
+    released = answer(ask(grid, adapted.initial, codec, agreed), agreed)
+    assert 0.6 < released.square().mean().sqrt() / 2.0 < 1.4
+    assert len(released.unique()) > 0.5 * codec.size
+
+
+def test_statistics_that_are_not_finite_give_an_ordinary_looking_release(
+    grid: InProcessGrid, config: RunConfig, adapted: AdaptedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With hardly any noise the zero code shows: its participation count is 0, not 1."""
+    code = ScaleCode.of(adapted.layout, config.statistics)
+    agreed = ReleaseTerms(code.size, code.bound, 1e-3, "local", 1, normalize=False)
+    broken = torch.full((adapted.layout.size,), math.nan)
+    monkeypatch.setattr(client_module, "gradient_stream", lambda *_: iter([broken, broken]))
+    reply = ask(grid, adapted.initial, IdentityCodec(adapted.layout), agreed, STATISTICS, round=0)
+    released = answer(reply, agreed, 0)
+    assert 0 < released.abs().max() < 6e-3 * code.bound
+
+
+def test_without_noise_a_gradient_that_is_not_finite_is_an_error(
+    grid: InProcessGrid, adapted: AdaptedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "local_update", lambda *_: torch.full((adapted.layout.size,), math.nan))
+    assert refusal(grid, adapted, terms(64, 0.0)).startswith("NonFiniteError")
+
+
 @pytest.fixture
 def own_site(grid: InProcessGrid, files: Files, tmp_path: Path) -> InProcessGrid:
     """Client 3 is a site that brings its own file."""
@@ -165,6 +215,101 @@ def test_a_site_with_its_own_data_releases_noised_codes_of_them_only(
     said = refusal(own_site, adapted, terms(64, 1.0), kind=STATISTICS, raw=True)
     assert "PolicyRefusal" in said
     assert "allow-raw-gradients" in said
+    assert "PolicyRefusal" in refusal(own_site, adapted, terms(64, 1.0, "central"))
+    assert "min-noise-multiplier = 0.1" in refusal(own_site, adapted, terms(64, 0.09))
+
+
+def test_a_site_makes_no_more_releases_in_a_run_than_it_allows(own_site: InProcessGrid, adapted: AdaptedModel) -> None:
+    """Refused instructions are not counted; statistics are."""
+    own_site._contexts[3].node_config["max-releases"] = 3
+    code = ScaleCode.of(adapted.layout, StatisticsConfig())
+    first = ReleaseTerms(code.size, code.bound, 1.0, "local", 1, normalize=False)
+    assert not ask(own_site, adapted.initial, IdentityCodec(adapted.layout), first, STATISTICS, round=0).has_error()
+    assert "PolicyRefusal" in refusal(own_site, adapted, terms(64, 0.0))
+    said = [refusal(own_site, adapted, terms(64, 1.0), round=number) for number in (1, 2, 3)]
+    assert said[:2] == ["", ""]
+    assert "it has made 3 releases, its max-releases is reached" in said[2]
+
+
+CONSTANT = "ClientFailure: the client failed on its own data; why is in its own log"
+BROKEN_FILES = ['{"prompt": "the secret', '{"diagnosis": "a secret"}\n', ""]
+
+
+@pytest.mark.parametrize("kind", [TRAIN, STATISTICS])
+@pytest.mark.parametrize("text", BROKEN_FILES, ids=["torn", "other columns", "empty"])
+def test_why_a_site_failed_on_its_own_data_stays_there(
+    grid: InProcessGrid,
+    adapted: AdaptedModel,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    text: str,
+    kind: str,
+) -> None:
+    """The text of every failure is the same; the site's own log has the true one."""
+    broken = tmp_path / "private.jsonl"
+    broken.write_text(text)
+    grid._contexts[3].node_config["data-path"] = str(broken)
+    with caplog.at_level(logging.ERROR, logger="flwr"):
+        logging.getLogger("flwr").addHandler(caplog.handler)
+        try:
+            assert refusal(grid, adapted, terms(64, 1.0), kind=kind) == CONSTANT
+        finally:
+            logging.getLogger("flwr").removeHandler(caplog.handler)
+    assert "Traceback" in caplog.text
+
+
+def test_a_failure_in_training_on_a_sites_own_data_has_the_same_text(
+    own_site: InProcessGrid, adapted: AdaptedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("row 17 holds a secret")
+
+    monkeypatch.setattr(client_module, "local_update", fail)
+    assert refusal(own_site, adapted, terms(64, 1.0)) == CONSTANT
+
+
+def test_nothing_of_the_true_error_hangs_on_the_one_that_is_sent() -> None:
+    """Flower may send a traceback, which prints the causes as well."""
+
+    @guarded
+    def handler(message: Message, context: Context) -> Message:
+        raise ValueError("a secret")
+
+    context = Context(run_id=1, node_id=1, node_config={"data-path": "own"}, state=RecordDict(), run_config={})
+    with pytest.raises(RuntimeError) as failure:
+        handler(None, context)  # type: ignore[arg-type]
+    assert "secret" not in "".join(traceback.format_exception(failure.value))
+
+
+def test_a_site_with_its_own_data_tells_what_is_wrong_with_the_instruction(
+    own_site: InProcessGrid, adapted: AdaptedModel
+) -> None:
+    assert refusal(own_site, adapted, terms(64, 1.0), code_digest="feedbeef").startswith("CodeMismatch: ")
+    assert refusal(own_site, adapted, terms(64, 1.0), raw=True).startswith("WireError: ")
+    assert refusal(own_site, adapted, terms(64, 0.0)).startswith("PolicyRefusal: ")
+    own_site._contexts[3].node_config["min-noise-multiplier"] = "much"
+    assert refusal(own_site, adapted, terms(64, 1.0)).startswith("PolicyRefusal: node config min-noise-multiplier")
+
+
+def test_a_simulated_client_tells_why_it_failed(
+    grid: InProcessGrid, adapted: AdaptedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("no such layer")
+
+    monkeypatch.setattr(client_module, "local_update", fail)
+    assert refusal(grid, adapted, terms(64, 1.0)) == "ValueError: no such layer"
+
+
+def test_the_kept_encoder_is_that_of_the_same_arrays(monkeypatch: pytest.MonkeyPatch, adapted: AdaptedModel) -> None:
+    """Two specifications that differ in a small array only are two encoders; the same one again is not rebuilt."""
+    built: list[EncoderSpec] = []
+    monkeypatch.setattr(site_module, "build_encoder", lambda spec, _: built.append(spec) or len(built))
+    monkeypatch.setattr(site_module, "_encoders", {})
+    site: Any = SimpleNamespace(adapted=adapted)
+    specs = [EncoderSpec("kind", 1, {}, {"mask": torch.full((4,), value)}) for value in (1.0, 2.0)]
+    found: list[Any] = [encoder_for(spec, site) for spec in (specs[0], specs[0], specs[1])]
+    assert found == [1, 1, 2]
 
 
 def test_a_site_with_its_own_data_trains_on_them(

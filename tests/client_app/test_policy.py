@@ -1,9 +1,16 @@
 """A site's own limits."""
 
+import math
+from typing import Any
+
 import pytest
+from flwr.app import RecordDict
 
 from client_app.policy import PolicyRefusal, SitePolicy
 from common.privacy.mechanism import ReleaseTerms, Trust
+
+read = SitePolicy.from_node_config
+OWN = {"data-path": "own.jsonl"}
 
 
 def terms(noise: float = 1.0, clip_norm: float = 1.0, trust: Trust = "local", shares: int = 4) -> ReleaseTerms:
@@ -24,11 +31,18 @@ def test_too_little_noise_is_refused_naming_the_limit() -> None:
 
 
 def test_a_distributed_share_counts_only_as_what_it_hides_by_itself() -> None:
-    """z = 2 over 16 shares is 1/2 on one message; in central it is nothing."""
-    SitePolicy(min_noise_multiplier=0.499).check(terms(2.0, trust="distributed", shares=16))
-    for trust, shares in (("distributed", 17), ("central", 1)):
-        with pytest.raises(PolicyRefusal, match=r"min-noise-multiplier = 0\.499"):
-            SitePolicy(min_noise_multiplier=0.499).check(terms(2.0, trust=trust, shares=shares))
+    """z = 2 over 16 shares is 1/2 on one message."""
+    policy = SitePolicy(min_noise_multiplier=0.499)
+    policy.check(terms(2.0, trust="distributed", shares=16))
+    with pytest.raises(PolicyRefusal, match=r"min-noise-multiplier = 0\.499"):
+        policy.check(terms(2.0, trust="distributed", shares=17))
+
+
+def test_central_trust_is_a_message_without_noise() -> None:
+    """However much the server promises to add."""
+    with pytest.raises(PolicyRefusal, match=r"no noise.*allow-raw-gradients = false"):
+        read(OWN).check(terms(100.0, trust="central"))
+    read(OWN | {"allow-raw-gradients": True}).check(terms(100.0, trust="central"))
 
 
 def test_too_large_a_clip_norm_is_refused_naming_the_limit() -> None:
@@ -46,14 +60,58 @@ def test_releases_without_noise_are_refused_where_raw_gradients_are_not_allowed(
         policy.check(terms(noise), raw=raw)
 
 
-def test_a_site_with_its_own_data_allows_no_raw_gradients_unless_it_says_so() -> None:
-    read = SitePolicy.from_node_config
+def test_a_simulated_client_has_no_limits_by_default() -> None:
     assert read({"partition-id": 0, "num-partitions": 4}) == SitePolicy()
-    assert not read({"data-path": "own.jsonl"}).allow_raw_gradients
-    assert read({"data-path": "own.jsonl", "allow-raw-gradients": True}).allow_raw_gradients
+
+
+def test_a_site_with_its_own_data_has_strict_limits_by_default() -> None:
+    assert read(OWN) == SitePolicy(
+        min_noise_multiplier=0.1, max_clip_norm=math.inf, max_releases=1000, allow_raw_gradients=False
+    )
+    read(OWN).check(terms(0.1001))
+    with pytest.raises(PolicyRefusal, match=r"min-noise-multiplier = 0\.1"):
+        read(OWN).check(terms(0.0999))
+
+
+def test_raw_gradients_need_the_sites_own_word() -> None:
+    assert read(OWN | {"allow-raw-gradients": True}).allow_raw_gradients
     assert not read({"allow-raw-gradients": False}).allow_raw_gradients
+    assert not read({"min-noise-multiplier": 0.5}).allow_raw_gradients  # who wants noise wants no raw gradients
 
 
 def test_limits_are_read_from_the_node_config() -> None:
-    policy = SitePolicy.from_node_config({"min-noise-multiplier": 1, "max-clip-norm": "0.25"})
-    assert (policy.min_noise_multiplier, policy.max_clip_norm) == (1.0, 0.25)
+    policy = read(OWN | {"min-noise-multiplier": 1, "max-clip-norm": 0.25, "max-releases": 7})
+    assert policy == SitePolicy(1.0, 0.25, 7, allow_raw_gradients=False)
+    assert read(OWN | {"max-releases": 0}).max_releases == 0
+
+
+@pytest.mark.parametrize("value", [math.nan, -1, -0.5, "2", "", "nan", True])
+@pytest.mark.parametrize("key", ["min-noise-multiplier", "max-clip-norm", "max-releases"])
+def test_a_limit_that_is_no_number_is_refused_naming_it(key: str, value: Any) -> None:
+    """nan above all: every comparison with it is false, so it would be no limit at all."""
+    with pytest.raises(PolicyRefusal, match=f"node config {key} = .*write a number of at least 0"):
+        read({key: value})
+
+
+@pytest.mark.parametrize("value", [0.5, math.inf])
+def test_the_most_releases_are_a_whole_number(value: float) -> None:
+    """Half a release must not be rounded to 0, which means no limit."""
+    with pytest.raises(PolicyRefusal, match="node config max-releases = .*whole number"):
+        read({"max-releases": value})
+
+
+def test_releases_are_counted_in_the_clients_state_and_refused_beyond_the_limit() -> None:
+    policy, state, other = SitePolicy(max_releases=2), RecordDict(), RecordDict()
+    policy.count_release(state)
+    SitePolicy(max_releases=2).count_release(state)  # every message makes its own policy object
+    for _ in range(2):
+        with pytest.raises(PolicyRefusal, match="it has made 2 releases, its max-releases is reached"):
+            policy.count_release(state)
+    policy.count_release(other)
+
+
+def test_without_a_limit_nothing_is_counted() -> None:
+    state = RecordDict()
+    for _ in range(5):
+        SitePolicy(max_releases=0).count_release(state)
+    assert not state

@@ -35,7 +35,7 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
     ({"privacy.clipping": "no"}, ["privacy.clipping = 'no'", "'normalize' or 'clip'"]),
     ({"privacy.clip-norm": 0.0}, ["privacy.clip-norm = 0.0", "greater than 0"]),
     ({"privacy.statistics-share": 1.0}, ["privacy.statistics-share = 1.0", "less than 1"]),
-    ({"privacy.minimum-cohort": -2}, ["privacy.minimum-cohort = -2", "greater than or equal to -1"]),
+    ({"privacy.minimum-cohort": 2}, ["privacy.minimum-cohort: unknown key"]),
     ({"lora.rank": 0}, ["lora.rank = 0", "greater than or equal to 1"]),
     ({"lora.dropout": 1.0}, ["lora.dropout = 1.0", "less than 1"]),
     ({"lora.target-modules": " , "}, ["lora.target-modules", "at least one module"]),

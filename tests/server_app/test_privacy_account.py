@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 from flwr.app import Message
+from scipy.optimize import brentq
+from scipy.stats import binom, norm
 
 from common.models import AdaptedModel
-from common.privacy.gaussian import gaussian_epsilon
 from common.privacy.ledger import Ledger
-from common.privacy.mechanism import ReleaseTerms
 from server_app.in_process import InProcessGrid
 from server_app.privacy_account import PrivacyAccount
-from server_app.run import plan_run
+from server_app.run import open_account, plan_run
 from tests.tiny import CLIENTS, Files, start, tiny_config, tiny_grid, tiny_strategy
 
 NOISY: dict[str, Any] = {
@@ -53,7 +53,24 @@ def test_every_charge_is_on_disk_before_its_messages_are_sent(
 
 def account(files: Files, adapted: AdaptedModel, folder: Path, **changes: Any) -> PrivacyAccount:
     config = tiny_config(files, folder, {**NOISY, **changes})
-    return PrivacyAccount(plan_run(config, adapted, CLIENTS), Ledger(folder / "ledger.jsonl"))
+    return open_account(config, adapted, plan_run(config, adapted, CLIENTS), Ledger(folder / "ledger.jsonl"))
+
+
+def exact_epsilon(mu: float, delta: float) -> float:
+    """Root of delta(epsilon) of the Gaussian mechanism (Balle and Wang 2018, theorem 8), without the app's code."""
+
+    def excess(epsilon: float) -> float:
+        above, below = norm.cdf(mu / 2 - epsilon / mu), norm.cdf(-mu / 2 - epsilon / mu)
+        return float(above - math.exp(epsilon) * below - delta)
+
+    return float(brentq(excess, 0.0, 100.0, xtol=1e-10))
+
+
+def charge_all(books: PrivacyAccount, rounds: int = 3) -> PrivacyAccount:
+    books.charge_statistics()
+    for number in range(1, rounds + 1):
+        books.charge_round(number)
+    return books
 
 
 def test_the_running_epsilon_is_that_of_the_gaussian(files: Files, adapted: AdaptedModel, tmp_path: Path) -> None:
@@ -61,13 +78,13 @@ def test_the_running_epsilon_is_that_of_the_gaussian(files: Files, adapted: Adap
     books = account(files, adapted, tmp_path)
     assert books.epsilon_model() == 0.0
     books.charge_statistics()
-    assert books.epsilon_model() == pytest.approx(gaussian_epsilon(1 / 4, 1e-3), rel=5e-3)
+    assert books.epsilon_model() == pytest.approx(exact_epsilon(1 / 4, 1e-3), rel=5e-3)
     before = 0.0
     for number in (1, 2, 3):
         books.charge_round(number)
         assert books.epsilon_model() > before
         before = books.epsilon_model()
-    exact = gaussian_epsilon(math.sqrt(1 / 16 + 3 / 4), 1e-3)
+    exact = exact_epsilon(math.sqrt(1 / 16 + 3 / 4), 1e-3 - books.plan.slack)
     assert books.certify() == pytest.approx(exact, rel=1e-6)
     assert exact <= books.epsilon_model() <= 1.005 * exact
     assert books.rounds_charged == 3
@@ -80,51 +97,101 @@ def test_a_reopened_ledger_remembers_everything(files: Files, adapted: AdaptedMo
     books.charge_round(1)
     again = account(files, adapted, tmp_path)
     assert again.epsilon_model() == books.epsilon_model() > 0
-    assert again.rounds_charged == 1
+    assert again.epsilon_server() == books.epsilon_server() > 0
+    assert again.rounds_charged == again.participations == 1
 
 
-def test_a_stage_in_the_clear_makes_every_figure_infinite(files: Files, adapted: AdaptedModel, tmp_path: Path) -> None:
-    books = account(files, adapted, tmp_path, **{"statistics.private": False})
-    assert books.epsilon_model() == books.certify() == math.inf
-    clear = account(
-        files, adapted, tmp_path / "clear", **{"privacy.epsilon": math.inf, "privacy.noise-multiplier": 0.0}
-    )
-    clear.charge_statistics()
-    clear.charge_round(1)
-    assert clear.epsilon_model() == math.inf
-    assert clear.affords_round()
-    assert not (tmp_path / "clear" / "ledger.jsonl").read_text()
+CLEAR: dict[str, Any] = {"privacy.epsilon": math.inf, "privacy.noise-multiplier": 0.0}
 
 
-def terms(noise: float, trust: Any = "local", shares: int = 4) -> ReleaseTerms:
-    return ReleaseTerms(64, 1.0, noise, trust, shares, normalize=True)
+@pytest.mark.parametrize("changes", [{"statistics.private": False}, CLEAR, {"privacy.insecure-seed": 5}])
+def test_what_is_not_private_makes_every_figure_infinite(
+    files: Files, adapted: AdaptedModel, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    books = account(files, adapted, tmp_path, **changes)
+    for _ in range(2):  # before anything is charged as well as after
+        assert [books.epsilon_model(), books.certify(), books.epsilon_server()] == [math.inf] * 3
+        charge_all(books)
+    assert books.plan.reason
 
 
-def test_exposure_is_the_exact_gaussian_of_a_clients_own_messages(
+def test_what_is_sent_in_the_clear_is_written_to_the_ledger_too(
     files: Files, adapted: AdaptedModel, tmp_path: Path
 ) -> None:
-    """The most exposed client sent z = 2 twice and z = 1 once: mu^2 = 1/4 + 1/4 + 1."""
+    books = charge_all(account(files, adapted, tmp_path, **CLEAR), rounds=5)
+    charges = Ledger(tmp_path / "ledger.jsonl").charges
+    assert [charge.noise_multiplier for charge in charges] == [0.0] * 6
+    assert books.affords_round()  # no budget, no end
+
+
+def test_against_the_server_every_message_of_a_client_composes_exactly(
+    files: Files, adapted: AdaptedModel, tmp_path: Path
+) -> None:
+    """Everybody is asked in every round: mu^2 = 1/16 + T/4, at delta less a hundredth for the participation bound."""
     books = account(files, adapted, tmp_path)
     assert books.epsilon_server() == 0.0
-    for nodes, noise in (([1, 2], 2.0), ([2, 3], 2.0), ([2, 4], 1.0)):
-        books.expose(nodes, terms(noise))
-    assert books.epsilon_server() == pytest.approx(gaussian_epsilon(math.sqrt(1.5), 1e-3), rel=1e-4)
-    assert sorted(books.exposure) == [1, 2, 3, 4]
-    assert books.exposure[1] == pytest.approx(1 / 4, rel=1e-4)
+    books.charge_statistics()
+    assert books.epsilon_server() == pytest.approx(exact_epsilon(1 / 4, 0.99e-3), rel=1e-3)
+    for number in (1, 2, 3):
+        books.charge_round(number)
+        assert books.participations == number
+        wanted = exact_epsilon(math.sqrt(1 / 16 + number / 4), 0.99e-3 - books.plan.slack)
+        assert books.epsilon_server() == pytest.approx(wanted, rel=1e-6)
 
 
-def test_a_share_exposes_its_client_by_its_own_noise_only(files: Files, adapted: AdaptedModel, tmp_path: Path) -> None:
-    books = account(files, adapted, tmp_path)
-    books.expose([1], terms(2.0, "distributed", shares=16))
-    assert books.exposure[1] == pytest.approx(4.0, rel=1e-4)
+def test_a_share_hides_its_client_by_its_own_noise_only(files: Files, adapted: AdaptedModel, tmp_path: Path) -> None:
+    """z = 4 over six shares, two rounds, no stage 1: mu^2 = 2 * 6/16."""
+    changes = {"privacy.trust": "distributed", "privacy.noise-multiplier": 4.0, "strategy.name": "lora"}
+    books = charge_all(account(files, adapted, tmp_path, **changes), rounds=2)
+    assert books.plan.shares == CLIENTS
+    wanted = exact_epsilon(math.sqrt(2 * CLIENTS / 16), 0.99e-3 - books.plan.slack)
+    assert books.epsilon_server() == pytest.approx(wanted, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("trust", "noise", "raw"), [("central", 2.0, False), ("local", 0.0, False), ("local", 2.0, True)]
-)
-def test_a_message_in_the_clear_exposes_without_limit(
-    files: Files, adapted: AdaptedModel, tmp_path: Path, trust: str, noise: float, raw: bool
+def test_in_central_a_message_is_in_the_clear_before_the_server(
+    files: Files, adapted: AdaptedModel, tmp_path: Path
 ) -> None:
-    books = account(files, adapted, tmp_path)
-    books.expose([1], terms(noise, trust), raw=raw)
+    books = charge_all(account(files, adapted, tmp_path, **{"privacy.trust": "central"}))
     assert books.epsilon_server() == math.inf
+    assert books.epsilon_model() < 20
+
+
+def test_participations_are_a_bound_from_public_numbers(files: Files, adapted: AdaptedModel, tmp_path: Path) -> None:
+    """T rounds at rate p: the quantile of Bin(T, p) that none of M clients exceeds but with delta/100."""
+    changes = {"privacy.sampling-rate": 0.2, "num-server-rounds": 40}
+    books = account(files, adapted, tmp_path, **changes)
+    assert books.participations == 0
+    assert books.epsilon_server() == 0.0
+    charge_all(books, 40)
+    asked = books.participations
+    assert CLIENTS * binom.sf(asked, 40, 0.2) <= 1e-5 < CLIENTS * binom.sf(asked - 1, 40, 0.2)
+    wanted = exact_epsilon(math.sqrt(1 / 16 + asked / 4), 0.99e-3 - books.plan.slack)
+    assert books.epsilon_server() == pytest.approx(wanted, rel=1e-6)
+
+
+def test_a_round_that_is_asked_again_asks_the_same_clients_again(
+    files: Files, adapted: AdaptedModel, tmp_path: Path
+) -> None:
+    """After a crash: a quantile of more rounds would be too few for who was in that one."""
+    books = account(files, adapted, tmp_path, **{"privacy.sampling-rate": 1e-6, "num-server-rounds": 9})
+    charge_all(books, 2)
+    once = books.participations
+    for _ in range(3):
+        books.charge_round(2)
+    assert books.participations == once + 3
+    assert books.rounds_charged == 5
+
+
+@pytest.mark.parametrize(("noise", "claimed"), [(0.27, True), (0.24, False)])
+def test_an_epsilon_beyond_twenty_is_reported_as_infinite(
+    files: Files, adapted: AdaptedModel, tmp_path: Path, noise: float, claimed: bool
+) -> None:
+    """One round in local trust: the exact figure lies on either side of the most that is claimed."""
+    exact = exact_epsilon(1 / noise, 1e-3)
+    assert 17 < exact < 23
+    assert (exact < 20) == claimed
+    changes = {"strategy.name": "lora", "num-server-rounds": 1, "privacy.noise-multiplier": noise}
+    books = account(files, adapted, tmp_path, **changes)
+    books.charge_round(1)
+    for figure in (books.epsilon_model(), books.certify(), books.epsilon_server()):
+        assert figure == (pytest.approx(exact, rel=6e-3) if claimed else math.inf)

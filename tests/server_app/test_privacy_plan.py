@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent, SelfComposedDpEvent
 from dp_accounting.pld import PLDAccountant
+from scipy.stats import binom
 
 from common.config import ConfigError, RunConfig
 from common.privacy.accounting import Charge
@@ -15,7 +16,6 @@ BASE: dict[str, Any] = {
     "num-server-rounds": 5,
     "privacy.sampling-rate": 0.2,
     "statistics.sampling-rate": 0.2,
-    "privacy.minimum-cohort": 0,
 }
 CLEAR = {"privacy.epsilon": math.inf}
 CLIENTS, CODE, SCALES = 100, 64, 17
@@ -38,7 +38,6 @@ def spent(charges: list[Charge], delta: float) -> float:
 
 
 def all_charges(plan: PrivacyPlan) -> list[Charge]:
-    assert plan.round is not None
     rounds = Charge(plan.round.noise_multiplier, plan.round.sampling_rate, plan.rounds)
     return [plan.statistics, rounds] if plan.statistics else [rounds]
 
@@ -61,8 +60,6 @@ def test_stage_one_costs_its_share() -> None:
 def test_without_a_stage_one_the_rounds_get_the_whole_budget() -> None:
     plan, both = planned(scales=0), planned()
     assert plan.statistics is None
-    assert plan.round is not None
-    assert both.round is not None
     assert plan.round.noise_multiplier < both.round.noise_multiplier
     assert 0.99 * 2.0 <= plan.epsilon <= 2.0
 
@@ -70,22 +67,24 @@ def test_without_a_stage_one_the_rounds_get_the_whole_budget() -> None:
 def test_statistics_in_the_clear_make_epsilon_infinite_and_say_why() -> None:
     plan = planned({"statistics.private": False})
     assert plan.epsilon == math.inf
-    assert plan.statistics is None
-    assert plan.round is not None
+    assert plan.statistics == Charge(0.0, 0.2, label="stage 1: statistics")
+    assert plan.round.noise_multiplier > 0
     assert "statistics.private = false" in plan.reason
 
 
 def test_infinite_epsilon_means_no_noise_and_says_why() -> None:
     plan = planned(CLEAR)
-    assert (plan.epsilon, plan.statistics, plan.round, plan.rounds) == (math.inf, None, None, 5)
+    assert (plan.epsilon, plan.slack, plan.rounds) == (math.inf, 0.0, 5)
+    assert plan.statistics == Charge(0.0, 0.2, label="stage 1: statistics")
+    assert plan.round == Charge(0.0, 0.2, label="stage 2: gradient")
+    assert planned(CLEAR, scales=0).statistics is None
     assert "privacy.epsilon = inf" in plan.reason
 
 
 def test_a_named_noise_is_used_and_its_epsilon_told() -> None:
     plan = planned({"privacy.epsilon": 0.0, "privacy.noise-multiplier": 1.5})
-    assert plan.round is not None
     assert plan.statistics is not None
-    assert plan.round.noise_multiplier == 1.5
+    assert (plan.round.noise_multiplier, plan.statistics.noise_multiplier) == (1.5, 3.0)
     assert plan.epsilon == pytest.approx(spent(all_charges(plan), plan.delta), rel=5e-3)
 
 
@@ -93,15 +92,12 @@ def test_local_trust_is_not_amplified_by_sampling() -> None:
     local, distributed = planned({"privacy.trust": "local"}), planned()
     assert all(charge.sampling_rate == 1.0 for charge in all_charges(local))
     assert all(charge.sampling_rate == 0.2 for charge in all_charges(distributed))
-    assert local.round is not None
-    assert distributed.round is not None
     assert local.round.noise_multiplier > 2 * distributed.round.noise_multiplier
 
 
 def test_stop_epsilon_gives_the_rounds_that_it_pays_for() -> None:
     stop = 1.8
     plan = planned({"privacy.stop-epsilon": stop})
-    assert plan.round is not None
     assert plan.statistics is not None
     assert 0 < plan.rounds < 5
     assert plan.epsilon <= stop
@@ -134,12 +130,37 @@ def test_the_expected_cohort_is_public() -> None:
     assert planned(CLEAR).expected_cohort == pytest.approx(20.0)
 
 
-def test_an_automatic_minimum_cohort_is_positive_for_large_cohorts_and_paid_from_delta() -> None:
-    plan = planned({"privacy.minimum-cohort": -1}, clients=1000)
-    assert 0 < plan.minimum_cohort <= 100
-    assert 0 < plan.slack < 2e-3 * plan.delta
+def test_a_reproducible_noise_protects_nobody() -> None:
+    """The noise is added all the same, so that a test run is like a real one."""
+    plan, secure = planned({"privacy.insecure-seed": 3}), planned()
+    assert plan.epsilon == math.inf
+    assert plan.reason.startswith("privacy.insecure-seed")
+    assert plan.round == secure.round
+    assert plan.statistics == secure.statistics
 
 
-def test_a_minimum_cohort_that_would_tell_who_was_sampled_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"privacy\.minimum-cohort = 18: .*allowed up to a tenth of it"):
-        planned({"privacy.minimum-cohort": 18})
+@pytest.mark.parametrize(("noise", "claimed"), [(0.5, True), (0.3, False)])
+def test_an_epsilon_beyond_twenty_is_not_claimed(noise: float, claimed: bool) -> None:
+    plan = planned({"privacy.epsilon": 0.0, "privacy.noise-multiplier": noise, "privacy.trust": "central"})
+    assert (spent(all_charges(plan), plan.delta) < 20) == claimed
+    assert math.isfinite(plan.epsilon) == claimed
+
+
+@pytest.mark.parametrize(("clients", "rate"), [(100, 0.2), (1000, 0.05), (20, 1.0)])
+def test_noise_shares_are_public_and_no_cohort_exceeds_them(clients: int, rate: float) -> None:
+    """The probability that one does in some round, or in stage 1, is taken out of delta."""
+    rates = {"privacy.sampling-rate": rate, "statistics.sampling-rate": rate}
+    plan = planned(rates, clients=clients)
+    tail = 1e-3 * plan.delta
+    beyond = [float(binom.sf(shares, clients, rate)) for shares in (plan.shares, plan.statistics_shares)]
+    assert 5 * beyond[0] <= tail
+    assert beyond[1] <= tail
+    assert rate == 1.0 or 5 * binom.sf(plan.shares - 1, clients, rate) > tail
+    assert rate == 1.0 or binom.sf(plan.statistics_shares - 1, clients, rate) > tail
+    assert 5 * beyond[0] + beyond[1] <= plan.slack < 3e-3 * plan.delta
+    assert plan.statistics_shares <= plan.shares <= clients
+
+
+def test_each_stage_has_the_shares_of_its_own_sampling_rate() -> None:
+    plan = planned({"statistics.sampling-rate": 0.6})
+    assert plan.shares < 60 < plan.statistics_shares

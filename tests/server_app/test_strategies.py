@@ -8,18 +8,21 @@ from typing import Any
 
 import pytest
 import torch
-from flwr.app import Error, Message, MetricRecord
+from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.common.serde import recorddict_to_proto
 from torch import Tensor
 
+from client_app import app as client_module
 from client_app.release import release_gradient
 from common.models import AdaptedModel
 from common.privacy.ledger import Ledger
 from common.privacy.mechanism import ReleaseTerms, Trust, combine, release
 from common.privacy.noise import RandomSource
 from common.scale_code import ScaleCode
+from common.wire import ADAPTER, STATISTICS, TASK, TRAIN
 from server_app.federation import FederationError
 from server_app.in_process import InProcessGrid
-from server_app.strategies import STRATEGIES
+from server_app.strategies import STRATEGIES, base
 from server_app.strategies.base import FederatedAdapter
 from tests.tiny import CLIENTS, Files, start, tiny_config, tiny_grid, tiny_strategy, vectors
 
@@ -81,7 +84,7 @@ def test_a_round_goes_on_without_the_clients_that_failed(make: Make) -> None:
     strategy, grid = make(NOISY)
     start(strategy, faulty(grid, raising={1, 2}, silent={3}))
     rounds = rounds_of(strategy)
-    assert [(r.cohort, r.replies, r.failures, r.discarded) for r in rounds] == [(6, 3, 3, "")] * 3
+    assert [(r.cohort, r.replies, r.failures, r.shortage) for r in rounds] == [(6, 3, 3, "")] * 3
     assert rounds[0].failure == "MemoryError: node has no memory left (2 of 3 failures)"
 
 
@@ -96,13 +99,24 @@ def test_the_denominator_stays_the_expected_cohort_when_clients_fail(make: Make)
     torch.testing.assert_close(steps[0] + steps[1], steps[2], rtol=1e-4, atol=1e-7)
 
 
-def test_a_round_with_too_few_replies_is_discarded_and_still_charged(make: Make) -> None:
-    strategy, grid = make({**NOISY, "federation.max-failed-rounds": 9})
+@pytest.mark.parametrize("trust", ["central", "distributed", "local"])
+def test_a_private_round_with_too_few_replies_takes_its_step(make: Make, trust: str) -> None:
+    """A step that is not taken can be seen, and would tell who was asked; the round counts as failed all the same."""
+    strategy, grid = make({**NOISY, "privacy.trust": trust, "federation.max-failed-rounds": 9})
+    before = strategy.state.optimizer.adapter
+    after = start(strategy, faulty(grid, raising={1, 2}, silent={3, 4}))
+    assert (after != before).all()
+    assert [r.shortage for r in rounds_of(strategy)] == ["2 of 6 clients replied, 3 are needed"] * 3
+    assert strategy.account.rounds_charged == 3
+    assert (strategy.state.round, strategy.state.failed_in_a_row) == (3, 3)
+
+
+def test_without_noise_a_round_with_too_few_replies_takes_no_step(make: Make) -> None:
+    strategy, grid = make({"federation.max-failed-rounds": 9})
     before = strategy.state.optimizer.adapter
     after = start(strategy, faulty(grid, raising={1, 2}, silent={3, 4}))
     assert torch.equal(after, before)
-    assert [r.discarded for r in rounds_of(strategy)] == ["2 of 6 clients replied, 3 are needed"] * 3
-    assert strategy.account.rounds_charged == 3
+    assert [r.shortage for r in rounds_of(strategy)] == ["2 of 6 clients replied, 3 are needed"] * 3
     assert strategy.state.round == 3
 
 
@@ -110,17 +124,20 @@ def test_the_run_recovers_when_the_clients_do(make: Make) -> None:
     strategy, grid = make({**NOISY, "num-server-rounds": 4, "federation.max-failed-rounds": 3})
     before = strategy.state.optimizer.adapter
     after = start(strategy, faulty(grid, raising=set(range(1, 7)), silent=set(), until=2))
-    assert [bool(r.discarded) for r in rounds_of(strategy)] == [True, True, False, False]
+    assert [bool(r.shortage) for r in rounds_of(strategy)] == [True, True, False, False]
     assert strategy.state.failed_in_a_row == 0
     assert not torch.equal(after, before)
 
 
-def test_too_many_failed_rounds_in_a_row_end_the_run_with_the_commonest_reason(make: Make) -> None:
-    strategy, grid = make({**NOISY, "num-server-rounds": 9, "federation.max-failed-rounds": 2})
+@pytest.mark.parametrize("noise", [NOISY, {}], ids=["noise", "clear"])
+def test_too_many_failed_rounds_in_a_row_end_the_run_with_the_commonest_reason(
+    make: Make, noise: dict[str, Any]
+) -> None:
+    strategy, grid = make({**noise, "num-server-rounds": 9, "federation.max-failed-rounds": 2})
     with pytest.raises(FederationError) as failure:
         start(strategy, faulty(grid, raising={1, 2, 3, 4}, silent={5}))
     said = str(failure.value)
-    assert said.startswith("2 rounds in a row were discarded (last: 1 of 6 clients replied, 3 are needed)")
+    assert said.startswith("2 rounds in a row had too few replies (last: 1 of 6 clients replied, 3 are needed)")
     assert "MemoryError: node has no memory left (4 of 5 failures)" in said
     assert strategy.account.rounds_charged == len(rounds_of(strategy)) == 2
 
@@ -131,22 +148,12 @@ def test_a_statistics_stage_without_any_reply_ends_the_run(make: Make) -> None:
         start(strategy, faulty(grid, raising=set(range(1, 7)), silent=set()))
 
 
-def test_a_cohort_below_the_minimum_is_not_asked_and_still_charged(make: Make) -> None:
-    strategy, grid = make({**NOISY, "federation.max-failed-rounds": 9})
-    strategy.account.plan = replace(strategy.account.plan, minimum_cohort=7)  # of 6 clients
-    start(strategy, grid)
-    assert {r.discarded for r in rounds_of(strategy)} == {"6 clients selected, fewer than the minimum of 7"}
-    assert {(r.bytes_down, r.bytes_up) for r in rounds_of(strategy)} == {(0, 0)}
-    assert strategy.account.rounds_charged == 3
-    assert strategy.account.exposure == {}
-
-
 def test_an_empty_cohort_still_moves_the_model_by_noise(make: Make) -> None:
     """Else a round without a step would tell that nobody was sampled."""
     strategy, grid = make({**NOISY, "privacy.trust": "distributed", "privacy.sampling-rate": 1e-9})
     before = strategy.state.optimizer.adapter
     after = start(strategy, grid)
-    assert [(r.cohort, r.discarded) for r in rounds_of(strategy)] == [(0, "")] * 3
+    assert [(r.cohort, r.shortage) for r in rounds_of(strategy)] == [(0, "")] * 3
     assert (after != before).all()
 
 
@@ -212,6 +219,138 @@ def test_the_noise_of_a_whole_round_is_what_was_charged(make: Make, trust: str, 
     assert 0.95 < noise.square().mean().sqrt() / (2.0 * 0.5 * deviation) < 1.05
 
 
+@pytest.fixture
+def draw(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let the cohort of draw number ``t`` (0 is stage 1) be the first ``sizes[t]`` clients."""
+
+    def drawing(*sizes: int) -> None:
+        monkeypatch.setattr(base, "poisson_sample", lambda nodes, _rate, _key, index: list(nodes)[: sizes[index]])
+
+    return drawing
+
+
+@pytest.mark.parametrize("selected", [0, 1, 2, 5, 6])
+def test_the_noise_on_the_total_is_the_same_for_every_cohort(
+    make: Make, draw: Callable[..., None], selected: int
+) -> None:
+    """std z C under a public number of shares, which is six here; 3,072 values: a false alarm in 1e-4."""
+    draw(0, selected)
+    adapters = []
+    for noise in ({}, {**NOISY, "privacy.trust": "distributed"}):
+        changes = {"num-server-rounds": 1, "privacy.clip-norm": 0.5, "privacy.sampling-rate": 0.9}
+        strategy, grid = make({**changes, **noise})
+        assert strategy.account.plan.shares == CLIENTS
+        adapters.append(start(strategy, grid).double())
+    assert [r.replies for r in rounds_of(strategy)] == [selected]
+    total = (adapters[1] - adapters[0]) * 0.9 * CLIENTS
+    assert 0.95 < total.square().mean().sqrt() / (2.0 * 0.5) < 1.05
+
+
+def test_the_noise_on_the_total_is_the_same_when_clients_do_not_reply(make: Make) -> None:
+    """The server adds the shares of the five that are missing, although the round counts as failed."""
+    adapters = []
+    for noise in ({"federation.min-reply-rate": 0.1}, {**NOISY, "privacy.trust": "distributed"}):
+        strategy, grid = make({"num-server-rounds": 1, **noise})
+        adapters.append(start(strategy, faulty(grid, raising={2, 3, 4}, silent={5, 6})).double())
+    assert rounds_of(strategy)[0].shortage
+    assert 0.95 < ((adapters[1] - adapters[0]) * CLIENTS).square().mean().sqrt() / 2.0 < 1.05
+
+
+class Recorder(InProcessGrid):
+    """Keeps what every message said: its kind, its round, its content."""
+
+    sent: list[tuple[str, int, RecordDict]]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        asked = list(messages)
+        self.sent += [(m.metadata.message_type, int(m.metadata.group_id), m.content) for m in asked]
+        return super().send_and_receive(asked, timeout=timeout)
+
+
+def recorded(strategy: FederatedAdapter, grid: InProcessGrid) -> list[tuple[str, int, RecordDict]]:
+    grid.__class__ = Recorder
+    grid.sent = []  # type: ignore[attr-defined]
+    start(strategy, grid)
+    found: list[tuple[str, int, RecordDict]] = grid.sent  # type: ignore[attr-defined]
+    return found
+
+
+def as_bytes(content: RecordDict, *, without: tuple[str, ...] = (), round_index: int | None = None) -> bytes:
+    """The serialised instruction, its adapter left out or its round replaced on request."""
+    kept = RecordDict({name: record for name, record in content.items() if name not in without})
+    if round_index is not None:
+        kept[TASK] = ConfigRecord({**content.config_records[TASK], "round": round_index})
+    return recorddict_to_proto(kept).SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("trust", ["distributed", "local", "central"])
+def test_an_instruction_does_not_tell_how_many_clients_were_selected(
+    make: Make, draw: Callable[..., None], trust: str
+) -> None:
+    """Rounds of 2, 6 and 3 clients: but for the adapter and the round's number, the very same bytes."""
+    draw(0, 2, 6, 3)
+    strategy, grid = make({**NOISY, "privacy.trust": trust, "privacy.sampling-rate": 0.9})
+    sent = recorded(strategy, grid)
+    assert [sum(number == index for _, index, _ in sent) for number in (1, 2, 3)] == [2, 6, 3]
+    assert {index == content.config_records[TASK]["round"] for _, index, content in sent} == {True}
+    assert len({as_bytes(content, without=(ADAPTER,), round_index=0) for _, _, content in sent}) == 1
+    assert len({as_bytes(content, without=(ADAPTER,)) for _, _, content in sent}) == 3
+
+
+def test_an_instruction_of_stage_one_does_not_tell_how_many_clients_were_selected(
+    make: Make, draw: Callable[..., None]
+) -> None:
+    """Two runs whose statistics come from 2 and from 6 clients."""
+    found = []
+    for selected in (2, 6):
+        draw(selected, 0)
+        changes = {"strategy.name": "dr-encoder", "num-server-rounds": 1, "statistics.sampling-rate": 0.9}
+        sent = recorded(*make({**NOISY, "privacy.trust": "distributed", **changes}))
+        assert [(kind, index) for kind, index, _ in sent] == [(STATISTICS, 0)] * selected
+        found += [as_bytes(content) for _, _, content in sent]
+    assert len(found) == 8
+    assert len(set(found)) == 1
+
+
+def test_a_cohort_beyond_the_noise_shares_counts_as_empty(make: Make) -> None:
+    """Delta holds the probability; nobody is asked, the step of pure noise is taken, the round is charged."""
+    strategy, grid = make({**NOISY, "privacy.trust": "distributed", "num-server-rounds": 1})
+    strategy.account.plan = replace(strategy.account.plan, shares=CLIENTS - 1)
+    before = strategy.state.optimizer.adapter
+    after = start(strategy, grid)
+    assert [(r.cohort, r.replies, r.bytes_down, r.shortage) for r in rounds_of(strategy)] == [(0, 0, 0, "")]
+    assert 0.95 < ((after - before) * CLIENTS).square().mean().sqrt() / 2.0 < 1.05
+    assert strategy.account.rounds_charged == 1
+
+
+def test_a_cohort_of_as_many_as_there_are_noise_shares_is_asked(make: Make) -> None:
+    strategy, _ = make({})
+    drawn = strategy.draw_cohort(1, 0.5, CLIENTS)
+    assert 0 < len(drawn) < CLIENTS
+    assert strategy.draw_cohort(1, 0.5, len(drawn)) == drawn
+    assert strategy.draw_cohort(1, 0.5, len(drawn) - 1) == []
+
+
+def test_a_statistics_cohort_beyond_the_noise_shares_counts_as_empty(make: Make) -> None:
+    """The private stage goes on from noise alone."""
+    strategy, grid = make({**NOISY, "strategy.name": "dr-encoder", "num-server-rounds": 1})
+    strategy.account.plan = replace(strategy.account.plan, statistics_shares=CLIENTS - 1)
+    sent = recorded(strategy, grid)
+    assert {(kind, index) for kind, index, _ in sent} == {(TRAIN, 1)}
+    assert [charge.label[:7] for charge in strategy.account._ledger.charges] == ["stage 1", "stage 2"]
+
+
+def test_a_gradient_that_is_not_finite_is_hidden_by_the_noise(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody fails, and the model moves by ordinary noise."""
+    strategy, grid = make({**NOISY, "privacy.trust": "distributed", "num-server-rounds": 1})
+    broken = torch.full((strategy.layout.size,), math.nan)
+    monkeypatch.setattr(client_module, "local_update", lambda *_: broken)
+    before = strategy.state.optimizer.adapter
+    after = start(strategy, grid)
+    assert [(r.replies, r.failures) for r in rounds_of(strategy)] == [(CLIENTS, 0)]
+    assert 0.95 < ((after - before) * CLIENTS).square().mean().sqrt() / 2.0 < 1.05
+
+
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_one_client_moves_the_aggregate_by_the_clip_norm_at_most(make: Make, name: str, normalize: bool) -> None:
@@ -246,7 +385,7 @@ def test_one_client_moves_the_statistics_by_their_bound_at_most(make: Make, adap
 def test_cohorts_are_independent_of_the_statistics_and_of_each_other(make: Make) -> None:
     strategy, _ = make({})
     strategy.nodes = list(range(1, 401))
-    draws = [set(strategy.draw_cohort(number, 0.5)) for number in range(3)]
+    draws = [set(strategy.draw_cohort(number, 0.5, 400)) for number in range(3)]
     assert len({frozenset(draw) for draw in draws}) == 3
     for draw in draws:
         assert 130 < len(draw) < 270  # 7 standard deviations
@@ -259,9 +398,9 @@ def test_no_client_is_asked_to_evaluate(make: Make) -> None:
     assert strategy.aggregate_evaluate(1, []) is None
 
 
-def test_the_ledger_of_a_run_without_noise_is_empty(make: Make, tmp_path: Path) -> None:
+def test_the_ledger_of_a_run_without_noise_says_so(make: Make, tmp_path: Path) -> None:
     strategy, grid = make({})
     start(strategy, grid)
     (ledger,) = tmp_path.glob("*/ledger.jsonl")
-    assert Ledger(ledger).charges == ()
+    assert [charge.noise_multiplier for charge in Ledger(ledger).charges] == [0.0] * 3
     assert rounds_of(strategy)[-1].epsilon == math.inf

@@ -222,12 +222,33 @@ def test_messages_no_honest_client_sends_are_refused() -> None:
         combine([np.zeros(4, dtype=few.dtype)] * 3, few, source)
 
 
-def test_broken_codes_are_refused_before_anything_is_released() -> None:
-    one, source = terms("local", size=3), RandomSource.insecure(0)
-    with pytest.raises(NonFiniteError):
-        release(torch.tensor([1.0, math.nan, 0.0]), one, source)
+def test_codes_of_another_size_are_refused() -> None:
     with pytest.raises(ValueError, match="2 values"):
-        release(torch.ones(2), one, source)
+        release(torch.ones(2), terms("local", size=3), RandomSource.insecure(0))
+
+
+BROKEN = [math.nan, math.inf, -math.inf]
+
+
+@pytest.mark.parametrize("value", BROKEN)
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("trust", TRUSTS)
+def test_a_code_that_is_not_finite_is_released_as_the_zero_code(trust: Trust, normalize: bool, value: float) -> None:
+    """An error would be an answer without noise; the zero code is the neighbour that the noise hides."""
+    one = ReleaseTerms(1000, 0.7, 1.0, trust, 9, normalize)
+    broken = torch.ones(one.size)
+    broken[17] = value
+    released = release(broken, one, RandomSource.insecure(3))
+    assert np.array_equal(released, release(torch.zeros(one.size), one, RandomSource.insecure(3)))
+    check_release(released, one)
+    if one.client_std:
+        assert 0.9 < std_ratio(released * one.grid_step, one.client_std) < 1.1
+
+
+@pytest.mark.parametrize("value", BROKEN)
+def test_without_noise_a_code_that_is_not_finite_is_an_error(value: float) -> None:
+    with pytest.raises(NonFiniteError):
+        release(torch.tensor([1.0, value, 0.0]), terms("local", size=3, z=0.0), RandomSource.insecure(0))
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,11 @@
+from fractions import Fraction
+from math import comb
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from common.privacy.sampling import (
-    cohort_slack,
-    default_minimum,
-    key_from_seed,
-    new_sampling_key,
-    poisson_sample,
-)
+from common.privacy.sampling import binomial_limit, key_from_seed, new_sampling_key, poisson_sample
 
 KEY = key_from_seed(4)
 
@@ -53,32 +50,38 @@ def test_keys_from_the_system_differ() -> None:
     assert len(new_sampling_key()) == 32
 
 
-def test_slack_is_the_mass_of_the_boundary_event() -> None:
-    for clients, rate, minimum, rounds in [(100, 0.1, 5, 50), (1000, 0.05, 20, 100), (10, 0.5, 10, 1)]:
-        wanted = rounds * rate * stats.binom.pmf(minimum - 1, clients - 1, rate)
-        assert wanted <= cohort_slack(clients, rate, minimum, rounds) <= wanted * (1 + 1e-5)
-    assert cohort_slack(100, 0.1, 0, 50) == 0
-    assert cohort_slack(100, 1.0, 50, 50) == 0
+def exact_tail(trials: int, rate: float, limit: int) -> Fraction:
+    """P(Bin(trials, rate) > limit) in rational arithmetic."""
+    p = Fraction(rate).limit_denominator(10**6)
+    return sum((comb(trials, k) * p**k * (1 - p) ** (trials - k) for k in range(limit + 1, trials + 1)), Fraction(0))
 
 
-def test_slack_covers_the_exact_two_world_difference() -> None:
-    """δ at ε = 0 of the bare decision, client present or absent, is the boundary mass: the bound is tight."""
-    clients, rate, minimum = 30, 0.2, 4
-    absent = stats.binom.cdf(minimum - 1, clients - 1, rate)
-    present = (1 - rate) * stats.binom.cdf(minimum - 1, clients - 1, rate) + rate * stats.binom.cdf(
-        minimum - 2, clients - 1, rate
-    )
-    assert absent - present == pytest.approx(cohort_slack(clients, rate, minimum, 1), rel=1e-5)
-
-
+@pytest.mark.parametrize("delta", [1e-9, 1e-5, 0.01, 0.5])
 @pytest.mark.parametrize(
-    ("clients", "rate", "rounds"), [(1000, 0.05, 100), (300, 0.1, 50), (20, 0.1, 10), (50, 1.0, 5)]
+    ("trials", "rate", "repeats"), [(6, 0.5, 3), (20, 0.1, 10), (60, 0.3, 50), (50, 0.9, 7), (6, 1e-6, 1), (1, 0.5, 1)]
 )
-def test_the_default_minimum_is_the_largest_that_costs_a_thousandth_of_delta(
-    clients: int, rate: float, rounds: int
+def test_the_limit_is_the_smallest_that_a_draw_hardly_ever_exceeds(
+    trials: int, rate: float, repeats: int, delta: float
 ) -> None:
-    delta = 1 / (10 * clients)
-    minimum = default_minimum(clients, rate, rounds, delta)
-    assert cohort_slack(clients, rate, minimum, rounds) <= 1e-3 * delta
-    if minimum < int(rate * clients / 2):
-        assert cohort_slack(clients, rate, minimum + 1, rounds) > 1e-3 * delta
+    limit = binomial_limit(trials, rate, repeats, delta)
+    assert 0 <= limit <= trials
+    assert repeats * exact_tail(trials, rate, limit) <= delta
+    assert limit == 0 or repeats * exact_tail(trials, rate, limit - 1) > delta
+
+
+@pytest.mark.parametrize(("trials", "rate", "repeats"), [(1000, 0.05, 100), (10**6, 1e-3, 1000)])
+def test_the_limit_of_many_clients_has_the_tail_that_scipy_gives(trials: int, rate: float, repeats: int) -> None:
+    limit = binomial_limit(trials, rate, repeats, 1e-8)
+    assert trials * rate < limit < 2.5 * trials * rate
+    assert repeats * stats.binom.sf(limit, trials, rate) <= 1e-8 < repeats * stats.binom.sf(limit - 1, trials, rate)
+
+
+def test_the_limit_is_exact_where_nothing_is_random() -> None:
+    assert binomial_limit(7, 1.0, 5, 1e-6) == 7
+    assert [binomial_limit(*case, 1e-6) for case in ((7, 0.0, 5), (7, 0.5, 0), (0, 0.5, 3))] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("case", [(-1, 0.5, 1, 0.1), (1, 1.5, 1, 0.1), (1, 0.5, -1, 0.1), (1, 0.5, 1, 0.0)])
+def test_impossible_limits_are_refused(case: tuple[int, float, int, float]) -> None:
+    with pytest.raises(ValueError, match=r"rate|need trials"):
+        binomial_limit(*case)
