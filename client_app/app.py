@@ -1,5 +1,7 @@
 """The ClientApp: handlers unpack a message, call the algorithm and pack the reply."""
 
+import math
+
 import numpy as np
 import torch
 from flwr.app import Context, Message
@@ -10,6 +12,7 @@ from client_app.local_update import gradient_stream, local_update
 from client_app.release import release_gradient
 from client_app.site import Site, encoder_for
 from client_app.statistics import gradient_statistics
+from common.privacy.clipping import NonFiniteError
 from common.privacy.mechanism import release
 from common.scale_code import ScaleCode
 from common.wire import WireError, pack_release, unpack_instruction
@@ -29,11 +32,16 @@ def statistics(message: Message, context: Context) -> Message:
         update={"local_steps": settings.steps, "local_epochs": 0, "learning_rate": settings.learning_rate}
     )
     gradients = gradient_stream(site.adapted, adapter, site.examples, train, site.seed(0))
-    measured = gradient_statistics(gradients, site.adapted.layout, settings)
+    layout = site.adapted.layout
     if task.raw:
+        measured = gradient_statistics(gradients, layout, settings)
         values = torch.cat([measured.mean, measured.std]).numpy().astype(np.float32)
     else:
-        code = ScaleCode.of(site.adapted.layout, settings).encode(measured.std)
+        scales = ScaleCode.of(layout, settings)
+        try:
+            code = scales.encode(gradient_statistics(gradients, layout, settings).std)
+        except NonFiniteError:
+            code = torch.full((scales.size,), math.nan)  # an error would tell of private data; see ``release``
         values = release(code, task.terms, site.noise_source(0))
     return Message(pack_release(values, task.round), reply_to=message)
 

@@ -31,7 +31,7 @@ class PrivacyAccount:
 
     @property
     def rounds_charged(self) -> int:
-        """Rounds of stage 2 that the ledger holds, repeated and discarded ones included."""
+        """Rounds of stage 2 that the ledger holds, repeated ones included."""
         return sum(1 for charge in self._ledger.charges if charge.label == self.plan.round.label)
 
     @property

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from common.adapter import Layout
+from common.privacy.clipping import NonFiniteError
 
 
 @dataclass(frozen=True, eq=False)
@@ -13,7 +14,7 @@ class GradientStatistics:
     """Mean ``m`` and standard deviation ``s`` of each LoRA factor's gradient (Algorithm 1, client steps 1-4).
 
     Both have shape ``[n_t]``: one value per tensor of the layout, in its order. Another shape, a value that
-    is not finite or a negative deviation raises ``ValueError``.
+    is not finite (``NonFiniteError``) or a negative deviation raises ``ValueError``.
     """
 
     mean: Tensor
@@ -24,7 +25,7 @@ class GradientStatistics:
             shapes = f"mean {tuple(self.mean.shape)}, std {tuple(self.std.shape)}"
             raise ValueError(f"statistics need one value per tensor, mean and std alike; got {shapes}")
         if not (torch.isfinite(self.mean).all() and torch.isfinite(self.std).all()):
-            raise ValueError("statistics hold a value that is not finite")
+            raise NonFiniteError("statistics hold a value that is not finite")
         if (self.std < 0).any():
             raise ValueError(f"statistics hold a negative standard deviation: {self.std.min().item()}")
 

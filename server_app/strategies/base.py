@@ -168,7 +168,7 @@ class FederatedAdapter(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Sum the codes, divide by the expected cohort, decode, step; ``(None, None)`` when it is discarded."""
+        """Sum the codes, divide by the expected cohort, decode, step; ``(None, None)`` when it is not taken."""
         question = self._open_question(server_round)
         self._replies = question.sort(list(replies))
         self._shortage = self._too_few_replied(question)

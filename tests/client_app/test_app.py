@@ -167,7 +167,11 @@ def test_a_gradient_is_never_sent_in_the_clear_by_the_raw_flag(grid: InProcessGr
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("make", [IdentityCodec, lambda layout: LinearCodec.of_form(layout, 64, 1)])
 def test_a_gradient_that_is_not_finite_gives_an_ordinary_looking_release(
-    grid: InProcessGrid, adapted: AdaptedModel, monkeypatch: pytest.MonkeyPatch, make: Callable[..., Codec], value: float
+    grid: InProcessGrid,
+    adapted: AdaptedModel,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[..., Codec],
+    value: float,
 ) -> None:
     """What comes is noise around zero of the promised std: by chi squared, a false alarm in 1e-5 for 64 values."""
     codec = make(adapted.layout)

@@ -96,7 +96,7 @@ def test_a_limit_that_is_no_number_is_refused_naming_it(key: str, value: Any) ->
 @pytest.mark.parametrize("value", [0.5, math.inf])
 def test_the_most_releases_are_a_whole_number(value: float) -> None:
     """Half a release must not be rounded to 0, which means no limit."""
-    with pytest.raises(PolicyRefusal, match="node config max-releases = .*whole number"):
+    with pytest.raises(PolicyRefusal, match=r"node config max-releases = .*whole number"):
         read({"max-releases": value})
 
 

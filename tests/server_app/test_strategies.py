@@ -105,7 +105,7 @@ def test_a_private_round_with_too_few_replies_takes_its_step(make: Make, trust: 
     strategy, grid = make({**NOISY, "privacy.trust": trust, "federation.max-failed-rounds": 9})
     before = strategy.state.optimizer.adapter
     after = start(strategy, faulty(grid, raising={1, 2}, silent={3, 4}))
-    assert (after != before).all()
+    assert (after != before).double().mean() > 0.99  # integer noise may sum to zero
     assert [r.shortage for r in rounds_of(strategy)] == ["2 of 6 clients replied, 3 are needed"] * 3
     assert strategy.account.rounds_charged == 3
     assert (strategy.state.round, strategy.state.failed_in_a_row) == (3, 3)
@@ -154,7 +154,7 @@ def test_an_empty_cohort_still_moves_the_model_by_noise(make: Make) -> None:
     before = strategy.state.optimizer.adapter
     after = start(strategy, grid)
     assert [(r.cohort, r.shortage) for r in rounds_of(strategy)] == [(0, "")] * 3
-    assert (after != before).all()
+    assert (after != before).double().mean() > 0.99  # integer noise may sum to zero
 
 
 def test_the_run_stops_when_the_budget_is_spent(make: Make) -> None:
@@ -233,7 +233,7 @@ def draw(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def test_the_noise_on_the_total_is_the_same_for_every_cohort(
     make: Make, draw: Callable[..., None], selected: int
 ) -> None:
-    """std z C under a public number of shares, which is six here; 3,072 values: a false alarm in 1e-4."""
+    """std z C under a public number of shares, which is six here; 3,072 values: a false alarm in 1e-5."""
     draw(0, selected)
     adapters = []
     for noise in ({}, {**NOISY, "privacy.trust": "distributed"}):
@@ -243,7 +243,7 @@ def test_the_noise_on_the_total_is_the_same_for_every_cohort(
         adapters.append(start(strategy, grid).double())
     assert [r.replies for r in rounds_of(strategy)] == [selected]
     total = (adapters[1] - adapters[0]) * 0.9 * CLIENTS
-    assert 0.95 < total.square().mean().sqrt() / (2.0 * 0.5) < 1.05
+    assert 0.94 < total.square().mean().sqrt() / (2.0 * 0.5) < 1.06
 
 
 def test_the_noise_on_the_total_is_the_same_when_clients_do_not_reply(make: Make) -> None:
@@ -253,7 +253,7 @@ def test_the_noise_on_the_total_is_the_same_when_clients_do_not_reply(make: Make
         strategy, grid = make({"num-server-rounds": 1, **noise})
         adapters.append(start(strategy, faulty(grid, raising={2, 3, 4}, silent={5, 6})).double())
     assert rounds_of(strategy)[0].shortage
-    assert 0.95 < ((adapters[1] - adapters[0]) * CLIENTS).square().mean().sqrt() / 2.0 < 1.05
+    assert 0.94 < ((adapters[1] - adapters[0]) * CLIENTS).square().mean().sqrt() / 2.0 < 1.06
 
 
 class Recorder(InProcessGrid):
@@ -305,8 +305,10 @@ def test_an_instruction_of_stage_one_does_not_tell_how_many_clients_were_selecte
     for selected in (2, 6):
         draw(selected, 0)
         changes = {"strategy.name": "dr-encoder", "num-server-rounds": 1, "statistics.sampling-rate": 0.9}
+        changes["privacy.sampling-rate"] = 0.01
         sent = recorded(*make({**NOISY, "privacy.trust": "distributed", **changes}))
         assert [(kind, index) for kind, index, _ in sent] == [(STATISTICS, 0)] * selected
+        assert {content.config_records[TASK]["shares"] for _, _, content in sent} == {CLIENTS}  # of its own rate
         found += [as_bytes(content) for _, _, content in sent]
     assert len(found) == 8
     assert len(set(found)) == 1
@@ -319,7 +321,7 @@ def test_a_cohort_beyond_the_noise_shares_counts_as_empty(make: Make) -> None:
     before = strategy.state.optimizer.adapter
     after = start(strategy, grid)
     assert [(r.cohort, r.replies, r.bytes_down, r.shortage) for r in rounds_of(strategy)] == [(0, 0, 0, "")]
-    assert 0.95 < ((after - before) * CLIENTS).square().mean().sqrt() / 2.0 < 1.05
+    assert 0.94 < ((after - before) * CLIENTS).square().mean().sqrt() / 2.0 < 1.06
     assert strategy.account.rounds_charged == 1
 
 
@@ -348,7 +350,7 @@ def test_a_gradient_that_is_not_finite_is_hidden_by_the_noise(make: Make, monkey
     before = strategy.state.optimizer.adapter
     after = start(strategy, grid)
     assert [(r.replies, r.failures) for r in rounds_of(strategy)] == [(CLIENTS, 0)]
-    assert 0.95 < ((after - before) * CLIENTS).square().mean().sqrt() / 2.0 < 1.05
+    assert 0.94 < ((after - before) * CLIENTS).square().mean().sqrt() / 2.0 < 1.06
 
 
 @pytest.mark.parametrize("normalize", [True, False])

@@ -37,6 +37,12 @@ def test_bfloat16_input_is_not_summed_in_bfloat16(codec: Codec) -> None:
     assert torch.equal(codec.encode(rounded), codec.encode(rounded.float()))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_vector_that_is_not_finite_is_no_error(codec: Codec, value: float) -> None:
+    """An error of the client would be an unnoised answer; the release makes a zero code of what is not finite."""
+    assert not codec.encode(torch.full((LAYOUT.size,), value)).isfinite().all()
+
+
 def test_encoding_and_decoding_leave_their_argument_alone(codec: Codec) -> None:
     x, c = vector(), code_for(codec)
     codec.encode(x).zero_()
