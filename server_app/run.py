@@ -150,17 +150,17 @@ class Session:
 
     def evaluate_base(self) -> None:
         """Score the untouched model: row 0 of the metrics, and the yardstick of divergence."""
-        metrics = self.evaluate(0, self.strategy.state.optimizer.adapter)
+        metrics = self.evaluate(0, self.strategy.state.optimizer.adapter, whole=True)
         self.strategy.state.base_loss = float(metrics["loss"]) if metrics else math.inf  # type: ignore[arg-type]
         self.folder.append_metrics({"round": 0, **_plain(metrics)})
         self.say.base(metrics)
 
-    def evaluate(self, server_round: int, adapter: Tensor) -> MetricRecord | None:
-        """Held-out loss and accuracy, in all and by group; ``None`` without evaluation data."""
+    def evaluate(self, server_round: int, adapter: Tensor, *, whole: bool = False) -> MetricRecord | None:
+        """Held-out loss and accuracy, in all and by group; retention only if ``whole``; ``None`` without data."""
         if self.evaluator is None:
             return None
         record = _metrics(self.evaluator(adapter))
-        if self.retention is not None:
+        if whole and self.retention is not None:
             kept = self.retention(adapter)
             record["retention"] = kept.accuracy if kept.accuracy is not None else math.nan
         return record
@@ -184,7 +184,7 @@ class Session:
         """Certify epsilon, write adapter, report and plots, forget the sampling key."""
         adapter = self.strategy.state.optimizer.adapter
         rounds = self.strategy.state.round
-        scores = _plain(self.evaluate(rounds, adapter))
+        scores = _plain(self.evaluate(rounds, adapter, whole=True))
         final = {"round": rounds, **scores} if scores else {}
         self.folder.save_adapter(self.adapted, adapter)
         report = write_report(self.folder, self.config, self.strategy, final, self.watch.elapsed)

@@ -43,8 +43,7 @@ class DrEncoder(FederatedAdapter):
         question = Question(0, terms, cohort, raw=raw)
         timeout = self.config.federation.round_timeout
         messages = question.address(content, STATISTICS, timeout)
-        answered = list(grid.send_and_receive(messages, timeout=timeout)) if messages else []
-        replies = question.sort(answered)
+        replies = question.sort(self.ask(grid, messages, timeout))
         if not replies.releases and (cohort or raw):  # an empty private cohort must go on, or it would be seen
             raise FederationError(
                 f"stage 1: none of {len(cohort)} clients released statistics. "
