@@ -92,7 +92,7 @@ def plain_loop(rounds: int) -> dict[str, float]:
     return {"loop": _cpu_per_client(one_round, rounds), "privatise": _cpu_per_client(privatise, rounds)}
 
 
-def simulated(rounds: int) -> dict[str, float]:
+def simulated(rounds: int, cpus_per_client: int) -> dict[str, float]:
     """CPU milliseconds per client of a steady simulated round, wall-clock and peak memory of the run."""
     with tempfile.TemporaryDirectory() as scratch:
         config = RunConfig.parse(_config(rounds).flat() | {"output.dir": scratch, "output.name": "speed"})
@@ -101,11 +101,11 @@ def simulated(rounds: int) -> dict[str, float]:
         meter.start()
         started = time.monotonic()
         with (Path(scratch) / "flower.log").open("w") as log:
-            launch(config, COHORT, Resources(num_cpus=2), log)
+            launch(config, COHORT, Resources(2, cpus_per_client), log)
         seconds = time.monotonic() - started
         meter.stop()
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    warm = min(3, rounds - 1)
+    warm = min(8, rounds - 2)  # by then every process holds every client's data
     cpu = (meter.cpu_at_round[max(meter.cpu_at_round)] - meter.cpu_at_round[warm]) / (max(meter.cpu_at_round) - warm)
     return {
         "round": 1000 * cpu / COHORT,
@@ -134,9 +134,11 @@ def _cpu_per_client(work: Callable[[], None], repeats: int) -> float:
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
-    rounds = parser.parse_args().rounds
-    plain, flower = plain_loop(rounds), simulated(rounds)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--cpus-per-client", type=int, default=1, help="2 on 2 cores: one client process at a time")
+    arguments = parser.parse_args()
+    rounds = arguments.rounds
+    plain, flower = plain_loop(rounds), simulated(rounds, arguments.cpus_per_client)
     print(f"{COHORT} clients a round, {rounds} rounds, embedded model\n")
     print("| quantity | value | goal |\n|---|---|---|")
     print(f"| plain PyTorch loop, CPU ms per client | {plain['loop']:.1f} | |")

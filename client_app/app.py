@@ -12,7 +12,7 @@ from client_app.local_update import gradient_stream, local_update
 from client_app.release import release_gradient
 from client_app.site import Site, encoder_for
 from client_app.statistics import gradient_statistics
-from common.privacy.clipping import NonFiniteError
+from common.codecs.statistics import NonFiniteStatistics
 from common.privacy.mechanism import release
 from common.scale_code import ScaleCode
 from common.wire import WireError, pack_release, unpack_instruction
@@ -40,7 +40,7 @@ def statistics(message: Message, context: Context) -> Message:
         scales = ScaleCode.of(layout, settings)
         try:
             code = scales.encode(gradient_statistics(gradients, layout, settings).std)
-        except NonFiniteError:
+        except NonFiniteStatistics:
             code = torch.full((scales.size,), math.nan)  # an error would tell of private data; see ``release``
         values = release(code, task.terms, site.noise_source(0))
     return Message(pack_release(values, task.round), reply_to=message)

@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 
 from common.adapter import Layout
-from common.privacy.clipping import NonFiniteError
+
+
+class NonFiniteStatistics(ValueError):
+    """A mean or a standard deviation is NaN or infinite."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -14,7 +17,7 @@ class GradientStatistics:
     """Mean ``m`` and standard deviation ``s`` of each LoRA factor's gradient (Algorithm 1, client steps 1-4).
 
     Both have shape ``[n_t]``: one value per tensor of the layout, in its order. Another shape, a value that
-    is not finite (``NonFiniteError``) or a negative deviation raises ``ValueError``.
+    is not finite (``NonFiniteStatistics``) or a negative deviation raises ``ValueError``.
     """
 
     mean: Tensor
@@ -25,7 +28,7 @@ class GradientStatistics:
             shapes = f"mean {tuple(self.mean.shape)}, std {tuple(self.std.shape)}"
             raise ValueError(f"statistics need one value per tensor, mean and std alike; got {shapes}")
         if not (torch.isfinite(self.mean).all() and torch.isfinite(self.std).all()):
-            raise NonFiniteError("statistics hold a value that is not finite")
+            raise NonFiniteStatistics("statistics hold a value that is not finite")
         if (self.std < 0).any():
             raise ValueError(f"statistics hold a negative standard deviation: {self.std.min().item()}")
 
