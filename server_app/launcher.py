@@ -81,6 +81,7 @@ def _terminate_as_interrupt() -> Iterator[None]:
     """Let SIGTERM unwind like Ctrl-C, so that whatever was started is stopped as well."""
 
     def interrupt(_signal: int, _frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut the cleaning up short
         raise KeyboardInterrupt
 
     previous = signal.signal(signal.SIGTERM, interrupt)
