@@ -6,6 +6,7 @@ null, so where a key may be left open its neutral value is ``0`` (numbers) or ``
 """
 
 import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -263,6 +264,10 @@ class RunConfig(Section):
     def flat(self) -> dict[str, Scalar]:
         """The configuration as Flower carries it: dotted keys to scalars, every key present."""
         return flatten(self.model_dump(by_alias=True))
+
+    def folder_name(self) -> str:
+        """Folder of a new run: the configured name, else time and strategy."""
+        return self.output.name or f"{time.strftime('%Y%m%d-%H%M%S')}-{self.strategy.name}"
 
     def check_files(self) -> None:
         """Refuse files that are named but missing. Only the server reads them, so only the server checks them."""

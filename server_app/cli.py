@@ -79,7 +79,7 @@ def _configure(preset: str, overrides: list[str], resume: Path | None) -> RunCon
     flat = read_preset(str(resume / "config.toml") if resume else preset)
     flat |= dict(_parse_override(text) for text in overrides)
     config = RunConfig.parse(flat)
-    name = config.output.name or f"{time.strftime('%Y%m%d-%H%M%S')}-{config.strategy.name}"
+    name = config.folder_name()
     absolute: dict[str, Scalar] = {
         "output.dir": str((resume.parent if resume else Path(config.output.dir)).resolve()),
         "output.name": resume.name if resume else name,

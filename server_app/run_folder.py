@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ class RunFolder:
         if config.resume:
             folder = cls(Path(config.resume).resolve())
         else:
-            name = config.output.name or f"{time.strftime('%Y%m%d-%H%M%S')}-{config.strategy.name}"
+            name = config.folder_name()
             folder = cls(Path(config.output.dir).resolve() / name)
             try:
                 folder.path.mkdir(parents=True, exist_ok=False)

@@ -155,7 +155,7 @@ class FederatedAdapter(Strategy):
     ) -> list[Message]:
         """Draw the cohort (Poisson) and address the adapter, the encoder and the release terms to it."""
         plan = self.account.plan
-        codec = self.codec.redraw(self._epoch(server_round))
+        codec = self._codec_of(server_round)
         terms = stage_two_terms(self.config.privacy, codec.size, plan.round.noise_multiplier, plan.shares)
         cohort = self.draw_cohort(server_round, self.config.privacy.sampling_rate, plan.shares)
         self._question = Question(server_round, terms, cohort)
@@ -178,7 +178,7 @@ class FederatedAdapter(Strategy):
             return None, None  # with noise the step is taken: whether it is must not depend on who replied
         ordered = [self._replies.releases[node] for node in sorted(self._replies.releases)]
         total = combine(ordered, question.terms, self.noise_source(server_round))
-        codec = self.codec.redraw(self._epoch(server_round))
+        codec = self._codec_of(server_round)
         gradient = codec.decode(total / self.account.plan.expected_cohort)
         return pack_adapter(self.state.optimizer.step(gradient)), None
 
@@ -219,9 +219,10 @@ class FederatedAdapter(Strategy):
         seed = self.config.privacy.insecure_seed
         return RandomSource.system() if seed < 0 else RandomSource.insecure((seed << 32) ^ (round_index << 1) ^ 1)
 
-    def _epoch(self, server_round: int) -> int:
+    def _codec_of(self, server_round: int) -> Codec:
+        """The codec of a round, redrawn every ``codec.refresh-every`` rounds."""
         every = self.config.codec.refresh_every
-        return (server_round - 1) // every if every else 0
+        return self.codec.redraw((server_round - 1) // every if every else 0)
 
     def _open_question(self, server_round: int) -> Question:
         if self._question is None or self._question.round != server_round:
