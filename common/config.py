@@ -48,7 +48,7 @@ class FederationConfig(Section):
     num_clients: NonNegativeInt = Field(0, description="enrolled clients M; 0 = all that are connected at the start")
     connect_timeout: PositiveFloat = Field(120.0, description="seconds to wait for the enrolled clients to connect")
     max_in_flight: NonNegativeInt = Field(
-        0, description="instructions outstanding at a time, 0 = all; many simulated clients go faster with about 25"
+        0, description="instructions outstanding at a time, 0 = all; many simulated clients go faster with about 16"
     )
     round_timeout: PositiveFloat = Field(600.0, description="seconds to wait for a round's replies")
     min_reply_rate: Rate = Field(0.5, description="share of the cohort that must reply, or the round counts as failed")

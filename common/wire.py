@@ -1,13 +1,13 @@
 """What travels between server and clients, and nothing else: record names, schema version, checks, byte counts.
 
-A train or statistics instruction carries the flat adapter, the encoder and the release terms. A reply carries one array
-(the released code) and the round it belongs to. No loss, no example count, no timing leaves a client: each would be a
-release outside the mechanism.
+A train or statistics instruction carries the flat adapter, the encoder and the release terms. A reply carries one
+vector (the released code, as plain bytes: nothing to parse, nothing to spare) and the round it belongs to. No loss, no
+example count, no timing leaves a client: each would be a release outside the mechanism.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -18,10 +18,11 @@ from torch import Tensor
 from common.codecs.base import EncoderSpec
 from common.privacy.mechanism import ReleaseTerms
 
+_R = TypeVar("_R", ArrayRecord, ConfigRecord)
 SCHEMA = 1
 STATISTICS = "query.statistics"
 TRAIN = "train"
-ADAPTER, ENCODER, TASK, RELEASE, HEADER = "adapter", "encoder", "task", "release", "header"
+ADAPTER, ENCODER, TASK, RELEASE = "adapter", "encoder", "task", "release"
 
 
 class WireError(ValueError):
@@ -69,14 +70,14 @@ def unpack_instruction(content: RecordDict) -> tuple[Tensor, EncoderSpec, Task]:
     """The inverse of ``pack_instruction``; anything malformed raises ``WireError``."""
     header = _config(content, TASK)
     _check_schema(header)
-    adapter = torch.from_numpy(_array(content, ADAPTER, "flat").copy())
+    adapter = torch.from_numpy(_array(content, ADAPTER, "flat"))
     if adapter.dtype != torch.float32 or adapter.ndim != 1 or not torch.isfinite(adapter).all():
         raise WireError(f"adapter is {adapter.dtype} of shape {tuple(adapter.shape)}; expected a finite float32 vector")
     fields = dict(_config(content, ENCODER))
     try:
         arrays = {
-            name.removeprefix("array."): torch.from_numpy(array.numpy().copy())
-            for name, array in content.array_records[f"{ENCODER}-arrays"].items()
+            name.removeprefix("array."): torch.from_numpy(array.numpy())
+            for name, array in _record(content, f"{ENCODER}-arrays", ArrayRecord).items()
         }
         spec = EncoderSpec(str(fields.pop("kind")), int(cast("int", fields.pop("version"))), fields, arrays)
         terms = ReleaseTerms(
@@ -93,23 +94,23 @@ def unpack_instruction(content: RecordDict) -> tuple[Tensor, EncoderSpec, Task]:
 
 
 def pack_release(values: np.ndarray, round_index: int) -> RecordDict:
-    """A reply: one released array and the round it was made for."""
-    return RecordDict(
-        {RELEASE: ArrayRecord({"v": Array(values)}), HEADER: ConfigRecord({"schema": SCHEMA, "round": round_index})}
-    )
+    """A reply: one released vector (little-endian bytes) and the round it was made for."""
+    little = values.astype(values.dtype.newbyteorder("<"), copy=False)
+    release = {"schema": SCHEMA, "round": round_index, "dtype": str(values.dtype), "values": little.tobytes()}
+    return RecordDict({RELEASE: ConfigRecord(cast("Any", release))})
 
 
 def unpack_release(content: RecordDict, round_index: int, terms: ReleaseTerms) -> np.ndarray:
-    """The released array of a reply; one of another round, shape, dtype or range raises ``WireError``."""
-    header = _config(content, HEADER)
-    _check_schema(header)
-    if header.get("round") != round_index:
-        raise WireError(f"reply belongs to round {header.get('round')}, expected {round_index}")
-    values = _array(content, RELEASE, "v")
-    if values.shape != (terms.size,) or values.dtype != terms.dtype:
-        raise WireError(
-            f"released code is {values.dtype}{list(values.shape)}, expected {np.dtype(terms.dtype)}[{terms.size}]"
-        )
+    """The released vector of a reply; one of another round, size, dtype or range raises ``WireError``."""
+    release = _config(content, RELEASE)
+    _check_schema(release)
+    if release.get("round") != round_index:
+        raise WireError(f"reply belongs to round {release.get('round')}, expected {round_index}")
+    data, dtype, expected = release.get("values"), release.get("dtype"), np.dtype(terms.dtype)
+    if not isinstance(data, bytes) or dtype != str(expected) or len(data) != terms.size * expected.itemsize:
+        held = f"{len(data)} bytes of {dtype}" if isinstance(data, bytes) else f"a {type(data).__name__}"
+        raise WireError(f"released code is {held}, expected {terms.size} values of {expected}")
+    values = np.frombuffer(data, expected.newbyteorder("<")).astype(expected, copy=False)
     if not np.isfinite(values).all():
         raise WireError("released code holds NaN or Inf")
     return values
@@ -127,15 +128,20 @@ def reply_failure(reply: Message) -> str:
     return (reply.error.reason or f"error code {reply.error.code}").strip().splitlines()[-1]
 
 
+def _record(content: RecordDict, name: str, kind: type[_R]) -> _R:
+    record = content.get(name)  # not ``content.config_records[name]``, which copies every record to find one
+    if not isinstance(record, kind):
+        raise WireError(f'{kind.__name__} "{name}" is missing; the message has {sorted(content)}')
+    return record
+
+
 def _config(content: RecordDict, name: str) -> Mapping[str, Any]:
-    if name not in content.config_records:
-        raise WireError(f'record "{name}" is missing; the message has {sorted(content)}')
-    return content.config_records[name]
+    return _record(content, name, ConfigRecord)
 
 
 def _array(content: RecordDict, record: str, key: str) -> np.ndarray:
     try:
-        return content.array_records[record][key].numpy()
+        return _record(content, record, ArrayRecord)[key].numpy()
     except (KeyError, ValueError, TypeError) as error:
         raise WireError(f'array "{record}/{key}" is missing or unreadable: {error!r}') from error
 

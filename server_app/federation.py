@@ -12,6 +12,7 @@ from common.privacy.mechanism import ReleaseTerms, check_release
 from common.wire import reply_failure, serialised_bytes, unpack_release
 
 _POLL_SECONDS = 0.5
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.03, 1.0  # seconds between two looks for replies
 
 
 class FederationError(RuntimeError):
@@ -111,3 +112,29 @@ def connect(grid: Grid, expected: int, timeout: float, say: Callable[[str], None
         time.sleep(_POLL_SECONDS)
         nodes = sorted(grid.get_node_ids())
     return nodes
+
+
+def exchange(grid: Grid, messages: Sequence[Message], timeout: float, in_flight: int) -> list[Message]:
+    """Send instructions, at most ``in_flight`` outstanding at a time (0: all), and gather replies for ``timeout`` s.
+
+    Flower's simulation engine compares every outstanding instruction with every node again and again, so many nodes
+    are served faster through a small window. It looks again after a tenth of the time since the last reply.
+    """
+    started = last_reply = time.monotonic()
+    unsent, waiting_for = list(messages), set[str]()
+    replies: list[Message] = []
+    while unsent or waiting_for:
+        room = max(0, in_flight - len(waiting_for)) if in_flight else len(unsent)
+        batch, unsent = unsent[:room], unsent[room:]
+        if batch:
+            waiting_for.update(name for name in grid.push_messages(batch) if name)  # None: could not be sent
+        came = list(grid.pull_messages(waiting_for)) if waiting_for else []
+        waiting_for.difference_update(reply.metadata.reply_to_message_id for reply in came)
+        replies += came
+        now = time.monotonic()
+        if now > started + timeout:
+            break
+        last_reply = now if came else last_reply
+        if waiting_for:
+            time.sleep(min(max((now - last_reply) / 10, _SHORTEST_PAUSE), _LONGEST_PAUSE))
+    return replies

@@ -27,6 +27,7 @@ class InProcessGrid(Grid):
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 0  # what a SuperLink would assign
         self._app = client_app
         self._counter = itertools.count(1)
+        self._answers: dict[str, Message] = {}
         self._contexts = {
             node: Context(
                 run_id=1,
@@ -60,19 +61,22 @@ class InProcessGrid(Grid):
         """The same as node descriptions."""
         return [NodeInfo(node_id=node) for node in self._contexts]
 
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Not offered: questions are answered at once by ``send_and_receive``."""
-        raise LookupError("use send_and_receive")
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Ask every addressed client in turn and keep the answers; a message that nobody answers gets no id."""
+        answers = [reply for reply in map(self.answer, messages) if reply is not None]
+        self._answers |= {reply.metadata.reply_to_message_id: reply for reply in answers}
+        return [reply.metadata.reply_to_message_id for reply in answers]
 
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Not offered, see ``push_messages``."""
-        raise LookupError("use send_and_receive")
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """The answers to these messages, each once."""
+        return [self._answers.pop(name) for name in list(message_ids) if name in self._answers]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Ask every addressed client in turn; an exception in the app becomes an error reply, as on a real grid."""
-        return [self._ask(message) for message in messages]
+        """Ask and gather at once; there is nothing to wait for."""
+        return self.pull_messages(self.push_messages(messages))
 
-    def _ask(self, message: Message) -> Message:
+    def answer(self, message: Message) -> Message | None:
+        """The client's reply; an exception in the app becomes an error reply, as on a real grid."""
         metadata: Any = message.metadata
         metadata.__dict__["_message_id"] = f"message-{next(self._counter)}"
         asked = message_from_proto(message_to_proto(message))

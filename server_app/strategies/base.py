@@ -24,7 +24,7 @@ from common.privacy.mechanism import combine
 from common.privacy.noise import RandomSource
 from common.privacy.sampling import poisson_sample
 from common.wire import TRAIN, Task, pack_instruction
-from server_app.federation import FederationError, Question, Replies
+from server_app.federation import FederationError, Question, Replies, exchange
 from server_app.optimizer import ServerOptimizer
 from server_app.privacy_account import PrivacyAccount
 from server_app.privacy_plan import stage_two_terms
@@ -205,14 +205,8 @@ class FederatedAdapter(Strategy):
         return cohort if len(cohort) <= limit else []
 
     def ask(self, grid: Grid, messages: list[Message], timeout: float) -> list[Message]:
-        """Send instructions, at most ``federation.max-in-flight`` at a time, and gather the replies.
-
-        Flower's simulation engine compares every outstanding instruction with every node again and again, so with many
-        nodes a few at a time are faster than all at once.
-        """
-        size = self.config.federation.max_in_flight or max(1, len(messages))
-        waves = [messages[start : start + size] for start in range(0, len(messages), size)]
-        return [reply for wave in waves for reply in grid.send_and_receive(wave, timeout=timeout)]
+        """Send instructions, at most ``federation.max-in-flight`` outstanding at a time, and gather the replies."""
+        return exchange(grid, messages, timeout, self.config.federation.max_in_flight)
 
     def noise_source(self, round_index: int) -> RandomSource:
         """Randomness of the server's own noise."""

@@ -82,11 +82,11 @@ def test_without_noise_the_release_is_the_clipped_code_of_the_clients_own_gradie
         torch.testing.assert_close(released, plain_code(adapted, config, drawn), rtol=1e-4, atol=1e-6)
 
 
-def test_a_reply_is_the_release_and_its_header_and_nothing_else(grid: InProcessGrid, adapted: AdaptedModel) -> None:
+def test_a_reply_is_the_release_with_its_round_and_nothing_else(grid: InProcessGrid, adapted: AdaptedModel) -> None:
     agreed = terms(64, 1.0)
     content = ask(grid, adapted.initial, LinearCodec.of_form(adapted.layout, 64, 1), agreed).content
-    assert {name: sorted(content[name]) for name in content} == {"release": ["v"], "header": ["round", "schema"]}
-    assert serialised_bytes(content) < 64 * agreed.dtype.itemsize + 300
+    assert {name: sorted(content[name]) for name in content} == {"release": ["dtype", "round", "schema", "values"]}
+    assert serialised_bytes(content) < 64 * agreed.dtype.itemsize + 120
 
 
 TRUSTS: list[Trust] = ["distributed", "local"]

@@ -9,7 +9,7 @@ from flwr.app import Error, Message, RecordDict
 
 from common.privacy.mechanism import ReleaseTerms
 from common.wire import TRAIN, pack_release, serialised_bytes
-from server_app.federation import FederationError, Question, connect
+from server_app.federation import FederationError, Question, connect, exchange
 from server_app.in_process import InProcessGrid
 
 ROUND = 3
@@ -95,8 +95,8 @@ def test_a_node_that_was_not_asked_is_ignored(box: Mailbox) -> None:
     [
         (pack_release(CODE, ROUND - 1), "reply belongs to round 2, expected 3"),
         (pack_release(CODE[:7], ROUND), "released code is "),
-        (pack_release(CODE.astype(np.float64), ROUND), "released code is float64[8]"),
-        (RecordDict(), 'record "header" is missing'),
+        (pack_release(CODE.astype(np.float64), ROUND), "released code is 64 bytes of float64, expected 8 values"),
+        (RecordDict(), 'ConfigRecord "release" is missing'),
         (pack_release(CODE + TERMS.dtype.type(TERMS.largest_value), ROUND), "beyond ±"),
     ],
 )
@@ -151,3 +151,62 @@ def test_too_few_clients_are_told_with_what_to_do() -> None:
         connect(Slow([[1, 2]]), 4, 0.05, lambda _: None)
     for part in ("federation.num-clients = 4", "only 2 clients", "federation.connect-timeout", "num-supernodes=4"):
         assert part in str(failure.value)
+
+
+class Post(InProcessGrid):
+    """Answers the oldest message at every look; the last ``lost`` are never answered, ``unsendable`` get no id."""
+
+    def __init__(self, lost: int = 0, unsendable: int = 0) -> None:
+        super().__init__(None, {}, 0)  # type: ignore[arg-type]
+        self.lost, self.unsendable = lost, unsendable
+        self.outstanding: dict[str, Message] = {}
+        self.most_outstanding = self.sent = 0
+
+    def push_messages(self, messages: Any) -> list[Any]:
+        names: list[Any] = []
+        for message in messages:
+            self.sent += 1
+            if self.sent <= self.unsendable:
+                names.append(None)
+                continue
+            names.append(f"message-{self.sent}")
+            message.metadata.__dict__["_message_id"] = names[-1]
+            self.outstanding[names[-1]] = message
+        self.most_outstanding = max(self.most_outstanding, len(self.outstanding))
+        return names
+
+    def pull_messages(self, message_ids: Any) -> list[Message]:
+        asked = set(message_ids)
+        assert asked == set(self.outstanding)
+        if len(asked) <= self.lost:
+            return []
+        return [Message(RecordDict(), reply_to=self.outstanding.pop(next(iter(self.outstanding))))]
+
+
+def addressed(count: int) -> list[Message]:
+    return [Message(RecordDict(), dst_node_id=n, message_type=TRAIN, ttl=60.0) for n in range(1, count + 1)]
+
+
+@pytest.fixture
+def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server_app.federation._SHORTEST_PAUSE", 0.001)
+    monkeypatch.setattr("server_app.federation._LONGEST_PAUSE", 0.01)
+
+
+@pytest.mark.usefixtures("_no_pause")
+@pytest.mark.parametrize(("in_flight", "most"), [(0, 9), (1, 1), (4, 4), (20, 9)])
+def test_every_message_is_sent_once_and_no_more_than_the_window_are_outstanding(in_flight: int, most: int) -> None:
+    grid = Post()
+    replies = exchange(grid, addressed(9), 5.0, in_flight)
+    assert sorted(reply.metadata.src_node_id for reply in replies) == list(range(1, 10))
+    assert (grid.most_outstanding, grid.sent) == (most, 9)
+
+
+@pytest.mark.usefixtures("_no_pause")
+def test_lost_messages_end_the_exchange_at_the_deadline_and_keep_what_came() -> None:
+    assert len(exchange(Post(lost=2), addressed(5), 0.2, 0)) == 3
+
+
+@pytest.mark.usefixtures("_no_pause")
+def test_messages_that_could_not_be_sent_are_not_waited_for() -> None:
+    assert len(exchange(Post(unsendable=2), addressed(5), 60.0, 2)) == 3

@@ -32,10 +32,10 @@ class Auditor(InProcessGrid):
     ledger: Path
     seen: list[list[str]]
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
         lines = [json.loads(line) for line in self.ledger.read_text().splitlines()]
         self.seen.append([f"{line['charge']['label'][:7]} round {line['round']}" for line in lines])
-        return super().send_and_receive(messages, timeout=timeout)
+        return super().push_messages(messages)
 
 
 def test_every_charge_is_on_disk_before_its_messages_are_sent(

@@ -51,19 +51,14 @@ class Faulty(InProcessGrid):
     silent: set[int]
     until: int
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        replies = []
-        for message in messages:
-            node = message.metadata.dst_node_id
-            broken = int(message.metadata.group_id) <= self.until
-            if broken and node in self.silent:
-                continue
-            reply = self._ask(message)
-            if broken and node in self.raising:
-                error: Any = Error(0, "MemoryError: node has no memory left")
-                reply = Message(error, reply_to=message)
-            replies.append(reply)
-        return replies
+    def answer(self, message: Message) -> Message | None:
+        node = message.metadata.dst_node_id
+        broken = int(message.metadata.group_id) <= self.until
+        if broken and node in self.silent:
+            return None
+        reply = super().answer(message)
+        error: Any = Error(0, "MemoryError: node has no memory left")
+        return Message(error, reply_to=message) if broken and node in self.raising else reply
 
 
 def faulty(grid: InProcessGrid, raising: set[int], silent: set[int], until: int = 99) -> InProcessGrid:
@@ -261,10 +256,10 @@ class Recorder(InProcessGrid):
 
     sent: list[tuple[str, int, RecordDict]]
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
         asked = list(messages)
         self.sent += [(m.metadata.message_type, int(m.metadata.group_id), m.content) for m in asked]
-        return super().send_and_receive(asked, timeout=timeout)
+        return super().push_messages(asked)
 
 
 def recorded(strategy: FederatedAdapter, grid: InProcessGrid) -> list[tuple[str, int, RecordDict]]:
