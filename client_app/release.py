@@ -1,14 +1,19 @@
 """Algorithm 2, client side: gradient -> encode -> clip -> noise -> one array for the wire.
 
 The paper clips A and B of every layer separately (Eq 1-2) and adds noise that does not scale with the clip norm
-(Eq 3-4). Here the whole code is clipped at once, after encoding, and the noise is calibrated to that
-bound: see docs/privacy.md.
+(Eq 3-4). Here the whole code is clipped at once, after encoding, and the noise is calibrated to that bound: see
+docs/privacy.md. With ``privacy.mechanism = "printed"`` the parts are clipped first, as printed, and the noise is the
+paper's; the terms then state the bound and the noise multiplier that this really amounts to.
 """
 
+import math
+
 import numpy as np
+import torch
 from torch import Tensor
 
 from common.codecs.base import Encoder
+from common.privacy.clipping import clip_parts
 from common.privacy.mechanism import ReleaseTerms, release
 from common.privacy.noise import RandomSource
 
@@ -24,4 +29,6 @@ def release_gradient(gradient: Tensor, encoder: Encoder, terms: ReleaseTerms, so
 
     """
     code = encoder.encode(gradient)
+    if terms.per_tensor and torch.isfinite(code).all():
+        code = clip_parts(code, encoder.parts, terms.clip_norm / math.sqrt(len(encoder.parts)))  # Eq (1)-(2)
     return release(code, terms, source)  # clip, then noise: the types allow no other order

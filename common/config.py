@@ -175,9 +175,15 @@ class PrivacyConfig(Section):
     noise_multiplier: Annotated[float, Field(ge=0, le=1e6)] = Field(
         0.0, description="stage-2 noise multiplier; 0 = solve from epsilon"
     )
+    mechanism: Literal["calibrated", "printed"] = Field(
+        "calibrated", description="printed = the paper's Eq (1)-(5), to show what they give; epsilon is then its claim"
+    )
     stop_epsilon: NonNegativeFloat = Field(0.0, description="stop before a round would exceed it; 0 = no such stop")
     delta: NonNegativeFloat = Field(1e-5, description="delta of the guarantee, below 1/M; 0 = 1/(10 M)")
     trust: Literal["central", "distributed", "local"] = Field("distributed", description="who adds the noise")
+    colluders: NonNegativeInt = Field(
+        0, description="distributed: clients that may pool their noise shares; the others then add more"
+    )
     sampling_rate: Rate = Field(0.1, description="probability that a client is in a round's cohort")
     clipping: Literal["normalize", "clip"] = Field("normalize", description="scale every code to the bound, or clip")
     clip_norm: Annotated[float, Field(gt=0, le=1e30)] = Field(
@@ -200,6 +206,27 @@ class PrivacyConfig(Section):
             raise ValueError("privacy.epsilon = nan: give a positive number, or inf for no privacy")
         if self.delta >= 1:
             raise ValueError(f"privacy.delta = {self.delta}: a probability well below 1/M is needed")
+        return self
+
+    @model_validator(mode="after")
+    def _colluders_share_noise(self) -> "PrivacyConfig":
+        if self.colluders and self.trust != "distributed":
+            raise ValueError(
+                f'privacy.colluders = {self.colluders} with privacy.trust = "{self.trust}": only in "distributed" do '
+                "clients hold shares of one another's noise; set it to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _as_printed(self) -> "PrivacyConfig":
+        if self.mechanism == "printed" and (self.trust, self.clipping) != ("local", "clip"):
+            raise ValueError(
+                f'privacy.mechanism = "printed" with privacy.trust = "{self.trust}" and privacy.clipping = '
+                f'"{self.clipping}": the paper\'s clients noise their own messages and only clip; set privacy.trust = '
+                '"local" and privacy.clipping = "clip"'
+            )
+        if self.mechanism == "printed" and not self.is_private:
+            raise ValueError('privacy.mechanism = "printed" needs a finite privacy.epsilon or a noise-multiplier (σ)')
         return self
 
     @property
@@ -288,7 +315,23 @@ class RunConfig(Section):
                 f"train.gradient-accumulation = {self.train.gradient_accumulation} counts micro-batches of a step: "
                 "use train.local-steps, or set it to 1 with train.local-epochs"
             )
+        faults = _printed_faults(self)
+        if faults:
+            raise ValueError("; ".join(faults))
         return self
+
+
+def _printed_faults(config: RunConfig) -> list[str]:
+    """What contradicts ``privacy.mechanism = "printed"`` in other sections; nothing for a calibrated one."""
+    if config.privacy.mechanism != "printed" or config.strategy.name != "dr-encoder":
+        return []
+    faults = []
+    if config.statistics.private:
+        faults.append("statistics.private = true: the paper sends stage 1 in the clear; set it to false")
+    if config.codec.kind != "identity" and (config.codec.kind, config.codec.form) != ("linear", "per-tensor"):
+        used = f'codec.kind = "{config.codec.kind}" and codec.form = "{config.codec.form}"'
+        faults.append(f'{used}: the paper clips A and B of every layer apart, so set codec.form = "per-tensor"')
+    return [f'privacy.mechanism = "printed" with {fault}' for fault in faults]
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -54,6 +54,7 @@ def pack_instruction(adapter: Tensor, encoder: EncoderSpec, task: Task) -> Recor
         "trust": terms.trust,
         "shares": terms.shares,
         "normalize": terms.normalize,
+        "per-tensor": terms.per_tensor,
     }
     fields = {"kind": encoder.kind, "version": encoder.version, **encoder.fields}
     return RecordDict(
@@ -87,6 +88,7 @@ def unpack_instruction(content: RecordDict) -> tuple[Tensor, EncoderSpec, Task]:
             trust=header["trust"],
             shares=int(header["shares"]),
             normalize=bool(header["normalize"]),
+            per_tensor=bool(header["per-tensor"]),
         )
         return adapter, spec, Task(int(header["round"]), terms, str(header["code-digest"]), bool(header["raw"]))
     except (KeyError, TypeError, ValueError) as error:

@@ -9,13 +9,14 @@ from common.config import RunConfig
 from common.privacy.mechanism import ReleaseTerms, combine
 from common.privacy.noise import RandomSource
 from common.scale_code import ScaleCode
-from server_app.privacy_plan import PrivacyPlan
+from server_app.privacy_plan import PrivacyPlan, noise_against
 
 
 def statistics_terms(config: RunConfig, plan: PrivacyPlan, layout: Layout) -> ReleaseTerms:
     """Release terms of stage 1; noise 0 when the statistics are sent in the clear."""
     code = ScaleCode.of(layout, config.statistics)
-    noise = plan.statistics.noise_multiplier if plan.statistics else 0.0
+    charged = plan.statistics.noise_multiplier if plan.statistics else 0.0
+    noise = noise_against(config.privacy.colluders, charged, plan.statistics_shares)
     return ReleaseTerms(
         size=code.size if noise else 2 * len(layout.tensors),
         clip_norm=code.bound,

@@ -1,11 +1,12 @@
 """From the configuration to a plan of charges: the noise of both stages and how many rounds the budget buys."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from common.config import ConfigError, PrivacyConfig, RunConfig
 from common.privacy.accounting import Charge, calibrate, check_delta, default_delta, epsilon, max_rounds
-from common.privacy.mechanism import SLACK_EPSILON, ReleaseTerms, noise_slack
+from common.privacy.mechanism import SLACK_EPSILON, ReleaseTerms, noise_slack, outsider_charge
+from common.privacy.printed import PrintedMechanism, printed_sigma
 from common.privacy.sampling import binomial_limit
 
 _TAIL_SHARE = 1e-3  # of delta, for a cohort larger than the public number of noise shares
@@ -27,6 +28,7 @@ class PrivacyPlan:
         epsilon: end-to-end epsilon of the released model after ``rounds``; inf when any stage is not private.
         reason: why epsilon is inf, else ``""``.
         expected_cohort: p M, the fixed public denominator of a round.
+        printed: the paper's mechanism, when that is what runs.
 
     """
 
@@ -41,10 +43,15 @@ class PrivacyPlan:
     epsilon: float
     reason: str
     expected_cohort: float
+    printed: PrintedMechanism | None
 
 
-def make_plan(config: RunConfig, clients: int, code_size: int, statistics_size: int) -> PrivacyPlan:
+def make_plan(
+    config: RunConfig, clients: int, code_size: int, statistics_size: int, *, tensors: int = 1
+) -> PrivacyPlan:
     """Solve the noise of a run with ``clients`` enrolled; ``statistics_size`` is 0 without a stage 1.
+
+    ``tensors``: LoRA factors of the adapter, which the paper's mechanism clips one by one.
 
     Raises ``ConfigError`` when delta is not below 1/M or the budget affords nothing.
     """
@@ -56,11 +63,16 @@ def make_plan(config: RunConfig, clients: int, code_size: int, statistics_size: 
     slack = _slack(config, delta, shares, statistics_shares, code_size, statistics_size)
     statistics = _statistics_charge(config, delta, slack) if statistics_size else None
     before = (statistics,) if statistics and statistics.noise_multiplier else ()
-    noise = _noise(config, delta, slack, before) if privacy.is_private else 0.0
-    per_round = Charge(noise, amplified_rate(privacy), label="stage 2: gradient")
+    printed = _printed(config, clients, delta, tensors)
+    unit = _unit_charge(privacy, privacy.sampling_rate, "stage 2: gradient")
+    if printed:
+        noise = printed.message_multiplier
+    else:
+        noise = _noise(config, delta, slack, unit, before) if privacy.is_private else 0.0
+    per_round = replace(unit, noise_multiplier=noise)
     rounds = _affordable(config, delta, slack, per_round, before)
     reason = _why_not_private(config, statistics)
-    total = math.inf if reason else provable(epsilon((*before, _times(per_round, rounds)), delta - slack))
+    total = math.inf if reason else provable(epsilon((*before, replace(per_round, count=rounds)), delta - slack))
     return PrivacyPlan(
         clients=clients,
         delta=delta,
@@ -73,12 +85,35 @@ def make_plan(config: RunConfig, clients: int, code_size: int, statistics_size: 
         epsilon=total,
         reason=reason,
         expected_cohort=privacy.sampling_rate * clients,
+        printed=printed,
     )
+
+
+def round_terms(privacy: PrivacyConfig, plan: PrivacyPlan, code_size: int) -> ReleaseTerms:
+    """Release terms of a round of stage 2 as planned."""
+    noise = noise_against(privacy.colluders, plan.round.noise_multiplier, plan.shares)
+    terms = stage_two_terms(privacy, code_size, noise, plan.shares)
+    return replace(terms, clip_norm=plan.printed.joint_bound, per_tensor=True) if plan.printed else terms
+
+
+def _printed(config: RunConfig, clients: int, delta: float, tensors: int) -> PrintedMechanism | None:
+    """The paper's mechanism when it is asked for: σ as given, or by Eq (7) from the epsilon that it will claim."""
+    privacy = config.privacy
+    if privacy.mechanism != "printed":
+        return None
+    rate, rounds = privacy.sampling_rate, config.num_server_rounds
+    sigma = privacy.noise_multiplier or printed_sigma(privacy.epsilon, delta, rate, rounds)
+    return PrintedMechanism(sigma, max(1.0, rate * clients), tensors, privacy.clip_norm)
 
 
 def provable(value: float) -> float:
     """An epsilon beyond what the bounds on the discrete noise were computed for is not claimed: it is inf."""
     return value if value <= SLACK_EPSILON else math.inf
+
+
+def why_infinite(reason: str, epsilon: float) -> str:
+    """Why ``epsilon`` is inf: the plan's ``reason``, or that it is too large to be claimed; ``""`` when it is not."""
+    return reason or (f"epsilon above {SLACK_EPSILON:g} is not claimed" if math.isinf(epsilon) else "")
 
 
 def _why_not_private(config: RunConfig, statistics: Charge | None) -> str:
@@ -90,10 +125,6 @@ def _why_not_private(config: RunConfig, statistics: Charge | None) -> str:
     if statistics and not statistics.noise_multiplier:
         return "statistics.private = false: stage 1 sends gradient statistics without noise"
     return ""
-
-
-def _times(charge: Charge, count: int) -> Charge:
-    return Charge(charge.noise_multiplier, charge.sampling_rate, count, charge.label)
 
 
 def _delta(privacy: PrivacyConfig, clients: int) -> float:
@@ -119,12 +150,23 @@ def _slack(
     return 2 * _TAIL_SHARE * delta + rounds + stage_one
 
 
-def amplified_rate(privacy: PrivacyConfig, rate: float | None = None) -> float:
-    """The sampling rate that may be charged: 1 in ``local``, where the noise of a sum depends on the cohort.
+def _unit_charge(privacy: PrivacyConfig, rate: float, label: str) -> Charge:
+    """The charge of a release of noise multiplier 1: only its noise is left to solve for."""
+    return outsider_charge(stage_two_terms(privacy, 1, 1.0, 1), rate, label)
 
-    Without a fixed noise on the sum there is no amplification by sampling; see ``common.privacy.mechanism``.
+
+def noise_against(colluders: int, noise_multiplier: float, shares: int) -> float:
+    """z·√(n/(n-c)): with n shares of it, what is left without the shares of c colluders is z.
+
+    Clients that pool what they know with an outsider can subtract their own shares; the rest must still carry z²C².
+    Raises ``ConfigError`` unless c is below n.
     """
-    return 1.0 if privacy.trust == "local" else rate or privacy.sampling_rate
+    if colluders >= max(1, shares):
+        raise ConfigError(
+            f"privacy.colluders = {colluders}: must be below the {shares} noise shares of a round (about the largest "
+            "cohort), or nothing of the noise is left"
+        )
+    return noise_multiplier * math.sqrt(shares / (shares - colluders)) if colluders else noise_multiplier
 
 
 def stage_two_terms(privacy: PrivacyConfig, code_size: int, noise_multiplier: float, shares: int) -> ReleaseTerms:
@@ -140,18 +182,18 @@ def stage_two_terms(privacy: PrivacyConfig, code_size: int, noise_multiplier: fl
 
 
 def _statistics_charge(config: RunConfig, delta: float, slack: float) -> Charge:
-    rate = amplified_rate(config.privacy, config.statistics.sampling_rate)
+    unit = _unit_charge(config.privacy, config.statistics.sampling_rate, "stage 1: statistics")
     if not (config.statistics.private and config.privacy.is_private):
         noise = 0.0
     elif config.privacy.epsilon > 0:
         share = config.privacy.epsilon * config.privacy.statistics_share
-        noise = _calibrate(config, share, delta, sampling_rate=rate, rounds=1, slack=slack)
+        noise = _calibrate(config, share, delta, sampling_rate=unit.sampling_rate, rounds=1, slack=slack)
     else:
         noise = 2.0 * config.privacy.noise_multiplier
-    return Charge(noise, rate, label="stage 1: statistics")
+    return replace(unit, noise_multiplier=noise)
 
 
-def _noise(config: RunConfig, delta: float, slack: float, before: tuple[Charge, ...]) -> float:
+def _noise(config: RunConfig, delta: float, slack: float, unit: Charge, before: tuple[Charge, ...]) -> float:
     privacy = config.privacy
     if privacy.noise_multiplier > 0:
         return privacy.noise_multiplier
@@ -159,7 +201,7 @@ def _noise(config: RunConfig, delta: float, slack: float, before: tuple[Charge, 
         config,
         privacy.epsilon,
         delta,
-        sampling_rate=amplified_rate(privacy),
+        sampling_rate=unit.sampling_rate,
         rounds=config.num_server_rounds,
         before=before,
         slack=slack,

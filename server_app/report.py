@@ -10,7 +10,9 @@ from common.app_digest import app_digest
 from common.config import RunConfig
 from common.wire import pack_release, serialised_bytes
 from server_app.plots import draw_plots
-from server_app.privacy_account import PrivacyAccount
+from server_app.printed_report import describe_printed, printed_sentences
+from server_app.privacy_account import PrivacyAccount, cross_check_sentence
+from server_app.privacy_plan import PrivacyPlan, why_infinite
 from server_app.run_folder import RunFolder
 from server_app.strategies.base import FederatedAdapter
 from server_app.terminal import show
@@ -78,11 +80,13 @@ def describe_privacy(config: RunConfig, account: PrivacyAccount) -> dict[str, An
         "unit": "one client with all its examples, over the whole run",
         "adjacency": "zero-out: the client's contribution replaced by zero",
     }
+    epsilon = account.certify()
     released = {
-        "epsilon": account.certify(),
+        "epsilon": epsilon,
         "of": "the released model: adapter/ and every intermediate adapter that clients received",
         "against": _outsiders(privacy.trust),
         "accountant": "dp_accounting PLD, pessimistic grid 1e-4, over every charge in ledger.jsonl",
+        "cross_check": account.cross_check(epsilon),
         "assumes": "cohorts stay secret (they are drawn with a key that is deleted when the run ends)",
         **shared,
     }
@@ -98,7 +102,8 @@ def describe_privacy(config: RunConfig, account: PrivacyAccount) -> dict[str, An
     return {
         "released_model": released,
         "one_client_against_server": server,
-        "not_private_because": plan.reason,
+        "not_private_because": why_infinite(plan.reason, epsilon),
+        "noise_source": _noise_source(plan, privacy.insecure_seed),
         "insecure_noise": privacy.insecure_seed >= 0,
         "trust": privacy.trust,
         "clip_norm": privacy.clip_norm,
@@ -109,7 +114,16 @@ def describe_privacy(config: RunConfig, account: PrivacyAccount) -> dict[str, An
         "noise_shares": plan.shares,
         "delta_set_aside": plan.slack,
         "rounds_charged": account.rounds_charged,
+        "printed": describe_printed(plan, privacy, account.rounds_charged),
     }
+
+
+def _noise_source(plan: PrivacyPlan, insecure_seed: int) -> str:
+    if not any(charge and charge.noise_multiplier for charge in (plan.round, plan.statistics)):
+        return "none: no noise is added"
+    if insecure_seed >= 0:
+        return "discrete Gaussian on an integer grid, from a public seed (INSECURE)"
+    return "discrete Gaussian on an integer grid, from the operating system's random generator"
 
 
 def _outsiders(trust: str) -> str:
@@ -155,9 +169,13 @@ def markdown(report: dict[str, Any]) -> str:
         "## Privacy",
         "",
         *(_guarantee(privacy[key]) for key in ("released_model", "one_client_against_server")),
+        f"- Epsilon of the released model is {cross_check_sentence(privacy['released_model']['cross_check'])}.",
+        f"- Noise: {privacy['noise_source']}.",
     ]
     if privacy["not_private_because"]:
         lines.append(f"\nNot private end to end, because {privacy['not_private_because']}.")
+    if privacy["printed"]:
+        lines += ["", *printed_sentences(privacy["printed"])]
     if privacy["insecure_noise"]:
         lines.append("\n**INSECURE TEST RUN: the noise was reproducible, so no epsilon above holds.**")
     lines += [

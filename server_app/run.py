@@ -29,7 +29,7 @@ from server_app.optimizer import ServerOptimizer
 from server_app.prior_settings import prior_settings
 from server_app.prior_stage import statistics_terms
 from server_app.privacy_account import PrivacyAccount
-from server_app.privacy_plan import PrivacyPlan, make_plan, stage_two_terms
+from server_app.privacy_plan import PrivacyPlan, make_plan, round_terms
 from server_app.progress import Narrator, Watch
 from server_app.report import write_report
 from server_app.run_folder import RunFolder
@@ -70,13 +70,14 @@ def plan_run(config: RunConfig, adapted: AdaptedModel, clients: int) -> PrivacyP
     """The privacy plan for an adapter and a number of enrolled clients."""
     needed = STRATEGIES[config.strategy.name].needs_statistics
     statistics_size = ScaleCode.of(adapted.layout, config.statistics).size if needed else 0
-    return make_plan(config, clients, _code_size(config, adapted), statistics_size)
+    tensors = len(adapted.layout.tensors)
+    return make_plan(config, clients, _code_size(config, adapted), statistics_size, tensors=tensors)
 
 
 def open_account(config: RunConfig, adapted: AdaptedModel, plan: PrivacyPlan, ledger: Ledger) -> PrivacyAccount:
     """The account of a run, which knows what one message of each stage reveals by itself."""
     size = _code_size(config, adapted)
-    message = stage_two_terms(config.privacy, size, plan.round.noise_multiplier, plan.shares)
+    message = round_terms(config.privacy, plan, size)
     first = statistics_terms(config, plan, adapted.layout)
     return PrivacyAccount(
         plan,

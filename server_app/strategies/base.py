@@ -27,7 +27,7 @@ from common.wire import TRAIN, Task, pack_instruction
 from server_app.federation import FederationError, Question, Replies, exchange
 from server_app.optimizer import ServerOptimizer
 from server_app.privacy_account import PrivacyAccount
-from server_app.privacy_plan import stage_two_terms
+from server_app.privacy_plan import round_terms
 
 
 @dataclass
@@ -156,7 +156,7 @@ class FederatedAdapter(Strategy):
         """Draw the cohort (Poisson) and address the adapter, the encoder and the release terms to it."""
         plan = self.account.plan
         codec = self._codec_of(server_round)
-        terms = stage_two_terms(self.config.privacy, codec.size, plan.round.noise_multiplier, plan.shares)
+        terms = round_terms(self.config.privacy, plan, codec.size)
         cohort = self.draw_cohort(server_round, self.config.privacy.sampling_rate, plan.shares)
         self._question = Question(server_round, terms, cohort)
         if not cohort:
@@ -179,7 +179,7 @@ class FederatedAdapter(Strategy):
         ordered = [self._replies.releases[node] for node in sorted(self._replies.releases)]
         total = combine(ordered, question.terms, self.noise_source(server_round))
         codec = self._codec_of(server_round)
-        gradient = codec.decode(total / self.account.plan.expected_cohort)
+        gradient = codec.decode(total / self._denominator(len(ordered)))
         return pack_adapter(self.state.optimizer.step(gradient)), None
 
     def configure_evaluate(
@@ -217,6 +217,11 @@ class FederatedAdapter(Strategy):
         """The codec of a round, redrawn every ``codec.refresh-every`` rounds."""
         every = self.config.codec.refresh_every
         return self.codec.redraw((server_round - 1) // every if every else 0)
+
+    def _denominator(self, replies: int) -> float:
+        """The expected cohort, fixed and public; the paper divides by the replies that came (Eq 5)."""
+        plan = self.account.plan
+        return float(max(1, replies)) if plan.printed else plan.expected_cohort
 
     def _open_question(self, server_round: int) -> Question:
         if self._question is None or self._question.round != server_round:

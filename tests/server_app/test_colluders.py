@@ -1,0 +1,61 @@
+"""``privacy.colluders``: what is left of the noise when some clients give their shares away."""
+
+import numpy as np
+import pytest
+import torch
+
+from common.config import ConfigError, RunConfig
+from common.models import AdaptedModel
+from common.privacy.mechanism import ReleaseTerms, combine, release
+from common.privacy.noise import RandomSource
+from server_app.prior_stage import statistics_terms
+from server_app.privacy_plan import make_plan, noise_against, round_terms
+
+PLANNED = {"privacy.epsilon": 2.0, "privacy.delta": 1e-5, "privacy.sampling-rate": 0.1, "num-server-rounds": 20}
+
+
+def config(colluders: int) -> RunConfig:
+    return RunConfig.parse(PLANNED | {"privacy.colluders": colluders})
+
+
+def test_the_noise_left_without_the_colluders_shares_is_the_noise_that_is_charged() -> None:
+    """All 12 shares are there; three are subtracted again: 20,000 values, so 2 % is four standard errors."""
+    charged, colluders, shares, size = 1.5, 3, 12, 20_000
+    terms = ReleaseTerms(size, 2.0, noise_against(colluders, charged, shares), "distributed", shares, normalize=False)
+    source = RandomSource.insecure(5)
+    sent = [release(torch.zeros(size), terms, source) for _ in range(shares)]
+    total = combine(sent, terms, source).numpy()
+    known = np.sum(sent[:colluders], axis=0) * terms.grid_step
+    assert (total - known).std() == pytest.approx(charged * terms.clip_norm, rel=0.02)
+
+
+def test_missing_colluders_leave_more_than_is_charged() -> None:
+    """They were selected and sent nothing: the server tops up, and nobody can subtract its part."""
+    terms = ReleaseTerms(20_000, 1.0, noise_against(3, 1.5, 12), "distributed", 12, normalize=False)
+    total = combine([], terms, RandomSource.insecure(6)).numpy()
+    assert total.std() > 1.5 * 1.1
+
+
+@pytest.mark.parametrize("colluders", [0, 1, 40])
+def test_both_stages_carry_it_and_the_charge_stays(adapted: AdaptedModel, colluders: int) -> None:
+    plan, plain = (make_plan(config(count), 1000, 256, 20) for count in (colluders, 0))
+    assert plan.round == plain.round
+    factor = np.sqrt(plan.shares / (plan.shares - colluders))
+    terms = round_terms(config(colluders).privacy, plan, 256)
+    assert terms.noise_multiplier == pytest.approx(plan.round.noise_multiplier * factor)
+    first = statistics_terms(config(colluders), plan, adapted.layout)
+    assert plan.statistics is not None
+    share = np.sqrt(plan.statistics_shares / (plan.statistics_shares - colluders))
+    assert first.noise_multiplier == pytest.approx(plan.statistics.noise_multiplier * share)
+
+
+def test_as_many_colluders_as_shares_are_refused() -> None:
+    plan = make_plan(config(0), 1000, 256, 20)
+    with pytest.raises(ConfigError, match=rf"privacy\.colluders = {plan.shares}: must be below the {plan.shares}"):
+        round_terms(config(plan.shares).privacy, plan, 256)
+
+
+@pytest.mark.parametrize("trust", ["central", "local"])
+def test_only_distributed_noise_has_colluders(trust: str) -> None:
+    with pytest.raises(ConfigError, match=r"privacy\.colluders = 2 with privacy\.trust"):
+        RunConfig.parse({"privacy.colluders": 2, "privacy.trust": trust})
