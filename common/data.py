@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset, disable_progress_bars, load_dataset
+from datasets.exceptions import DatasetsError
 from flwr_datasets.partitioner import (
     IidPartitioner,
     InnerDirichletPartitioner,
@@ -82,9 +83,10 @@ def load_file(path: str, data: DataConfig) -> Dataset:
             dataset = load_dataset(_FORMATS[suffix], data_files=path, split="train")
         else:
             dataset = load_dataset(path, split="train")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, DatasetsError, StopIteration) as error:  # the last: an empty file
         raise ConfigError(
-            f'data "{path}": could not be read as a {"/".join(_FORMATS)} file, a directory or a hub data set: {error}'
+            f'data "{path}": could not be read as a {"/".join(_FORMATS)} file, a directory or a hub data set: '
+            f"{_reason(error)}"
         ) from error
     for key, column in (("prompt-column", data.prompt_column), ("completion-column", data.completion_column)):
         if column not in dataset.column_names:
@@ -95,6 +97,13 @@ def load_file(path: str, data: DataConfig) -> Dataset:
         if found not in {"string", "large_string"}:
             raise ConfigError(f'data.{key} = "{column}": holds {found} in "{path}"; text is needed')
     return dataset
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong at the root, in one line: ``datasets`` wraps it in general words."""
+    if isinstance(error, StopIteration):
+        return "the file is empty"
+    return str(error.__cause__ or error).splitlines()[0]
 
 
 @lru_cache(maxsize=2)

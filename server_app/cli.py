@@ -6,7 +6,7 @@ import sys
 import time
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -66,6 +66,51 @@ def run(
 def keys() -> None:
     """Print every key of the run configuration as a Markdown table (docs/configuration.md is this)."""
     typer.echo(keys_markdown(), nl=False)
+
+
+@app.command()
+def budget(
+    clients: Annotated[int, typer.Option(help="enrolled clients M", min=1)],
+    sampling_rate: Annotated[float, typer.Option(help="probability that a client is in a round; 1 = everybody")],
+    rounds: Annotated[int | None, typer.Option(help="communication rounds T; left out: solved")] = None,
+    epsilon: Annotated[float | None, typer.Option(help="epsilon of the released model; left out: solved")] = None,
+    noise_multiplier: Annotated[
+        float | None, typer.Option(help="noise of a round over the clip norm; left out: solved")
+    ] = None,
+    delta: Annotated[float | None, typer.Option(help="below 1/M; left out: 1/(10 M)")] = None,
+    statistics_share: Annotated[
+        float, typer.Option(help="share of epsilon for stage 1, which has twice the noise if that is given; 0 = none")
+    ] = 0.0,
+    statistics_rate: Annotated[float | None, typer.Option(help="sampling rate of stage 1; left out: the same")] = None,
+    trust: Annotated[Literal["central", "distributed", "local"], typer.Option(help="who adds the noise")] = (
+        "distributed"
+    ),
+    accountant: Annotated[
+        Literal["pld", "prv", "rdp", "gdp"], typer.Option(help="pld is the guarantee; the others are comparisons")
+    ] = "pld",
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON, with epsilon after every round")] = False,
+) -> None:
+    """Plan without a run: give two of --epsilon, --noise-multiplier and --rounds, and the third is solved."""
+    from server_app import budget as planner  # noqa: PLC0415 - takes seconds to import, which `run` need not wait for
+
+    question = planner.Question(
+        clients=clients,
+        sampling_rate=sampling_rate,
+        delta=delta,
+        epsilon=epsilon,
+        noise_multiplier=noise_multiplier,
+        rounds=rounds,
+        statistics_share=statistics_share,
+        statistics_rate=statistics_rate,
+        trust=trust,
+        accountant=accountant,
+    )
+    try:
+        text = planner.to_json(question) if as_json else planner.to_text(question)
+    except ConfigError as error:
+        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        raise typer.Exit(1) from None
+    typer.echo(text)
 
 
 def keys_markdown() -> str:
@@ -130,6 +175,8 @@ def _summarise(folder: Path, seconds: float) -> None:
     ]
     if privacy["not_private_because"]:
         lines.append(f"  NOT PRIVATE end to end: {privacy['not_private_because']}")
+    if privacy["printed"]:
+        lines.append(f"  the paper would claim        {privacy['printed']['claimed_epsilon']:.3f}: see report.md")
     if privacy["insecure_noise"]:
         lines.append("  INSECURE test noise: no epsilon above holds")
     typer.echo("\n".join(lines))

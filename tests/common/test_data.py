@@ -235,3 +235,18 @@ def test_public_examples_are_the_configured_file_the_demos_own_or_none(sorted_fi
 def test_only_the_demo_has_a_retention_set(sorted_file: str) -> None:
     assert retention_examples(DataConfig(), 1) is not None
     assert retention_examples(DataConfig(name=sorted_file), 1) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("empty.jsonl", "", "the file is empty"),
+        ("broken.jsonl", '{"prompt": "a", "completion": "b"}\n{nonsense', "JSON parse error"),
+        ("empty.csv", "", "No columns"),
+    ],
+)
+def test_an_empty_or_broken_file_is_refused_with_the_cause(tmp_path: Path, name: str, text: str, reason: str) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=rf"{name}.*could not be read.*{reason}"):
+        load_file(str(path), DataConfig())

@@ -351,15 +351,15 @@ def test_a_gradient_that_is_not_finite_is_hidden_by_the_noise(make: Make, monkey
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_one_client_moves_the_aggregate_by_the_clip_norm_at_most(make: Make, name: str, normalize: bool) -> None:
-    """500 neighbouring cohorts, one contribution replaced by zero, noise off and clip on."""
+    """1,000 neighbouring cohorts, one contribution replaced by zero, noise off and clip on."""
     strategy, grid = make({"strategy.name": name})
     codec = strategy.prepare(grid)
     bound = 0.7
     terms = ReleaseTerms(codec.size, bound, 0.0, "central", 4, normalize=normalize)
     source = RandomSource.system()
-    scales = 10 ** vectors(1, 500, 1)[0]
+    scales = 10 ** vectors(1, 1000, 1)[0]
     largest = 0.0
-    for gradients, scale in zip(vectors(1000, codec.dim, 2).view(500, 2, codec.dim), scales, strict=True):
+    for gradients, scale in zip(vectors(2000, codec.dim, 2).view(1000, 2, codec.dim), scales, strict=True):
         codec = codec.redraw(int(scale * 100) % 7)
         other, own = (release_gradient(g * scale, codec, terms, source) for g in gradients)
         nothing = release_gradient(torch.zeros(codec.dim), codec, terms, source)

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from client_app.release import release_gradient
+from common.adapter import Layout
+from common.codecs.identity import IdentityCodec
 from common.privacy.clipping import clip
 from common.privacy.mechanism import ReleaseTerms, combine, release
 from common.privacy.noise import RandomSource
@@ -18,6 +21,7 @@ from tests.common.privacy.audit import mu_lower_bound, projection
 SIZE, CLIP, Z = 16, 0.5, 1.0
 CODE = torch.linspace(1, 2, SIZE) * 40
 TENSORS = 4
+CODEC = IdentityCodec(Layout.of({str(place): (SIZE // TENSORS,) for place in range(TENSORS)}))
 
 Step = Callable[[torch.Tensor, RandomSource], np.ndarray]
 
@@ -27,13 +31,14 @@ def local_terms(z: float = Z, bound: float = CLIP) -> ReleaseTerms:
 
 
 def shipped(code: torch.Tensor, source: RandomSource) -> np.ndarray:
+    """The client's own path: encode, clip, noise."""
     one = local_terms()
-    return release(code, one, source) * one.grid_step
+    return release_gradient(code, CODEC, one, source) * one.grid_step
 
 
 def shipped_sum(code: torch.Tensor, source: RandomSource) -> np.ndarray:
     one = ReleaseTerms(SIZE, CLIP, Z, "distributed", 3, False)
-    return combine([release(part, one, source) for part in (code, 0 * code)], one, source).numpy()
+    return combine([release_gradient(part, CODEC, one, source) for part in (code, 0 * code)], one, source).numpy()
 
 
 def noise_of(std: float, source: RandomSource) -> np.ndarray:
