@@ -17,7 +17,7 @@ from common.models import AdaptedModel
 from common.privacy.ledger import Ledger
 from server_app.run import check_run, run_federation
 from server_app.run_folder import RunFolder
-from tests.server_app.test_strategies import faulty
+from tests.server_app.strategy_runs import faulty
 from tests.tiny import CLIENTS, Files, final_adapter, run_tiny, tiny_config, tiny_grid
 
 NOISY: dict[str, Any] = {

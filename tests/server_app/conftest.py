@@ -1,0 +1,34 @@
+"""Fixtures of strategies that several test modules use."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.models import AdaptedModel
+from server_app.in_process import InProcessGrid
+from server_app.strategies import base
+from server_app.strategies.base import FederatedAdapter
+from tests.server_app.strategy_runs import Make
+from tests.tiny import Files, tiny_config, tiny_grid, tiny_strategy
+
+
+@pytest.fixture
+def make(files: Files, adapted: AdaptedModel, tmp_path: Path) -> Make:
+    def made(changes: dict[str, Any], evaluate: Any = lambda *_: None) -> tuple[FederatedAdapter, InProcessGrid]:
+        config = tiny_config(files, tmp_path, {"strategy.name": "lora", **changes})
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        return tiny_strategy(config, adapted, folder, evaluate), tiny_grid(config)
+
+    return made
+
+
+@pytest.fixture
+def draw(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let the cohort of draw number ``t`` (0 is stage 1) be the first ``sizes[t]`` clients."""
+
+    def drawing(*sizes: int) -> None:
+        monkeypatch.setattr(base, "poisson_sample", lambda nodes, _rate, _key, index: list(nodes)[: sizes[index]])
+
+    return drawing

@@ -1,0 +1,215 @@
+"""What a strategy lets be seen: noise, cohorts, messages, sensitivity."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.common.serde import recorddict_to_proto
+
+from client_app import app as client_module
+from client_app.release import release_gradient
+from common.models import AdaptedModel
+from common.privacy.ledger import Ledger
+from common.privacy.mechanism import ReleaseTerms, Trust, combine, release
+from common.privacy.noise import RandomSource
+from common.scale_code import ScaleCode
+from common.wire import ADAPTER, STATISTICS, TASK, TRAIN
+from server_app.in_process import InProcessGrid
+from server_app.strategies import STRATEGIES
+from server_app.strategies.base import FederatedAdapter
+from tests.server_app.strategy_runs import NOISY, Make, faulty, rounds_of
+from tests.tiny import CLIENTS, start, vectors
+
+
+@pytest.mark.parametrize(("trust", "deviation"), [("central", 1.0), ("distributed", 1.0), ("local", CLIENTS**0.5)])
+def test_the_noise_of_a_whole_round_is_what_was_charged(make: Make, trust: str, deviation: float) -> None:
+    """3,072 values by chi squared: a false alarm in 1e-4; a std off by 10 % is always caught."""
+    adapters = []
+    for changes in ({}, {**NOISY, "privacy.trust": trust, "privacy.clip-norm": 0.5}):
+        strategy, grid = make({"num-server-rounds": 1, "privacy.clip-norm": 0.5, **changes})
+        adapters.append(start(strategy, grid).double())
+    noise = (adapters[1] - adapters[0]) * CLIENTS
+    assert 0.95 < noise.square().mean().sqrt() / (2.0 * 0.5 * deviation) < 1.05
+
+
+@pytest.mark.parametrize("selected", [0, 1, 2, 5, 6])
+def test_the_noise_on_the_total_is_the_same_for_every_cohort(
+    make: Make, draw: Callable[..., None], selected: int
+) -> None:
+    """std z C under a public number of shares, which is six here; 3,072 values: a false alarm in 1e-5."""
+    draw(0, selected)
+    adapters = []
+    for noise in ({}, {**NOISY, "privacy.trust": "distributed"}):
+        changes = {"num-server-rounds": 1, "privacy.clip-norm": 0.5, "privacy.sampling-rate": 0.9}
+        strategy, grid = make({**changes, **noise})
+        assert strategy.account.plan.shares == CLIENTS
+        adapters.append(start(strategy, grid).double())
+    assert [r.replies for r in rounds_of(strategy)] == [selected]
+    total = (adapters[1] - adapters[0]) * 0.9 * CLIENTS
+    assert 0.94 < total.square().mean().sqrt() / (2.0 * 0.5) < 1.06
+
+
+def test_the_noise_on_the_total_is_the_same_when_clients_do_not_reply(make: Make) -> None:
+    """The server adds the shares of the five that are missing, although the round counts as failed."""
+    adapters = []
+    for noise in ({"federation.min-reply-rate": 0.1}, {**NOISY, "privacy.trust": "distributed"}):
+        strategy, grid = make({"num-server-rounds": 1, **noise})
+        adapters.append(start(strategy, faulty(grid, raising={2, 3, 4}, silent={5, 6})).double())
+    assert rounds_of(strategy)[0].shortage
+    assert 0.94 < ((adapters[1] - adapters[0]) * CLIENTS).square().mean().sqrt() / 2.0 < 1.06
+
+
+class Recorder(InProcessGrid):
+    """Keeps what every message said: its kind, its round, its content."""
+
+    sent: list[tuple[str, int, RecordDict]]
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        asked = list(messages)
+        self.sent += [(m.metadata.message_type, int(m.metadata.group_id), m.content) for m in asked]
+        return super().push_messages(asked)
+
+
+def recorded(strategy: FederatedAdapter, grid: InProcessGrid) -> list[tuple[str, int, RecordDict]]:
+    grid.__class__ = Recorder
+    grid.sent = []  # type: ignore[attr-defined]
+    start(strategy, grid)
+    found: list[tuple[str, int, RecordDict]] = grid.sent  # type: ignore[attr-defined]
+    return found
+
+
+def as_bytes(content: RecordDict, *, without: tuple[str, ...] = (), round_index: int | None = None) -> bytes:
+    """The serialised instruction, its adapter left out or its round replaced on request."""
+    kept = RecordDict({name: record for name, record in content.items() if name not in without})
+    if round_index is not None:
+        kept[TASK] = ConfigRecord({**content.config_records[TASK], "round": round_index})
+    return recorddict_to_proto(kept).SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("trust", ["distributed", "local", "central"])
+def test_an_instruction_does_not_tell_how_many_clients_were_selected(
+    make: Make, draw: Callable[..., None], trust: str
+) -> None:
+    """Rounds of 2, 6 and 3 clients: but for the adapter and the round's number, the very same bytes."""
+    draw(0, 2, 6, 3)
+    strategy, grid = make({**NOISY, "privacy.trust": trust, "privacy.sampling-rate": 0.9})
+    sent = recorded(strategy, grid)
+    assert [sum(number == index for _, index, _ in sent) for number in (1, 2, 3)] == [2, 6, 3]
+    assert {index == content.config_records[TASK]["round"] for _, index, content in sent} == {True}
+    assert len({as_bytes(content, without=(ADAPTER,), round_index=0) for _, _, content in sent}) == 1
+    assert len({as_bytes(content, without=(ADAPTER,)) for _, _, content in sent}) == 3
+
+
+def test_an_instruction_of_stage_one_does_not_tell_how_many_clients_were_selected(
+    make: Make, draw: Callable[..., None]
+) -> None:
+    """Two runs whose statistics come from 2 and from 6 clients."""
+    found = []
+    for selected in (2, 6):
+        draw(selected, 0)
+        changes = {"strategy.name": "dr-encoder", "num-server-rounds": 1, "statistics.sampling-rate": 0.9}
+        changes["privacy.sampling-rate"] = 0.01
+        sent = recorded(*make({**NOISY, "privacy.trust": "distributed", **changes}))
+        assert [(kind, index) for kind, index, _ in sent] == [(STATISTICS, 0)] * selected
+        assert {content.config_records[TASK]["shares"] for _, _, content in sent} == {CLIENTS}  # of its own rate
+        found += [as_bytes(content) for _, _, content in sent]
+    assert len(found) == 8
+    assert len(set(found)) == 1
+
+
+def test_a_cohort_beyond_the_noise_shares_counts_as_empty(make: Make) -> None:
+    """Delta holds the probability; nobody is asked, the step of pure noise is taken, the round is charged."""
+    strategy, grid = make({**NOISY, "privacy.trust": "distributed", "num-server-rounds": 1})
+    strategy.account.plan = replace(strategy.account.plan, shares=CLIENTS - 1)
+    before = strategy.state.optimizer.adapter
+    after = start(strategy, grid)
+    assert [(r.cohort, r.replies, r.bytes_down, r.shortage) for r in rounds_of(strategy)] == [(0, 0, 0, "")]
+    assert 0.94 < ((after - before) * CLIENTS).square().mean().sqrt() / 2.0 < 1.06
+    assert strategy.account.rounds_charged == 1
+
+
+def test_a_cohort_of_as_many_as_there_are_noise_shares_is_asked(make: Make) -> None:
+    strategy, _ = make({})
+    drawn = strategy.draw_cohort(1, 0.5, CLIENTS)
+    assert 0 < len(drawn) < CLIENTS
+    assert strategy.draw_cohort(1, 0.5, len(drawn)) == drawn
+    assert strategy.draw_cohort(1, 0.5, len(drawn) - 1) == []
+
+
+def test_a_statistics_cohort_beyond_the_noise_shares_counts_as_empty(make: Make) -> None:
+    """The private stage goes on from noise alone."""
+    strategy, grid = make({**NOISY, "strategy.name": "dr-encoder", "num-server-rounds": 1})
+    strategy.account.plan = replace(strategy.account.plan, statistics_shares=CLIENTS - 1)
+    sent = recorded(strategy, grid)
+    assert {(kind, index) for kind, index, _ in sent} == {(TRAIN, 1)}
+    assert [charge.label[:7] for charge in strategy.account._ledger.charges] == ["stage 1", "stage 2"]
+
+
+def test_a_gradient_that_is_not_finite_is_hidden_by_the_noise(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody fails, and the model moves by ordinary noise."""
+    strategy, grid = make({**NOISY, "privacy.trust": "distributed", "num-server-rounds": 1})
+    broken = torch.full((strategy.layout.size,), math.nan)
+    monkeypatch.setattr(client_module, "local_update", lambda *_: broken)
+    before = strategy.state.optimizer.adapter
+    after = start(strategy, grid)
+    assert [(r.replies, r.failures) for r in rounds_of(strategy)] == [(CLIENTS, 0)]
+    assert 0.94 < ((after - before) * CLIENTS).square().mean().sqrt() / 2.0 < 1.06
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_one_client_moves_the_aggregate_by_the_clip_norm_at_most(make: Make, name: str, normalize: bool) -> None:
+    """1,000 neighbouring cohorts, one contribution replaced by zero, noise off and clip on."""
+    strategy, grid = make({"strategy.name": name})
+    codec = strategy.prepare(grid)
+    bound = 0.7
+    terms = ReleaseTerms(codec.size, bound, 0.0, "central", 4, normalize=normalize)
+    source = RandomSource.system()
+    scales = 10 ** vectors(1, 1000, 1)[0]
+    largest = 0.0
+    for gradients, scale in zip(vectors(2000, codec.dim, 2).view(1000, 2, codec.dim), scales, strict=True):
+        codec = codec.redraw(int(scale * 100) % 7)
+        other, own = (release_gradient(g * scale, codec, terms, source) for g in gradients)
+        nothing = release_gradient(torch.zeros(codec.dim), codec, terms, source)
+        moved = combine([other, own], terms, source) - combine([other, nothing], terms, source)
+        largest = max(largest, float(moved.norm()))
+    assert 0.99 * bound < largest <= bound * (1 + 1e-5)
+
+
+def test_one_client_moves_the_statistics_by_their_bound_at_most(make: Make, adapted: AdaptedModel) -> None:
+    strategy, _ = make({"strategy.name": "dr-encoder"})
+    code = ScaleCode.of(adapted.layout, strategy.config.statistics)
+    trust: Trust = "central"
+    terms = ReleaseTerms(code.size, code.bound, 0.0, trust, 2, normalize=False)
+    worst = code.encode(torch.full((len(adapted.layout.tensors),), 1e-30))
+    moved = combine([release(worst, terms, RandomSource.system())], terms, RandomSource.system())
+    assert worst.norm() > code.bound
+    assert moved.norm() == pytest.approx(code.bound, rel=1e-5)
+
+
+def test_cohorts_are_independent_of_the_statistics_and_of_each_other(make: Make) -> None:
+    strategy, _ = make({})
+    strategy.nodes = list(range(1, 401))
+    draws = [set(strategy.draw_cohort(number, 0.5, 400)) for number in range(3)]
+    assert len({frozenset(draw) for draw in draws}) == 3
+    for draw in draws:
+        assert 130 < len(draw) < 270  # 7 standard deviations
+    assert 50 < len(draws[0] & draws[1]) < 150
+
+
+def test_no_client_is_asked_to_evaluate(make: Make) -> None:
+    strategy, grid = make({})
+    assert strategy.configure_evaluate(1, None, None, grid) == []  # type: ignore[arg-type]
+    assert strategy.aggregate_evaluate(1, []) is None
+
+
+def test_the_ledger_of_a_run_without_noise_says_so(make: Make, tmp_path: Path) -> None:
+    strategy, grid = make({})
+    start(strategy, grid)
+    (ledger,) = tmp_path.glob("*/ledger.jsonl")
+    assert [charge.noise_multiplier for charge in Ledger(ledger).charges] == [0.0] * 3
+    assert rounds_of(strategy)[-1].epsilon == math.inf
