@@ -5,12 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint bench pretrain clean
+.PHONY: help setup demo test lint bench reproduce pretrain clean
 
 help:
 	@echo "make demo      fine-tune the embedded model privately with Flower's simulation engine (about 3 minutes)"
 	@echo "make test      linters, types, import contract and tests"
 	@echo "make bench     speed, as ratios within one run"
+	@echo "make reproduce recompute the paper's Table 3 and Figure 1 (docs/reproduction)"
 	@echo "make pretrain  rebuild the embedded model from its facts (common/demo/assets)"
 	@echo "make clean     remove the environment and caches; results/ stays"
 
@@ -35,6 +36,9 @@ test: lint
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.speed
+
+reproduce: $(READY)
+	$(BIN)/python -m benchmarks.reproduction --out docs/reproduction
 
 pretrain: $(READY)
 	$(BIN)/python -m common.demo.build
