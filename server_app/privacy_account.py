@@ -1,14 +1,58 @@
 """What the run has spent: charged to the ledger before each release, read from it for every epsilon that is shown."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
-from common.privacy.accounting import Charge, RunningAccountant
+from common.privacy.accounting import Charge, RunningAccountant, cross_check
 from common.privacy.gaussian import gaussian_epsilon
 from common.privacy.ledger import Ledger
 from common.privacy.sampling import binomial_limit
-from server_app.privacy_plan import PrivacyPlan, provable
+from server_app.privacy_plan import PrivacyPlan, provable, why_infinite
 
 _TAIL_SHARE = 1e-2  # of delta, for a client that is asked more often than the figure against the server assumes
+_CROSS_CHECK_SECONDS = 30.0
+
+
+def participation_limit(plan: PrivacyPlan, rounds: int) -> int:
+    """Rounds of ``rounds`` that a client is asked in at most: no client exceeds it, but with a hundredth of delta."""
+    return binomial_limit(rounds, plan.expected_cohort / plan.clients, plan.clients, _TAIL_SHARE * plan.delta)
+
+
+def epsilon_of_messages(plan: PrivacyPlan, multipliers: Sequence[tuple[float, int]]) -> float:
+    """Epsilon of one client's messages against who reads them: (noise multiplier of one message, how many).
+
+    Gaussian mechanisms compose exactly: mu^2 is the sum of 1/z^2. No amplification by sampling: the server knows whom
+    it asked. Delta is less what the participation limit takes.
+    """
+    if any(multiplier == 0 for multiplier, _ in multipliers):
+        return math.inf
+    squared = sum(count / multiplier**2 for multiplier, count in multipliers)
+    delta = plan.delta * (1 - _TAIL_SHARE) - plan.slack
+    return provable(gaussian_epsilon(math.sqrt(squared), delta)) if squared else 0.0
+
+
+def compare_with_prv(plan: PrivacyPlan, charges: Sequence[Charge], epsilon: float) -> dict[str, Any]:
+    """Whether the PRV accountant's bracket holds ``epsilon``: ``lower``, ``upper``, ``agrees``; or ``unavailable``.
+
+    Takes seconds, 30 at most. ``unavailable`` is the reason why there is no bracket.
+    """
+    reason = why_infinite(plan.reason, epsilon)
+    bounds = reason or cross_check(charges, plan.delta - plan.slack, timeout=_CROSS_CHECK_SECONDS)
+    if isinstance(bounds, str):
+        return {"unavailable": bounds.removeprefix("not cross-checked: ")}
+    lower, upper = bounds
+    return {"lower": lower, "upper": upper, "agrees": lower <= epsilon <= upper}
+
+
+def cross_check_sentence(check: dict[str, Any]) -> str:
+    """The outcome of ``compare_with_prv`` for people."""
+    if "unavailable" in check:
+        return f"not cross-checked: {check['unavailable']}"
+    bracket = f"the bracket [{check['lower']:.3f}, {check['upper']:.3f}] of an independent accountant (PRV)"
+    return (
+        f"inside {bracket}" if check["agrees"] else f"DISAGREES with {bracket}: rely on neither until it is explained"
+    )
 
 
 class PrivacyAccount:
@@ -60,31 +104,28 @@ class PrivacyAccount:
         """``epsilon_model`` on the accountant's fine grid, over every charge in the ledger."""
         return math.inf if self.plan.reason else provable(self._running.certify())
 
+    def cross_check(self, epsilon: float) -> dict[str, Any]:
+        """Hold the certified ``epsilon`` against the PRV accountant, over every charge: see ``compare_with_prv``."""
+        return compare_with_prv(self.plan, self._ledger.charges, epsilon)
+
     @property
     def participations(self) -> int:
-        """Rounds that a client is asked in at most: no client exceeds it, but with a hundredth of delta.
+        """Rounds that a client is asked in at most.
 
         A function of public numbers only: how often clients *were* asked would tell the secret cohorts. A round that
         was charged again after a crash asks the same cohort again.
         """
         charged = self.rounds_charged
         distinct = len({index for index in range(1, charged + 1) if self._ledger.rounds_charged(index)})
-        rate = self.plan.expected_cohort / self.plan.clients
-        limit = binomial_limit(distinct, rate, self.plan.clients, _TAIL_SHARE * self.plan.delta)
-        return limit + charged - distinct
+        return participation_limit(self.plan, distinct) + charged - distinct
 
     def epsilon_server(self) -> float:
-        """Epsilon of all messages of one client against the server, asked in ``participations`` rounds and stage 1.
-
-        Gaussian mechanisms compose exactly: mu^2 is the sum of 1/z^2 over the messages, z being the noise of one
-        message relative to the clip norm. No amplification by sampling: the server knows whom it asked.
-        """
-        if self.plan.reason or self._message_noise == 0 or self._statistics_noise == 0:
+        """Epsilon of all messages of one client against the server, asked in ``participations`` rounds and stage 1."""
+        if self.plan.reason:
             return math.inf
         first = sum(1 for charge in self._ledger.charges if charge.label != self.plan.round.label)
-        squared = self.participations / self._message_noise**2 + first / self._statistics_noise**2
-        delta = self.plan.delta * (1 - _TAIL_SHARE) - self.plan.slack
-        return provable(gaussian_epsilon(math.sqrt(squared), delta)) if squared else 0.0
+        messages = ((self._message_noise, self.participations), (self._statistics_noise, first))
+        return epsilon_of_messages(self.plan, messages)
 
     def _charge(self, charge: Charge, round_index: int) -> None:
         self._ledger.charge(charge, round_index=round_index)

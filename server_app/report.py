@@ -169,7 +169,7 @@ def markdown(report: dict[str, Any]) -> str:
         "## Privacy",
         "",
         *(_guarantee(privacy[key]) for key in ("released_model", "one_client_against_server")),
-        f"- Epsilon of the released model is {cross_check_sentence(privacy['released_model']['cross_check'])}.",
+        f"- Cross-check of the released model's ε: {cross_check_sentence(privacy['released_model']['cross_check'])}.",
         f"- Noise: {privacy['noise_source']}.",
     ]
     if privacy["not_private_because"]:

@@ -110,7 +110,7 @@ REPORT: dict[str, Any] = {
         "released_model": FIGURE,
         "one_client_against_server": FIGURE | {"epsilon": "inf"},
         "not_private_because": "",
-        "insecure_noise": False,
+        "insecure_noise": False, "printed": {},
     },
     "communication": {
         "bytes_up_per_client_round": 700.0,

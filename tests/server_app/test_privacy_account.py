@@ -14,7 +14,8 @@ from scipy.stats import binom, norm
 from common.models import AdaptedModel
 from common.privacy.ledger import Ledger
 from server_app.in_process import InProcessGrid
-from server_app.privacy_account import PrivacyAccount
+from server_app.privacy_account import PrivacyAccount, cross_check_sentence
+from server_app.report import describe_privacy
 from server_app.run import open_account, plan_run
 from tests.tiny import CLIENTS, Files, start, tiny_config, tiny_grid, tiny_strategy
 
@@ -195,3 +196,48 @@ def test_an_epsilon_beyond_twenty_is_reported_as_infinite(
     books.charge_round(1)
     for figure in (books.epsilon_model(), books.certify(), books.epsilon_server()):
         assert figure == (pytest.approx(exact, rel=6e-3) if claimed else math.inf)
+
+
+def test_an_epsilon_beyond_twenty_says_that_it_is_not_claimed(
+    files: Files, adapted: AdaptedModel, tmp_path: Path
+) -> None:
+    """The plan itself is private, and says nothing; the report of the account does, and has no bracket for it."""
+    changes = {**NOISY, "strategy.name": "lora", "privacy.noise-multiplier": 0.24}
+    books = account(files, adapted, tmp_path, **changes)
+    books.charge_round(1)
+    privacy = describe_privacy(tiny_config(files, tmp_path, changes), books)
+    assert books.plan.reason == ""
+    assert privacy["released_model"]["epsilon"] == math.inf
+    assert privacy["not_private_because"] == "epsilon above 20 is not claimed"
+    assert privacy["released_model"]["cross_check"] == {"unavailable": "epsilon above 20 is not claimed"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "check", "sentence"),
+    [
+        ((1.0, 3.0), {"lower": 1.0, "upper": 3.0, "agrees": True}, "inside the bracket [1.000, 3.000]"),
+        ((1.0, 1.5), {"lower": 1.0, "upper": 1.5, "agrees": False}, "DISAGREES with the bracket [1.000, 1.500]"),
+        ((2.5, 3.0), {"lower": 2.5, "upper": 3.0, "agrees": False}, "DISAGREES"),
+        ("not cross-checked: too slow", {"unavailable": "too slow"}, "not cross-checked: too slow"),
+    ],
+)
+def test_a_cross_check_never_hides_what_it_found(
+    files: Files,
+    adapted: AdaptedModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: Any,
+    check: dict[str, Any],
+    sentence: str,
+) -> None:
+    books, asked = charge_all(account(files, adapted, tmp_path)), []
+
+    def prv(*arguments: Any, **options: Any) -> Any:
+        asked.append((*arguments, options))
+        return answer
+
+    monkeypatch.setattr("server_app.privacy_account.cross_check", prv)
+    assert books.cross_check(2.0) == check
+    assert sentence in cross_check_sentence(check)
+    charges = Ledger(tmp_path / "ledger.jsonl").charges
+    assert asked == [(charges, books.plan.delta - books.plan.slack, {"timeout": 30.0})]

@@ -59,7 +59,7 @@ KEYS = {
     "privacy": {
         *("released_model", "one_client_against_server", "not_private_because", "insecure_noise", "trust"),
         *("clip_norm", "clipping", "sampling_rate", "noise_multiplier", "statistics_noise_multiplier"),
-        *("noise_shares", "delta_set_aside", "rounds_charged"),
+        *("noise_shares", "delta_set_aside", "rounds_charged", "noise_source"),
     },
     "communication": {
         *("adapter_values", "code_values", "bytes_up_per_client_round", "bytes_up_per_client_round_plain_lora"),
@@ -76,6 +76,17 @@ def test_the_report_has_the_documented_keys(noisy: RunFolder, clear: RunFolder) 
             assert set(report[section] if section else report) >= keys, section
         for figure in ("released_model", "one_client_against_server"):
             assert set(report["privacy"][figure]) >= FIGURE
+
+
+def test_the_certified_epsilon_lies_in_the_bracket_of_the_prv_accountant(noisy: RunFolder) -> None:
+    privacy = report_of(noisy)["privacy"]
+    check = privacy["released_model"]["cross_check"]
+    assert check["lower"] <= privacy["released_model"]["epsilon"] <= check["upper"] <= check["lower"] + 0.05
+    assert check["agrees"] is True
+    assert privacy["noise_source"].endswith("from the operating system's random generator")
+    page = (noisy.path / "report.md").read_text()
+    assert f"inside the bracket [{check['lower']:.3f}, {check['upper']:.3f}]" in page
+    assert privacy["noise_source"] in page
 
 
 def test_the_report_says_what_happened(noisy: RunFolder, adapted: AdaptedModel) -> None:
@@ -147,6 +158,8 @@ def test_a_run_with_reproducible_noise_claims_nothing(files: Files, tmp_path: Pa
     privacy = report_of(folder)["privacy"]
     assert [privacy[key]["epsilon"] for key in ("released_model", "one_client_against_server")] == ["inf", "inf"]
     assert privacy["not_private_because"].startswith("privacy.insecure-seed")
+    assert privacy["released_model"]["cross_check"] == {"unavailable": privacy["not_private_because"]}
+    assert privacy["noise_source"].endswith("from a public seed (INSECURE)")
     assert {row["epsilon"] for row in folder.read_metrics()[1:]} == {"inf"}
 
 
@@ -155,6 +168,8 @@ def test_an_infinite_epsilon_is_the_text_inf_with_its_reason(noisy: RunFolder, c
     privacy = report_of(clear)["privacy"]
     assert privacy["released_model"]["epsilon"] == "inf"
     assert privacy["not_private_because"].startswith("privacy.epsilon = inf")
+    assert privacy["released_model"]["cross_check"] == {"unavailable": privacy["not_private_because"]}
+    assert privacy["noise_source"] == "none: no noise is added"
     assert "Not private end to end" in (clear.path / "report.md").read_text()
 
 
