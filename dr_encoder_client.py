@@ -7,21 +7,20 @@ directory first and drops strays that were imported already.
 
 import sys
 from pathlib import Path
+from types import ModuleType
 
 _ROOT = Path(__file__).resolve().parent
 _PACKAGES = ("client_app", "common")
 
 
-def _is_stray(name: str) -> bool:
-    module = sys.modules[name]
+def _is_stray(module: ModuleType) -> bool:
     places = [module.__file__] if getattr(module, "__file__", None) else list(getattr(module, "__path__", []))
-    return name.split(".", maxsplit=1)[0] in _PACKAGES and not any(
-        Path(str(p)).resolve().is_relative_to(_ROOT) for p in places
-    )
+    return not any(Path(str(place)).resolve().is_relative_to(_ROOT) for place in places)
 
 
-for _name in [name for name in sys.modules if _is_stray(name)]:
-    del sys.modules[_name]
+for _name, _module in list(sys.modules.items()):  # a copy: the simulation's ServerApp imports in another thread
+    if _name.split(".", maxsplit=1)[0] in _PACKAGES and _is_stray(_module):
+        sys.modules.pop(_name, None)
 while str(_ROOT) in sys.path:
     sys.path.remove(str(_ROOT))
 sys.path.insert(0, str(_ROOT))

@@ -3,15 +3,12 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from flwr.app import ConfigRecord, RecordDict
-
-from common.privacy.mechanism import ReleaseTerms
+from common.privacy.mechanism import SLACK_EPSILON, ReleaseTerms
 
 OWN_DATA_MIN_NOISE = 0.1
 OWN_DATA_MAX_RELEASES = 1_000
-_STATE = "site"
+DEFAULT_DELTA = 1e-5
 
 
 class PolicyRefusal(PermissionError):
@@ -26,6 +23,8 @@ class SitePolicy:
         min_noise_multiplier: least noise on one message, relative to the clip norm, that the site accepts.
         max_clip_norm: largest clip norm that the site accepts.
         max_releases: most releases in one run; 0 = no limit.
+        max_epsilon: largest epsilon of all messages of one run against the server; 0 = no limit (``site_ledger``).
+        policy_delta: delta of that epsilon.
         allow_raw_gradients: whether a release without noise is allowed. Off for a site that brings its own data.
 
     """
@@ -33,6 +32,8 @@ class SitePolicy:
     min_noise_multiplier: float = 0.0
     max_clip_norm: float = math.inf
     max_releases: int = 0
+    max_epsilon: float = 0.0
+    policy_delta: float = DEFAULT_DELTA
     allow_raw_gradients: bool = True
 
     @classmethod
@@ -44,6 +45,8 @@ class SitePolicy:
             min_noise_multiplier=least,
             max_clip_norm=_number(node_config, "max-clip-norm", math.inf),
             max_releases=_whole(node_config, "max-releases", OWN_DATA_MAX_RELEASES if own_data else 0),
+            max_epsilon=_epsilon(node_config),
+            policy_delta=_delta(node_config),
             allow_raw_gradients=_flag(node_config, "allow-raw-gradients", default=not own_data and least == 0),
         )
 
@@ -65,16 +68,6 @@ class SitePolicy:
                 f"this site refuses: clip norm = {terms.clip_norm:.4g}, above its max-clip-norm = {self.max_clip_norm}"
             )
 
-    def count_release(self, state: RecordDict) -> None:
-        """Add one to the releases of this run, kept in the client's state, and refuse one beyond ``max-releases``."""
-        if not self.max_releases:
-            return
-        made: Any = state.config_records.get(_STATE, ConfigRecord())
-        count = int(made.get("releases", 0))
-        if count >= self.max_releases:
-            raise PolicyRefusal(f"this site refuses: it has made {count} releases, its max-releases is reached")
-        state[_STATE] = ConfigRecord({"releases": count + 1})
-
 
 def _number(node_config: Mapping[str, object], key: str, default: float) -> float:
     value = node_config.get(key, default)
@@ -88,6 +81,23 @@ def _whole(node_config: Mapping[str, object], key: str, default: int) -> int:
     if not value.is_integer():  # half a release would become 0, which is no limit
         raise PolicyRefusal(f"node config {key} = {value!r}: write a whole number; refusing until then")
     return int(value)
+
+
+def _epsilon(node_config: Mapping[str, object]) -> float:
+    value = _number(node_config, "max-epsilon", 0.0)
+    if value > SLACK_EPSILON:
+        raise PolicyRefusal(
+            f"node config max-epsilon = {value}: nothing is claimed above {SLACK_EPSILON:g}; write at most that, or 0 "
+            "for no limit; refusing until then"
+        )
+    return value
+
+
+def _delta(node_config: Mapping[str, object]) -> float:
+    value = _number(node_config, "policy-delta", DEFAULT_DELTA)
+    if not 0 < value < 1:
+        raise PolicyRefusal(f"node config policy-delta = {value}: write a number between 0 and 1; refusing until then")
+    return value
 
 
 def _flag(node_config: Mapping[str, object], key: str, *, default: bool) -> bool:

@@ -9,6 +9,7 @@ import torch
 from flwr.app import Context
 
 from client_app.policy import PolicyRefusal, SitePolicy
+from client_app.site_ledger import charge_release
 from common.app_digest import app_digest
 from common.codecs.base import Encoder, EncoderSpec, build_encoder
 from common.config import RunConfig
@@ -54,7 +55,7 @@ class Site:
     def accept(self, task: Task, context: Context) -> None:
         """Refuse an instruction of other code (``CodeMismatch``) or beyond the site's policy (``PolicyRefusal``).
 
-        Counts the release in ``context.state`` before it is made.
+        Charges the release to the site's ledger in ``context.state`` before it is made.
         """
         if task.code_digest != app_digest():
             raise CodeMismatch(
@@ -66,8 +67,12 @@ class Site:
                 f"this site refuses: privacy.insecure-seed = {self.config.privacy.insecure_seed} makes its noise "
                 "reproducible, and its policy says allow-raw-gradients = false"
             )
+        values = self.adapted.layout.size
+        if task.terms.size > values:
+            raise PolicyRefusal(f"this site refuses: size = {task.terms.size}, above its adapter's size = {values}")
         self.policy.check(task.terms, raw=task.raw)
-        self.policy.count_release(context.state)
+        bare = task.raw or self.config.privacy.insecure_seed >= 0
+        charge_release(context.state, self.policy, task.terms, bare=bare)
 
     def seed(self, round_index: int) -> int:
         """Seed of this client's batches and dropout in a round."""

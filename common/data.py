@@ -96,7 +96,33 @@ def load_file(path: str, data: DataConfig) -> Dataset:
         found = getattr(dataset.features[column], "dtype", "a list")
         if found not in {"string", "large_string"}:
             raise ConfigError(f'data.{key} = "{column}": holds {found} in "{path}"; text is needed')
+    _check_rows(dataset, path, data)
     return dataset
+
+
+def _check_rows(dataset: Dataset, path: str, data: DataConfig) -> None:
+    """Refuse a file without rows, and rows without a text to learn or to ask with."""
+    if len(dataset) == 0:
+        raise ConfigError(f'data "{path}": could not be read as examples: the file has no rows')
+    for key, column in (("prompt-column", data.prompt_column), ("completion-column", data.completion_column)):
+        for number, text in enumerate(dataset[column], start=1):
+            if text is None or (key == "completion-column" and not text):
+                raise ConfigError(
+                    f'data.{key} = "{column}": row {number} of "{path}" has no text there; fill it or drop the row'
+                )
+
+
+def _check_choices(dataset: Dataset, data: DataConfig) -> None:
+    """Refuse a multiple-choice row whose answer is not among its choices."""
+    if "choices" not in dataset.column_names:
+        return
+    answers = zip(dataset[data.completion_column], dataset["choices"], strict=True)
+    for number, (answer, choices) in enumerate(answers, start=1):
+        if answer not in (choices or ()):
+            raise ConfigError(
+                f'data.evaluation = "{data.evaluation}": row {number} has the answer {answer!r}, which is not one of '
+                f"its choices {choices!r}"
+            )
 
 
 def _reason(error: BaseException) -> str:
@@ -182,7 +208,9 @@ def check_demo(data: DataConfig) -> None:
 def evaluation_examples(data: DataConfig, seed: int) -> Dataset | None:
     """Public rows that no client holds: the configured file, the demo's own, or ``None`` when there is neither."""
     if data.evaluation:
-        return load_file(data.evaluation, data)
+        rows = load_file(data.evaluation, data)
+        _check_choices(rows, data)
+        return rows
     if data.name != "demo":
         return None
     check_demo(data)
@@ -190,8 +218,8 @@ def evaluation_examples(data: DataConfig, seed: int) -> Dataset | None:
 
 
 def retention_examples(data: DataConfig, seed: int) -> Dataset | None:
-    """What the base model knows and should keep, where the demo task has such a set."""
-    if data.name != "demo":
+    """What the base model knows and should keep, where the demo task has such a set; not beside other examples."""
+    if data.name != "demo" or data.evaluation:
         return None
     check_demo(data)
     if "retention" not in demo_tasks.splits_of(data.task):

@@ -97,6 +97,8 @@ def _check_same_run(config: RunConfig) -> None:
     """A run is resumed under the configuration that it was planned with, or its epsilon would mean nothing."""
     saved = RunConfig.parse(flatten(tomllib.loads((Path(config.resume) / "config.toml").read_text()))).flat()
     free = {"resume", "output.dir", "output.name"}
+    if not config.federation.num_clients:
+        free.add("federation.num-clients")  # the number that is connected is checked against the plan's
     changed = [key for key, value in config.flat().items() if key not in free and saved[key] != value]
     if changed:
         lines = "; ".join(f"{key} was {saved[key]!r}, is {config.flat()[key]!r}" for key in changed)
@@ -133,7 +135,7 @@ class Session:
                     "the guarantee was computed for that number: connect as many"
                 )
         else:
-            folder.write_config(config)
+            folder.write_config(config, len(nodes))
             state, progress = _fresh_state(config, adapted, plan), Progress(0.0, ledger.head, len(nodes))
             save_sampling_key(folder.checkpoint, state.sampling_key)
         account = open_account(config, adapted, plan, ledger)
@@ -152,7 +154,13 @@ class Session:
     def evaluate_base(self) -> None:
         """Score the untouched model: row 0 of the metrics, and the yardstick of divergence."""
         metrics = self.evaluate(0, self.strategy.state.optimizer.adapter, whole=True)
-        self.strategy.state.base_loss = float(metrics["loss"]) if metrics else math.inf  # type: ignore[arg-type]
+        loss = float(metrics["loss"]) if metrics else math.inf  # type: ignore[arg-type]
+        if math.isnan(loss):
+            raise ConfigError(
+                f'data.evaluation = "{self.config.data.evaluation}": the base model\'s held-out loss is nan, so no '
+                "round could be compared with it; look at model.dtype and at the rows"
+            )
+        self.strategy.state.base_loss = loss
         self.folder.append_metrics({"round": 0, **_plain(metrics)})
         self.say.base(metrics)
 

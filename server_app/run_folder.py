@@ -57,7 +57,7 @@ class RunFolder:
         """Add one round, on disk before this returns."""
         torn = self.metrics.exists() and not self.metrics.read_bytes().endswith(b"\n")
         with self.metrics.open("a") as handle:
-            handle.write("\n" * torn + json.dumps(line) + "\n")
+            handle.write("\n" * torn + json.dumps(_finite(line), allow_nan=False) + "\n")
             handle.flush()
             os.fsync(handle.fileno())
 
@@ -72,9 +72,9 @@ class RunFolder:
         """Write a JSON document; infinities become the text "inf", since JSON has none."""
         (self.path / name).write_text(json.dumps(_finite(value), indent=2) + "\n")
 
-    def write_config(self, config: RunConfig) -> None:
-        """Write ``config.toml``: ``flwr run . -c config.toml`` runs this run again, in a new folder."""
-        flat = config.flat() | {"resume": "", "output.name": ""}
+    def write_config(self, config: RunConfig, clients: int) -> None:
+        """Write ``config.toml``, which runs this run again, in a new folder and with as many clients."""
+        flat = config.flat() | {"resume": "", "output.name": "", "federation.num-clients": clients}
         (self.path / "config.toml").write_text(tomli_w.dumps(nest(flat)))
 
     def save_adapter(self, adapted: AdaptedModel, adapter: Tensor) -> None:

@@ -103,6 +103,7 @@ class FederatedAdapter(Strategy):
         self._question: Question | None = None
         self._replies = Replies({}, {}, 0)
         self._shortage = ""
+        self._sound = state.optimizer.adapter  # the last that was evaluated and had not diverged
 
     @abstractmethod
     def prepare(self, grid: Grid) -> Codec:
@@ -135,13 +136,13 @@ class FederatedAdapter(Strategy):
             if not self.account.affords_round():
                 self.stop_reason = "privacy budget spent"
                 break
-            before, started = self.state.optimizer.adapter, time.monotonic()
+            started = time.monotonic()
             self.account.charge_round(server_round)  # first the charge, then anything that could be seen
             messages = self.configure_train(server_round, arrays, train_config or ConfigRecord(), grid)
             replies = self.ask(grid, messages, timeout)
             new_arrays, _ = self.aggregate_train(server_round, replies)
             arrays = new_arrays or arrays
-            metrics = self._evaluate(server_round, before, num_rounds)
+            metrics = self._evaluate(server_round, num_rounds)
             self.hooks.on_round(self.state, self._summarise(server_round, started), metrics)
             self._record(result, server_round, metrics)
             self._stop_if_failing()
@@ -168,7 +169,7 @@ class FederatedAdapter(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Sum the codes, divide by the expected cohort, decode, step; ``(None, None)`` when it is not taken."""
+        """Algorithm 2, server side; ``(None, None)`` when the step is not taken."""
         question = self._open_question(server_round)
         self._replies = question.sort(list(replies))
         self._shortage = self._too_few_replied(question)
@@ -176,11 +177,16 @@ class FederatedAdapter(Strategy):
         self.state.failed_in_a_row = self.state.failed_in_a_row + 1 if self._shortage else 0
         if self._shortage and not self.account.plan.round.noise_multiplier:
             return None, None  # with noise the step is taken: whether it is must not depend on who replied
-        ordered = [self._replies.releases[node] for node in sorted(self._replies.releases)]
-        total = combine(ordered, question.terms, self.noise_source(server_round))
-        codec = self._codec_of(server_round)
-        gradient = codec.decode(total / self._denominator(len(ordered)))
-        return pack_adapter(self.state.optimizer.step(gradient)), None
+        releases = [self._replies.releases[node] for node in sorted(self._replies.releases)]
+        # 1: aggregate the clients' codes, Eq (5): their noisy sum over a fixed denominator
+        total = combine(releases, question.terms, self.noise_source(server_round))
+        code = total / self._denominator(len(releases))
+        # 2: decode with Dec, which never left the server
+        gradient = self._codec_of(server_round).decode(code)
+        # 3: gradient descent on the adapter, Eq (6)
+        adapter = self.state.optimizer.step(gradient)
+        # 4: what the next round sends to its clients
+        return pack_adapter(adapter), None
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -242,8 +248,8 @@ class FederatedAdapter(Strategy):
                 f"Most failures said: {self._replies.commonest_failure or 'nothing'}. The run can be resumed."
             )
 
-    def _evaluate(self, server_round: int, before: Tensor, last_round: int) -> MetricRecord | None:
-        """Evaluate on schedule; on divergence go back to the adapter before this round and stop."""
+    def _evaluate(self, server_round: int, last_round: int) -> MetricRecord | None:
+        """Evaluate on schedule; on divergence go back to the last adapter that had not diverged, and stop."""
         is_last = server_round == last_round or not self.account.affords_round()
         due = is_last or server_round % self.config.evaluation.every == 0
         adapter = self.state.optimizer.adapter
@@ -253,9 +259,11 @@ class FederatedAdapter(Strategy):
         if not torch.isfinite(adapter).all() or math.isnan(loss) or loss > limit:
             self.stop_reason = (
                 f"diverged: held-out loss {loss:.3g} above {limit:.3g} (server.divergence-factor times the base "
-                "model's); the adapter of the round before is kept"
+                "model's); the last adapter below it is kept"
             )
-            self.state.optimizer.reset(before)
+            self.state.optimizer.reset(self._sound)
+        elif metrics is not None:
+            self._sound = adapter
         return metrics
 
     def _summarise(self, server_round: int, started: float) -> RoundSummary:

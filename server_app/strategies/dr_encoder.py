@@ -15,7 +15,11 @@ from server_app.strategies.base import FederatedAdapter
 
 
 class DrEncoder(FederatedAdapter):
-    """Two stages: the AutoEncoder is trained on synthetic gradients only, then carries every gradient of stage 2."""
+    """Two stages: the AutoEncoder is trained on synthetic gradients only, then carries every gradient of stage 2.
+
+    Stage 1 is here; a round of stage 2 is what all strategies share: ``configure_train`` (draw the cohort, send), the
+    client's half in ``client_app/release.py``, and Algorithm 2's server half, steps 1-4, in ``aggregate_train``.
+    """
 
     needs_statistics = True
 

@@ -3,7 +3,9 @@
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -36,6 +38,30 @@ def test_stray_packages_of_the_same_name_are_ignored(tmp_path: Path, before: str
     assert found.stdout.split() == ["app", "of", "installed", "installed"], found.stderr
 
 
+def test_another_thread_may_import_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a simulation the ServerApp's thread imports while Flower loads the ClientApp."""
+    source = (ROOT / "dr_encoder_client.py").read_text().split("while str(_ROOT)")[0]
+    code = compile(source, str(ROOT / "dr_encoder_client.py"), "exec")
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    stopped = threading.Event()
+
+    def imports() -> None:
+        number = 0
+        while not stopped.is_set():
+            number += 1
+            sys.modules[f"imported_{number % 5000}"] = ModuleType("imported")
+            sys.modules.pop(f"imported_{(number - 100) % 5000}", None)
+
+    thread = threading.Thread(target=imports)
+    thread.start()
+    try:
+        for _ in range(30):
+            exec(code, {"__file__": str(ROOT / "dr_encoder_client.py"), "__name__": "entry"})  # noqa: S102
+    finally:
+        stopped.set()
+        thread.join()
+
+
 def digest_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(digest_module, "__file__", str(folder / "common" / "app_digest.py"))
     return app_digest.__wrapped__()
@@ -45,6 +71,7 @@ def digest_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def copy(tmp_path: Path) -> Path:
     for package in digest_module.PACKAGES:
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "assets"))
+    shutil.copy(ROOT / digest_module.ENTRY, tmp_path)
     return tmp_path
 
 
@@ -53,7 +80,9 @@ def test_the_digest_is_that_of_the_code_wherever_it_lies(copy: Path, monkeypatch
     assert digest_of(copy, monkeypatch) == here
 
 
-@pytest.mark.parametrize("name", ["client_app/release.py", "common/codecs/linear.py", "common/new.py"])
+@pytest.mark.parametrize(
+    "name", ["client_app/release.py", "common/codecs/linear.py", "common/new.py", "dr_encoder_client.py"]
+)
 def test_the_digest_changes_with_every_file_that_a_client_runs(
     copy: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

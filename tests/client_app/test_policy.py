@@ -4,7 +4,6 @@ import math
 from typing import Any
 
 import pytest
-from flwr.app import RecordDict
 
 from client_app.policy import PolicyRefusal, SitePolicy
 from common.privacy.mechanism import ReleaseTerms, Trust
@@ -80,13 +79,15 @@ def test_raw_gradients_need_the_sites_own_word() -> None:
 
 
 def test_limits_are_read_from_the_node_config() -> None:
-    policy = read(OWN | {"min-noise-multiplier": 1, "max-clip-norm": 0.25, "max-releases": 7})
-    assert policy == SitePolicy(1.0, 0.25, 7, allow_raw_gradients=False)
+    policy = read(OWN | {"min-noise-multiplier": 1, "max-clip-norm": 0.25, "max-releases": 7, "max-epsilon": 3})
+    assert policy == SitePolicy(1.0, 0.25, 7, 3.0, 1e-5, allow_raw_gradients=False)
     assert read(OWN | {"max-releases": 0}).max_releases == 0
 
 
 @pytest.mark.parametrize("value", [math.nan, -1, -0.5, "2", "", "nan", True])
-@pytest.mark.parametrize("key", ["min-noise-multiplier", "max-clip-norm", "max-releases"])
+@pytest.mark.parametrize(
+    "key", ["min-noise-multiplier", "max-clip-norm", "max-releases", "max-epsilon", "policy-delta"]
+)
 def test_a_limit_that_is_no_number_is_refused_naming_it(key: str, value: Any) -> None:
     """nan above all: every comparison with it is false, so it would be no limit at all."""
     with pytest.raises(PolicyRefusal, match=f"node config {key} = .*write a number of at least 0"):
@@ -100,18 +101,15 @@ def test_the_most_releases_are_a_whole_number(value: float) -> None:
         read({"max-releases": value})
 
 
-def test_releases_are_counted_in_the_clients_state_and_refused_beyond_the_limit() -> None:
-    policy, state, other = SitePolicy(max_releases=2), RecordDict(), RecordDict()
-    policy.count_release(state)
-    SitePolicy(max_releases=2).count_release(state)  # every message makes its own policy object
-    for _ in range(2):
-        with pytest.raises(PolicyRefusal, match="it has made 2 releases, its max-releases is reached"):
-            policy.count_release(state)
-    policy.count_release(other)
+@pytest.mark.parametrize("value", [20.1, math.inf])
+def test_a_largest_epsilon_beyond_what_is_ever_claimed_is_refused(value: float) -> None:
+    assert read({"max-epsilon": 20}).max_epsilon == 20
+    with pytest.raises(PolicyRefusal, match=r"node config max-epsilon = .*nothing is claimed above 20.*0 for no limit"):
+        read({"max-epsilon": value})
 
 
-def test_without_a_limit_nothing_is_counted() -> None:
-    state = RecordDict()
-    for _ in range(5):
-        SitePolicy(max_releases=0).count_release(state)
-    assert not state
+@pytest.mark.parametrize("value", [0, 1, 1.5])
+def test_the_delta_of_the_largest_epsilon_is_a_probability(value: float) -> None:
+    assert read({"policy-delta": 1e-7}).policy_delta == 1e-7
+    with pytest.raises(PolicyRefusal, match=r"node config policy-delta = .*between 0 and 1"):
+        read({"policy-delta": value})

@@ -60,6 +60,16 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
         {"train.local-steps": 0, "train.local-epochs": 1, "train.gradient-accumulation": 2},
         ["train.gradient-accumulation = 2", "use train.local-steps"],
     ),
+    (
+        {"train.optimizer": "adamw"},
+        ['train.optimizer = "adamw"', "train.local-steps = 1", "above 1"],
+    ),
+    ({"model.quantization": "4"}, ['model.quantization = "4"', 'set it to "none"']),
+    ({"model.dtype": "bfloat16"}, ['model.dtype = "bfloat16"', 'set it to "float32"']),
+    ({"num-server-rounds": True}, ["num-server-rounds = True", "valid integer"]),
+    ({"privacy.epsilon": True}, ["privacy.epsilon = True", "valid number"]),
+    ({"statistics.private": "no"}, ["statistics.private = 'no'", "valid boolean"]),
+    ({"lora.rank": "8"}, ["lora.rank = '8'", "valid integer"]),
     ({"statistics.mean": True}, ["statistics.mean = true", "needs statistics.private = false"]),
     ({"statistics.floor": 1.0}, ["statistics.floor = 1.0", "below statistics.ceiling = 1.0"]),
     ({"federation.min-reply-rate": 0.0}, ["federation.min-reply-rate = 0.0", "greater than 0"]),
@@ -98,6 +108,10 @@ def test_an_unknown_key_outside_a_section_is_refused_with_all_keys() -> None:
 @pytest.mark.parametrize("changes", [{"privacy.epsilon": 0.0, "privacy.noise-multiplier": 1.0}, {"lora.rank": 1}])
 def test_what_is_allowed_is_kept_as_given(changes: dict[str, Any]) -> None:
     assert RunConfig.parse(changes).flat() == RunConfig().flat() | changes
+
+
+def test_a_whole_number_is_a_number() -> None:
+    assert RunConfig.parse({"privacy.epsilon": 4}).privacy.epsilon == 4.0
 
 
 def test_infinite_epsilon_is_no_privacy_and_any_other_is_private() -> None:

@@ -1,7 +1,9 @@
 """Private and public examples: masks, partitions, files."""
 
+import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -250,3 +252,36 @@ def test_an_empty_or_broken_file_is_refused_with_the_cause(tmp_path: Path, name:
     path.write_text(text)
     with pytest.raises(ConfigError, match=rf"{name}.*could not be read.*{reason}"):
         load_file(str(path), DataConfig())
+
+
+def rows_file(tmp_path: Path, rows: list[dict[str, Any]]) -> str:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ({"prompt": "c", "completion": ""}, r'data.completion-column = "completion": row 2 of .* has no text'),
+        ({"prompt": "c", "completion": None}, r'data.completion-column = "completion": row 2 of .* has no text'),
+        ({"prompt": None, "completion": "d"}, r'data.prompt-column = "prompt": row 2 of .* has no text'),
+    ],
+)
+def test_a_row_without_text_is_refused_by_its_number(tmp_path: Path, bad: dict[str, Any], said: str) -> None:
+    path = rows_file(tmp_path, [{"prompt": "a", "completion": "b"}, bad])
+    with pytest.raises(ConfigError, match=said):
+        load_file(path, DataConfig())
+
+
+def test_an_answer_that_is_no_choice_is_refused_by_its_row(tmp_path: Path) -> None:
+    good = {"prompt": "a", "completion": "b", "choices": ["b", "c"]}
+    path = rows_file(tmp_path, [good, good | {"completion": "d"}])
+    with pytest.raises(ConfigError, match=r"row 2 has the answer 'd', which is not one of its choices \['b', 'c'\]"):
+        evaluation_examples(DataConfig(evaluation=path), 1)
+
+
+def test_own_held_out_examples_come_without_the_demos_retention(tmp_path: Path) -> None:
+    path = rows_file(tmp_path, [{"prompt": "a", "completion": "b"}])
+    assert retention_examples(DataConfig(), 1) is not None
+    assert retention_examples(DataConfig(evaluation=path), 1) is None

@@ -119,6 +119,21 @@ def test_divergence_stops_the_run_and_keeps_the_adapter_before(make: Make, loss:
     assert not torch.equal(after, seen[2])
 
 
+def test_divergence_goes_back_to_the_last_adapter_that_was_evaluated_as_sound(make: Make) -> None:
+    """Evaluated every second round, so that the adapter one round before was never looked at."""
+    seen: list[Tensor] = []
+
+    def evaluate(server_round: int, adapter: Tensor) -> MetricRecord:
+        seen.append(adapter)
+        return MetricRecord({"loss": 4.1 if server_round == 4 else 3.9})
+
+    strategy, grid = make({"num-server-rounds": 6, "evaluation.every": 2}, evaluate)
+    strategy.state.base_loss = 1.0
+    after = start(strategy, grid)
+    assert strategy.state.round == 4
+    assert torch.equal(after, seen[0])
+
+
 def test_an_adapter_that_is_not_finite_is_never_kept(make: Make) -> None:
     strategy, grid = make({"server.learning-rate": 3e38, "privacy.clip-norm": 1e4})
     before = strategy.state.optimizer.adapter

@@ -1,0 +1,164 @@
+"""What a site's own messages have cost it, and the limits on that."""
+
+import math
+from typing import Any
+
+import pytest
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+
+from client_app.policy import PolicyRefusal, SitePolicy
+from client_app.site_ledger import RECORD, SiteLedger, charge_release
+from common.privacy.accounting import epsilon
+from common.privacy.gaussian import gaussian_epsilon
+from common.privacy.mechanism import ReleaseTerms, Trust, message_charge, noise_slack
+
+DELTA = 1e-5
+
+
+def terms(noise: float = 1.0, trust: Trust = "local", shares: int = 4, size: int = 16) -> ReleaseTerms:
+    return ReleaseTerms(size, 1.0, noise, trust, shares, normalize=True)
+
+
+def spending(state: RecordDict) -> SiteLedger:
+    return SiteLedger.read(state)
+
+
+def test_releases_are_counted_in_the_clients_state_and_refused_beyond_the_limit() -> None:
+    state, other = RecordDict(), RecordDict()
+    for _ in range(2):
+        charge_release(state, SitePolicy(max_releases=2), terms())  # every message makes its own policy object
+    for _ in range(2):
+        with pytest.raises(PolicyRefusal, match=r"it has made 2 releases, its max-releases is reached .*= 2"):
+            charge_release(state, SitePolicy(max_releases=2), terms())
+    assert spending(state).releases == 2
+    charge_release(other, SitePolicy(max_releases=2), terms())
+
+
+def test_without_a_limit_no_ledger_is_kept() -> None:
+    state = RecordDict()
+    for _ in range(5):
+        charge_release(state, SitePolicy(), terms(0.0), bare=True)
+    assert not state
+
+
+def test_epsilon_is_the_exact_composition_of_every_messages_own_noise() -> None:
+    """Against the guarantee's own accountant, for messages of different noise and trust."""
+    asked = [terms(4.0), terms(8.0, "distributed", shares=9), terms(3.0), terms(3.0)]
+    ledger = SiteLedger()
+    for one in asked:
+        ledger = ledger.after(one)
+    assert ledger.releases == 4
+    usable = DELTA - sum(map(noise_slack, asked))
+    assert ledger.epsilon(DELTA) == pytest.approx(epsilon([message_charge(one) for one in asked], usable), rel=1e-9)
+
+
+def test_the_last_message_within_the_limit_is_allowed_and_the_next_refused() -> None:
+    """Three messages of z = 4 cost what one of z = 4/sqrt 3 does."""
+    limit = gaussian_epsilon(math.sqrt(3) / 4, DELTA) * (1 + 1e-6)
+    policy, state = SitePolicy(max_epsilon=limit), RecordDict()
+    for _ in range(3):
+        charge_release(state, policy, terms(4.0))
+    spent, total, alone = (gaussian_epsilon(math.sqrt(k) / 4, DELTA) for k in (3, 4, 1))
+    said = (
+        rf"bring epsilon to {total:.6g}, above its max-epsilon = {limit:.6g} \(at policy-delta = 1e-05\); it has spent "
+        rf"{spent:.6g} in 3 releases, this message alone costs {alone:.6g}"
+    )
+    for _ in range(2):
+        with pytest.raises(PolicyRefusal, match=said):
+            charge_release(state, policy, terms(4.0))
+    assert spending(state).releases == 3, "a refused message costs nothing"
+    charge_release(state, policy, terms(1e5))  # a cheaper one still fits
+
+
+def test_delta_is_the_sites_own() -> None:
+    limit = gaussian_epsilon(1 / 4, 1e-5) * 1.001
+    charge_release(RecordDict(), SitePolicy(max_epsilon=limit), terms(4.0))
+    with pytest.raises(PolicyRefusal, match="policy-delta = 1e-09"):
+        charge_release(RecordDict(), SitePolicy(max_epsilon=limit, policy_delta=1e-9), terms(4.0))
+
+
+BARE: list[tuple[ReleaseTerms, bool]] = [(terms(0.0), False), (terms(100.0, "central"), False), (terms(100.0), True)]
+
+
+@pytest.mark.parametrize(("asked", "bare"), BARE, ids=["no noise", "central", "in the clear"])
+def test_a_message_without_noise_costs_infinity_even_where_raw_gradients_are_allowed(
+    asked: ReleaseTerms, bare: bool
+) -> None:
+    state = RecordDict()
+    with pytest.raises(PolicyRefusal, match=r"bring epsilon to inf, above its max-epsilon = 20 .*alone costs inf"):
+        charge_release(state, SitePolicy(max_epsilon=20.0, allow_raw_gradients=True), asked, bare=bare)
+    assert not state
+
+
+def test_what_was_sent_bare_stays_spent() -> None:
+    state = RecordDict()
+    charge_release(state, SitePolicy(max_releases=9), terms(0.0))
+    with pytest.raises(PolicyRefusal, match="it has spent inf in 1 releases"):
+        charge_release(state, SitePolicy(max_epsilon=20.0), terms(1e5))
+
+
+def test_an_epsilon_that_the_discrete_noise_was_not_bounded_for_is_infinite() -> None:
+    assert SiteLedger().after(terms(0.5)).epsilon(DELTA) < 20
+    assert SiteLedger().after(terms(0.2)).epsilon(DELTA) == math.inf
+
+
+def test_what_discrete_noise_costs_is_taken_out_of_delta() -> None:
+    """A million shares of a huge code: the approximation alone uses up a small delta."""
+    wide = SiteLedger().after(terms(1e4, "distributed", shares=2**20, size=10**8))
+    assert 1e-8 < wide.slack < 1e-4
+    delta = 2 * wide.slack
+    assert wide.epsilon(delta) == pytest.approx(gaussian_epsilon(math.sqrt(wide.squared_mu), wide.slack))
+    assert wide.epsilon(1e-8) == math.inf
+
+
+def test_the_ledger_travels_with_the_state() -> None:
+    """Flower sends the state through protobuf between two messages of a run; inf must survive it."""
+    state, policy = RecordDict(), SitePolicy(max_releases=9)
+    for noise in (3.0, 0.0):
+        charge_release(state, policy, terms(noise))
+        state = recorddict_from_proto(recorddict_to_proto(state))
+    assert spending(state) == SiteLedger(2, math.inf, noise_slack(terms(3.0)))
+
+
+GOOD: dict[str, Any] = {"schema": 1, "releases": 3, "squared-mu": 0.5, "slack": 1e-15}
+BROKEN: list[Any] = [
+    ConfigRecord({}),
+    ConfigRecord({"releases": 3}),
+    ArrayRecord({}),
+    *(
+        ConfigRecord(GOOD | change)
+        for change in (
+            {"schema": 2},
+            {"releases": 0},
+            {"releases": -1},
+            {"releases": 3.0},
+            {"releases": "3"},
+            {"releases": True},
+            {"squared-mu": 0.0},
+            {"squared-mu": -1.0},
+            {"squared-mu": math.nan},
+            {"squared-mu": "0.5"},
+            {"squared-mu": [0.5]},
+            {"slack": -1e-3},
+            {"slack": math.nan},
+            {"more": 1},
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("record", BROKEN, ids=str)
+def test_a_state_that_is_no_ledger_is_a_refusal_and_is_left_as_it_is(record: Any) -> None:
+    """Neither a crash nor a fresh start; the text repeats nothing of what was found."""
+    state = RecordDict({RECORD: record})
+    for policy in (SitePolicy(max_epsilon=20.0), SitePolicy(max_releases=100)):
+        with pytest.raises(PolicyRefusal, match=r"what it has spent in this run is unknown$"):
+            charge_release(state, policy, terms(1e5))
+    assert state[RECORD] == record
+
+
+def test_a_good_record_is_read() -> None:
+    state = RecordDict({RECORD: ConfigRecord(GOOD)})
+    charge_release(state, SitePolicy(max_epsilon=20.0), terms(2.0))
+    assert spending(state) == SiteLedger(4, 0.75, 1e-15 + noise_slack(terms(2.0)))
