@@ -33,13 +33,13 @@ def _kebab(name: str) -> str:
 class Section(BaseModel):
     """Frozen settings whose keys are written in kebab case; unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=_kebab, populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, alias_generator=_kebab, populate_by_name=True)
 
 
 class StrategyConfig(Section):
     """Which federated algorithm runs."""
 
-    name: str = Field("dr-encoder", description="registered strategy: dr-encoder or lora")
+    name: str = Field("dr-encoder", description="dr-encoder, history-prior, lora or random-projection")
 
 
 class FederationConfig(Section):
@@ -83,7 +83,7 @@ class DataConfig(Section):
     """Private examples of the clients and the public evaluation set."""
 
     name: str = Field("demo", description='"demo", a hub id, or a local file/directory (JSONL, CSV, Parquet)')
-    task: str = Field("elicitation", description="task of the demo data: elicitation or knowledge")
+    task: str = Field("elicitation", description="demo task: elicitation, knowledge or knowledge-validation")
     evaluation: str = Field("", description='file of held-out examples; "" = the demo\'s own, or none')
     split: str = Field("evaluation", description="demo: evaluation (report) or validation (public, for tuning)")
     prompt_column: str = Field("prompt", description="column that holds the prompt (its labels are masked)")
@@ -107,6 +107,15 @@ class TrainConfig(Section):
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="local optimiser")
 
     @model_validator(mode="after")
+    def _one_step_needs_no_optimizer(self) -> "TrainConfig":
+        if self.local_steps == 1 and self.optimizer != "sgd":
+            raise ValueError(
+                f'train.optimizer = "{self.optimizer}" with train.local-steps = 1: one step releases the gradient '
+                'itself; set train.local-steps above 1, or train.optimizer = "sgd"'
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_unit(self) -> "TrainConfig":
         if (self.local_steps == 0) == (self.local_epochs == 0):
             raise ValueError(
@@ -117,7 +126,7 @@ class TrainConfig(Section):
 
 
 class CodecConfig(Section):
-    """What shrinks a client's LoRA gradient (dr-encoder only; lora sends it whole)."""
+    """What shrinks a client's LoRA gradient (lora sends it whole)."""
 
     kind: Literal["linear", "conv", "identity"] = Field("linear", description="AutoEncoder family")
     form: Literal["global", "per-tensor", "variance-proportional", "optimum", "trained"] = Field(
@@ -137,6 +146,13 @@ class PriorConfig(Section):
     steps: PositiveInt = Field(300, description="Adam steps")
     batch_size: PositiveInt = Field(16, description="synthetic gradients in a step")
     learning_rate: PositiveFloat = Field(2e-4, description="Adam step size")
+
+
+class HistoryConfig(Section):
+    """The prior of strategy history-prior: directions in which the released adapter has been moving."""
+
+    decay: Fraction = Field(0.95, description="history-prior: weight of the past in the decayed sum of steps")
+    rows: NonNegativeInt = Field(32, description="history-prior: most code values for the history, one a tensor")
 
 
 class StatisticsConfig(Section):
@@ -239,7 +255,7 @@ class ServerConfig(Section):
     """The server's step and its brake."""
 
     optimizer: Literal["sgd", "momentum", "adam"] = Field("sgd", description="server optimiser on the flat adapter")
-    learning_rate: PositiveFloat = Field(1.0, description="server step size (see docs/configuration.md)")
+    learning_rate: PositiveFloat = Field(1.0, description="step size on the decoded mean code")
     momentum: Fraction = Field(0.9, description="momentum (optimizer = momentum)")
     divergence_factor: Annotated[float, Field(gt=1)] = Field(
         4.0, description="stop when held-out loss exceeds this multiple of the base model's"
@@ -274,6 +290,7 @@ class RunConfig(Section):
     train: TrainConfig = TrainConfig()
     codec: CodecConfig = CodecConfig()
     prior: PriorConfig = PriorConfig()
+    history: HistoryConfig = HistoryConfig()
     statistics: StatisticsConfig = StatisticsConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     server: ServerConfig = ServerConfig()
@@ -315,18 +332,30 @@ class RunConfig(Section):
                 f"train.gradient-accumulation = {self.train.gradient_accumulation} counts micro-batches of a step: "
                 "use train.local-steps, or set it to 1 with train.local-epochs"
             )
-        faults = _printed_faults(self)
+        faults = _printed_faults(self) + _model_faults(self)
         if faults:
             raise ValueError("; ".join(faults))
         return self
 
 
+def _model_faults(config: RunConfig) -> list[str]:
+    """What the embedded model has no use for: it is float32 and small."""
+    unused = {"model.quantization": (config.model.quantization, "none"), "model.dtype": (config.model.dtype, "float32")}
+    if config.model.name != "demo":
+        return []
+    return [
+        f'{key} = "{value}" with model.name = "demo": the embedded model is float32; set it to "{needed}"'
+        for key, (value, needed) in unused.items()
+        if value != needed
+    ]
+
+
 def _printed_faults(config: RunConfig) -> list[str]:
     """What contradicts ``privacy.mechanism = "printed"`` in other sections; nothing for a calibrated one."""
-    if config.privacy.mechanism != "printed" or config.strategy.name != "dr-encoder":
+    if config.privacy.mechanism != "printed" or config.strategy.name == "lora":
         return []
     faults = []
-    if config.statistics.private:
+    if config.strategy.name == "dr-encoder" and config.statistics.private:
         faults.append("statistics.private = true: the paper sends stage 1 in the clear; set it to false")
     if config.codec.kind != "identity" and (config.codec.kind, config.codec.form) != ("linear", "per-tensor"):
         used = f'codec.kind = "{config.codec.kind}" and codec.form = "{config.codec.form}"'

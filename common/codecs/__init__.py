@@ -4,6 +4,7 @@ from common.codecs.autoencoder import NeuralCodec, NeuralEncoder
 from common.codecs.base import Codec, CodecState, Encoder, EncoderSpec, build_encoder, codec_from_state
 from common.codecs.conv import CONV, conv_code_size
 from common.codecs.dense import DENSE
+from common.codecs.history import HistoryCodec
 from common.codecs.identity import IdentityCodec
 from common.codecs.linear import LinearCodec, LinearEncoder
 from common.codecs.statistics import GradientStatistics
@@ -16,6 +17,7 @@ __all__ = [
     "Encoder",
     "EncoderSpec",
     "GradientStatistics",
+    "HistoryCodec",
     "IdentityCodec",
     "LinearCodec",
     "LinearEncoder",

@@ -83,6 +83,7 @@ class FederatedAdapter(Strategy):
     """
 
     needs_statistics = False  # whether ``prepare`` runs stage 1, which the privacy plan must pay for
+    sends_whole_gradient = False  # whether a code is the adapter's size rather than ``codec.size``
 
     def __init__(
         self,

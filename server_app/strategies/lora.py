@@ -10,6 +10,8 @@ from server_app.strategies.base import FederatedAdapter
 class Lora(FederatedAdapter):
     """Clients send their LoRA gradient uncompressed; there is no stage 1."""
 
+    sends_whole_gradient = True
+
     def prepare(self, grid: Grid) -> Codec:
         """The identity on the adapter."""
         return IdentityCodec(self.layout)

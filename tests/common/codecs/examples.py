@@ -1,9 +1,19 @@
 """One small codec of every kind, form and transform, for the contract test."""
 
 import torch
+from torch import Tensor
 
 from common.adapter import Layout
-from common.codecs import CONV, DENSE, Codec, GradientStatistics, IdentityCodec, LinearCodec, NeuralCodec
+from common.codecs import (
+    CONV,
+    DENSE,
+    Codec,
+    GradientStatistics,
+    HistoryCodec,
+    IdentityCodec,
+    LinearCodec,
+    NeuralCodec,
+)
 from common.codecs.allocation import FORMS
 from common.codecs.autoencoder import Architecture
 from common.codecs.transform import TRANSFORMS
@@ -16,6 +26,16 @@ STATISTICS = GradientStatistics(
 
 def linear(form: str = "global", transform: str = "buckets", size: int = 23, seed: int = 5) -> LinearCodec:
     return LinearCodec.of_form(LAYOUT, size, seed, form=form, transform=transform, statistics=STATISTICS)
+
+
+def past(seed: int = 9) -> Tensor:
+    """A history that says nothing of the second tensor and most of the fourth."""
+    scales = LAYOUT.expand(torch.tensor([1.0, 0.0, 0.5, 4.0, 2.0]))
+    return scales * torch.randn(LAYOUT.size, generator=torch.Generator().manual_seed(seed))
+
+
+def led(history: Tensor, rows: int = 3, transform: str = "buckets", size: int = 23) -> HistoryCodec:
+    return HistoryCodec(LAYOUT, history, rows=rows, size=size, transform=transform, seed=5)
 
 
 def neural(architecture: Architecture, option: int) -> NeuralCodec:
@@ -36,4 +56,7 @@ OTHERS: dict[str, Codec] = {
     "dense": neural(DENSE, 23),
     "conv": neural(CONV, 2),
 }
-CODECS: dict[str, Codec] = {**SEEDED, **OTHERS}
+HISTORIES = {"history-none": led(torch.zeros(LAYOUT.size))} | {
+    f"history-{name}": led(past(), transform=name) for name in TRANSFORMS
+}
+CODECS: dict[str, Codec] = {**SEEDED, **OTHERS, **HISTORIES}

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from common.adapter import Layout
 from common.codecs import Codec, CodecState, EncoderSpec, build_encoder, codec_from_state
-from tests.common.codecs.examples import CODECS, LAYOUT, OTHERS, SEEDED, STATISTICS
+from tests.common.codecs.examples import CODECS, HISTORIES, LAYOUT, OTHERS, SEEDED, STATISTICS
 
 pytestmark = pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS.keys())
 DTYPES = {torch.float32: torch.float32, torch.bfloat16: torch.float32, torch.float64: torch.float64}
@@ -97,7 +97,7 @@ def test_a_code_of_zeros_decodes_to_what_the_codec_was_told_and_nothing_else(cod
     zeros = codec.decode(torch.zeros(codec.size))
     if codec in SEEDED.values():
         assert torch.equal(zeros, LAYOUT.expand(STATISTICS.mean))
-    elif codec is OTHERS["identity"]:
+    elif codec in (OTHERS["identity"], *HISTORIES.values()):
         assert not zeros.any()
     elif codec is OTHERS["dense"]:
         assert torch.allclose(zeros, 3.0 * codec.state().arrays["decoder.bias"])
@@ -129,7 +129,7 @@ def test_a_parcel_for_another_adapter_kind_or_version_is_refused(codec: Codec) -
         build_encoder(spec, bigger)
     with pytest.raises(ValueError, match=f"{LAYOUT.digest}.*{renamed.digest}"):
         codec_from_state(state, renamed)
-    with pytest.raises(ValueError, match="unknown codec kind 'zip'; known: conv, dense, identity, linear"):
+    with pytest.raises(ValueError, match="unknown codec kind 'zip'; known: conv, dense, history, identity, linear"):
         build_encoder(replace(spec, kind="zip"), LAYOUT)
     with pytest.raises(ValueError, match="has version 99, this code reads version 1"):
         codec_from_state(replace(state, version=99), LAYOUT)

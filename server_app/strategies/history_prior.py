@@ -1,0 +1,46 @@
+"""History prior: the code's first directions are where the released adapter has been moving, the others random."""
+
+from collections.abc import Iterable
+
+import torch
+from flwr.app import ArrayRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+
+from common.codecs.base import Codec
+from common.codecs.history import HistoryCodec
+from common.config import ConfigError
+from server_app.strategies.base import FederatedAdapter
+
+
+class HistoryPrior(FederatedAdapter):
+    """``h <- history.decay * h + step`` over released steps: post-processing, so no privacy is spent on the prior."""
+
+    def prepare(self, grid: Grid) -> Codec:
+        """No history yet: round 1 is a random projection."""
+        codec = self.config.codec
+        if (codec.kind, codec.form) != ("linear", "global"):
+            raise ConfigError(
+                f'codec.kind = "{codec.kind}" and codec.form = "{codec.form}": strategy history-prior needs "linear" '
+                'and "global"'
+            )
+        try:
+            return HistoryCodec(
+                self.layout,
+                torch.zeros(self.layout.size),
+                rows=self.config.history.rows,
+                size=codec.size,
+                transform=codec.transform,
+                seed=self.config.seed,
+            )
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """The round as ever, then the step that it took enters the history (and with the codec the checkpoint)."""
+        before = self.state.optimizer.adapter
+        taken = super().aggregate_train(server_round, replies)
+        if taken[0] is not None and isinstance(self.codec, HistoryCodec):
+            self.state.codec = self.codec.advance(self.state.optimizer.adapter - before, self.config.history.decay)
+        return taken

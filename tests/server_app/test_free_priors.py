@@ -1,0 +1,149 @@
+"""Strategies without a stage 1: random-projection and history-prior."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from common.codecs import HistoryCodec, LinearCodec, build_encoder
+from common.config import ConfigError, RunConfig
+from common.models import AdaptedModel
+from common.privacy.ledger import Ledger
+from server_app.checkpoints import load_checkpoint
+from server_app.strategies import STRATEGIES
+from tests import reference
+from tests.server_app.strategy_runs import NOISY, Make, faulty
+from tests.server_app.test_resume import killed_after, resumed
+from tests.tiny import Files, final_adapter, run_tiny, start, tiny_config
+
+FREE = ("random-projection", "history-prior")
+free = pytest.mark.parametrize("name", FREE)
+PRIVATE: dict[str, Any] = {
+    "num-server-rounds": 4,
+    "privacy.epsilon": 0.0,
+    "privacy.noise-multiplier": 0.5,
+    "privacy.trust": "local",
+    "privacy.insecure-seed": 7,
+    "privacy.sampling-rate": 0.7,
+}
+
+
+@free
+def test_the_loss_falls(files: Files, tmp_path: Path, name: str) -> None:
+    changes = {"strategy.name": name, "num-server-rounds": 6, "server.learning-rate": 1.0, "codec.size": 256}
+    outcome = json.loads((run_tiny(tiny_config(files, tmp_path, changes)).path / "report.json").read_text())["outcome"]
+    assert outcome["final"]["loss"] < 0.9 * outcome["base"]["loss"]
+
+
+@free
+def test_epsilon_is_that_of_the_rounds_alone(make: Make, name: str) -> None:
+    """The same charges, hence the same epsilon, as plain LoRA under this noise."""
+    epsilons = []
+    for strategy_name in (name, "lora"):
+        strategy, grid = make({**NOISY, "strategy.name": strategy_name})
+        start(strategy, grid)
+        assert {charge.label for charge in strategy.account._ledger.charges} == {"stage 2: gradient"}
+        assert strategy.account.plan.statistics is None
+        epsilons.append(strategy.account.certify())
+    assert epsilons[0] == pytest.approx(epsilons[1], rel=1e-6)
+
+
+def test_a_random_projection_equals_the_plain_loop(files: Files, adapted: AdaptedModel, tmp_path: Path) -> None:
+    config = tiny_config(files, tmp_path, {"strategy.name": "random-projection", "server.learning-rate": 3.0})
+    expected = reference.train(config, adapted)
+    assert (expected - adapted.initial).norm() > 0.03
+    torch.testing.assert_close(final_adapter(run_tiny(config)), expected, rtol=0, atol=1e-6)
+
+
+def test_the_history_is_the_decayed_sum_of_the_released_steps(make: Make) -> None:
+    """And it is what the clients of the next round are sent."""
+    strategy, grid = make({**NOISY, "strategy.name": "history-prior", "history.decay": 0.5, "history.rows": 4})
+    adapters = [strategy.state.optimizer.adapter]
+    specs = []
+    original = strategy.aggregate_train
+
+    def aggregate(server_round: int, replies: Any) -> Any:
+        specs.append(strategy._codec_of(server_round).spec())
+        taken = original(server_round, replies)
+        adapters.append(strategy.state.optimizer.adapter)
+        return taken
+
+    strategy.aggregate_train = aggregate  # type: ignore[method-assign]
+    start(strategy, grid)
+    steps = [after - before for before, after in pairwise(adapters)]
+    assert not specs[0].arrays["history"].any()
+    assert torch.allclose(specs[2].arrays["history"], 0.5 * steps[0] + steps[1], atol=1e-6)
+    step = steps[1] / steps[1].norm()
+    assert build_encoder(specs[2], strategy.layout).encode(step).norm() > 2 * (64 / strategy.layout.size) ** 0.5
+
+
+def test_a_round_that_takes_no_step_leaves_the_history_alone(make: Make) -> None:
+    strategy, grid = make({"strategy.name": "history-prior", "federation.max-failed-rounds": 9})
+    start(strategy, faulty(grid, raising={1, 2}, silent={3, 4}))
+    assert not strategy.codec.state().arrays["history"].any()
+
+
+def test_a_history_that_is_not_finite_ends_in_divergence_not_in_an_error(make: Make) -> None:
+    changes = {"strategy.name": "history-prior", "server.learning-rate": 3e38, "privacy.clip-norm": 1e4}
+    strategy, grid = make(changes)
+    before = strategy.state.optimizer.adapter
+    assert torch.equal(start(strategy, grid), before)
+    assert "diverged" in strategy.stop_reason
+
+
+@free
+def test_a_resumed_run_ends_where_an_uninterrupted_one_ends(
+    files: Files, adapted: AdaptedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    config = tiny_config(files, tmp_path / "whole", {**PRIVATE, "strategy.name": name})
+    whole = run_tiny(config)
+    config = RunConfig.parse(config.flat() | {"output.dir": str(tmp_path / "killed")})
+    folder = killed_after(config, 2, monkeypatch)
+    state, _ = load_checkpoint(folder.checkpoint, config, adapted.layout)
+    assert state.codec is not None
+    assert name == "random-projection" or state.codec.state().arrays["history"].any()
+    resumed(config, folder)
+    assert torch.equal(final_adapter(folder), final_adapter(whole))
+    assert Ledger(folder.ledger).charges == Ledger(whole.ledger).charges
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("random-projection", {"codec.kind": "conv"}, r'codec\.kind = "conv": strategy random-projection'),
+        ("random-projection", {"codec.form": "trained"}, r"codec\.form = 'trained'"),
+        ("random-projection", {"codec.size": 0}, r"codec\.size = 0"),
+        ("history-prior", {"codec.form": "per-tensor"}, r'codec\.form = "per-tensor": strategy history-prior'),
+        ("history-prior", {"history.rows": 64}, r"history\.rows = 64 is out of range; allowed: 0 to 63"),
+    ],
+)
+def test_a_codec_that_does_not_suit_is_refused_by_key(
+    make: Make, name: str, changes: dict[str, Any], message: str
+) -> None:
+    strategy, grid = make({"strategy.name": name, **changes})
+    with pytest.raises(ConfigError, match=message):
+        strategy.prepare(grid)
+
+
+@free
+def test_every_form_and_transform_that_suits_is_used(make: Make, name: str) -> None:
+    for form in ("global",) if name == "history-prior" else ("global", "per-tensor", "variance-proportional"):
+        strategy, grid = make({"strategy.name": name, "codec.form": form, "codec.transform": "mixed-buckets"})
+        codec = strategy.prepare(grid)
+        assert isinstance(codec, LinearCodec | HistoryCodec)
+        assert codec.state().fields["transform"] == "mixed-buckets"
+        assert codec.size == 64
+
+
+def test_the_printed_mechanism_needs_a_code_for_every_tensor() -> None:
+    printed = {"privacy.mechanism": "printed", "privacy.trust": "local", "privacy.clipping": "clip"}
+    with pytest.raises(ConfigError, match=r'set codec\.form = "per-tensor"'):
+        RunConfig.parse({**printed, "strategy.name": "random-projection"})
+    RunConfig.parse({**printed, "strategy.name": "random-projection", "codec.form": "per-tensor"})
+
+
+def test_both_are_registered() -> None:
+    assert set(FREE) < set(STRATEGIES)
