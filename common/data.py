@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset, disable_progress_bars, load_dataset
+from datasets import config as datasets_config
 from datasets.exceptions import DatasetsError
 from flwr_datasets.partitioner import (
     IidPartitioner,
@@ -25,6 +26,7 @@ from common.config import ConfigError, DataConfig
 from common.demo import tasks as demo_tasks
 
 IGNORED = -100  # label that cross-entropy skips
+datasets_config.HF_UPDATE_DOWNLOAD_COUNTS = False  # who reads a local file calls nobody
 disable_progress_bars()  # a client's terminal is the federation's log
 _FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from common.config import ConfigError, RunConfig, Scalar, key_table
-from server_app.launcher import LaunchError, Resources, launch, read_preset
+from server_app.launcher import LaunchError, Resources, launch, read_preset, read_resumed
 from server_app.terminal import clock, kilobytes, show
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -43,21 +43,23 @@ def run(
 ) -> None:
     """Simulate a federation with the real ``flwr run``; ends non-zero when the run did not complete."""
     started = time.monotonic()
+    folder = Path()
     try:
         config = _configure(preset, overrides or [], resume)
-        folder = Path(config.resume or Path(config.output.dir) / config.output.name)
+        clients = config.federation.num_clients or _SIMULATED_CLIENTS
+        _check(config, clients)
+        folder = Path(config.output.dir) / config.output.name
         log_path = folder.parent / f"{folder.name}.flower.log"
         log_path.parent.mkdir(parents=True, exist_ok=True)
         typer.echo(f"starting Flower's simulation engine (about 20 s; its log: {log_path})")
         with log_path.open("a") as log:
-            clients = config.federation.num_clients or _SIMULATED_CLIENTS
             launch(config, clients, Resources(cpus, cpus_per_client, gpus_per_client), log)
     except (ConfigError, LaunchError) as error:
         typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        resumable = (folder / "checkpoint" / "latest").exists()
-        typer.secho(f"\nstopped{f'; continue with: dr-encoder run --resume {folder}' if resumable else ''}", err=True)
+        hint = "" if _why_not_resumable(folder) else f"; continue with: dr-encoder run --resume {folder}"
+        typer.secho(f"\nstopped{hint}", err=True)
         raise typer.Exit(130) from None
     _summarise(folder, time.monotonic() - started)
 
@@ -121,24 +123,114 @@ def keys_markdown() -> str:
 
 def _configure(preset: str, overrides: list[str], resume: Path | None) -> RunConfig:
     """The preset with the overrides on top, with absolute paths, since Flower runs elsewhere."""
-    flat = read_preset(str(resume / "config.toml") if resume else preset)
-    flat |= dict(_parse_override(text) for text in overrides)
+    flat, folder = _read(preset, dict(_parse_override(text) for text in overrides), resume)
     config = RunConfig.parse(flat)
-    name = config.folder_name()
     absolute: dict[str, Scalar] = {
-        "output.dir": str((resume.parent if resume else Path(config.output.dir)).resolve()),
-        "output.name": resume.name if resume else name,
-        "resume": str(resume.resolve()) if resume else config.resume,
+        "output.dir": str(folder.parent if folder else Path(config.output.dir).resolve()),
+        "output.name": folder.name if folder else config.folder_name(),
+        "resume": str(folder or ""),
     }
     if config.data.evaluation:
         absolute["data.evaluation"] = str(Path(config.data.evaluation).resolve())
-    if Path(config.data.name).exists():
+    if config.data.name != "demo" and Path(config.data.name).exists():
         absolute["data.name"] = str(Path(config.data.name).resolve())
-    if Path(config.model.name).is_dir():
+    if config.model.name != "demo" and Path(config.model.name).is_dir():
         absolute["model.name"] = str(Path(config.model.name).resolve())
     config = RunConfig.parse(config.flat() | absolute)
     config.check_files()
     return config
+
+
+def _read(preset: str, changes: dict[str, Scalar], resume: Path | None) -> tuple[dict[str, Scalar], Path | None]:
+    """All keys that were asked for, and the folder of the run to resume; ``resume`` may be a key as well."""
+    key = changes.pop("resume", "")
+    wanted = str(resume or key or "")
+    flat: dict[str, Scalar] = {} if wanted else read_preset(preset)
+    wanted = wanted or str(flat.pop("resume", ""))
+    folder = Path(wanted).resolve() if wanted else None
+    saved = read_resumed(folder) if folder else {}
+    return saved | flat | changes, folder
+
+
+def _check(config: RunConfig, clients: int) -> None:
+    """Refuse at once what the ServerApp or a client would refuse half a minute later."""
+    why = _why_not_resumable(Path(config.resume)) if config.resume else ""
+    if why:
+        raise ConfigError(f'resume = "{config.resume}": {why}; start a new run')
+    _check_is_there(config.data.name)
+    _check_delta(config.privacy.delta, clients)
+    _check_strategy(config.strategy.name)
+    _check_device(config.model.device)
+    _check_data(config, clients)
+
+
+def _why_not_resumable(folder: Path) -> str:
+    """Why the run in ``folder`` cannot be continued, or ``""``: its secret key is deleted when it ends."""
+    if not (folder / "checkpoint" / "latest").exists():
+        return "it stopped before its first checkpoint"
+    return "" if (folder / "checkpoint" / "sampling.key").exists() else "this run has ended"
+
+
+def _check_is_there(name: str) -> None:
+    local = name.startswith((".", "/", "~")) or Path(name).suffix.lower() in {".jsonl", ".json", ".csv", ".parquet"}
+    if local and not Path(name).exists():
+        raise ConfigError(
+            f'data.name = "{name}": no such file or directory; give "demo", a JSONL, CSV or Parquet file, a directory '
+            "or a hub id"
+        )
+
+
+def _check_delta(delta: float, clients: int) -> None:
+    if not delta:
+        return
+    from common.privacy.accounting import check_delta  # noqa: PLC0415 - scipy, which `keys` need not wait for
+
+    try:
+        check_delta(delta, clients)
+    except ValueError as error:
+        raise ConfigError(f"privacy.delta = {delta:g}: {error}; 0 = 1/(10 M)") from None
+
+
+def _check_strategy(name: str) -> None:
+    from server_app.strategies import STRATEGIES  # noqa: PLC0415 - torch and flwr, which `keys` need not wait for
+
+    if name not in STRATEGIES:
+        raise ConfigError(f'strategy.name = "{name}": registered are {", ".join(sorted(STRATEGIES))}')
+
+
+def _check_device(name: str) -> None:
+    import torch  # noqa: PLC0415 - which `keys` need not wait for
+
+    if name == "auto":
+        return
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f'model.device = "{name}": not a device; give "auto", "cpu", "cuda" or "cuda:0"') from None
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= found:
+        raise ConfigError(f'model.device = "{name}": CUDA devices on this machine: {found}; give "auto" or "cpu"')
+
+
+def _check_data(config: RunConfig, clients: int) -> None:
+    """Read local files as the run will; a hub data set is left to the run, and the demo needs no check."""
+    local = Path(config.data.name).is_absolute()
+    if not (local or config.data.evaluation):
+        return
+    from common.data import evaluation_examples, private_examples  # noqa: PLC0415 - seconds, which the demo saves
+
+    if config.data.evaluation:
+        evaluation_examples(config.data, config.seed)
+    try:
+        if local:
+            private_examples(config.data, 0, clients, config.seed)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(
+            f'data.partitioner = "{config.data.partitioner}": cannot split "{config.data.name}" among {clients} '
+            f"clients: {error}"
+        ) from error
 
 
 def _parse_override(text: str) -> tuple[str, Scalar]:

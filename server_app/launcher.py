@@ -7,6 +7,7 @@ starts a SuperLink with the simulation engine on free ports, in a neutral direct
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -31,6 +32,8 @@ APP = Path(__file__).resolve().parent.parent
 CONNECTION = "launcher"
 _START_SECONDS = 60.0
 _STOP_SECONDS = 15.0
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_ERRORS = tuple(re.compile(text) for text in (rf"^{re.escape(MARK)}ERROR", r"^[\w.]*(Error|Exception)\b", "ERROR"))
 
 
 class LaunchError(RuntimeError):
@@ -65,6 +68,16 @@ def launch(config: RunConfig, num_clients: int, resources: Resources, log: IO[st
 
     Raises ``LaunchError`` unless Flower reports the run as completed.
     """
+    begin = log.tell()
+    try:
+        _launch(config, num_clients, resources, log)
+    except LaunchError as error:
+        reason = _last_error(Path(log.name), begin)
+        said = f", and its last error is: {reason}" if reason else ""
+        raise LaunchError(f"{error}; its log is {log.name}{said}") from None
+
+
+def _launch(config: RunConfig, num_clients: int, resources: Resources, log: IO[str]) -> None:
     with _terminate_as_interrupt(), tempfile.TemporaryDirectory(prefix="dr-encoder-") as scratch:
         home = Path(scratch)
         environment = flower_environment(home)
@@ -74,6 +87,21 @@ def launch(config: RunConfig, num_clients: int, resources: Resources, log: IO[st
             status = _stream(_run_command(run_config, num_clients, resources), home, environment, log)
         if status != "finished:completed":
             raise LaunchError(f"the run ended as {status}")
+
+
+def _last_error(log: Path, begin: int) -> str:
+    """What went wrong, from the log beyond byte ``begin``: the app's own last error, else an exception, else Flower's.
+
+    Flower's last ERROR line tells its exit code only, so it is the last resort.
+    """
+    with log.open("rb") as handle:
+        handle.seek(begin)
+        lines = _COLOUR.sub("", handle.read().decode(errors="replace")).splitlines()
+    for pattern in _ERRORS:
+        found = [line.strip() for line in lines if pattern.search(line)]
+        if found:
+            return found[-1].removeprefix(MARK).removeprefix("ERROR:").strip()
+    return ""
 
 
 @contextmanager
@@ -197,4 +225,22 @@ def read_preset(name: str) -> dict[str, Scalar]:
     if not path.is_file():
         known = ", ".join(sorted(preset.stem for preset in builtin.parent.glob("*.toml")))
         raise LaunchError(f'preset "{name}": neither a preset ({known}) nor a TOML file')
-    return flatten(tomllib.loads(path.read_text()))
+    return read_toml(path, f'preset "{name}"')
+
+
+def read_resumed(folder: Path) -> dict[str, Scalar]:
+    """The flat keys under which the interrupted run in ``folder`` was started."""
+    path = folder / "config.toml"
+    if not path.is_file():
+        raise LaunchError(
+            f'resume = "{folder}": config.toml is missing there; give the results folder of an interrupted run'
+        )
+    return read_toml(path, f'resume = "{folder}"')
+
+
+def read_toml(path: Path, what: str) -> dict[str, Scalar]:
+    """The flat keys of a TOML file; ``what`` says in an error where they were asked for."""
+    try:
+        return flatten(tomllib.loads(path.read_text()))
+    except (OSError, ValueError) as error:  # the latter: not TOML, or not UTF-8
+        raise LaunchError(f"{what}: {path} is not a readable TOML file: {error}") from None

@@ -32,10 +32,15 @@ class Watch:
         """Note the end of a round."""
         self._laps.append(time.monotonic())
 
-    def left(self, server_round: int) -> float:
-        """Seconds that the remaining rounds will take, by the mean of the last ten."""
-        recent = [self._started, *self._laps][-11:]
-        return (recent[-1] - recent[0]) / max(1, len(recent) - 1) * (self._rounds - server_round)
+    def left(self, server_round: int, seconds: float) -> float:
+        """Seconds that the remaining rounds will take, by the mean of the last ten.
+
+        ``seconds``: what the last round took by itself, which stands for all while it is this session's only one (the
+        time before it went to start-up and stage 1).
+        """
+        recent = self._laps[-11:]
+        pace = (recent[-1] - recent[0]) / (len(recent) - 1) if len(recent) > 1 else seconds
+        return pace * (self._rounds - server_round)
 
 
 class Narrator:
@@ -80,7 +85,7 @@ class Narrator:
         self(
             f"round {summary.round:>3}  {scores}  cohort {summary.replies}/{summary.cohort}  "
             f"epsilon {show(summary.epsilon)}  up {kilobytes(summary.bytes_up)}  "
-            f"left {clock(watch.left(summary.round))}{failed}"
+            f"left {clock(watch.left(summary.round, summary.seconds))}{failed}"
         )
 
     def closing(self, report: Mapping[str, Any]) -> None:

@@ -110,7 +110,8 @@ REPORT: dict[str, Any] = {
         "released_model": FIGURE,
         "one_client_against_server": FIGURE | {"epsilon": "inf"},
         "not_private_because": "",
-        "insecure_noise": False, "printed": {},
+        "insecure_noise": False,
+        "printed": {},
     },
     "communication": {
         "bytes_up_per_client_round": 700.0,
@@ -173,17 +174,18 @@ def test_a_failed_run_ends_non_zero_with_its_reason(tmp_path: Path, monkeypatch:
     assert "error: the run ended as finished:failed" in result.output
 
 
-@pytest.mark.parametrize("saved", [True, False])
+@pytest.mark.parametrize("saved", [{"latest", "sampling.key"}, {"sampling.key"}, {"latest"}, set()])
 def test_an_interrupt_says_how_to_continue_where_that_is_possible(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: set[str]
 ) -> None:
+    """Without ``latest`` the run had no checkpoint yet; without the key it has ended."""
     Launched(monkeypatch, KeyboardInterrupt())
     (tmp_path / "x" / "checkpoint").mkdir(parents=True)
-    if saved:
-        (tmp_path / "x" / "checkpoint" / "latest").touch()
+    for name in saved:
+        (tmp_path / "x" / "checkpoint" / name).touch()
     result = runner.invoke(cli.app, options(tmp_path))
     assert result.exit_code == 130
-    assert (f"dr-encoder run --resume {tmp_path / 'x'}" in result.output) == saved
+    assert (f"dr-encoder run --resume {tmp_path / 'x'}" in result.output) == (len(saved) == 2)
 
 
 def test_the_page_of_keys_is_what_the_command_prints() -> None:
@@ -213,6 +215,45 @@ def test_the_status_is_what_flower_lists_and_never_a_guess(
 ) -> None:
     monkeypatch.setattr(launcher.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=printed, stderr=""))
     assert launcher._final_status(tmp_path, {}).startswith(expected)
+
+
+APP_ERROR = "[dr-encoder] ERROR: stage 1: none of 10 clients released statistics"
+FLOWER_ERROR = "\x1b[91mERROR \x1b[0m:     Exit Code: 700"
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ([APP_ERROR, "Traceback", "a.B.FederationError: x", FLOWER_ERROR], APP_ERROR.partition("ERROR: ")[2]),
+        (["KeyError: 'a'", "torch.cuda.OutOfMemoryError: full", FLOWER_ERROR, "INFO: bye"], "torch.cuda.OutOfMemory"),
+        ([FLOWER_ERROR, "INFO: bye"], "ERROR :     Exit Code: 700"),
+    ],
+)
+def test_a_failed_run_names_its_log_and_the_error_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: list[str], expected: str
+) -> None:
+    def fail(_config: RunConfig, _clients: int, _resources: Resources, log: Any) -> None:
+        log.write("\n".join(written))
+        log.flush()
+        raise LaunchError("the run ended as finished:failed")
+
+    monkeypatch.setattr(launcher, "_launch", fail)
+    path = tmp_path / "x.flower.log"
+    path.write_text("[dr-encoder] ERROR: é, of an earlier run\n")
+    with path.open("a") as log, pytest.raises(LaunchError) as caught:
+        launcher.launch(RunConfig(), 1, Resources(1), log)
+    assert str(caught.value).startswith(
+        f"the run ended as finished:failed; its log is {path}, and its last error is: {expected}"
+    )
+
+
+def test_a_failed_run_without_any_error_still_names_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise LaunchError("flower-superlink was not ready")
+
+    monkeypatch.setattr(launcher, "_launch", fail)
+    with (tmp_path / "log").open("w") as log, pytest.raises(LaunchError, match=r"not ready; its log is \S+/log$"):
+        launcher.launch(RunConfig(), 1, Resources(1), log)
 
 
 def test_ports_are_free_and_distinct() -> None:

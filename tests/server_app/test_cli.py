@@ -1,0 +1,229 @@
+"""What ``dr-encoder run`` refuses by itself, before Flower is started."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from common.config import RunConfig
+from server_app import cli
+from server_app.checkpoints import forget_sampling_key, save_sampling_key
+
+runner = CliRunner()
+ROWS = [{"prompt": f"p{i}", "completion": f"c{i}", "group": f"g{i % 3}"} for i in range(6)]
+
+
+@pytest.fixture
+def _no_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        pytest.fail("Flower was started")
+
+    monkeypatch.setattr(cli, "launch", refuse)
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
+    """The configurations that would have been run; each launch is interrupted at once."""
+    configs: list[RunConfig] = []
+
+    def interrupt(config: RunConfig, *_: Any) -> None:
+        configs.append(config)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "launch", interrupt)
+    return configs
+
+
+def invoke(folder: Path, *changes: str) -> tuple[int, str]:
+    """Exit status and output of a run with changed keys."""
+    options = [part for change in (f"output.dir={folder}/results", *changes) for part in ("--set", change)]
+    result = runner.invoke(cli.app, ["run", *options])
+    assert "Traceback" not in result.output
+    return result.exit_code, result.output
+
+
+def rows_file(folder: Path, rows: list[dict[str, str]], name: str = "own.jsonl") -> Path:
+    path = folder / name
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def refused(folder: Path, *changes: str) -> str:
+    """The message of a run that is refused; nothing is left behind."""
+    code, output = invoke(folder, *changes)
+    assert code == 1
+    assert output.startswith("error: ")
+    assert not (folder / "results").exists()
+    return output
+
+
+@pytest.mark.usefixtures("_no_launch")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["strategy.name=dr-encodr"], 'strategy.name = "dr-encodr": registered are dr-encoder'),
+        (["privacy.delta=0.001"], "privacy.delta = 0.001: delta = 0.001 must be positive and below 1/M = 0.001"),
+        (["privacy.delta=0.2", "federation.num-clients=0"], "below 1/M = 0.1 for M = 10 clients"),
+        (["model.device=banana"], 'model.device = "banana": not a device'),
+        (["data.name=absent.jsonl"], 'data.name = "absent.jsonl": no such file or directory'),
+        (["data.name=./absent"], 'data.name = "./absent": no such file or directory'),
+        (["data.name=/nope/absent"], 'data.name = "/nope/absent": no such file or directory'),
+        (["data.evaluation=absent.csv"], "absent.csv"),
+    ],
+)
+def test_what_cannot_run_is_refused_at_once(tmp_path: Path, changes: list[str], message: str) -> None:
+    assert message in refused(tmp_path, *changes)
+
+
+@pytest.mark.usefixtures("_no_launch")
+@pytest.mark.parametrize(("device", "found"), [("cuda", 0), ("cuda:0", 0), ("cuda:2", 2)])
+def test_a_cuda_device_that_is_not_there_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, found: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: found > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
+    message = f'model.device = "{device}": CUDA devices on this machine: {found}'
+    assert message in refused(tmp_path, f"model.device={device}")
+
+
+@pytest.mark.usefixtures("_no_launch")
+@pytest.mark.parametrize("key", ["data.name", "data.evaluation"])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("", "empty"), ("{broken\n", "could not be read"), ('{"prompt": "a", "answer": "b"}\n', "data.completion-column")],
+)
+def test_an_unusable_file_is_refused_at_once(tmp_path: Path, key: str, text: str, message: str) -> None:
+    path = tmp_path / "own.jsonl"
+    path.write_text(text)
+    output = refused(tmp_path, f"{key}={path}")
+    assert str(path) in output
+    assert message in output
+
+
+@pytest.mark.usefixtures("_no_launch")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["data.partitioner=iid", "federation.num-clients=7"], "has 6 examples for 7 clients"),
+        (["data.partitioner=dirichlet", "federation.num-clients=7"], "has 6 examples for 7 clients"),
+        (["data.partitioner=natural", "federation.num-clients=2"], "3 partitions"),
+        (["data.partition-by=topic", "federation.num-clients=2"], 'data.partition-by = "topic"'),
+    ],
+)
+def test_data_that_cannot_be_shared_out_are_refused_at_once(tmp_path: Path, changes: list[str], message: str) -> None:
+    assert message in refused(tmp_path, f"data.name={rows_file(tmp_path, ROWS)}", "privacy.delta=0", *changes)
+
+
+@pytest.mark.parametrize("partitioner", ["iid", "dirichlet", "natural"])
+def test_good_data_pass(tmp_path: Path, launched: list[RunConfig], partitioner: str) -> None:
+    own, held_out = rows_file(tmp_path, ROWS), rows_file(tmp_path, ROWS[:2], "held-out.jsonl")
+    changes = [f"data.name={own}", f"data.evaluation={held_out}", f"data.partitioner={partitioner}"]
+    code, output = invoke(tmp_path, *changes, "federation.num-clients=3", "model.device=cpu")
+    assert (code, len(launched)) == (130, 1), output
+
+
+def test_a_hub_data_set_is_left_to_the_run(tmp_path: Path, launched: list[RunConfig]) -> None:
+    assert invoke(tmp_path, "data.name=somebody/something")[0] == 130
+    assert launched[0].data.name == "somebody/something"
+
+
+def test_a_folder_called_demo_does_not_hide_the_demo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launched: list[RunConfig]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    assert invoke(tmp_path)[0] == 130
+    assert (launched[0].data.name, launched[0].model.name) == ("demo", "demo")
+
+
+@pytest.mark.usefixtures("_no_launch")
+@pytest.mark.parametrize("content", [b"[privacy\nepsilon = 2", b"\xff\xfe"])
+def test_a_malformed_preset_is_one_clear_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_bytes(content)
+    result = runner.invoke(cli.app, ["run", "--preset", str(path)])
+    assert result.exit_code == 1
+    assert result.output.startswith(f'error: preset "{path}": {path} is not a readable TOML file: ')
+    assert result.output.count("\n") == 1
+
+
+def interrupted_run(folder: Path) -> Path:
+    """A results folder with the files that a resume looks for first."""
+    run = folder / "results" / "mine"
+    save_sampling_key(run / "checkpoint", b"secret")
+    (run / "checkpoint" / "latest").write_text("round-000003")
+    (run / "config.toml").write_text('seed = 77\n[output]\ndir = "elsewhere"\n')
+    return run
+
+
+@pytest.mark.usefixtures("_no_launch")
+@pytest.mark.parametrize("options", [["--resume", "{}"], ["--set", "resume={}"], ["--preset", "{}.toml"]])
+def test_a_folder_without_a_run_cannot_be_resumed(tmp_path: Path, options: list[str]) -> None:
+    absent = tmp_path / "absent"
+    (tmp_path / "absent.toml").write_text(f'resume = "{absent}"\n')
+    result = runner.invoke(cli.app, ["run", *(option.format(absent) for option in options)])
+    assert result.exit_code == 1
+    assert result.output.startswith(f'error: resume = "{absent}": config.toml is missing there; ')
+
+
+@pytest.mark.parametrize("options", [["--resume", "results/mine"], ["--set", "resume=results/mine"]])
+def test_resume_is_the_same_as_an_option_and_as_a_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launched: list[RunConfig], options: list[str]
+) -> None:
+    run = interrupted_run(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    result = runner.invoke(cli.app, ["run", *options])
+    assert result.exit_code == 130, result.output
+    (config,) = launched
+    assert (config.seed, config.resume) == (77, str(run))
+    assert (config.output.dir, config.output.name) == (str(run.parent), run.name)
+    assert f"dr-encoder run --resume {run}" in result.output
+
+
+def test_a_preset_may_say_what_to_resume(tmp_path: Path, launched: list[RunConfig]) -> None:
+    run = interrupted_run(tmp_path)
+    (tmp_path / "own.toml").write_text(f'num-server-rounds = 3\nresume = "{run}"\n')
+    assert runner.invoke(cli.app, ["run", "--preset", str(tmp_path / "own.toml")]).exit_code == 130
+    assert (launched[0].seed, launched[0].num_server_rounds, launched[0].resume) == (77, 3, str(run))
+
+
+@pytest.mark.usefixtures("_no_launch")
+def test_a_run_that_has_ended_cannot_be_resumed(tmp_path: Path) -> None:
+    run = interrupted_run(tmp_path)
+    forget_sampling_key(run / "checkpoint")
+    result = runner.invoke(cli.app, ["run", "--resume", str(run)])
+    assert result.exit_code == 1
+    assert result.output.startswith(f'error: resume = "{run}": this run has ended; start a new run')
+
+
+def test_an_interrupt_after_the_end_does_not_offer_to_continue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = interrupted_run(tmp_path)
+
+    def finish(*_: Any) -> None:
+        forget_sampling_key(run / "checkpoint")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "launch", finish)
+    result = runner.invoke(cli.app, ["run", "--resume", str(run)])
+    assert result.exit_code == 130
+    assert "stopped" in result.output
+    assert "continue with" not in result.output
+
+
+def test_an_interrupt_before_there_is_a_folder_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_configure", interrupt)
+    result = runner.invoke(cli.app, ["run"])
+    assert (result.exit_code, result.output.strip()) == (130, "stopped")
+
+
+def test_the_command_line_starts_without_the_heavy_libraries() -> None:
+    code = "import sys, server_app.cli; sys.exit(bool({'torch', 'flwr', 'scipy', 'datasets'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
