@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from common.codecs.base import Encoder
-from common.privacy.clipping import clip_parts
+from common.privacy.clipping import SMALLEST_BOUND, clip_parts
 from common.privacy.mechanism import ReleaseTerms, release
 from common.privacy.noise import RandomSource
 
@@ -30,5 +30,6 @@ def release_gradient(gradient: Tensor, encoder: Encoder, terms: ReleaseTerms, so
     """
     code = encoder.encode(gradient)
     if terms.per_tensor and torch.isfinite(code).all():
-        code = clip_parts(code, encoder.parts, terms.clip_norm / math.sqrt(len(encoder.parts)))  # Eq (1)-(2)
+        share = terms.clip_norm / math.sqrt(len(encoder.parts))
+        code = clip_parts(code, encoder.parts, max(share, SMALLEST_BOUND))  # Eq (1)-(2); never an error
     return release(code, terms, source)  # clip, then noise: the types allow no other order

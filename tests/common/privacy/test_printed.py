@@ -74,3 +74,11 @@ def test_a_message_is_the_clipped_parts_plus_noise_of_two_sigma_over_k() -> None
     noise = sent - expected
     assert noise.std() == pytest.approx(2 * SIGMA / COHORT, rel=0.015)
     assert abs(noise.mean()) < 4 * (2 * SIGMA / COHORT) / math.sqrt(noise.size)
+
+
+@pytest.mark.parametrize("value", [1.0, math.nan])
+def test_the_smallest_clip_norm_gives_no_error_that_would_tell_of_the_code(value: float) -> None:
+    codec = IdentityCodec(LAYOUT)
+    agreed = ReleaseTerms(codec.size, 1e-30, 1.0, "local", 1, normalize=True, per_tensor=True)
+    sent = release_gradient(torch.full((LAYOUT.size,), value), codec, agreed, RandomSource.insecure(3))
+    assert sent.shape == (codec.size,)
