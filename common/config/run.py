@@ -1,0 +1,189 @@
+"""The run configuration: typed, validated before anything starts, every error naming its key.
+
+Flower hands an app one flat mapping of dotted keys (``privacy.epsilon``) to bool, int, float or str.
+``RunConfig.parse`` turns it into frozen sections and refuses unknown keys, wrong types and contradictions.
+"""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, model_validator
+
+from common.config.sections import (
+    CodecConfig,
+    DataConfig,
+    EvaluationConfig,
+    FederationConfig,
+    HistoryConfig,
+    LoraConfig,
+    ModelConfig,
+    NonNegativeInt,
+    OutputConfig,
+    PositiveInt,
+    PriorConfig,
+    PrivacyConfig,
+    Section,
+    ServerConfig,
+    StatisticsConfig,
+    StrategyConfig,
+    TrainConfig,
+    kebab,
+)
+
+Scalar = bool | int | float | str
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be run; the message names each key, its value and what is allowed."""
+
+
+class RunConfig(Section):
+    """The whole configuration of a run."""
+
+    num_server_rounds: PositiveInt = Field(40, description="communication rounds T")
+    seed: NonNegativeInt = Field(1, description="seed of everything that is not privacy noise")
+    resume: str = Field("", description="folder of an interrupted run to continue")
+    strategy: StrategyConfig = StrategyConfig()
+    federation: FederationConfig = FederationConfig()
+    model: ModelConfig = ModelConfig()
+    lora: LoraConfig = LoraConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    codec: CodecConfig = CodecConfig()
+    prior: PriorConfig = PriorConfig()
+    history: HistoryConfig = HistoryConfig()
+    statistics: StatisticsConfig = StatisticsConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
+    server: ServerConfig = ServerConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    output: OutputConfig = OutputConfig()
+
+    @classmethod
+    def parse(cls, flat: Mapping[str, Any]) -> "RunConfig":
+        """Validate a flat mapping of dotted kebab-case keys; all faults are reported at once in a ``ConfigError``."""
+        try:
+            return cls.model_validate(nest(flat))
+        except ValidationError as error:
+            raise ConfigError(_explain(error)) from None
+
+    def flat(self) -> dict[str, Scalar]:
+        """The configuration as Flower carries it: dotted keys to scalars, every key present."""
+        return flatten(self.model_dump(by_alias=True))
+
+    def folder_name(self) -> str:
+        """Folder of a new run: the configured name, else time and strategy."""
+        return self.output.name or f"{time.strftime('%Y%m%d-%H%M%S')}-{self.strategy.name}"
+
+    def check_files(self) -> None:
+        """Refuse files that are named but missing. Only the server reads them, so only the server checks them."""
+        faults = []
+        if self.data.evaluation and not Path(self.data.evaluation).exists():
+            faults.append(f'data.evaluation = "{self.data.evaluation}": no such file; give a JSONL, CSV or Parquet')
+        if self.resume and not (Path(self.resume) / "checkpoint").is_dir():
+            faults.append(f'resume = "{self.resume}": no checkpoint there; give the folder of an interrupted run')
+        if faults:
+            raise ConfigError(_list_faults(faults))
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "RunConfig":
+        if not self.lora.targets:
+            raise ValueError('lora.target-modules = "": name at least one module, for example "q_proj,v_proj"')
+        if self.train.local_epochs and self.train.gradient_accumulation > 1:
+            raise ValueError(
+                f"train.gradient-accumulation = {self.train.gradient_accumulation} counts micro-batches of a step: "
+                "use train.local-steps, or set it to 1 with train.local-epochs"
+            )
+        faults = _printed_faults(self) + _model_faults(self)
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+
+def _model_faults(config: RunConfig) -> list[str]:
+    """What the embedded model has no use for: it is float32 and small."""
+    unused = {"model.quantization": (config.model.quantization, "none"), "model.dtype": (config.model.dtype, "float32")}
+    if config.model.name != "demo":
+        return []
+    return [
+        f'{key} = "{value}" with model.name = "demo": the embedded model is float32; set it to "{needed}"'
+        for key, (value, needed) in unused.items()
+        if value != needed
+    ]
+
+
+def _printed_faults(config: RunConfig) -> list[str]:
+    """What contradicts ``privacy.mechanism = "printed"`` in other sections; nothing for a calibrated one."""
+    if config.privacy.mechanism != "printed" or config.strategy.name == "lora":
+        return []
+    faults = []
+    if config.strategy.name == "dr-encoder" and config.statistics.private:
+        faults.append("statistics.private = true: the paper sends stage 1 in the clear; set it to false")
+    if config.codec.kind != "identity" and (config.codec.kind, config.codec.form) != ("linear", "per-tensor"):
+        used = f'codec.kind = "{config.codec.kind}" and codec.form = "{config.codec.form}"'
+        faults.append(f'{used}: the paper clips A and B of every layer apart, so set codec.form = "per-tensor"')
+    return [f'privacy.mechanism = "printed" with {fault}' for fault in faults]
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys to sections, as TOML writes them; plain keys first, where TOML wants them."""
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        section, dot, name = key.partition(".")
+        if dot:
+            nested.setdefault(section, {})[name] = value
+        else:
+            nested[key] = value
+    return dict(sorted(nested.items(), key=lambda pair: isinstance(pair[1], dict)))
+
+
+def flatten(nested: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of ``nest``."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        flat.update(
+            {f"{key}.{name}": item for name, item in value.items()} if isinstance(value, Mapping) else {key: value}
+        )
+    return flat
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for fault in error.errors():
+        key = ".".join(kebab(str(part)) for part in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            lines.append(f"{key}: unknown key. Known keys: {', '.join(_known_keys(key))}")
+        elif fault["type"] == "value_error":
+            lines.append(str(fault["ctx"]["error"]))
+        else:
+            lines.append(f"{key} = {fault['input']!r}: {fault['msg']}{_describe(key)}")
+    return _list_faults(lines)
+
+
+def _list_faults(lines: list[str]) -> str:
+    return "The run configuration is not valid:\n" + "\n".join(f"  - {line}" for line in lines)
+
+
+def key_table() -> list[tuple[str, Scalar, str]]:
+    """Every key with its default and its meaning, in the order of the sections."""
+    return [(key, value, _field_text(key)) for key, value in RunConfig().flat().items()]
+
+
+def _known_keys(key: str) -> list[str]:
+    section, dot, _ = key.partition(".")
+    keys = list(RunConfig().flat())
+    return [name for name in keys if name.startswith(f"{section}.")] if dot else keys
+
+
+def _describe(key: str) -> str:
+    text = _field_text(key)
+    return f" ({text})" if text else ""
+
+
+def _field_text(key: str) -> str:
+    section, dot, name = key.partition(".")
+    field: Any = RunConfig.model_fields.get((section if dot else key).replace("-", "_"))
+    if field is not None and dot and field.annotation is not None:
+        field = field.annotation.model_fields.get(name.replace("-", "_"))
+    return field.description or "" if field is not None else ""
