@@ -34,6 +34,7 @@ def write_report(
         "communication": _communication(rows, strategy),
         "codec": {"kind": config.codec.kind, "form": config.codec.form, "values": strategy.codec.size}
         | strategy.state.prior,
+        "strategy": strategy.details(),
     }
     folder.write_json("report.json", report)
     (folder.path / "report.md").write_text(markdown(report))

@@ -144,7 +144,7 @@ class Session:
         retention = Evaluator(adapted, kept, config.data, config.evaluation) if kept else None
         watch = Watch(config.num_server_rounds, progress.elapsed)
         hooks = Hooks(lambda *_: None, lambda *_: None, lambda *_: None)
-        strategy = STRATEGIES[config.strategy.name](config, adapted.layout, nodes, account, state, hooks)
+        strategy = STRATEGIES[config.strategy.name](config, adapted, nodes, account, state, hooks)
         session = cls(config, adapted, folder, strategy, watch, evaluator, retention, say)
         strategy.hooks = Hooks(session.evaluate, session.on_prepared, session.on_round)
         if not config.resume:

@@ -97,7 +97,7 @@ def tiny_strategy(
     rounds: list[Any] = []
     hooks = Hooks(evaluate, lambda _: None, lambda _, summary, __: rounds.append(summary))
     nodes = list(range(1, clients + 1))
-    strategy = STRATEGIES[config.strategy.name](config, adapted.layout, nodes, account, state, hooks)
+    strategy = STRATEGIES[config.strategy.name](config, adapted, nodes, account, state, hooks)
     strategy.rounds = rounds  # type: ignore[attr-defined]
     return strategy
 

@@ -16,10 +16,10 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from torch import Tensor
 
-from common.adapter import Layout
 from common.app_digest import app_digest
 from common.codecs.base import Codec
 from common.config import RunConfig
+from common.models import AdaptedModel
 from common.privacy.mechanism import combine
 from common.privacy.noise import RandomSource
 from common.privacy.sampling import poisson_sample
@@ -74,7 +74,7 @@ class FederatedAdapter(Strategy):
 
     Args:
         config: the validated run configuration.
-        layout: offsets of the adapter's tensors.
+        adapted: the server's copy of the frozen model with its adapter; public, like the layout of its tensors.
         nodes: ids of the enrolled clients.
         account: the ledger and its running epsilon.
         state: a fresh state, or one from a checkpoint.
@@ -88,14 +88,15 @@ class FederatedAdapter(Strategy):
     def __init__(
         self,
         config: RunConfig,
-        layout: Layout,
+        adapted: AdaptedModel,
         nodes: Sequence[int],
         account: PrivacyAccount,
         state: RunState,
         hooks: Hooks,
     ) -> None:
         self.config = config
-        self.layout = layout
+        self.adapted = adapted
+        self.layout = adapted.layout
         self.nodes = nodes
         self.account = account
         self.state = state
@@ -198,6 +199,10 @@ class FederatedAdapter(Strategy):
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Nothing to aggregate; evaluation is the server's, on public data."""
         return None
+
+    def details(self) -> dict[str, object]:
+        """What this strategy adds to the report, under ``strategy`` (plain JSON values; nothing private)."""
+        return {}
 
     def summary(self) -> None:
         """Print the strategy in one line."""

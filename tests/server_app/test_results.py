@@ -50,7 +50,7 @@ def report_of(folder: RunFolder) -> dict[str, Any]:
 
 
 KEYS = {
-    "": {"schema", "run", "outcome", "privacy", "communication", "codec"},
+    "": {"schema", "run", "outcome", "privacy", "communication", "codec", "strategy"},
     "run": {
         *("name", "strategy", "model", "data", "seed", "clients", "rounds_planned", "rounds_run", "seconds"),
         *("app_digest", "versions"),
