@@ -7,7 +7,7 @@ import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from client_app.guard import guarded
+from client_app.guard import guarded, or_nothing
 from client_app.local_update import gradient_stream, local_update
 from client_app.release import release_gradient
 from client_app.site import Site, encoder_for
@@ -26,7 +26,8 @@ def statistics(message: Message, context: Context) -> Message:
     """Stage 1: release this client's gradient statistics (Algorithm 1, client side)."""
     adapter, _, task = unpack_instruction(message.content)
     site = Site.of(context)
-    site.accept(task, context)
+    site.check(task)
+    site.charge(task, context)
     settings = site.config.statistics
     train = site.config.train.model_copy(
         update={"local_steps": settings.steps, "local_epochs": 0, "learning_rate": settings.learning_rate}
@@ -39,7 +40,9 @@ def statistics(message: Message, context: Context) -> Message:
     else:
         scales = ScaleCode.of(layout, settings)
         try:
-            code = scales.encode(gradient_statistics(gradients, layout, settings).std)
+            code = or_nothing(
+                lambda: scales.encode(gradient_statistics(gradients, layout, settings).std), scales.size, context
+            )
         except NonFiniteStatistics:
             code = torch.full((scales.size,), math.nan)  # an error would tell of private data; see ``release``
         values = release(code, task.terms, site.noise_source(0))
@@ -54,7 +57,15 @@ def train(message: Message, context: Context) -> Message:
     if task.raw:
         raise WireError("a gradient is never asked for in the clear: only stage 1 may be raw")
     site = Site.of(context)
-    site.accept(task, context)
-    gradient = local_update(site.adapted, adapter, site.examples, site.config.train, site.seed(task.round))
-    values = release_gradient(gradient, encoder_for(spec, site), task.terms, site.noise_source(task.round))
+    site.check(task)
+    encoder = encoder_for(spec, site)
+    if encoder.size != task.terms.size:
+        raise WireError(f"the encoder makes {encoder.size} values, the release terms say {task.terms.size}")
+    site.charge(task, context)  # the last that may refuse: from here on the answer is a release
+    gradient = or_nothing(
+        lambda: local_update(site.adapted, adapter, site.examples, site.config.train, site.seed(task.round)),
+        site.adapted.layout.size,
+        context,
+    )
+    values = release_gradient(gradient, encoder, task.terms, site.noise_source(task.round))
     return Message(pack_release(values, task.round), reply_to=message)

@@ -52,11 +52,8 @@ class Site:
         )
         return cls(config, partition, adapted, examples, SitePolicy.from_node_config(node))
 
-    def accept(self, task: Task, context: Context) -> None:
-        """Refuse an instruction of other code (``CodeMismatch``) or beyond the site's policy (``PolicyRefusal``).
-
-        Charges the release to the site's ledger in ``context.state`` before it is made.
-        """
+    def check(self, task: Task) -> None:
+        """Refuse an instruction of other code (``CodeMismatch``) or beyond the site's policy (``PolicyRefusal``)."""
         if task.code_digest != app_digest():
             raise CodeMismatch(
                 f"the server runs app code {task.code_digest}, this client runs {app_digest()}: submit and deploy the "
@@ -71,6 +68,9 @@ class Site:
         if task.terms.size > values:
             raise PolicyRefusal(f"this site refuses: size = {task.terms.size}, above its adapter's size = {values}")
         self.policy.check(task.terms, raw=task.raw)
+
+    def charge(self, task: Task, context: Context) -> None:
+        """Charge the release to the site's ledger before it is made; ``PolicyRefusal`` when the ledger has no room."""
         bare = task.raw or self.config.privacy.insecure_seed >= 0
         charge_release(context.state, self.policy, task.terms, bare=bare)
 

@@ -20,7 +20,15 @@ from server_app.privacy_account import (
     epsilon_of_messages,
     participation_limit,
 )
-from server_app.privacy_plan import PrivacyPlan, make_plan, provable, round_terms, stage_two_terms, why_infinite
+from server_app.privacy_plan import (
+    PrivacyPlan,
+    make_plan,
+    noise_against,
+    provable,
+    round_terms,
+    stage_two_terms,
+    why_infinite,
+)
 from server_app.terminal import show
 
 Accountant = Literal["pld", "prv", "rdp", "gdp"]
@@ -29,7 +37,6 @@ ADJACENCY = "zero-out: one client's whole contribution replaced by zero"
 MAX_ROUNDS = 100_000
 """The search for rounds ends here."""
 _CURVE_POINTS, _TABLE_POINTS = 1000, 10
-_CODE_VALUES = 256  # size of both codes; moves nothing but the delta of the discrete noise, some 1e-13
 _OPTIONS = {
     "privacy.statistics-share": "--statistics-share",
     "statistics.sampling-rate": "--statistics-rate",
@@ -39,6 +46,7 @@ _OPTIONS = {
     "privacy.epsilon": "--epsilon",
     "privacy.delta": "--delta",
     "privacy.trust": "--trust",
+    "privacy.colluders": "--colluders",
     "num-server-rounds": "--rounds",
     "The run configuration is": "The options are",
 }
@@ -50,6 +58,8 @@ class Question:
 
     ``delta``: ``None`` for 1/(10 M). ``statistics_share``: part of epsilon for stage 1; 0: no stage 1. Where the noise
     is given, stage 1 has twice that noise, as in a run. ``statistics_rate``: ``None`` for ``sampling_rate``.
+    ``code_values``: of either stage; they move nothing but the part of delta that is set aside for discrete noise.
+    ``colluders``: clients that pool their noise shares; the others then add more.
     """
 
     clients: int
@@ -62,6 +72,8 @@ class Question:
     statistics_rate: float | None = None
     trust: Trust = "distributed"
     accountant: Accountant = "pld"
+    code_values: int = 256
+    colluders: int = 0
 
     @property
     def solved(self) -> str:
@@ -94,17 +106,19 @@ def solve(question: Question, *, curve_points: int) -> Budget:
     _check(question)
     try:
         config = _config(question)
-        plan = make_plan(config, question.clients, _CODE_VALUES, _CODE_VALUES if question.statistics_share else 0)
+        statistics_values = question.code_values if question.statistics_share else 0
+        plan = make_plan(config, question.clients, question.code_values, statistics_values)
+        participations = participation_limit(plan, plan.rounds)
+        server_view = _against_server(question, config, plan, participations)
     except ConfigError as error:
         raise ConfigError(_as_options(str(error))) from None
     charges = _charges(plan, plan.rounds)
     check = compare_with_prv(plan, charges, plan.epsilon)
-    participations = participation_limit(plan, plan.rounds)
     return Budget(
         question=question,
         plan=plan,
         epsilon=_by_accountant(question.accountant, plan, charges, check),
-        epsilon_server_view=_against_server(config, plan, participations),
+        epsilon_server_view=server_view,
         participations=participations,
         cross_check=check,
         curve=_curve(plan, curve_points),
@@ -136,6 +150,7 @@ def to_json(question: Question) -> str:
         "sampling_rate": question.sampling_rate,
         "charged_sampling_rate": plan.round.sampling_rate,
         "noise_shares": plan.shares,
+        "colluders": question.colluders,
         "curve": [{"round": number, "epsilon": _number(value)} for number, value in budget.curve],
     }
     return json.dumps(answer, indent=2, allow_nan=False)
@@ -195,6 +210,7 @@ def _config(question: Question) -> RunConfig:
         "privacy.stop-epsilon": (question.epsilon or 0.0) if by_noise else 0.0,
         "privacy.delta": question.delta or 0.0,
         "privacy.trust": question.trust,
+        "privacy.colluders": question.colluders,
         "privacy.sampling-rate": question.sampling_rate,
     }
     if question.statistics_share:
@@ -229,13 +245,14 @@ def _by_accountant(name: Accountant, plan: PrivacyPlan, charges: Sequence[Charge
     return float(check["upper"])
 
 
-def _against_server(config: RunConfig, plan: PrivacyPlan, participations: int) -> float:
+def _against_server(question: Question, config: RunConfig, plan: PrivacyPlan, participations: int) -> float:
     """Epsilon of one client's messages against the server, as a run would report it."""
-    rounds = message_charge(round_terms(config.privacy, plan, _CODE_VALUES))
+    rounds = message_charge(round_terms(config.privacy, plan, question.code_values))
     messages = [(rounds.noise_multiplier, participations)]
     if plan.statistics:
-        noise, shares = plan.statistics.noise_multiplier, plan.statistics_shares
-        first = message_charge(stage_two_terms(config.privacy, _CODE_VALUES, noise, shares))
+        shares = plan.statistics_shares
+        noise = noise_against(question.colluders, plan.statistics.noise_multiplier, shares)
+        first = message_charge(stage_two_terms(config.privacy, question.code_values, noise, shares))
         messages.append((first.noise_multiplier, 1))
     return epsilon_of_messages(plan, messages)
 
@@ -290,7 +307,9 @@ def _server_terms(budget: Budget) -> str:
 
 def _sampling(budget: Budget) -> str:
     asked, charged = budget.question.sampling_rate, budget.plan.round.sampling_rate
-    return f"sampling rate {asked:g}" + ("" if asked == charged else f", charged as {charged:g} (no amplification)")
+    colluders = f", {budget.question.colluders:,} of them colluding" if budget.question.colluders else ""
+    amplified = "" if asked == charged else f", charged as {charged:g} (no amplification)"
+    return f"sampling rate {asked:g}{amplified}{colluders}"
 
 
 def _number(value: float) -> float | str:

@@ -87,6 +87,12 @@ def budget(
     trust: Annotated[Literal["central", "distributed", "local"], typer.Option(help="who adds the noise")] = (
         "distributed"
     ),
+    colluders: Annotated[
+        int, typer.Option(help="distributed: clients that pool their noise shares; the others add more", min=0)
+    ] = 0,
+    code_values: Annotated[
+        int, typer.Option(help="size of a code; moves only the delta that is set aside", min=1)
+    ] = 256,
     accountant: Annotated[
         Literal["pld", "prv", "rdp", "gdp"], typer.Option(help="pld is the guarantee; the others are comparisons")
     ] = "pld",
@@ -106,6 +112,8 @@ def budget(
         statistics_rate=statistics_rate,
         trust=trust,
         accountant=accountant,
+        code_values=code_values,
+        colluders=colluders,
     )
     try:
         text = planner.to_json(question) if as_json else planner.to_text(question)
@@ -265,6 +273,8 @@ def _summarise(folder: Path, seconds: float) -> None:
         f"({wire['times_smaller_than_plain_lora']:.0f} times more)",
         f"  results                      {folder} (report.md, plots, adapter/)",
     ]
+    if released["cross_check"].get("agrees") is False:
+        lines.append("  THE TWO ACCOUNTANTS DISAGREE on that epsilon: see report.md before you rely on it")
     if privacy["not_private_because"]:
         lines.append(f"  NOT PRIVATE end to end: {privacy['not_private_because']}")
     if privacy["printed"]:

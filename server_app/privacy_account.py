@@ -108,16 +108,21 @@ class PrivacyAccount:
         """Hold the certified ``epsilon`` against the PRV accountant, over every charge: see ``compare_with_prv``."""
         return compare_with_prv(self.plan, self._ledger.charges, epsilon)
 
+    def draw_number(self, round_index: int) -> int:
+        """Which draw of a cohort a round is, for ``poisson_sample``: the number of charges, its own included.
+
+        A round that is asked again after a crash was charged again as an independent draw, so it must be one. Without
+        noise nothing is charged for, and the same cohort is asked again.
+        """
+        return self.rounds_charged if self.plan.round.noise_multiplier else round_index
+
     @property
     def participations(self) -> int:
         """Rounds that a client is asked in at most.
 
-        A function of public numbers only: how often clients *were* asked would tell the secret cohorts. A round that
-        was charged again after a crash asks the same cohort again.
+        A function of public numbers only: how often clients *were* asked would tell the secret cohorts.
         """
-        charged = self.rounds_charged
-        distinct = len({index for index in range(1, charged + 1) if self._ledger.rounds_charged(index)})
-        return participation_limit(self.plan, distinct) + charged - distinct
+        return participation_limit(self.plan, self.rounds_charged)
 
     def epsilon_server(self) -> float:
         """Epsilon of all messages of one client against the server, asked in ``participations`` rounds and stage 1."""

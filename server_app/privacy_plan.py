@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from common.config import ConfigError, PrivacyConfig, RunConfig
 from common.privacy.accounting import Charge, calibrate, check_delta, default_delta, epsilon, max_rounds
-from common.privacy.mechanism import SLACK_EPSILON, ReleaseTerms, noise_slack, outsider_charge
+from common.privacy.mechanism import MOST_SMOOTHING, SLACK_EPSILON, ReleaseTerms, noise_slack, outsider_charge
 from common.privacy.printed import PrintedMechanism, printed_sigma
 from common.privacy.sampling import binomial_limit
 
@@ -61,6 +61,11 @@ def make_plan(
     shares = binomial_limit(clients, privacy.sampling_rate, config.num_server_rounds, tail)
     statistics_shares = binomial_limit(clients, config.statistics.sampling_rate, 1, tail)
     slack = _slack(config, delta, shares, statistics_shares, code_size, statistics_size)
+    if slack >= delta:
+        raise ConfigError(
+            f"privacy.delta = {delta:g}: {slack:.2g} would have to be set aside for discrete noise on codes of "
+            f"{code_size:,} values over {config.num_server_rounds:,} rounds; raise it, or make the codes smaller"
+        )
     statistics = _statistics_charge(config, delta, slack) if statistics_size else None
     before = (statistics,) if statistics and statistics.noise_multiplier else ()
     printed = _printed(config, clients, delta, tensors)
@@ -156,9 +161,10 @@ def _unit_charge(privacy: PrivacyConfig, rate: float, label: str) -> Charge:
 
 
 def noise_against(colluders: int, noise_multiplier: float, shares: int) -> float:
-    """z·√(n/(n-c)): with n shares of it, what is left without the shares of c colluders is z.
+    """z·√(n/(n-c)), and a hair more: with n shares of it, what is left without the shares of c colluders is z.
 
-    Clients that pool what they know with an outsider can subtract their own shares; the rest must still carry z²C².
+    Clients that pool what they know with an outsider can subtract their own shares; the rest must still carry z²C² and
+    the whole variance that pays for the discretisation (``MOST_SMOOTHING``), of which the colluders' shares had a part.
     Raises ``ConfigError`` unless c is below n.
     """
     if colluders >= max(1, shares):
@@ -166,7 +172,10 @@ def noise_against(colluders: int, noise_multiplier: float, shares: int) -> float
             f"privacy.colluders = {colluders}: must be below the {shares} noise shares of a round (about the largest "
             "cohort), or nothing of the noise is left"
         )
-    return noise_multiplier * math.sqrt(shares / (shares - colluders)) if colluders else noise_multiplier
+    if not colluders:
+        return noise_multiplier
+    others = shares - colluders
+    return noise_multiplier * math.sqrt(shares / (others - MOST_SMOOTHING * colluders))
 
 
 def stage_two_terms(privacy: PrivacyConfig, code_size: int, noise_multiplier: float, shares: int) -> ReleaseTerms:

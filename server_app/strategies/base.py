@@ -160,7 +160,8 @@ class FederatedAdapter(Strategy):
         plan = self.account.plan
         codec = self._codec_of(server_round)
         terms = round_terms(self.config.privacy, plan, codec.size)
-        cohort = self.draw_cohort(server_round, self.config.privacy.sampling_rate, plan.shares)
+        draw = self.account.draw_number(server_round)
+        cohort = self.draw_cohort(draw, self.config.privacy.sampling_rate, plan.shares)
         self._question = Question(server_round, terms, cohort)
         if not cohort:
             return []

@@ -156,7 +156,15 @@ def test_an_encoder_of_another_adapter_is_refused(grid: InProcessGrid, adapted: 
 
 
 def test_terms_that_do_not_fit_the_code_are_refused(grid: InProcessGrid, adapted: AdaptedModel) -> None:
-    assert "code has 64 values, the terms say 65" in refusal(grid, adapted, terms(65, 1.0))
+    assert refusal(grid, adapted, terms(65, 1.0)) == "WireError: the encoder makes 64 values, the release terms say 65"
+
+
+def test_terms_that_do_not_fit_the_code_are_refused_before_data_or_budget_are_touched(
+    own_site: InProcessGrid, adapted: AdaptedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "local_update", None)
+    assert "WireError" in refusal(own_site, adapted, terms(65, 1.0))
+    assert not own_site._contexts[3].state
 
 
 def test_a_gradient_is_never_sent_in_the_clear_by_the_raw_flag(grid: InProcessGrid, adapted: AdaptedModel) -> None:
@@ -235,6 +243,10 @@ def test_a_site_makes_no_more_releases_in_a_run_than_it_allows(own_site: InProce
     assert "it has made 3 releases, its max-releases is reached" in said[2]
 
 
+def made(agreed: ReleaseTerms) -> np.ndarray:
+    return np.zeros(agreed.size, dtype=agreed.dtype)
+
+
 CONSTANT = "ClientFailure: the client failed on its own data; why is in its own log"
 BROKEN_FILES = ['{"prompt": "the secret', '{"diagnosis": "a secret"}\n', ""]
 
@@ -262,14 +274,35 @@ def test_why_a_site_failed_on_its_own_data_stays_there(
     assert "Traceback" in caplog.text
 
 
-def test_a_failure_in_training_on_a_sites_own_data_has_the_same_text(
+@pytest.mark.parametrize(("kind", "step"), [(TRAIN, "local_update"), (STATISTICS, "gradient_statistics")])
+def test_a_failure_in_training_on_a_sites_own_data_is_answered_with_noise(
+    own_site: InProcessGrid, adapted: AdaptedModel, monkeypatch: pytest.MonkeyPatch, kind: str, step: str
+) -> None:
+    """That it failed may tell of the data: whether it did cannot be seen, and what goes out is the zero code."""
+
+    def fail(*_: object) -> None:
+        raise MemoryError("row 17 is long, which is a secret")
+
+    code = ScaleCode.of(adapted.layout, StatisticsConfig())
+    agreed = terms(64, 1.0) if kind == TRAIN else ReleaseTerms(code.size, code.bound, 1.0, "local", 1, normalize=False)
+    codec = LinearCodec.of_form(adapted.layout, 64, 1) if kind == TRAIN else IdentityCodec(adapted.layout)
+    monkeypatch.setattr(client_module, step, fail)
+    monkeypatch.setattr(client_module, "release", lambda values, *_: wanted.append(values) or made(agreed))
+    monkeypatch.setattr(client_module, "release_gradient", lambda gradient, *_: wanted.append(gradient) or made(agreed))
+    wanted: list[Tensor] = []
+    assert not ask(own_site, adapted.initial, codec, agreed, kind, round=0).has_error()
+    assert wanted[0].isnan().all(), "which release() turns into the zero code"
+
+
+def test_without_noise_a_failure_on_a_sites_own_data_has_the_constant_text(
     own_site: InProcessGrid, adapted: AdaptedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
         raise ValueError("row 17 holds a secret")
 
+    own_site._contexts[3].node_config |= {"allow-raw-gradients": True, "min-noise-multiplier": 0.0}
     monkeypatch.setattr(client_module, "local_update", fail)
-    assert refusal(own_site, adapted, terms(64, 1.0)) == CONSTANT
+    assert refusal(own_site, adapted, terms(64, 0.0)) == CONSTANT
 
 
 def test_nothing_of_the_true_error_hangs_on_the_one_that_is_sent() -> None:

@@ -228,3 +228,39 @@ def test_what_makes_no_sense_is_refused_naming_the_option(options: dict[str, Any
     refused = command(**options)
     assert refused.exit_code == 1
     assert words in refused.output
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_larger_code_sets_more_of_delta_aside() -> None:
+    """A million clients, each with a share: what a run of that size would set aside, up to all that there is."""
+    options = {"clients": 1_000_000, "delta": 1e-9, "noise_multiplier": 4, "rounds": 2}
+    aside = [asked(code_values=size, **options)["delta_set_aside"] for size in (256, 10_000)]
+    assert aside[0] < 0.9 * aside[1] < 0.9e-9
+    refused = command(code_values=10**8, **options)
+    assert refused.exit_code == 1
+    assert "--delta = 1e-09" in refused.stderr
+    assert "100,000,000 values" in refused.stderr
+
+
+@pytest.mark.usefixtures("quick")
+def test_colluders_leave_the_charge_as_it_is_and_add_to_every_message() -> None:
+    alone, together = (
+        asked(clients=100, noise_multiplier=40, rounds=4, colluders=number, statistics_share=0.1) for number in (0, 60)
+    )
+    assert alone["epsilon"] == together["epsilon"]
+    mu = math.sqrt((4 / 40**2 + 1 / 80**2) * (100 - 60))  # each of 100 shares is of std z·√(100/40)/√100
+    assert together["epsilon_server_view"] == pytest.approx(exact_epsilon(mu, 0.99e-5), rel=1e-3)
+    assert alone["epsilon_server_view"] > together["epsilon_server_view"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"colluders": 10_000}, "--colluders = 10000: must be below the 10000 noise shares"),
+        ({"colluders": 1, "trust": "central"}, '--colluders = 1 with --trust = "central"'),
+    ],
+)
+def test_colluders_are_refused_by_the_options_name(options: dict[str, Any], said: str) -> None:
+    refused = command(noise_multiplier=4, rounds=2, **options)
+    assert refused.exit_code == 1
+    assert said in refused.stderr

@@ -29,6 +29,17 @@ def test_the_noise_left_without_the_colluders_shares_is_the_noise_that_is_charge
     assert (total - known).std() == pytest.approx(charged * terms.clip_norm, rel=0.02)
 
 
+@pytest.mark.parametrize("noise", [0.01, 0.5, 1.5, 100.0])
+@pytest.mark.parametrize(("shares", "colluders"), [(2, 1), (12, 3), (1000, 999), (2**20, 2**20 - 1)])
+def test_the_others_also_pay_for_the_whole_discretisation(noise: float, shares: int, colluders: int) -> None:
+    """Variances in grid steps, exactly: z²B² + 4 must be left, of which the colluders' shares held a part of the 4."""
+    more = noise_against(colluders, noise, shares)
+    terms = ReleaseTerms(256, 1.0, more, "distributed", shares, normalize=False)
+    left = terms._total_variance * (shares - colluders) / shares
+    assert left >= (noise * terms.resolution) ** 2 + 4
+    assert left <= 1.5 * ((noise * terms.resolution) ** 2 + 4)
+
+
 def test_missing_colluders_leave_more_than_is_charged() -> None:
     """They were selected and sent nothing: the server tops up, and nobody can subtract its part."""
     terms = ReleaseTerms(20_000, 1.0, noise_against(3, 1.5, 12), "distributed", 12, normalize=False)
