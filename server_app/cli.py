@@ -1,7 +1,6 @@
 """The ``dr-encoder`` command."""
 
 import json
-import math
 import sys
 import time
 import tomllib
@@ -96,6 +95,7 @@ def budget(
     accountant: Annotated[
         Literal["pld", "prv", "rdp", "gdp"], typer.Option(help="pld is the guarantee; the others are comparisons")
     ] = "pld",
+    check: Annotated[bool, typer.Option("--check/--no-check", help="ask the second accountant (some seconds)")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON, with epsilon after every round")] = False,
 ) -> None:
     """Plan without a run: give two of --epsilon, --noise-multiplier and --rounds, and the third is solved."""
@@ -114,6 +114,7 @@ def budget(
         accountant=accountant,
         code_values=code_values,
         colluders=colluders,
+        check=check,
     )
     try:
         text = planner.to_json(question) if as_json else planner.to_text(question)
@@ -251,10 +252,6 @@ def _parse_override(text: str) -> tuple[str, Scalar]:
         return key.strip(), value.strip()
 
 
-def _trusted(epsilon: float | str) -> str:
-    return " (nothing is claimed: the server is trusted with single messages)" if float(epsilon) == math.inf else ""
-
-
 def _summarise(folder: Path, seconds: float) -> None:
     report: dict[str, Any] = json.loads((folder / "report.json").read_text())
     outcome, privacy, wire = report["outcome"], report["privacy"], report["communication"]
@@ -265,9 +262,10 @@ def _summarise(folder: Path, seconds: float) -> None:
         lines.append(f"  accuracy on held-out facts   {base['accuracy']:.1%} -> {final['accuracy']:.1%}")
     if final:
         lines.append(f"  held-out loss                {base['loss']:.3f} -> {final['loss']:.3f}")
+    unclaimed = f" (nothing is claimed: {server['not_claimed_because']})" if server["not_claimed_because"] else ""
     lines += [
         f"  epsilon, released model      {show(released['epsilon'])} at delta {released['delta']:g}, end to end",
-        f"  epsilon, client v. server    {show(server['epsilon'])}{_trusted(server['epsilon'])}",
+        f"  epsilon, client v. server    {show(server['epsilon'])}{unclaimed}",
         f"  up per client and round      {kilobytes(wire['bytes_up_per_client_round'])}, plain LoRA "
         f"{kilobytes(wire['bytes_up_per_client_round_plain_lora'])} "
         f"({wire['times_smaller_than_plain_lora']:.0f} times more)",

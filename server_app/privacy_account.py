@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from common.privacy.accounting import Charge, RunningAccountant, cross_check
+from common.privacy.accounting import Charge, RunningAccountant, cross_check, epsilon
 from common.privacy.gaussian import gaussian_epsilon
 from common.privacy.ledger import Ledger
 from common.privacy.sampling import binomial_limit
@@ -67,7 +67,7 @@ class PrivacyAccount:
     ) -> None:
         self.plan = plan
         self._ledger = ledger
-        self._message_noise = message_noise
+        self.message_noise = message_noise
         self._statistics_noise = statistics_noise
         self._running = RunningAccountant(plan.delta, plan.slack)
         for charge in ledger.charges:
@@ -104,6 +104,11 @@ class PrivacyAccount:
         """``epsilon_model`` on the accountant's fine grid, over every charge in the ledger."""
         return math.inf if self.plan.reason else provable(self._running.certify())
 
+    def epsilon_of_statistics(self) -> float:
+        """Epsilon of the released model before round 1, that is of stage 1; inf when a stage is not private."""
+        first = [charge for charge in self._ledger.charges if charge.label != self.plan.round.label]
+        return math.inf if self.plan.reason else provable(epsilon(first, self.plan.delta - self.plan.slack))
+
     def cross_check(self, epsilon: float) -> dict[str, Any]:
         """Hold the certified ``epsilon`` against the PRV accountant, over every charge: see ``compare_with_prv``."""
         return compare_with_prv(self.plan, self._ledger.charges, epsilon)
@@ -129,7 +134,7 @@ class PrivacyAccount:
         if self.plan.reason:
             return math.inf
         first = sum(1 for charge in self._ledger.charges if charge.label != self.plan.round.label)
-        messages = ((self._message_noise, self.participations), (self._statistics_noise, first))
+        messages = ((self.message_noise, self.participations), (self._statistics_noise, first))
         return epsilon_of_messages(self.plan, messages)
 
     def _charge(self, charge: Charge, round_index: int) -> None:

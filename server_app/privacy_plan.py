@@ -118,7 +118,14 @@ def provable(value: float) -> float:
 
 def why_infinite(reason: str, epsilon: float) -> str:
     """Why ``epsilon`` is inf: the plan's ``reason``, or that it is too large to be claimed; ``""`` when it is not."""
-    return reason or (f"epsilon above {SLACK_EPSILON:g} is not claimed" if math.isinf(epsilon) else "")
+    return reason or (f"epsilon is above {SLACK_EPSILON:g}" if math.isinf(epsilon) else "")
+
+
+def why_infinite_to_server(plan: PrivacyPlan, trust: str, epsilon: float) -> str:
+    """Why no ``epsilon`` is claimed for one client against the server; ``""`` when one is."""
+    if not plan.reason and trust == "central":
+        return "the server is trusted with single messages, which carry no noise of their own"
+    return why_infinite(plan.reason, epsilon)
 
 
 def _why_not_private(config: RunConfig, statistics: Charge | None) -> str:

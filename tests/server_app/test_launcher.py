@@ -107,8 +107,8 @@ REPORT: dict[str, Any] = {
         "final": {"loss": 1.5, "accuracy": 0.75},
     },
     "privacy": {
-        "released_model": FIGURE,
-        "one_client_against_server": FIGURE | {"epsilon": "inf"},
+        "released_model": FIGURE | {"cross_check": {"agrees": False}},
+        "one_client_against_server": FIGURE | {"epsilon": "inf", "not_claimed_because": "epsilon is above 20"},
         "not_private_because": "",
         "insecure_noise": False,
         "printed": {},
@@ -134,6 +134,8 @@ def test_run_launches_the_configured_federation_and_sums_up(tmp_path: Path, monk
     assert resources == Resources(3, gpus_per_client=0.25)
     for part in ("25.0% -> 75.0%", "3.500 -> 1.500", "1.235 at delta 1e-05", "inf", "0.7 kB", "140 times"):
         assert part in result.output, "an epsilon is rounded up, never down"
+    assert "inf (nothing is claimed: epsilon is above 20)" in result.output
+    assert "THE TWO ACCOUNTANTS DISAGREE" in result.output
     assert "NOT PRIVATE" not in result.output
 
 

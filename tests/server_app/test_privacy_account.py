@@ -216,8 +216,8 @@ def test_an_epsilon_beyond_twenty_says_that_it_is_not_claimed(
     privacy = describe_privacy(tiny_config(files, tmp_path, changes), books)
     assert books.plan.reason == ""
     assert privacy["released_model"]["epsilon"] == math.inf
-    assert privacy["not_private_because"] == "epsilon above 20 is not claimed"
-    assert privacy["released_model"]["cross_check"] == {"unavailable": "epsilon above 20 is not claimed"}
+    assert privacy["not_private_because"] == "epsilon is above 20"
+    assert privacy["released_model"]["cross_check"] == {"unavailable": "epsilon is above 20"}
 
 
 @pytest.mark.parametrize(
