@@ -10,6 +10,7 @@ from torch import Tensor
 from common.config import ConfigError, LoraConfig, ModelConfig
 from common.demo.model import load_model, load_tokenizer
 from common.models import AdaptedModel, load_adapted_model
+from tests.false_alarms import beyond, statistical
 from tests.tiny import TINY, vectors
 
 LORA = LoraConfig(rank=2, alpha=4.0, target_modules="q_proj,v_proj")
@@ -90,6 +91,7 @@ def test_the_untrained_adapter_leaves_the_base_model_as_it_was(demo: AdaptedMode
     assert (logits(demo.model) - expected).abs().max() > 0.01
 
 
+@statistical(beyond(0.06 / 0.0114), "seeded")
 def test_the_initial_adapter_depends_on_the_seed_alone(demo: AdaptedModel) -> None:
     torch.manual_seed(99)
     again, other = fresh(ModelConfig(), LORA, 1), fresh(ModelConfig(), LORA, 2)
@@ -101,7 +103,7 @@ def test_the_initial_adapter_depends_on_the_seed_alone(demo: AdaptedModel) -> No
     assert len(a.unique()) > 0.99 * len(a)
     bound = demo.model.config.hidden_size**-0.5
     assert a.abs().max() <= bound
-    assert a.std() == pytest.approx(bound / 3**0.5, rel=0.05)  # relative error of a std of 1,536 values: 1.2 %
+    assert a.std() == pytest.approx(bound / 3**0.5, rel=0.06)  # 1,536 uniform values: standard error 1.14 %
     assert not torch.equal(other.initial, demo.initial)
 
 
