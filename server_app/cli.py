@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from common.config import ConfigError, RunConfig, Scalar, key_table
+from common.config import ConfigError, RunConfig, Scalar, key_table, names_a_file
 from server_app.launcher import LaunchError, Resources, launch, read_preset, read_resumed
 from server_app.terminal import clock, kilobytes, show
 
@@ -130,7 +130,7 @@ def _configure(preset: str, overrides: list[str], resume: Path | None) -> RunCon
         "output.name": folder.name if folder else config.folder_name(),
         "resume": str(folder or ""),
     }
-    if config.data.evaluation:
+    if config.data.evaluation and (names_a_file(config.data.evaluation) or Path(config.data.evaluation).exists()):
         absolute["data.evaluation"] = str(Path(config.data.evaluation).resolve())
     if config.data.name != "demo" and Path(config.data.name).exists():
         absolute["data.name"] = str(Path(config.data.name).resolve())
@@ -172,8 +172,7 @@ def _why_not_resumable(folder: Path) -> str:
 
 
 def _check_is_there(name: str) -> None:
-    local = name.startswith((".", "/", "~")) or Path(name).suffix.lower() in {".jsonl", ".json", ".csv", ".parquet"}
-    if local and not Path(name).exists():
+    if names_a_file(name) and not Path(name).exists():
         raise ConfigError(
             f'data.name = "{name}": no such file or directory; give "demo", a JSONL, CSV or Parquet file, a directory '
             "or a hub id"
@@ -214,12 +213,12 @@ def _check_device(name: str) -> None:
 
 def _check_data(config: RunConfig, clients: int) -> None:
     """Read local files as the run will; a hub data set is left to the run, and the demo needs no check."""
-    local = Path(config.data.name).is_absolute()
-    if not (local or config.data.evaluation):
+    local, held_out = Path(config.data.name).is_absolute(), Path(config.data.evaluation).is_absolute()
+    if not (local or held_out):
         return
     from common.data import evaluation_examples, private_examples  # noqa: PLC0415 - seconds, which the demo saves
 
-    if config.data.evaluation:
+    if held_out:
         evaluation_examples(config.data, config.seed)
     try:
         if local:

@@ -14,7 +14,7 @@ from common.data import (
     IGNORED,
     TokenisedExamples,
     evaluation_examples,
-    load_file,
+    load_examples,
     private_examples,
     private_tokens,
     retention_examples,
@@ -195,7 +195,7 @@ def test_a_sites_own_file_is_read_with_its_own_column_names(tmp_path: Path, name
     path.write_text(text)
     tokens = private_tokens(MAPPED, TOKENIZER, 3, 7, 1, str(path))
     assert isinstance(tokens, TokenisedExamples)
-    assert [words(row[row != IGNORED]) for row in tokens.labels] == [["answer"], ["which"]], (
+    assert [words(row[row != IGNORED]) for row in tokens.labels] == [["answer", "</s>"], ["which", "</s>"]], (
         "the whole file, not a partition"
     )
 
@@ -204,19 +204,19 @@ def test_a_sites_own_file_is_read_with_its_own_column_names(tmp_path: Path, name
 def test_a_missing_column_is_refused_with_those_that_exist(sorted_file: str, key: str) -> None:
     data = DataConfig(**{key: "text"})
     with pytest.raises(ConfigError, match=rf'data.{key} = "text": not a column of .*prompt, completion, group'):
-        load_file(sorted_file, data)
+        load_examples(sorted_file, data)
 
 
 def test_a_column_of_numbers_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "numbers.csv"
     path.write_text("ask,say\nthe sum of 1 and 1,2\n")
     with pytest.raises(ConfigError, match=r'data.completion-column = "say": holds int64 .*; text is needed'):
-        load_file(str(path), MAPPED)
+        load_examples(str(path), MAPPED)
 
 
 def test_a_missing_file_is_refused_by_its_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent.jsonl.*could not be read"):
-        load_file(str(tmp_path / "absent.jsonl"), DataConfig())
+        load_examples(str(tmp_path / "absent.jsonl"), DataConfig())
 
 
 def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ def test_an_empty_or_broken_file_is_refused_with_the_cause(tmp_path: Path, name:
     path = tmp_path / name
     path.write_text(text)
     with pytest.raises(ConfigError, match=rf"{name}.*could not be read.*{reason}"):
-        load_file(str(path), DataConfig())
+        load_examples(str(path), DataConfig())
 
 
 def rows_file(tmp_path: Path, rows: list[dict[str, Any]]) -> str:
@@ -271,7 +271,7 @@ def rows_file(tmp_path: Path, rows: list[dict[str, Any]]) -> str:
 def test_a_row_without_text_is_refused_by_its_number(tmp_path: Path, bad: dict[str, Any], said: str) -> None:
     path = rows_file(tmp_path, [{"prompt": "a", "completion": "b"}, bad])
     with pytest.raises(ConfigError, match=said):
-        load_file(path, DataConfig())
+        load_examples(path, DataConfig())
 
 
 def test_an_answer_that_is_no_choice_is_refused_by_its_row(tmp_path: Path) -> None:
