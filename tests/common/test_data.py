@@ -285,3 +285,35 @@ def test_own_held_out_examples_come_without_the_demos_retention(tmp_path: Path) 
     path = rows_file(tmp_path, [{"prompt": "a", "completion": "b"}])
     assert retention_examples(DataConfig(), 1) is not None
     assert retention_examples(DataConfig(evaluation=path), 1) is None
+
+
+def test_an_end_of_text_follows_each_completion_and_is_learned() -> None:
+    tokens = tokenise(TOKENIZER, PROMPTS, ANSWERS, 64, end=True)
+    assert [words(row[row != IGNORED]) for row in tokens.labels] == [["5", "</s>"], ["2", "</s>"]]
+    assert [words(row[mask == 1])[-1] for row, mask in zip(tokens.input_ids, tokens.attention_mask, strict=True)] == [
+        "</s>"
+    ] * 2
+
+
+def test_an_end_that_is_there_already_is_not_doubled() -> None:
+    tokens = tokenise(TOKENIZER, PROMPTS[:1], [" 5 </s>"], 64, end=True)
+    assert words(tokens.labels[0][tokens.labels[0] != IGNORED]) == ["5", "</s>"]
+
+
+def test_a_token_that_spans_prompt_and_completion_is_learned() -> None:
+    """``an`` + ``swer`` is one word of this tokenizer: the prompt alone ends in an unknown one."""
+    tokens = tokenise(TOKENIZER, ["what is the an"], ["swer : 5"], 64)
+    assert words(tokens.labels[0][tokens.labels[0] != IGNORED]) == ["answer", ":", "5"]
+
+
+@pytest.mark.parametrize(("prompt", "completion"), [("what is", "  "), ("", "5")])
+def test_an_example_with_nothing_to_learn_is_refused(prompt: str, completion: str) -> None:
+    with pytest.raises(ConfigError, match="example 2 has nothing to learn"):
+        tokenise(TOKENIZER, ["what", prompt], [" is", completion], 64, special=False)
+
+
+@pytest.mark.parametrize("length", [2, 3, 7])
+def test_however_short_the_limit_a_cut_example_keeps_labels_that_the_model_can_predict(length: int) -> None:
+    tokens = tokenise(TOKENIZER, PROMPTS, [" 5 4 3 2", " 1"], length, end=True)
+    assert tokens.input_ids.shape[1] == length
+    assert (tokens.labels[:, 1:] != IGNORED).any(dim=1).all()
