@@ -4,14 +4,15 @@ import json
 import math
 import sys
 import time
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from common.config import ConfigError, RunConfig, Scalar, key_table, names_a_file
+from server_app.cli_evaluate import evaluate
 from server_app.launcher import LaunchError, Resources, launch, read_preset, read_resumed
+from server_app.overrides import parse_override
 from server_app.terminal import clock, kilobytes, show
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -23,6 +24,9 @@ Written by `dr-encoder keys`. A run takes one flat set of keys: the defaults bel
 the meaning says so.
 """
 _SIMULATED_CLIENTS = 10  # when neither the preset nor the user says how many
+
+
+app.command()(evaluate)
 
 
 @app.callback()
@@ -123,7 +127,7 @@ def keys_markdown() -> str:
 
 def _configure(preset: str, overrides: list[str], resume: Path | None) -> RunConfig:
     """The preset with the overrides on top, with absolute paths, since Flower runs elsewhere."""
-    flat, folder = _read(preset, dict(_parse_override(text) for text in overrides), resume)
+    flat, folder = _read(preset, dict(parse_override(text) for text in overrides), resume)
     config = RunConfig.parse(flat)
     absolute: dict[str, Scalar] = {
         "output.dir": str(folder.parent if folder else Path(config.output.dir).resolve()),
@@ -230,16 +234,6 @@ def _check_data(config: RunConfig, clients: int) -> None:
             f'data.partitioner = "{config.data.partitioner}": cannot split "{config.data.name}" among {clients} '
             f"clients: {error}"
         ) from error
-
-
-def _parse_override(text: str) -> tuple[str, Scalar]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise ConfigError(f'--set "{text}": expected key=value, for example --set privacy.epsilon=4.0')
-    try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return key.strip(), value.strip()
 
 
 def _trusted(epsilon: float | str) -> str:
