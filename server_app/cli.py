@@ -3,14 +3,15 @@
 import json
 import sys
 import time
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from common.config import ConfigError, RunConfig, Scalar, key_table
+from common.config import ConfigError, RunConfig, Scalar, key_table, names_a_file
+from server_app.cli_evaluate import evaluate
 from server_app.launcher import LaunchError, Resources, launch, read_preset, read_resumed
+from server_app.overrides import parse_override
 from server_app.terminal import clock, kilobytes, show
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -22,6 +23,9 @@ Written by `dr-encoder keys`. A run takes one flat set of keys: the defaults bel
 the meaning says so.
 """
 _SIMULATED_CLIENTS = 10  # when neither the preset nor the user says how many
+
+
+app.command()(evaluate)
 
 
 @app.callback()
@@ -132,14 +136,14 @@ def keys_markdown() -> str:
 
 def _configure(preset: str, overrides: list[str], resume: Path | None) -> RunConfig:
     """The preset with the overrides on top, with absolute paths, since Flower runs elsewhere."""
-    flat, folder = _read(preset, dict(_parse_override(text) for text in overrides), resume)
+    flat, folder = _read(preset, dict(parse_override(text) for text in overrides), resume)
     config = RunConfig.parse(flat)
     absolute: dict[str, Scalar] = {
         "output.dir": str(folder.parent if folder else Path(config.output.dir).resolve()),
         "output.name": folder.name if folder else config.folder_name(),
         "resume": str(folder or ""),
     }
-    if config.data.evaluation:
+    if config.data.evaluation and (names_a_file(config.data.evaluation) or Path(config.data.evaluation).exists()):
         absolute["data.evaluation"] = str(Path(config.data.evaluation).resolve())
     if config.data.name != "demo" and Path(config.data.name).exists():
         absolute["data.name"] = str(Path(config.data.name).resolve())
@@ -181,8 +185,7 @@ def _why_not_resumable(folder: Path) -> str:
 
 
 def _check_is_there(name: str) -> None:
-    local = name.startswith((".", "/", "~")) or Path(name).suffix.lower() in {".jsonl", ".json", ".csv", ".parquet"}
-    if local and not Path(name).exists():
+    if names_a_file(name) and not Path(name).exists():
         raise ConfigError(
             f'data.name = "{name}": no such file or directory; give "demo", a JSONL, CSV or Parquet file, a directory '
             "or a hub id"
@@ -223,12 +226,12 @@ def _check_device(name: str) -> None:
 
 def _check_data(config: RunConfig, clients: int) -> None:
     """Read local files as the run will; a hub data set is left to the run, and the demo needs no check."""
-    local = Path(config.data.name).is_absolute()
-    if not (local or config.data.evaluation):
+    local, held_out = Path(config.data.name).is_absolute(), Path(config.data.evaluation).is_absolute()
+    if not (local or held_out):
         return
     from common.data import evaluation_examples, private_examples  # noqa: PLC0415 - seconds, which the demo saves
 
-    if config.data.evaluation:
+    if held_out:
         evaluation_examples(config.data, config.seed)
     try:
         if local:
@@ -240,16 +243,6 @@ def _check_data(config: RunConfig, clients: int) -> None:
             f'data.partitioner = "{config.data.partitioner}": cannot split "{config.data.name}" among {clients} '
             f"clients: {error}"
         ) from error
-
-
-def _parse_override(text: str) -> tuple[str, Scalar]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise ConfigError(f'--set "{text}": expected key=value, for example --set privacy.epsilon=4.0')
-    try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return key.strip(), value.strip()
 
 
 def _summarise(folder: Path, seconds: float) -> None:

@@ -10,7 +10,7 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from common.config import ConfigError, RunConfig, flatten
-from common.data import evaluation_examples, retention_examples
+from common.data import check_chat_template, evaluation_examples, retention_examples
 from common.models import AdaptedModel, load_adapted_model
 from common.privacy.ledger import Ledger
 from common.privacy.sampling import key_from_seed, new_sampling_key
@@ -42,6 +42,7 @@ def run_federation(grid: Grid, config: RunConfig) -> RunFolder:
     check_run(config)
     say = Narrator()
     adapted = load_adapted_model(config.model, config.lora, config.seed)
+    check_chat_template(config.data, adapted.tokenizer)
     nodes = connect(grid, config.federation.num_clients, config.federation.connect_timeout, say)
     plan = plan_run(config, adapted, len(nodes))
     session = Session.open(config, adapted, plan, nodes, say)

@@ -1,6 +1,6 @@
 """The configuration of a run; see ``run`` for parsing, ``sections`` for the keys."""
 
-from common.config.run import ConfigError, RunConfig, Scalar, flatten, key_table, nest
+from common.config.run import ConfigError, RunConfig, Scalar, flatten, key_table, names_a_file, nest
 from common.config.sections import (
     CodecConfig,
     DataConfig,
@@ -40,5 +40,6 @@ __all__ = [
     "TrainConfig",
     "flatten",
     "key_table",
+    "names_a_file",
     "nest",
 ]

@@ -79,8 +79,10 @@ class RunConfig(Section):
     def check_files(self) -> None:
         """Refuse files that are named but missing. Only the server reads them, so only the server checks them."""
         faults = []
-        if self.data.evaluation and not Path(self.data.evaluation).exists():
-            faults.append(f'data.evaluation = "{self.data.evaluation}": no such file; give a JSONL, CSV or Parquet')
+        if names_a_file(self.data.evaluation) and not Path(self.data.evaluation).exists():
+            faults.append(
+                f'data.evaluation = "{self.data.evaluation}": no such file; give a JSONL, CSV or Parquet, or a hub id'
+            )
         if self.resume and not (Path(self.resume) / "checkpoint").is_dir():
             faults.append(f'resume = "{self.resume}": no checkpoint there; give the folder of an interrupted run')
         if faults:
@@ -99,6 +101,11 @@ class RunConfig(Section):
         if faults:
             raise ValueError("; ".join(faults))
         return self
+
+
+def names_a_file(name: str) -> bool:
+    """Whether a name of data or a model means something on this machine, and not on a hub."""
+    return name.startswith((".", "/", "~")) or Path(name).suffix.lower() in {".jsonl", ".json", ".csv", ".parquet"}
 
 
 def _model_faults(config: RunConfig) -> list[str]:

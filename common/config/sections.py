@@ -74,8 +74,16 @@ class DataConfig(Section):
     """Private examples of the clients and the public evaluation set."""
 
     name: str = Field("demo", description='"demo", a hub id, or a local file/directory (JSONL, CSV, Parquet)')
+    format: Literal["columns", "dolly", "mmlu", "ceval", "alpaca", "e2e", "dart", "dialogsum"] = Field(
+        "columns", description="columns = prompt-column and completion-column as they are; else that set's own layout"
+    )
+    subset: str = Field("", description="hub set or directory: its configuration, or several, comma-separated")
+    train_split: str = Field("train", description="hub set or directory: split of the private examples")
+    revision: str = Field("", description='hub set: branch or commit; "" = its default branch')
     task: str = Field("elicitation", description="demo task: elicitation, knowledge or knowledge-validation")
-    evaluation: str = Field("", description='file of held-out examples; "" = the demo\'s own, or none')
+    evaluation: str = Field("", description='file or hub id of held-out examples; "" = the demo\'s own, or none')
+    evaluation_subset: str = Field("", description='subset of data.evaluation; "" = the same as data.subset')
+    evaluation_split: str = Field("test", description="split of data.evaluation if that is a hub set or directory")
     split: str = Field("evaluation", description="demo: evaluation (report) or validation (public, for tuning)")
     prompt_column: str = Field("prompt", description="column that holds the prompt (its labels are masked)")
     completion_column: str = Field("completion", description="column that holds the text to learn")
@@ -84,7 +92,24 @@ class DataConfig(Section):
     partition_by: str = Field("group", description="column for the dirichlet and natural partitioners")
     dirichlet_alpha: PositiveFloat = Field(0.3, description="concentration; small = each client sees few groups")
     examples_per_client: PositiveInt = Field(12, description="demo data: examples drawn for each client")
-    max_length: PositiveInt = Field(512, description="longest example in tokens; longer ones are cut at the left")
+    max_length: Annotated[int, Field(ge=2)] = Field(
+        512, description="longest example in tokens; longer ones are cut at the left"
+    )
+    chat_template: bool = Field(False, description="write prompts in the tokenizer's chat template")
+    append_eos: bool = Field(
+        True, description="end completions with the tokenizer's end-of-text token (not the demo's own data)"
+    )
+
+    @model_validator(mode="after")
+    def _format_names_the_columns(self) -> "DataConfig":
+        defaults = {"prompt_column": "prompt", "completion_column": "completion", "group_column": "group"}
+        for name, default in defaults.items():
+            if self.format != "columns" and getattr(self, name) != default:
+                raise ValueError(
+                    f'data.{kebab(name)} = "{getattr(self, name)}" with data.format = "{self.format}", which knows its '
+                    f'columns: set data.format = "columns", or leave it at "{default}"'
+                )
+        return self
 
 
 class TrainConfig(Section):

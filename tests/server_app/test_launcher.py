@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from common.config import ConfigError, RunConfig
 from server_app import cli, launcher
 from server_app.launcher import LaunchError, Resources, flower_environment, read_preset
+from server_app.overrides import parse_override
 
 runner = CliRunner()
 
@@ -46,14 +47,14 @@ def test_an_unknown_preset_is_refused_with_those_that_exist() -> None:
     ],
 )
 def test_overrides_are_toml_and_bare_words_are_text(text: str, expected: tuple[str, Any]) -> None:
-    key, value = cli._parse_override(text)
+    key, value = parse_override(text)
     assert (key, value) == expected
     assert type(value) is type(expected[1])
 
 
 def test_an_override_without_a_value_is_refused() -> None:
     with pytest.raises(ConfigError, match=r'--set "seed": expected key=value'):
-        cli._parse_override("seed")
+        parse_override("seed")
 
 
 def test_paths_are_made_absolute_because_flower_runs_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
