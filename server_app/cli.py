@@ -265,6 +265,10 @@ def _summarise(folder: Path, seconds: float) -> None:
         f"({wire['times_smaller_than_plain_lora']:.0f} times more)",
         f"  results                      {folder} (report.md, plots, adapter/)",
     ]
+    if report["run"]["control"] != "none":
+        lines.append(f"  CONTROL RUN, not a result: server.control = {report['run']['control']}")
+    if outcome["warning"]:
+        lines.append(f"  WARNING: {outcome['warning']}")
     if privacy["not_private_because"]:
         lines.append(f"  NOT PRIVATE end to end: {privacy['not_private_because']}")
     if privacy["printed"]:
