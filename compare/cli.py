@@ -1,4 +1,4 @@
-"""``dr-encoder compare``, and with it the whole ``dr-encoder`` command: every other part of it is ``server_app.cli``."""
+"""``dr-encoder compare``, and with it the whole ``dr-encoder`` command, whose other parts ``server_app.cli`` has."""
 
 import json
 import shlex

@@ -1,4 +1,4 @@
-"""What a comparison consists of: every cell (task, strategy, ε) with its configuration, checked before anything runs."""
+"""What a comparison consists of: every cell (task, strategy, ε) with its configuration, checked before any run."""
 
 import math
 import tomllib

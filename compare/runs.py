@@ -6,6 +6,7 @@ import json
 import math
 import os
 import tempfile
+import time
 import tomllib
 import traceback
 from collections.abc import Mapping
@@ -70,20 +71,22 @@ def start_worker(log: str) -> None:
 
 def execute(job: Job) -> dict[str, Any]:
     """Run ``job`` and return its record; an exception becomes a record of status "failed"."""
-    record = {"key": job.key, "purpose": job.purpose, "label": job.label, "flat": dict(job.flat), "code": code_digest()}
+    started = time.monotonic()
     try:
         report = run_report(job.flat)
     except Exception as error:  # one run that fails must not end the comparison
         traceback.print_exc()
-        return record | {"status": "failed", "error": f"{type(error).__name__}: {error}"}
-    return record | {"status": "done", "report": report}
+        return failed(job, f"{type(error).__name__}: {error}")
+    return _record(job) | {"status": "done", "seconds": round(time.monotonic() - started, 1), "report": report}
 
 
-def died(job: Job) -> dict[str, Any]:
-    """The record of a run whose process was killed."""
-    why = "the worker process died (out of memory? see workers/*.log)"
-    return {"key": job.key, "purpose": job.purpose, "label": job.label, "flat": dict(job.flat), "code": code_digest(),
-            "status": "failed", "error": why}  # fmt: skip
+def failed(job: Job, error: str) -> dict[str, Any]:
+    """The record of a run that came to no end."""
+    return _record(job) | {"status": "failed", "error": error}
+
+
+def _record(job: Job) -> dict[str, Any]:
+    return {"key": job.key, "purpose": job.purpose, "label": job.label, "flat": dict(job.flat), "code": code_digest()}
 
 
 @lru_cache(maxsize=1)

@@ -9,7 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from compare.runs import Job, Store, died, execute, start_worker
+from compare.runs import Job, Store, execute, failed, start_worker
 from compare.study import Batch, Outcome, Record
 
 _Study = Generator[Batch, list[Record], Outcome]
@@ -137,7 +137,7 @@ class Scheduler:
                 raise error
             elif job in self._suspects:
                 self._suspects.remove(job)
-                self._finish(job, died(job))
+                self._finish(job, failed(job, "its process died (out of memory? see workers/)"))
                 self._pool = None
             else:
                 self._suspects.append(job)

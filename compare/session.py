@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from rich.console import Console
@@ -92,9 +93,8 @@ def _estimate(scheduler: Scheduler, cells: list[Cell], total: int, jobs: int) ->
     failed = [record["error"] for record in records if record["status"] != "done"]
     if failed:
         return f"{total} runs; a short one to measure the time failed: {failed[0]}"
-    reports = [record["report"] for record in records]
-    pace = max(sum(report["rounds"]) / len(report["rounds"]) for report in reports)
-    fixed = max(report["run"]["seconds"] - sum(report["rounds"]) for report in reports)
+    pace = max(mean(record["report"]["rounds"]) for record in records)
+    fixed = max(record["seconds"] - sum(record["report"]["rounds"]) for record in records)
     seconds = fixed + rounds * pace
     return (
         f"{total} runs of about {seconds:.0f} s each, {jobs} at a time: about {clock(total * seconds / jobs)} "
@@ -105,7 +105,7 @@ def _estimate(scheduler: Scheduler, cells: list[Cell], total: int, jobs: int) ->
 def _line(record: Record) -> str:
     if record["status"] != "done":
         return f"FAILED {record['label']}: {record['error']}"
-    final, seconds = record["report"]["outcome"]["final"], record["report"]["run"]["seconds"]
+    final, seconds = record["report"]["outcome"]["final"], record["seconds"]
     warning = record["report"]["outcome"]["warning"]
     said = f"  WARNING: {warning}" if warning else ""
     return f"{record['label']}: accuracy {final['accuracy']:.3f}, loss {final['loss']:.3f} ({seconds:.0f} s){said}"

@@ -40,7 +40,7 @@ def summarise(outcomes: Sequence[Outcome], wish: Wish, command: str) -> dict[str
         "base": {task: _base(outcomes, task) for task in wish.tasks},
         "rows": rows,
         "failed": [{"label": r["label"], "error": r["error"]} for r in records if r["status"] != "done"],
-        "seconds": round(sum(_report(r)["run"]["seconds"] for r in records if r["status"] == "done")),
+        "seconds": round(sum(r["seconds"] for r in records if r["status"] == "done")),
     }
 
 
