@@ -15,6 +15,7 @@ from compare.plan import CENTRALISED
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c564b")  # Okabe and Ito's
 _MARKERS = "osD^vPX*"
 _GREY = "#777777"
+_LABEL_HEIGHT = 3.0  # points of accuracy
 _DODGE = 0.08
 """Of strategies at the same place: shift between neighbours, in steps of the ε axis and in decades of bytes / 2."""
 
@@ -98,9 +99,8 @@ def _draw_bytes(path: Path, groups: dict[str, list[Row]], base: Row, title: str)
         taken[column] += 1
         places = [row["bytes_up"] * shift for row in known]
         _errors(axis, number, places, [row["accuracy"] for row in known], 100, name)
-        for place, row in zip(places, known, strict=True):
-            text = "ε=∞" if row["epsilon_asked"] == "inf" else f"ε={row['epsilon_asked']:g}"
-            axis.annotate(text, (place, 100 * row["accuracy"]["mean"]), (6, 2), textcoords="offset points", fontsize=7)
+        for names, height in _labels(known):
+            axis.annotate(f"ε={names}", (places[0], height), (6, -3), textcoords="offset points", fontsize=7)
     _references(axis, base["accuracy"], None, 100)
     axis.set_xscale("log")
     axis.margins(x=0.15)
@@ -108,6 +108,22 @@ def _draw_bytes(path: Path, groups: dict[str, list[Row]], base: Row, title: str)
     axis.set_xlabel("bytes up, per client and round (serialised; equal ones are drawn side by side)")
     axis.set_ylabel("accuracy, evaluation (%)")
     return _save(figure, axis, path, title)
+
+
+def _labels(rows: list[Row]) -> list[tuple[str, float]]:
+    """The ε of each point and the height to write it at, in per cent; those of points too close share one label."""
+    labels: list[tuple[str, float]] = []
+    for row in sorted(rows, key=lambda row: row["accuracy"]["mean"]):
+        height = 100 * row["accuracy"]["mean"]
+        if labels and height - labels[-1][1] < _LABEL_HEIGHT:
+            labels[-1] = (f"{labels[-1][0]}, {_epsilon(row)}", labels[-1][1])
+        else:
+            labels.append((_epsilon(row), height))
+    return labels
+
+
+def _epsilon(row: Row) -> str:
+    return "∞" if row["epsilon_asked"] == "inf" else f"{row['epsilon_asked']:g}"
 
 
 def _draw_reconstruction(path: Path, groups: dict[str, list[Row]], title: str) -> Path:
@@ -119,7 +135,7 @@ def _draw_reconstruction(path: Path, groups: dict[str, list[Row]], title: str) -
         axis.barh(place, energy["mean"], xerr=energy["se"], color=_COLOURS[number % 8], height=0.6, capsize=3)
         share = row["code_values"] / row["adapter_values"]
         axis.plot([share, share], [place - 0.4, place + 0.4], color="black", lw=1.5)
-    axis.set_yticks(range(len(known)), [f"{name}, ε={row['epsilon_asked']}" for _, name, row in known], fontsize=8)
+    axis.set_yticks(range(len(known)), [f"{name}, ε={_epsilon(row)}" for _, name, row in known], fontsize=8)
     axis.invert_yaxis()
     axis.axvline(0, color=_GREY, lw=0.8)
     axis.set_xlabel("captured energy of synthetic gradients (line: k/n, what a random subspace captures)")
@@ -144,7 +160,10 @@ def _save(figure: Figure, legend: Axes | None, path: Path, title: str) -> Path:
     for axis in figure.axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
-    figure.suptitle(title, fontsize=10)
+    if len(figure.axes) > 1:
+        figure.suptitle(title, fontsize=10)
+    else:
+        figure.axes[0].set_title(title, fontsize=10)
     if legend is not None:
         handles, labels = legend.get_legend_handles_labels()
         columns = min(4, len(labels))

@@ -49,7 +49,7 @@ def _table(rows: list[dict[str, Any]], base: dict[str, Any], reference: str) -> 
         central = row["strategy"] == CENTRALISED
         cells = [
             f"`{row['strategy']}`",
-            "–" if central else str(row["epsilon_asked"]),
+            "–" if central else _asked(row),
             percent(row["accuracy"]),
             points(row["difference"]),
             plain(row["loss"]),
@@ -76,8 +76,12 @@ def _tuning(rows: list[dict[str, Any]]) -> list[str]:
             mark = "*" if trial["step"] == tuning["centre"] else ""
             text = f"{trial['step']:g}{mark}: {percent(trial['accuracy'], spread=False)}"
             cells.append(f"**{text}**" if trial["step"] == tuning["best"] else text)
-        lines.append(f"| {row['task']} | `{row['strategy']}` | {row['epsilon_asked']} | {', '.join(cells)} |")
+        lines.append(f"| {row['task']} | `{row['strategy']}` | {_asked(row)} | {', '.join(cells)} |")
     return lines
+
+
+def _asked(row: dict[str, Any]) -> str:
+    return f"{float(row['epsilon_asked']):g}"
 
 
 def percent(value: dict[str, Any] | None, *, spread: bool = True) -> str:
