@@ -20,7 +20,7 @@ from compare.plan import Cell, Wish
 from compare.plots import draw
 from compare.runs import Job, Store
 from compare.scheduler import Scheduler
-from compare.study import Record, runs_of, study
+from compare.study import Record, runs_missing, runs_of, study
 from compare.summary import summarise
 from compare.table import markdown
 from server_app.terminal import clock
@@ -69,7 +69,10 @@ def compare(
     display = _Display(console, total)
     scheduler = Scheduler(store, jobs, out / "workers", display.on_record)
     try:
-        console.print(_estimate(scheduler, cells, total, jobs), highlight=False)
+        missing = sum(runs_missing(cell, wish, store.find) for cell in cells)
+        console.print(f"{total} runs, {total - missing} of them done already", highlight=False)
+        if missing:
+            console.print(_estimate(scheduler, cells, missing, jobs), highlight=False)
         if dry_run:
             return None
         with display.progress:
@@ -83,8 +86,8 @@ def compare(
     return found
 
 
-def _estimate(scheduler: Scheduler, cells: list[Cell], total: int, jobs: int) -> str:
-    """How long it will take if nothing is done yet: short runs on all workers at once, scaled to all rounds."""
+def _estimate(scheduler: Scheduler, cells: list[Cell], missing: int, jobs: int) -> str:
+    """How long it will take: short runs on all workers at once, scaled to all rounds."""
     private = cells[-1]
     rounds = int(private.flat["num-server-rounds"])
     probe = private.tuning(private.start, 1)
@@ -92,13 +95,13 @@ def _estimate(scheduler: Scheduler, cells: list[Cell], total: int, jobs: int) ->
     records = scheduler.measure([Job("probe", "a short run", {**probe.flat, **short})] * jobs)
     failed = [record["error"] for record in records if record["status"] != "done"]
     if failed:
-        return f"{total} runs; a short one to measure the time failed: {failed[0]}"
+        return f"a short run to measure the time failed: {failed[0]}"
     pace = max(mean(record["report"]["rounds"]) for record in records)
     fixed = max(record["seconds"] - sum(record["report"]["rounds"]) for record in records)
     seconds = fixed + rounds * pace
     return (
-        f"{total} runs of about {seconds:.0f} s each, {jobs} at a time: about {clock(total * seconds / jobs)} "
-        "(minutes:seconds) at the present load, less what is done already"
+        f"{missing} runs of about {seconds:.0f} s each, {jobs} at a time: about {clock(missing * seconds / jobs)} "
+        "(minutes:seconds) at the present load"
     )
 
 

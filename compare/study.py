@@ -1,6 +1,6 @@
 """One cell of a comparison from tuning to results, as a generator: it yields jobs and is sent their records."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any
@@ -51,6 +51,21 @@ def study(cell: Cell, wish: Wish) -> Generator[Batch, list[Record], Outcome]:
 def runs_of(cell: Cell, wish: Wish) -> int:
     """How many runs a study takes."""
     return wish.trials * wish.tuning_seeds + wish.seeds * (1 + len(cell.controls))
+
+
+def runs_missing(cell: Cell, wish: Wish, find: Callable[[Job], Record | None]) -> int:
+    """How many runs of a study are still to be done, when ``find`` answers for those that are."""
+    driven = study(cell, wish)
+    batch, done = next(driven), 0
+    while True:
+        found = [record for record in map(find, batch) if record is not None]
+        done += len(found)
+        if len(found) < len(batch):
+            return runs_of(cell, wish) - done
+        try:
+            batch = driven.send(found)
+        except StopIteration:
+            return 0
 
 
 def score_of(records: list[Record]) -> Score | None:

@@ -7,7 +7,7 @@ import pytest
 
 from common.config import RunConfig
 from compare.plan import Cell, Entry, Wish
-from compare.study import Outcome, Record, score_of, study
+from compare.study import Outcome, Record, runs_missing, runs_of, score_of, study
 from compare.summary import statistics, summarise
 from compare.table import markdown
 
@@ -73,6 +73,17 @@ def test_a_study_evaluates_the_step_that_was_best_on_validation() -> None:
     assert found.search.best == 1.0
     assert {r["flat"]["server.learning-rate"] for r in found.runs["none"]} == {1.0}
     assert [len(records) for records in found.trials.values()] == [2, 2, 2]
+
+
+def test_what_is_missing_of_a_study_is_known_before_it_is_run() -> None:
+    """Three trials of two seeds, three evaluated seeds: nine runs; where one lacks, later ones do not count."""
+    done = outcome("lora", [0.5, 0.6, 0.7])
+    known = {record["key"]: record for record in done.records}
+    assert runs_of(done.cell, WISH) == len(known) == 9
+    assert runs_missing(done.cell, WISH, lambda job: known.get(job.key)) == 0
+    gone = done.trials[1.0][0]["key"]
+    assert runs_missing(done.cell, WISH, lambda job: None if job.key == gone else known.get(job.key)) == 4
+    assert runs_missing(done.cell, WISH, lambda _: None) == 9
 
 
 def test_mean_and_standard_error() -> None:
