@@ -6,8 +6,6 @@ The same handlers, strategies and messages run as under Flower; a test proves bo
 
 import argparse
 import itertools
-import json
-import tempfile
 import time
 import tomllib
 from collections.abc import Iterator
@@ -16,21 +14,9 @@ from typing import Any
 
 import torch
 
-from client_app.app import app
-from common.config import RunConfig, Scalar
-from server_app.in_process import InProcessGrid
+from common.config import Scalar
+from compare.runs import run_report
 from server_app.launcher import read_preset
-from server_app.run import run_federation
-
-
-def outcome(flat: dict[str, Scalar]) -> dict[str, Any]:
-    """The report's outcome of one run with these keys."""
-    with tempfile.TemporaryDirectory() as scratch:
-        config = RunConfig.parse(flat | {"output.dir": scratch, "output.name": "run"})
-        grid = InProcessGrid(app, config.flat(), config.federation.num_clients)
-        folder = run_federation(grid, config)
-        report: dict[str, Any] = json.loads((folder.path / "report.json").read_text())
-    return report
 
 
 def points(grid: list[str]) -> Iterator[dict[str, Scalar]]:
@@ -80,7 +66,7 @@ def main() -> None:
     rows.append("|---|---|---|---|---|---|---|")
     for point in points(arguments.grid):
         started = time.monotonic()
-        reports = [outcome(base | point | {"seed": seed}) for seed in range(1, arguments.seeds + 1)]
+        reports = [run_report(base | point | {"seed": seed}) for seed in range(1, arguments.seeds + 1)]
         rows.append(row(point, reports, (time.monotonic() - started) / len(reports)))
         print(rows[-1], flush=True)
     print("\n" + "\n".join(rows))

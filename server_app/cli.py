@@ -266,6 +266,10 @@ def _summarise(folder: Path, seconds: float) -> None:
     ]
     if released["cross_check"].get("agrees") is False:
         lines.append("  THE TWO ACCOUNTANTS DISAGREE on that epsilon: see report.md before you rely on it")
+    if report["run"]["control"] != "none":
+        lines.append(f"  CONTROL RUN, not a result: server.control = {report['run']['control']}")
+    if outcome["warning"]:
+        lines.append(f"  WARNING: {outcome['warning']}")
     if privacy["not_private_because"]:
         lines.append(f"  NOT PRIVATE end to end: {privacy['not_private_because']}")
     if privacy["printed"]:

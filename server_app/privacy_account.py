@@ -1,7 +1,8 @@
 """What the run has spent: charged to the ledger before each release, read from it for every epsilon that is shown."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from common.privacy.accounting import Charge, RunningAccountant, cross_check, epsilon
@@ -38,11 +39,19 @@ def compare_with_prv(plan: PrivacyPlan, charges: Sequence[Charge], epsilon: floa
     Takes seconds, 30 at most. ``unavailable`` is the reason why there is no bracket.
     """
     reason = why_infinite(plan.reason, epsilon)
-    bounds = reason or cross_check(charges, plan.delta - plan.slack, timeout=_CROSS_CHECK_SECONDS)
+    bounds = reason or _bounds(cross_check, tuple(charges), plan.delta - plan.slack)
     if isinstance(bounds, str):
         return {"unavailable": bounds.removeprefix("not cross-checked: ")}
     lower, upper = bounds
     return {"lower": lower, "upper": upper, "agrees": lower <= epsilon <= upper}
+
+
+@lru_cache(maxsize=64)
+def _bounds(
+    accountant: Callable[..., tuple[float, float] | str], charges: tuple[Charge, ...], delta: float
+) -> tuple[float, float] | str:
+    """Asked once a process: many runs of a comparison share their charges."""
+    return accountant(charges, delta, timeout=_CROSS_CHECK_SECONDS)
 
 
 def cross_check_sentence(check: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from common.config import ConfigError, PrivacyConfig, RunConfig
 from common.privacy.accounting import Charge, calibrate, check_delta, default_delta, epsilon, max_rounds
@@ -9,6 +10,7 @@ from common.privacy.mechanism import MOST_SMOOTHING, SLACK_EPSILON, ReleaseTerms
 from common.privacy.printed import PrintedMechanism, printed_sigma
 from common.privacy.sampling import binomial_limit
 
+_solved = lru_cache(maxsize=64)(calibrate)  # seconds each, and many runs of a comparison share a plan
 _TAIL_SHARE = 1e-3  # of delta, for a cohort larger than the public number of noise shares
 
 
@@ -235,7 +237,7 @@ def _calibrate(
     slack: float,
 ) -> float:
     try:
-        return calibrate(budget, delta, sampling_rate=sampling_rate, rounds=rounds, before=before, slack=slack)
+        return _solved(budget, delta, sampling_rate=sampling_rate, rounds=rounds, before=before, slack=slack)
     except ValueError as error:
         raise ConfigError(
             f"privacy.epsilon = {config.privacy.epsilon:g}: {error}; raise it, or run fewer rounds"

@@ -9,6 +9,7 @@ import numpy as np
 from common.app_digest import app_digest
 from common.config import RunConfig
 from common.wire import pack_release, serialised_bytes
+from server_app.control import control_warning
 from server_app.plots import draw_plots
 from server_app.printed_report import describe_printed, printed_sentences
 from server_app.privacy_account import PrivacyAccount, cross_check_sentence
@@ -18,6 +19,7 @@ from server_app.strategies.base import FederatedAdapter
 from server_app.terminal import show
 
 SCHEMA = 1
+_LOSS_OF_ACCURACY = 0.02  # below the base model by more is said
 _PACKAGES = ("flwr", "torch", "transformers", "peft", "datasets", "flwr-datasets", "dp-accounting")
 
 
@@ -46,6 +48,7 @@ def _run(folder: RunFolder, config: RunConfig, strategy: FederatedAdapter, secon
     return {
         "name": folder.path.name,
         "strategy": config.strategy.name,
+        "control": config.server.control,
         "model": config.model.name,
         "data": config.data.name,
         "seed": config.seed,
@@ -65,7 +68,16 @@ def _outcome(rows: list[dict[str, Any]], strategy: FederatedAdapter, final: dict
         "rounds_short_of_replies": sum(1 for row in rows if row.get("shortage")),
         "base": _scores(scored[0]) if scored else {},
         "final": final,
+        "warning": _warning(_scores(scored[0]) if scored else {}, final),
     }
+
+
+def _warning(base: dict[str, Any], final: dict[str, Any]) -> str:
+    """What to say of a model that came out worse than it went in, by more than two points; else ``""``."""
+    if "accuracy" not in base or "accuracy" not in final or final["accuracy"] >= base["accuracy"] - _LOSS_OF_ACCURACY:
+        return ""
+    points = 100 * (base["accuracy"] - final["accuracy"])
+    return f"ended {points:.1f} points BELOW the base model: do not use this adapter (smaller steps, larger epsilon)"
 
 
 def _scores(row: dict[str, Any]) -> dict[str, Any]:
@@ -163,6 +175,7 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         f"{run['rounds_run']} of {run['rounds_planned']} rounds with {run['clients']} clients "
         f"in {run['seconds']:.0f} s; ended because: {outcome['stopped_because']}.",
+        *_loud(control_warning(run["control"]), outcome["warning"]),
         "",
         "## Utility (public held-out examples)",
         "",
@@ -211,6 +224,10 @@ def _terms(privacy: dict[str, Any]) -> str:
         f"round carries {one:.4f} by itself. Noise: {noise}. Of delta, {privacy['delta_set_aside']:.2g} is set aside "
         "for approximations."
     )
+
+
+def _loud(*sentences: str) -> list[str]:
+    return [line for sentence in sentences if sentence for line in ("", f"**{sentence}**")]
 
 
 def _utility(outcome: dict[str, Any]) -> list[str]:

@@ -72,12 +72,12 @@ def plan_run(config: RunConfig, adapted: AdaptedModel, clients: int) -> PrivacyP
     needed = STRATEGIES[config.strategy.name].needs_statistics
     statistics_size = ScaleCode.of(adapted.layout, config.statistics).size if needed else 0
     tensors = len(adapted.layout.tensors)
-    return make_plan(config, clients, _code_size(config, adapted), statistics_size, tensors=tensors)
+    return make_plan(config, clients, code_size(config, adapted), statistics_size, tensors=tensors)
 
 
 def open_account(config: RunConfig, adapted: AdaptedModel, plan: PrivacyPlan, ledger: Ledger) -> PrivacyAccount:
     """The account of a run, which knows what one message of each stage reveals by itself."""
-    size = _code_size(config, adapted)
+    size = code_size(config, adapted)
     message = round_terms(config.privacy, plan, size)
     first = statistics_terms(config, plan, adapted.layout)
     return PrivacyAccount(
@@ -88,7 +88,8 @@ def open_account(config: RunConfig, adapted: AdaptedModel, plan: PrivacyPlan, le
     )
 
 
-def _code_size(config: RunConfig, adapted: AdaptedModel) -> int:
+def code_size(config: RunConfig, adapted: AdaptedModel) -> int:
+    """Values of a code that a client sends in a round."""
     if STRATEGIES[config.strategy.name].sends_whole_gradient:
         return adapted.layout.size
     return prior_settings(config, adapted.layout).size or adapted.layout.size

@@ -3,6 +3,7 @@
 from common.config.run import ConfigError, RunConfig, Scalar, flatten, key_table, names_a_file, nest
 from common.config.sections import (
     CodecConfig,
+    Control,
     DataConfig,
     EvaluationConfig,
     FederationConfig,
@@ -22,6 +23,7 @@ from common.config.sections import (
 __all__ = [
     "CodecConfig",
     "ConfigError",
+    "Control",
     "DataConfig",
     "EvaluationConfig",
     "FederationConfig",

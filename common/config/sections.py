@@ -14,6 +14,7 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Control = Literal["none", "codes-zeroed", "no-update"]
 
 
 def kebab(name: str) -> str:
@@ -275,6 +276,9 @@ class ServerConfig(Section):
     momentum: Fraction = Field(0.9, description="momentum (optimizer = momentum)")
     divergence_factor: Annotated[float, Field(gt=1)] = Field(
         4.0, description="stop when held-out loss exceeds this multiple of the base model's"
+    )
+    control: Control = Field(
+        "none", description="EXPERIMENTS ONLY: codes-zeroed = decode zeros in place of the code; no-update = no step"
     )
 
 

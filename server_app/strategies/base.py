@@ -24,6 +24,7 @@ from common.privacy.mechanism import combine
 from common.privacy.noise import RandomSource
 from common.privacy.sampling import poisson_sample
 from common.wire import TRAIN, Task, pack_instruction
+from server_app.control import controlled_code, controlled_gradient
 from server_app.federation import FederationError, Question, Replies, exchange
 from server_app.optimizer import ServerOptimizer
 from server_app.privacy_account import PrivacyAccount
@@ -107,6 +108,11 @@ class FederatedAdapter(Strategy):
         self._shortage = ""
         self._sound = state.optimizer.adapter  # the last that was evaluated and had not diverged
 
+    @classmethod
+    def learns_codec(cls, config: RunConfig) -> bool:
+        """Whether the codec is trained, so that its decoder may know something by itself and needs controls."""
+        return False
+
     @abstractmethod
     def prepare(self, grid: Grid) -> Codec:
         """Make the codec before round 1 (stage 1 where a strategy has one)."""
@@ -183,9 +189,10 @@ class FederatedAdapter(Strategy):
         releases = [self._replies.releases[node] for node in sorted(self._replies.releases)]
         # 1: aggregate the clients' codes, Eq (5): their noisy sum over a fixed denominator
         total = combine(releases, question.terms, self.noise_source(server_round))
-        code = total / self._denominator(len(releases))
+        control = self.config.server.control
+        code = controlled_code(control, total / self._denominator(len(releases)))
         # 2: decode with Dec, which never left the server
-        gradient = self._codec_of(server_round).decode(code)
+        gradient = controlled_gradient(control, self._codec_of(server_round).decode(code))
         # 3: gradient descent on the adapter, Eq (6)
         adapter = self.state.optimizer.step(gradient)
         # 4: what the next round sends to its clients

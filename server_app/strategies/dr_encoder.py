@@ -6,6 +6,7 @@ from common.app_digest import app_digest
 from common.codecs.base import Codec
 from common.codecs.identity import IdentityCodec
 from common.codecs.statistics import GradientStatistics
+from common.config import RunConfig
 from common.wire import STATISTICS, Task, pack_instruction
 from server_app.federation import FederationError, Question
 from server_app.prior import train_prior
@@ -22,6 +23,11 @@ class DrEncoder(FederatedAdapter):
     """
 
     needs_statistics = True
+
+    @classmethod
+    def learns_codec(cls, config: RunConfig) -> bool:
+        """The convolution and the trained linear form; all other forms are drawn or computed, not learnt."""
+        return config.codec.kind == "conv" or (config.codec.kind, config.codec.form) == ("linear", "trained")
 
     def prepare(self, grid: Grid) -> Codec:
         """Algorithm 1: collect statistics, draw synthetic gradients from them, train the AutoEncoder."""

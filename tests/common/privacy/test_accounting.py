@@ -19,6 +19,7 @@ from common.privacy.accounting import (
     max_rounds,
     rdp_epsilon,
 )
+from common.privacy.crosscheck import prv_bounds
 
 DELTA = 1e-5
 
