@@ -15,7 +15,7 @@ from client_app.statistics import gradient_statistics
 from common.codecs.statistics import NonFiniteStatistics
 from common.privacy.mechanism import release
 from common.scale_code import ScaleCode
-from common.wire import WireError, pack_release, unpack_instruction
+from common.wire import WireError, pack_release, received_adapter, unpack_instruction
 
 app = ClientApp()
 
@@ -24,8 +24,9 @@ app = ClientApp()
 @guarded
 def statistics(message: Message, context: Context) -> Message:
     """Stage 1: release this client's gradient statistics (Algorithm 1, client side)."""
-    adapter, _, task = unpack_instruction(message.content)
+    sent, _, task = unpack_instruction(message.content)
     site = Site.of(context)
+    adapter = received_adapter(sent, site.adapted.layout)
     site.accept(task, context)
     settings = site.config.statistics
     train = site.config.train.model_copy(
@@ -50,10 +51,11 @@ def statistics(message: Message, context: Context) -> Message:
 @guarded
 def train(message: Message, context: Context) -> Message:
     """Stage 2: release this client's encoded, clipped, noised gradient (Algorithm 2, client side)."""
-    adapter, spec, task = unpack_instruction(message.content)
+    sent, spec, task = unpack_instruction(message.content)
     if task.raw:
         raise WireError("a gradient is never asked for in the clear: only stage 1 may be raw")
     site = Site.of(context)
+    adapter = received_adapter(sent, site.adapted.layout)
     site.accept(task, context)
     gradient = local_update(site.adapted, adapter, site.examples, site.config.train, site.seed(task.round))
     values = release_gradient(gradient, encoder_for(spec, site), task.terms, site.noise_source(task.round))

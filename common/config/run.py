@@ -16,6 +16,7 @@ from common.config.sections import (
     DataConfig,
     EvaluationConfig,
     FederationConfig,
+    FedlppConfig,
     HistoryConfig,
     LoraConfig,
     ModelConfig,
@@ -54,6 +55,7 @@ class RunConfig(Section):
     codec: CodecConfig = CodecConfig()
     prior: PriorConfig = PriorConfig()
     history: HistoryConfig = HistoryConfig()
+    fedlpp: FedlppConfig = FedlppConfig()
     statistics: StatisticsConfig = StatisticsConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     server: ServerConfig = ServerConfig()
