@@ -167,8 +167,7 @@ def _unpack_proxy(content: RecordDict) -> QuantisedAdapter:
     record = dict(_config(content, ADAPTER))
     held = {name: type(value) for name, value in record.items()}
     if held != _PROXY_FIELDS:
-        wanted = {name: kind.__name__ for name, kind in _PROXY_FIELDS.items()}
-        raise WireError(f"quantised adapter holds { {n: k.__name__ for n, k in held.items()} }, expected {wanted}")
+        raise WireError(f"quantised adapter holds {_typed(held)}, expected {_typed(_PROXY_FIELDS)}")
     codes, ranges = cast("bytes", record["codes"]), cast("bytes", record["ranges"])
     if len(ranges) % 8:
         raise WireError(f"quantised adapter: ranges are {len(ranges)} bytes, expected two float32 a tensor")
@@ -182,6 +181,10 @@ def _unpack_proxy(content: RecordDict) -> QuantisedAdapter:
         )
     except ValueError as error:
         raise WireError(str(error)) from error
+
+
+def _typed(fields: Mapping[str, type]) -> str:
+    return ", ".join(f"{name}: {kind.__name__}" for name, kind in fields.items())
 
 
 def _record(content: RecordDict, name: str, kind: type[_R]) -> _R:

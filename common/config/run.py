@@ -117,7 +117,8 @@ def _model_faults(config: RunConfig) -> list[str]:
 
 def _printed_faults(config: RunConfig) -> list[str]:
     """What contradicts ``privacy.mechanism = "printed"`` in other sections; nothing for a calibrated one."""
-    if config.privacy.mechanism != "printed" or config.strategy.name == "lora":
+    whole = config.strategy.name == "lora" or (config.strategy.name == "fedlpp" and not config.fedlpp.compress)
+    if config.privacy.mechanism != "printed" or whole:
         return []
     faults = []
     if config.strategy.name == "dr-encoder" and config.statistics.private:

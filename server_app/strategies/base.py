@@ -211,7 +211,10 @@ class FederatedAdapter(Strategy):
         return cls.sends_whole_gradient
 
     def details(self) -> dict[str, object]:
-        """What this strategy adds to the report, under ``strategy`` (plain JSON values; nothing private)."""
+        """What this strategy adds to the report, under ``strategy`` (plain JSON values; nothing private).
+
+        ``summary``, if there is one, is a sentence for ``report.md`` and the terminal.
+        """
         return {}
 
     def summary(self) -> None:
