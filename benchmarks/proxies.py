@@ -1,15 +1,14 @@
 """What FEDLPP's clients hold, against what the server keeps: ``python -m benchmarks.proxies --help``.
 
-Each run's broadcasts are kept as a client gets them. Held-out accuracy is then measured of the server's adapter, of the last
-proxy, of the best single one (a client cannot know which, so this is a bound), of the mean of the last 5, 10, 20 and of all
-proxies, and of what one client gets by training on its own examples from the untouched adapter, the last proxy and the
-mean of the last 10. In cross-device runs no client sees every round: the means are those of colluding clients.
+Each run's broadcasts are kept as a client gets them. Held-out accuracy is then measured of the server's adapter, of the
+last proxies one by one and of their mean; with ``--own-steps`` also of what one client gets by training on its own
+examples from the untouched adapter, from the last proxy and from the means. In cross-device runs no client sees every
+round: the means are those of clients that pool what they got.
 """
 
 import argparse
 import contextlib
 import io
-import itertools
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -100,6 +99,7 @@ def scores(config: RunConfig, steps: int) -> dict[str, float]:
     return {
         "server": accuracy(server),
         "last proxy": single[-1],
+        f"last {LAST} proxies, mean": mean(single),
         f"best of last {LAST}": max(single),
         f"lowest of last {LAST}": min(single),
         "server, loss": evaluator(server).loss,
@@ -122,9 +122,9 @@ def main() -> None:
         key: parse_value(text) for key, _, text in (entry.partition("=") for entry in arguments.set)
     }
     base = read_preset(arguments.preset) | fixed
-    for point, seed in itertools.product(points(arguments.grid), [range(1, arguments.seeds + 1)]):
+    for point in points(arguments.grid):
         found: list[dict[str, float]] = []
-        for number in seed:
+        for number in range(1, arguments.seeds + 1):
             with tempfile.TemporaryDirectory() as scratch:
                 run = {"seed": number, "output.dir": scratch, "output.name": "run", "evaluation.every": 10_000}
                 found.append(scores(RunConfig.parse(base | point | run), arguments.own_steps))

@@ -1,8 +1,8 @@
 """FEDLPP's quantiser Q (arXiv 2406.10976): an adapter as w-bit level numbers, packed, and two floats a tensor.
 
-The paper maps LoRA's values "into discrete standard numbers" and does not print Q. Here each tensor has 2^w levels from its
-smallest to its largest value, evenly spaced (``uniform``), or from -m to m, m its largest magnitude, at quantiles of a
-normal distribution (``normal``, after QLoRA's NF4, arXiv 2305.14314, App. E: zero is a level).
+The paper maps LoRA's values "into discrete standard numbers" and does not print Q. Here each tensor has 2^w levels from
+its smallest to its largest value, evenly spaced (``uniform``), or from -m to m, m its largest magnitude, at quantiles
+of a normal distribution (``normal``, after QLoRA's NF4, arXiv 2305.14314, App. E: zero is a level).
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,9 @@ class QuantisedAdapter:
         codes: level numbers, w bits each, little-endian within the bytes: uint8 of shape ``[ceil(n w / 8)]``.
         ranges: lowest and highest level of each tensor: float32 of shape ``[n_t, 2]``.
 
-    Anything inconsistent raises ``ValueError``.
+    Raises:
+        ValueError: anything inconsistent.
+
     """
 
     bits: int

@@ -154,7 +154,7 @@ class FedlppConfig(Section):
         "uniform", description="fedlpp: evenly spaced over a tensor's range, or normal quantiles (NF)"
     )
     rounding: Literal["nearest", "stochastic"] = Field(
-        "nearest", description="fedlpp: stochastic is unbiased, so proxies of many rounds average out to the model"
+        "nearest", description="fedlpp: to the nearest level, or at random without bias (by seed and round)"
     )
     compress: bool = Field(False, description="fedlpp: clients send codes of codec.* rather than whole updates")
 

@@ -1,8 +1,8 @@
 """FEDLPP (arXiv 2406.10976): clients train a quantised proxy of the adapter; full precision stays with the server.
 
-What this protects is the owner's model, not the clients' data (that is the mechanism's part, which is the same for every
-strategy), and it protects by making the proxy worse, not by a guarantee: docs/experiments.md says what a client that keeps
-its proxies can still do.
+What this is to protect is the owner's model, not the clients' data: the mechanism does that, as in every strategy.
+It is no guarantee: clients optimise the proxy, which may end as good as the adapter, and the mean of a few rounds'
+proxies is as good. The report therefore scores both; docs/experiments.md has the measurements.
 """
 
 from typing import Any
@@ -42,7 +42,10 @@ class FedLpp(FederatedAdapter):
         adapter = self.state.optimizer.adapter
         proxy = self.broadcast(self.state.round + 1, adapter)
         scores = [self.hooks.evaluate(self.state.round, each) for each in (adapter, proxy.dequantise(self.layout))]
-        held = {"proxy_bytes": proxy.nbytes, "proxy_times_smaller": 4 * self.layout.size / proxy.nbytes}
+        held: dict[str, object] = {
+            "proxy_bytes": proxy.nbytes,
+            "proxy_times_smaller": 4 * self.layout.size / proxy.nbytes,
+        }
         quality = [_quality(score) for score in scores if score is not None]
         if not quality:
             return held

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -84,7 +85,7 @@ def test_quantising_a_proxy_again_changes_nothing(levels: Any, bits: int, seed: 
 @every_kind
 def test_the_error_falls_with_every_bit(levels: str) -> None:
     errors = [float((of(levels, bits)[1] - of(levels, bits)[0]).norm()) for bits in range(1, 9)]
-    assert all(later < 0.8 * earlier for earlier, later in zip(errors, errors[1:], strict=False))
+    assert all(later < 0.8 * earlier for earlier, later in pairwise(errors))
 
 
 def test_random_rounding_is_unbiased_and_a_function_of_its_seed() -> None:

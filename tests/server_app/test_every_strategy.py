@@ -37,7 +37,7 @@ class Scales(InProcessGrid):
         self.up: list[tuple[int, int]] = []
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        asked = [message for message in messages]
+        asked = list(messages)
         self.down += [_weight(m, m) for m in asked if m.metadata.message_type == TRAIN]
         return super().push_messages(asked)
 

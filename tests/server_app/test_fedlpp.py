@@ -89,7 +89,7 @@ def test_every_client_of_a_round_gets_the_same_proxy_and_every_round_rounds_anew
 
 
 def test_the_step_is_taken_on_full_precision_with_the_proxys_gradient(make: Make, adapted: AdaptedModel) -> None:
-    """Clients at the proxy release what they would release if the proxy were the adapter; the server adds it to its own."""
+    """Clients release what they would if the proxy were the adapter; the server adds that to its own."""
     changes = {"num-server-rounds": 1, "server.learning-rate": 0.5}
     strategy, grid = make({**FEDLPP, **changes})
     before = strategy.state.optimizer.adapter
@@ -110,9 +110,7 @@ def test_several_local_steps_start_at_the_proxy(make: Make) -> None:
     plain, plain_grid = make({"strategy.name": "lora", **changes})
     plain.state.optimizer.reset(quantise(before, strategy.layout, 2).dequantise(strategy.layout))
     proxy = plain.state.optimizer.adapter
-    torch.testing.assert_close(
-        start(strategy, grid) - before, start(plain, plain_grid) - proxy, rtol=1e-3, atol=1e-5
-    )
+    torch.testing.assert_close(start(strategy, grid) - before, start(plain, plain_grid) - proxy, rtol=1e-3, atol=1e-5)
 
 
 def test_it_learns(files: Files, tmp_path: Path) -> None:
