@@ -123,13 +123,13 @@ def main() -> None:
     }
     base = read_preset(arguments.preset) | fixed
     for point in points(arguments.grid):
+        print(f"\n{', '.join(f'{key}={value}' for key, value in point.items()) or 'as preset'}", flush=True)
         found: list[dict[str, float]] = []
         for number in range(1, arguments.seeds + 1):
             with tempfile.TemporaryDirectory() as scratch:
                 run = {"seed": number, "output.dir": scratch, "output.name": "run", "evaluation.every": 10_000}
                 found.append(scores(RunConfig.parse(base | point | run), arguments.own_steps))
                 print(number, {key: round(value, 3) for key, value in found[-1].items()}, flush=True)
-        print(f"\n{', '.join(f'{key}={value}' for key, value in point.items()) or 'as preset'}", flush=True)
         for name in found[0]:
             values = [each[name] for each in found]
             spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
