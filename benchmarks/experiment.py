@@ -22,12 +22,13 @@ from server_app.launcher import read_preset
 def points(grid: list[str]) -> Iterator[dict[str, Scalar]]:
     """Every combination of ``key=value,value,...``."""
     keys = [entry.partition("=")[0] for entry in grid]
-    values = [[_value(text) for text in entry.partition("=")[2].split(",")] for entry in grid]
+    values = [[parse_value(text) for text in entry.partition("=")[2].split(",")] for entry in grid]
     for combination in itertools.product(*values):
         yield dict(zip(keys, combination, strict=True))
 
 
-def _value(text: str) -> Scalar:
+def parse_value(text: str) -> Scalar:
+    """A value as TOML reads it, else the text itself."""
     try:
         value: Scalar = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -61,7 +62,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     fixed = dict(entry.split("=", 1) for entry in arguments.set)
-    base = read_preset(arguments.preset) | {key: _value(text) for key, text in fixed.items()}
+    base = read_preset(arguments.preset) | {key: parse_value(text) for key, text in fixed.items()}
     rows = ["| point | base | accuracy, mean (each seed) | sd | retention | epsilon | s a run |"]
     rows.append("|---|---|---|---|---|---|---|")
     for point in points(arguments.grid):

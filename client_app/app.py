@@ -15,7 +15,7 @@ from client_app.statistics import gradient_statistics
 from common.codecs.statistics import NonFiniteStatistics
 from common.privacy.mechanism import release
 from common.scale_code import ScaleCode
-from common.wire import WireError, pack_release, unpack_instruction
+from common.wire import WireError, pack_release, received_adapter, unpack_instruction
 
 app = ClientApp()
 
@@ -24,9 +24,10 @@ app = ClientApp()
 @guarded
 def statistics(message: Message, context: Context) -> Message:
     """Stage 1: release this client's gradient statistics (Algorithm 1, client side)."""
-    adapter, _, task = unpack_instruction(message.content)
+    sent, _, task = unpack_instruction(message.content)
     site = Site.of(context)
     site.check(task)
+    adapter = received_adapter(sent, site.adapted.layout)
     site.charge(task, context)
     settings = site.config.statistics
     train = site.config.train.model_copy(
@@ -53,11 +54,12 @@ def statistics(message: Message, context: Context) -> Message:
 @guarded
 def train(message: Message, context: Context) -> Message:
     """Stage 2: release this client's encoded, clipped, noised gradient (Algorithm 2, client side)."""
-    adapter, spec, task = unpack_instruction(message.content)
+    sent, spec, task = unpack_instruction(message.content)
     if task.raw:
         raise WireError("a gradient is never asked for in the clear: only stage 1 may be raw")
     site = Site.of(context)
     site.check(task)
+    adapter = received_adapter(sent, site.adapted.layout)
     encoder = encoder_for(spec, site)
     if encoder.size != task.terms.size:
         raise WireError(f"the encoder makes {encoder.size} values, the release terms say {task.terms.size}")

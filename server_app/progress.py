@@ -92,7 +92,9 @@ class Narrator:
         )
 
     def closing(self, report: Mapping[str, Any]) -> None:
-        """The end, and why."""
+        """What the strategy has to say, the end, and why."""
+        if report["strategy"].get("summary"):
+            self(str(report["strategy"]["summary"]))
         self(f"finished: {report['outcome']['stopped_because']}")
         if report["outcome"]["warning"]:
             self(f"WARNING: {report['outcome']['warning']}")

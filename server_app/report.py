@@ -181,6 +181,7 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         *_utility(outcome),
         "",
+        *_of_the_strategy(report["strategy"]),
         "![loss and accuracy](progress.png)",
         "",
         "## Privacy",
@@ -240,6 +241,11 @@ def _utility(outcome: dict[str, Any]) -> list[str]:
         cells = [f"{row[key]:.1%}" if percent else f"{row[key]:.3f}" for row in (base, final)]
         rows.append(f"| {key.replace('.', ', ')} | {cells[0]} | {cells[1]} |")
     return rows
+
+
+def _of_the_strategy(details: dict[str, Any]) -> list[str]:
+    """What the strategy itself has to say, if anything."""
+    return [f"Strategy: {details['summary']}.", ""] if details.get("summary") else []
 
 
 def _guarantee(figure: dict[str, Any]) -> str:

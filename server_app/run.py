@@ -90,7 +90,7 @@ def open_account(config: RunConfig, adapted: AdaptedModel, plan: PrivacyPlan, le
 
 def code_size(config: RunConfig, adapted: AdaptedModel) -> int:
     """Values of a code that a client sends in a round."""
-    if STRATEGIES[config.strategy.name].sends_whole_gradient:
+    if STRATEGIES[config.strategy.name].sends_whole(config):
         return adapted.layout.size
     return prior_settings(config, adapted.layout).size or adapted.layout.size
 

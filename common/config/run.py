@@ -16,6 +16,7 @@ from common.config.sections import (
     DataConfig,
     EvaluationConfig,
     FederationConfig,
+    FedlppConfig,
     HistoryConfig,
     LoraConfig,
     ModelConfig,
@@ -54,6 +55,7 @@ class RunConfig(Section):
     codec: CodecConfig = CodecConfig()
     prior: PriorConfig = PriorConfig()
     history: HistoryConfig = HistoryConfig()
+    fedlpp: FedlppConfig = FedlppConfig()
     statistics: StatisticsConfig = StatisticsConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     server: ServerConfig = ServerConfig()
@@ -122,7 +124,8 @@ def _model_faults(config: RunConfig) -> list[str]:
 
 def _printed_faults(config: RunConfig) -> list[str]:
     """What contradicts ``privacy.mechanism = "printed"`` in other sections; nothing for a calibrated one."""
-    if config.privacy.mechanism != "printed" or config.strategy.name == "lora":
+    whole = config.strategy.name == "lora" or (config.strategy.name == "fedlpp" and not config.fedlpp.compress)
+    if config.privacy.mechanism != "printed" or whole:
         return []
     faults = []
     if config.strategy.name == "dr-encoder" and config.statistics.private:

@@ -31,7 +31,7 @@ class Section(BaseModel):
 class StrategyConfig(Section):
     """Which federated algorithm runs."""
 
-    name: str = Field("dr-encoder", description="dr-encoder, history-prior, lora or random-projection")
+    name: str = Field("dr-encoder", description="dr-encoder, fedlpp, history-prior, lora or random-projection")
 
 
 class FederationConfig(Section):
@@ -170,6 +170,19 @@ class HistoryConfig(Section):
 
     decay: Fraction = Field(0.95, description="history-prior: weight of the past in the decayed sum of steps")
     rows: NonNegativeInt = Field(32, description="history-prior: most code values for the history, one a tensor")
+
+
+class FedlppConfig(Section):
+    """Quantisation of what strategy fedlpp broadcasts: the proxy."""
+
+    bits: Annotated[int, Field(ge=1, le=8)] = Field(2, description="fedlpp: bits w of a value in the broadcast proxy")
+    levels: Literal["uniform", "normal"] = Field(
+        "uniform", description="fedlpp: evenly spaced over a tensor's range, or normal quantiles (NF)"
+    )
+    rounding: Literal["nearest", "stochastic"] = Field(
+        "nearest", description="fedlpp: to the nearest level, or at random without bias (by seed and round)"
+    )
+    compress: bool = Field(False, description="fedlpp: clients send codes of codec.* rather than whole updates")
 
 
 class StatisticsConfig(Section):

@@ -2,12 +2,14 @@
 
 from server_app.strategies.base import FederatedAdapter
 from server_app.strategies.dr_encoder import DrEncoder
+from server_app.strategies.fedlpp import FedLpp
 from server_app.strategies.history_prior import HistoryPrior
 from server_app.strategies.lora import Lora
 from server_app.strategies.random_projection import RandomProjection
 
 STRATEGIES: dict[str, type[FederatedAdapter]] = {
     "dr-encoder": DrEncoder,
+    "fedlpp": FedLpp,
     "history-prior": HistoryPrior,
     "lora": Lora,
     "random-projection": RandomProjection,

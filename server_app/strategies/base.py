@@ -23,6 +23,7 @@ from common.models import AdaptedModel
 from common.privacy.mechanism import combine
 from common.privacy.noise import RandomSource
 from common.privacy.sampling import poisson_sample
+from common.quantize import QuantisedAdapter
 from common.wire import TRAIN, Task, pack_instruction
 from server_app.control import controlled_code, controlled_gradient
 from server_app.federation import FederationError, Question, Replies, exchange
@@ -172,7 +173,7 @@ class FederatedAdapter(Strategy):
         if not cohort:
             return []
         task = Task(server_round, terms, app_digest())
-        content = pack_instruction(unpack_adapter(arrays), codec.spec(), task)
+        content = pack_instruction(self.broadcast(server_round, unpack_adapter(arrays)), codec.spec(), task)
         return self._question.address(content, TRAIN, self.config.federation.round_timeout)
 
     def aggregate_train(
@@ -208,8 +209,20 @@ class FederatedAdapter(Strategy):
         """Nothing to aggregate; evaluation is the server's, on public data."""
         return None
 
+    def broadcast(self, server_round: int, adapter: Tensor) -> Tensor | QuantisedAdapter:
+        """What the clients of a round get for the current adapter (shape ``[n]``): a function of it and of ``seed``."""
+        return adapter
+
+    @classmethod
+    def sends_whole(cls, config: RunConfig) -> bool:
+        """Whether a code is the adapter's size rather than ``codec.size`` under ``config``."""
+        return cls.sends_whole_gradient
+
     def details(self) -> dict[str, object]:
-        """What this strategy adds to the report, under ``strategy`` (plain JSON values; nothing private)."""
+        """What this strategy adds to the report, under ``strategy`` (plain JSON values; nothing private).
+
+        ``summary``, if there is one, is a sentence for ``report.md`` and the terminal.
+        """
         return {}
 
     def summary(self) -> None:
