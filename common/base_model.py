@@ -40,15 +40,20 @@ def load_base(model: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     if model.quantization != "none":
         _check_quantization(model.quantization, device)
     base, tokenizer = _fetch(model, device)
+    if model.quantization == "none" and model.device_map == "none":
+        base = base.to(device)  # type: ignore[arg-type]  # the stub of a decorated method
+    return prepare(base, model, device), tokenizer
+
+
+def prepare(base: PreTrainedModel, model: ModelConfig, device: torch.device) -> PreTrainedModel:
+    """Make a loaded model ready for an adapter: QLoRA's casts if it is quantised, checkpointing if it is asked for."""
     if model.quantization != "none":
         prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
         _keep_one_format(base)
         _compute_in_bfloat16(base, device)
-    elif model.device_map == "none":
-        base = base.to(device)  # type: ignore[arg-type]  # the stub of a decorated method
     if model.gradient_checkpointing:
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return base, tokenizer
+    return base
 
 
 def device_of(model: ModelConfig) -> torch.device:
