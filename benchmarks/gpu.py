@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +67,7 @@ def copy_bandwidth(device: torch.device, values: int, repeats: int) -> float:
     return 8 * values / measure(lambda: target.copy_(source), device, repeats).seconds
 
 
-def random_base(config: LlamaConfig, quantization: str, device: torch.device) -> PreTrainedModel:
+def random_base(config: LlamaConfig, quantization: Literal["none", "4"], device: torch.device) -> PreTrainedModel:
     """A model with random weights on ``device``: bfloat16, or with linear layers in bitsandbytes' 4-bit format."""
     torch.manual_seed(0)
     with torch.device(device):
@@ -84,10 +85,10 @@ def _quantise(base: PreTrainedModel, device: torch.device) -> None:
     for parent in list(base.modules()):
         for name, module in list(parent.named_children()):
             if id(module) in linear and isinstance(module, nn.Linear):
-                layer = quantised.Linear4bit(
+                layer = quantised.Linear4bit(  # type: ignore[attr-defined]
                     module.in_features, module.out_features, bias=False, compute_dtype=COMPUTE_DTYPE, device="meta"
                 )
-                layer.weight = quantised.Params4bit(
+                layer.weight = quantised.Params4bit(  # type: ignore[attr-defined]
                     module.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True, module=layer
                 )
                 setattr(parent, name, layer.to(device))

@@ -76,13 +76,14 @@ def architecture(name: str) -> PreTrainedConfig:
     if name in PUBLISHED:
         return PUBLISHED[name]
     try:
-        return AutoConfig.from_pretrained(ASSETS if name == "demo" else name, local_files_only=True)
+        found: PreTrainedConfig = AutoConfig.from_pretrained(ASSETS if name == "demo" else name, local_files_only=True)
     except (OSError, ValueError) as error:
         where = "a directory without a usable config.json" if Path(name).exists() else "not in the local cache"
         raise ConfigError(
             f'model.name = "{name}": {where}, so its shape is not known without a download; known by heart: '
             f"{', '.join(PUBLISHED)}"
         ) from error
+    return found
 
 
 def build_shape(config: PreTrainedConfig, lora: LoraConfig) -> Shape:

@@ -149,11 +149,11 @@ def _probe_quantization(bits: str, device: torch.device) -> None:
 
     width = _PROBE_WIDTH
     if bits == "4":
-        layer: nn.Module = quantised.Linear4bit(
+        layer: nn.Module = quantised.Linear4bit(  # type: ignore[attr-defined]
             width, width, bias=False, compute_dtype=COMPUTE_DTYPE, compress_statistics=True, quant_type="nf4"
         )
     else:
-        layer = quantised.Linear8bitLt(width, width, bias=False, has_fp16_weights=False)
+        layer = quantised.Linear8bitLt(width, width, bias=False, has_fp16_weights=False)  # type: ignore[attr-defined]
     probe = torch.ones(2, width, device=device, requires_grad=True)
     layer.to(device)(probe).sum().backward()
     if probe.grad is None or not torch.isfinite(probe.grad).all():

@@ -129,9 +129,9 @@ def _materialise(model: PeftModel, dtype: torch.dtype) -> None:
         for name, old in module._parameters.items():
             if old is not None:
                 kind = old.dtype if old.requires_grad else dtype
-                fake = fakes.get(id(old)) or nn.Parameter(torch.empty(old.shape, dtype=kind), old.requires_grad)
-                fakes[id(old)] = fake
-                module._parameters[name] = fake
+                if id(old) not in fakes:
+                    fakes[id(old)] = nn.Parameter(torch.empty(old.shape, dtype=kind), old.requires_grad)
+                module._parameters[name] = fakes[id(old)]
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
@@ -151,7 +151,7 @@ def _imitate_quantisation(model: PeftModel) -> None:
     for module in quantisable(model.get_base_model()):
         if not module.weight.requires_grad:
             width = module.weight.shape[1] if isinstance(module, Conv1D) else module.weight.shape[0]
-            module.forward = partial(_quantised, width)
+            module.forward = partial(_quantised, width)  # type: ignore[method-assign]
 
 
 def _quantised(width: int, values: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ def philox_words(count: int, *, key: tuple[int, int], high: int, device: torch.d
     """
     blocks = -(-count // 4)
     zeros = torch.zeros(blocks, dtype=torch.int64, device=device)
-    words = (torch.arange(1, blocks + 1, device=device), zeros, zeros, zeros + signed(high))
+    words: tuple[Tensor, ...] = (torch.arange(1, blocks + 1, device=device), zeros, zeros, zeros + signed(high))
     for number in range(_ROUNDS):
         keys = [signed(part + number * step) for part, step in zip(key, _KEY_STEPS, strict=True)]
         words = _mix(words, keys)

@@ -114,7 +114,7 @@ def test_estimates_are_near_what_a_real_step_keeps(
     tokens = torch.zeros(config.train.batch_size, 48, dtype=torch.long)
     logits = 8 * tokens.numel() * shape.config.vocab_size
     whole, checkpointed = memory.activation_bytes(config, shape)
-    assert whole - logits == pytest.approx(memory.kept_bytes(loaded.model, tokens), rel=0.1)
+    assert 0.95 < (whole - logits) / memory.kept_bytes(loaded.model, tokens) < 1.4  # never too low; 8-bit is too high
     assert checkpointed < whole
 
 
