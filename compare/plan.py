@@ -200,7 +200,7 @@ def _cell(task: str, entry: Entry, epsilon: float, flat: Mapping[str, Scalar], c
         check_run(config)
         adapted = load_adapted_model(config.model, config.lora, config.seed)
         plan = plan_run(config, adapted, config.federation.num_clients)
-        size = code_size(config, adapted)
+        size = code_size(config, adapted.layout)
     except ConfigError as error:
         raise ConfigError(f"{label}: {error}") from None
     start = start_step(plan.round.noise_multiplier, plan.expected_cohort, adapted.layout.size, size)

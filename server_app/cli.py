@@ -128,6 +128,25 @@ def budget(
     typer.echo(text)
 
 
+@app.command()
+def plan(
+    preset: Annotated[str, typer.Option(help="preset name, or a TOML file")] = "demo",
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value on top; repeatable")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Size a run before anything is downloaded: parameters, bytes, memory, noise, GPUs."""
+    from server_app import sizing  # noqa: PLC0415 - takes seconds to import, which `run` need not wait for
+
+    try:
+        flat, _ = _read(preset, dict(parse_override(text) for text in overrides or []), None)
+        config = RunConfig.parse(flat)
+        text = sizing.to_json(config) if as_json else sizing.to_text(config)
+    except (ConfigError, LaunchError) as error:
+        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        raise typer.Exit(1) from None
+    typer.echo(text)
+
+
 def keys_markdown() -> str:
     """The page docs/configuration.md."""
     rows = [f"| `{key}` | `{json.dumps(value)}` | {text} |" for key, value, text in key_table()]

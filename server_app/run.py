@@ -4,11 +4,13 @@ import math
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from flwr.app import MetricRecord
 from flwr.serverapp import Grid
 from torch import Tensor
 
+from common.adapter import Layout
 from common.config import ConfigError, RunConfig, flatten
 from common.data import check_chat_template, evaluation_examples, retention_examples
 from common.models import AdaptedModel, load_adapted_model
@@ -67,17 +69,25 @@ def check_run(config: RunConfig) -> None:
         _check_same_run(config)
 
 
-def plan_run(config: RunConfig, adapted: AdaptedModel, clients: int) -> PrivacyPlan:
+class HasLayout(Protocol):
+    """A model, or only the shape of one."""
+
+    @property
+    def layout(self) -> Layout:
+        """Where the adapter's tensors lie."""
+
+
+def plan_run(config: RunConfig, adapted: HasLayout, clients: int) -> PrivacyPlan:
     """The privacy plan for an adapter and a number of enrolled clients."""
     needed = STRATEGIES[config.strategy.name].needs_statistics
     statistics_size = ScaleCode.of(adapted.layout, config.statistics).size if needed else 0
     tensors = len(adapted.layout.tensors)
-    return make_plan(config, clients, code_size(config, adapted), statistics_size, tensors=tensors)
+    return make_plan(config, clients, code_size(config, adapted.layout), statistics_size, tensors=tensors)
 
 
 def open_account(config: RunConfig, adapted: AdaptedModel, plan: PrivacyPlan, ledger: Ledger) -> PrivacyAccount:
     """The account of a run, which knows what one message of each stage reveals by itself."""
-    size = code_size(config, adapted)
+    size = code_size(config, adapted.layout)
     message = round_terms(config.privacy, plan, size)
     first = statistics_terms(config, plan, adapted.layout)
     return PrivacyAccount(
@@ -88,11 +98,11 @@ def open_account(config: RunConfig, adapted: AdaptedModel, plan: PrivacyPlan, le
     )
 
 
-def code_size(config: RunConfig, adapted: AdaptedModel) -> int:
-    """Values of a code that a client sends in a round."""
+def code_size(config: RunConfig, layout: Layout) -> int:
+    """Values in a code of the configured strategy."""
     if STRATEGIES[config.strategy.name].sends_whole(config):
-        return adapted.layout.size
-    return prior_settings(config, adapted.layout).size or adapted.layout.size
+        return layout.size
+    return prior_settings(config, layout).size or layout.size
 
 
 def _check_same_run(config: RunConfig) -> None:

@@ -93,7 +93,9 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":
         if not self.lora.targets:
-            raise ValueError('lora.target-modules = "": name at least one module, for example "q_proj,v_proj"')
+            raise ValueError(
+                'lora.target-modules = "": name at least one module, for example "q_proj,v_proj", or "auto"'
+            )
         if self.train.local_epochs and self.train.gradient_accumulation > 1:
             raise ValueError(
                 f"train.gradient-accumulation = {self.train.gradient_accumulation} counts micro-batches of a step: "
@@ -111,12 +113,22 @@ def names_a_file(name: str) -> bool:
 
 
 def _model_faults(config: RunConfig) -> list[str]:
-    """What the embedded model has no use for: it is float32 and small."""
-    unused = {"model.quantization": (config.model.quantization, "none"), "model.dtype": (config.model.dtype, "float32")}
-    if config.model.name != "demo":
+    """What the embedded model has no use for (it is float32 and small), and two answers to where a model lives."""
+    model = config.model
+    if model.device_map != "none" and model.device != "auto":
+        return [
+            f'model.device-map = "{model.device_map}" with model.device = "{model.device}": layers are either spread '
+            'or on one device; set model.device = "auto", or model.device-map = "none"'
+        ]
+    unused = {
+        "model.quantization": (model.quantization, "none"),
+        "model.dtype": (model.dtype, "float32"),
+        "model.device-map": (model.device_map, "none"),
+    }
+    if model.name != "demo":
         return []
     return [
-        f'{key} = "{value}" with model.name = "demo": the embedded model is float32; set it to "{needed}"'
+        f'{key} = "{value}" with model.name = "demo": the embedded model is float32 and small; set it to "{needed}"'
         for key, (value, needed) in unused.items()
         if value != needed
     ]

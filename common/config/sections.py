@@ -54,6 +54,12 @@ class ModelConfig(Section):
     quantization: Literal["none", "8", "4"] = Field("none", description="bitsandbytes bits of the frozen weights")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="dtype of the frozen weights")
     device: str = Field("auto", description='"auto", "cpu", "cuda", "cuda:0", ...')
+    device_map: Literal["none", "balanced", "sequential"] = Field(
+        "none", description="spread one model's layers over several GPUs (accelerate); none = all on model.device"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="keep only the layers' inputs for the backward pass: less memory, a third more compute"
+    )
 
 
 class LoraConfig(Section):
@@ -62,7 +68,9 @@ class LoraConfig(Section):
     rank: PositiveInt = Field(8, description="rank r of every factor pair")
     alpha: PositiveFloat = Field(16.0, description="scale: the update is alpha/rank * B A")
     dropout: Fraction = Field(0.0, description="dropout on the adapter's input")
-    target_modules: str = Field("q_proj,k_proj,v_proj,o_proj", description="comma-separated module names")
+    target_modules: str = Field(
+        "auto", description="comma-separated module names; auto = the attention projections of the architecture"
+    )
     freeze_a: bool = Field(False, description="train B only (FFA-LoRA)")
 
     @property

@@ -68,6 +68,11 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
         ['train.optimizer = "adamw"', "train.local-steps = 1", "above 1"],
     ),
     ({"model.quantization": "4"}, ['model.quantization = "4"', 'set it to "none"']),
+    ({"model.device-map": "balanced"}, ['model.device-map = "balanced"', 'set it to "none"']),
+    (
+        {"model.name": "some/model", "model.device-map": "balanced", "model.device": "cuda:1"},
+        ['model.device-map = "balanced"', 'model.device = "cuda:1"', 'set model.device = "auto"'],
+    ),
     ({"model.dtype": "bfloat16"}, ['model.dtype = "bfloat16"', 'set it to "float32"']),
     ({"num-server-rounds": True}, ["num-server-rounds = True", "valid integer"]),
     ({"privacy.epsilon": True}, ["privacy.epsilon = True", "valid number"]),

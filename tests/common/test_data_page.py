@@ -1,14 +1,14 @@
 """What docs/models-and-data.md tells people to copy."""
 
 import re
-import tomllib
 from pathlib import Path
 
 import yaml
 from lm_eval import tasks
 
-from common.config import RunConfig, flatten
+from common.config import RunConfig
 from common.data import FORMATS
+from server_app.launcher import read_preset
 from server_app.strategies import STRATEGIES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "models-and-data.md").read_text()
@@ -18,13 +18,14 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
 
 
-def test_the_papers_two_fine_tunings_are_valid_configurations() -> None:
-    configs = [RunConfig.parse(flatten(tomllib.loads(text))) for text in blocks("toml")]
-    named = {config.data.format: config for config in configs}
-    assert {"dolly", "mmlu"} <= set(named)
-    assert all(config.strategy.name in STRATEGIES for config in configs)
-    for name, rounds, rate, step in (("dolly", 20, 0.05, 1.5e-4), ("mmlu", 4, 1.0, 3e-4)):  # the paper's Table 1
+def test_the_papers_two_fine_tunings_are_presets_with_its_settings() -> None:
+    named = {
+        name: RunConfig.parse(read_preset(name)) for name in re.findall(r"dr-encoder run --preset ([a-z-]+)", PAGE)
+    }
+    assert {config.data.format for config in named.values()} == {"dolly", "mmlu"}
+    for name, rounds, rate, step in (("dolly-llama", 20, 0.05, 1.5e-4), ("mmlu-qwen", 4, 1.0, 3e-4)):  # Table 1
         config = named[name]
+        assert config.strategy.name in STRATEGIES
         assert (config.num_server_rounds, config.privacy.sampling_rate, config.lora.rank) == (rounds, rate, 8)
         assert config.train.learning_rate == step
         assert config.privacy.delta < 1 / config.federation.num_clients
