@@ -7,13 +7,14 @@ case, of all its assertions together (union bound). ``source``:
 - ``"system"``: the operating system's randomness decides, so a run of the tests fails at this rate;
 - ``"seeded"``: a fixed seed decides, so it never flakes; the rate is that on a fresh seed.
 
-The functions below give the rates, exactly where the law of the statistic is known and by its normal limit elsewhere.
+``python -m tests.false_alarms`` prints the figures of docs/privacy.md. The functions below give the rates, exactly
+where the law of the statistic is known and by its normal limit elsewhere.
 """
 
 import importlib
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -47,27 +48,47 @@ class Statistical:
         """Of all its cases."""
         return self.cases * self.rate
 
+    @property
+    def file(self) -> str:
+        """Path of its module, as written in docs/privacy.md."""
+        return self.module.replace(".", "/") + ".py"
+
+
+def totals(tests: Iterable[Statistical]) -> dict[Source, float]:
+    """Rates of all their cases by source (union bound)."""
+    found: dict[Source, float] = {"system": 0.0, "seeded": 0.0}
+    for test in tests:
+        found[test.source] += test.total
+    return found
+
+
+def figure(rate: float) -> str:
+    """A rate as docs/privacy.md writes it: rounded up to one digit, or ``-`` for none."""
+    if rate == 0:
+        return "-"
+    power = math.floor(math.log10(rate))
+    digit = math.ceil(rate / 10**power - 1e-9)
+    digit, power = (1, power + 1) if digit == 10 else (digit, power)
+    return f"{digit}·10" + str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
 
 def registered() -> list[Statistical]:
     """All marked tests, by importing every test module."""
     found = []
-    for module, name, function in test_functions():
+    for module, name, function in all_tests():
         marks = getattr(function, "pytestmark", [])
         cases = math.prod(len(mark.args[1]) for mark in marks if mark.name == "parametrize")
         found += [Statistical(module, name, cases, **mark.kwargs) for mark in marks if mark.name == "statistical"]
     return found
 
 
-def test_functions() -> Iterator[tuple[str, str, Callable[..., Any]]]:
+def all_tests() -> Iterator[tuple[str, str, Callable[..., Any]]]:
     """(module, name, function) of every test."""
     for path in sorted(TESTS.rglob("test_*.py")):
         module = importlib.import_module(".".join(path.relative_to(TESTS.parent).with_suffix("").parts))
         for name, function in vars(module).items():
             if name.startswith("test_") and inspect.isfunction(function) and function.__module__ == module.__name__:
                 yield module.__name__, name, function
-
-
-test_functions.__test__ = False  # type: ignore[attr-defined]
 
 
 def rms_outside(low: float, high: float, values: int) -> float:
@@ -109,3 +130,16 @@ def audit_outside(mu: float, low: float, high: float, runs: int = 4000, confiden
         return float(seen @ (above + below))
 
     return max(outside(share) for share in (0.4, 0.45, 0.5, 0.55, 0.6))
+
+
+def main() -> None:
+    """Print the totals by file, and of all."""
+    tests = registered()
+    for file in sorted({test.file for test in tests}):
+        own = totals(test for test in tests if test.file == file)
+        print(f"{file:50} system {figure(own['system']):8} seeded {figure(own['seeded'])}")
+    print("all", {source: figure(rate) for source, rate in totals(tests).items()})
+
+
+if __name__ == "__main__":
+    main()
