@@ -15,9 +15,8 @@ from compare.plan import CENTRALISED
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c564b")  # Okabe and Ito's
 _MARKERS = "osD^vPX*"
 _GREY = "#777777"
-_LABEL_HEIGHT = 3.0  # points of accuracy
-_DODGE = 0.08
-"""Of strategies at the same place: shift between neighbours, in steps of the ε axis and in decades of bytes / 2."""
+_DODGE, _BYTES_DODGE = 0.08, 1.08
+"""Of strategies at the same place: shift between neighbours in steps of the ε axis, and factor in bytes."""
 
 Row = dict[str, Any]
 
@@ -49,7 +48,7 @@ def _by_strategy(rows: list[Row]) -> dict[str, list[Row]]:
 
 def _draw_utility(path: Path, groups: dict[str, list[Row]], base: Row, central: Row | None, title: str) -> Path:
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2))
-    epsilons = sorted({float(row["epsilon_asked"]) for rows in groups.values() for row in rows})
+    epsilons = _epsilons(groups)
     for axis, score, scale, label in (
         (axes[0], "accuracy", 100, "accuracy, evaluation (%)"),
         (axes[1], "loss", 1, "held-out loss (nats per token)"),
@@ -59,10 +58,10 @@ def _draw_utility(path: Path, groups: dict[str, list[Row]], base: Row, central: 
             places = [epsilons.index(float(row["epsilon_asked"])) + shift for row in rows]
             _errors(axis, number, places, [row[score] for row in rows], scale, name)
             _controls(axis, number, places, rows, score, scale)
+        if any(row["controls"] for rows in groups.values() for row in rows):
+            axis.plot([], [], ls="", marker="o", mfc="none", mec=_GREY, label="control: codes zeroed")
         _references(axis, base[score], central[score] if central else None, scale)
-        axis.set_xticks(
-            range(len(epsilons)), ["∞" if epsilon == float("inf") else f"{epsilon:g}" for epsilon in epsilons]
-        )
+        axis.set_xticks(range(len(epsilons)), [_name(epsilon) for epsilon in epsilons])
         axis.set_xlabel("ε of the released model, end to end")
         axis.set_ylabel(label)
         axis.set_xlim(-0.5, len(epsilons) - 0.5)
@@ -88,42 +87,39 @@ def _references(axis: Axes, base: Row | None, central: Row | None, scale: float)
 
 
 def _draw_bytes(path: Path, groups: dict[str, list[Row]], base: Row, title: str) -> Path:
-    figure, axis = plt.subplots(figsize=(7.5, 4.4))
-    taken: dict[int, int] = {}
-    for number, (name, rows) in enumerate(groups.items()):
-        known = [row for row in rows if row["bytes_up"]]
-        if not known:
-            continue
-        column = round(known[0]["bytes_up"] / 50)
-        shift = 10 ** (2 * _DODGE * taken.setdefault(column, 0))
-        taken[column] += 1
-        places = [row["bytes_up"] * shift for row in known]
-        _errors(axis, number, places, [row["accuracy"] for row in known], 100, name)
-        for names, height in _labels(known):
-            axis.annotate(f"ε={names}", (places[0], height), (6, -3), textcoords="offset points", fontsize=7)
-    _references(axis, base["accuracy"], None, 100)
-    axis.set_xscale("log")
-    axis.margins(x=0.15)
-    axis.set_ylim(0, 103)
-    axis.set_xlabel("bytes up, per client and round (serialised; equal ones are drawn side by side)")
-    axis.set_ylabel("accuracy, evaluation (%)")
-    return _save(figure, axis, path, title)
+    """A panel for each ε, so that strategies with codes of one size can be told apart."""
+    epsilons = _epsilons(groups)
+    columns = min(3, len(epsilons))
+    lines = -(-len(epsilons) // columns)
+    figure, grid = plt.subplots(
+        lines, columns, figsize=(2 + 3 * columns, 0.8 + 2.7 * lines), sharex=True, sharey=True, squeeze=False
+    )
+    for axis, epsilon in zip(grid.flat, epsilons, strict=False):
+        taken: dict[int, int] = {}
+        for number, (name, rows) in enumerate(groups.items()):
+            for row in (row for row in rows if float(row["epsilon_asked"]) == epsilon and row["bytes_up"]):
+                column = round(row["bytes_up"] / 50)
+                place = row["bytes_up"] * _BYTES_DODGE ** taken.setdefault(column, 0)
+                taken[column] += 1
+                _errors(axis, number, [place], [row["accuracy"]], 100, name)
+        _references(axis, base["accuracy"], None, 100)
+        axis.set_title(f"ε = {_name(epsilon)}", fontsize=9)
+        axis.set_xscale("log")
+        axis.margins(x=0.15)
+        axis.set_ylim(0, 103)
+    for axis in grid.flat[len(epsilons) :]:
+        axis.set_axis_off()
+    figure.supxlabel("bytes up, per client and round (serialised; equal ones are drawn side by side)", fontsize=9)
+    figure.supylabel("accuracy, evaluation (%)", fontsize=9)
+    return _save(figure, grid[0, 0], path, title)
 
 
-def _labels(rows: list[Row]) -> list[tuple[str, float]]:
-    """The ε of each point and the height to write it at, in per cent; those of points too close share one label."""
-    labels: list[tuple[str, float]] = []
-    for row in sorted(rows, key=lambda row: row["accuracy"]["mean"]):
-        height = 100 * row["accuracy"]["mean"]
-        if labels and height - labels[-1][1] < _LABEL_HEIGHT:
-            labels[-1] = (f"{labels[-1][0]}, {_epsilon(row)}", labels[-1][1])
-        else:
-            labels.append((_epsilon(row), height))
-    return labels
+def _epsilons(groups: dict[str, list[Row]]) -> list[float]:
+    return sorted({float(row["epsilon_asked"]) for rows in groups.values() for row in rows})
 
 
-def _epsilon(row: Row) -> str:
-    return "∞" if row["epsilon_asked"] == "inf" else f"{row['epsilon_asked']:g}"
+def _name(epsilon: float) -> str:
+    return "∞" if epsilon == float("inf") else f"{epsilon:g}"
 
 
 def _draw_reconstruction(path: Path, groups: dict[str, list[Row]], title: str) -> Path:
@@ -135,7 +131,9 @@ def _draw_reconstruction(path: Path, groups: dict[str, list[Row]], title: str) -
         axis.barh(place, energy["mean"], xerr=energy["se"], color=_COLOURS[number % 8], height=0.6, capsize=3)
         share = row["code_values"] / row["adapter_values"]
         axis.plot([share, share], [place - 0.4, place + 0.4], color="black", lw=1.5)
-    axis.set_yticks(range(len(known)), [f"{name}, ε={_epsilon(row)}" for _, name, row in known], fontsize=8)
+    axis.set_yticks(
+        range(len(known)), [f"{name}, ε={_name(float(row['epsilon_asked']))}" for _, name, row in known], fontsize=8
+    )
     axis.invert_yaxis()
     axis.axvline(0, color=_GREY, lw=0.8)
     axis.set_xlabel("captured energy of synthetic gradients (line: k/n, what a random subspace captures)")
