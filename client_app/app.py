@@ -46,6 +46,34 @@ def statistics(message: Message, context: Context) -> Message:
     return Message(pack_release(values, task.round), reply_to=message)
 
 
+@app.query("gradients")
+@guarded
+def gradients(message: Message, context: Context) -> Message:
+    """Stage 1 of FedCG (TGAP): release this client's LoRA gradients of a few local steps, on examples of their own.
+
+    In the clear only if the instruction says so and the site's policy allows it; else clipped all together and noised.
+    """
+    adapter, _, task = unpack_instruction(message.content)
+    site = Site.of(context)
+    settings = site.config.fedcg
+    site.accept(task, context, vectors=settings.gradients_per_client)
+    train = site.config.train.model_copy(
+        update={
+            "local_steps": settings.gradients_per_client,
+            "local_epochs": 0,
+            "learning_rate": settings.learning_rate,
+        }
+    )
+    examples, _ = site.split()
+    collected = torch.zeros(settings.gradients_per_client, site.adapted.layout.size)
+    if len(examples):  # else zeros: an error would tell how few examples there are
+        stream = gradient_stream(site.adapted, adapter, examples, train, site.seed(0))
+        collected = torch.stack([gradient.cpu() for gradient in stream])
+    code = collected.flatten()
+    values = code.numpy() if task.raw else release(code, task.terms, site.noise_source(0))
+    return Message(pack_release(values, task.round), reply_to=message)
+
+
 @app.train()
 @guarded
 def train(message: Message, context: Context) -> Message:
@@ -55,6 +83,7 @@ def train(message: Message, context: Context) -> Message:
         raise WireError("a gradient is never asked for in the clear: only stage 1 may be raw")
     site = Site.of(context)
     site.accept(task, context)
-    gradient = local_update(site.adapted, adapter, site.examples, site.config.train, site.seed(task.round))
+    _, examples = site.split()
+    gradient = local_update(site.adapted, adapter, examples, site.config.train, site.seed(task.round))
     values = release_gradient(gradient, encoder_for(spec, site), task.terms, site.noise_source(task.round))
     return Message(pack_release(values, task.round), reply_to=message)

@@ -56,6 +56,17 @@ class TokenisedExamples:
         return TokenisedExamples(self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device))
 
 
+def split_rows(count: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Row numbers for stage 1 and for the rounds: disjoint, together all of ``count``, each in ascending order.
+
+    About ``share`` (0..1, the ends excluded) of them go to stage 1, drawn by ``seed``; with two rows or more both parts
+    have one at least, a single row goes to the rounds. Source: CG-FedLLM (arXiv 2405.13746), TGAP and FAF.
+    """
+    first = min(max(1, round(share * count)), count - 1) if count > 1 else 0
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return order[:first].sort().values, order[first:].sort().values
+
+
 def tokenise(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], completions: Sequence[str], max_length: int
 ) -> TokenisedExamples:

@@ -1,8 +1,8 @@
 """What travels between server and clients, and nothing else: record names, schema version, checks, byte counts.
 
-A train or statistics instruction carries the flat adapter, the encoder and the release terms. A reply carries one
-vector (the released code, as plain bytes: nothing to parse, nothing to spare) and the round it belongs to. No loss, no
-example count, no timing leaves a client: each would be a release outside the mechanism.
+An instruction (train, statistics, gradients) carries the flat adapter, the encoder and the release terms. A reply
+carries one vector (the released code, as plain bytes: nothing to parse, nothing to spare) and the round it belongs to.
+No loss, no example count, no timing leaves a client: each would be a release outside the mechanism.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from common.privacy.mechanism import ReleaseTerms
 
 _R = TypeVar("_R", ArrayRecord, ConfigRecord)
 SCHEMA = 1
-STATISTICS = "query.statistics"
+STATISTICS, GRADIENTS = "query.statistics", "query.gradients"
 TRAIN = "train"
 ADAPTER, ENCODER, TASK, RELEASE = "adapter", "encoder", "task", "release"
 
@@ -41,7 +41,6 @@ class Task:
 
 def pack_instruction(adapter: Tensor, encoder: EncoderSpec, task: Task) -> RecordDict:
     """An instruction: the flat adapter (shape ``[n]``), the encoder's specification and the task."""
-    arrays = {f"array.{name}": Array(value.contiguous().numpy()) for name, value in encoder.arrays.items()}
     terms = task.terms
     header = {
         "schema": SCHEMA,
@@ -56,15 +55,20 @@ def pack_instruction(adapter: Tensor, encoder: EncoderSpec, task: Task) -> Recor
         "normalize": terms.normalize,
         "per-tensor": terms.per_tensor,
     }
-    fields = {"kind": encoder.kind, "version": encoder.version, **encoder.fields}
     return RecordDict(
         {
             ADAPTER: ArrayRecord({"flat": Array(adapter.contiguous().numpy())}),
-            ENCODER: ConfigRecord(cast("Any", fields)),
-            f"{ENCODER}-arrays": ArrayRecord(arrays),
+            **pack_encoder(encoder),
             TASK: ConfigRecord(cast("Any", header)),
         }
     )
+
+
+def pack_encoder(encoder: EncoderSpec) -> RecordDict:
+    """An encoder's part of an instruction."""
+    fields = {"kind": encoder.kind, "version": encoder.version, **encoder.fields}
+    arrays = {f"array.{name}": Array(value.contiguous().numpy()) for name, value in encoder.arrays.items()}
+    return RecordDict({ENCODER: ConfigRecord(cast("Any", fields)), f"{ENCODER}-arrays": ArrayRecord(arrays)})
 
 
 def unpack_instruction(content: RecordDict) -> tuple[Tensor, EncoderSpec, Task]:

@@ -20,7 +20,15 @@ from server_app.privacy_account import (
     epsilon_of_messages,
     participation_limit,
 )
-from server_app.privacy_plan import PrivacyPlan, make_plan, provable, round_terms, stage_two_terms, why_infinite
+from server_app.privacy_plan import (
+    PrivacyPlan,
+    make_plan,
+    provable,
+    round_terms,
+    stage_two_terms,
+    statistics_stage,
+    why_infinite,
+)
 from server_app.terminal import show
 
 Accountant = Literal["pld", "prv", "rdp", "gdp"]
@@ -94,7 +102,8 @@ def solve(question: Question, *, curve_points: int) -> Budget:
     _check(question)
     try:
         config = _config(question)
-        plan = make_plan(config, question.clients, _CODE_VALUES, _CODE_VALUES if question.statistics_share else 0)
+        stage = statistics_stage(config, _CODE_VALUES) if question.statistics_share else None
+        plan = make_plan(config, question.clients, _CODE_VALUES, stage)
     except ConfigError as error:
         raise ConfigError(_as_options(str(error))) from None
     charges = _charges(plan, plan.rounds)
