@@ -153,7 +153,7 @@ class FedCgConfig(Section):
     share: OpenShare = Field(0.3, description="fedcg: share of a client's examples that only stage 1 uses (paper: .3)")
     sampling_rate: Rate = Field(0.1, description="fedcg: probability that a client is asked for gradients")
     gradients_per_client: PositiveInt = Field(4, description="fedcg: local steps whose LoRA gradients a client sends")
-    learning_rate: PositiveFloat = Field(0.5, description="fedcg: local step size while collecting")
+    learning_rate: PositiveFloat = Field(0.1, description="fedcg: local step size while collecting")
     private: bool = Field(
         False, description="fedcg: release the gradients through the mechanism; false makes the end-to-end epsilon inf"
     )
