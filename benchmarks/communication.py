@@ -21,7 +21,7 @@ STEPS = 20
 
 def layout_of(layers: int, width: int, rank: int = 8) -> Layout:
     """The adapter of square q, k, v and o projections."""
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for layer in range(layers):
         for module in ("q_proj", "k_proj", "v_proj", "o_proj"):
             name = f"layers.{layer}.self_attn.{module}"

@@ -23,7 +23,7 @@ from flwr.app import Error, Message, MetricRecord
 from torch import Tensor
 
 from client_app.app import app
-from common.codecs.base import Codec
+from common.codecs.base import Codec, CodecState, EncoderSpec
 from common.config import RunConfig, Scalar
 from common.data import evaluation_examples, retention_examples
 from common.models import load_adapted_model
@@ -76,20 +76,32 @@ class Zeroed(Codec):
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
-        self.encode, self.spec, self.state = codec.encode, codec.spec, codec.state  # type: ignore[method-assign]
 
-    dim = property(lambda self: self._codec.dim)  # type: ignore[assignment]
-    size = property(lambda self: self._codec.size)  # type: ignore[assignment]
+    @property
+    def dim(self) -> int:
+        """As the wrapped codec's."""
+        return self._codec.dim
+
+    @property
+    def size(self) -> int:
+        """As the wrapped codec's."""
+        return self._codec.size
 
     def encode(self, vector: Tensor) -> Tensor:
-        """Replaced by the wrapped codec's."""
-        raise NotImplementedError
-
-    spec = state = encode  # type: ignore[assignment]
+        """As the wrapped codec."""
+        return self._codec.encode(vector)
 
     def decode(self, code: Tensor) -> Tensor:
         """What the decoder does by itself."""
         return self._codec.decode(torch.zeros_like(code))
+
+    def spec(self) -> EncoderSpec:
+        """As the wrapped codec's."""
+        return self._codec.spec()
+
+    def state(self) -> CodecState:
+        """As the wrapped codec's."""
+        return self._codec.state()
 
 
 Scorer = Callable[[Tensor], dict[str, float]]
