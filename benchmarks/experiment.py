@@ -6,8 +6,6 @@ The same handlers, strategies and messages run as under Flower; a test proves bo
 
 import argparse
 import itertools
-import json
-import tempfile
 import time
 import tomllib
 from collections.abc import Iterator
@@ -16,32 +14,21 @@ from typing import Any
 
 import torch
 
-from client_app.app import app
-from common.config import RunConfig, Scalar
-from server_app.in_process import InProcessGrid
+from common.config import Scalar
+from compare.runs import run_report
 from server_app.launcher import read_preset
-from server_app.run import run_federation
-
-
-def outcome(flat: dict[str, Scalar]) -> dict[str, Any]:
-    """The report's outcome of one run with these keys."""
-    with tempfile.TemporaryDirectory() as scratch:
-        config = RunConfig.parse(flat | {"output.dir": scratch, "output.name": "run"})
-        grid = InProcessGrid(app, config.flat(), config.federation.num_clients)
-        folder = run_federation(grid, config)
-        report: dict[str, Any] = json.loads((folder.path / "report.json").read_text())
-    return report
 
 
 def points(grid: list[str]) -> Iterator[dict[str, Scalar]]:
     """Every combination of ``key=value,value,...``."""
     keys = [entry.partition("=")[0] for entry in grid]
-    values = [[_value(text) for text in entry.partition("=")[2].split(",")] for entry in grid]
+    values = [[parse_value(text) for text in entry.partition("=")[2].split(",")] for entry in grid]
     for combination in itertools.product(*values):
         yield dict(zip(keys, combination, strict=True))
 
 
-def _value(text: str) -> Scalar:
+def parse_value(text: str) -> Scalar:
+    """A value as TOML reads it, else the text itself."""
     try:
         value: Scalar = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -75,12 +62,12 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     fixed = dict(entry.split("=", 1) for entry in arguments.set)
-    base = read_preset(arguments.preset) | {key: _value(text) for key, text in fixed.items()}
+    base = read_preset(arguments.preset) | {key: parse_value(text) for key, text in fixed.items()}
     rows = ["| point | base | accuracy, mean (each seed) | sd | retention | epsilon | s a run |"]
     rows.append("|---|---|---|---|---|---|---|")
     for point in points(arguments.grid):
         started = time.monotonic()
-        reports = [outcome(base | point | {"seed": seed}) for seed in range(1, arguments.seeds + 1)]
+        reports = [run_report(base | point | {"seed": seed}) for seed in range(1, arguments.seeds + 1)]
         rows.append(row(point, reports, (time.monotonic() - started) / len(reports)))
         print(rows[-1], flush=True)
     print("\n" + "\n".join(rows))

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
+from torch import Tensor
 
-from client_app.guard import guarded
+from client_app.guard import guarded, or_nothing
 from client_app.local_update import gradient_stream, local_update
 from client_app.release import release_gradient
 from client_app.site import Site, encoder_for
@@ -15,7 +16,7 @@ from client_app.statistics import gradient_statistics
 from common.codecs.statistics import NonFiniteStatistics
 from common.privacy.mechanism import release
 from common.scale_code import ScaleCode
-from common.wire import WireError, pack_release, unpack_instruction
+from common.wire import WireError, pack_release, received_adapter, unpack_instruction
 
 app = ClientApp()
 
@@ -24,9 +25,11 @@ app = ClientApp()
 @guarded
 def statistics(message: Message, context: Context) -> Message:
     """Stage 1: release this client's gradient statistics (Algorithm 1, client side)."""
-    adapter, _, task = unpack_instruction(message.content)
+    sent, _, task = unpack_instruction(message.content)
     site = Site.of(context)
-    site.accept(task, context)
+    site.check(task)
+    adapter = received_adapter(sent, site.adapted.layout)
+    site.charge(task, context)
     settings = site.config.statistics
     train = site.config.train.model_copy(
         update={"local_steps": settings.steps, "local_epochs": 0, "learning_rate": settings.learning_rate}
@@ -39,7 +42,9 @@ def statistics(message: Message, context: Context) -> Message:
     else:
         scales = ScaleCode.of(layout, settings)
         try:
-            code = scales.encode(gradient_statistics(gradients, layout, settings).std)
+            code = or_nothing(
+                lambda: scales.encode(gradient_statistics(gradients, layout, settings).std), scales.size, context
+            )
         except NonFiniteStatistics:
             code = torch.full((scales.size,), math.nan)  # an error would tell of private data; see ``release``
         values = release(code, task.terms, site.noise_source(0))
@@ -53,10 +58,15 @@ def gradients(message: Message, context: Context) -> Message:
 
     In the clear only if the instruction says so and the site's policy allows it; else clipped all together and noised.
     """
-    adapter, _, task = unpack_instruction(message.content)
+    sent, _, task = unpack_instruction(message.content)
     site = Site.of(context)
-    settings = site.config.fedcg
-    site.accept(task, context, vectors=settings.gradients_per_client)
+    settings, layout = site.config.fedcg, site.adapted.layout
+    site.check(task, vectors=settings.gradients_per_client)
+    adapter = received_adapter(sent, layout)
+    size = settings.gradients_per_client * layout.size
+    if size != task.terms.size:
+        raise WireError(f"the gradients have {size} values, the release terms say {task.terms.size}")
+    site.charge(task, context)
     train = site.config.train.model_copy(
         update={
             "local_steps": settings.gradients_per_client,
@@ -64,13 +74,18 @@ def gradients(message: Message, context: Context) -> Message:
             "learning_rate": settings.learning_rate,
         }
     )
-    examples, _ = site.split()
-    collected = torch.zeros(settings.gradients_per_client, site.adapted.layout.size)
-    if len(examples):  # else zeros: an error would tell how few examples there are
+
+    def collect() -> Tensor:
+        examples, _ = site.split()
+        if not len(examples):  # zeros: an error would tell how few examples there are
+            return torch.zeros(size)
         stream = gradient_stream(site.adapted, adapter, examples, train, site.seed(0))
-        collected = torch.stack([gradient.cpu() for gradient in stream])
-    code = collected.flatten()
-    values = code.numpy() if task.raw else release(code, task.terms, site.noise_source(0))
+        return torch.cat([gradient.cpu() for gradient in stream])
+
+    if task.raw:
+        values = collect().numpy()
+    else:
+        values = release(or_nothing(collect, size, context), task.terms, site.noise_source(0))
     return Message(pack_release(values, task.round), reply_to=message)
 
 
@@ -78,12 +93,20 @@ def gradients(message: Message, context: Context) -> Message:
 @guarded
 def train(message: Message, context: Context) -> Message:
     """Stage 2: release this client's encoded, clipped, noised gradient (Algorithm 2, client side)."""
-    adapter, spec, task = unpack_instruction(message.content)
+    sent, spec, task = unpack_instruction(message.content)
     if task.raw:
         raise WireError("a gradient is never asked for in the clear: only stage 1 may be raw")
     site = Site.of(context)
-    site.accept(task, context)
-    _, examples = site.split()
-    gradient = local_update(site.adapted, adapter, examples, site.config.train, site.seed(task.round))
-    values = release_gradient(gradient, encoder_for(spec, site), task.terms, site.noise_source(task.round))
+    site.check(task)
+    adapter = received_adapter(sent, site.adapted.layout)
+    encoder = encoder_for(spec, site)
+    if encoder.size != task.terms.size:
+        raise WireError(f"the encoder makes {encoder.size} values, the release terms say {task.terms.size}")
+    site.charge(task, context)  # the last that may refuse: from here on the answer is a release
+    gradient = or_nothing(
+        lambda: local_update(site.adapted, adapter, site.split()[1], site.config.train, site.seed(task.round)),
+        site.adapted.layout.size,
+        context,
+    )
+    values = release_gradient(gradient, encoder, task.terms, site.noise_source(task.round))
     return Message(pack_release(values, task.round), reply_to=message)

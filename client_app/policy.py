@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from common.privacy.mechanism import SLACK_EPSILON, ReleaseTerms
 
@@ -22,9 +23,10 @@ class SitePolicy:
     Attributes:
         min_noise_multiplier: least noise on one message, relative to the clip norm, that the site accepts.
         max_clip_norm: largest clip norm that the site accepts.
-        max_releases: most releases in one run; 0 = no limit.
-        max_epsilon: largest epsilon of all messages of one run against the server; 0 = no limit (``site_ledger``).
+        max_releases: most releases in the site's ledger; 0 = no limit.
+        max_epsilon: largest epsilon of all messages in it against the server; 0 = no limit (``site_ledger``).
         policy_delta: delta of that epsilon.
+        ledger_path: file of that ledger, which all runs share; "" = one for each run, in the client's Flower state.
         allow_raw_gradients: whether a release without noise is allowed. Off for a site that brings its own data.
 
     """
@@ -34,6 +36,7 @@ class SitePolicy:
     max_releases: int = 0
     max_epsilon: float = 0.0
     policy_delta: float = DEFAULT_DELTA
+    ledger_path: str = ""
     allow_raw_gradients: bool = True
 
     @classmethod
@@ -47,6 +50,7 @@ class SitePolicy:
             max_releases=_whole(node_config, "max-releases", OWN_DATA_MAX_RELEASES if own_data else 0),
             max_epsilon=_epsilon(node_config),
             policy_delta=_delta(node_config),
+            ledger_path=_path(node_config),
             allow_raw_gradients=_flag(node_config, "allow-raw-gradients", default=not own_data and least == 0),
         )
 
@@ -97,6 +101,13 @@ def _delta(node_config: Mapping[str, object]) -> float:
     value = _number(node_config, "policy-delta", DEFAULT_DELTA)
     if not 0 < value < 1:
         raise PolicyRefusal(f"node config policy-delta = {value}: write a number between 0 and 1; refusing until then")
+    return value
+
+
+def _path(node_config: Mapping[str, object]) -> str:
+    value = node_config.get("ledger-path", "")
+    if not isinstance(value, str) or (value and not Path(value).is_absolute()):
+        raise PolicyRefusal(f"node config ledger-path = {value!r}: write an absolute file name; refusing until then")
     return value
 
 

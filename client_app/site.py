@@ -61,11 +61,10 @@ class Site:
         first, rest = split_rows(len(self.examples), share, self.seed(_SPLIT))
         return self.examples.select(first), self.examples.select(rest)
 
-    def accept(self, task: Task, context: Context, *, vectors: int = 1) -> None:
+    def check(self, task: Task, *, vectors: int = 1) -> None:
         """Refuse an instruction of other code (``CodeMismatch``) or beyond the site's policy (``PolicyRefusal``).
 
-        Charges the release to the site's ledger in ``context.state`` before it is made. ``vectors``: vectors of the
-        adapter's size that it may hold.
+        ``vectors``: vectors of the adapter's size that the release may hold.
         """
         if task.code_digest != app_digest():
             raise CodeMismatch(
@@ -84,6 +83,9 @@ class Site:
                 f"this site refuses: size = {task.terms.size}, above {times}its adapter's size = {values}"
             )
         self.policy.check(task.terms, raw=task.raw)
+
+    def charge(self, task: Task, context: Context) -> None:
+        """Charge the release to the site's ledger before it is made; ``PolicyRefusal`` when the ledger has no room."""
         bare = task.raw or self.config.privacy.insecure_seed >= 0
         charge_release(context.state, self.policy, task.terms, bare=bare)
 

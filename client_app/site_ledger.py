@@ -1,13 +1,19 @@
-"""What a site's own messages have cost it in this run: kept in the client's state, charged before each release.
+"""What a site's own messages have cost it: charged before each release, in the client's state or in the site's file.
 
-The site trusts no word of the server's: a message counts by its own noise alone, as the server that reads it sees it,
-without amplification by sampling, and a question that is asked again is charged again. Gaussian mechanisms compose
-exactly: mu² is the sum of 1/z² over the messages.
+Flower keeps a client's state for one run, in the SuperNode's memory; a file that the site names (``ledger-path``)
+outlives the SuperNode and the run, and counts all runs together. The site trusts no word of the server's: a message
+counts by its own noise alone, as the server that reads it sees it, without amplification by sampling, and a question
+that is asked again is charged again. Gaussian mechanisms compose exactly: mu² is the sum of 1/z² over the messages.
 """
 
+import fcntl
+import json
 import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 from flwr.app import ConfigRecord, RecordDict
 
@@ -22,7 +28,7 @@ _FIELDS: dict[str, type] = {"schema": int, "releases": int, "squared-mu": float,
 
 @dataclass(frozen=True)
 class SiteLedger:
-    """All messages of one client in one run, against the server.
+    """All messages of one client, against the server.
 
     Attributes:
         releases: messages charged.
@@ -37,22 +43,18 @@ class SiteLedger:
     slack: float = 0.0
 
     @classmethod
-    def read(cls, state: RecordDict) -> "SiteLedger":
-        """The ledger in a client's state, empty before the first release; ``PolicyRefusal`` if it is malformed."""
-        record: Any = state.get(RECORD)
-        if record is None:
-            return cls()
-        if not _is_ledger(record):
-            raise PolicyRefusal(
-                f'this site refuses: record "{RECORD}" in its state is not a ledger that this code wrote, so what it '
-                "has spent in this run is unknown"
-            )
-        return cls(record["releases"], record["squared-mu"], record["slack"])
+    def of(cls, values: object) -> "SiteLedger | None":
+        """The ledger that ``values`` wrote; ``None`` for anything that it did not: other fields, types or ranges."""
+        if not isinstance(values, Mapping) or {name: type(value) for name, value in values.items()} != _FIELDS:
+            return None
+        in_range = values["releases"] >= 1 and values["squared-mu"] > 0 and values["slack"] >= 0  # nan never is
+        if values["schema"] != _SCHEMA or not in_range:
+            return None
+        return cls(values["releases"], values["squared-mu"], values["slack"])
 
-    def write(self, state: RecordDict) -> None:
-        """Put the ledger into the state that Flower keeps for this client."""
-        values = (_SCHEMA, self.releases, self.squared_mu, self.slack)
-        state[RECORD] = ConfigRecord(dict(zip(_FIELDS, values, strict=True)))
+    def values(self) -> dict[str, Any]:
+        """The ledger as plain values, for ``of``."""
+        return dict(zip(_FIELDS, (_SCHEMA, self.releases, self.squared_mu, self.slack), strict=True))
 
     def after(self, terms: ReleaseTerms, *, bare: bool = False) -> "SiteLedger":
         """The ledger with one more message; ``bare``: without noise, or with noise that the server can redraw."""
@@ -69,14 +71,29 @@ class SiteLedger:
 
 
 def charge_release(state: RecordDict, policy: SitePolicy, terms: ReleaseTerms, *, bare: bool = False) -> None:
-    """Charge one message to the ledger in ``state``, which goes back to Flower with the reply; then it may be made.
+    """Charge one message to the site's ledger; only when this has returned may it be made.
 
-    Raises ``PolicyRefusal`` and charges nothing when the message would go beyond ``max-releases`` or ``max-epsilon``.
-    Without either limit no ledger is kept.
+    The ledger is the file of ``ledger-path``, on disk when this returns, else a record in ``state``, which goes back to
+    Flower with the reply. Without a limit none is kept. Raises ``PolicyRefusal`` and charges nothing when the message
+    would go beyond ``max-releases`` or ``max-epsilon``, or when what was spent before cannot be read.
     """
     if not (policy.max_releases or policy.max_epsilon):
         return
-    spent = SiteLedger.read(state)
+    if not policy.ledger_path:
+        spent = SiteLedger() if state.get(RECORD) is None else SiteLedger.of(state[RECORD])
+        state[RECORD] = ConfigRecord(_charged(spent, policy, terms, bare, f'record "{RECORD}" in its state').values())
+        return
+    with _locked(policy.ledger_path) as file:
+        after = _charged(_last(file), policy, terms, bare, f"its ledger-path = {policy.ledger_path}")
+        _append(file, json.dumps(after.values()))
+
+
+def _charged(spent: SiteLedger | None, policy: SitePolicy, terms: ReleaseTerms, bare: bool, place: str) -> SiteLedger:
+    """The ledger with one more message, which the policy allows."""
+    if spent is None:
+        raise PolicyRefusal(
+            f"this site refuses: {place} is not a ledger that this code wrote, so what it has spent is unknown"
+        )
     after = spent.after(terms, bare=bare)
     if policy.max_releases and after.releases > policy.max_releases:
         raise PolicyRefusal(
@@ -91,13 +108,42 @@ def charge_release(state: RecordDict, policy: SitePolicy, terms: ReleaseTerms, *
             f"= {policy.max_epsilon:.6g} (at policy-delta = {delta:g}); it has spent {spent.epsilon(delta):.6g} in "
             f"{spent.releases} releases, this message alone costs {alone:.6g}"
         )
-    after.write(state)
+    return after
 
 
-def _is_ledger(record: object) -> bool:
-    """Whether a record is one that ``write`` made: these fields, of these types, in range."""
-    if not isinstance(record, ConfigRecord) or {name: type(value) for name, value in record.items()} != _FIELDS:
-        return False
-    found: Any = record
-    in_range = found["releases"] >= 1 and found["squared-mu"] > 0 and found["slack"] >= 0  # nan is never in range
-    return bool(found["schema"] == _SCHEMA and in_range)
+@contextmanager
+def _locked(path: str) -> Iterator[BinaryIO]:
+    """The site's file, made if need be (readable by its owner only), for one process at a time."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+    except OSError as error:
+        raise PolicyRefusal(
+            f"this site refuses: its ledger-path = {path} cannot be opened ({error.strerror}), so what it has spent is "
+            "unknown; name a file in a folder that the SuperNode may write to"
+        ) from None
+    with os.fdopen(descriptor, "rb+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+
+
+def _last(file: BinaryIO) -> SiteLedger | None:
+    """What the last whole line says. A torn one after it was never paid with: its message was not made."""
+    *whole, torn = file.read().split(b"\n")
+    beginning = b'{"schema": '
+    if not beginning.startswith(torn[: len(beginning)]):
+        return None
+    if not whole:
+        return SiteLedger()
+    try:
+        return SiteLedger.of(json.loads(whole[-1]))
+    except ValueError:
+        return None
+
+
+def _append(file: BinaryIO, line: str) -> None:
+    """One line more, in place of a torn one if there is one; on disk when this returns."""
+    file.seek(0)
+    file.truncate(file.read().rfind(b"\n") + 1)
+    file.write(line.encode() + b"\n")
+    file.flush()
+    os.fsync(file.fileno())

@@ -5,21 +5,19 @@ reading a gradient is one clone, whatever the number of tensors.
 """
 
 import gc
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
 
 import torch
-from peft import LoraConfig as PeftLoraConfig
-from peft import PeftModel, TaskType, get_peft_model
+from peft import PeftModel
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
+from common.adaptation import adapt
 from common.adapter import Layout
-from common.config import ConfigError, LoraConfig, ModelConfig
-from common.demo.model import load_model as load_demo_model
-from common.demo.model import load_tokenizer as load_demo_tokenizer
+from common.base_model import device_of, load_base
+from common.config import LoraConfig, ModelConfig
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,7 @@ class AdaptedModel:
     parameters: Tensor
     gradients: Tensor
     initial: Tensor
+    remote: "RemoteFactors"
 
     @property
     def device(self) -> torch.device:
@@ -45,6 +44,7 @@ class AdaptedModel:
         """Overwrite the adapter with a flat vector (shape ``[n]``) and forget old gradients."""
         with torch.no_grad():
             self.parameters.copy_(adapter)
+        self.remote.refresh()
         self.gradients.zero_()
 
     def training_mode(self, training: bool) -> None:
@@ -61,6 +61,36 @@ class AdaptedModel:
         return self.gradients.clone()
 
 
+class RemoteFactors:
+    """Factors that cannot be views of the flat buffers, since their layers are on another GPU: kept equal to them.
+
+    Every forward pass begins with a copy of the flat parameters, every backward pass adds its gradients to the flat
+    ones; both together are as many bytes as the adapter.
+
+    Args:
+        model: the adapted model.
+        factors: the trainable parameters that are elsewhere, by name.
+        values: views of the flat parameters, by name.
+        slopes: views of the flat gradients, by name.
+
+    """
+
+    def __init__(
+        self, model: nn.Module, factors: dict[str, nn.Parameter], values: dict[str, Tensor], slopes: dict[str, Tensor]
+    ) -> None:
+        self._pairs = [(factor, values[name]) for name, factor in factors.items()]
+        for name, factor in factors.items():
+            factor.register_post_accumulate_grad_hook(_sender(slopes[name]))
+        if factors:
+            model.register_forward_pre_hook(lambda *_: self.refresh())
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Copy the flat parameters to the other GPUs."""
+        for factor, value in self._pairs:
+            factor.copy_(value, non_blocking=True)
+
+
 @lru_cache(maxsize=2)
 def load_adapted_model(model: ModelConfig, lora: LoraConfig, seed: int) -> AdaptedModel:
     """Load the base model, put a freshly initialised LoRA adapter on it, and keep both for this process.
@@ -68,76 +98,30 @@ def load_adapted_model(model: ModelConfig, lora: LoraConfig, seed: int) -> Adapt
     The initial adapter depends on ``seed`` alone (A uniform as in peft, B zero), so every party starts from the same
     one. Raises ``ConfigError`` when the model cannot be had or the target modules do not exist in it.
     """
-    base, tokenizer = _load_base(model)
-    device = _device(model)
-    base = base.to(device) if model.quantization == "none" else base
-    peft_model = _adapt(base, lora)
-    peft_model.train(False)  # the base comes in evaluation mode, the adapter in training mode: one mode for all
-    trainable = {name: p for name, p in peft_model.named_parameters() if p.requires_grad}
-    layout = Layout.of({name: parameter.shape for name, parameter in trainable.items()})
-    _initialise(peft_model, seed)
-    parameters, gradients = _bind_flat(trainable, layout, device)
+    base, tokenizer = load_base(model)
+    adapted = assemble(base, tokenizer, lora, seed, device_of(model))
     gc.freeze()  # the model's objects never die; a collector that walks them costs more than a training step
-    return AdaptedModel(peft_model, tokenizer, layout, parameters, gradients, parameters.clone())
+    return adapted
 
 
-def _device(model: ModelConfig) -> torch.device:
-    if model.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(model.device)
-
-
-def _load_base(model: ModelConfig) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-    if model.name == "demo":
-        return load_demo_model(), load_demo_tokenizer()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model.name)
-        base = AutoModelForCausalLM.from_pretrained(model.name, **_loading_options(model))
-    except (OSError, ValueError) as error:
-        kind = "local directory" if Path(model.name).exists() else "hub id or local directory"
-        raise ConfigError(
-            f'model.name = "{model.name}": could not be loaded as a {kind} of a causal language model: {error}'
-        ) from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return base, tokenizer
-
-
-def _loading_options(model: ModelConfig) -> dict[str, Any]:
-    options: dict[str, Any] = {"dtype": getattr(torch, model.dtype)}
-    if model.quantization != "none":
-        from transformers import BitsAndBytesConfig  # noqa: PLC0415 - bitsandbytes is slow to import
-
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_8bit=model.quantization == "8",
-            load_in_4bit=model.quantization == "4",
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16,
-        )
-        options["device_map"] = {"": _device(model)}
-    return options
-
-
-def _adapt(base: nn.Module, lora: LoraConfig) -> PeftModel:
-    settings = PeftLoraConfig(
-        task_type=TaskType.CAUSAL_LM,
-        r=lora.rank,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft scales by any real alpha
-        lora_dropout=lora.dropout,
-        target_modules=lora.targets,
-    )
-    try:
-        peft_model = get_peft_model(base, settings)  # type: ignore[arg-type]
-    except ValueError as error:
-        leaves = sorted({name.rsplit(".", 1)[-1] for name, m in base.named_modules() if isinstance(m, nn.Linear)})
-        raise ConfigError(
-            f'lora.target-modules = "{lora.target_modules}": {error} Linear modules of this model: {", ".join(leaves)}'
-        ) from error
-    for name, parameter in peft_model.named_parameters():
-        if "lora_A" in name and lora.freeze_a:
-            parameter.requires_grad_(False)
-    return peft_model  # type: ignore[return-value]
+def assemble(
+    base: nn.Module, tokenizer: PreTrainedTokenizerBase, lora: LoraConfig, seed: int, home: torch.device
+) -> AdaptedModel:
+    """Put a fresh adapter on ``base``, bound to flat buffers on ``home``; raises ``ConfigError`` as ``adapt`` does."""
+    model = adapt(base, lora)
+    model.train(False)  # the base comes in evaluation mode, the adapter in training mode: one mode for all
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    layout = Layout.of({name: parameter.shape for name, parameter in trainable.items()})
+    _initialise(model, seed)
+    parameters = layout.flatten({name: parameter.detach().to(home) for name, parameter in trainable.items()})
+    gradients = torch.zeros_like(parameters)
+    values, slopes = layout.unflatten(parameters), layout.unflatten(gradients)
+    elsewhere = {name: parameter for name, parameter in trainable.items() if parameter.device != home}
+    for name in trainable.keys() - elsewhere.keys():
+        trainable[name].data = values[name]
+        trainable[name].grad = slopes[name]
+    remote = RemoteFactors(model, elsewhere, values, slopes)
+    return AdaptedModel(model, tokenizer, layout, parameters, gradients, parameters.clone(), remote)
 
 
 def _initialise(model: PeftModel, seed: int) -> None:
@@ -151,11 +135,10 @@ def _initialise(model: PeftModel, seed: int) -> None:
             parameter.data.zero_()
 
 
-def _bind_flat(trainable: dict[str, nn.Parameter], layout: Layout, device: torch.device) -> tuple[Tensor, Tensor]:
-    parameters = layout.flatten(trainable).to(device)
-    gradients = torch.zeros_like(parameters)
-    values, slopes = layout.unflatten(parameters), layout.unflatten(gradients)
-    for name, parameter in trainable.items():
-        parameter.data = values[name]
-        parameter.grad = slopes[name]
-    return parameters, gradients
+def _sender(slope: Tensor) -> Callable[[Tensor], None]:
+    def send(factor: Tensor) -> None:
+        if factor.grad is not None:
+            slope.add_(factor.grad.to(slope))
+            factor.grad = None
+
+    return send

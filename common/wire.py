@@ -1,8 +1,8 @@
 """What travels between server and clients, and nothing else: record names, schema version, checks, byte counts.
 
-An instruction (train, statistics, gradients) carries the flat adapter, the encoder and the release terms. A reply
-carries one vector (the released code, as plain bytes: nothing to parse, nothing to spare) and the round it belongs to.
-No loss, no example count, no timing leaves a client: each would be a release outside the mechanism.
+An instruction (train, statistics, gradients) carries the flat adapter or its quantised proxy, the encoder and the release
+terms. A reply carries one vector (the released code, as plain bytes: nothing to parse, nothing to spare) and the round
+it belongs to. No loss, no example count, no timing leaves a client: each would be a release outside the mechanism.
 """
 
 from collections.abc import Mapping
@@ -15,14 +15,17 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.serde import recorddict_to_proto
 from torch import Tensor
 
+from common.adapter import Layout
 from common.codecs.base import EncoderSpec
 from common.privacy.mechanism import ReleaseTerms
+from common.quantize import QuantisedAdapter
 
 _R = TypeVar("_R", ArrayRecord, ConfigRecord)
 SCHEMA = 1
 STATISTICS, GRADIENTS = "query.statistics", "query.gradients"
 TRAIN = "train"
 ADAPTER, ENCODER, TASK, RELEASE = "adapter", "encoder", "task", "release"
+_PROXY_FIELDS: dict[str, type] = {"bits": int, "levels": str, "size": int, "codes": bytes, "ranges": bytes}
 
 
 class WireError(ValueError):
@@ -39,8 +42,8 @@ class Task:
     raw: bool = False
 
 
-def pack_instruction(adapter: Tensor, encoder: EncoderSpec, task: Task) -> RecordDict:
-    """An instruction: the flat adapter (shape ``[n]``), the encoder's specification and the task."""
+def pack_instruction(adapter: Tensor | QuantisedAdapter, encoder: EncoderSpec, task: Task) -> RecordDict:
+    """An instruction: the flat adapter (shape ``[n]``) or its proxy, the encoder's specification and the task."""
     terms = task.terms
     header = {
         "schema": SCHEMA,
@@ -57,7 +60,7 @@ def pack_instruction(adapter: Tensor, encoder: EncoderSpec, task: Task) -> Recor
     }
     return RecordDict(
         {
-            ADAPTER: ArrayRecord({"flat": Array(adapter.contiguous().numpy())}),
+            ADAPTER: _pack_proxy(adapter) if isinstance(adapter, QuantisedAdapter) else _pack_flat(adapter),
             **pack_encoder(encoder),
             TASK: ConfigRecord(cast("Any", header)),
         }
@@ -71,13 +74,11 @@ def pack_encoder(encoder: EncoderSpec) -> RecordDict:
     return RecordDict({ENCODER: ConfigRecord(cast("Any", fields)), f"{ENCODER}-arrays": ArrayRecord(arrays)})
 
 
-def unpack_instruction(content: RecordDict) -> tuple[Tensor, EncoderSpec, Task]:
+def unpack_instruction(content: RecordDict) -> tuple[Tensor | QuantisedAdapter, EncoderSpec, Task]:
     """The inverse of ``pack_instruction``; anything malformed raises ``WireError``."""
     header = _config(content, TASK)
     _check_schema(header)
-    adapter = torch.from_numpy(_array(content, ADAPTER, "flat"))
-    if adapter.dtype != torch.float32 or adapter.ndim != 1 or not torch.isfinite(adapter).all():
-        raise WireError(f"adapter is {adapter.dtype} of shape {tuple(adapter.shape)}; expected a finite float32 vector")
+    adapter = _unpack_proxy(content) if isinstance(content.get(ADAPTER), ConfigRecord) else _unpack_flat(content)
     fields = dict(_config(content, ENCODER))
     try:
         arrays = {
@@ -97,6 +98,18 @@ def unpack_instruction(content: RecordDict) -> tuple[Tensor, EncoderSpec, Task]:
         return adapter, spec, Task(int(header["round"]), terms, str(header["code-digest"]), bool(header["raw"]))
     except (KeyError, TypeError, ValueError) as error:
         raise WireError(f"instruction is malformed: {error!r}") from error
+
+
+def received_adapter(sent: Tensor | QuantisedAdapter, layout: Layout) -> Tensor:
+    """The adapter to start from (shape ``[n]``): as it was sent, or dequantised; of another size: ``WireError``."""
+    if isinstance(sent, QuantisedAdapter):
+        try:
+            return sent.dequantise(layout)
+        except ValueError as error:
+            raise WireError(str(error)) from error
+    if len(sent) != layout.size:
+        raise WireError(f"adapter has {len(sent)} values, expected {layout.size}")
+    return sent
 
 
 def pack_release(values: np.ndarray, round_index: int) -> RecordDict:
@@ -132,6 +145,50 @@ def reply_failure(reply: Message) -> str:
     if not reply.has_error():
         return ""
     return (reply.error.reason or f"error code {reply.error.code}").strip().splitlines()[-1]
+
+
+def _pack_flat(adapter: Tensor) -> ArrayRecord:
+    return ArrayRecord({"flat": Array(adapter.contiguous().numpy())})
+
+
+def _unpack_flat(content: RecordDict) -> Tensor:
+    adapter = torch.from_numpy(_array(content, ADAPTER, "flat"))
+    if adapter.dtype != torch.float32 or adapter.ndim != 1 or not torch.isfinite(adapter).all():
+        raise WireError(f"adapter is {adapter.dtype} of shape {tuple(adapter.shape)}; expected a finite float32 vector")
+    return adapter
+
+
+def _pack_proxy(proxy: QuantisedAdapter) -> ConfigRecord:
+    """Plain bytes, as in a reply: an array's header would be as long as the ranges of a small adapter."""
+    ranges = proxy.ranges.numpy().astype("<f4").tobytes()
+    codes = proxy.codes.numpy().tobytes()
+    return ConfigRecord(
+        {"bits": proxy.bits, "levels": proxy.levels, "size": proxy.size, "codes": codes, "ranges": ranges}
+    )
+
+
+def _unpack_proxy(content: RecordDict) -> QuantisedAdapter:
+    record = dict(_config(content, ADAPTER))
+    held = {name: type(value) for name, value in record.items()}
+    if held != _PROXY_FIELDS:
+        raise WireError(f"quantised adapter holds {_typed(held)}, expected {_typed(_PROXY_FIELDS)}")
+    codes, ranges = cast("bytes", record["codes"]), cast("bytes", record["ranges"])
+    if len(ranges) % 8:
+        raise WireError(f"quantised adapter: ranges are {len(ranges)} bytes, expected two float32 a tensor")
+    try:
+        return QuantisedAdapter(
+            bits=record["bits"],
+            levels=record["levels"],
+            size=record["size"],
+            codes=torch.from_numpy(np.frombuffer(codes, np.uint8).copy()),
+            ranges=torch.from_numpy(np.frombuffer(ranges, "<f4").astype(np.float32).reshape(-1, 2)),
+        )
+    except ValueError as error:
+        raise WireError(str(error)) from error
+
+
+def _typed(fields: Mapping[str, type]) -> str:
+    return ", ".join(f"{name}: {kind.__name__}" for name, kind in fields.items())
 
 
 def _record(content: RecordDict, name: str, kind: type[_R]) -> _R:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from common.config import ConfigError, RunConfig, Scalar
 from common.privacy.accounting import Charge, RunningAccountant, epsilon
-from common.privacy.mechanism import Trust, message_charge
+from common.privacy.mechanism import SLACK_EPSILON, Trust, message_charge
 from server_app.privacy_account import (
     compare_with_prv,
     cross_check_sentence,
@@ -23,11 +23,13 @@ from server_app.privacy_account import (
 from server_app.privacy_plan import (
     PrivacyPlan,
     make_plan,
+    noise_against,
     provable,
     round_terms,
     stage_two_terms,
     statistics_stage,
     why_infinite,
+    why_infinite_to_server,
 )
 from server_app.terminal import show
 
@@ -37,7 +39,6 @@ ADJACENCY = "zero-out: one client's whole contribution replaced by zero"
 MAX_ROUNDS = 100_000
 """The search for rounds ends here."""
 _CURVE_POINTS, _TABLE_POINTS = 1000, 10
-_CODE_VALUES = 256  # size of both codes; moves nothing but the delta of the discrete noise, some 1e-13
 _OPTIONS = {
     "privacy.statistics-share": "--statistics-share",
     "statistics.sampling-rate": "--statistics-rate",
@@ -47,6 +48,7 @@ _OPTIONS = {
     "privacy.epsilon": "--epsilon",
     "privacy.delta": "--delta",
     "privacy.trust": "--trust",
+    "privacy.colluders": "--colluders",
     "num-server-rounds": "--rounds",
     "The run configuration is": "The options are",
 }
@@ -58,6 +60,8 @@ class Question:
 
     ``delta``: ``None`` for 1/(10 M). ``statistics_share``: part of epsilon for stage 1; 0: no stage 1. Where the noise
     is given, stage 1 has twice that noise, as in a run. ``statistics_rate``: ``None`` for ``sampling_rate``.
+    ``code_values``: of either stage; they move nothing but the part of delta that is set aside for discrete noise.
+    ``colluders``: clients that pool their noise shares; the others then add more. ``check``: ask PRV, for seconds.
     """
 
     clients: int
@@ -70,6 +74,9 @@ class Question:
     statistics_rate: float | None = None
     trust: Trust = "distributed"
     accountant: Accountant = "pld"
+    code_values: int = 256
+    colluders: int = 0
+    check: bool = True
 
     @property
     def solved(self) -> str:
@@ -82,12 +89,14 @@ class Budget:
     """The answer: ``plan`` with its charges, and every figure that a report would state.
 
     ``epsilon``: of the released model by the accountant that was asked for; ``plan.epsilon`` is the guarantee.
+    ``message_noise_multiplier``: of one message of a round by itself.
     ``epsilon_server_view``: of one client against the server. ``curve``: (rounds, epsilon) by PLD, an upper bound.
     """
 
     question: Question
     plan: PrivacyPlan
     epsilon: float
+    message_noise_multiplier: float
     epsilon_server_view: float
     participations: int
     cross_check: dict[str, Any]
@@ -102,18 +111,20 @@ def solve(question: Question, *, curve_points: int) -> Budget:
     _check(question)
     try:
         config = _config(question)
-        stage = statistics_stage(config, _CODE_VALUES) if question.statistics_share else None
-        plan = make_plan(config, question.clients, _CODE_VALUES, stage)
+        stage = statistics_stage(config, question.code_values) if question.statistics_share else None
+        plan = make_plan(config, question.clients, question.code_values, stage)
+        participations = participation_limit(plan, plan.rounds)
+        messages = _messages(question, config, plan)
     except ConfigError as error:
         raise ConfigError(_as_options(str(error))) from None
     charges = _charges(plan, plan.rounds)
-    check = compare_with_prv(plan, charges, plan.epsilon)
-    participations = participation_limit(plan, plan.rounds)
+    check = compare_with_prv(plan, charges, plan.epsilon) if question.check else {"unavailable": "--no-check"}
     return Budget(
         question=question,
         plan=plan,
         epsilon=_by_accountant(question.accountant, plan, charges, check),
-        epsilon_server_view=_against_server(config, plan, participations),
+        message_noise_multiplier=messages[0],
+        epsilon_server_view=_against_server(plan, messages, participations),
         participations=participations,
         cross_check=check,
         curve=_curve(plan, curve_points),
@@ -135,6 +146,7 @@ def to_json(question: Question) -> str:
         "statistics_noise_multiplier": plan.statistics.noise_multiplier if plan.statistics else None,
         "rounds": plan.rounds,
         "epsilon_server_view": _number(budget.epsilon_server_view),
+        "message_noise_multiplier": budget.message_noise_multiplier,
         "participations": budget.participations,
         "cross_check": budget.cross_check,
         "delta": plan.delta,
@@ -145,6 +157,7 @@ def to_json(question: Question) -> str:
         "sampling_rate": question.sampling_rate,
         "charged_sampling_rate": plan.round.sampling_rate,
         "noise_shares": plan.shares,
+        "colluders": question.colluders,
         "curve": [{"round": number, "epsilon": _number(value)} for number, value in budget.curve],
     }
     return json.dumps(answer, indent=2, allow_nan=False)
@@ -159,6 +172,7 @@ def to_text(question: Question) -> str:
     lines = [
         f"solved for {question.solved.replace('_', ' ')}",
         f"  noise multiplier            {plan.round.noise_multiplier:.4f} (stage 2), {stage_one}",
+        f"  noise of one message        {budget.message_noise_multiplier:.4f} by itself: all that the server faces",
         f"  rounds                      {plan.rounds:,}{beyond}",
         f"  epsilon, released model     {_model_figure(budget)}",
         f"  epsilon, client v. server   {show(budget.epsilon_server_view)}{_server_terms(budget)}",
@@ -187,11 +201,10 @@ def _check(question: Question) -> None:
             raise ConfigError(f"{option} = {value:g}: must be above 0 and finite")
     if question.statistics_rate is not None and not question.statistics_share:
         raise ConfigError(f"--statistics-rate = {question.statistics_rate:g}: give --statistics-share too, say 0.1")
-    if question.accountant != "pld" and question.solved != "epsilon":
-        raise ConfigError(
-            f"--accountant {question.accountant}: a comparison, not a guarantee, so nothing is solved under it; give "
-            "--noise-multiplier and --rounds to see its epsilon, or use pld"
-        )
+    if question.epsilon and question.epsilon > SLACK_EPSILON:
+        raise ConfigError(f"--epsilon = {question.epsilon:g}: nothing above {SLACK_EPSILON:g} is claimed; ask for less")
+    if question.accountant == "prv" and not question.check:
+        raise ConfigError("--accountant prv with --no-check: PRV is the check; leave one of them out")
 
 
 def _config(question: Question) -> RunConfig:
@@ -204,6 +217,7 @@ def _config(question: Question) -> RunConfig:
         "privacy.stop-epsilon": (question.epsilon or 0.0) if by_noise else 0.0,
         "privacy.delta": question.delta or 0.0,
         "privacy.trust": question.trust,
+        "privacy.colluders": question.colluders,
         "privacy.sampling-rate": question.sampling_rate,
     }
     if question.statistics_share:
@@ -238,15 +252,20 @@ def _by_accountant(name: Accountant, plan: PrivacyPlan, charges: Sequence[Charge
     return float(check["upper"])
 
 
-def _against_server(config: RunConfig, plan: PrivacyPlan, participations: int) -> float:
+def _messages(question: Question, config: RunConfig, plan: PrivacyPlan) -> tuple[float, ...]:
+    """The noise multiplier of one message by itself: of stage 2, and of stage 1 where there is one."""
+    rounds = message_charge(round_terms(config.privacy, plan, question.code_values)).noise_multiplier
+    if not plan.statistics:
+        return (rounds,)
+    shares = plan.statistics_shares
+    noise = noise_against(question.colluders, plan.statistics.noise_multiplier, shares)
+    first = message_charge(stage_two_terms(config.privacy, question.code_values, noise, shares))
+    return rounds, first.noise_multiplier
+
+
+def _against_server(plan: PrivacyPlan, messages: Sequence[float], participations: int) -> float:
     """Epsilon of one client's messages against the server, as a run would report it."""
-    rounds = message_charge(round_terms(config.privacy, plan, _CODE_VALUES))
-    messages = [(rounds.noise_multiplier, participations)]
-    if plan.statistics:
-        noise, shares = plan.statistics.noise_multiplier, plan.statistics_shares
-        first = message_charge(stage_two_terms(config.privacy, _CODE_VALUES, noise, shares))
-        messages.append((first.noise_multiplier, 1))
-    return epsilon_of_messages(plan, messages)
+    return epsilon_of_messages(plan, list(zip(messages, (participations, 1), strict=False)))
 
 
 def _curve(plan: PrivacyPlan, points: int) -> list[tuple[int, float]]:
@@ -291,15 +310,17 @@ def _model_figure(budget: Budget) -> str:
 
 
 def _server_terms(budget: Budget) -> str:
-    if budget.question.trust == "central":
-        return " (nothing is claimed: the server is trusted with single messages)"
-    reason = f"; {why_infinite('', budget.epsilon_server_view)}" if math.isinf(budget.epsilon_server_view) else ""
-    return f" (rounds it is asked in: at most {budget.participations:,}; no amplification{reason})"
+    because = why_infinite_to_server(budget.plan, budget.question.trust, budget.epsilon_server_view)
+    if because:
+        return f" (nothing is claimed: {because})"
+    return f" (asked in at most {budget.participations:,} rounds; no amplification)"
 
 
 def _sampling(budget: Budget) -> str:
     asked, charged = budget.question.sampling_rate, budget.plan.round.sampling_rate
-    return f"sampling rate {asked:g}" + ("" if asked == charged else f", charged as {charged:g} (no amplification)")
+    colluders = f", {budget.question.colluders:,} of them colluding" if budget.question.colluders else ""
+    amplified = "" if asked == charged else f", charged as {charged:g} (no amplification)"
+    return f"sampling rate {asked:g}{amplified}{colluders}"
 
 
 def _number(value: float) -> float | str:

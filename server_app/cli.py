@@ -1,17 +1,17 @@
 """The ``dr-encoder`` command."""
 
 import json
-import math
 import sys
 import time
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from common.config import ConfigError, RunConfig, Scalar, key_table
+from common.config import ConfigError, RunConfig, Scalar, key_table, names_a_file
+from server_app.cli_evaluate import evaluate
 from server_app.launcher import LaunchError, Resources, launch, read_preset, read_resumed
+from server_app.overrides import parse_override
 from server_app.terminal import clock, kilobytes, show
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -23,6 +23,9 @@ Written by `dr-encoder keys`. A run takes one flat set of keys: the defaults bel
 the meaning says so.
 """
 _SIMULATED_CLIENTS = 10  # when neither the preset nor the user says how many
+
+
+app.command()(evaluate)
 
 
 @app.callback()
@@ -87,9 +90,16 @@ def budget(
     trust: Annotated[Literal["central", "distributed", "local"], typer.Option(help="who adds the noise")] = (
         "distributed"
     ),
+    colluders: Annotated[
+        int, typer.Option(help="distributed: clients that pool their noise shares; the others add more", min=0)
+    ] = 0,
+    code_values: Annotated[
+        int, typer.Option(help="size of a code; moves only the delta that is set aside", min=1)
+    ] = 256,
     accountant: Annotated[
         Literal["pld", "prv", "rdp", "gdp"], typer.Option(help="pld is the guarantee; the others are comparisons")
     ] = "pld",
+    check: Annotated[bool, typer.Option("--check/--no-check", help="ask the second accountant (some seconds)")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON, with epsilon after every round")] = False,
 ) -> None:
     """Plan without a run: give two of --epsilon, --noise-multiplier and --rounds, and the third is solved."""
@@ -106,10 +116,32 @@ def budget(
         statistics_rate=statistics_rate,
         trust=trust,
         accountant=accountant,
+        code_values=code_values,
+        colluders=colluders,
+        check=check,
     )
     try:
         text = planner.to_json(question) if as_json else planner.to_text(question)
     except ConfigError as error:
+        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        raise typer.Exit(1) from None
+    typer.echo(text)
+
+
+@app.command()
+def plan(
+    preset: Annotated[str, typer.Option(help="preset name, or a TOML file")] = "demo",
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value on top; repeatable")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Size a run before anything is downloaded: parameters, bytes, memory, noise, GPUs."""
+    from server_app import sizing  # noqa: PLC0415 - takes seconds to import, which `run` need not wait for
+
+    try:
+        flat, _ = _read(preset, dict(parse_override(text) for text in overrides or []), None)
+        config = RunConfig.parse(flat)
+        text = sizing.to_json(config) if as_json else sizing.to_text(config)
+    except (ConfigError, LaunchError) as error:
         typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
         raise typer.Exit(1) from None
     typer.echo(text)
@@ -123,14 +155,14 @@ def keys_markdown() -> str:
 
 def _configure(preset: str, overrides: list[str], resume: Path | None) -> RunConfig:
     """The preset with the overrides on top, with absolute paths, since Flower runs elsewhere."""
-    flat, folder = _read(preset, dict(_parse_override(text) for text in overrides), resume)
+    flat, folder = _read(preset, dict(parse_override(text) for text in overrides), resume)
     config = RunConfig.parse(flat)
     absolute: dict[str, Scalar] = {
         "output.dir": str(folder.parent if folder else Path(config.output.dir).resolve()),
         "output.name": folder.name if folder else config.folder_name(),
         "resume": str(folder or ""),
     }
-    if config.data.evaluation:
+    if config.data.evaluation and (names_a_file(config.data.evaluation) or Path(config.data.evaluation).exists()):
         absolute["data.evaluation"] = str(Path(config.data.evaluation).resolve())
     if config.data.name != "demo" and Path(config.data.name).exists():
         absolute["data.name"] = str(Path(config.data.name).resolve())
@@ -172,8 +204,7 @@ def _why_not_resumable(folder: Path) -> str:
 
 
 def _check_is_there(name: str) -> None:
-    local = name.startswith((".", "/", "~")) or Path(name).suffix.lower() in {".jsonl", ".json", ".csv", ".parquet"}
-    if local and not Path(name).exists():
+    if names_a_file(name) and not Path(name).exists():
         raise ConfigError(
             f'data.name = "{name}": no such file or directory; give "demo", a JSONL, CSV or Parquet file, a directory '
             "or a hub id"
@@ -214,12 +245,12 @@ def _check_device(name: str) -> None:
 
 def _check_data(config: RunConfig, clients: int) -> None:
     """Read local files as the run will; a hub data set is left to the run, and the demo needs no check."""
-    local = Path(config.data.name).is_absolute()
-    if not (local or config.data.evaluation):
+    local, held_out = Path(config.data.name).is_absolute(), Path(config.data.evaluation).is_absolute()
+    if not (local or held_out):
         return
     from common.data import evaluation_examples, private_examples  # noqa: PLC0415 - seconds, which the demo saves
 
-    if config.data.evaluation:
+    if held_out:
         evaluation_examples(config.data, config.seed)
     try:
         if local:
@@ -233,20 +264,6 @@ def _check_data(config: RunConfig, clients: int) -> None:
         ) from error
 
 
-def _parse_override(text: str) -> tuple[str, Scalar]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise ConfigError(f'--set "{text}": expected key=value, for example --set privacy.epsilon=4.0')
-    try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return key.strip(), value.strip()
-
-
-def _trusted(epsilon: float | str) -> str:
-    return " (nothing is claimed: the server is trusted with single messages)" if float(epsilon) == math.inf else ""
-
-
 def _summarise(folder: Path, seconds: float) -> None:
     report: dict[str, Any] = json.loads((folder / "report.json").read_text())
     outcome, privacy, wire = report["outcome"], report["privacy"], report["communication"]
@@ -257,14 +274,21 @@ def _summarise(folder: Path, seconds: float) -> None:
         lines.append(f"  accuracy on held-out facts   {base['accuracy']:.1%} -> {final['accuracy']:.1%}")
     if final:
         lines.append(f"  held-out loss                {base['loss']:.3f} -> {final['loss']:.3f}")
+    unclaimed = f" (nothing is claimed: {server['not_claimed_because']})" if server["not_claimed_because"] else ""
     lines += [
         f"  epsilon, released model      {show(released['epsilon'])} at delta {released['delta']:g}, end to end",
-        f"  epsilon, client v. server    {show(server['epsilon'])}{_trusted(server['epsilon'])}",
+        f"  epsilon, client v. server    {show(server['epsilon'])}{unclaimed}",
         f"  up per client and round      {kilobytes(wire['bytes_up_per_client_round'])}, plain LoRA "
         f"{kilobytes(wire['bytes_up_per_client_round_plain_lora'])} "
         f"({wire['times_smaller_than_plain_lora']:.0f} times more)",
         f"  results                      {folder} (report.md, plots, adapter/)",
     ]
+    if released["cross_check"].get("agrees") is False:
+        lines.append("  THE TWO ACCOUNTANTS DISAGREE on that epsilon: see report.md before you rely on it")
+    if report["run"]["control"] != "none":
+        lines.append(f"  CONTROL RUN, not a result: server.control = {report['run']['control']}")
+    if outcome["warning"]:
+        lines.append(f"  WARNING: {outcome['warning']}")
     if privacy["not_private_because"]:
         lines.append(f"  NOT PRIVATE end to end: {privacy['not_private_because']}")
     if privacy["printed"]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from common.config import DataConfig, EvaluationConfig
-from common.data import IGNORED, tokenise
+from common.data import IGNORED, completion_texts, prompt_texts, tokenise
 from common.models import AdaptedModel
 
 
@@ -34,13 +34,21 @@ class Evaluator:
         count = len(examples)
         has_groups = data.group_column in examples.column_names
         self._groups = [str(group) for group in examples[data.group_column]] if has_groups else ["all"] * count
-        prompts, answers = list(examples[data.prompt_column]), list(examples[data.completion_column])
-        options = list(examples["choices"]) if "choices" in examples.column_names else [[a] for a in answers]
+        prompts = prompt_texts(examples, data, adapted.tokenizer)
+        answers = list(examples[data.completion_column])
         self._has_choices = "choices" in examples.column_names
+        options = list(examples["choices"]) if self._has_choices else [[answer] for answer in answers]
         self._answers = torch.tensor([list(o).index(a) for o, a in zip(options, answers, strict=True)])
         self._options = _option_numbers([len(opts) for opts in options])
         texts = [(prompt, option) for prompt, opts in zip(prompts, options, strict=True) for option in opts]
-        self._tokens = tokenise(adapted.tokenizer, [t[0] for t in texts], [t[1] for t in texts], data.max_length)
+        self._tokens = tokenise(
+            adapted.tokenizer,
+            [prompt for prompt, _ in texts],
+            completion_texts([option for _, option in texts], data),
+            data.max_length,
+            end=data.append_eos and not self._has_choices,  # choices are compared by themselves, as lm-eval does
+            special=not data.chat_template,
+        )
         self._unique, self._inverse = _unique_inputs(self._tokens.input_ids, self._tokens.labels)
         self._scored, self._position = (self._tokens.labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
 
@@ -90,7 +98,7 @@ class Evaluator:
             served = ((owner >= start) & (owner < start + self._batch_size)).nonzero().flatten()
             scores = logits[owner[served] - start, self._position[served]].float().cpu()
             losses.index_add_(0, self._scored[served], cross_entropy(scores, labels[served], reduction="none"))
-        return losses, (self._tokens.labels != IGNORED).sum(dim=1)
+        return losses, (self._tokens.labels[:, 1:] != IGNORED).sum(dim=1)
 
 
 def _option_numbers(counts: Sequence[int]) -> Tensor:

@@ -45,8 +45,11 @@ def _draw_epsilon(path: Path, rows: list[dict[str, Any]], report: dict[str, Any]
     spent = [row for row in rows if isinstance(row.get("epsilon"), float)]
     released = report["privacy"]["released_model"]
     if spent:
-        rounds = [0] + [row["round"] for row in spent]
-        _line(axis, rounds, [0.0] + [row["epsilon"] for row in spent], _ORANGE, "round", "epsilon spent")
+        first = released["epsilon_of_stage_1"]
+        rounds = [0, 0] + [row["round"] for row in spent]
+        _line(axis, rounds, [0.0, first] + [row["epsilon"] for row in spent], _ORANGE, "round", "epsilon spent")
+        if first:
+            axis.annotate(f"stage 1: {first:.2f}", (0, first), (6, -3), textcoords="offset points", fontsize=8)
         axis.set_ylim(0, None)
         axis.set_title(f"released model, client level, delta = {released['delta']:g}", fontsize=9)
     else:

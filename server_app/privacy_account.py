@@ -1,10 +1,11 @@
 """What the run has spent: charged to the ledger before each release, read from it for every epsilon that is shown."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
-from common.privacy.accounting import Charge, RunningAccountant, cross_check
+from common.privacy.accounting import Charge, RunningAccountant, cross_check, epsilon
 from common.privacy.gaussian import gaussian_epsilon
 from common.privacy.ledger import Ledger
 from common.privacy.sampling import binomial_limit
@@ -38,11 +39,19 @@ def compare_with_prv(plan: PrivacyPlan, charges: Sequence[Charge], epsilon: floa
     Takes seconds, 30 at most. ``unavailable`` is the reason why there is no bracket.
     """
     reason = why_infinite(plan.reason, epsilon)
-    bounds = reason or cross_check(charges, plan.delta - plan.slack, timeout=_CROSS_CHECK_SECONDS)
+    bounds = reason or _bounds(cross_check, tuple(charges), plan.delta - plan.slack)
     if isinstance(bounds, str):
         return {"unavailable": bounds.removeprefix("not cross-checked: ")}
     lower, upper = bounds
     return {"lower": lower, "upper": upper, "agrees": lower <= epsilon <= upper}
+
+
+@lru_cache(maxsize=64)
+def _bounds(
+    accountant: Callable[..., tuple[float, float] | str], charges: tuple[Charge, ...], delta: float
+) -> tuple[float, float] | str:
+    """Asked once a process: many runs of a comparison share their charges."""
+    return accountant(charges, delta, timeout=_CROSS_CHECK_SECONDS)
 
 
 def cross_check_sentence(check: dict[str, Any]) -> str:
@@ -67,7 +76,7 @@ class PrivacyAccount:
     ) -> None:
         self.plan = plan
         self._ledger = ledger
-        self._message_noise = message_noise
+        self.message_noise = message_noise
         self._statistics_noise = statistics_noise
         self._running = RunningAccountant(plan.delta, plan.slack)
         for charge in ledger.charges:
@@ -104,27 +113,37 @@ class PrivacyAccount:
         """``epsilon_model`` on the accountant's fine grid, over every charge in the ledger."""
         return math.inf if self.plan.reason else provable(self._running.certify())
 
+    def epsilon_of_statistics(self) -> float:
+        """Epsilon of the released model before round 1, that is of stage 1; inf when a stage is not private."""
+        first = [charge for charge in self._ledger.charges if charge.label != self.plan.round.label]
+        return math.inf if self.plan.reason else provable(epsilon(first, self.plan.delta - self.plan.slack))
+
     def cross_check(self, epsilon: float) -> dict[str, Any]:
         """Hold the certified ``epsilon`` against the PRV accountant, over every charge: see ``compare_with_prv``."""
         return compare_with_prv(self.plan, self._ledger.charges, epsilon)
+
+    def draw_number(self, round_index: int) -> int:
+        """Which draw of a cohort a round is, for ``poisson_sample``: the number of charges, its own included.
+
+        A round that is asked again after a crash was charged again as an independent draw, so it must be one. Without
+        noise nothing is charged for, and the same cohort is asked again.
+        """
+        return self.rounds_charged if self.plan.round.noise_multiplier else round_index
 
     @property
     def participations(self) -> int:
         """Rounds that a client is asked in at most.
 
-        A function of public numbers only: how often clients *were* asked would tell the secret cohorts. A round that
-        was charged again after a crash asks the same cohort again.
+        A function of public numbers only: how often clients *were* asked would tell the secret cohorts.
         """
-        charged = self.rounds_charged
-        distinct = len({index for index in range(1, charged + 1) if self._ledger.rounds_charged(index)})
-        return participation_limit(self.plan, distinct) + charged - distinct
+        return participation_limit(self.plan, self.rounds_charged)
 
     def epsilon_server(self) -> float:
         """Epsilon of all messages of one client against the server, asked in ``participations`` rounds and stage 1."""
         if self.plan.reason:
             return math.inf
         first = sum(1 for charge in self._ledger.charges if charge.label != self.plan.round.label)
-        messages = ((self._message_noise, self.participations), (self._statistics_noise, first))
+        messages = ((self.message_noise, self.participations), (self._statistics_noise, first))
         return epsilon_of_messages(self.plan, messages)
 
     def _charge(self, charge: Charge, round_index: int) -> None:

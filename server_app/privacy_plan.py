@@ -2,13 +2,15 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from common.config import ConfigError, PrivacyConfig, RunConfig
 from common.privacy.accounting import Charge, calibrate, check_delta, default_delta, epsilon, max_rounds
-from common.privacy.mechanism import SLACK_EPSILON, ReleaseTerms, noise_slack, outsider_charge
+from common.privacy.mechanism import MOST_SMOOTHING, SLACK_EPSILON, ReleaseTerms, noise_slack, outsider_charge
 from common.privacy.printed import PrintedMechanism, printed_sigma
 from common.privacy.sampling import binomial_limit
 
+_solved = lru_cache(maxsize=64)(calibrate)  # seconds each, and many runs of a comparison share a plan
 _TAIL_SHARE = 1e-3  # of delta, for a cohort larger than the public number of noise shares
 
 
@@ -91,6 +93,11 @@ def make_plan(
     shares = binomial_limit(clients, privacy.sampling_rate, config.num_server_rounds, tail)
     statistics_shares = binomial_limit(clients, stage.sampling_rate, 1, tail) if stage else 0
     slack = _slack(config, delta, shares, statistics_shares, code_size, stage.size if stage else 0)
+    if slack >= delta:
+        raise ConfigError(
+            f"privacy.delta = {delta:g}: {slack:.2g} would have to be set aside for discrete noise on codes of "
+            f"{code_size:,} values over {config.num_server_rounds:,} rounds; raise it, or make the codes smaller"
+        )
     statistics = _stage_one_charge(config, stage, delta, slack) if stage else None
     before = (statistics,) if statistics and statistics.noise_multiplier else ()
     printed = _printed(config, clients, delta, tensors)
@@ -157,7 +164,14 @@ def provable(value: float) -> float:
 
 def why_infinite(reason: str, epsilon: float) -> str:
     """Why ``epsilon`` is inf: the plan's ``reason``, or that it is too large to be claimed; ``""`` when it is not."""
-    return reason or (f"epsilon above {SLACK_EPSILON:g} is not claimed" if math.isinf(epsilon) else "")
+    return reason or (f"epsilon is above {SLACK_EPSILON:g}" if math.isinf(epsilon) else "")
+
+
+def why_infinite_to_server(plan: PrivacyPlan, trust: str, epsilon: float) -> str:
+    """Why no ``epsilon`` is claimed for one client against the server; ``""`` when one is."""
+    if not plan.reason and trust == "central":
+        return "the server is trusted with single messages, which carry no noise of their own"
+    return why_infinite(plan.reason, epsilon)
 
 
 def _why_not_private(config: RunConfig, stage: StageOne | None) -> str:
@@ -198,9 +212,10 @@ def _unit_charge(privacy: PrivacyConfig, rate: float, label: str) -> Charge:
 
 
 def noise_against(colluders: int, noise_multiplier: float, shares: int) -> float:
-    """z·√(n/(n-c)): with n shares of it, what is left without the shares of c colluders is z.
+    """z·√(n/(n-c)), and a hair more: with n shares of it, what is left without the shares of c colluders is z.
 
-    Clients that pool what they know with an outsider can subtract their own shares; the rest must still carry z²C².
+    Clients that pool what they know with an outsider can subtract their own shares; the rest must still carry z²C² and
+    the whole variance that pays for the discretisation (``MOST_SMOOTHING``), of which the colluders' shares had a part.
     Raises ``ConfigError`` unless c is below n.
     """
     if colluders >= max(1, shares):
@@ -208,7 +223,10 @@ def noise_against(colluders: int, noise_multiplier: float, shares: int) -> float
             f"privacy.colluders = {colluders}: must be below the {shares} noise shares of a round (about the largest "
             "cohort), or nothing of the noise is left"
         )
-    return noise_multiplier * math.sqrt(shares / (shares - colluders)) if colluders else noise_multiplier
+    if not colluders:
+        return noise_multiplier
+    others = shares - colluders
+    return noise_multiplier * math.sqrt(shares / (others - MOST_SMOOTHING * colluders))
 
 
 def stage_two_terms(privacy: PrivacyConfig, code_size: int, noise_multiplier: float, shares: int) -> ReleaseTerms:
@@ -261,7 +279,7 @@ def _calibrate(
     slack: float,
 ) -> float:
     try:
-        return calibrate(budget, delta, sampling_rate=sampling_rate, rounds=rounds, before=before, slack=slack)
+        return _solved(budget, delta, sampling_rate=sampling_rate, rounds=rounds, before=before, slack=slack)
     except ValueError as error:
         raise ConfigError(
             f"privacy.epsilon = {config.privacy.epsilon:g}: {error}; raise it, or run fewer rounds"

@@ -9,6 +9,7 @@ from typing import Any
 from flwr.app import MetricRecord
 
 from common.config import RunConfig
+from server_app.control import control_warning
 from server_app.privacy_plan import PrivacyPlan
 from server_app.strategies.base import RoundSummary
 from server_app.terminal import MARK, clock, kilobytes, show
@@ -52,6 +53,8 @@ class Narrator:
 
     def opening(self, config: RunConfig, plan: PrivacyPlan, values: int, folder: Path) -> None:
         """What is going to happen, under which guarantee."""
+        if config.server.control != "none":
+            self(control_warning(config.server.control))
         self(f"strategy {config.strategy.name}, {values:,} adapter values, results in {folder}")
         self(
             f"{plan.clients} clients, expected cohort {plan.expected_cohort:g}, up to {plan.rounds} rounds, "
@@ -89,8 +92,12 @@ class Narrator:
         )
 
     def closing(self, report: Mapping[str, Any]) -> None:
-        """The end, and why."""
+        """What the strategy has to say, the end, and why."""
+        if report["strategy"].get("summary"):
+            self(str(report["strategy"]["summary"]))
         self(f"finished: {report['outcome']['stopped_because']}")
+        if report["outcome"]["warning"]:
+            self(f"WARNING: {report['outcome']['warning']}")
 
 
 def _scores(metrics: MetricRecord) -> str:

@@ -9,15 +9,17 @@ import numpy as np
 from common.app_digest import app_digest
 from common.config import RunConfig
 from common.wire import pack_release, serialised_bytes
+from server_app.control import control_warning
 from server_app.plots import draw_plots
 from server_app.printed_report import describe_printed, printed_sentences
 from server_app.privacy_account import PrivacyAccount, cross_check_sentence
-from server_app.privacy_plan import PrivacyPlan, why_infinite
+from server_app.privacy_plan import PrivacyPlan, why_infinite, why_infinite_to_server
 from server_app.run_folder import RunFolder
 from server_app.strategies.base import FederatedAdapter
 from server_app.terminal import show
 
 SCHEMA = 1
+_LOSS_OF_ACCURACY = 0.02  # below the base model by more is said
 _PACKAGES = ("flwr", "torch", "transformers", "peft", "datasets", "flwr-datasets", "dp-accounting")
 
 
@@ -46,6 +48,7 @@ def _run(folder: RunFolder, config: RunConfig, strategy: FederatedAdapter, secon
     return {
         "name": folder.path.name,
         "strategy": config.strategy.name,
+        "control": config.server.control,
         "model": config.model.name,
         "data": config.data.name,
         "seed": config.seed,
@@ -65,7 +68,16 @@ def _outcome(rows: list[dict[str, Any]], strategy: FederatedAdapter, final: dict
         "rounds_short_of_replies": sum(1 for row in rows if row.get("shortage")),
         "base": _scores(scored[0]) if scored else {},
         "final": final,
+        "warning": _warning(_scores(scored[0]) if scored else {}, final),
     }
+
+
+def _warning(base: dict[str, Any], final: dict[str, Any]) -> str:
+    """What to say of a model that came out worse than it went in, by more than two points; else ``""``."""
+    if "accuracy" not in base or "accuracy" not in final or final["accuracy"] >= base["accuracy"] - _LOSS_OF_ACCURACY:
+        return ""
+    points = 100 * (base["accuracy"] - final["accuracy"])
+    return f"ended {points:.1f} points BELOW the base model: do not use this adapter (smaller steps, larger epsilon)"
 
 
 def _scores(row: dict[str, Any]) -> dict[str, Any]:
@@ -81,9 +93,10 @@ def describe_privacy(config: RunConfig, account: PrivacyAccount) -> dict[str, An
         "unit": "one client with all its examples, over the whole run",
         "adjacency": "zero-out: the client's contribution replaced by zero",
     }
-    epsilon = account.certify()
+    epsilon, epsilon_server = account.certify(), account.epsilon_server()
     released = {
         "epsilon": epsilon,
+        "epsilon_of_stage_1": account.epsilon_of_statistics(),
         "of": "the released model: adapter/ and every intermediate adapter that clients received",
         "against": _outsiders(privacy.trust),
         "accountant": "dp_accounting PLD, pessimistic grid 1e-4, over every charge in ledger.jsonl",
@@ -92,12 +105,14 @@ def describe_privacy(config: RunConfig, account: PrivacyAccount) -> dict[str, An
         **shared,
     }
     server = {
-        "epsilon": account.epsilon_server(),
+        "epsilon": epsilon_server,
+        "not_claimed_because": why_infinite_to_server(plan, privacy.trust, epsilon_server),
+        "noise_multiplier_of_a_message": account.message_noise,
         "of": f"all messages of a client that is asked in {account.participations} rounds and in stage 1, "
         "more than any is expected to be",
         "against": "the server, which sees each message by itself (no secure aggregation, no amplification)",
         "accountant": "exact Gaussian composition: mu^2 = sum over its messages of 1/z^2",
-        "assumes": "claimed up to epsilon = 20 only; inf means: no protection is claimed, the server is trusted",
+        "assumes": "inf means: no protection is claimed, the server is trusted with the messages",
         **shared,
     }
     return {
@@ -160,18 +175,20 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         f"{run['rounds_run']} of {run['rounds_planned']} rounds with {run['clients']} clients "
         f"in {run['seconds']:.0f} s; ended because: {outcome['stopped_because']}.",
+        *_loud(control_warning(run["control"]), outcome["warning"]),
         "",
         "## Utility (public held-out examples)",
         "",
         *_utility(outcome),
         "",
+        *_of_the_strategy(report["strategy"]),
         "![loss and accuracy](progress.png)",
         "",
         "## Privacy",
         "",
         *(_guarantee(privacy[key]) for key in ("released_model", "one_client_against_server")),
         f"- Cross-check of the released model's ε: {cross_check_sentence(privacy['released_model']['cross_check'])}.",
-        f"- Noise: {privacy['noise_source']}.",
+        _terms(privacy),
     ]
     if privacy["not_private_because"]:
         lines.append(f"\nNot private end to end, because {privacy['not_private_because']}.")
@@ -196,6 +213,24 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _terms(privacy: dict[str, Any]) -> str:
+    noise = privacy["noise_source"]
+    if not privacy["noise_multiplier"]:
+        return f"- Trust model: {privacy['trust']}. Noise: {noise}."
+    one = privacy["one_client_against_server"]["noise_multiplier_of_a_message"]
+    first = privacy["statistics_noise_multiplier"]
+    return (
+        f"- Trust model: {privacy['trust']}. Noise multiplier (std over the clip norm {privacy['clip_norm']:g}): "
+        f"{privacy['noise_multiplier']:.4f} in a round{f', {first:.4f} in stage 1' if first else ''}; one message of a "
+        f"round carries {one:.4f} by itself. Noise: {noise}. Of delta, {privacy['delta_set_aside']:.2g} is set aside "
+        "for approximations."
+    )
+
+
+def _loud(*sentences: str) -> list[str]:
+    return [line for sentence in sentences if sentence for line in ("", f"**{sentence}**")]
+
+
 def _utility(outcome: dict[str, Any]) -> list[str]:
     base, final = outcome["base"], outcome["final"]
     if not base:
@@ -208,10 +243,16 @@ def _utility(outcome: dict[str, Any]) -> list[str]:
     return rows
 
 
+def _of_the_strategy(details: dict[str, Any]) -> list[str]:
+    """What the strategy itself has to say, if anything."""
+    return [f"Strategy: {details['summary']}.", ""] if details.get("summary") else []
+
+
 def _guarantee(figure: dict[str, Any]) -> str:
     what = f"of {figure['of']}, against {figure['against']}"
     if math.isinf(figure["epsilon"]):
-        return f"- **ε = inf** (nothing is claimed) {what}."
+        because = figure.get("not_claimed_because")
+        return f"- **ε = inf** (nothing is claimed{f': {because}' if because else ''}) {what}."
     return (
         f"- **ε = {show(figure['epsilon'])}** at δ = {figure['delta']:g}, {what}. Unit: {figure['unit']}. "
         f"Adjacency: {figure['adjacency']}. Accountant: {figure['accountant']}."

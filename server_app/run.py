@@ -4,13 +4,16 @@ import math
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from flwr.app import MetricRecord
 from flwr.serverapp import Grid
 from torch import Tensor
 
+from common.adapter import Layout
+from common.codecs import conv_code_size
 from common.config import ConfigError, RunConfig, flatten
-from common.data import evaluation_examples, retention_examples
+from common.data import check_chat_template, evaluation_examples, retention_examples
 from common.models import AdaptedModel, load_adapted_model
 from common.privacy.ledger import Ledger
 from common.privacy.sampling import key_from_seed, new_sampling_key
@@ -40,6 +43,7 @@ def run_federation(grid: Grid, config: RunConfig) -> RunFolder:
     check_run(config)
     say = Narrator()
     adapted = load_adapted_model(config.model, config.lora, config.seed)
+    check_chat_template(config.data, adapted.tokenizer)
     nodes = connect(grid, config.federation.num_clients, config.federation.connect_timeout, say)
     plan = plan_run(config, adapted, len(nodes))
     session = Session.open(config, adapted, plan, nodes, say)
@@ -64,16 +68,24 @@ def check_run(config: RunConfig) -> None:
         _check_same_run(config)
 
 
-def plan_run(config: RunConfig, adapted: AdaptedModel, clients: int) -> PrivacyPlan:
+class HasLayout(Protocol):
+    """A model, or only the shape of one."""
+
+    @property
+    def layout(self) -> Layout:
+        """Where the adapter's tensors lie."""
+
+
+def plan_run(config: RunConfig, adapted: HasLayout, clients: int) -> PrivacyPlan:
     """The privacy plan for an adapter and a number of enrolled clients."""
     stage = STRATEGIES[config.strategy.name].stage_one(config, adapted.layout)
     tensors = len(adapted.layout.tensors)
-    return make_plan(config, clients, _code_size(config, adapted), stage, tensors=tensors)
+    return make_plan(config, clients, code_size(config, adapted.layout), stage, tensors=tensors)
 
 
 def open_account(config: RunConfig, adapted: AdaptedModel, plan: PrivacyPlan, ledger: Ledger) -> PrivacyAccount:
     """The account of a run, which knows what one message of each stage reveals by itself."""
-    size = _code_size(config, adapted)
+    size = code_size(config, adapted.layout)
     message = round_terms(config.privacy, plan, size)
     stage = STRATEGIES[config.strategy.name].stage_one(config, adapted.layout)
     return PrivacyAccount(
@@ -84,10 +96,17 @@ def open_account(config: RunConfig, adapted: AdaptedModel, plan: PrivacyPlan, le
     )
 
 
-def _code_size(config: RunConfig, adapted: AdaptedModel) -> int:
-    if STRATEGIES[config.strategy.name].sends_whole_gradient:
-        return adapted.layout.size
-    return prior_settings(config, adapted.layout).size or adapted.layout.size
+def code_size(config: RunConfig, layout: Layout) -> int:
+    """Values in a code of the configured strategy; ``ConfigError`` when there is none for this adapter."""
+    if STRATEGIES[config.strategy.name].sends_whole(config):
+        return layout.size
+    settings = prior_settings(config, layout)
+    if settings.kind != "conv":
+        return settings.size or layout.size
+    try:
+        return conv_code_size(layout.size, settings.depth)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _check_same_run(config: RunConfig) -> None:

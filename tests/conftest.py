@@ -13,6 +13,11 @@ from tests.tiny import Files, tiny_config, write_files
 torch.set_num_threads(1)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """The marker of ``tests/false_alarms.py``."""
+    config.addinivalue_line("markers", "statistical(rate, source): fails for right code in a share ``rate`` of draws")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Data files that tests write leave nothing in the user's cache."""

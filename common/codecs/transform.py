@@ -14,7 +14,8 @@ orthonormal Hartley transform): the same variance, dense-like tails, at the pric
 one subspace is kept for a whole run.
 
 *Streams.* Randomness is the raw output of Philox4x64-10 (Salmon et al., 2011) under the key (seed, epoch);
-numpy guarantees that output across platforms and versions, and distinct keys are independent streams.
+numpy guarantees that output across platforms and versions, and distinct keys are independent streams. On another
+device than the CPU ``philox`` draws the same words there, so a client's GPU and the server's CPU agree to the bit.
 """
 
 from math import sqrt
@@ -23,6 +24,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+
+from common.codecs.philox import philox_words, signed
 
 SEED_LIMIT = 2**63
 """Seeds and epochs are in ``0 <= value < SEED_LIMIT``, so that they travel as signed 64-bit integers."""
@@ -44,6 +47,12 @@ class Draw(NamedTuple):
         )
         return words
 
+    def words_on(self, device: torch.device, count: int) -> Tensor:
+        """The same words, as the bits of an int64 tensor on ``device``."""
+        if device.type == "cpu":
+            return torch.from_numpy(self.words(count).astype(np.int64))
+        return philox_words(count, key=(self.seed, self.epoch), high=self.stream, device=device)
+
 
 def signed_permutation(size: int, draw: Draw) -> tuple[Tensor, Tensor]:
     """Draw a uniform permutation (int64, shape ``[size]``) and uniform signs (float32 ±1, shape ``[size]``).
@@ -61,6 +70,16 @@ def signed_permutation(size: int, draw: Draw) -> tuple[Tensor, Tensor]:
     words >>= bits
     words &= np.uint64(1)
     return torch.from_numpy(order), torch.from_numpy(words.astype(np.float32)).mul_(2).sub_(1)
+
+
+def permutation_of(words: Tensor) -> tuple[Tensor, Tensor]:
+    """Make of words on any device (int64, shape ``[size]``) what ``signed_permutation`` makes of them, bit for bit."""
+    size = len(words)
+    bits = max(1, (size - 1).bit_length())
+    low, top = (1 << bits) - 1, signed(1 << 63)
+    words = (words & ~low) | torch.arange(size, device=words.device)
+    words = torch.sort(words ^ top).values ^ top  # in unsigned order
+    return words & low, ((words >> bits) & 1).float().mul_(2).sub_(1)
 
 
 def hartley(vector: Tensor) -> Tensor:
@@ -92,13 +111,15 @@ class Buckets:
         return torch.empty_like(signs, dtype=code.dtype).index_copy_(0, order, self._spread(code).mul_(signs))
 
     def tables(self, device: torch.device) -> tuple[Tensor, ...]:
-        """Return permutation and signs on ``device``; drawn on the CPU at first use, so all devices agree."""
+        """Return permutation and signs on ``device``; drawn there at first use, the same on all devices."""
         if device not in self._tables:
-            self._tables[device] = tuple(table.to(device) for table in self._draw_tables())
+            self._tables[device] = self._draw_tables(device)
         return self._tables[device]
 
-    def _draw_tables(self) -> tuple[Tensor, ...]:
-        return signed_permutation(self.dim, self._draw)
+    def _draw_tables(self, device: torch.device) -> tuple[Tensor, ...]:
+        if device.type == "cpu":  # numpy is the faster one there
+            return signed_permutation(self.dim, self._draw)
+        return permutation_of(self._draw.words_on(device, self.dim))
 
     def _sum_groups(self, values: Tensor) -> Tensor:
         """Sum and scale the groups; the first n mod k of them have one coordinate more than the others."""
@@ -136,10 +157,10 @@ class MixedBuckets(Buckets):
         """Return ``Qᵀ c``: shape ``[k]`` to ``[n]``."""
         return hartley(super().lift(code)).mul_(self.tables(code.device)[2])
 
-    def _draw_tables(self) -> tuple[Tensor, ...]:
-        words = self._draw._replace(stream=self._draw.stream + SEED_LIMIT).words(self.dim)
-        signs = torch.from_numpy((words & np.uint64(1)).astype(np.float32)).mul_(2).sub_(1)
-        return (*super()._draw_tables(), signs)
+    def _draw_tables(self, device: torch.device) -> tuple[Tensor, ...]:
+        words = self._draw._replace(stream=self._draw.stream + SEED_LIMIT).words_on(device, self.dim)
+        signs = (words & 1).float().mul_(2).sub_(1)
+        return (*super()._draw_tables(device), signs)
 
 
 TRANSFORMS: dict[str, type[Buckets]] = {"buckets": Buckets, "mixed-buckets": MixedBuckets}

@@ -1,12 +1,14 @@
 """The configuration of a run; see ``run`` for parsing, ``sections`` for the keys."""
 
-from common.config.run import ConfigError, RunConfig, Scalar, flatten, key_table, nest
+from common.config.run import ConfigError, RunConfig, Scalar, flatten, key_table, names_a_file, nest
 from common.config.sections import (
     CodecConfig,
+    Control,
     DataConfig,
     EvaluationConfig,
     FedCgConfig,
     FederationConfig,
+    FedlppConfig,
     HistoryConfig,
     LoraConfig,
     ModelConfig,
@@ -23,10 +25,12 @@ from common.config.sections import (
 __all__ = [
     "CodecConfig",
     "ConfigError",
+    "Control",
     "DataConfig",
     "EvaluationConfig",
     "FedCgConfig",
     "FederationConfig",
+    "FedlppConfig",
     "HistoryConfig",
     "LoraConfig",
     "ModelConfig",
@@ -42,5 +46,6 @@ __all__ = [
     "TrainConfig",
     "flatten",
     "key_table",
+    "names_a_file",
     "nest",
 ]

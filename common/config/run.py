@@ -17,6 +17,7 @@ from common.config.sections import (
     EvaluationConfig,
     FedCgConfig,
     FederationConfig,
+    FedlppConfig,
     HistoryConfig,
     LoraConfig,
     ModelConfig,
@@ -56,6 +57,7 @@ class RunConfig(Section):
     prior: PriorConfig = PriorConfig()
     history: HistoryConfig = HistoryConfig()
     fedcg: FedCgConfig = FedCgConfig()
+    fedlpp: FedlppConfig = FedlppConfig()
     statistics: StatisticsConfig = StatisticsConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     server: ServerConfig = ServerConfig()
@@ -86,8 +88,10 @@ class RunConfig(Section):
     def check_files(self) -> None:
         """Refuse files that are named but missing. Only the server reads them, so only the server checks them."""
         faults = []
-        if self.data.evaluation and not Path(self.data.evaluation).exists():
-            faults.append(f'data.evaluation = "{self.data.evaluation}": no such file; give a JSONL, CSV or Parquet')
+        if names_a_file(self.data.evaluation) and not Path(self.data.evaluation).exists():
+            faults.append(
+                f'data.evaluation = "{self.data.evaluation}": no such file; give a JSONL, CSV or Parquet, or a hub id'
+            )
         if self.resume and not (Path(self.resume) / "checkpoint").is_dir():
             faults.append(f'resume = "{self.resume}": no checkpoint there; give the folder of an interrupted run')
         if faults:
@@ -96,7 +100,9 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":
         if not self.lora.targets:
-            raise ValueError('lora.target-modules = "": name at least one module, for example "q_proj,v_proj"')
+            raise ValueError(
+                'lora.target-modules = "": name at least one module, for example "q_proj,v_proj", or "auto"'
+            )
         if self.train.local_epochs and self.train.gradient_accumulation > 1:
             raise ValueError(
                 f"train.gradient-accumulation = {self.train.gradient_accumulation} counts micro-batches of a step: "
@@ -108,13 +114,28 @@ class RunConfig(Section):
         return self
 
 
+def names_a_file(name: str) -> bool:
+    """Whether a name of data or a model means something on this machine, and not on a hub."""
+    return name.startswith((".", "/", "~")) or Path(name).suffix.lower() in {".jsonl", ".json", ".csv", ".parquet"}
+
+
 def _model_faults(config: RunConfig) -> list[str]:
-    """What the embedded model has no use for: it is float32 and small."""
-    unused = {"model.quantization": (config.model.quantization, "none"), "model.dtype": (config.model.dtype, "float32")}
-    if config.model.name != "demo":
+    """What the embedded model has no use for (it is float32 and small), and two answers to where a model lives."""
+    model = config.model
+    if model.device_map != "none" and model.device != "auto":
+        return [
+            f'model.device-map = "{model.device_map}" with model.device = "{model.device}": layers are either spread '
+            'or on one device; set model.device = "auto", or model.device-map = "none"'
+        ]
+    unused = {
+        "model.quantization": (model.quantization, "none"),
+        "model.dtype": (model.dtype, "float32"),
+        "model.device-map": (model.device_map, "none"),
+    }
+    if model.name != "demo":
         return []
     return [
-        f'{key} = "{value}" with model.name = "demo": the embedded model is float32; set it to "{needed}"'
+        f'{key} = "{value}" with model.name = "demo": the embedded model is float32 and small; set it to "{needed}"'
         for key, (value, needed) in unused.items()
         if value != needed
     ]
@@ -134,7 +155,8 @@ def _fedcg_faults(config: RunConfig) -> list[str]:
 
 def _printed_faults(config: RunConfig) -> list[str]:
     """What contradicts ``privacy.mechanism = "printed"`` in other sections; nothing for a calibrated one."""
-    if config.privacy.mechanism != "printed" or config.strategy.name in {"lora", "fedcg"}:
+    whole = config.strategy.name == "lora" or (config.strategy.name == "fedlpp" and not config.fedlpp.compress)
+    if config.privacy.mechanism != "printed" or whole or config.strategy.name == "fedcg":  # see ``_fedcg_faults``
         return []
     faults = []
     if config.strategy.name == "dr-encoder" and config.statistics.private:

@@ -15,6 +15,7 @@ NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 OpenShare = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+Control = Literal["none", "codes-zeroed", "no-update"]
 
 
 def kebab(name: str) -> str:
@@ -31,7 +32,7 @@ class Section(BaseModel):
 class StrategyConfig(Section):
     """Which federated algorithm runs."""
 
-    name: str = Field("dr-encoder", description="dr-encoder, fedcg, history-prior, lora or random-projection")
+    name: str = Field("dr-encoder", description="dr-encoder, fedcg, fedlpp, history-prior, lora or random-projection")
 
 
 class FederationConfig(Section):
@@ -54,6 +55,12 @@ class ModelConfig(Section):
     quantization: Literal["none", "8", "4"] = Field("none", description="bitsandbytes bits of the frozen weights")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="dtype of the frozen weights")
     device: str = Field("auto", description='"auto", "cpu", "cuda", "cuda:0", ...')
+    device_map: Literal["none", "balanced", "sequential"] = Field(
+        "none", description="spread one model's layers over several GPUs (accelerate); none = all on model.device"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="keep only the layers' inputs for the backward pass: less memory, a third more compute"
+    )
 
 
 class LoraConfig(Section):
@@ -62,7 +69,9 @@ class LoraConfig(Section):
     rank: PositiveInt = Field(8, description="rank r of every factor pair")
     alpha: PositiveFloat = Field(16.0, description="scale: the update is alpha/rank * B A")
     dropout: Fraction = Field(0.0, description="dropout on the adapter's input")
-    target_modules: str = Field("q_proj,k_proj,v_proj,o_proj", description="comma-separated module names")
+    target_modules: str = Field(
+        "auto", description="comma-separated module names; auto = the attention projections of the architecture"
+    )
     freeze_a: bool = Field(False, description="train B only (FFA-LoRA)")
 
     @property
@@ -75,8 +84,16 @@ class DataConfig(Section):
     """Private examples of the clients and the public evaluation set."""
 
     name: str = Field("demo", description='"demo", a hub id, or a local file/directory (JSONL, CSV, Parquet)')
+    format: Literal["columns", "dolly", "mmlu", "ceval", "alpaca", "e2e", "dart", "dialogsum"] = Field(
+        "columns", description="columns = prompt-column and completion-column as they are; else that set's own layout"
+    )
+    subset: str = Field("", description="hub set or directory: its configuration, or several, comma-separated")
+    train_split: str = Field("train", description="hub set or directory: split of the private examples")
+    revision: str = Field("", description='hub set: branch or commit; "" = its default branch')
     task: str = Field("elicitation", description="demo task: elicitation, knowledge or knowledge-validation")
-    evaluation: str = Field("", description='file of held-out examples; "" = the demo\'s own, or none')
+    evaluation: str = Field("", description='file or hub id of held-out examples; "" = the demo\'s own, or none')
+    evaluation_subset: str = Field("", description='subset of data.evaluation; "" = the same as data.subset')
+    evaluation_split: str = Field("test", description="split of data.evaluation if that is a hub set or directory")
     split: str = Field("evaluation", description="demo: evaluation (report) or validation (public, for tuning)")
     prompt_column: str = Field("prompt", description="column that holds the prompt (its labels are masked)")
     completion_column: str = Field("completion", description="column that holds the text to learn")
@@ -85,7 +102,24 @@ class DataConfig(Section):
     partition_by: str = Field("group", description="column for the dirichlet and natural partitioners")
     dirichlet_alpha: PositiveFloat = Field(0.3, description="concentration; small = each client sees few groups")
     examples_per_client: PositiveInt = Field(12, description="demo data: examples drawn for each client")
-    max_length: PositiveInt = Field(512, description="longest example in tokens; longer ones are cut at the left")
+    max_length: Annotated[int, Field(ge=2)] = Field(
+        512, description="longest example in tokens; longer ones are cut at the left"
+    )
+    chat_template: bool = Field(False, description="write prompts in the tokenizer's chat template")
+    append_eos: bool = Field(
+        True, description="end completions with the tokenizer's end-of-text token (not the demo's own data)"
+    )
+
+    @model_validator(mode="after")
+    def _format_names_the_columns(self) -> "DataConfig":
+        defaults = {"prompt_column": "prompt", "completion_column": "completion", "group_column": "group"}
+        for name, default in defaults.items():
+            if self.format != "columns" and getattr(self, name) != default:
+                raise ValueError(
+                    f'data.{kebab(name)} = "{getattr(self, name)}" with data.format = "{self.format}", which knows its '
+                    f'columns: set data.format = "columns", or leave it at "{default}"'
+                )
+        return self
 
 
 class TrainConfig(Section):
@@ -160,6 +194,19 @@ class FedCgConfig(Section):
     clip_norm: Annotated[float, Field(gt=0, le=1e30)] = Field(
         1.0, description="fedcg.private: bound on the l2 norm of all gradients of one client together"
     )
+
+
+class FedlppConfig(Section):
+    """Quantisation of what strategy fedlpp broadcasts: the proxy."""
+
+    bits: Annotated[int, Field(ge=1, le=8)] = Field(2, description="fedlpp: bits w of a value in the broadcast proxy")
+    levels: Literal["uniform", "normal"] = Field(
+        "uniform", description="fedlpp: evenly spaced over a tensor's range, or normal quantiles (NF)"
+    )
+    rounding: Literal["nearest", "stochastic"] = Field(
+        "nearest", description="fedlpp: to the nearest level, or at random without bias (by seed and round)"
+    )
+    compress: bool = Field(False, description="fedlpp: clients send codes of codec.* rather than whole updates")
 
 
 class StatisticsConfig(Section):
@@ -266,6 +313,9 @@ class ServerConfig(Section):
     momentum: Fraction = Field(0.9, description="momentum (optimizer = momentum)")
     divergence_factor: Annotated[float, Field(gt=1)] = Field(
         4.0, description="stop when held-out loss exceeds this multiple of the base model's"
+    )
+    control: Control = Field(
+        "none", description="EXPERIMENTS ONLY: codes-zeroed = decode zeros in place of the code; no-update = no step"
     )
 
 

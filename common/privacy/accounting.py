@@ -266,7 +266,7 @@ def _events(charges: Sequence[Charge]) -> list[_Event]:
     return merged + [(multiplier, rate, count) for (multiplier, rate), count in sorted(counts.items())]
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=128)
 def _loss(multiplier: float, rate: float, grid: float) -> Any:  # noqa: ANN401 - dp_accounting is untyped
     return privacy_loss_distribution.from_gaussian_mechanism(
         multiplier,

@@ -57,6 +57,9 @@ MAX_SHARES = 2**20
 SLACK_EPSILON = 20.0
 """``noise_slack`` holds for guarantees of ε up to this."""
 
+MOST_SMOOTHING = 2.0**-22
+"""Variance that pays for the discretisation, over z²B², at most: 4 against at least (4·√``MAX_SHARES``)²."""
+
 _SMOOTHING_STD = 2.0
 _FINEST_SHARE_STD = 4.0
 _STEPS_PER_STD = 64.0

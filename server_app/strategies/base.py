@@ -24,7 +24,9 @@ from common.models import AdaptedModel
 from common.privacy.mechanism import combine
 from common.privacy.noise import RandomSource
 from common.privacy.sampling import poisson_sample
+from common.quantize import QuantisedAdapter
 from common.wire import TRAIN, Task, pack_instruction
+from server_app.control import controlled_code, controlled_gradient
 from server_app.federation import FederationError, Question, Replies, exchange
 from server_app.optimizer import ServerOptimizer
 from server_app.privacy_account import PrivacyAccount
@@ -84,8 +86,6 @@ class FederatedAdapter(Strategy):
 
     """
 
-    sends_whole_gradient = False  # whether a code is the adapter's size rather than ``codec.size``
-
     def __init__(
         self,
         config: RunConfig,
@@ -112,6 +112,11 @@ class FederatedAdapter(Strategy):
     def stage_one(cls, config: RunConfig, layout: Layout) -> StageOne | None:
         """What ``prepare`` asks of clients, which the privacy plan must pay for; ``None``: nothing."""
         return None
+
+    @classmethod
+    def learns_codec(cls, config: RunConfig) -> bool:
+        """Whether the codec is trained, so that its decoder may know something by itself and needs controls."""
+        return False
 
     @abstractmethod
     def prepare(self, grid: Grid) -> Codec:
@@ -166,12 +171,13 @@ class FederatedAdapter(Strategy):
         plan = self.account.plan
         codec = self._codec_of(server_round)
         terms = round_terms(self.config.privacy, plan, codec.size)
-        cohort = self.draw_cohort(server_round, self.config.privacy.sampling_rate, plan.shares)
+        draw = self.account.draw_number(server_round)
+        cohort = self.draw_cohort(draw, self.config.privacy.sampling_rate, plan.shares)
         self._question = Question(server_round, terms, cohort)
         if not cohort:
             return []
         task = Task(server_round, terms, app_digest())
-        content = pack_instruction(unpack_adapter(arrays), codec.spec(), task)
+        content = pack_instruction(self.broadcast(server_round, unpack_adapter(arrays)), codec.spec(), task)
         return self._question.address(content, TRAIN, self.config.federation.round_timeout)
 
     def aggregate_train(
@@ -188,9 +194,10 @@ class FederatedAdapter(Strategy):
         releases = [self._replies.releases[node] for node in sorted(self._replies.releases)]
         # 1: aggregate the clients' codes, Eq (5): their noisy sum over a fixed denominator
         total = combine(releases, question.terms, self.noise_source(server_round))
-        code = total / self._denominator(len(releases))
+        control = self.config.server.control
+        code = controlled_code(control, total / self._denominator(len(releases)))
         # 2: decode with Dec, which never left the server
-        gradient = self._codec_of(server_round).decode(code)
+        gradient = controlled_gradient(control, self._codec_of(server_round).decode(code))
         # 3: gradient descent on the adapter, Eq (6)
         adapter = self.state.optimizer.step(gradient)
         # 4: what the next round sends to its clients
@@ -206,8 +213,20 @@ class FederatedAdapter(Strategy):
         """Nothing to aggregate; evaluation is the server's, on public data."""
         return None
 
+    def broadcast(self, server_round: int, adapter: Tensor) -> Tensor | QuantisedAdapter:
+        """What the clients of a round get for the current adapter (shape ``[n]``): a function of it and of ``seed``."""
+        return adapter
+
+    @classmethod
+    def sends_whole(cls, config: RunConfig) -> bool:
+        """Whether a code is the adapter's size rather than ``codec.size`` under ``config``."""
+        return False
+
     def details(self) -> dict[str, object]:
-        """What this strategy adds to the report, under ``strategy`` (plain JSON values; nothing private)."""
+        """What this strategy adds to the report, under ``strategy`` (plain JSON values; nothing private).
+
+        ``summary``, if there is one, is a sentence for ``report.md`` and the terminal.
+        """
         return {}
 
     def summary(self) -> None:

@@ -31,6 +31,11 @@ class DrEncoder(TwoStage):
         code = ScaleCode.of(layout, config.statistics)
         return statistics_stage(config, code.size, open_size=2 * len(layout.tensors), clip_norm=code.bound)
 
+    @classmethod
+    def learns_codec(cls, config: RunConfig) -> bool:
+        """The convolution and the trained linear form; all other forms are drawn or computed, not learnt."""
+        return config.codec.kind == "conv" or (config.codec.kind, config.codec.form) == ("linear", "trained")
+
     def prepare(self, grid: Grid) -> Codec:
         """Algorithm 1: collect statistics, draw synthetic gradients from them, train the AutoEncoder."""
         statistics = self._collect_statistics(grid)

@@ -44,6 +44,11 @@ class FedCg(TwoStage):
             clip_norm=config.fedcg.clip_norm,
         )
 
+    @classmethod
+    def learns_codec(cls, config: RunConfig) -> bool:
+        """Always, of either kind."""
+        return True
+
     def prepare(self, grid: Grid) -> Codec:
         """TGAP: collect gradients, train the AutoEncoder on them."""
         settings = prior_settings(self.config, self.layout)

@@ -7,6 +7,7 @@ from common.adapter import Layout
 from common.codecs import IdentityCodec, LinearCodec
 from common.config import RunConfig
 from server_app.launcher import read_preset
+from tests.false_alarms import beyond, statistical
 from tests.tiny import vectors
 
 LAYOUT = Layout.of({"q.lora_A": (8, 64), "q.lora_B": (64, 8)})
@@ -36,9 +37,10 @@ def test_the_identity_captures_everything(gradients: Tensor) -> None:
     assert captured(IdentityCodec(LAYOUT), gradients) == pytest.approx((1, 1))
 
 
+@statistical(beyond(0.03 / 0.0054), "seeded")
 def test_a_random_subspace_captures_k_over_n(gradients: Tensor) -> None:
     found = captured(LinearCodec.of_form(LAYOUT, SIZE, 3), gradients)
-    assert found.energy == pytest.approx(SIZE / LAYOUT.size, rel=0.02)
+    assert found.energy == pytest.approx(SIZE / LAYOUT.size, rel=0.03), "200 gradients: standard error .54 %"
     assert found.best_scale == pytest.approx(found.energy, rel=1e-4), "a projection has the best scale already"
 
 

@@ -32,6 +32,7 @@ from common.privacy.mechanism import ReleaseTerms, Trust
 from common.scale_code import ScaleCode
 from common.wire import STATISTICS, TRAIN, Task, pack_instruction, serialised_bytes, unpack_release
 from server_app.in_process import InProcessGrid
+from tests.false_alarms import beyond, correlation_beyond, count_outside, rms_outside, statistical
 from tests.tiny import CLIENTS, Files, tiny_config, tiny_grid, write_jsonl
 
 ROUND = 2
@@ -93,20 +94,21 @@ TRUSTS: list[Trust] = ["distributed", "local"]
 
 
 @pytest.mark.parametrize("trust", TRUSTS)
+@statistical(rms_outside(0.99, 1.01, 33 * 3072) + correlation_beyond(0.11, 3072, 33 * 32 // 2), "system")
 def test_the_noise_of_a_release_has_the_std_that_the_terms_promise(
     grid: InProcessGrid, adapted: AdaptedModel, trust: Trust
 ) -> None:
-    """33 releases of 3,072 values: by chi squared, a false alarm in 1e-4; a std off by 2 % is always caught."""
+    """33 releases of 3,072 values: a false alarm in 7e-6 by chi squared; a std off by 2 % is missed in 4e-6."""
     codec = IdentityCodec(adapted.layout)
     clear, agreed = (terms(codec.size, noise, trust, clip_norm=0.5, shares=9) for noise in (0.0, 1.4))
     truth = answer(ask(grid, adapted.initial, codec, clear), clear)
     noise = torch.stack([answer(ask(grid, adapted.initial, codec, agreed), agreed) for _ in range(33)]) - truth
     promised = {"distributed": 1.4 * 0.5 / 3, "local": 1.4 * 0.5}[trust]
     assert agreed.client_std == pytest.approx(promised)
-    assert 0.9913 < noise.square().mean().sqrt() / promised < 1.0092
+    assert 0.99 < noise.square().mean().sqrt() / promised < 1.01
     assert len(noise.unique(dim=0)) == 33
     rows = noise - noise.mean(dim=0)
-    assert torch.corrcoef(rows).fill_diagonal_(0).abs().max() < 0.11  # 6 standard errors over 528 pairs: alarm 1e-6
+    assert torch.corrcoef(rows).fill_diagonal_(0).abs().max() < 0.11  # 6 standard errors, 528 pairs
 
 
 def test_in_central_the_release_carries_no_noise_but_the_grids(grid: InProcessGrid, adapted: AdaptedModel) -> None:
@@ -118,6 +120,7 @@ def test_in_central_the_release_carries_no_noise_but_the_grids(grid: InProcessGr
     assert agreed.client_std == 0.0
 
 
+@statistical(correlation_beyond(0.11, 3072) + count_outside(0, 30, 3072, 2e-4), "system")
 def test_noise_never_repeats(grid: InProcessGrid, adapted: AdaptedModel) -> None:
     """The same question twice: the same gradient, other noise."""
     codec = IdentityCodec(adapted.layout)
@@ -156,7 +159,15 @@ def test_an_encoder_of_another_adapter_is_refused(grid: InProcessGrid, adapted: 
 
 
 def test_terms_that_do_not_fit_the_code_are_refused(grid: InProcessGrid, adapted: AdaptedModel) -> None:
-    assert "code has 64 values, the terms say 65" in refusal(grid, adapted, terms(65, 1.0))
+    assert refusal(grid, adapted, terms(65, 1.0)) == "WireError: the encoder makes 64 values, the release terms say 65"
+
+
+def test_terms_that_do_not_fit_the_code_are_refused_before_data_or_budget_are_touched(
+    own_site: InProcessGrid, adapted: AdaptedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "local_update", None)
+    assert "WireError" in refusal(own_site, adapted, terms(65, 1.0))
+    assert not own_site._contexts[3].state
 
 
 def test_a_gradient_is_never_sent_in_the_clear_by_the_raw_flag(grid: InProcessGrid, adapted: AdaptedModel) -> None:
@@ -166,6 +177,7 @@ def test_a_gradient_is_never_sent_in_the_clear_by_the_raw_flag(grid: InProcessGr
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("make", [IdentityCodec, lambda layout: LinearCodec.of_form(layout, 64, 1)])
+@statistical(rms_outside(0.6, 1.5, 64), "system")
 def test_a_gradient_that_is_not_finite_gives_an_ordinary_looking_release(
     grid: InProcessGrid,
     adapted: AdaptedModel,
@@ -173,16 +185,17 @@ def test_a_gradient_that_is_not_finite_gives_an_ordinary_looking_release(
     make: Callable[..., Codec],
     value: float,
 ) -> None:
-    """What comes is noise around zero of the promised std: by chi squared, a false alarm in 1e-5 for 64 values."""
+    """What comes is noise around zero of the promised std: 64 values at least, a false alarm in 6e-7."""
     codec = make(adapted.layout)
     agreed = terms(codec.size, 2.0)
     broken = torch.full((adapted.layout.size,), value)
     monkeypatch.setattr(client_module, "local_update", lambda *_: broken)
     released = answer(ask(grid, adapted.initial, codec, agreed), agreed)
-    assert 0.6 < released.square().mean().sqrt() / 2.0 < 1.4
+    assert 0.6 < released.square().mean().sqrt() / 2.0 < 1.5
     assert len(released.unique()) > 0.5 * codec.size
 
 
+@statistical(beyond(5.5, 17), "system")
 def test_statistics_that_are_not_finite_give_an_ordinary_looking_release(
     grid: InProcessGrid, config: RunConfig, adapted: AdaptedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,6 +248,10 @@ def test_a_site_makes_no_more_releases_in_a_run_than_it_allows(own_site: InProce
     assert "it has made 3 releases, its max-releases is reached" in said[2]
 
 
+def made(agreed: ReleaseTerms) -> np.ndarray:
+    return np.zeros(agreed.size, dtype=agreed.dtype)
+
+
 CONSTANT = "ClientFailure: the client failed on its own data; why is in its own log"
 BROKEN_FILES = ['{"prompt": "the secret', '{"diagnosis": "a secret"}\n', ""]
 
@@ -262,14 +279,35 @@ def test_why_a_site_failed_on_its_own_data_stays_there(
     assert "Traceback" in caplog.text
 
 
-def test_a_failure_in_training_on_a_sites_own_data_has_the_same_text(
+@pytest.mark.parametrize(("kind", "step"), [(TRAIN, "local_update"), (STATISTICS, "gradient_statistics")])
+def test_a_failure_in_training_on_a_sites_own_data_is_answered_with_noise(
+    own_site: InProcessGrid, adapted: AdaptedModel, monkeypatch: pytest.MonkeyPatch, kind: str, step: str
+) -> None:
+    """That it failed may tell of the data: whether it did cannot be seen, and what goes out is the zero code."""
+
+    def fail(*_: object) -> None:
+        raise MemoryError("row 17 is long, which is a secret")
+
+    code = ScaleCode.of(adapted.layout, StatisticsConfig())
+    agreed = terms(64, 1.0) if kind == TRAIN else ReleaseTerms(code.size, code.bound, 1.0, "local", 1, normalize=False)
+    codec = LinearCodec.of_form(adapted.layout, 64, 1) if kind == TRAIN else IdentityCodec(adapted.layout)
+    monkeypatch.setattr(client_module, step, fail)
+    monkeypatch.setattr(client_module, "release", lambda values, *_: wanted.append(values) or made(agreed))
+    monkeypatch.setattr(client_module, "release_gradient", lambda gradient, *_: wanted.append(gradient) or made(agreed))
+    wanted: list[Tensor] = []
+    assert not ask(own_site, adapted.initial, codec, agreed, kind, round=0).has_error()
+    assert wanted[0].isnan().all(), "which release() turns into the zero code"
+
+
+def test_without_noise_a_failure_on_a_sites_own_data_has_the_constant_text(
     own_site: InProcessGrid, adapted: AdaptedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
         raise ValueError("row 17 holds a secret")
 
+    own_site._contexts[3].node_config |= {"allow-raw-gradients": True, "min-noise-multiplier": 0.0}
     monkeypatch.setattr(client_module, "local_update", fail)
-    assert refusal(own_site, adapted, terms(64, 1.0)) == CONSTANT
+    assert refusal(own_site, adapted, terms(64, 0.0)) == CONSTANT
 
 
 def test_nothing_of_the_true_error_hangs_on_the_one_that_is_sent() -> None:
@@ -348,6 +386,7 @@ def test_statistics_in_the_clear_are_means_and_stds_of_the_local_steps(
     assert std.max() > 1e-4
 
 
+@statistical(beyond(8, 18), "system")
 def test_private_statistics_are_a_scale_code_clipped_and_noised(
     grid: InProcessGrid, config: RunConfig, adapted: AdaptedModel
 ) -> None:

@@ -24,6 +24,7 @@ from common.privacy.gaussian import gaussian_epsilon
 from common.privacy.mechanism import ReleaseTerms, message_charge, noise_slack
 from common.scale_code import ScaleCode
 from common.wire import STATISTICS, TASK, TRAIN, Task, pack_instruction, unpack_release
+from tests.false_alarms import rms_outside, statistical
 from tests.tiny import Files, run_tiny, tiny_config, tiny_grid, write_jsonl
 
 SITE = 3
@@ -49,7 +50,8 @@ class Server:
 
     @property
     def ledger(self) -> SiteLedger:
-        return SiteLedger.read(self.context.state)
+        found = self.context.state.get(RECORD)
+        return SiteLedger() if found is None else SiteLedger.of(found) or pytest.fail("not a ledger")
 
     def limit(self, **limits: Any) -> None:
         self.context.node_config.update({name.replace("_", "-"): value for name, value in limits.items()})
@@ -217,6 +219,7 @@ class Tap:
 
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("gain", [1e-6, 1.0, 1e6, 1e30, 1e38, math.inf, math.nan])
+@statistical(rms_outside(0.6, 1.5, 64), "system")
 def test_no_encoder_lets_one_client_weigh_more_than_the_clip_norm(
     server: Server, monkeypatch: pytest.MonkeyPatch, gain: float, normalize: bool
 ) -> None:
@@ -232,7 +235,7 @@ def test_no_encoder_lets_one_client_weigh_more_than_the_clip_norm(
     bare = values - added
     assert int(bare @ bare) <= terms.resolution**2
     assert np.linalg.norm(bare * terms.grid_step) <= 0.5
-    assert 0.6 < np.std(added * terms.grid_step) / (2.0 * 0.5) < 1.4  # by chi squared, a false alarm in 1e-5
+    assert 0.6 < np.sqrt(np.mean(np.square(added * terms.grid_step))) / (2.0 * 0.5) < 1.5
     if gain in {1.0, 1e6, 1e30}:
         assert np.linalg.norm(bare * terms.grid_step) > 0.2, "the site's own gradient is what was clipped"
     if not math.isfinite(gain):
@@ -284,7 +287,7 @@ def test_the_charge_is_in_the_state_before_the_release_is_made_and_stays_when_it
     assert server.refusal(server.content()) == ""
     assert seen == [1]
     monkeypatch.setattr(client_module, "local_update", lambda *_: 1 / 0)
-    assert server.refusal(server.content()).startswith("ClientFailure: ")
+    assert server.refusal(server.content()) == "", "a failure is answered with noise, and paid for"
     assert server.ledger.releases == 2
 
 
@@ -293,7 +296,7 @@ def test_a_broken_ledger_is_a_refusal_until_the_run_ends(server: Server, record:
     server.limit(max_epsilon=20)
     server.context.state[RECORD] = ConfigRecord(record)
     for _ in range(2):
-        assert "what it has spent in this run is unknown" in server.refusal(server.content())
+        assert "so what it has spent is unknown" in server.refusal(server.content())
     assert dict(server.context.state[RECORD]) == record
 
 
@@ -304,6 +307,7 @@ def test_a_run_goes_on_without_the_sites_whose_budget_is_spent(files: Files, tmp
         "privacy.epsilon": 0.0,
         "privacy.noise-multiplier": 4.0,
         "privacy.trust": "local",
+        "server.divergence-factor": 1e9,  # the noise raises the loss to about three times the base model's
     }
     config = tiny_config(files, tmp_path, changes)
     grid = tiny_grid(config)

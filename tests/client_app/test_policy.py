@@ -113,3 +113,10 @@ def test_the_delta_of_the_largest_epsilon_is_a_probability(value: float) -> None
     assert read({"policy-delta": 1e-7}).policy_delta == 1e-7
     with pytest.raises(PolicyRefusal, match=r"node config policy-delta = .*between 0 and 1"):
         read({"policy-delta": value})
+
+
+@pytest.mark.parametrize("value", ["spent.jsonl", "./spent.jsonl", 3, True])
+def test_a_ledger_path_that_depends_on_where_one_stands_is_refused(value: object) -> None:
+    with pytest.raises(PolicyRefusal, match=r"node config ledger-path = .*write an absolute file name"):
+        read(OWN | {"ledger-path": value})
+    assert read(OWN | {"ledger-path": "/spent.jsonl"}).ledger_path == "/spent.jsonl"

@@ -1,6 +1,9 @@
 """What a site's own messages have cost it, and the limits on that."""
 
+import json
 import math
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +24,9 @@ def terms(noise: float = 1.0, trust: Trust = "local", shares: int = 4, size: int
 
 
 def spending(state: RecordDict) -> SiteLedger:
-    return SiteLedger.read(state)
+    found = SiteLedger.of(state[RECORD])
+    assert found is not None
+    return found
 
 
 def test_releases_are_counted_in_the_clients_state_and_refused_beyond_the_limit() -> None:
@@ -153,7 +158,7 @@ def test_a_state_that_is_no_ledger_is_a_refusal_and_is_left_as_it_is(record: Any
     """Neither a crash nor a fresh start; the text repeats nothing of what was found."""
     state = RecordDict({RECORD: record})
     for policy in (SitePolicy(max_epsilon=20.0), SitePolicy(max_releases=100)):
-        with pytest.raises(PolicyRefusal, match=r"what it has spent in this run is unknown$"):
+        with pytest.raises(PolicyRefusal, match=r"so what it has spent is unknown$"):
             charge_release(state, policy, terms(1e5))
     assert state[RECORD] == record
 
@@ -162,3 +167,76 @@ def test_a_good_record_is_read() -> None:
     state = RecordDict({RECORD: ConfigRecord(GOOD)})
     charge_release(state, SitePolicy(max_epsilon=20.0), terms(2.0))
     assert spending(state) == SiteLedger(4, 0.75, 1e-15 + noise_slack(terms(2.0)))
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> SitePolicy:
+    return SitePolicy(max_releases=3, max_epsilon=20.0, ledger_path=str(tmp_path / "spent.jsonl"))
+
+
+def on_disk(policy: SitePolicy) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(policy.ledger_path).read_text().splitlines()]
+
+
+def test_a_file_counts_all_runs_together(kept: SitePolicy) -> None:
+    """Every run, and every restart of the SuperNode, has a state of its own."""
+    for _ in range(3):
+        charge_release(RecordDict(), kept, terms(2.0))
+    with pytest.raises(PolicyRefusal, match="it has made 3 releases"):
+        charge_release(RecordDict(), kept, terms(2.0))
+    assert [line["releases"] for line in on_disk(kept)] == [1, 2, 3]
+    assert SiteLedger.of(on_disk(kept)[-1]) == SiteLedger(3, 0.75, 3 * noise_slack(terms(2.0)))
+    assert Path(kept.ledger_path).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_and_a_state_spend_alike(kept: SitePolicy) -> None:
+    state, asked = RecordDict(), [terms(4.0), terms(8.0, "distributed", shares=9), terms(3.0)]
+    for one in asked:
+        charge_release(state, SitePolicy(max_releases=9), one)
+        charge_release(RecordDict(), kept, one)
+    assert SiteLedger.of(on_disk(kept)[-1]) == spending(state)
+
+
+def test_what_a_refused_message_would_have_cost_is_not_written(kept: SitePolicy) -> None:
+    charge_release(RecordDict(), kept, terms(2.0))
+    before = Path(kept.ledger_path).read_bytes()
+    with pytest.raises(PolicyRefusal, match="alone costs inf"):
+        charge_release(RecordDict(), kept, terms(0.0))
+    assert Path(kept.ledger_path).read_bytes() == before
+
+
+@pytest.mark.parametrize("torn", [b"{", b'{"schema": 1, "rel'])
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_line_torn_by_a_crash_was_not_paid_with(kept: SitePolicy, before: int, torn: bytes) -> None:
+    for _ in range(before):
+        charge_release(RecordDict(), kept, terms(2.0))
+    with Path(kept.ledger_path).open("ab") as file:
+        file.write(torn)
+    charge_release(RecordDict(), kept, terms(2.0))
+    assert [line["releases"] for line in on_disk(kept)] == list(range(1, before + 2))
+
+
+@pytest.mark.parametrize("text", ["[]\n", "not JSON\n", '{"releases": 3}\n', "\n", "a file of something else"])
+def test_a_file_that_is_no_ledger_is_a_refusal_and_is_left_as_it_is(kept: SitePolicy, text: str) -> None:
+    Path(kept.ledger_path).write_text(text)
+    with pytest.raises(PolicyRefusal, match=r"ledger-path = .* so what it has spent is unknown$"):
+        charge_release(RecordDict(), kept, terms(2.0))
+    assert Path(kept.ledger_path).read_text() == text
+
+
+def test_a_file_that_cannot_be_opened_is_a_refusal(tmp_path: Path) -> None:
+    policy = SitePolicy(max_releases=3, ledger_path=str(tmp_path / "none" / "spent.jsonl"))
+    with pytest.raises(PolicyRefusal, match=r"cannot be opened \(No such file or directory\)"):
+        charge_release(RecordDict(), policy, terms(2.0))
+
+
+def _charge_often(path: str) -> None:
+    for _ in range(20):
+        charge_release(RecordDict(), SitePolicy(max_releases=1000, ledger_path=path), terms(2.0))
+
+
+def test_two_runs_at_once_share_a_file(tmp_path: Path) -> None:
+    path = str(tmp_path / "spent.jsonl")
+    with ThreadPoolExecutor(4) as pool:  # flock is per open file, so threads stand for processes
+        list(pool.map(_charge_often, [path] * 4))
+    assert [json.loads(line)["releases"] for line in Path(path).read_text().splitlines()] == list(range(1, 81))

@@ -1,6 +1,7 @@
 """Private and public examples: masks, partitions, files."""
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from common.data import (
     IGNORED,
     TokenisedExamples,
     evaluation_examples,
-    load_file,
+    load_examples,
     private_examples,
     private_tokens,
     retention_examples,
@@ -22,6 +23,7 @@ from common.data import (
 )
 from common.demo.facts import split_known
 from common.demo.model import load_tokenizer
+from tests.false_alarms import statistical
 from tests.tiny import write_jsonl
 
 TOKENIZER = load_tokenizer()
@@ -108,10 +110,11 @@ def test_partitions_are_those_of_the_seed(sorted_file: str, partitioner: str) ->
     assert first != other
 
 
-def test_iid_clients_of_a_sorted_file_hold_every_group(sorted_file: str) -> None:
-    """20 rows of each of 2 clients from 4 groups of 10: a group is missing with probability 1.7e-3 at most."""
+@statistical(6 * 2 / math.comb(40, 20), "seeded")
+def test_iid_clients_of_a_sorted_file_hold_groups_from_all_over_it(sorted_file: str) -> None:
+    """2 clients with 20 rows of 4 groups of 10: unshuffled both would hold two groups, shuffled one does in 9e-11."""
     for part in parts(DataConfig(name=sorted_file, partitioner="iid"), 2):
-        assert len(set(part["group"])) == 4
+        assert len(set(part["group"])) > 2
 
 
 def test_a_small_concentration_gives_each_client_few_groups(sorted_file: str) -> None:
@@ -195,7 +198,7 @@ def test_a_sites_own_file_is_read_with_its_own_column_names(tmp_path: Path, name
     path.write_text(text)
     tokens = private_tokens(MAPPED, TOKENIZER, 3, 7, 1, str(path))
     assert isinstance(tokens, TokenisedExamples)
-    assert [words(row[row != IGNORED]) for row in tokens.labels] == [["answer"], ["which"]], (
+    assert [words(row[row != IGNORED]) for row in tokens.labels] == [["answer", "</s>"], ["which", "</s>"]], (
         "the whole file, not a partition"
     )
 
@@ -204,19 +207,19 @@ def test_a_sites_own_file_is_read_with_its_own_column_names(tmp_path: Path, name
 def test_a_missing_column_is_refused_with_those_that_exist(sorted_file: str, key: str) -> None:
     data = DataConfig(**{key: "text"})
     with pytest.raises(ConfigError, match=rf'data.{key} = "text": not a column of .*prompt, completion, group'):
-        load_file(sorted_file, data)
+        load_examples(sorted_file, data)
 
 
 def test_a_column_of_numbers_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "numbers.csv"
     path.write_text("ask,say\nthe sum of 1 and 1,2\n")
     with pytest.raises(ConfigError, match=r'data.completion-column = "say": holds int64 .*; text is needed'):
-        load_file(str(path), MAPPED)
+        load_examples(str(path), MAPPED)
 
 
 def test_a_missing_file_is_refused_by_its_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent.jsonl.*could not be read"):
-        load_file(str(tmp_path / "absent.jsonl"), DataConfig())
+        load_examples(str(tmp_path / "absent.jsonl"), DataConfig())
 
 
 def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
@@ -251,7 +254,7 @@ def test_an_empty_or_broken_file_is_refused_with_the_cause(tmp_path: Path, name:
     path = tmp_path / name
     path.write_text(text)
     with pytest.raises(ConfigError, match=rf"{name}.*could not be read.*{reason}"):
-        load_file(str(path), DataConfig())
+        load_examples(str(path), DataConfig())
 
 
 def rows_file(tmp_path: Path, rows: list[dict[str, Any]]) -> str:
@@ -271,7 +274,7 @@ def rows_file(tmp_path: Path, rows: list[dict[str, Any]]) -> str:
 def test_a_row_without_text_is_refused_by_its_number(tmp_path: Path, bad: dict[str, Any], said: str) -> None:
     path = rows_file(tmp_path, [{"prompt": "a", "completion": "b"}, bad])
     with pytest.raises(ConfigError, match=said):
-        load_file(path, DataConfig())
+        load_examples(path, DataConfig())
 
 
 def test_an_answer_that_is_no_choice_is_refused_by_its_row(tmp_path: Path) -> None:
@@ -285,3 +288,35 @@ def test_own_held_out_examples_come_without_the_demos_retention(tmp_path: Path) 
     path = rows_file(tmp_path, [{"prompt": "a", "completion": "b"}])
     assert retention_examples(DataConfig(), 1) is not None
     assert retention_examples(DataConfig(evaluation=path), 1) is None
+
+
+def test_an_end_of_text_follows_each_completion_and_is_learned() -> None:
+    tokens = tokenise(TOKENIZER, PROMPTS, ANSWERS, 64, end=True)
+    assert [words(row[row != IGNORED]) for row in tokens.labels] == [["5", "</s>"], ["2", "</s>"]]
+    assert [words(row[mask == 1])[-1] for row, mask in zip(tokens.input_ids, tokens.attention_mask, strict=True)] == [
+        "</s>"
+    ] * 2
+
+
+def test_an_end_that_is_there_already_is_not_doubled() -> None:
+    tokens = tokenise(TOKENIZER, PROMPTS[:1], [" 5 </s>"], 64, end=True)
+    assert words(tokens.labels[0][tokens.labels[0] != IGNORED]) == ["5", "</s>"]
+
+
+def test_a_token_that_spans_prompt_and_completion_is_learned() -> None:
+    """``an`` + ``swer`` is one word of this tokenizer: the prompt alone ends in an unknown one."""
+    tokens = tokenise(TOKENIZER, ["what is the an"], ["swer : 5"], 64)
+    assert words(tokens.labels[0][tokens.labels[0] != IGNORED]) == ["answer", ":", "5"]
+
+
+@pytest.mark.parametrize(("prompt", "completion"), [("what is", "  "), ("", "5")])
+def test_an_example_with_nothing_to_learn_is_refused(prompt: str, completion: str) -> None:
+    with pytest.raises(ConfigError, match="example 2 has nothing to learn"):
+        tokenise(TOKENIZER, ["what", prompt], [" is", completion], 64, special=False)
+
+
+@pytest.mark.parametrize("length", [2, 3, 7])
+def test_however_short_the_limit_a_cut_example_keeps_labels_that_the_model_can_predict(length: int) -> None:
+    tokens = tokenise(TOKENIZER, PROMPTS, [" 5 4 3 2", " 1"], length, end=True)
+    assert tokens.input_ids.shape[1] == length
+    assert (tokens.labels[:, 1:] != IGNORED).any(dim=1).all()

@@ -1,15 +1,23 @@
 """The base model with its adapter: one per process, read and written as one flat vector."""
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import httpx
+import huggingface_hub
 import pytest
 import torch
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from peft import PeftModel
 from torch import Tensor
 
+from common import base_model
+from common.adaptation import target_modules
 from common.config import ConfigError, LoraConfig, ModelConfig
 from common.demo.model import load_model, load_tokenizer
-from common.models import AdaptedModel, load_adapted_model
+from common.models import AdaptedModel, RemoteFactors, load_adapted_model
+from tests.false_alarms import beyond, statistical
 from tests.tiny import TINY, vectors
 
 LORA = LoraConfig(rank=2, alpha=4.0, target_modules="q_proj,v_proj")
@@ -90,6 +98,7 @@ def test_the_untrained_adapter_leaves_the_base_model_as_it_was(demo: AdaptedMode
     assert (logits(demo.model) - expected).abs().max() > 0.01
 
 
+@statistical(beyond(0.06 / 0.0114), "seeded")
 def test_the_initial_adapter_depends_on_the_seed_alone(demo: AdaptedModel) -> None:
     torch.manual_seed(99)
     again, other = fresh(ModelConfig(), LORA, 1), fresh(ModelConfig(), LORA, 2)
@@ -101,7 +110,7 @@ def test_the_initial_adapter_depends_on_the_seed_alone(demo: AdaptedModel) -> No
     assert len(a.unique()) > 0.99 * len(a)
     bound = demo.model.config.hidden_size**-0.5
     assert a.abs().max() <= bound
-    assert a.std() == pytest.approx(bound / 3**0.5, rel=0.05)  # relative error of a std of 1,536 values: 1.2 %
+    assert a.std() == pytest.approx(bound / 3**0.5, rel=0.06)  # 1,536 uniform values: standard error 1.14 %
     assert not torch.equal(other.initial, demo.initial)
 
 
@@ -160,3 +169,127 @@ def test_a_tokenizer_without_padding_pads_with_its_end_of_text(tmp_path: Path) -
     tokenizer.save_pretrained(tmp_path)
     local = fresh(ModelConfig(name=str(tmp_path)), LORA, 1)
     assert local.tokenizer.pad_token == local.tokenizer.eos_token
+
+
+def remote_pair() -> tuple[AdaptedModel, AdaptedModel]:
+    """Two copies of one model; in the second a factor is no view of the flat buffers, as if it were elsewhere."""
+    near, far = fresh(ModelConfig(), LORA, 1), fresh(ModelConfig(), LORA, 1)
+    factor = dict(far.model.named_parameters())[NAME]
+    factor.data, factor.grad = factor.data.clone(), None
+    values, slopes = far.layout.unflatten(far.parameters), far.layout.unflatten(far.gradients)
+    remote = RemoteFactors(far.model, {NAME: factor}, values, slopes)
+    return near, replace(far, remote=remote)
+
+
+def test_a_factor_on_another_gpu_follows_the_flat_adapter() -> None:
+    """Loading reaches it at once (an adapter may be saved next), a step of an optimiser at the next forward pass."""
+    _, far = remote_pair()
+    factor = dict(far.model.named_parameters())[NAME]
+    vector = vectors(1, far.layout.size, 3)[0] * 0.05
+    far.load(vector)
+    assert torch.equal(factor.detach(), far.layout.unflatten(vector)[NAME])
+    with torch.no_grad():
+        far.parameters.mul_(2)
+    logits(far.model)
+    assert torch.equal(factor.detach(), 2 * far.layout.unflatten(vector)[NAME])
+
+
+def test_a_factor_on_another_gpu_adds_to_the_flat_gradient() -> None:
+    near, far = remote_pair()
+    ids = load_tokenizer()(["question : what is the sum of 2 and 3 ?"], return_tensors="pt")["input_ids"]
+    for adapted in (near, far):
+        adapted.load(vectors(1, near.layout.size, 4)[0] * 0.05)
+        for _ in range(2):  # two micro-batches add up
+            adapted.model(input_ids=ids, labels=ids).loss.backward()
+    assert near.layout.unflatten(near.gradient())[NAME].norm() > 1e-4
+    torch.testing.assert_close(far.gradient(), near.gradient())
+
+
+def test_layers_are_spread_over_several_gpus_only_where_there_are_several(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r'model.device-map = "balanced": .* sees \d; set it to "none"'):
+        fresh(ModelConfig(name=str(tmp_path), device_map="balanced"), LORA, 1)
+
+
+def http_error(kind: type[Exception]) -> OSError:
+    """What transformers raises around an answer of the hub."""
+    request = httpx.Request("GET", "https://huggingface.co/some/model")
+    error = OSError("transformers' own words")
+    error.__cause__ = kind("no", response=httpx.Response(403, request=request))
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (http_error(GatedRepoError), "accept its licence at https://huggingface.co/some/model.*HF_TOKEN"),
+        (http_error(RepositoryNotFoundError), "no such model, or it is private.*hf auth login"),
+        (OSError("disk on fire"), "could not be loaded as a hub id or local directory.*disk on fire"),
+    ],
+    ids=["gated", "not found", "other"],
+)
+def test_what_the_hub_refuses_is_said_with_the_way_out(
+    monkeypatch: pytest.MonkeyPatch, error: OSError, advice: str
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(base_model.AutoTokenizer, "from_pretrained", refuse)
+    with pytest.raises(ConfigError, match=f'model.name = "some/model": .*{advice}'):
+        fresh(ModelConfig(name="some/model"), LORA, 1)
+
+
+def test_a_hub_that_cannot_be_reached_is_said_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The hub's own client, told to stay offline."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"hub cannot be reached.*hf download some/model --local-dir DIR"):
+        fresh(ModelConfig(name="some/model"), LORA, 1)
+
+
+@pytest.mark.parametrize("bits", ["4", "8"])
+def test_quantisation_that_the_device_cannot_do_is_refused_before_the_model_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, bits: str
+) -> None:
+    """bitsandbytes has no kernels for ``meta`` tensors, which stand for a device without support."""
+    monkeypatch.setattr(base_model, "_fetch", lambda *_: pytest.fail("the model was loaded"))
+    with pytest.raises(ConfigError, match=f'model.quantization = "{bits}": bitsandbytes cannot .* device "meta"'):
+        fresh(ModelConfig(name="some/model", quantization=bits, device="meta"), LORA, 1)
+
+
+def test_gradient_checkpointing_changes_no_gradient() -> None:
+    ids = load_tokenizer()(["question : what is the sum of 2 and 3 ?"], return_tensors="pt")["input_ids"]
+    gradients, saved = [], []
+    for checkpointing in (False, True):
+        adapted = fresh(ModelConfig(gradient_checkpointing=checkpointing), LORA, 1)
+        adapted.load(vectors(1, adapted.layout.size, 5)[0] * 0.05)
+        adapted.training_mode(True)
+        kept: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t.numel()) or t, lambda t: t):
+            loss = adapted.model(input_ids=ids, labels=ids, use_cache=False).loss
+        loss.backward()
+        gradients.append(adapted.gradient())
+        saved.append(sum(kept))
+    torch.testing.assert_close(*gradients)
+    assert saved[1] < saved[0] / 3
+
+
+class Fused(torch.nn.Module):
+    """A model of a type that nobody has heard of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(model_type="novel")
+        self.wqkv, self.wo = torch.nn.Linear(4, 12), torch.nn.Linear(4, 4)
+
+
+def test_modules_of_an_unknown_architecture_must_be_named() -> None:
+    with pytest.raises(ConfigError, match=r'= "auto": nothing is known of model type "novel"; .*: wo, wqkv'):
+        target_modules(Fused(), LoraConfig())
+    assert target_modules(Fused(), LoraConfig(target_modules="wo, wqkv")) == ["wo", "wqkv"]
+
+
+def test_the_demos_adapter_is_q_k_v_o_without_being_told() -> None:
+    named = fresh(ModelConfig(), LoraConfig(target_modules="q_proj,k_proj,v_proj,o_proj"), 1)
+    found = fresh(ModelConfig(), LoraConfig(), 1)
+    assert found.layout.digest == named.layout.digest
+    assert torch.equal(found.initial, named.initial)

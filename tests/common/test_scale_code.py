@@ -9,6 +9,7 @@ from torch import Tensor
 from common.adapter import Layout
 from common.config import StatisticsConfig
 from common.scale_code import ScaleCode, module_type, shrink
+from tests.false_alarms import beyond, statistical
 
 LAYOUT = Layout.of(
     {f"layers.{layer}.{module}.lora_{factor}.weight": (3,) for layer in range(4) for module in "qv" for factor in "AB"}
@@ -119,8 +120,12 @@ def error(estimate: Tensor, truth: Tensor) -> float:
     return float((estimate.log10() - truth.log10()).square().mean())
 
 
+@statistical(beyond(8), "seeded")
 def test_shrinkage_brings_noisy_scales_closer_to_the_truth() -> None:
-    """Equal scales within a module type, 200 noisy sums: the mean squared error falls to less than 1/1.8."""
+    """Equal scales within a module type, 200 noisy sums: the mean squared error falls to less than 1/1.8.
+
+    Over 400 other seeds the logarithm of the ratio was .861 with a standard deviation of .027: ten of them above.
+    """
     generator = torch.Generator().manual_seed(0)
     names = [module_type(piece.name) for piece in LAYOUT.tensors]
     truth = torch.tensor([{"q.lora_A": 1e-4, "q.lora_B": 1e-3}.get(name, 1e-2) for name in names])

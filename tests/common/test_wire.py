@@ -10,14 +10,16 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 
 from common.adapter import Layout
-from common.codecs import CONV, LinearCodec, NeuralCodec
+from common.codecs import CONV, IdentityCodec, LinearCodec, NeuralCodec
 from common.privacy.mechanism import ReleaseTerms, release
 from common.privacy.noise import RandomSource
+from common.quantize import QuantisedAdapter, quantise
 from common.wire import (
     Task,
     WireError,
     pack_instruction,
     pack_release,
+    received_adapter,
     serialised_bytes,
     unpack_instruction,
     unpack_release,
@@ -169,6 +171,65 @@ def test_malformed_instructions_are_refused(name: str) -> None:
     mutate(content)
     with pytest.raises(WireError, match=message):
         unpack_instruction(travelled(content))
+
+
+PROXY = quantise(ADAPTER, LAYOUT, 3)
+
+
+def test_a_proxy_arrives_as_it_was_sent() -> None:
+    content = travelled(pack_instruction(PROXY, CODEC.spec(), TASK))
+    sent, spec, task = unpack_instruction(content)
+    assert isinstance(sent, QuantisedAdapter)
+    assert (sent.bits, sent.levels, sent.size) == (3, "uniform", 500)
+    assert torch.equal(received_adapter(sent, LAYOUT), PROXY.dequantise(LAYOUT))
+    assert (spec.kind, task) == (CODEC.spec().kind, TASK)
+    assert set(content) == {"adapter", "encoder", "encoder-arrays", "task"}
+
+
+BAD_PROXIES: dict[str, tuple[str, Callable[[RecordDict], None]]] = {
+    "no bits": (r"holds levels: str.* expected bits: int", drop("adapter", "bits")),
+    "bits as text": (r"bits: str", put("adapter", "bits", "3")),
+    "a further field": (r"extra: int", put("adapter", "extra", 1)),
+    "codes as numbers": (r"codes: list", put("adapter", "codes", [1, 2])),
+    "bits beyond the range": (r"bits = 9, expected 1 to 8", put("adapter", "bits", 9)),
+    "fewer bits": (r"expected 125 bytes", put("adapter", "bits", 2)),
+    "other levels": (r"levels = 'log'", put("adapter", "levels", "log")),
+    "size beyond the codes": (r"expected 432345564227567616 bytes", put("adapter", "size", 2**60)),
+    "negative size": (r"size = -1", put("adapter", "size", -1)),
+    "short codes": (r"expected 188 bytes", put("adapter", "codes", bytes(187))),
+    "padding": (r"the last 4 bits are padding", put("adapter", "codes", b"\xff" * 188)),
+    "torn ranges": (r"ranges are 15 bytes", put("adapter", "ranges", bytes(15))),
+    "nan": (r"a range is not finite", put("adapter", "ranges", np.full(4, np.nan, "<f4").tobytes())),
+    "inf": (r"a range is not finite", put("adapter", "ranges", np.array([0, np.inf] * 2, "<f4").tobytes())),
+    "swapped": (r"ends are swapped", put("adapter", "ranges", np.array([1, 0] * 2, "<f4").tobytes())),
+}
+
+
+@pytest.mark.parametrize("name", BAD_PROXIES)
+def test_malformed_proxies_are_refused(name: str) -> None:
+    message, mutate = BAD_PROXIES[name]
+    content = pack_instruction(PROXY, CODEC.spec(), TASK)
+    mutate(content)
+    with pytest.raises(WireError, match=message):
+        unpack_instruction(travelled(content))
+
+
+@pytest.mark.parametrize("sent", [ADAPTER, PROXY], ids=["adapter", "proxy"])
+def test_an_adapter_of_another_size_is_refused(sent: Any) -> None:
+    with pytest.raises(WireError, match=r"500 values.* 501"):
+        received_adapter(sent, Layout.of({"a": (10, 20), "b": (301,)}))
+
+
+def test_a_two_bit_broadcast_is_about_16_times_smaller_than_the_adapter() -> None:
+    """Whole instructions: the encoder's description, the task and two floats a tensor are what is missing to 16."""
+    shapes = {f"{layer}.{factor}": (8, 96) for layer in range(16) for factor in "ab"}  # the demo's
+    for layout, least in ((Layout.of(shapes), 13.5), (Layout.of({"a": (500, 800), "b": (800, 500)}), 15.9)):
+        vector = vectors(1, layout.size, 3)[0]
+        spec = IdentityCodec(layout).spec()
+        plain, quantised = (
+            serialised_bytes(pack_instruction(sent, spec, TASK)) for sent in (vector, quantise(vector, layout, 2))
+        )
+        assert least < plain / quantised <= 16
 
 
 @pytest.mark.parametrize("content", [pack_release(VALUES, 4), RecordDict({"x": ConfigRecord({"y": "long" * 99})})])

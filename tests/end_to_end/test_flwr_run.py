@@ -14,7 +14,7 @@ from server_app import launcher
 from server_app.launcher import LaunchError, Resources, launch
 from server_app.run_folder import RunFolder
 from tests import reference
-from tests.tiny import Files, final_adapter, tiny_config
+from tests.tiny import Files, final_adapter, run_tiny, tiny_config
 
 CLIENTS = 8
 
@@ -91,6 +91,10 @@ def test_flwr_run_completes_and_equals_the_plain_loop(
     expected = reference.train(config, adapted)
     assert (expected - adapted.initial).norm() > 0.03
     torch.testing.assert_close(final_adapter(folder), expected, rtol=0, atol=1e-6)
+    here = run_tiny(tiny_config(files, tmp_path / "here", changes))  # what comparisons and tuning use
+    torch.testing.assert_close(final_adapter(here), final_adapter(folder), rtol=0, atol=1e-6)
+    bytes_of = [[(row["bytes_up"], row["bytes_down"]) for row in run.read_metrics()[1:]] for run in (here, folder)]
+    assert bytes_of[0] == bytes_of[1]
     assert "finished: all rounds done" in capfd.readouterr().out
 
 

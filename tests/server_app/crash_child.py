@@ -21,7 +21,7 @@ from server_app import checkpoints, report, run
 from server_app.in_process import InProcessGrid
 from server_app.privacy_account import PrivacyAccount
 from server_app.strategies.base import FederatedAdapter
-from tests.tiny import run_tiny
+from tests.tiny import CLIENTS, run_tiny
 
 ROUND = 2  # the round of stage 2 in which to die
 
@@ -102,6 +102,17 @@ def asking(number: int) -> Callable[..., bool]:
     return lambda _strategy, _grid, messages, _timeout: messages[0].metadata.group_id == str(number)
 
 
+def half_answered() -> Callable[..., bool]:
+    """Whether it is the answer with which half of the cohort has answered in the round to die in."""
+    answered: list[str] = []
+
+    def is_last(_: object, message: Message) -> bool:
+        answered.append(message.metadata.group_id)
+        return answered.count(str(ROUND)) == CLIENTS // 2
+
+    return is_last
+
+
 def saving(_: object, state: Any, __: object) -> bool:
     """Whether a checkpoint is that of the round to die in."""
     return state.round == ROUND
@@ -131,6 +142,7 @@ MOMENTS: dict[str, Callable[[], None]] = {
     "after the replies of stage 1": lambda: around(FederatedAdapter, "ask", after=asking(0)),
     "within the line of a round's charge": tear_ledger,
     "after a round's charge": lambda: around(PrivacyAccount, "charge_round", after=in_round),
+    "after half of a round's replies": lambda: around(InProcessGrid, "answer", after=half_answered()),
     "after a round's replies": lambda: around(FederatedAdapter, "ask", after=asking(ROUND)),
     "within a checkpoint": lambda: around(checkpoints, "_write_durably", before=writing("round-000002/state.json")),
     "before a checkpoint counts": lambda: around(checkpoints, "_write_durably", after=writing("latest.new")),

@@ -167,8 +167,8 @@ def test_stage_one_counts_against_the_server_too() -> None:
 def test_more_than_twenty_is_not_claimed_and_says_so() -> None:
     found = asked(rounds=50, noise_multiplier=1)
     assert (found["epsilon"], found["curve"][-1]["epsilon"]) == ("inf", "inf")
-    assert found["not_private_because"] == "epsilon above 20 is not claimed"
-    assert found["cross_check"] == {"unavailable": "epsilon above 20 is not claimed"}
+    assert found["not_private_because"] == "epsilon is above 20"
+    assert found["cross_check"] == {"unavailable": "epsilon is above 20"}
 
 
 @pytest.mark.usefixtures("quick")
@@ -194,6 +194,43 @@ def test_text_states_the_terms_and_a_missing_cross_check(monkeypatch: pytest.Mon
         assert part in text
 
 
+@pytest.mark.usefixtures("quick")
+def test_a_comparison_is_made_at_the_noise_that_the_guarantee_needs() -> None:
+    options = {"sampling_rate": 0.1, "epsilon": 2, "rounds": 25}
+    ours, theirs = asked(**options), asked(**options, accountant="rdp")
+    assert ours["noise_multiplier"] == theirs["noise_multiplier"]
+    assert theirs["epsilon_guaranteed"] == ours["epsilon"] < theirs["epsilon"] < 1.3 * ours["epsilon"]
+    assert (theirs["is_guarantee"], ours["is_guarantee"]) == (False, True)
+
+
+def test_the_second_accountant_is_asked_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked_for: list[object] = []
+    monkeypatch.setattr("server_app.privacy_account.cross_check", lambda *_, **__: asked_for.append(1) or (1.0, 9.0))
+    options = {"noise_multiplier": 3, "rounds": 5}
+    result = json.loads(command("--json", "--no-check", **options).stdout)
+    assert result["cross_check"] == {"unavailable": "--no-check"}
+    assert not asked_for
+    assert asked(**options)["cross_check"]["agrees"] is True
+    refused = command("--no-check", accountant="prv", **options)
+    assert "--accountant prv with --no-check" in refused.stderr
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(("trust", "by_itself"), [("central", 0), ("distributed", 8 / 10), ("local", 8)])
+def test_the_noise_of_one_message_is_stated(trust: str, by_itself: float) -> None:
+    options = {"clients": 100, "delta": 1e-4, "noise_multiplier": 8, "rounds": 1, "trust": trust}
+    assert asked(**options)["message_noise_multiplier"] == pytest.approx(by_itself, rel=1e-4)
+    assert f"noise of one message        {by_itself:.4f} by itself" in command(**options).stdout
+
+
+@pytest.mark.usefixtures("quick")
+def test_why_nothing_is_claimed_against_the_server() -> None:
+    options = {"noise_multiplier": 4, "rounds": 5}
+    trusted = command(**options, trust="central").stdout
+    assert "inf (nothing is claimed: the server is trusted with single messages, which carry no noise" in trusted
+    assert "inf (nothing is claimed: epsilon is above 20)" in command(**options, clients=1000).stdout
+
+
 def test_prv_gives_the_upper_end_of_its_bracket(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server_app.privacy_account.cross_check", lambda *_, **__: (4.3, 4.4))
     found = asked(noise_multiplier=1, rounds=1, accountant="prv")
@@ -216,7 +253,7 @@ def test_prv_gives_the_upper_end_of_its_bracket(monkeypatch: pytest.MonkeyPatch)
         ({"epsilon": 2, "rounds": 5, "sampling_rate": 1.5}, "--sampling-rate = 1.5: Input should be less than"),
         ({"epsilon": 2, "rounds": 5, "statistics_share": 1}, "--statistics-share = 1.0: Input should be less than 1"),
         ({"epsilon": 2, "rounds": 5, "statistics_rate": 0.1}, "--statistics-rate = 0.1: give --statistics-share too"),
-        ({"epsilon": 2, "rounds": 5, "accountant": "rdp"}, "--accountant rdp: a comparison, not a guarantee"),
+        ({"epsilon": 20.1, "rounds": 5}, "--epsilon = 20.1: nothing above 20 is claimed"),
         ({"epsilon": 0.1, "noise_multiplier": 0.5}, "--epsilon = 0.1: not even one round fits"),
         (
             {"noise_multiplier": 2, "rounds": 5, "accountant": "gdp", "statistics_share": 0.1, "sampling_rate": 0.2},
@@ -229,3 +266,39 @@ def test_what_makes_no_sense_is_refused_naming_the_option(options: dict[str, Any
     refused = command(**options)
     assert refused.exit_code == 1
     assert words in refused.output
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_larger_code_sets_more_of_delta_aside() -> None:
+    """A million clients, each with a share: what a run of that size would set aside, up to all that there is."""
+    options = {"clients": 1_000_000, "delta": 1e-9, "noise_multiplier": 4, "rounds": 2}
+    aside = [asked(code_values=size, **options)["delta_set_aside"] for size in (256, 10_000)]
+    assert aside[0] < 0.9 * aside[1] < 0.9e-9
+    refused = command(code_values=10**8, **options)
+    assert refused.exit_code == 1
+    assert "--delta = 1e-09" in refused.stderr
+    assert "100,000,000 values" in refused.stderr
+
+
+@pytest.mark.usefixtures("quick")
+def test_colluders_leave_the_charge_as_it_is_and_add_to_every_message() -> None:
+    alone, together = (
+        asked(clients=100, noise_multiplier=40, rounds=4, colluders=number, statistics_share=0.1) for number in (0, 60)
+    )
+    assert alone["epsilon"] == together["epsilon"]
+    mu = math.sqrt((4 / 40**2 + 1 / 80**2) * (100 - 60))  # each of 100 shares is of std z·√(100/40)/√100
+    assert together["epsilon_server_view"] == pytest.approx(exact_epsilon(mu, 0.99e-5), rel=1e-3)
+    assert alone["epsilon_server_view"] > together["epsilon_server_view"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"colluders": 10_000}, "--colluders = 10000: must be below the 10000 noise shares"),
+        ({"colluders": 1, "trust": "central"}, '--colluders = 1 with --trust = "central"'),
+    ],
+)
+def test_colluders_are_refused_by_the_options_name(options: dict[str, Any], said: str) -> None:
+    refused = command(noise_multiplier=4, rounds=2, **options)
+    assert refused.exit_code == 1
+    assert said in refused.stderr

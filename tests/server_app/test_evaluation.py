@@ -48,8 +48,21 @@ def test_scores_are_those_of_plain_forward_passes(adapted: AdaptedModel, batch_s
 
 def test_a_completion_of_several_tokens_counts_by_its_mean(adapted: AdaptedModel) -> None:
     row = {"prompt": "what is the sum of 2 and 3 ?", "completion": " 5 is the sum"}
-    found = evaluator(adapted, Dataset.from_list([row]))(adapted.initial)
-    assert found.loss == pytest.approx(plain_loss(adapted, row["prompt"], row["completion"]) / 4, rel=1e-4)
+    for end, tokens in ((False, 4), (True, 5)):
+        data = DataConfig(append_eos=end)
+        found = Evaluator(adapted, Dataset.from_list([row]), data, EvaluationConfig())(adapted.initial)
+        whole = row["completion"] + " </s>" * end
+        assert found.loss == pytest.approx(plain_loss(adapted, row["prompt"], whole) / tokens, rel=1e-4)
+
+
+def test_the_first_token_of_a_cut_example_is_not_counted(adapted: AdaptedModel) -> None:
+    """Nothing comes before it, so the model says nothing about it."""
+    row = {"prompt": "", "completion": " what is the sum of 2 and 3 ?", "choices": [" what is the sum of 2 and 3 ?"]}
+    short = Evaluator(adapted, Dataset.from_list([row]), DataConfig(max_length=3), EvaluationConfig())(adapted.initial)
+    ids = torch.tensor([adapted.tokenizer(" and 3 ?", add_special_tokens=False)["input_ids"]])
+    with torch.no_grad():
+        logs = adapted.model(input_ids=ids).logits[0].log_softmax(-1)
+    assert short.loss == pytest.approx(-float(logs[0, ids[0, 1]] + logs[1, ids[0, 2]]) / 2, rel=1e-4)
 
 
 def test_without_choices_there_is_no_accuracy_and_without_groups_one_group(adapted: AdaptedModel) -> None:

@@ -15,6 +15,7 @@ from common.privacy.ledger import Ledger
 from server_app.checkpoints import load_checkpoint
 from server_app.strategies import STRATEGIES
 from tests import reference
+from tests.false_alarms import beyond, statistical
 from tests.server_app.strategy_runs import NOISY, Make, faulty
 from tests.server_app.test_resume import killed_after, resumed
 from tests.tiny import Files, final_adapter, run_tiny, start, tiny_config
@@ -58,8 +59,12 @@ def test_a_random_projection_equals_the_plain_loop(files: Files, adapted: Adapte
     torch.testing.assert_close(final_adapter(run_tiny(config)), expected, rtol=0, atol=1e-6)
 
 
+@statistical(beyond(5), "system")
 def test_the_history_is_the_decayed_sum_of_the_released_steps(make: Make) -> None:
-    """And it is what the clients of the next round are sent."""
+    """And it is what the clients of the next round are sent.
+
+    The last figure was .508 with a standard deviation of .039 over 60 runs, here at least .289.
+    """
     strategy, grid = make({**NOISY, "strategy.name": "history-prior", "history.decay": 0.5, "history.rows": 4})
     adapters = [strategy.state.optimizer.adapter]
     specs = []

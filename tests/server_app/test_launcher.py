@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from common.config import ConfigError, RunConfig
 from server_app import cli, launcher
 from server_app.launcher import LaunchError, Resources, flower_environment, read_preset
+from server_app.overrides import parse_override
 
 runner = CliRunner()
 
@@ -46,14 +47,14 @@ def test_an_unknown_preset_is_refused_with_those_that_exist() -> None:
     ],
 )
 def test_overrides_are_toml_and_bare_words_are_text(text: str, expected: tuple[str, Any]) -> None:
-    key, value = cli._parse_override(text)
+    key, value = parse_override(text)
     assert (key, value) == expected
     assert type(value) is type(expected[1])
 
 
 def test_an_override_without_a_value_is_refused() -> None:
     with pytest.raises(ConfigError, match=r'--set "seed": expected key=value'):
-        cli._parse_override("seed")
+        parse_override("seed")
 
 
 def test_paths_are_made_absolute_because_flower_runs_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,8 +108,8 @@ REPORT: dict[str, Any] = {
         "final": {"loss": 1.5, "accuracy": 0.75},
     },
     "privacy": {
-        "released_model": FIGURE,
-        "one_client_against_server": FIGURE | {"epsilon": "inf"},
+        "released_model": FIGURE | {"cross_check": {"agrees": False}},
+        "one_client_against_server": FIGURE | {"epsilon": "inf", "not_claimed_because": "epsilon is above 20"},
         "not_private_because": "",
         "insecure_noise": False,
         "printed": {},
@@ -134,6 +135,8 @@ def test_run_launches_the_configured_federation_and_sums_up(tmp_path: Path, monk
     assert resources == Resources(3, gpus_per_client=0.25)
     for part in ("25.0% -> 75.0%", "3.500 -> 1.500", "1.235 at delta 1e-05", "inf", "0.7 kB", "140 times"):
         assert part in result.output, "an epsilon is rounded up, never down"
+    assert "inf (nothing is claimed: epsilon is above 20)" in result.output
+    assert "THE TWO ACCOUNTANTS DISAGREE" in result.output
     assert "NOT PRIVATE" not in result.output
 
 

@@ -89,6 +89,26 @@ def test_the_certified_epsilon_lies_in_the_bracket_of_the_prv_accountant(noisy: 
     assert privacy["noise_source"] in page
 
 
+def test_the_page_states_the_terms_of_the_guarantee(noisy: RunFolder, clear: RunFolder) -> None:
+    page = (noisy.path / "report.md").read_text()
+    terms = "Noise multiplier (std over the clip norm 1): 0.8000 in a round, 1.6000 in stage 1"
+    assert f"Trust model: central. {terms}; one message of a round carries 0.0000 by itself." in page
+    assert "Noise: none: no noise is added." in (clear.path / "report.md").read_text()
+
+
+def test_what_stage_one_has_spent_is_stated_by_itself(noisy: RunFolder) -> None:
+    released = report_of(noisy)["privacy"]["released_model"]
+    assert released["epsilon_of_stage_1"] == pytest.approx(exact_epsilon(1 / 1.6, 1e-3), rel=1e-3)
+
+
+def test_an_infinite_figure_against_the_server_has_its_reason(noisy: RunFolder, clear: RunFolder) -> None:
+    server = report_of(clear)["privacy"]["one_client_against_server"]
+    assert server["not_claimed_because"] == "privacy.epsilon = inf: no noise is added"
+    assert f"nothing is claimed: {server['not_claimed_because']}" in (clear.path / "report.md").read_text()
+    trusted = "the server is trusted with single messages, which carry no noise of their own"
+    assert report_of(noisy)["privacy"]["one_client_against_server"]["not_claimed_because"] == trusted
+
+
 def test_the_report_says_what_happened(noisy: RunFolder, adapted: AdaptedModel) -> None:
     report = report_of(noisy)
     run, wire, privacy = report["run"], report["communication"], report["privacy"]

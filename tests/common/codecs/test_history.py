@@ -6,6 +6,7 @@ from torch import Tensor
 
 from common.codecs import HistoryCodec
 from tests.common.codecs.examples import HISTORIES, LAYOUT, led, past
+from tests.false_alarms import beyond, statistical
 
 every = pytest.mark.parametrize("codec", HISTORIES.values(), ids=HISTORIES.keys())
 
@@ -45,6 +46,7 @@ def test_the_first_rows_are_the_history_where_it_is_strongest(rows: int, tensors
     assert torch.allclose((found * wanted).sum(1).abs(), torch.ones(len(tensors), dtype=torch.float64), atol=1e-12)
 
 
+@statistical(beyond(5), "seeded")
 def test_the_other_rows_are_a_fair_draw_of_the_complement() -> None:
     """Mean captured energy (k-m)/(n-m) of a unit vector beside the history: 2,000 draws, 5 standard errors."""
     codec, wanted = led(past()), directions(past(), 0, 3, 4)

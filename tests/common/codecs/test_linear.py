@@ -15,6 +15,7 @@ from common.codecs import GradientStatistics, LinearCodec, LinearEncoder
 from common.codecs.allocation import FORMS, Block, apportion
 from common.codecs.transform import TRANSFORMS
 from tests.common.codecs.examples import LAYOUT, SEEDED, STATISTICS, linear
+from tests.false_alarms import beyond, statistical
 
 seeded = pytest.mark.parametrize("codec", SEEDED.values(), ids=SEEDED.keys())
 
@@ -106,6 +107,7 @@ def test_optimum_minimises_the_expected_reconstruction_error() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
+@statistical(beyond(5), "seeded")
 def test_energy_captured_from_synthetic_gradients_is_what_theory_says(form: str) -> None:
     """Mean of ‖Q(x - m)‖² over 400 x ~ N(m, s) is Σ k_j s_j²: 5 standard errors, 6e-7.
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from common.codecs.transform import TRANSFORMS, Draw, hartley, signed_permutation
+from tests.false_alarms import beyond, count_outside, statistical
 
 names = pytest.mark.parametrize("name", TRANSFORMS)
 SIZES = [(1, 1), (2, 1), (7, 3), (64, 16), (101, 100), (96, 96), (1009, 17)]
@@ -76,6 +77,7 @@ def test_permutation_and_signs_are_pinned() -> None:
     assert signs.tolist() == PINNED_SIGNS
 
 
+@statistical(beyond(5.5, 42), "seeded")
 def test_permutation_and_signs_are_uniform() -> None:
     """Counts of (position, index) and of signs over 6000 draws, all within 5.5 deviations: alarm < 1e-5."""
     draws, size = 6000, 6
@@ -114,6 +116,7 @@ VECTORS: dict[str, Callable[[], Tensor]] = {
 
 @names
 @pytest.mark.parametrize("kind", VECTORS)
+@statistical(beyond(5, 2), "seeded")
 def test_captured_energy_is_that_of_a_dense_random_subspace(name: str, kind: str) -> None:
     """Mean k/n within 5 standard errors; variance at most the Haar one plus 20 %.
 
@@ -133,6 +136,7 @@ def test_captured_energy_is_that_of_a_dense_random_subspace(name: str, kind: str
 
 
 @names
+@statistical(beyond(5, 2), "seeded")
 def test_inner_products_are_preserved_on_average_as_by_a_dense_subspace(name: str) -> None:
     """⟨Qx, Qy⟩ has mean (k/n)⟨x, y⟩ (5 standard errors), at most Haar's variance + 20 %: alarm < 1e-5.
 
@@ -153,6 +157,7 @@ def test_inner_products_are_preserved_on_average_as_by_a_dense_subspace(name: st
 
 
 @names
+@statistical(count_outside(48, 142, DRAWS, 1 / K), "seeded")
 def test_energy_of_a_few_coordinates_has_dense_like_tails_only_when_mixed(name: str) -> None:
     """The documented difference. Two coordinates share a bucket with chance 1/k and then cancel or double.
 
@@ -170,6 +175,7 @@ def test_energy_of_a_few_coordinates_has_dense_like_tails_only_when_mixed(name: 
 
 
 @names
+@statistical(beyond(5), "seeded")
 def test_epochs_are_independent(name: str) -> None:
     """‖Q_a Q_bᵀ‖² has mean k²/n if independent (k for equal ones): 300 pairs, 5 standard errors."""
     dim, size = 256, 16

@@ -19,6 +19,7 @@ from common.privacy.accounting import (
     max_rounds,
     rdp_epsilon,
 )
+from common.privacy.crosscheck import prv_bounds
 
 DELTA = 1e-5
 
@@ -195,6 +196,12 @@ def test_a_cross_check_that_fails_is_a_sentence_not_a_number(monkeypatch: pytest
     assert "failed" in cross_check([Charge(1.0, 0.1, 100)], DELTA)
     with pytest.raises(CrossCheckUnavailable):
         epsilon([Charge(1.0, 0.1, 100)], DELTA, "prv")
+
+
+def test_a_prv_accountant_that_wants_too_much_memory_is_ended_and_says_so() -> None:
+    """What it wants here fits into 300 MiB; what it has when the limit is set is more than these 51."""
+    with pytest.raises(CrossCheckUnavailable, match=r"the PRV accountant failed: .*(MemoryError|allocate)"):
+        prv_bounds([(1.0, 0.1, 100)], DELTA, epsilon_error=0.02, timeout=60, memory_gib=0.05)
 
 
 def test_gdp_is_only_stated_for_one_kind_of_charge() -> None:

@@ -1,4 +1,4 @@
-"""Statistical tests run on fixed seeds; each states its false-alarm rate for a fresh one."""
+"""Statistical tests run on fixed seeds but for one; each states its false-alarm rate for a fresh one."""
 
 import math
 from itertools import pairwise
@@ -23,8 +23,13 @@ from common.privacy.mechanism import (
     release,
 )
 from common.privacy.noise import RandomSource
+from tests.false_alarms import beyond, rms_outside, statistical
 
 TRUSTS: tuple[Trust, ...] = ("central", "distributed", "local")
+BAND = (0.9901, 1.0099)
+"""Of the root mean square of 1e5 values, over the promised std."""
+MISSED = rms_outside(BAND[1] / 1.02, math.inf, 10**5) + rms_outside(0, BAND[0] / 0.98, 10**5)
+"""Probability that one of two stds, 2 % too large and 2 % too small, is not noticed."""
 
 
 def terms(
@@ -47,15 +52,22 @@ def client_noise(one: ReleaseTerms, rounds: int, seed: int = 1) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("trust", "z"), [("local", 0.6), ("local", 14.0), ("distributed", 0.6), ("distributed", 14.0)])
+@statistical(rms_outside(*BAND, 10**5) + MISSED, "seeded")
 def test_client_noise_has_the_promised_scale(trust: Trust, z: float) -> None:
-    """χ² on 1e5 values: the band .9913..1.0087 has a false-alarm rate of 1e-4 and catches an error of 2 %."""
+    """χ² on 1e5 values: false alarms 9.5e-6, an error of 2 % is missed in 5e-6 on either side."""
     one = terms(trust, z=z)
     promised = z * 0.7 / (3 if trust == "distributed" else 1)
     assert one.client_std == pytest.approx(promised)
     noise = client_noise(one, 100)
-    assert 0.9913 < std_ratio(noise, promised) < 1.0087
-    assert std_ratio(client_noise(terms(trust, z=z * 1.02), 100), promised) > 1.0087
-    assert std_ratio(client_noise(terms(trust, z=z * 0.98), 100), promised) < 0.9913
+    assert BAND[0] < std_ratio(noise, promised) < BAND[1]
+    assert std_ratio(client_noise(terms(trust, z=z * 1.02), 100), promised) > BAND[1]
+    assert std_ratio(client_noise(terms(trust, z=z * 0.98), 100), promised) < BAND[0]
+
+
+def test_the_band_catches_an_error_of_two_percent() -> None:
+    """Its power, exactly; .99 is asked."""
+    assert MISSED < 1e-4
+    assert rms_outside(*BAND, 10**5) < 1e-5
 
 
 def jittered(values: np.ndarray, step: float, seed: int = 2) -> np.ndarray:
@@ -64,17 +76,19 @@ def jittered(values: np.ndarray, step: float, seed: int = 2) -> np.ndarray:
 
 
 @pytest.mark.parametrize("trust", ["local", "distributed"])
+@statistical(1e-5, "seeded")
 def test_client_noise_is_gaussian_and_laplace_would_be_noticed(trust: Trust) -> None:
-    """Kolmogorov-Smirnov on 1e5 values; false alarms 1e-4."""
+    """Kolmogorov-Smirnov on 1e5 values; false alarms 1e-5."""
     one = terms(trust)
     noise = jittered(client_noise(one, 100), one.grid_step).ravel() / one.client_std
-    assert stats.kstest(noise, "norm").pvalue > 1e-4
+    assert stats.kstest(noise, "norm").pvalue > 1e-5
     laplace = np.random.default_rng(3).laplace(scale=1 / math.sqrt(2), size=noise.size)
-    assert stats.kstest(laplace, "norm").pvalue < 1e-4
+    assert stats.kstest(laplace, "norm").pvalue < 1e-5
 
 
+@statistical(beyond(4.5, 2), "system")
 def test_client_noise_never_repeats_across_clients_rounds_or_coordinates() -> None:
-    """Correlations of 1e5 pairs within 4.5/√n: false alarms 7e-6 each. The source is the system's."""
+    """Correlations of 1e5 pairs within 4.5/√n: false alarms 6.8e-6 for each of the two. The source is the system's."""
     one = terms("local")
     noise = np.stack([release(torch.zeros(one.size), one, RandomSource.system()) for _ in range(101)]).astype(float)
     assert len({row.tobytes() for row in noise}) == 101
@@ -102,15 +116,16 @@ def test_client_noise_never_repeats_across_clients_rounds_or_coordinates() -> No
         ("local", 9, 1),
     ],
 )
+@statistical(rms_outside(*BAND, 10**5), "seeded")
 def test_the_sum_always_carries_the_charged_noise(trust: Trust, shares: int, replies: int) -> None:
-    """χ² on 1e5 values, band .9913..1.0087; false alarms 1e-4 each."""
+    """χ² on 1e5 values; false alarms 9.5e-6 each."""
     one = terms(trust, size=20_000, shares=shares)
     source = RandomSource.insecure(replies + shares)
     sums = []
     for _ in range(5):
         messages = [release(torch.zeros(one.size), one, source) for _ in range(replies)]
         sums.append(combine(messages, one, source).numpy())
-    assert 0.9913 < std_ratio(np.stack(sums), 0.7) < 1.0087
+    assert BAND[0] < std_ratio(np.stack(sums), 0.7) < BAND[1]
 
 
 def test_total_variance_is_the_same_number_for_every_cohort() -> None:
@@ -128,6 +143,7 @@ def test_the_grid_does_not_betray_the_cohort(z: float) -> None:
     assert len(steps) == 1
 
 
+@statistical(2 * rms_outside((1 - 0.045) ** 0.5, (1 + 0.045) ** 0.5, 20_000), "seeded")
 def test_in_local_mode_the_variance_does_betray_the_cohort() -> None:
     """Why ``outsider_charge`` claims no amplification there: one sum of 20,000 tells 9 senders from 10."""
     source, spread = RandomSource.insecure(8), []
@@ -176,13 +192,14 @@ def test_leaving_one_client_out_moves_the_sum_by_at_most_the_clip_norm(normalize
         assert float(torch.linalg.vector_norm(with_client - without)) <= 0.7 * (1 + 1e-6)
 
 
+@statistical(beyond(5.5, 64), "seeded")
 def test_codes_arrive_undistorted_but_for_the_noise() -> None:
-    """The mean of 400 sums of 3 equal codes, per coordinate, at 5 σ; false alarms 64·6e-7."""
+    """The mean of 400 sums of 3 equal codes, per coordinate, at 5.5 σ; false alarms 64·4e-8."""
     one, source = terms("distributed", size=64, z=0.5, shares=3, clip=1.0), RandomSource.insecure(6)
     code = torch.linspace(-1, 1, 64) / 6
     sums = [combine([release(code, one, source) for _ in range(3)], one, source) for _ in range(400)]
     error = torch.stack(sums).mean(dim=0) - 3 * code
-    assert float(error.abs().max()) < 5 * 0.5 / math.sqrt(400)
+    assert float(error.abs().max()) < 5.5 * 0.5 / math.sqrt(400)
 
 
 # --- the wire --------------------
@@ -233,6 +250,7 @@ BROKEN = [math.nan, math.inf, -math.inf]
 @pytest.mark.parametrize("value", BROKEN)
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("trust", TRUSTS)
+@statistical(rms_outside(0.88, 1.12, 1000), "seeded")
 def test_a_code_that_is_not_finite_is_released_as_the_zero_code(trust: Trust, normalize: bool, value: float) -> None:
     """An error would be an answer without noise; the zero code is the neighbour that the noise hides."""
     one = ReleaseTerms(1000, 0.7, 1.0, trust, 9, normalize)
@@ -242,7 +260,7 @@ def test_a_code_that_is_not_finite_is_released_as_the_zero_code(trust: Trust, no
     assert np.array_equal(released, release(torch.zeros(one.size), one, RandomSource.insecure(3)))
     check_release(released, one)
     if one.client_std:
-        assert 0.9 < std_ratio(released * one.grid_step, one.client_std) < 1.1
+        assert 0.88 < std_ratio(released * one.grid_step, one.client_std) < 1.12
 
 
 @pytest.mark.parametrize("value", BROKEN)

@@ -1,0 +1,71 @@
+"""The LoRA adapter on a base model: which modules it goes to, and putting it there (peft)."""
+
+from peft import LoraConfig as PeftLoraConfig
+from peft import PeftModel, TaskType, get_peft_model
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_TARGETS
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from common.config import ConfigError, LoraConfig
+
+AUTO = "auto"
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+"""What the paper adapts (Table 5 counts four modules a layer), under the names that Llama and its kin give them."""
+
+
+def target_modules(base: nn.Module, lora: LoraConfig) -> list[str]:
+    """The modules that get an adapter: those that are named, or the architecture's attention projections.
+
+    ``auto`` takes q, k, v and o where a model has them all (Llama, Mistral, Qwen2, Qwen3, Gemma, ...), else what peft
+    knows of the model type (GPT-2: the fused ``c_attn``). Raises ``ConfigError`` listing the model's linear modules
+    when neither says anything.
+    """
+    if lora.targets != [AUTO]:
+        return lora.targets
+    leaves = linear_modules(base)
+    if set(ATTENTION) <= set(leaves):
+        return list(ATTENTION)
+    kind = str(getattr(getattr(base, "config", None), "model_type", "unknown"))
+    known = PEFT_TARGETS.get(kind)
+    if isinstance(known, list) and set(known) <= set(leaves):
+        return list(known)
+    raise ConfigError(
+        f'lora.target-modules = "auto": nothing is known of model type "{kind}"; name some of its linear modules: '
+        f"{', '.join(leaves)}"
+    )
+
+
+def linear_modules(base: nn.Module) -> list[str]:
+    """Last parts of the names of all linear modules, sorted; quantised ones and GPT-2's ``Conv1D`` are linear too."""
+    found = {name.rsplit(".", 1)[-1] for name, module in base.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+    return sorted(found)
+
+
+def adapt(base: nn.Module, lora: LoraConfig) -> PeftModel:
+    """Put a LoRA adapter on ``base``; raises ``ConfigError`` when the target modules do not exist in it."""
+    targets = target_modules(base, lora)
+    settings = PeftLoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft scales by any real alpha
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        fan_in_fan_out=_stores_transposed(base, targets),
+    )
+    try:
+        model = get_peft_model(base, settings)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ConfigError(
+            f'lora.target-modules = "{lora.target_modules}": {error} Linear modules of this model: '
+            f"{', '.join(linear_modules(base))}"
+        ) from error
+    for name, parameter in model.named_parameters():
+        if "lora_A" in name and lora.freeze_a:
+            parameter.requires_grad_(False)
+    return model  # type: ignore[return-value]
+
+
+def _stores_transposed(base: nn.Module, targets: list[str]) -> bool:
+    """Whether the targets keep their weight as [in, out] (GPT-2's ``Conv1D``; bitsandbytes replaces it)."""
+    named = [module for name, module in base.named_modules() if name.rsplit(".", 1)[-1] in targets]
+    return any(isinstance(module, Conv1D) for module in named)

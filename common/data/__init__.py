@@ -1,0 +1,43 @@
+"""Private examples of the clients and public examples of the server, as tokens with masked prompts.
+
+Examples are rows of a ``datasets.Dataset`` with a prompt, a completion and optionally a group and choices. Clients of a
+simulation share one data set that a ``flwr-datasets`` partitioner splits; a deployed site reads its own file.
+``sources`` reads rows, ``formats`` knows the layouts of public sets, ``partition`` says who holds what, ``tokens``
+makes tokens.
+"""
+
+from common.data.formats import FORMATS
+from common.data.partition import (
+    evaluation_examples,
+    private_examples,
+    private_tokens,
+    retention_examples,
+    split_rows,
+)
+from common.data.sources import load_examples
+from common.data.tokens import (
+    IGNORED,
+    TokenisedExamples,
+    check_chat_template,
+    completion_texts,
+    encode,
+    prompt_texts,
+    tokenise,
+)
+
+__all__ = [
+    "FORMATS",
+    "IGNORED",
+    "TokenisedExamples",
+    "check_chat_template",
+    "completion_texts",
+    "encode",
+    "evaluation_examples",
+    "load_examples",
+    "private_examples",
+    "private_tokens",
+    "prompt_texts",
+    "retention_examples",
+    "split_rows",
+    "tokenise",
+]

@@ -1,0 +1,161 @@
+"""The layouts of public data sets and how one row of each becomes prompts and completions.
+
+Column names are those of the sets on the Hugging Face hub. A row without an answer (a hidden test label, an empty
+output) has nothing to learn from and yields no example.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Row = Mapping[str, Any]
+_LETTERS = "ABCD"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One thing to learn.
+
+    ``prompt`` is the whole text before ``completion`` (which begins with the white space that divides them);
+    ``message`` is what a chat's user would say instead. ``choices`` are possible completions, the right one among them.
+    """
+
+    prompt: str
+    completion: str
+    message: str
+    group: str = ""
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Format:
+    """A layout: the columns that it needs, whether its examples have groups and choices, and what a row yields.
+
+    ``examples`` raises ``ValueError`` for a row that it cannot read.
+    """
+
+    columns: tuple[str, ...]
+    examples: Callable[[Row], Iterator[Example]]
+    grouped: bool = False
+    multiple_choice: bool = False
+
+
+_INTRO = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+_INTRO_WITH_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request."
+)
+
+
+def _text(row: Row, column: str) -> str:
+    value = row[column]
+    return "" if value is None else str(value).strip()
+
+
+def _dolly(row: Row) -> Iterator[Example]:
+    """databricks/databricks-dolly-15k, in the prompt of Databricks' own training code."""
+    instruction, context, response = (_text(row, column) for column in ("instruction", "context", "response"))
+    if not response:
+        return
+    given = f"Input:\n{context}\n\n" if context else ""
+    yield Example(
+        prompt=f"{_INTRO}\n\n### Instruction:\n{instruction}\n\n{given}### Response:",
+        completion=f"\n{response}",
+        message=_paragraphs(instruction, context),
+        group=_text(row, "category"),
+    )
+
+
+def _alpaca(row: Row) -> Iterator[Example]:
+    """tatsu-lab/alpaca: prompt and completion together are its column ``text``."""
+    instruction, given, output = (_text(row, column) for column in ("instruction", "input", "output"))
+    if not output:
+        return
+    head = f"{_INTRO_WITH_INPUT if given else _INTRO}\n\n### Instruction:\n{instruction}\n\n"
+    head += f"### Input:\n{given}\n\n" if given else ""
+    yield Example(prompt=f"{head}### Response:", completion=f"\n{output}", message=_paragraphs(instruction, given))
+
+
+def _mmlu(row: Row) -> Iterator[Example]:
+    """cais/mmlu, in the prompt of Hendrycks et al. 2021, which lm-eval uses too."""
+    choices = row["choices"]
+    if not isinstance(choices, list | tuple) or len(choices) != len(_LETTERS):
+        raise ValueError(f"choices = {choices!r}: a list of {len(_LETTERS)} texts is needed")
+    subject = _text(row, "subject").replace("_", " ")
+    about = f" about {subject}" if subject else ""
+    head = f"The following are multiple choice questions (with answers){about}.\n\n"
+    group = _text(row, "subject") or "auxiliary"
+    yield from _choice(head, _text(row, "question"), [str(c) for c in choices], "Answer:", row["answer"], group)
+
+
+def _ceval(row: Row) -> Iterator[Example]:
+    """ceval/ceval-exam, in lm-eval's prompt without the subject's Chinese name, which no column holds."""
+    head = "以下是中国考试的单项选择题，请选出其中的正确答案。\n\n"
+    group = str(row.get("subject") or row.get("subset") or "all")
+    options = [_text(row, letter) for letter in _LETTERS]
+    yield from _choice(head, _text(row, "question"), options, "答案：", row["answer"], group)
+
+
+def _choice(
+    head: str, question: str, options: list[str], ask: str, answer: int | str | None, group: str
+) -> Iterator[Example]:
+    if answer is None or answer in {"", -1}:
+        return
+    listed = "\n".join(f"{letter}. {option}" for letter, option in zip(_LETTERS, options, strict=True))
+    prompt = f"{head}{question}\n{listed}\n{ask}"
+    choices = tuple(f" {letter}" for letter in _LETTERS)
+    yield Example(prompt, choices[_place(answer)], message=prompt, group=group, choices=choices)
+
+
+def _place(answer: int | str) -> int:
+    """Number of the right choice, which sets give as 0 to 3 or as a letter."""
+    text = str(answer).strip().upper()
+    place = int(text) if text.isdecimal() else _LETTERS.find(text)
+    if len(text) != 1 or not 0 <= place < len(_LETTERS):
+        raise ValueError(f"answer = {answer!r}: 0 to 3 or A to D is needed")
+    return place
+
+
+def _e2e(row: Row) -> Iterator[Example]:
+    """E2E NLG (tuetschek/e2e_nlg)."""
+    yield from _verbalise(_text(row, "meaning_representation"), [_text(row, "human_reference")])
+
+
+def _dart(row: Row) -> Iterator[Example]:
+    """DART: one example for every text of a row; annotations come as a list of records or as a record of lists."""
+    triples = " | ".join(" : ".join(str(part) for part in triple) for triple in row["tripleset"])
+    notes = row["annotations"]
+    if isinstance(notes, Mapping):
+        texts, sources = notes["text"], notes["source"]
+    else:
+        texts, sources = [note["text"] for note in notes], [note["source"] for note in notes]
+    for text, source in zip(texts, sources, strict=True):
+        yield from _verbalise(triples, [str(text or "").strip()], group=str(source))
+
+
+def _verbalise(given: str, texts: list[str], group: str = "") -> Iterator[Example]:
+    task = "Put the data into words."
+    for text in filter(None, texts):
+        yield Example(f"{task}\n\nData: {given}\nText:", f" {text}", message=f"{task}\n\n{given}", group=group)
+
+
+def _dialogsum(row: Row) -> Iterator[Example]:
+    """knkarthick/dialogsum."""
+    task, dialogue, summary = "Summarise the dialogue.", _text(row, "dialogue"), _text(row, "summary")
+    if summary:
+        yield Example(f"{task}\n\n{dialogue}\n\nSummary:", f" {summary}", message=f"{task}\n\n{dialogue}")
+
+
+def _paragraphs(*parts: str) -> str:
+    return "\n\n".join(part for part in parts if part)
+
+
+FORMATS: dict[str, Format] = {
+    "dolly": Format(("instruction", "context", "response", "category"), _dolly, grouped=True),
+    "mmlu": Format(("question", "subject", "choices", "answer"), _mmlu, grouped=True, multiple_choice=True),
+    "ceval": Format(("question", "A", "B", "C", "D", "answer"), _ceval, grouped=True, multiple_choice=True),
+    "alpaca": Format(("instruction", "input", "output"), _alpaca),
+    "e2e": Format(("meaning_representation", "human_reference"), _e2e),
+    "dart": Format(("tripleset", "annotations"), _dart, grouped=True),
+    "dialogsum": Format(("dialogue", "summary"), _dialogsum),
+}

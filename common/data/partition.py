@@ -1,0 +1,162 @@
+"""Who holds which rows: a site its own file, a simulated client its share of one data set, the server public ones."""
+
+from functools import lru_cache
+
+import torch
+from datasets import Dataset
+from flwr_datasets.partitioner import (
+    IidPartitioner,
+    InnerDirichletPartitioner,
+    NaturalIdPartitioner,
+    Partitioner,
+)
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from common.config import ConfigError, DataConfig
+from common.data.sources import load_examples
+from common.data.tokens import TokenisedExamples, encode
+from common.demo import tasks as demo_tasks
+
+
+@lru_cache(maxsize=2)
+def _partitioner(data: DataConfig, num_partitions: int, seed: int) -> Partitioner:
+    if data.name == "demo":
+        _check_demo_format(data)
+        check_demo(data)
+        dataset = demo_tasks.training_examples(data.task, data.examples_per_client * num_partitions, seed)
+    else:
+        dataset = load_examples(data.name, data)
+    if len(dataset) < num_partitions:
+        raise ConfigError(
+            f'data.name = "{data.name}" has {len(dataset)} examples for {num_partitions} clients: '
+            "give more data or fewer clients"
+        )
+    if data.partitioner != "iid" and data.partition_by not in dataset.column_names:
+        raise ConfigError(
+            f'data.partition-by = "{data.partition_by}": not a column of the data, '
+            f'which has {", ".join(dataset.column_names)}; or set data.partitioner = "iid"'
+        )
+    if data.partitioner == "dirichlet":
+        dataset = dataset.class_encode_column(data.partition_by)  # the partitioner compares with class numbers
+    if data.partitioner == "iid":
+        dataset = dataset.shuffle(seed=seed)  # the partitioner cuts contiguous pieces, and files are often sorted
+    partitioner = _make_partitioner(data, len(dataset), num_partitions, seed)
+    partitioner.dataset = dataset
+    return partitioner
+
+
+def _make_partitioner(data: DataConfig, examples: int, num_partitions: int, seed: int) -> Partitioner:
+    if data.partitioner == "iid":
+        return IidPartitioner(num_partitions)
+    if data.partitioner == "natural":
+        return NaturalIdPartitioner(data.partition_by)
+    sizes = [examples // num_partitions] * num_partitions
+    return InnerDirichletPartitioner(sizes, data.partition_by, data.dirichlet_alpha, seed=seed)
+
+
+def private_examples(data: DataConfig, partition: int, num_partitions: int, seed: int, site_path: str = "") -> Dataset:
+    """One client's private rows: the site's own file when it names one, else its partition of the shared data set.
+
+    Each is there once, however often the client holds it; the demo's rows are drawn with repetition and stay so.
+    """
+    if site_path:
+        return _distinct(load_examples(site_path, data), data)
+    partitioner = _partitioner(data, num_partitions, seed)
+    if partitioner.num_partitions != num_partitions:
+        raise ConfigError(
+            f'data.partitioner = "{data.partitioner}" makes {partitioner.num_partitions} partitions of '
+            f'"{data.partition_by}", but there are {num_partitions} clients: use as many clients, or change it'
+        )
+    rows = partitioner.load_partition(partition)
+    return rows if data.name == "demo" else _distinct(rows, data)
+
+
+def _distinct(rows: Dataset, data: DataConfig) -> Dataset:
+    """The rows without later repetitions of a prompt with the same completion."""
+    pairs = zip(rows[data.prompt_column], rows[data.completion_column], strict=True)
+    first = {pair: number for number, pair in reversed(list(enumerate(pairs)))}
+    return rows if len(first) == len(rows) else rows.select(sorted(first.values()))
+
+
+@lru_cache(maxsize=4096)
+def private_tokens(
+    data: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    partition: int,
+    num_partitions: int,
+    seed: int,
+    site_path: str = "",
+) -> TokenisedExamples:
+    """``private_examples`` as tokens, kept for the life of the process. No data raises ``ConfigError``."""
+    rows = private_examples(data, partition, num_partitions, seed, site_path)
+    if len(rows) == 0:
+        raise ConfigError(
+            f"this client (partition {partition} of {num_partitions}) has no examples to train on: data.partitioner = "
+            f'"{data.partitioner}" gave it none of "{data.name}"; use fewer clients, or another partitioner'
+        )
+    drawn = data.name == "demo" and not site_path  # short answers that the embedded model was never taught to end
+    return encode(rows, data, tokenizer, end=data.append_eos and not drawn)
+
+
+def split_rows(count: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Row numbers for stage 1 and for the rounds: disjoint, together all of ``count``, each in ascending order.
+
+    About ``share`` (0..1, the ends excluded) of them go to stage 1, drawn by ``seed``; with two rows or more both parts
+    have one at least, a single row goes to the rounds. Source: CG-FedLLM (arXiv 2405.13746), TGAP and FAF.
+    """
+    first = min(max(1, round(share * count)), count - 1) if count > 1 else 0
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return order[:first].sort().values, order[first:].sort().values
+
+
+def _check_demo_format(data: DataConfig) -> None:
+    if data.format != "columns":
+        raise ConfigError(
+            f'data.format = "{data.format}" with data.name = "demo": the embedded data have no such format; set '
+            "data.name to a data set of that format, or data-path in the node's configuration"
+        )
+
+
+def check_demo(data: DataConfig) -> None:
+    """Refuse a task or split that the demo data do not have."""
+    if data.task not in demo_tasks.TASKS:
+        raise ConfigError(f'data.task = "{data.task}": the demo data have {", ".join(demo_tasks.TASKS)}')
+    splits = [split for split in demo_tasks.splits_of(data.task) if split != "retention"]
+    if data.split not in splits:
+        raise ConfigError(f'data.split = "{data.split}": data.task = "{data.task}" has {", ".join(splits)}')
+
+
+def evaluation_examples(data: DataConfig, seed: int) -> Dataset | None:
+    """Public rows that no client holds: the configured file, the demo's own, or ``None`` when there is neither."""
+    if data.evaluation:
+        rows = load_examples(data.evaluation, data, held_out=True)
+        _check_choices(rows, data)
+        return rows
+    if data.name != "demo":
+        return None
+    check_demo(data)
+    return demo_tasks.evaluation_examples(data.task, data.split, seed)
+
+
+def retention_examples(data: DataConfig, seed: int) -> Dataset | None:
+    """What the base model knows and should keep, where the demo task has such a set; not beside other examples."""
+    if data.name != "demo" or data.evaluation:
+        return None
+    check_demo(data)
+    if "retention" not in demo_tasks.splits_of(data.task):
+        return None
+    return demo_tasks.evaluation_examples(data.task, "retention", seed)
+
+
+def _check_choices(dataset: Dataset, data: DataConfig) -> None:
+    """Refuse a multiple-choice row whose answer is not among its choices."""
+    if "choices" not in dataset.column_names:
+        return
+    answers = zip(dataset[data.completion_column], dataset["choices"], strict=True)
+    for number, (answer, choices) in enumerate(answers, start=1):
+        if answer not in (choices or ()):
+            raise ConfigError(
+                f'data.evaluation = "{data.evaluation}": row {number} has the answer {answer!r}, which is not one of '
+                f"its choices {choices!r}"
+            )

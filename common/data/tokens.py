@@ -1,0 +1,123 @@
+"""Texts to tokens: chat templates, end-of-text, masked prompts, truncation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from common.config import ConfigError, DataConfig
+
+IGNORED = -100  # label that cross-entropy skips
+
+
+@dataclass(frozen=True)
+class TokenisedExamples:
+    """Examples as tokens: ``input_ids``, ``attention_mask`` and ``labels``, each of shape ``[examples, length]``.
+
+    ``labels`` repeats the completion's tokens and is ``IGNORED`` on the prompt and on the padding.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return self.input_ids.shape[0]
+
+    def select(self, rows: Tensor) -> "TokenisedExamples":
+        """The given rows, cut to the longest of them."""
+        mask = self.attention_mask[rows]
+        length = int(mask.sum(dim=1).max()) if len(rows) else 0
+        return TokenisedExamples(self.input_ids[rows, :length], mask[:, :length], self.labels[rows, :length])
+
+    def to(self, device: torch.device) -> "TokenisedExamples":
+        """The same examples on another device."""
+        return TokenisedExamples(self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device))
+
+
+def check_chat_template(data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse ``data.chat-template`` for a tokenizer that has none."""
+    if data.chat_template and not tokenizer.chat_template:
+        raise ConfigError(
+            f'data.chat-template = true: the tokenizer of "{tokenizer.name_or_path}" has no chat template; '
+            "set it to false, or take the model's chat variant"
+        )
+
+
+def prompt_texts(rows: Dataset, data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """What the model reads before it completes: the rows' prompts, or their messages in the tokenizer's chat template.
+
+    Raises ``ConfigError`` when a template is asked for and the tokenizer has none.
+    """
+    if not data.chat_template:
+        return list(rows[data.prompt_column])
+    check_chat_template(data, tokenizer)
+    messages = rows["message" if "message" in rows.column_names else data.prompt_column]
+    return [
+        str(
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True
+            )
+        )
+        for message in messages
+    ]
+
+
+def completion_texts(texts: Sequence[str], data: DataConfig) -> list[str]:
+    """Completions as the model shall write them: a chat template brings the white space before an answer itself."""
+    return [text.strip() for text in texts] if data.chat_template else list(texts)
+
+
+def encode(rows: Dataset, data: DataConfig, tokenizer: PreTrainedTokenizerBase, *, end: bool) -> TokenisedExamples:
+    """Rows with the configured columns as tokens; ``end`` puts the tokenizer's end-of-text after each completion."""
+    prompts = prompt_texts(rows, data, tokenizer)
+    completions = completion_texts(rows[data.completion_column], data)
+    return tokenise(tokenizer, prompts, completions, data.max_length, end=end, special=not data.chat_template)
+
+
+def tokenise(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    completions: Sequence[str],
+    max_length: int,
+    *,
+    end: bool = False,
+    special: bool = True,
+) -> TokenisedExamples:
+    """Tokenise prompt + completion, right-padded; an example over ``max_length`` loses the start of its prompt.
+
+    The completion begins at the first token in which the whole differs from the prompt alone, so a token that spans
+    both is learned. ``end`` appends the end-of-text token where the tokenizer has one; ``special`` = false adds no
+    begin-of-text (a chat template has written its own). Raises ``ConfigError`` for an example with nothing to learn.
+    """
+    texts = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
+    heads = tokenizer(list(prompts), add_special_tokens=special)["input_ids"] if prompts else []
+    wholes = tokenizer(texts, add_special_tokens=special)["input_ids"] if texts else []
+    last = [tokenizer.eos_token_id] if end and tokenizer.eos_token_id is not None else []
+    wholes = [ids if ids[-1:] == last else ids + last for ids in wholes]
+    rows = [ids[-max_length:] for ids in wholes]
+    pad = tokenizer.pad_token_id
+    shape = (len(rows), max((len(row) for row in rows), default=0))
+    input_ids = torch.full(shape, 0 if pad is None else int(pad), dtype=torch.long)
+    mask = torch.zeros(shape, dtype=torch.long)
+    labels = torch.full(shape, IGNORED, dtype=torch.long)
+    for index, (row, head, whole) in enumerate(zip(rows, heads, wholes, strict=True)):
+        start = max(0, _shared(head, whole) - (len(whole) - len(row)))
+        if len(row) < 2 or start == len(row):
+            raise ConfigError(
+                f"example {index + 1} has nothing to learn: its completion {completions[index]!r} gives no token that "
+                "follows another one"
+            )
+        input_ids[index, : len(row)] = torch.tensor(row)
+        mask[index, : len(row)] = 1
+        labels[index, start : len(row)] = torch.tensor(row[start:])
+    return TokenisedExamples(input_ids, mask, labels)
+
+
+def _shared(head: Sequence[int], whole: Sequence[int]) -> int:
+    """Length of the longest common prefix."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(head, whole, strict=False)))

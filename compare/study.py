@@ -1,0 +1,76 @@
+"""One cell of a comparison from tuning to results, as a generator: it yields jobs and is sent their records."""
+
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
+from statistics import mean
+from typing import Any
+
+from compare.plan import Cell, Wish
+from compare.runs import Job
+from compare.tuning import Score, StepSearch
+
+Record = dict[str, Any]
+Batch = list[Job]
+
+
+@dataclass
+class Outcome:
+    """What became of a cell: its search, and the records of every run by control ("none": the results)."""
+
+    cell: Cell
+    search: StepSearch
+    trials: dict[float, list[Record]] = field(default_factory=dict)
+    runs: dict[str, list[Record]] = field(default_factory=dict)
+
+    @property
+    def records(self) -> Iterator[Record]:
+        """Every record, tuning first."""
+        for group in (self.trials, self.runs):
+            for records in group.values():
+                yield from records
+
+
+def study(cell: Cell, wish: Wish) -> Generator[Batch, list[Record], Outcome]:
+    """Tune the step on public examples, then run every evaluated seed and every control with it."""
+    outcome = Outcome(cell, StepSearch(cell.start, wish.trials))
+    numbers = range(1, wish.tuning_seeds + 1)
+    while steps := outcome.search.next():
+        records = yield [cell.tuning(step, number) for step in steps for number in numbers]
+        for place, step in enumerate(steps):
+            mine = records[place * len(numbers) : (place + 1) * len(numbers)]
+            outcome.trials[step] = mine
+            outcome.search.tell(step, score_of(mine))
+    seeds = range(1, wish.seeds + 1)
+    kinds = ("none", *cell.controls)
+    records = yield [cell.evaluation(outcome.search.best, seed, kind) for kind in kinds for seed in seeds]
+    for place, kind in enumerate(kinds):
+        outcome.runs[kind] = records[place * len(seeds) : (place + 1) * len(seeds)]
+    return outcome
+
+
+def runs_of(cell: Cell, wish: Wish) -> int:
+    """How many runs a study takes."""
+    return wish.trials * wish.tuning_seeds + wish.seeds * (1 + len(cell.controls))
+
+
+def runs_missing(cell: Cell, wish: Wish, find: Callable[[Job], Record | None]) -> int:
+    """How many runs of a study are still to be done, when ``find`` answers for those that are."""
+    driven = study(cell, wish)
+    batch, done = next(driven), 0
+    while True:
+        found = [record for record in map(find, batch) if record is not None]
+        done += len(found)
+        if len(found) < len(batch):
+            return runs_of(cell, wish) - done
+        try:
+            batch = driven.send(found)
+        except StopIteration:
+            return 0
+
+
+def score_of(records: list[Record]) -> Score | None:
+    """The mean score of a trial; a run that failed makes the whole trial a failed one."""
+    if any(record["status"] != "done" for record in records):
+        return None
+    finals = [record["report"]["outcome"]["final"] for record in records]
+    return Score(mean(final["accuracy"] for final in finals), -mean(final["loss"] for final in finals))

@@ -1,0 +1,162 @@
+"""The results of a comparison as plain JSON values: one row a cell, with spread, controls, tuning and remarks."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from statistics import mean, stdev
+from typing import Any
+
+from compare.plan import CENTRALISED, TUNING, Wish
+from compare.runs import app_version
+from compare.study import Outcome, Record
+
+SCHEMA = 1
+_SCORES = ("accuracy", "loss", "retention")
+
+
+def summarise(outcomes: Sequence[Outcome], wish: Wish, command: str) -> dict[str, Any]:
+    """The document ``comparison.json`` (docs/comparison.md has its schema)."""
+    records = [record for outcome in outcomes for record in outcome.records]
+    first = outcomes[-1].cell.flat
+    clients = int(first["federation.num-clients"])
+    rows = [_row(outcome) for outcome in outcomes]
+    _compare_with_reference(rows, wish)
+    return {
+        "schema": SCHEMA,
+        "command": command,
+        "version": app_version(),
+        "code": dict(Counter(record["code"] for record in records)),
+        "clients": clients,
+        "cohort": round(clients * float(first["privacy.sampling-rate"])),
+        "rounds": first["num-server-rounds"],
+        "seeds": wish.seeds,
+        "tuning": {
+            "trials_per_row": wish.trials,
+            "seeds_per_trial": wish.tuning_seeds,
+            "on": {task: TUNING[task] for task in wish.tasks},
+            "chosen_by": "mean accuracy on the public validation examples, then their loss",
+        },
+        "reference": _reference(wish),
+        "base": {task: _base(outcomes, task) for task in wish.tasks},
+        "rows": rows,
+        "failed": [{"label": r["label"], "error": r["error"]} for r in records if r["status"] != "done"],
+        "seconds": round(sum(r["seconds"] for r in records if r["status"] == "done")),
+    }
+
+
+def statistics(values: Iterable[float]) -> dict[str, Any] | None:
+    """Mean, standard error (``None`` of one value) and the values; ``None`` of no values."""
+    found = list(values)
+    if not found:
+        return None
+    error = stdev(found) / math.sqrt(len(found)) if len(found) > 1 else None
+    return {"mean": mean(found), "se": error, "values": found}
+
+
+def _row(outcome: Outcome) -> dict[str, Any]:
+    cell, runs = outcome.cell, outcome.runs["none"]
+    done = [_report(record) for record in runs if record["status"] == "done"]
+    wires = [report["communication"] for report in done]
+    row: dict[str, Any] = {
+        "task": cell.task,
+        "strategy": cell.entry.label,
+        "epsilon_asked": _finite(cell.epsilon),
+        "epsilon_released": _largest(done, "released_model"),
+        "epsilon_server": _largest(done, "one_client_against_server"),
+        "not_private_because": done[0]["privacy"]["not_private_because"] if done else "",
+        "delta": done[0]["privacy"]["released_model"]["delta"] if done else None,
+        "noise_multiplier": done[0]["privacy"]["noise_multiplier"] if done else None,
+        "step": outcome.search.best,
+        **_scores(runs),
+        "seeds": {str(r["flat"]["seed"]): _report(r)["outcome"]["final"] for r in runs if r["status"] == "done"},
+        "bytes_up": _mean(wire["bytes_up_per_client_round"] for wire in wires),
+        "bytes_down": _mean(wire["bytes_down_per_client_round"] for wire in wires),
+        "code_values": wires[0]["code_values"] if wires else None,
+        "adapter_values": wires[0]["adapter_values"] if wires else None,
+        "captured_energy": statistics(
+            report["codec"]["captured_energy"] for report in done if "captured_energy" in report["codec"]
+        ),
+        "controls": {kind: _scores(records) for kind, records in outcome.runs.items() if kind != "none"},
+        "tuning": _tuning(outcome),
+        "runs": [record["key"] for record in runs],
+    }
+    return row | {"remarks": _remarks(outcome, done)}
+
+
+def _scores(records: list[Record]) -> dict[str, Any]:
+    finals = [_report(record)["outcome"]["final"] for record in records if record["status"] == "done"]
+    return {name: statistics(final[name] for final in finals if name in final) for name in _SCORES}
+
+
+def _tuning(outcome: Outcome) -> dict[str, Any]:
+    trials = []
+    for step, records in sorted(outcome.trials.items()):
+        trials.append({"step": step, **_scores(records), "runs": [record["key"] for record in records]})
+    return {"centre": outcome.search.centre, "best": outcome.search.best, "at_edge": outcome.search.at_edge,
+            "trials": trials}  # fmt: skip
+
+
+def _remarks(outcome: Outcome, done: list[dict[str, Any]]) -> list[str]:
+    """Whatever a reader must know before believing a row."""
+    runs, found = outcome.runs["none"], []
+    if len(done) < len(runs):
+        found.append(f"{len(runs) - len(done)} of {len(runs)} runs failed")
+    diverged = sum(report["outcome"]["stopped_because"].startswith("diverged") for report in done)
+    if diverged:
+        found.append(f"{diverged} of {len(runs)} runs diverged: the last sound adapter was kept")
+    worse = sum(bool(report["outcome"]["warning"]) for report in done)
+    if worse:
+        found.append(f"{worse} of {len(runs)} runs ended more than 2 points below the base model, and said so")
+    if outcome.search.at_edge:
+        found.append("the best step lies at the edge of those tried")
+    best = [_report(r)["outcome"] for r in outcome.trials[outcome.search.best] if r["status"] == "done"]
+    if not best:
+        found.append("no trial of the tuning ended")
+    elif mean(o["final"]["accuracy"] for o in best) <= mean(o["base"]["accuracy"] for o in best):
+        found.append("no step beat the base model in tuning")
+    return found
+
+
+def _compare_with_reference(rows: list[dict[str, Any]], wish: Wish) -> None:
+    """Add to each row its paired difference in accuracy to the reference strategy: same task, ε and seed."""
+    reference = _reference(wish)
+    found = {(row["task"], row["epsilon_asked"]): row["seeds"] for row in rows if row["strategy"] == reference}
+    for row in rows:
+        other = found.get((row["task"], row["epsilon_asked"]), {})
+        shared = [seed for seed in row["seeds"] if seed in other]
+        pairs = [row["seeds"][seed]["accuracy"] - other[seed]["accuracy"] for seed in shared]
+        apart = row["strategy"] not in (reference, CENTRALISED)
+        row["difference"] = statistics(pairs) if apart else None
+
+
+def _reference(wish: Wish) -> str:
+    return "lora" if "lora" in wish.strategies else wish.strategies[0]
+
+
+def _base(outcomes: Sequence[Outcome], task: str) -> dict[str, Any]:
+    """Scores of the untouched model, over the seeds of its evaluation questions."""
+    bases = {}
+    for outcome in outcomes:
+        for record in outcome.runs["none"] if outcome.cell.task == task else ():
+            if record["status"] == "done":
+                bases[record["flat"]["seed"]] = _report(record)["outcome"]["base"]
+    return {name: statistics(base[name] for base in bases.values() if name in base) for name in _SCORES}
+
+
+def _report(record: Record) -> dict[str, Any]:
+    report: dict[str, Any] = record["report"]
+    return report
+
+
+def _largest(reports: list[dict[str, Any]], whose: str) -> float | str | None:
+    values = [float(report["privacy"][whose]["epsilon"]) for report in reports]
+    return _finite(max(values)) if values else None
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    found = [value for value in values if value is not None]
+    return mean(found) if found else None
+
+
+def _finite(value: float) -> float | str:
+    return value if math.isfinite(value) else "inf"

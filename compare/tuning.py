@@ -1,0 +1,86 @@
+"""The search for a step size: the same number of trials for everyone, on a grid that goes where the best ones are.
+
+The first three trials are a factor 3 apart, centred on a start rule. Every further one follows from those before: if
+the best lies at an edge of the grid, the grid is extended there; else the larger gap beside the best is halved (in the
+logarithm). So a method whose start rule is poor gets no more trials than one whose rule is good.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+FACTOR = 3.0
+FIRST = 3
+"""Trials that are decided before anything has been seen: the smallest number that a search can have."""
+NOISELESS_STEP = 0.3
+
+
+def start_step(noise_multiplier: float, cohort: float, values: int, code_values: int) -> float:
+    """The step that the grid is centred on: .015/(z/K)·√(n/k), found in pilot experiments with unit clip norm.
+
+    Args:
+        noise_multiplier: z, noise on the sum over the clip norm; without noise the rule is .3·√(n/k).
+        cohort: expected cohort K.
+        values: adapter values n.
+        code_values: values k of a code; a unit code carries √(k/n) of a gradient's direction.
+
+    """
+    plain = 0.015 * cohort / noise_multiplier if noise_multiplier else NOISELESS_STEP
+    return float(f"{plain * math.sqrt(values / code_values):.3g}")
+
+
+@dataclass(frozen=True, order=True)
+class Score:
+    """What a step is chosen by: accuracy on public validation examples (0-1), then their loss (less is better)."""
+
+    accuracy: float
+    minus_loss: float
+
+
+_FAILED = Score(-math.inf, -math.inf)
+
+
+@dataclass
+class StepSearch:
+    """One search of ``trials`` steps around ``centre``; ask ``next`` for steps, ``tell`` how each did."""
+
+    centre: float
+    trials: int
+    scores: dict[float, Score] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.trials < FIRST:
+            raise ValueError(f"trials = {self.trials}: a search needs at least {FIRST}")
+
+    def next(self) -> list[float]:
+        """The steps to try now: three at the beginning, then one at a time; none when all trials are done."""
+        if not self.scores:
+            return [_round(self.centre * factor) for factor in (1 / FACTOR, 1.0, FACTOR)]
+        if len(self.scores) >= self.trials:
+            return []
+        steps = sorted(self.scores)
+        place = steps.index(self.best)
+        if place == 0:
+            return [_round(steps[0] / FACTOR)]
+        if place == len(steps) - 1:
+            return [_round(steps[-1] * FACTOR)]
+        below, best, above = steps[place - 1 : place + 2]
+        neighbour = below if best / below > above / best else above
+        return [_round(math.sqrt(best * neighbour))]
+
+    def tell(self, step: float, score: Score | None) -> None:
+        """Note how a step did; ``None`` when none of its runs ended."""
+        self.scores[step] = score or _FAILED
+
+    @property
+    def best(self) -> float:
+        """The best step so far; of equals the smallest, which forgets least."""
+        return max(sorted(self.scores), key=lambda step: self.scores[step])
+
+    @property
+    def at_edge(self) -> bool:
+        """Whether the best is the smallest or largest step that was tried, so that a better one may lie beyond."""
+        return self.best in (min(self.scores), max(self.scores))
+
+
+def _round(step: float) -> float:
+    return float(f"{step:.3g}")

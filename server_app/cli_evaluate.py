@@ -1,0 +1,55 @@
+"""The command ``dr-encoder evaluate``."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from common.config import ConfigError
+from server_app.overrides import parse_override
+
+
+def evaluate(
+    adapter: Annotated[Path, typer.Option(help="an adapter in PEFT's format: results/<run>/adapter")],
+    tasks: Annotated[
+        str,
+        typer.Option(help="mmlu, ceval-valid, any lm-eval task; e2e, dart or dialogsum with --data"),
+    ] = "",
+    model: Annotated[str, typer.Option(help="base model; left out: the run's, or the one that the adapter names")] = "",
+    data: Annotated[str, typer.Option(help="held-out rows: a file, directory or hub id; left out: the run's")] = "",
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value on top of the run's configuration; repeatable")
+    ] = None,
+    include_path: Annotated[str, typer.Option(help="folder of own lm-eval task files")] = "",
+    shots: Annotated[int, typer.Option(help="examples before each lm-eval question", min=0)] = 5,
+    limit: Annotated[int | None, typer.Option(help="first questions of each task, prompts or rows only", min=1)] = None,
+    batch_size: Annotated[int, typer.Option(help="questions or rows at a time", min=1)] = 8,
+    new_tokens: Annotated[int, typer.Option(help="longest text that is written, in tokens", min=1)] = 128,
+    base: Annotated[bool, typer.Option(help="score the base model without the adapter too")] = True,
+    out: Annotated[Path | None, typer.Option(help="write the scores as JSON to this file")] = None,
+) -> None:
+    """Score a saved adapter, and its base model, on public tasks; the held-out loss always where there are rows."""
+    from server_app import evaluation_report  # noqa: PLC0415 - torch, which `keys` need not wait for
+
+    try:
+        changes = dict(parse_override(text) for text in overrides or [])
+        request = evaluation_report.Request(
+            adapter=adapter,
+            tasks=tuple(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip())),
+            data=data,
+            changes=changes | ({"model.name": model} if model else {}),
+            include_path=include_path,
+            limit=limit,
+            batch_size=batch_size,
+            shots=shots,
+            new_tokens=new_tokens,
+            base=base,
+        )
+        report = evaluation_report.evaluate(request)
+    except ConfigError as error:
+        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        raise typer.Exit(1) from None
+    typer.echo(evaluation_report.to_text(report))
+    if out is not None:
+        out.write_text(json.dumps(report, indent=2) + "\n")

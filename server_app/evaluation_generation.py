@@ -1,0 +1,94 @@
+"""Texts that a model writes, against references: BLEU (sacrebleu) and ROUGE (rouge-score)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from common.config import ConfigError, DataConfig
+from common.data import prompt_texts
+from common.models import AdaptedModel
+from server_app.evaluation_harness import EXTRA
+
+SETS = ("e2e", "dart", "dialogsum")
+"""Formats that are scored this way."""
+
+_ROUGE = ("rouge1", "rouge2", "rougeL")
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Distinct prompts, each with all of its references: sets repeat a prompt for every one."""
+
+    texts: list[str]
+    references: list[list[str]]
+
+    @classmethod
+    def of(cls, rows: Dataset, data: DataConfig, adapted: AdaptedModel, limit: int | None) -> "Prompts":
+        """The first ``limit`` (None = all) distinct prompts of the rows, with every reference that the rows give."""
+        found: dict[str, list[str]] = {}
+        for prompt, text in zip(prompt_texts(rows, data, adapted.tokenizer), rows[data.completion_column], strict=True):
+            found.setdefault(prompt, []).append(text.strip())
+        kept = list(found.items())[:limit]
+        return cls([prompt for prompt, _ in kept], [references for _, references in kept])
+
+
+@torch.no_grad()
+def write_texts(
+    adapted: AdaptedModel, adapter: Tensor, prompts: Sequence[str], data: DataConfig, batch_size: int, new_tokens: int
+) -> list[str]:
+    """Greedy continuations of up to ``new_tokens`` tokens, each cut at its first line's end.
+
+    ``adapter`` has shape ``[n]``; a prompt over ``data.max-length`` tokens loses its start, as in training.
+    """
+    adapted.load(adapter)
+    adapted.training_mode(False)
+    tokenizer = adapted.tokenizer
+    encoded = tokenizer(list(prompts), add_special_tokens=not data.chat_template)["input_ids"]
+    rows = [ids[-data.max_length :] for ids in encoded]
+    texts = [""] * len(rows)
+    order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+    for start in range(0, len(order), batch_size):
+        numbers = order[start : start + batch_size]
+        ids, mask = _left_padded([rows[number] for number in numbers], tokenizer.pad_token_id or 0)
+        written = adapted.model.generate(
+            input_ids=ids.to(adapted.device),
+            attention_mask=mask.to(adapted.device),
+            max_new_tokens=new_tokens,
+            do_sample=False,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id or 0,
+        )
+        decoded = tokenizer.batch_decode(written[:, ids.shape[1] :], skip_special_tokens=True)
+        for number, text in zip(numbers, decoded, strict=True):
+            texts[number] = text.strip().partition("\n")[0].strip()
+    return texts
+
+
+def _left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
+    width = max(len(row) for row in rows)
+    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    return ids, mask
+
+
+def score_texts(texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    """``bleu`` of the corpus (sacrebleu's defaults), mean F of ``rouge1``, ``rouge2``, ``rougeL``: 0 to 100.
+
+    Where a text has several references, BLEU counts against all of them and ROUGE takes the best. Raises
+    ``ConfigError`` when the optional extra is not installed.
+    """
+    try:
+        from rouge_score.rouge_scorer import RougeScorer  # noqa: PLC0415 - an optional extra
+        from sacrebleu import corpus_bleu  # noqa: PLC0415 - an optional extra
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"BLEU and ROUGE need sacrebleu and rouge-score: {EXTRA}") from error
+    most = max(len(given) for given in references)
+    streams: Any = [[given[i] if i < len(given) else None for given in references] for i in range(most)]
+    scorer = RougeScorer(list(_ROUGE), use_stemmer=True)
+    found = [scorer.score_multi(list(given), text) for text, given in zip(texts, references, strict=True)]
+    means = {name: 100 * sum(scores[name].fmeasure for scores in found) / len(found) for name in _ROUGE}
+    return {"bleu": float(corpus_bleu(list(texts), streams).score), **means}

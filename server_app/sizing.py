@@ -1,0 +1,217 @@
+"""``dr-encoder plan``: what a run needs and what it gives, before anything is downloaded."""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from common.app_digest import app_digest
+from common.architectures import Shape, shape_of
+from common.codecs.base import EncoderSpec
+from common.codecs.conv import CONV
+from common.codecs.dense import DENSE
+from common.codecs.identity import IdentityCodec
+from common.codecs.linear import LinearCodec
+from common.config import ConfigError, RunConfig
+from common.wire import Task, pack_instruction, pack_release, serialised_bytes
+from server_app.memory import Memory, estimate, weight_bytes
+from server_app.prior import LINEAR_FORMS
+from server_app.privacy_plan import PrivacyPlan, round_terms, why_infinite
+from server_app.run import code_size, plan_run
+from server_app.strategies import STRATEGIES
+from server_app.terminal import show
+
+SIMULATED_CLIENTS = 10
+"""Clients of a simulation when the configuration does not say."""
+_USABLE = 0.95  # of a card's memory
+_CARDS = {"one 24 GB": (24, 1), "one 80 GB": (80, 1), "four 24 GB": (24, 4), "four 80 GB": (80, 4)}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How a simulation fits a set of cards: clients at a time, and the GPU share that says so to Flower."""
+
+    cards: str
+    clients_at_a_time: int
+    gpus_per_client: float
+    deployed: bool
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The answer, as counts, bytes and figures of the privacy plan."""
+
+    config: RunConfig
+    shape: Shape
+    privacy: PrivacyPlan
+    code_values: int
+    code_dtype: str
+    bytes_up: int
+    bytes_down: int
+    bytes_up_plain_lora: int
+    memory: Memory
+    placements: tuple[Placement, ...]
+
+
+def solve(config: RunConfig) -> Sizes:
+    """Work out a configuration; a few seconds, no network.
+
+    Raises ``ConfigError`` for a strategy that is not registered, a model whose shape is not known, and a budget that
+    cannot be met.
+    """
+    if config.strategy.name not in STRATEGIES:
+        raise ConfigError(f'strategy.name = "{config.strategy.name}": registered are {", ".join(sorted(STRATEGIES))}')
+    shape = shape_of(config.model, config.lora)
+    plan = plan_run(config, shape, config.federation.num_clients or SIMULATED_CLIENTS)
+    size = code_size(config, shape.layout)
+    terms = round_terms(config.privacy, plan, size)
+    release = serialised_bytes(pack_release(np.zeros(size, terms.dtype), 1))
+    instruction = pack_instruction(
+        torch.zeros(shape.layout.size), _seeded_spec(config, shape, size), Task(1, terms, app_digest())
+    )
+    memory = estimate(config, shape, sends_code=not STRATEGIES[config.strategy.name].sends_whole(config))
+    return Sizes(
+        config=config,
+        shape=shape,
+        privacy=plan,
+        code_values=size,
+        code_dtype=str(terms.dtype),
+        bytes_up=release,
+        bytes_down=serialised_bytes(instruction) + _learned_bytes(config, shape, size),
+        bytes_up_plain_lora=4 * shape.layout.size,
+        memory=memory,
+        placements=tuple(_place(name, *cards, config, shape, memory) for name, cards in _CARDS.items()),
+    )
+
+
+def _seeded_spec(config: RunConfig, shape: Shape, size: int) -> EncoderSpec:
+    """What describes the encoder on the wire, weights apart."""
+    strategy = STRATEGIES[config.strategy.name]
+    seeded = config.codec.kind == "linear" and config.codec.form != LINEAR_FORMS[-1]
+    if strategy.sends_whole(config) or strategy.learns_codec(config) or not seeded:
+        return IdentityCodec(shape.layout).spec()
+    return LinearCodec.of_form(
+        shape.layout, size, config.seed, form=config.codec.form, transform=config.codec.transform
+    ).spec()
+
+
+def _learned_bytes(config: RunConfig, shape: Shape, size: int) -> int:
+    """Weights that go with the encoder: a convolution's, a trained linear one's, a history's n values."""
+    if config.strategy.name == "history-prior":
+        return 4 * shape.layout.size
+    if not STRATEGIES[config.strategy.name].learns_codec(config):
+        return 0
+    architecture, option = (CONV, config.codec.depth) if config.codec.kind == "conv" else (DENSE, size)
+    with torch.device("meta"):
+        encoder = architecture.encoder(shape.layout.size, option)
+    return sum(value.numel() * value.element_size() for value in encoder.state_dict().values())
+
+
+def _place(name: str, gigabytes: int, cards: int, config: RunConfig, shape: Shape, memory: Memory) -> Placement:
+    """A simulation keeps the server's model on the first card, and one model for every client at a time."""
+    room = _USABLE * gigabytes * 1e9
+    server = weight_bytes(config.model, shape) + memory.adapter + (memory.total - memory.weights - memory.adapter) // 2
+    first = max(0, math.floor((room - server) / memory.total))
+    others = math.floor(room / memory.total)
+    at_a_time = first + (cards - 1) * others
+    per_card = others if cards > 1 else first
+    share = 1 / per_card if per_card else 0.0
+    return Placement(name, at_a_time, math.ceil(share * 100) / 100, others > 0)
+
+
+def to_json(config: RunConfig) -> str:
+    """The answer for programs; infinities are the text "inf"."""
+    sizes = solve(config)
+    plan, memory = sizes.privacy, sizes.memory
+    answer: dict[str, Any] = {
+        "model": config.model.name,
+        "strategy": config.strategy.name,
+        "parameters": sizes.shape.parameters,
+        "adapter_values": sizes.shape.layout.size,
+        "adapter_tensors": len(sizes.shape.layout.tensors),
+        "adapter_bytes": 4 * sizes.shape.layout.size,
+        "code_values": sizes.code_values,
+        "code_dtype": sizes.code_dtype,
+        "bytes_up_per_client_round": sizes.bytes_up,
+        "bytes_down_per_client_round": sizes.bytes_down,
+        "memory_per_client": {**asdict(memory), "total": memory.total},
+        "clients": plan.clients,
+        "expected_cohort": plan.expected_cohort,
+        "rounds": plan.rounds,
+        "noise_multiplier": plan.round.noise_multiplier,
+        "statistics_noise_multiplier": plan.statistics.noise_multiplier if plan.statistics else None,
+        "epsilon": plan.epsilon if math.isfinite(plan.epsilon) else "inf",
+        "not_private_because": why_infinite(plan.reason, plan.epsilon),
+        "delta": plan.delta,
+        "noise_over_signal": _noise_over_signal(sizes),
+        "client_resources": [asdict(placement) for placement in sizes.placements],
+    }
+    return json.dumps(answer, indent=2, allow_nan=False)
+
+
+def to_text(config: RunConfig) -> str:
+    """The answer for people."""
+    sizes = solve(config)
+    plan, memory, values = sizes.privacy, sizes.memory, sizes.shape.layout.size
+    kept = "with checkpointing" if memory.checkpointing else "without checkpointing"
+    stage_one = f", {plan.statistics.noise_multiplier:.4f} (stage 1)" if plan.statistics else ""
+    reason = why_infinite(plan.reason, plan.epsilon)
+    lines = [
+        f"{config.strategy.name} on {config.model.name}",
+        f"  parameters                  {sizes.shape.parameters:,}",
+        f"  adapter                     {values:,} values in {len(sizes.shape.layout.tensors)} tensors, "
+        f"{_size(4 * values)} as float32",
+        f"  code                        {sizes.code_values:,} values of {sizes.code_dtype}",
+        f"  up per client and round     {_size(sizes.bytes_up)} "
+        f"({sizes.bytes_up_plain_lora / sizes.bytes_up:,.0f} times less than plain LoRA)",
+        f"  down per client and round   {_size(sizes.bytes_down)}",
+        f"  memory of one client        {_size(memory.total)} in a step of {config.train.batch_size} x "
+        f"{config.data.max_length} tokens, {kept}; an estimate",
+        f"    weights                   {_size(memory.weights)} ({_weights(config)})",
+        f"    adapter and gradients     {_size(memory.adapter)}",
+        f"    codec                     {_size(memory.codec)}",
+        f"    activations               {_size(memory.activations)}; with checkpointing "
+        f"{_size(memory.activations_checkpointed)}",
+        f"  clients                     {plan.clients:,}, expected cohort {plan.expected_cohort:g}, "
+        f"{plan.rounds} rounds of {_work(config)}",
+        f"  noise multiplier            {plan.round.noise_multiplier:.4f} (stage 2){stage_one}",
+        f"  epsilon, released model     {show(plan.epsilon)} at delta {plan.delta:g}{f' ({reason})' if reason else ''}",
+        f"  noise over signal           {_noise_over_signal(sizes):.2f} in a round, at best (docs/models-and-data.md)",
+        "  a simulation on             clients at a time   --gpus-per-client   deployed, a client a card",
+        *(f"    {_placement(placement)}" for placement in sizes.placements),
+    ]
+    return "\n".join(lines)
+
+
+def _noise_over_signal(sizes: Sizes) -> float:
+    """Norm of the noise in the mean code, z C √k / K, over the largest norm that the mean code can have, C."""
+    plan = sizes.privacy
+    return plan.round.noise_multiplier * math.sqrt(sizes.code_values) / plan.expected_cohort
+
+
+def _placement(placement: Placement) -> str:
+    deployed = "yes" if placement.deployed else "no"
+    if not placement.clients_at_a_time:
+        hint = "does not fit: model.quantization = 4, model.gradient-checkpointing, train.batch-size"
+        return f"{placement.cards:<26}{hint}; deployed: {deployed}"
+    return f"{placement.cards:<26}{placement.clients_at_a_time:<20}{placement.gpus_per_client:<20g}{deployed}"
+
+
+def _weights(config: RunConfig) -> str:
+    model = config.model
+    return model.dtype if model.quantization == "none" else f"{model.quantization}-bit, the rest float32"
+
+
+def _work(config: RunConfig) -> str:
+    train = config.train
+    return f"{train.local_epochs} local epochs" if train.local_epochs else f"{train.local_steps} local steps"
+
+
+def _size(count: int) -> str:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}" if count < 1000 * scale else f"{count / scale:,.0f} {unit}"
+    return f"{count} B"

@@ -1,0 +1,80 @@
+"""``dr-encoder compare`` from the command line to its files."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from compare import session
+from compare.cli import app
+
+runner = CliRunner()
+TOML = """
+num-server-rounds = 1
+[federation]
+num-clients = 2
+[lora]
+rank = 2
+target-modules = "q_proj"
+[codec]
+size = 32
+"""
+
+
+def invoke(folder: Path, *options: str) -> tuple[int, str]:
+    preset = folder / "small.toml"
+    preset.write_text(TOML)
+    result = runner.invoke(app, ["compare", "--preset", str(preset), "--out", str(folder / "out"), *options])
+    assert "Traceback" not in result.output
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--strategies", "lorra"], '--strategies "lorra": registered are'),
+        (["--epsilons", "many"], '--epsilons "many": give numbers above 0'),
+        (["--cohort", "3"], "--cohort 3: larger than the 2 clients"),
+        (["--tasks", "algebra"], '--tasks "algebra": there are'),
+        (["--preset", "absent"], 'preset "absent": neither a preset'),
+        (["--set", "seed=3"], "--set: seed is the comparison's own; use --seeds"),
+        (["--set", "codec.size=0.5"], "codec.size = 0.5"),
+        (["--set", "data.name=own.jsonl"], "data.name is the comparison's own"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+) -> None:
+    monkeypatch.setattr(session, "compare", lambda *_, **__: pytest.fail("a run was started"))
+    code, output = invoke(tmp_path, *options)
+    assert code == 1
+    assert message in output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_comparison_leaves_table_numbers_and_plots_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    options = ["--strategies", "random-projection", "--epsilons", "8", "--trials", "3", "--tuning-seeds", "1"]
+    code, output = invoke(tmp_path, *options, "--seeds", "1", "--jobs", "1")
+    assert code == 0, output
+    assert "8 runs of about" in output
+    out = tmp_path / "out"
+    found = json.loads((out / "comparison.json").read_text())
+    central, row = found["rows"]
+    assert (central["strategy"], row["strategy"], row["epsilon_asked"]) == ("centralised", "random-projection", 8.0)
+    assert 7.8 < row["epsilon_released"] <= 8.0 < row["epsilon_server"]
+    assert 100 < row["bytes_up"] < 600
+    assert len(row["tuning"]["trials"]) == len(central["tuning"]["trials"]) == 3
+    assert row["step"] in [trial["step"] for trial in row["tuning"]["trials"]]
+    assert row["accuracy"]["values"] == [row["seeds"]["1"]["accuracy"]]
+    page = (out / "comparison.md").read_text()
+    assert f"| `random-projection` | 8 | {100 * row['accuracy']['mean']:.1f} % |" in page
+    for name in ("utility-elicitation.png", "bytes-elicitation.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+    before = {path: path.stat().st_mtime_ns for path in (out / "runs").iterdir()}
+    assert len(before) == 8
+    code, output = invoke(tmp_path, *options, "--seeds", "2", "--jobs", "1")
+    assert code == 0, output
+    after = {path: path.stat().st_mtime_ns for path in (out / "runs").iterdir()}
+    assert before.items() <= after.items()
+    assert len(after) == 10

@@ -1,0 +1,113 @@
+"""What a comparison consists of, and what it refuses before anything runs."""
+
+import math
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from common.config import ConfigError, RunConfig
+from common.data import evaluation_examples, private_examples
+from compare.plan import Cell, Wish, make_cells, read_changes, read_epsilons
+from server_app.launcher import read_preset
+from server_app.run import plan_run
+from tests.tiny import TINY
+
+SMALL: dict[str, Any] = {key: value for key, value in TINY.items() if key.startswith(("lora.", "codec.", "num-"))}
+WISH: dict[str, Any] = {
+    "strategies": ["lora", "dr-encoder"],
+    "epsilons": [4.0, math.inf],
+    "tasks": ["elicitation"],
+    "seeds": 2,
+    "clients": 6,
+}
+
+
+def cells_of(**changes: Any) -> list[Cell]:
+    return make_cells(Wish(**(WISH | changes)), read_preset("demo"), SMALL)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"strategies": ["lora", "lorra"]}, '"lorra": registered are dr-encoder'),
+        ({"strategies": ["lora", "lora"]}, "name each once"),
+        ({"strategies": []}, "at least one"),
+        ({"strategies": ["dr-encoder+codec.form"]}, "is not key=value"),
+        ({"strategies": ["dr-encoder+codec.form=circle"]}, "dr-encoder\\+codec.form=circle at epsilon 4"),
+        ({"strategies": ["lora+privacy.epsilon=9"]}, "privacy.epsilon is the comparison's own; use --epsilons"),
+        ({"epsilons": [4.0, 4.0]}, "name each once"),
+        ({"tasks": ["algebra"]}, '"algebra": there are elicitation, knowledge'),
+        ({"cohort": 7}, "--cohort 7: larger than the 6 clients"),
+        ({"seeds": 0}, "--seeds 0: at least 1"),
+        ({"trials": 2}, "--trials 2: at least 3"),
+        ({"tuning_seeds": 0}, "--tuning-seeds 0: at least 1"),
+        ({"controls": "some"}, "learned, all or none"),
+    ],
+)
+def test_a_wish_that_cannot_be_met_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        cells_of(**changes)
+
+
+@pytest.mark.parametrize("text", ["", "two", "1,-2", "0", "nan", "1,,2"])
+def test_epsilons_that_are_none_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="--epsilons"):
+        read_epsilons(text)
+
+
+def test_epsilons_and_keys_are_read_as_written() -> None:
+    assert read_epsilons("0.5, 2,inf") == [0.5, 2.0, math.inf]
+    assert read_changes(["codec.form=trained", "codec.size=64"], "--set") == {"codec.form": "trained", "codec.size": 64}
+
+
+@pytest.mark.parametrize("task", ["elicitation", "knowledge"])
+def test_steps_are_tuned_on_other_facts_than_those_that_are_evaluated(task: str) -> None:
+    cell = cells_of(tasks=[task])[-1]
+    asked = []
+    for job in (cell.tuning(1.0, 1), cell.evaluation(1.0, 1)):
+        config = RunConfig.parse(job.flat)
+        examples = evaluation_examples(config.data, config.seed)
+        assert examples is not None
+        asked.append(set(examples["prompt"]))
+        if task == "knowledge":
+            asked[-1] |= set(private_examples(config.data, 0, 6, config.seed)["prompt"])
+    assert not asked[0] & asked[1]
+
+
+def test_tuning_and_evaluation_share_no_seed() -> None:
+    cell = cells_of(seeds=1000)[-1]
+    assert {cell.tuning(1.0, number).flat["seed"] for number in range(1, 9)}.isdisjoint(range(1, 1001))
+
+
+def test_rows_of_one_epsilon_have_the_same_guarantee(adapted: Any) -> None:
+    """Whatever the strategy: the same δ = 1/(10 M), and an ε of the plan just below what was asked for."""
+    for cell in (cell for cell in cells_of() if cell.epsilon == 4.0):
+        config = RunConfig.parse(cell.flat)
+        plan = plan_run(config, adapted, 6)
+        assert plan.delta == pytest.approx(1 / 60)
+        assert 3.9 < plan.epsilon <= 4.0
+
+
+def test_the_centralised_reference_has_all_data_at_one_client_and_no_noise() -> None:
+    cells = cells_of()
+    central, private = (RunConfig.parse(cell.evaluation(0.1, 2).flat) for cell in (cells[0], cells[1]))
+    assert (central.federation.num_clients, central.privacy.is_private) == (1, False)
+    pooled = Counter(private_examples(central.data, 0, 1, 2)["prompt"])
+    apart = Counter(row for client in range(6) for row in private_examples(private.data, client, 6, 2)["prompt"])
+    assert pooled == apart
+    assert sum(pooled.values()) == 6 * private.data.examples_per_client
+    assert central.train.batch_size == 6 * private.train.batch_size
+
+
+@pytest.mark.parametrize(("wanted", "with_controls"), [("learned", ["dr-encoder+codec.form=trained"]), ("none", [])])
+def test_controls_are_run_beside_trained_codecs(wanted: str, with_controls: list[str]) -> None:
+    entries = ["lora", "dr-encoder", "dr-encoder+codec.form=trained", "random-projection"]
+    cells = cells_of(strategies=entries, epsilons=[4.0], controls=wanted)
+    assert [cell.entry.label for cell in cells if cell.controls] == with_controls
+    assert all(cell.controls == ("codes-zeroed", "no-update") for cell in cells if cell.controls)
+
+
+def test_the_cohort_is_a_hundred_or_everybody() -> None:
+    rates = [cells_of(clients=clients, epsilons=[4.0])[1].flat["privacy.sampling-rate"] for clients in (20, 400)]
+    assert rates == [1.0, 0.25]

@@ -1,0 +1,59 @@
+"""Which finished run answers which job."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.config import RunConfig
+from compare.runs import Job, Store, execute, failed
+
+
+def job(**changes: Any) -> Job:
+    keys = {key.replace("__", ".").replace("_", "-"): value for key, value in changes.items()}
+    return Job("evaluation", "a run", {**RunConfig().flat(), "privacy.epsilon": math.inf, **keys})
+
+
+def record(job: Job, **changes: Any) -> dict[str, Any]:
+    done = {"key": job.key, "flat": dict(job.flat), "code": "0", "status": "done", "report": {}, "label": job.label}
+    return done | changes
+
+
+def test_a_run_is_its_configuration_and_not_its_place() -> None:
+    assert job().key == job(output__dir="elsewhere").key
+    assert job().key == Job("control", "another label", job().flat).key
+    assert len({job().key, job(seed=2).key, job(server__learning_rate=2.0).key, job(codec__size=64).key}) == 4
+
+
+def test_what_is_done_is_found_and_what_failed_runs_again(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert store.find(job()) is None
+    store.add(failed(job(), "MemoryError: no"))
+    assert store.find(job()) is None
+    store.add(record(job()))
+    assert store.find(job(output__dir="elsewhere")) == record(job(), flat=job().flat | {"privacy.epsilon": "inf"})
+    assert store.find(job(seed=2)) is None
+
+
+def test_a_key_that_a_later_version_adds_orphans_no_run_but_a_changed_default_does(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    older = dict(job().flat)
+    del older["history.rows"]
+    store.add(record(job(), flat=older))
+    assert store.find(job()) is not None
+    store.add(record(job(), flat=older | {"history.rows": 7}))
+    assert store.find(job()) is None
+
+
+@pytest.mark.parametrize("torn", ["", '{"key": '])
+def test_a_file_that_is_no_record_is_no_finished_run(tmp_path: Path, torn: str) -> None:
+    store = Store(tmp_path)
+    (tmp_path / f"{job().key}.json").write_text(torn)
+    assert store.find(job()) is None
+
+
+def test_a_run_that_raises_is_a_record_of_its_error() -> None:
+    found = execute(job(strategy__name="absent", federation__num_clients=1))
+    assert (found["status"], found["key"]) == ("failed", job(strategy__name="absent", federation__num_clients=1).key)
+    assert 'ConfigError: strategy.name = "absent"' in found["error"]

@@ -1,0 +1,76 @@
+"""Jobs in worker processes: each once, in spite of crashes, and not again after a restart."""
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.config import RunConfig
+from compare import scheduler
+from compare.runs import Job, Store
+from tests.compare import fakes
+
+FLAT = RunConfig().flat()
+
+
+@pytest.fixture(autouse=True)
+def _fake_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler, "execute", fakes.execute)
+    monkeypatch.setattr(scheduler, "start_worker", fakes.start)
+
+
+def job(what: str, seed: int, marks: Path) -> Job:
+    return Job("evaluation", f"{what} {marks}", FLAT | {"seed": seed})
+
+
+def batches(*wanted: list[Job]) -> Generator[list[Job], list[Any], Any]:
+    """A study that asks for these batches, one after the other, and returns all of its records."""
+    records = []
+    for batch in wanted:
+        records += yield batch
+    return records
+
+
+def run(folder: Path, *studies: Any, workers: int = 2) -> tuple[list[Any], list[tuple[str, bool]]]:
+    told: list[tuple[str, bool]] = []
+    working = scheduler.Scheduler(
+        Store(folder / "runs"), workers, folder / "logs", lambda record, found: told.append((record["key"], found))
+    )
+    outcomes: list[Any] = working.run(list(studies))
+    return outcomes, told
+
+
+def times_run(marks: Path, job: Job) -> int:
+    path = marks / job.key
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def test_records_come_back_in_the_order_of_the_jobs(tmp_path: Path) -> None:
+    first = [job("sleep", seed, tmp_path) for seed in (1, 2, 3)]
+    second = [job("sleep", seed, tmp_path) for seed in (4, 1)]  # 1 is asked for by both, and run once
+    outcomes, told = run(tmp_path, batches(first, second[:1]), batches(second))
+    assert [[record["key"] for record in records] for records in outcomes] == [
+        [one.key for one in [*first, second[0]]],
+        [one.key for one in second],
+    ]
+    assert [times_run(tmp_path, one) for one in [*first, second[0]]] == [1] * 4
+    assert len(told) == 6
+
+
+def test_a_restart_runs_only_what_is_missing_or_failed(tmp_path: Path) -> None:
+    jobs = [job("sleep", 1, tmp_path), job("raise", 2, tmp_path)]
+    run(tmp_path, batches(jobs))
+    more = job("sleep", 3, tmp_path)
+    (records,), told = run(tmp_path, batches([*jobs, more]))
+    assert [times_run(tmp_path, one) for one in [*jobs, more]] == [1, 2, 1]
+    assert [record["status"] for record in records] == ["done", "failed", "done"]
+    assert sorted(found for _, found in told) == [False, False, True]
+
+
+def test_a_run_that_kills_its_process_is_recorded_and_the_others_are_done(tmp_path: Path) -> None:
+    jobs = [job(what, seed, tmp_path) for seed, what in enumerate(("sleep", "die", "sleep", "sleep"), start=1)]
+    (records,), _ = run(tmp_path, batches(jobs))
+    assert [record["status"] for record in records] == ["done", "failed", "done", "done"]
+    assert "its process died" in records[1]["error"]
+    assert times_run(tmp_path, jobs[1]) == 2

@@ -1,0 +1,50 @@
+"""Controls: what does not come from the clients must not look like a result, and a worse model must be called one."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.models import AdaptedModel
+from server_app.control import CONTROLS, controlled_code, controlled_gradient
+from server_app.report import _warning
+from tests.tiny import Files, final_adapter, run_tiny, tiny_config
+
+CONV = {"strategy.name": "dr-encoder", "codec.kind": "conv", "codec.size": 0, "codec.depth": 2, "prior.steps": 20}
+
+
+def test_each_control_takes_away_what_it_says() -> None:
+    code = torch.tensor([1.0, -2.0, torch.nan])
+    assert torch.equal(controlled_code("codes-zeroed", code), torch.zeros(3))
+    assert torch.equal(controlled_gradient("no-update", code), torch.zeros(3))
+    for control in ("none", "no-update"):
+        assert controlled_code(control, code) is code
+    for control in ("none", "codes-zeroed"):
+        assert controlled_gradient(control, code) is code
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+@pytest.mark.parametrize("name", ["random-projection", "conv"])
+def test_what_a_decoder_does_by_itself_is_seen_with_codes_zeroed(
+    files: Files, adapted: AdaptedModel, tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, control: str
+) -> None:
+    """A linear decoder does nothing; a convolution has biases, so it moves the model without any client."""
+    changes = {"strategy.name": name} if name != "conv" else CONV
+    folder = run_tiny(tiny_config(files, tmp_path, {**changes, "num-server-rounds": 1, "server.control": control}))
+    moved = not torch.equal(final_adapter(folder), adapted.initial)
+    assert moved == (control == "none" or (control == "codes-zeroed" and name == "conv"))
+    report = json.loads((folder.path / "report.json").read_text())
+    assert report["run"]["control"] == control
+    page, said = (folder.path / "report.md").read_text(), capfd.readouterr().out
+    assert ("CONTROL RUN, not a result" in page) == ("CONTROL RUN, not a result" in said) == (control != "none")
+
+
+@pytest.mark.parametrize(("final", "said"), [(0.30, ""), (0.281, ""), (0.279, "ended 2.1 points BELOW the base model")])
+def test_a_model_that_ends_more_than_two_points_below_the_base_is_called_so(final: float, said: str) -> None:
+    found = _warning({"accuracy": 0.3}, {"accuracy": final})
+    assert found.startswith(said) if said else found == ""
+
+
+def test_without_accuracy_there_is_nothing_to_warn_of() -> None:
+    assert _warning({"loss": 1.0}, {"loss": 2.0}) == ""

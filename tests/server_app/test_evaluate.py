@@ -1,0 +1,311 @@
+"""``dr-encoder evaluate`` on benchmarks in MMLU's and C-Eval's layout, and on generation sets, all on this disk."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import lm_eval
+import pytest
+import torch
+import yaml
+from lm_eval.tasks import TaskManager
+from typer.testing import CliRunner
+
+from common.config import ConfigError, DataConfig, EvaluationConfig
+from common.data import load_examples
+from common.models import AdaptedModel
+from server_app import cli, evaluation_columns, evaluation_generation, evaluation_harness, evaluation_report
+from server_app.evaluation import Evaluator
+from server_app.evaluation_adapter import adapter_config, load_adapter
+from server_app.evaluation_columns import SubjectScore, benchmarks
+from server_app.evaluation_generation import Prompts, score_texts, write_texts
+from server_app.evaluation_harness import Harness, HarnessSettings
+from tests.benchmark_files import CEVAL, MMLU, mmlu_questions, save_model, save_run, save_tasks
+from tests.tiny import write_jsonl
+
+FORMATS = Path(__file__).parents[1] / "data" / "formats"
+runner = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def adapter(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_run(tmp_path_factory.mktemp("results") / "run", model)
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tasks(tmp_path_factory.mktemp("tasks") / "own")
+
+
+@pytest.fixture(scope="module")
+def loaded(adapter: Path) -> tuple[AdaptedModel, torch.Tensor]:
+    return load_adapter(adapter, adapter_config(adapter, {}))
+
+
+def evaluate(adapter: Path, *options: str) -> tuple[int, str]:
+    result = runner.invoke(cli.app, ["evaluate", "--adapter", str(adapter), *options])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+def test_the_papers_columns_are_printed_and_written_for_base_and_adapter(
+    adapter: Path, tasks: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "scores.json"
+    options = ["--tasks", "mmlu,ceval-valid", "--include-path", str(tasks), "--shots", "1", "--out", str(out)]
+    code, output = evaluate(adapter, *options)
+    assert code == 0
+    report = json.loads(out.read_text())
+    found = report["scores"]["adapter"]
+    # the adapter says B: MMLU by question, C-Eval by subject
+    assert found["mmlu"]["columns"] == pytest.approx(
+        {"STEM": 80.0, "Social": 50.0, "Humanities": 0.0, "Others": 100.0, "Average": 100 * 6 / 12}
+    )
+    assert found["mmlu"]["questions"] == 12
+    assert found["ceval-valid"]["columns"] == pytest.approx(
+        {
+            "STEM": (25 + 100 + 100) / 3,
+            "Social": 50.0,
+            "Humanities": 0.0,
+            "Others": 100 * 2 / 3,
+            "Average": (25 + 100 + 100 + 50 + 0 + 200 / 3) / 6,
+            "Avg(Hard)": 62.5,
+        }
+    )
+    assert found["ceval-valid"]["subjects"] == {name: keys.count("B") / len(keys) for name, keys in CEVAL.items()}
+    assert report["scores"]["base"]["mmlu"]["subjects"] != found["mmlu"]["subjects"]
+    lines = output.splitlines()
+    table = lines.index("ceval-valid (accuracy in %, 18 questions, 1-shot)")
+    assert lines[table + 1].split() == ["STEM", "Social", "Humanities", "Others", "Average", "Avg(Hard)"]
+    assert lines[table + 2].split()[0] == "base"
+    assert lines[table + 3].split() == ["adapter", "75.00", "50.00", "0.00", "66.67", "56.94", "62.50"]
+    assert "Avg(Hard)" not in lines[lines.index("mmlu (accuracy in %, 12 questions, 1-shot)") + 1]
+    assert "held-out loss: not computed" in output
+
+
+@pytest.mark.parametrize("which", ["base", "adapter"])
+def test_the_harness_and_the_in_run_evaluation_agree(
+    loaded: tuple[AdaptedModel, torch.Tensor], tasks: Path, tmp_path: Path, which: str
+) -> None:
+    """Both ask MMLU's questions in the same words, so without examples before them they find the same."""
+    adapted, trained = loaded
+    values = trained if which == "adapter" else adapted.initial
+    found = Harness(["mmlu"], HarnessSettings(shots=0, include_path=str(tasks)))(adapted, values)["mmlu"]
+    data = DataConfig(format="mmlu")
+    rows = load_examples(str(write_jsonl(tmp_path / "mmlu.jsonl", mmlu_questions().to_list())), data)
+    expected = Evaluator(adapted, rows, data, EvaluationConfig())(values)
+    assert found["subjects"] == pytest.approx(expected.accuracy_by_group)
+    assert found["columns"]["Average"] == pytest.approx(100 * (expected.accuracy or 0))
+    assert set(found["subjects"]) == set(MMLU)
+
+
+def test_a_limit_takes_the_first_questions_and_no_base_is_left_out(adapter: Path, tasks: Path, tmp_path: Path) -> None:
+    out = tmp_path / "scores.json"
+    options = ["--include-path", str(tasks), "--shots", "0", "--limit", "2", "--no-base", "--out", str(out)]
+    code, _ = evaluate(adapter, "--tasks", "mmlu", *options)
+    assert code == 0
+    report = json.loads(out.read_text())
+    assert list(report["scores"]) == ["adapter"]
+    assert report["scores"]["adapter"]["mmlu"]["questions"] == sum(min(2, len(keys)) for keys in MMLU.values())
+    assert report["scores"]["adapter"]["mmlu"]["subjects"]["philosophy"] == 0.0
+
+
+def test_a_task_of_its_own_has_the_harnesss_metrics(adapter: Path, tasks: Path) -> None:
+    options = ["--include-path", str(tasks), "--shots", "1", "--no-base"]
+    code, output = evaluate(adapter, "--tasks", "mmlu_astronomy", *options)
+    assert code == 0
+    table = output.splitlines().index("mmlu_astronomy")
+    found = dict(zip(output.splitlines()[table + 1].split(), output.splitlines()[table + 2].split()[1:], strict=True))
+    assert found["acc,none"] == "1.000"
+    said = refused(adapter, "--tasks", "mmlu,mmlu_astronomy", *options)
+    assert "tasks mmlu, mmlu_astronomy: the harness cannot run them: Duplicate task 'mmlu_astronomy'" in said
+
+
+def test_disciplines_are_the_published_ones() -> None:
+    known = benchmarks()
+    sizes = {
+        name: [list(benchmark.disciplines.values()).count(d) for d in ("STEM", "Social", "Humanities", "Others")]
+        for name, benchmark in known.items()
+    }
+    assert sizes == {"mmlu": [19, 12, 13, 13], "ceval-valid": [20, 10, 11, 11]}
+    group = Path(lm_eval.__file__).parent / "tasks/ceval/_ceval-valid.yaml"
+    shipped = {task.removeprefix("ceval-valid_") for task in yaml.safe_load(group.read_text())["task"]}
+    assert set(known["ceval-valid"].disciplines) == shipped
+    assert len(known["ceval-valid"].hard) == 8
+    assert {known["ceval-valid"].disciplines[subject] for subject in known["ceval-valid"].hard} == {"STEM"}
+    assert known["mmlu"].disciplines["professional_law"] == "Humanities"
+
+
+def test_a_column_without_subjects_is_left_out() -> None:
+    assert benchmarks()["ceval-valid"].columns({"law": SubjectScore(0.5, 4)}) == {"Humanities": 50.0, "Average": 50.0}
+
+
+def test_texts_are_those_of_greedy_decoding_one_by_one(loaded: tuple[AdaptedModel, torch.Tensor]) -> None:
+    adapted, values = loaded
+    prompts = ["Data: a\nText:", "Data: name[Fern], food[French]\nText:", "x"]
+    expected = []
+    adapted.load(values)
+    for prompt in prompts:
+        ids = torch.tensor([adapted.tokenizer(prompt)["input_ids"]])
+        start = ids.shape[1]
+        for _ in range(6):
+            with torch.no_grad():
+                best = adapted.model(input_ids=ids).logits[0, -1].argmax()
+            if best == adapted.tokenizer.eos_token_id:
+                break
+            ids = torch.cat([ids, best.view(1, 1)], dim=1)
+        text = adapted.tokenizer.decode(ids[0, start:], skip_special_tokens=True)
+        expected.append(text.strip().partition("\n")[0].strip())
+    assert any(expected)
+    for batch_size in (1, 3):
+        assert write_texts(adapted, values, prompts, DataConfig(), batch_size, 6) == expected
+
+
+def test_references_of_one_prompt_are_gathered(loaded: tuple[AdaptedModel, torch.Tensor]) -> None:
+    data = DataConfig(format="dialogsum")
+    rows = load_examples(str(FORMATS / "dialogsum.jsonl"), data)
+    found = Prompts.of(rows, data, loaded[0], None)
+    assert found.references == [
+        ["#Person2# says the shop is open until six.", "#Person1# asks when the shop is open."],
+        ["#Person2# tells #Person1# where the key is."],
+    ]
+    assert Prompts.of(rows, data, loaded[0], 1).references == found.references[:1]
+
+
+def test_bleu_and_rouge_take_the_best_of_several_references() -> None:
+    references = [["one two three four five", "six seven eight nine ten"], ["a b c d e"]]
+    right = score_texts(["six seven eight nine ten", "a b c d e"], references)
+    assert right == pytest.approx({"bleu": 100.0, "rouge1": 100.0, "rouge2": 100.0, "rougeL": 100.0})
+    half = score_texts(["six seven eight nine ten", "v w x y z"], references)
+    assert half["rouge1"] == pytest.approx(50.0)
+    assert 0 < half["bleu"] < 60
+    order = score_texts(["e d c b a"], references[1:])
+    assert (order["rouge1"], order["rouge2"], order["rougeL"]) == pytest.approx((100.0, 0.0, 20.0))
+
+
+@pytest.mark.parametrize("name", ["e2e", "dart", "dialogsum"])
+def test_a_generation_set_is_scored_with_its_held_out_loss(adapter: Path, tmp_path: Path, name: str) -> None:
+    out = tmp_path / "scores.json"
+    path = FORMATS / f"{name}.jsonl"
+    code, output = evaluate(adapter, "--tasks", name, "--data", str(path), "--new-tokens", "4", "--out", str(out))
+    assert code == 0
+    found: dict[str, Any] = json.loads(out.read_text())["scores"]
+    assert list(found["adapter"][name]) == ["bleu", "rouge1", "rouge2", "rougeL", "prompts"]
+    assert found["adapter"][name]["prompts"] == 2
+    assert found["adapter"]["held-out"]["examples"] == 3
+    assert found["adapter"]["held-out"]["loss"] != found["base"]["held-out"]["loss"]
+    assert "rougeL" in output
+
+
+def test_the_runs_own_held_out_rows_are_scored_without_being_asked(adapter: Path, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "mmlu.jsonl", mmlu_questions().to_list())
+    code, output = evaluate(adapter, "--data", str(path), "--set", "data.format=mmlu", "--limit", "5")
+    assert code == 0
+    header, base, own = output.splitlines()[-3:]
+    assert header.split() == ["loss", "accuracy", "examples"]
+    assert own.split()[0] == "adapter"
+    assert own.split()[2:] == ["0.800", "5"], "four of the first five answers are B"
+    assert base.split()[0] == "base"
+    assert float(own.split()[1]) < float(base.split()[1])
+
+
+def test_a_model_without_a_run_is_named_by_the_adapter_or_the_user(adapter: Path, model: str, tmp_path: Path) -> None:
+    alone = tmp_path / "adapter"
+    alone.mkdir()
+    for file in adapter.iterdir():
+        (alone / file.name).write_bytes(file.read_bytes())
+    assert adapter_config(alone, {}).model.name == model
+    settings = json.loads((alone / "adapter_config.json").read_text())
+    (alone / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": None}))
+    assert adapter_config(alone, {"model.name": model}).lora.rank == 4
+    assert "names a model; give --model" in refused(alone)
+
+
+def refused(adapter: Path, *options: str) -> str:
+    code, output = evaluate(adapter, *options)
+    assert code == 1
+    assert output.startswith("error: ")
+    return output
+
+
+def test_an_adapter_that_is_not_there_or_does_not_fit_is_refused(adapter: Path, tmp_path: Path) -> None:
+    assert "no adapter_config.json there" in refused(tmp_path)
+    assert "does not fit" in refused(adapter, "--model", "demo")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"use_dora": True}, "use_dora = True"),
+        ({"bias": "all"}, "bias = 'all'"),
+        ({"peft_type": "IA3"}, "peft_type = 'IA3'"),
+        ({"target_modules": "all-linear"}, "target_modules = 'all-linear'"),
+    ],
+)
+def test_adapters_of_another_kind_are_refused(
+    adapter: Path, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings | changes))
+    assert f"only plain LoRA on named modules is supported, not {said}" in refused(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--tasks", "e2e"), "task e2e: give its held-out rows with --data"),
+        (("--tasks", "e2e,dart", "--data", "x.jsonl"), "tasks e2e, dart: one set with its --data at a time"),
+        (("--data", "/absent.jsonl"), 'data.evaluation = "/absent.jsonl": no such file'),
+        (("--set", "seed"), '--set "seed": expected key=value'),
+        (("--set", "seeds=1"), "seeds: unknown key"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused(adapter: Path, options: tuple[str, ...], said: str) -> None:
+    assert said in refused(adapter, *options)
+
+
+def test_an_unknown_task_is_refused_with_its_likes(adapter: Path, monkeypatch: pytest.MonkeyPatch, tasks: Path) -> None:
+    start = TaskManager.__init__
+    # the index of the harness's 15,000 files takes ten seconds; the own files stand for it
+    monkeypatch.setattr(
+        TaskManager, "__init__", lambda self, **_: start(self, include_path=str(tasks), include_defaults=False)
+    )
+    said = refused(adapter, "--tasks", "mmlu_astromony")
+    assert "tasks mmlu_astromony: neither the harness nor this app knows them; near are mmlu_astronomy" in said
+
+
+@pytest.mark.parametrize("task", ["mmlu", "e2e"])
+def test_without_the_extra_the_command_says_what_to_install(
+    adapter: Path, monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    for name in ("lm_eval.tasks", "sacrebleu", "rouge_score.rouge_scorer"):
+        monkeypatch.setitem(sys.modules, name, None)
+    options = ("--data", str(FORMATS / "e2e.jsonl"), "--new-tokens", "1") if task == "e2e" else ()
+    assert 'pip install "dr-encoder[evaluation]"' in refused(adapter, "--tasks", task, *options)
+
+
+@pytest.mark.parametrize("module", [evaluation_report, evaluation_harness, evaluation_generation, evaluation_columns])
+def test_the_extra_is_imported_only_to_be_used(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> None:
+    for name in ("lm_eval", "sacrebleu", "rouge_score"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert runpy.run_path(str(module.__file__))
+
+
+def test_missing_hub_data_is_refused_with_what_to_do(
+    loaded: tuple[AdaptedModel, torch.Tensor], tasks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise ConnectionError("Couldn't reach 'cais/mmlu' on the Hub")
+
+    harness = Harness(["mmlu"], HarnessSettings(include_path=str(tasks)))
+    monkeypatch.setattr(lm_eval, "simple_evaluate", unreachable)
+    with pytest.raises(ConfigError, match=r"tasks mmlu: their data could not be read: .*cais/mmlu.*--include-path"):
+        harness(*loaded)

@@ -1,0 +1,256 @@
+"""FEDLPP: what is broadcast, what is stepped on, what the report says, resume."""
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import ConfigRecord, Message, MetricRecord
+from torch import Tensor
+
+from common.config import ConfigError, RunConfig
+from common.models import AdaptedModel
+from common.quantize import QuantisedAdapter, quantise
+from common.wire import ADAPTER, pack_instruction, serialised_bytes, unpack_instruction
+from server_app.in_process import InProcessGrid
+from server_app.strategies.base import FederatedAdapter
+from tests.server_app.strategy_runs import NOISY, Make, rounds_of
+from tests.server_app.test_resume import killed_after, resumed
+from tests.tiny import CLIENTS, Files, final_adapter, run_tiny, start, tiny_config
+
+FEDLPP: dict[str, Any] = {"strategy.name": "fedlpp"}
+STOCHASTIC: dict[str, Any] = {**FEDLPP, "fedlpp.rounding": "stochastic"}
+
+
+class Recorder(InProcessGrid):
+    """Keeps what was sent and what was answered."""
+
+    sent: list[Message]
+    answered: list[Message]
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        asked = list(messages)
+        self.sent += asked
+        return super().push_messages(asked)
+
+    def answer(self, message: Message) -> Message | None:
+        reply = super().answer(message)
+        self.answered += [reply] if reply is not None else []
+        return reply
+
+
+def recorded(grid: InProcessGrid) -> Recorder:
+    grid.__class__ = Recorder
+    grid.sent, grid.answered = [], []  # type: ignore[attr-defined]
+    return grid  # type: ignore[return-value]
+
+
+def history(strategy: FederatedAdapter, grid: Recorder) -> tuple[list[Tensor], list[QuantisedAdapter]]:
+    """The server's adapter before each round, and what each round sent to its first client."""
+    adapters = [strategy.state.optimizer.adapter]
+    hooks = strategy.hooks
+
+    def evaluate(_: int, adapter: Tensor) -> None:
+        adapters.append(adapter)
+
+    strategy.hooks = type(hooks)(evaluate, hooks.on_prepared, hooks.on_round)
+    start(strategy, grid)
+    firsts = {message.metadata.group_id: message.content for message in reversed(grid.sent)}
+    proxies: Any = [unpack_instruction(firsts[key])[0] for key in sorted(firsts)]
+    return adapters, proxies
+
+
+@pytest.mark.parametrize("changes", [{}, {"fedlpp.bits": 1}, {"fedlpp.bits": 3, "fedlpp.levels": "normal"}])
+def test_clients_get_the_quantised_adapter_and_nothing_finer(make: Make, changes: dict[str, Any]) -> None:
+    strategy, grid = make({**FEDLPP, **changes})
+    adapters, proxies = history(strategy, recorded(grid))
+    settings = strategy.config.fedlpp
+    assert len(proxies) == 3
+    for adapter, proxy in zip(adapters, proxies, strict=False):
+        expected = quantise(adapter, strategy.layout, settings.bits, settings.levels)
+        assert torch.equal(proxy.codes, expected.codes)
+        assert torch.equal(proxy.ranges, expected.ranges)
+        assert not torch.equal(proxy.dequantise(strategy.layout), adapter)
+
+
+def test_every_client_of_a_round_gets_the_same_proxy_and_every_round_rounds_anew(make: Make) -> None:
+    strategy, grid = make({**STOCHASTIC, "server.learning-rate": 1e-30})
+    recorder = recorded(grid)
+    start(strategy, recorder)
+    seen: dict[str, set[bytes]] = {}
+    for message in recorder.sent:
+        codes: Any = message.content.config_records[ADAPTER]["codes"]
+        seen.setdefault(message.metadata.group_id, set()).add(codes)
+    assert [len(seen[key]) for key in sorted(seen)] == [1, 1, 1]
+    assert len(set.union(*seen.values())) == 3, "the adapter has not moved, its rounding has"
+
+
+def test_the_step_is_taken_on_full_precision_with_the_proxys_gradient(make: Make, adapted: AdaptedModel) -> None:
+    """Clients release what they would if the proxy were the adapter; the server adds that to its own."""
+    changes = {"num-server-rounds": 1, "server.learning-rate": 0.5}
+    strategy, grid = make({**FEDLPP, **changes})
+    before = strategy.state.optimizer.adapter
+    proxy = quantise(before, strategy.layout, 2).dequantise(strategy.layout)
+    plain, plain_grid = make({"strategy.name": "lora", **changes})
+    plain.state.optimizer.reset(proxy)
+    expected = start(plain, plain_grid) - proxy
+    assert expected.norm() > 0.1
+    torch.testing.assert_close(start(strategy, grid) - before, expected, rtol=1e-4, atol=1e-6)
+    full, full_grid = make({"strategy.name": "lora", **changes})
+    assert (start(full, full_grid) - before - expected).norm() > 0.1 * expected.norm()
+
+
+def test_several_local_steps_start_at_the_proxy(make: Make) -> None:
+    changes = {"num-server-rounds": 1, "train.local-steps": 3, "privacy.clipping": "clip", "privacy.clip-norm": 1e3}
+    strategy, grid = make({**FEDLPP, **changes})
+    before = strategy.state.optimizer.adapter
+    plain, plain_grid = make({"strategy.name": "lora", **changes})
+    plain.state.optimizer.reset(quantise(before, strategy.layout, 2).dequantise(strategy.layout))
+    proxy = plain.state.optimizer.adapter
+    torch.testing.assert_close(start(strategy, grid) - before, start(plain, plain_grid) - proxy, rtol=1e-3, atol=1e-5)
+
+
+def test_it_learns(files: Files, tmp_path: Path) -> None:
+    changes = {**FEDLPP, "num-server-rounds": 8, "server.learning-rate": 1.0, "fedlpp.bits": 3}
+    folder = run_tiny(tiny_config(files, tmp_path, changes))
+    outcome = json.loads((folder.path / "report.json").read_text())["outcome"]
+    assert outcome["final"]["loss"] < 0.9 * outcome["base"]["loss"]
+
+
+def test_it_costs_no_privacy_and_the_noise_is_that_of_plain_lora(make: Make) -> None:
+    """The proxy is a function of released adapters: same charges, same epsilon; 3,072 values, a false alarm in 1e-4."""
+    epsilons = []
+    for name in ("fedlpp", "lora"):
+        strategy, grid = make({**NOISY, "strategy.name": name, "privacy.trust": "distributed"})
+        start(strategy, grid)
+        epsilons.append(strategy.account.certify())
+    assert epsilons[0] == pytest.approx(epsilons[1], rel=1e-9)
+    adapters = []
+    for noise in ({}, {**NOISY, "privacy.trust": "distributed"}):
+        strategy, grid = make({**FEDLPP, **noise, "num-server-rounds": 1})
+        adapters.append(start(strategy, grid).double())
+    assert 0.95 < ((adapters[1] - adapters[0]) * CLIENTS).square().mean().sqrt() / 2.0 < 1.05
+
+
+def test_updates_are_whole_unless_they_are_compressed(make: Make) -> None:
+    for changes, size in (({}, 3072), ({"fedlpp.compress": True}, 64)):
+        strategy, grid = make({**FEDLPP, **changes})
+        recorder = recorded(grid)
+        start(strategy, recorder)
+        assert strategy.codec.size == size
+        replies: Any = [message.content.config_records["release"]["values"] for message in recorder.answered]
+        assert {len(values) for values in replies} == {4 * size}
+
+
+def test_compressed_updates_need_a_codec_that_suits(make: Make) -> None:
+    strategy, grid = make({**FEDLPP, "fedlpp.compress": True, "codec.form": "trained"})
+    with pytest.raises(ConfigError, match=r"codec\.form = 'trained'"):
+        strategy.prepare(grid)
+
+
+def test_the_printed_mechanism_takes_whole_updates_and_wants_tensors_apart_in_codes() -> None:
+    printed = {**FEDLPP, "privacy.mechanism": "printed", "privacy.trust": "local", "privacy.clipping": "clip"}
+    RunConfig.parse(printed)
+    with pytest.raises(ConfigError, match=r'set codec\.form = "per-tensor"'):
+        RunConfig.parse({**printed, "fedlpp.compress": True})
+
+
+def test_the_report_scores_the_saved_adapter_and_its_proxy_and_their_gap(make: Make) -> None:
+    def evaluate(_: int, adapter: Tensor) -> MetricRecord:
+        return MetricRecord({"loss": float(len(adapter.unique())), "accuracy": 0.25, "retention": 0.5})
+
+    strategy, grid = make(FEDLPP, evaluate)
+    after = start(strategy, grid)
+    found: Any = strategy.details()
+    proxy = quantise(after, strategy.layout, 2).dequantise(strategy.layout)
+    assert found["global"] == {"loss": len(after.unique()), "accuracy": 0.25}
+    assert found["proxy"] == {"loss": len(proxy.unique()), "accuracy": 0.25}
+    assert found["gap"] == {"loss": len(after.unique()) - len(proxy.unique()), "accuracy": 0.0}
+    assert found["proxy_bytes"] == 3072 // 4 + 8 * len(strategy.layout.tensors)
+
+
+@pytest.fixture(scope="module")
+def noisy(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    changes = {**STOCHASTIC, **NOISY, "privacy.insecure-seed": 7, "privacy.sampling-rate": 0.7, "num-server-rounds": 4}
+    config = tiny_config(files, tmp_path_factory.mktemp("whole"), changes)
+    return config, run_tiny(config)
+
+
+def test_the_page_and_the_terminal_tell_the_gap(noisy: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    _, folder = noisy
+    report = json.loads((folder.path / "report.json").read_text())
+    named = report["strategy"]
+    assert named["global"]["loss"] == report["outcome"]["final"]["loss"]
+    assert named["proxy"]["loss"] != named["global"]["loss"]
+    assert named["gap"]["accuracy"] == named["global"]["accuracy"] - named["proxy"]["accuracy"]
+    line = named["summary"]
+    assert f"{named['proxy']['accuracy']:.1%} (proxy)" in line
+    assert f"{named['global']['loss']:.3f} (kept here)" in line
+    assert line in (folder.path / "report.md").read_text()
+    from server_app.progress import Narrator  # noqa: PLC0415
+
+    Narrator().closing(report)
+    assert line in capsys.readouterr().out
+
+
+def test_without_public_examples_the_report_has_bytes_only(make: Make) -> None:
+    strategy, grid = make(FEDLPP)
+    start(strategy, grid)
+    assert set(strategy.details()) == {"proxy_bytes", "proxy_times_smaller"}
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_a_resumed_run_with_random_rounding_ends_where_an_uninterrupted_one_ends(
+    noisy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compress: bool
+) -> None:
+    config, whole = noisy
+    changes = {"fedlpp.compress": compress}
+    if compress:
+        config = RunConfig.parse(config.flat() | changes | {"output.dir": str(tmp_path / "whole")})
+        whole = run_tiny(config)
+    config = RunConfig.parse(config.flat() | {"output.dir": str(tmp_path / "killed")})
+    folder = killed_after(config, 2, monkeypatch)
+    resumed(config, folder)
+    assert torch.equal(final_adapter(folder), final_adapter(whole))
+    reports = [json.loads((each.path / "report.json").read_text()) for each in (folder, whole)]
+    assert reports[0]["strategy"] == reports[1]["strategy"]
+    assert reports[0]["communication"] == reports[1]["communication"]
+
+
+def test_the_rounds_bytes_are_those_of_the_packed_proxy(make: Make) -> None:
+    strategy, grid = make(FEDLPP)
+    recorder = recorded(grid)
+    start(strategy, recorder)
+    sizes = {serialised_bytes(message.content) for message in recorder.sent}
+    assert [r.bytes_down for r in rounds_of(strategy)] == [CLIENTS * size for size in sizes] * 3
+    content = recorder.sent[0].content
+    _, spec, task = unpack_instruction(content)
+    plain = serialised_bytes(pack_instruction(torch.zeros(strategy.layout.size), spec, task))
+    assert plain - max(sizes) > 0.9 * 3072 * (4 - 1 / 4)
+
+
+@pytest.mark.parametrize("change", [{"size": 3071}, {"ranges": bytes(8)}, {"bits": 3}, {"codes": b""}])
+def test_a_client_refuses_a_proxy_that_is_not_of_its_adapter(make: Make, change: dict[str, Any]) -> None:
+    """Before its site is charged, saying why."""
+    strategy, grid = make({**FEDLPP, **NOISY})
+    strategy.state.codec = strategy.prepare(grid)
+    from server_app.strategies.base import pack_adapter  # noqa: PLC0415
+
+    (message, *_) = strategy.configure_train(1, pack_adapter(strategy.state.optimizer.adapter), ConfigRecord(), grid)
+    held: Any = message.content[ADAPTER]
+    message.content[ADAPTER] = ConfigRecord({**held, **change})
+    reply = grid.answer(message)
+    assert reply is not None
+    assert reply.error.reason.startswith("WireError: quantised adapter")
+    assert not grid._contexts[message.metadata.dst_node_id].state
+
+
+def test_an_adapter_that_is_not_finite_ends_in_divergence_not_in_an_error(make: Make) -> None:
+    strategy, grid = make({**FEDLPP, "server.learning-rate": 3e38, "privacy.clip-norm": 1e4})
+    before = strategy.state.optimizer.adapter
+    assert torch.equal(start(strategy, grid), before)
+    assert "diverged" in strategy.stop_reason
+    assert math.isfinite(float(strategy.details()["proxy_times_smaller"]))  # type: ignore[arg-type]

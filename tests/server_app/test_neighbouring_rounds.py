@@ -1,0 +1,156 @@
+"""Neighbouring rounds of every strategy, from ``configure_train`` through the clients to the adapter that comes out.
+
+Neighbours under zero-out adjacency: in one world a client's contribution is replaced by zero (it has the zero gradient,
+or nothing comes from it), all else being equal. Round 2 is looked at, so that the codec has been redrawn and a prior
+made from released steps is there.
+"""
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import ConfigRecord, Message
+from torch import Tensor
+
+from client_app import app as client_module
+from common.codecs import HistoryCodec
+from common.privacy import noise
+from common.privacy.mechanism import ReleaseTerms
+from common.privacy.noise import GridVector, RandomSource
+from server_app.in_process import InProcessGrid
+from server_app.strategies import STRATEGIES, base
+from server_app.strategies.base import FederatedAdapter, pack_adapter
+from tests.server_app.strategy_runs import Make
+from tests.tiny import CLIENTS, vectors
+
+CLIP, RATE, TRIALS = 0.7, 0.9, 4
+CHANGED = 4  # the node whose contribution is there or not
+SETTING: dict[str, Any] = {
+    "privacy.clip-norm": CLIP,
+    "privacy.sampling-rate": RATE,
+    "server.optimizer": "sgd",
+    "server.learning-rate": 1.0,
+    "history.rows": 4,
+}
+ALL = set(range(1, CLIENTS + 1))
+ORIGINAL = base.combine
+
+
+class World(InProcessGrid):
+    """A grid whose clients have the gradients that they are given, but for those with nothing and those that fail."""
+
+    gradients: Tensor
+    without: set[int]
+    silent: set[int]
+
+    def answer(self, message: Message) -> Message | None:
+        node = message.metadata.dst_node_id
+        gradient = torch.zeros_like(self.gradients[0]) if node in self.without else self.gradients[node - 1]
+        client_module.local_update = lambda *_: gradient  # type: ignore[assignment]
+        return None if node in self.silent else super().answer(message)
+
+
+class Rounds:
+    """One strategy, the totals that its rounds decode, and a way to run the same round again."""
+
+    def __init__(self, make: Make, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]) -> None:
+        monkeypatch.setattr(client_module, "local_update", None)  # ``World`` sets it, and this takes it back
+        monkeypatch.setattr(base, "poisson_sample", lambda nodes, *_: list(nodes))
+        monkeypatch.setattr(base, "combine", self.combine)
+        self.combined: list[tuple[Tensor, ReleaseTerms]] = []
+        self.strategy, grid = make({**SETTING, **changes})
+        self.strategy.state.codec = self.strategy.prepare(grid)
+        grid.__class__ = World
+        self.grid: World = grid  # type: ignore[assignment]
+        self.run(1, vectors(CLIENTS, self.strategy.layout.size, 3))
+        self.state = copy.deepcopy(self.strategy.state)
+
+    def combine(self, releases: Iterable[Any], terms: ReleaseTerms, source: RandomSource) -> Tensor:
+        total = ORIGINAL(list(releases), terms, source)
+        self.combined.append((total, terms))
+        return total
+
+    def run(self, number: int, gradients: Tensor, without: Iterable[int] = (), silent: Iterable[int] = ()) -> Tensor:
+        """The round's step of the adapter."""
+        self.grid.gradients, self.grid.without, self.grid.silent = gradients, set(without), set(silent)
+        before = self.strategy.state.optimizer.adapter
+        messages = self.strategy.configure_train(number, pack_adapter(before), ConfigRecord(), self.grid)
+        assert {message.metadata.dst_node_id for message in messages} == ALL
+        self.strategy.aggregate_train(number, self.grid.send_and_receive(messages))
+        return self.strategy.state.optimizer.adapter.double() - before.double()
+
+    def second(self, gradients: Tensor, **missing: Iterable[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Round 2 from the same state: the step of the adapter, the total that was decoded, the history after it."""
+        self.strategy.state = copy.deepcopy(self.state)
+        step = self.run(2, gradients, **missing)
+        return step, self.combined[-1][0], history_of(self.strategy)
+
+
+def gradients_of(trial: int, size: int) -> Tensor:
+    """One gradient per client, of scales from about 1e-2 to 1e2."""
+    return vectors(CLIENTS, size, 200 + trial) * 10 ** vectors(CLIENTS, 1, 100 + trial)
+
+
+def history_of(strategy: FederatedAdapter) -> Tensor:
+    """What a strategy carries to the next round beside the adapter."""
+    arrays = strategy.codec.state().arrays
+    assert isinstance(strategy.codec, HistoryCodec) == ("history" in arrays)
+    return arrays.get("history", torch.zeros(strategy.layout.size)).double()
+
+
+@pytest.mark.parametrize("clipping", ["normalize", "clip"])
+@pytest.mark.parametrize("missing", ["without", "silent"])
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_one_client_moves_what_is_decoded_by_the_clip_norm_over_the_expected_cohort(
+    make: Make, monkeypatch: pytest.MonkeyPatch, name: str, missing: str, clipping: str
+) -> None:
+    """Noise off. The decoded code moves by C/(p M) at most (to float32), and all else by what that decodes to."""
+    rounds = Rounds(make, monkeypatch, {"strategy.name": name, "privacy.clipping": clipping})
+    codec, expected, largest = rounds.strategy._codec_of(2), RATE * CLIENTS, 0.0
+    for trial in range(TRIALS):
+        gradients = gradients_of(trial, codec.dim)
+        step, total, history = rounds.second(gradients)
+        other_step, other_total, other_history = rounds.second(gradients, **{missing: {CHANGED}})
+        moved = (total - other_total).double() / expected
+        assert moved.norm() <= CLIP / expected * (1 + 1e-5)
+        decoded = (codec.decode(total / expected) - codec.decode(other_total / expected)).double()
+        torch.testing.assert_close(step - other_step, -decoded, rtol=1e-4, atol=1e-6)
+        if name == "history-prior":
+            torch.testing.assert_close(history - other_history, -decoded, rtol=1e-4, atol=1e-6)
+        largest = max(largest, float(moved.norm()))
+    assert largest > 0.99 * CLIP / expected, "the bound is reached, so the test can fail"
+
+
+@pytest.mark.parametrize("trust", ["central", "distributed", "local"])
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_under_the_same_noise_one_client_moves_the_total_by_the_clip_norm_in_exact_integers(
+    make: Make, monkeypatch: pytest.MonkeyPatch, name: str, trust: str
+) -> None:
+    """Rounding to the grid stays inside the ball of B steps, so the bound on the squared norm is B², with no allowance.
+
+    Rounding draws its bits from a source of its own here: it may take several attempts, after which a client's noise
+    would be another.
+    """
+    original = noise.quantize
+
+    def quantize(values: Any, bound: float, resolution: int, _: RandomSource) -> GridVector:
+        return original(values, bound, resolution, RandomSource.insecure(17))
+
+    monkeypatch.setattr(noise, "quantize", quantize)
+    private = {"privacy.epsilon": 0.0, "privacy.noise-multiplier": 1.0, "privacy.insecure-seed": 3}
+    rounds = Rounds(make, monkeypatch, {"strategy.name": name, "privacy.trust": trust, **private})
+    largest = 0.0
+    for trial in range(TRIALS):
+        gradients = gradients_of(trial, rounds.strategy.layout.size)
+        totals = [rounds.second(gradients, without=without)[1] for without in ((), {CHANGED})]
+        terms = rounds.combined[-1][1]
+        assert terms.noise_multiplier == 1.0
+        in_steps = [(total.double() / terms.grid_step).round().long() for total in totals]
+        assert all(values.abs().max() < 2**24 for values in in_steps), "or float32 would not hold the integers"
+        assert all(values.abs().max() > terms.resolution for values in in_steps), "there is noise"
+        moved = in_steps[0] - in_steps[1]
+        assert int(moved @ moved) <= terms.resolution**2
+        largest = max(largest, float(moved.double().norm()) / terms.resolution)
+    assert largest > 0.98
