@@ -1,8 +1,9 @@
 """What travels between server and clients, and nothing else: record names, schema version, checks, byte counts.
 
-An instruction (train, statistics, gradients) carries the flat adapter or its quantised proxy, the encoder and the release
-terms. A reply carries one vector (the released code, as plain bytes: nothing to parse, nothing to spare) and the round
-it belongs to. No loss, no example count, no timing leaves a client: each would be a release outside the mechanism.
+An instruction (train, statistics, gradients) carries the flat adapter or its quantised proxy, the encoder and the
+release terms. A reply carries one vector (the released code, as plain bytes: nothing to parse, nothing to spare) and
+the round it belongs to. No loss, no example count, no timing leaves a client: each would be a release outside the
+mechanism.
 """
 
 from collections.abc import Mapping
