@@ -44,3 +44,9 @@ def train(message: Message, context: Context) -> Message:
 def statistics(message: Message, context: Context) -> Message:
     """Stage 1, see ``client_app.app.statistics``."""
     return _client.app(message, context)
+
+
+@app.query("gradients")
+def gradients(message: Message, context: Context) -> Message:
+    """Stage 1 of FedCG, see ``client_app.app.gradients``."""
+    return _client.app(message, context)

@@ -23,7 +23,7 @@ def noise_multiplier(epsilon: float, rate: float, clients: int, delta: float) ->
         "privacy.delta": delta,
         "num-server-rounds": ROUNDS,
     }
-    return make_plan(RunConfig.parse(settings), clients, 256, 0).round.noise_multiplier
+    return make_plan(RunConfig.parse(settings), clients, 256, None).round.noise_multiplier
 
 
 def needed(noise: float, code: int, ratio: float) -> int:

@@ -25,7 +25,7 @@ from common.scale_code import ScaleCode
 from server_app.launcher import read_preset
 from server_app.prior import QUALITY_SAMPLES, SyntheticGradients, train_prior
 from server_app.prior_settings import prior_settings
-from server_app.privacy_plan import make_plan
+from server_app.privacy_plan import make_plan, statistics_stage
 
 CODECS: dict[str, dict[str, str | int]] = {
     "linear, global": {"codec.form": "global"},
@@ -169,7 +169,8 @@ def _cell(values: list[float]) -> str:
 def stage_one_cost(config: RunConfig, statistics_size: int) -> tuple[float, float]:
     """Stage-2 noise multipliers of the demo's plan without and with a private stage 1 of ``statistics_size`` values."""
     clients = config.federation.num_clients
-    without, with_it = (make_plan(config, clients, config.codec.size, size) for size in (0, statistics_size))
+    stages = (None, statistics_stage(config, statistics_size))
+    without, with_it = (make_plan(config, clients, config.codec.size, stage) for stage in stages)
     return without.round.noise_multiplier, with_it.round.noise_multiplier
 
 

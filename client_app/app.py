@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
+from torch import Tensor
 
 from client_app.guard import guarded, or_nothing
 from client_app.local_update import gradient_stream, local_update
@@ -50,6 +51,44 @@ def statistics(message: Message, context: Context) -> Message:
     return Message(pack_release(values, task.round), reply_to=message)
 
 
+@app.query("gradients")
+@guarded
+def gradients(message: Message, context: Context) -> Message:
+    """Stage 1 of FedCG (TGAP): release this client's LoRA gradients of a few local steps, on examples of their own.
+
+    In the clear only if the instruction says so and the site's policy allows it; else clipped all together and noised.
+    """
+    sent, _, task = unpack_instruction(message.content)
+    site = Site.of(context)
+    settings, layout = site.config.fedcg, site.adapted.layout
+    site.check(task, vectors=settings.gradients_per_client)
+    adapter = received_adapter(sent, layout)
+    size = settings.gradients_per_client * layout.size
+    if size != task.terms.size:
+        raise WireError(f"the gradients have {size} values, the release terms say {task.terms.size}")
+    site.charge(task, context)
+    train = site.config.train.model_copy(
+        update={
+            "local_steps": settings.gradients_per_client,
+            "local_epochs": 0,
+            "learning_rate": settings.learning_rate,
+        }
+    )
+
+    def collect() -> Tensor:
+        examples, _ = site.split()
+        if not len(examples):  # zeros: an error would tell how few examples there are
+            return torch.zeros(size)
+        stream = gradient_stream(site.adapted, adapter, examples, train, site.seed(0))
+        return torch.cat([gradient.cpu() for gradient in stream])
+
+    if task.raw:
+        values = collect().numpy()
+    else:
+        values = release(or_nothing(collect, size, context), task.terms, site.noise_source(0))
+    return Message(pack_release(values, task.round), reply_to=message)
+
+
 @app.train()
 @guarded
 def train(message: Message, context: Context) -> Message:
@@ -65,7 +104,7 @@ def train(message: Message, context: Context) -> Message:
         raise WireError(f"the encoder makes {encoder.size} values, the release terms say {task.terms.size}")
     site.charge(task, context)  # the last that may refuse: from here on the answer is a release
     gradient = or_nothing(
-        lambda: local_update(site.adapted, adapter, site.examples, site.config.train, site.seed(task.round)),
+        lambda: local_update(site.adapted, adapter, site.split()[1], site.config.train, site.seed(task.round)),
         site.adapted.layout.size,
         context,
     )

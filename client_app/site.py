@@ -13,12 +13,13 @@ from client_app.site_ledger import charge_release
 from common.app_digest import app_digest
 from common.codecs.base import Encoder, EncoderSpec, build_encoder
 from common.config import RunConfig
-from common.data import TokenisedExamples, private_tokens
+from common.data import TokenisedExamples, private_tokens, split_rows
 from common.models import AdaptedModel, load_adapted_model
 from common.privacy.noise import RandomSource
 from common.wire import Task
 
 _MIX = 0x9E3779B97F4A7C15  # odd constant that spreads (seed, partition, round) over 63 bits
+_SPLIT = -1  # in place of a round
 
 
 class CodeMismatch(RuntimeError):
@@ -52,8 +53,19 @@ class Site:
         )
         return cls(config, partition, adapted, examples, SitePolicy.from_node_config(node))
 
-    def check(self, task: Task) -> None:
-        """Refuse an instruction of other code (``CodeMismatch``) or beyond the site's policy (``PolicyRefusal``)."""
+    def split(self) -> tuple[TokenisedExamples, TokenisedExamples]:
+        """The examples of stage 1 and those of the rounds: all in both, but for a strategy that keeps them apart."""
+        share = self.config.stage_one_share
+        if not share:
+            return self.examples, self.examples
+        first, rest = split_rows(len(self.examples), share, self.seed(_SPLIT))
+        return self.examples.select(first), self.examples.select(rest)
+
+    def check(self, task: Task, *, vectors: int = 1) -> None:
+        """Refuse an instruction of other code (``CodeMismatch``) or beyond the site's policy (``PolicyRefusal``).
+
+        ``vectors``: vectors of the adapter's size that the release may hold.
+        """
         if task.code_digest != app_digest():
             raise CodeMismatch(
                 f"the server runs app code {task.code_digest}, this client runs {app_digest()}: submit and deploy the "
@@ -64,9 +76,12 @@ class Site:
                 f"this site refuses: privacy.insecure-seed = {self.config.privacy.insecure_seed} makes its noise "
                 "reproducible, and its policy says allow-raw-gradients = false"
             )
-        values = self.adapted.layout.size
+        values = vectors * self.adapted.layout.size
         if task.terms.size > values:
-            raise PolicyRefusal(f"this site refuses: size = {task.terms.size}, above its adapter's size = {values}")
+            times = f"{vectors} times " if vectors > 1 else ""
+            raise PolicyRefusal(
+                f"this site refuses: size = {task.terms.size}, above {times}its adapter's size = {values}"
+            )
         self.policy.check(task.terms, raw=task.raw)
 
     def charge(self, task: Task, context: Context) -> None:

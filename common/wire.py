@@ -1,8 +1,9 @@
 """What travels between server and clients, and nothing else: record names, schema version, checks, byte counts.
 
-A train or statistics instruction carries the flat adapter (or its quantised proxy), the encoder and the release terms.
-A reply carries one vector (the released code, as plain bytes: nothing to parse, nothing to spare) and the round it
-belongs to. No loss, no example count, no timing leaves a client: each would be a release outside the mechanism.
+An instruction (train, statistics, gradients) carries the flat adapter or its quantised proxy, the encoder and the
+release terms. A reply carries one vector (the released code, as plain bytes: nothing to parse, nothing to spare) and
+the round it belongs to. No loss, no example count, no timing leaves a client: each would be a release outside the
+mechanism.
 """
 
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ from common.quantize import QuantisedAdapter
 
 _R = TypeVar("_R", ArrayRecord, ConfigRecord)
 SCHEMA = 1
-STATISTICS = "query.statistics"
+STATISTICS, GRADIENTS = "query.statistics", "query.gradients"
 TRAIN = "train"
 ADAPTER, ENCODER, TASK, RELEASE = "adapter", "encoder", "task", "release"
 _PROXY_FIELDS: dict[str, type] = {"bits": int, "levels": str, "size": int, "codes": bytes, "ranges": bytes}
@@ -44,7 +45,6 @@ class Task:
 
 def pack_instruction(adapter: Tensor | QuantisedAdapter, encoder: EncoderSpec, task: Task) -> RecordDict:
     """An instruction: the flat adapter (shape ``[n]``) or its proxy, the encoder's specification and the task."""
-    arrays = {f"array.{name}": Array(value.contiguous().numpy()) for name, value in encoder.arrays.items()}
     terms = task.terms
     header = {
         "schema": SCHEMA,
@@ -59,15 +59,20 @@ def pack_instruction(adapter: Tensor | QuantisedAdapter, encoder: EncoderSpec, t
         "normalize": terms.normalize,
         "per-tensor": terms.per_tensor,
     }
-    fields = {"kind": encoder.kind, "version": encoder.version, **encoder.fields}
     return RecordDict(
         {
             ADAPTER: _pack_proxy(adapter) if isinstance(adapter, QuantisedAdapter) else _pack_flat(adapter),
-            ENCODER: ConfigRecord(cast("Any", fields)),
-            f"{ENCODER}-arrays": ArrayRecord(arrays),
+            **pack_encoder(encoder),
             TASK: ConfigRecord(cast("Any", header)),
         }
     )
+
+
+def pack_encoder(encoder: EncoderSpec) -> RecordDict:
+    """An encoder's part of an instruction."""
+    fields = {"kind": encoder.kind, "version": encoder.version, **encoder.fields}
+    arrays = {f"array.{name}": Array(value.contiguous().numpy()) for name, value in encoder.arrays.items()}
+    return RecordDict({ENCODER: ConfigRecord(cast("Any", fields)), f"{ENCODER}-arrays": ArrayRecord(arrays)})
 
 
 def unpack_instruction(content: RecordDict) -> tuple[Tensor | QuantisedAdapter, EncoderSpec, Task]:

@@ -27,6 +27,7 @@ from server_app.privacy_plan import (
     provable,
     round_terms,
     stage_two_terms,
+    statistics_stage,
     why_infinite,
     why_infinite_to_server,
 )
@@ -110,8 +111,8 @@ def solve(question: Question, *, curve_points: int) -> Budget:
     _check(question)
     try:
         config = _config(question)
-        statistics_values = question.code_values if question.statistics_share else 0
-        plan = make_plan(config, question.clients, question.code_values, statistics_values)
+        stage = statistics_stage(config, question.code_values) if question.statistics_share else None
+        plan = make_plan(config, question.clients, question.code_values, stage)
         participations = participation_limit(plan, plan.rounds)
         messages = _messages(question, config, plan)
     except ConfigError as error:

@@ -51,6 +51,7 @@ def save_checkpoint(folder: Path, state: RunState, progress: Progress) -> None:
         "failed-in-a-row": state.failed_in_a_row,
         "base-loss": state.base_loss,
         "prior": state.prior,
+        "stage-one": state.stage_one,
         "codec": {"kind": codec.kind, "version": codec.version, "fields": dict(codec.fields)},
         "elapsed": progress.elapsed,
         "ledger-head": progress.ledger_head,
@@ -94,6 +95,7 @@ def load_checkpoint(folder: Path, config: RunConfig, layout: Layout) -> tuple[Ru
         failed_in_a_row=payload["failed-in-a-row"],
         base_loss=payload["base-loss"],
         prior=payload["prior"],
+        stage_one=payload["stage-one"],
     )
     return state, Progress(payload["elapsed"], payload["ledger-head"], payload["clients"])
 

@@ -7,6 +7,7 @@ AutoEncoder to them and keeps the decoder. ``train_prior`` is the algorithm in t
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +70,30 @@ class PriorReport:
     seconds: float
     encoder_bytes: int
     losses: tuple[float, ...] = field(default=())
+
+    def figures(self) -> dict[str, float]:
+        """All of it as numbers by name, for the report; of the losses the first and the last."""
+        losses = {"first_loss": self.losses[0], "last_loss": self.losses[-1]} if self.losses else {}
+        return self.quality | {"encoder_bytes": float(self.encoder_bytes), "seconds": self.seconds} | losses
+
+
+class Gradients(Protocol):
+    """What an AutoEncoder is trained on."""
+
+    def sample(self, count: int) -> Tensor:
+        """Draw ``count`` gradients, shape ``[count, n]``."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+
+    @property
+    def rms(self) -> float:
+        """Root of the mean square of a value."""
+
+    @property
+    def bound(self) -> float:
+        """What (nearly) no magnitude exceeds."""
 
 
 class SyntheticGradients:
@@ -164,7 +189,7 @@ def _linear(
 ) -> _Result:
     """Derive the seeded forms in closed form, train the other one."""
     if settings.form == "trained":
-        return _train(DENSE, settings.size, layout, settings, synthetic, scale=synthetic.rms)
+        return train_autoencoder(DENSE, settings.size, layout, settings, synthetic, scale=synthetic.rms)
     codec = LinearCodec.of_form(
         layout,
         settings.size,
@@ -177,8 +202,7 @@ def _linear(
 
 
 def _conv(layout: Layout, _: GradientStatistics, settings: PriorSettings, synthetic: SyntheticGradients) -> _Result:
-    _check_only_size(settings, CONV.code_size(layout.size, settings.depth))
-    return _train(CONV, settings.depth, layout, settings, synthetic, scale=synthetic.bound)
+    return train_conv(layout, settings, synthetic)
 
 
 _AUTOENCODERS: dict[str, Callable[[Layout, GradientStatistics, PriorSettings, SyntheticGradients], _Result]] = {
@@ -188,16 +212,16 @@ _AUTOENCODERS: dict[str, Callable[[Layout, GradientStatistics, PriorSettings, Sy
 }
 
 
-def _train(
+def train_autoencoder(
     architecture: Architecture,
     option: int,
     layout: Layout,
     settings: PriorSettings,
-    synthetic: SyntheticGradients,
+    gradients: Gradients,
     *,
     scale: float,
-) -> _Result:
-    """Minimise ‖Dec∘Enc(Ĝ) - Ĝ‖² / ‖Ĝ‖² by Adam on fresh synthetic gradients in every step."""
+) -> tuple[NeuralCodec, tuple[float, ...]]:
+    """Minimise ‖Dec∘Enc(Ĝ) - Ĝ‖² / ‖Ĝ‖² by Adam on newly drawn gradients in every step."""
     architecture.code_size(layout.size, option)
     if scale == 0:
         raise ValueError("statistics are zero everywhere: no synthetic gradient differs from zero")
@@ -209,11 +233,11 @@ def _train(
         )
         if architecture.initialise:
             architecture.initialise(encoder, decoder)
-    autoencoder = nn.Sequential(encoder, decoder).to(synthetic.device).train()
+    autoencoder = nn.Sequential(encoder, decoder).to(gradients.device).train()
     optimizer = torch.optim.Adam(autoencoder.parameters(), lr=settings.learning_rate)
     losses = []
     for _ in range(settings.steps):
-        batch = synthetic.sample(settings.batch_size).div_(scale)
+        batch = gradients.sample(settings.batch_size).div_(scale)
         loss = (autoencoder(batch) - batch).square().sum() / batch.square().sum()
         optimizer.zero_grad()
         loss.backward()
@@ -221,6 +245,12 @@ def _train(
         losses.append(loss.item())
     codec = NeuralCodec(layout, architecture, option=option, scale=scale, encoder=encoder, decoder=decoder)
     return codec, tuple(losses)
+
+
+def train_conv(layout: Layout, settings: PriorSettings, gradients: Gradients) -> tuple[NeuralCodec, tuple[float, ...]]:
+    """FedCG's convolutional AutoEncoder, trained on ``gradients``; returns it with its losses."""
+    _check_only_size(settings, CONV.code_size(layout.size, settings.depth))
+    return train_autoencoder(CONV, settings.depth, layout, settings, gradients, scale=gradients.bound)
 
 
 def _allow(key: str, value: str, allowed: tuple[str, ...]) -> None:

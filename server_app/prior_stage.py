@@ -1,4 +1,4 @@
-"""Stage 1 as the server runs it: ask a cohort for gradient statistics and combine what they release."""
+"""Stage 1 of Algorithm 1 on the server: combine the gradient statistics that a cohort has released."""
 
 import numpy as np
 import torch
@@ -9,22 +9,6 @@ from common.config import RunConfig
 from common.privacy.mechanism import ReleaseTerms, combine
 from common.privacy.noise import RandomSource
 from common.scale_code import ScaleCode
-from server_app.privacy_plan import PrivacyPlan, noise_against
-
-
-def statistics_terms(config: RunConfig, plan: PrivacyPlan, layout: Layout) -> ReleaseTerms:
-    """Release terms of stage 1; noise 0 when the statistics are sent in the clear."""
-    code = ScaleCode.of(layout, config.statistics)
-    charged = plan.statistics.noise_multiplier if plan.statistics else 0.0
-    noise = noise_against(config.privacy.colluders, charged, plan.statistics_shares)
-    return ReleaseTerms(
-        size=code.size if noise else 2 * len(layout.tensors),
-        clip_norm=code.bound,
-        noise_multiplier=noise,
-        trust=config.privacy.trust,
-        shares=plan.statistics_shares,
-        normalize=False,
-    )
 
 
 def combine_statistics(

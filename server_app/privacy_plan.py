@@ -15,6 +15,36 @@ _TAIL_SHARE = 1e-3  # of delta, for a cohort larger than the public number of no
 
 
 @dataclass(frozen=True)
+class StageOne:
+    """What a strategy asks of clients before round 1, as the plan must pay for it.
+
+    ``label``: of its charge. ``reason``: why epsilon is inf when it is not ``private``. ``size``, ``open_size``: values
+    of one client's release with noise, and in the clear. ``clip_norm``: bound on the whole of a private one.
+    """
+
+    label: str
+    sampling_rate: float
+    private: bool
+    reason: str
+    size: int
+    open_size: int
+    clip_norm: float = 1.0
+
+
+def statistics_stage(config: RunConfig, size: int, *, open_size: int = 1, clip_norm: float = 1.0) -> StageOne:
+    """Algorithm 1's stage 1: gradient statistics, a code of ``size`` values when they are private."""
+    return StageOne(
+        label="stage 1: statistics",
+        sampling_rate=config.statistics.sampling_rate,
+        private=config.statistics.private,
+        reason="statistics.private = false: stage 1 sends gradient statistics without noise",
+        size=size,
+        open_size=open_size,
+        clip_norm=clip_norm,
+    )
+
+
+@dataclass(frozen=True)
 class PrivacyPlan:
     """What the run will charge, fixed before it starts.
 
@@ -49,9 +79,9 @@ class PrivacyPlan:
 
 
 def make_plan(
-    config: RunConfig, clients: int, code_size: int, statistics_size: int, *, tensors: int = 1
+    config: RunConfig, clients: int, code_size: int, stage: StageOne | None, *, tensors: int = 1
 ) -> PrivacyPlan:
-    """Solve the noise of a run with ``clients`` enrolled; ``statistics_size`` is 0 without a stage 1.
+    """Solve the noise of a run with ``clients`` enrolled; ``stage`` is ``None`` without a stage 1.
 
     ``tensors``: LoRA factors of the adapter, which the paper's mechanism clips one by one.
 
@@ -61,14 +91,14 @@ def make_plan(
     delta = _delta(privacy, clients)
     tail = _TAIL_SHARE * delta
     shares = binomial_limit(clients, privacy.sampling_rate, config.num_server_rounds, tail)
-    statistics_shares = binomial_limit(clients, config.statistics.sampling_rate, 1, tail)
-    slack = _slack(config, delta, shares, statistics_shares, code_size, statistics_size)
+    statistics_shares = binomial_limit(clients, stage.sampling_rate, 1, tail) if stage else 0
+    slack = _slack(config, delta, shares, statistics_shares, code_size, stage.size if stage else 0)
     if slack >= delta:
         raise ConfigError(
             f"privacy.delta = {delta:g}: {slack:.2g} would have to be set aside for discrete noise on codes of "
             f"{code_size:,} values over {config.num_server_rounds:,} rounds; raise it, or make the codes smaller"
         )
-    statistics = _statistics_charge(config, delta, slack) if statistics_size else None
+    statistics = _stage_one_charge(config, stage, delta, slack) if stage else None
     before = (statistics,) if statistics and statistics.noise_multiplier else ()
     printed = _printed(config, clients, delta, tensors)
     unit = _unit_charge(privacy, privacy.sampling_rate, "stage 2: gradient")
@@ -78,7 +108,7 @@ def make_plan(
         noise = _noise(config, delta, slack, unit, before) if privacy.is_private else 0.0
     per_round = replace(unit, noise_multiplier=noise)
     rounds = _affordable(config, delta, slack, per_round, before)
-    reason = _why_not_private(config, statistics)
+    reason = _why_not_private(config, stage)
     total = math.inf if reason else provable(epsilon((*before, replace(per_round, count=rounds)), delta - slack))
     return PrivacyPlan(
         clients=clients,
@@ -101,6 +131,20 @@ def round_terms(privacy: PrivacyConfig, plan: PrivacyPlan, code_size: int) -> Re
     noise = noise_against(privacy.colluders, plan.round.noise_multiplier, plan.shares)
     terms = stage_two_terms(privacy, code_size, noise, plan.shares)
     return replace(terms, clip_norm=plan.printed.joint_bound, per_tensor=True) if plan.printed else terms
+
+
+def stage_one_terms(config: RunConfig, plan: PrivacyPlan, stage: StageOne) -> ReleaseTerms:
+    """Release terms of stage 1 as planned; noise 0 when it sends in the clear."""
+    charged = plan.statistics.noise_multiplier if plan.statistics else 0.0
+    noise = noise_against(config.privacy.colluders, charged, plan.statistics_shares)
+    return ReleaseTerms(
+        size=stage.size if noise else stage.open_size,
+        clip_norm=stage.clip_norm,
+        noise_multiplier=noise,
+        trust=config.privacy.trust,
+        shares=plan.statistics_shares,
+        normalize=False,
+    )
 
 
 def _printed(config: RunConfig, clients: int, delta: float, tensors: int) -> PrintedMechanism | None:
@@ -130,15 +174,13 @@ def why_infinite_to_server(plan: PrivacyPlan, trust: str, epsilon: float) -> str
     return why_infinite(plan.reason, epsilon)
 
 
-def _why_not_private(config: RunConfig, statistics: Charge | None) -> str:
+def _why_not_private(config: RunConfig, stage: StageOne | None) -> str:
     """Why no finite epsilon can be stated end to end; ``""`` when one can."""
     if not config.privacy.is_private:
         return "privacy.epsilon = inf: no noise is added"
     if config.privacy.insecure_seed >= 0:
         return "privacy.insecure-seed makes the noise and the cohorts reproducible"
-    if statistics and not statistics.noise_multiplier:
-        return "statistics.private = false: stage 1 sends gradient statistics without noise"
-    return ""
+    return stage.reason if stage and not stage.private else ""
 
 
 def _delta(privacy: PrivacyConfig, clients: int) -> float:
@@ -199,9 +241,9 @@ def stage_two_terms(privacy: PrivacyConfig, code_size: int, noise_multiplier: fl
     )
 
 
-def _statistics_charge(config: RunConfig, delta: float, slack: float) -> Charge:
-    unit = _unit_charge(config.privacy, config.statistics.sampling_rate, "stage 1: statistics")
-    if not (config.statistics.private and config.privacy.is_private):
+def _stage_one_charge(config: RunConfig, stage: StageOne, delta: float, slack: float) -> Charge:
+    unit = _unit_charge(config.privacy, stage.sampling_rate, stage.label)
+    if not (stage.private and config.privacy.is_private):
         noise = 0.0
     elif config.privacy.epsilon > 0:
         share = config.privacy.epsilon * config.privacy.statistics_share

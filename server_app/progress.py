@@ -78,7 +78,7 @@ class Narrator:
         """How the codec came out of stage 1."""
         if prior:
             energy = float(prior.get("captured_energy", math.nan))
-            self(f"stage 1 done: code of {size} values holds {energy:.1%} of a synthetic gradient's energy")
+            self(f"stage 1 done: code of {size} values holds {energy:.1%} of a training gradient's energy")
 
     def round(self, summary: RoundSummary, metrics: MetricRecord | None, watch: Watch) -> None:
         """One line a round."""

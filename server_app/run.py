@@ -11,12 +11,12 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from common.adapter import Layout
+from common.codecs import conv_code_size
 from common.config import ConfigError, RunConfig, flatten
 from common.data import check_chat_template, evaluation_examples, retention_examples
 from common.models import AdaptedModel, load_adapted_model
 from common.privacy.ledger import Ledger
 from common.privacy.sampling import key_from_seed, new_sampling_key
-from common.scale_code import ScaleCode
 from server_app.checkpoints import (
     CheckpointError,
     Progress,
@@ -29,9 +29,8 @@ from server_app.evaluation import Evaluation, Evaluator
 from server_app.federation import connect
 from server_app.optimizer import ServerOptimizer
 from server_app.prior_settings import prior_settings
-from server_app.prior_stage import statistics_terms
 from server_app.privacy_account import PrivacyAccount
-from server_app.privacy_plan import PrivacyPlan, make_plan, round_terms
+from server_app.privacy_plan import PrivacyPlan, make_plan, round_terms, stage_one_terms
 from server_app.progress import Narrator, Watch
 from server_app.report import write_report
 from server_app.run_folder import RunFolder
@@ -79,30 +78,35 @@ class HasLayout(Protocol):
 
 def plan_run(config: RunConfig, adapted: HasLayout, clients: int) -> PrivacyPlan:
     """The privacy plan for an adapter and a number of enrolled clients."""
-    needed = STRATEGIES[config.strategy.name].needs_statistics
-    statistics_size = ScaleCode.of(adapted.layout, config.statistics).size if needed else 0
+    stage = STRATEGIES[config.strategy.name].stage_one(config, adapted.layout)
     tensors = len(adapted.layout.tensors)
-    return make_plan(config, clients, code_size(config, adapted.layout), statistics_size, tensors=tensors)
+    return make_plan(config, clients, code_size(config, adapted.layout), stage, tensors=tensors)
 
 
 def open_account(config: RunConfig, adapted: AdaptedModel, plan: PrivacyPlan, ledger: Ledger) -> PrivacyAccount:
     """The account of a run, which knows what one message of each stage reveals by itself."""
     size = code_size(config, adapted.layout)
     message = round_terms(config.privacy, plan, size)
-    first = statistics_terms(config, plan, adapted.layout)
+    stage = STRATEGIES[config.strategy.name].stage_one(config, adapted.layout)
     return PrivacyAccount(
         plan,
         ledger,
         message_noise=message.message_noise_multiplier,
-        statistics_noise=first.message_noise_multiplier if plan.statistics else math.inf,
+        statistics_noise=stage_one_terms(config, plan, stage).message_noise_multiplier if stage else math.inf,
     )
 
 
 def code_size(config: RunConfig, layout: Layout) -> int:
-    """Values in a code of the configured strategy."""
+    """Values in a code of the configured strategy; ``ConfigError`` when there is none for this adapter."""
     if STRATEGIES[config.strategy.name].sends_whole(config):
         return layout.size
-    return prior_settings(config, layout).size or layout.size
+    settings = prior_settings(config, layout)
+    if settings.kind != "conv":
+        return settings.size or layout.size
+    try:
+        return conv_code_size(layout.size, settings.depth)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _check_same_run(config: RunConfig) -> None:

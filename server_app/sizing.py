@@ -11,7 +11,8 @@ import torch
 from common.app_digest import app_digest
 from common.architectures import Shape, shape_of
 from common.codecs.base import EncoderSpec
-from common.codecs.conv import CONV, conv_code_size
+from common.codecs.conv import CONV
+from common.codecs.dense import DENSE
 from common.codecs.identity import IdentityCodec
 from common.codecs.linear import LinearCodec
 from common.config import ConfigError, RunConfig
@@ -27,7 +28,6 @@ SIMULATED_CLIENTS = 10
 """Clients of a simulation when the configuration does not say."""
 _USABLE = 0.95  # of a card's memory
 _CARDS = {"one 24 GB": (24, 1), "one 80 GB": (80, 1), "four 24 GB": (24, 4), "four 80 GB": (80, 4)}
-_DENSE_BYTES = 4  # per weight of a trained linear encoder
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,13 @@ def solve(config: RunConfig) -> Sizes:
         raise ConfigError(f'strategy.name = "{config.strategy.name}": registered are {", ".join(sorted(STRATEGIES))}')
     shape = shape_of(config.model, config.lora)
     plan = plan_run(config, shape, config.federation.num_clients or SIMULATED_CLIENTS)
-    whole = STRATEGIES[config.strategy.name].sends_whole_gradient
-    conv = not whole and config.codec.kind == "conv"
-    size = conv_code_size(shape.layout.size, config.codec.depth) if conv else code_size(config, shape.layout)
+    size = code_size(config, shape.layout)
     terms = round_terms(config.privacy, plan, size)
     release = serialised_bytes(pack_release(np.zeros(size, terms.dtype), 1))
     instruction = pack_instruction(
         torch.zeros(shape.layout.size), _seeded_spec(config, shape, size), Task(1, terms, app_digest())
     )
-    memory = estimate(config, shape, sends_code=not whole)
+    memory = estimate(config, shape, sends_code=not STRATEGIES[config.strategy.name].sends_whole(config))
     return Sizes(
         config=config,
         shape=shape,
@@ -91,8 +89,9 @@ def solve(config: RunConfig) -> Sizes:
 
 def _seeded_spec(config: RunConfig, shape: Shape, size: int) -> EncoderSpec:
     """What describes the encoder on the wire, weights apart."""
-    seeded = config.codec.kind == "linear" and config.codec.form != "trained"
-    if STRATEGIES[config.strategy.name].sends_whole_gradient or not seeded:
+    strategy = STRATEGIES[config.strategy.name]
+    seeded = config.codec.kind == "linear" and config.codec.form != LINEAR_FORMS[-1]
+    if strategy.sends_whole(config) or strategy.learns_codec(config) or not seeded:
         return IdentityCodec(shape.layout).spec()
     return LinearCodec.of_form(
         shape.layout, size, config.seed, form=config.codec.form, transform=config.codec.transform
@@ -100,17 +99,15 @@ def _seeded_spec(config: RunConfig, shape: Shape, size: int) -> EncoderSpec:
 
 
 def _learned_bytes(config: RunConfig, shape: Shape, size: int) -> int:
-    """Weights that go with the encoder: a convolution's, a dense matrix' (``trained``), a history's n values."""
-    if STRATEGIES[config.strategy.name].sends_whole_gradient:
-        return 0
+    """Weights that go with the encoder: a convolution's, a trained linear one's, a history's n values."""
     if config.strategy.name == "history-prior":
         return 4 * shape.layout.size
-    if config.codec.kind == "conv":
-        with torch.device("meta"):
-            encoder = CONV.encoder(shape.layout.size, config.codec.depth)
-        return sum(value.numel() * value.element_size() for value in encoder.state_dict().values())
-    trained = config.codec.kind == "linear" and config.codec.form == LINEAR_FORMS[-1]
-    return _DENSE_BYTES * size * shape.layout.size if trained else 0
+    if not STRATEGIES[config.strategy.name].learns_codec(config):
+        return 0
+    architecture, option = (CONV, config.codec.depth) if config.codec.kind == "conv" else (DENSE, size)
+    with torch.device("meta"):
+        encoder = architecture.encoder(shape.layout.size, option)
+    return sum(value.numel() * value.element_size() for value in encoder.state_dict().values())
 
 
 def _place(name: str, gigabytes: int, cards: int, config: RunConfig, shape: Shape, memory: Memory) -> Placement:

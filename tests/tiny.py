@@ -38,6 +38,8 @@ TINY: dict[str, Any] = {
     "codec.size": 64,
     "statistics.sampling-rate": 1.0,
     "statistics.steps": 2,
+    "fedcg.sampling-rate": 1.0,
+    "fedcg.gradients-per-client": 2,
     "privacy.epsilon": math.inf,
     "privacy.sampling-rate": 1.0,
     "privacy.delta": 1e-3,

@@ -1,13 +1,15 @@
 """Codecs whose encoder and decoder are trained networks; ``dense`` and ``conv`` say which networks.
 
 Training is the server's business (``server_app.prior``); here are encoding, decoding and travelling. Inputs
-are divided by one public scalar, made from the statistics, so that networks see values of order one. A
+are divided by one public scalar, made from the statistics, so that networks see values of order one; codes
+may be divided by another one, so that a release of norm 1 decodes to what the network was trained on. A
 decoder's weights are fitted, so even a code of zeros decodes to something: ``decode(zeros)`` is a fixed
 vector, to be subtracted or used as a control.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,15 +57,25 @@ class NeuralEncoder(Encoder):
         option: which member of the family.
         scale: positive; inputs are divided by it.
         encoder: the network, as ``architecture.encoder`` makes it; it is switched to evaluation for good.
+        code_scale: positive; codes are divided by it.
 
     """
 
     def __init__(
-        self, layout: Layout, architecture: Architecture, *, option: int, scale: float, encoder: nn.Module
+        self,
+        layout: Layout,
+        architecture: Architecture,
+        *,
+        option: int,
+        scale: float,
+        encoder: nn.Module,
+        code_scale: float = 1.0,
     ) -> None:
-        if not 0 < scale < float("inf"):
-            raise ValueError(f"codec '{architecture.kind}': scale = {scale} must be positive and finite")
-        self._layout, self._architecture, self._option, self._scale = layout, architecture, option, scale
+        for name, value in (("scale", scale), ("code-scale", code_scale)):
+            if not 0 < value < float("inf"):
+                raise ValueError(f"codec '{architecture.kind}': {name} = {value} must be positive and finite")
+        self._layout, self._architecture, self._option = layout, architecture, option
+        self._scale, self._code_scale = scale, code_scale
         self._size = architecture.code_size(layout.size, option)
         self._encoder = encoder.eval().requires_grad_(False)
 
@@ -78,9 +90,9 @@ class NeuralEncoder(Encoder):
         return self._size
 
     def encode(self, vector: Tensor) -> Tensor:
-        """Return ``Enc(x / scale)``: shape ``[n]`` to ``[k]``; another shape raises ``ValueError``."""
+        """Return ``Enc(x / scale) / code_scale``: shape ``[n]`` to ``[k]``; another shape raises ``ValueError``."""
         check_shape("adapter vector", vector, self.dim)
-        return _apply(self._encoder, vector, before=1 / self._scale)
+        return _apply(self._encoder, vector, before=1 / self._scale, after=1 / self._code_scale)
 
     def spec(self) -> EncoderSpec:
         """Give the encoder's weights and the scale; nothing of the decoder."""
@@ -92,11 +104,12 @@ class NeuralEncoder(Encoder):
         )
 
     def _fields(self) -> dict[str, Scalar]:
-        return {**layout_fields(self._layout), self._architecture.option: self._option, "scale": self._scale}
+        scales = {"scale": self._scale, "code-scale": self._code_scale}
+        return {**layout_fields(self._layout), self._architecture.option: self._option, **scales}
 
 
 class NeuralCodec(NeuralEncoder, Codec):
-    """``NeuralEncoder`` with its trained decoder, ``decode(c) = scale · Dec(c)``."""
+    """``NeuralEncoder`` with its trained decoder, ``decode(c) = scale · Dec(code_scale · c)``."""
 
     def __init__(
         self,
@@ -107,14 +120,33 @@ class NeuralCodec(NeuralEncoder, Codec):
         scale: float,
         encoder: nn.Module,
         decoder: nn.Module,
+        code_scale: float = 1.0,
     ) -> None:
-        super().__init__(layout, architecture, option=option, scale=scale, encoder=encoder)
+        super().__init__(layout, architecture, option=option, scale=scale, encoder=encoder, code_scale=code_scale)
         self._decoder = decoder.eval().requires_grad_(False)
 
     def decode(self, code: Tensor) -> Tensor:
-        """Return ``scale · Dec(c)``: shape ``[k]`` to ``[n]``; another shape raises ``ValueError``."""
+        """Return ``scale · Dec(code_scale · c)``: shape ``[k]`` to ``[n]``; another shape raises ``ValueError``."""
         check_shape("code", code, self.size)
-        return _apply(self._decoder, code, after=self._scale)
+        return _apply(self._decoder, code, before=self._code_scale, after=self._scale)
+
+    def rescaled(self, code_scale: float) -> "NeuralCodec":
+        """The same codec with codes divided by ``code_scale`` (positive, else ``ValueError``)."""
+        return NeuralCodec(
+            self._layout,
+            self._architecture,
+            option=self._option,
+            scale=self._scale,
+            encoder=self._encoder,
+            decoder=self._decoder,
+            code_scale=code_scale,
+        )
+
+    @property
+    def parameters(self) -> tuple[int, int]:
+        """Trained parameters of the encoder and of the decoder (running statistics are none)."""
+        encoder, decoder = (sum(p.numel() for p in half.parameters()) for half in (self._encoder, self._decoder))
+        return encoder, decoder
 
     def state(self) -> CodecState:
         """Give the weights of both halves and the scale."""
@@ -125,19 +157,23 @@ class NeuralCodec(NeuralEncoder, Codec):
 def register_architecture(architecture: Architecture) -> None:
     """Make codecs of this architecture known to ``build_encoder`` and ``codec_from_state``."""
 
-    def common(parcel: EncoderSpec | CodecState, layout: Layout) -> tuple[int, float, nn.Module]:
-        option, scale = parcel.value(architecture.option, int), parcel.value("scale", float)
+    def common(parcel: EncoderSpec | CodecState, layout: Layout) -> dict[str, Any]:
+        option = parcel.value(architecture.option, int)
+        scales = {"scale": parcel.value("scale", float), "code_scale": parcel.value("code-scale", float)}
         architecture.code_size(layout.size, option)
-        return option, scale, _load("encoder", architecture.encoder, parcel, layout.size, option)
+        return {
+            "option": option,
+            "encoder": _load("encoder", architecture.encoder, parcel, layout.size, option),
+            **scales,
+        }
 
     def load_encoder(spec: EncoderSpec, layout: Layout) -> NeuralEncoder:
-        option, scale, encoder = common(spec, layout)
-        return NeuralEncoder(layout, architecture, option=option, scale=scale, encoder=encoder)
+        return NeuralEncoder(layout, architecture, **common(spec, layout))
 
     def load_codec(state: CodecState, layout: Layout) -> NeuralCodec:
-        option, scale, encoder = common(state, layout)
-        decoder = _load("decoder", architecture.decoder, state, layout.size, option)
-        return NeuralCodec(layout, architecture, option=option, scale=scale, encoder=encoder, decoder=decoder)
+        shared = common(state, layout)
+        decoder = _load("decoder", architecture.decoder, state, layout.size, shared["option"])
+        return NeuralCodec(layout, architecture, **shared, decoder=decoder)
 
     register(architecture.kind, architecture.version, load_encoder, load_codec)
 

@@ -98,7 +98,7 @@ class ConvDecoder(nn.Module):
 
 CONV = Architecture(
     kind="conv",
-    version=1,
+    version=2,
     option="depth",
     code_size=conv_code_size,
     encoder=ConvEncoder,

@@ -32,7 +32,7 @@ def start_orthonormal(encoder: nn.Module, decoder: nn.Module) -> None:
 
 DENSE = Architecture(
     kind="dense",
-    version=1,
+    version=2,
     option="size",
     code_size=code_size,
     encoder=nn.Linear,

@@ -15,6 +15,7 @@ from common.config.sections import (
     CodecConfig,
     DataConfig,
     EvaluationConfig,
+    FedCgConfig,
     FederationConfig,
     FedlppConfig,
     HistoryConfig,
@@ -55,6 +56,7 @@ class RunConfig(Section):
     codec: CodecConfig = CodecConfig()
     prior: PriorConfig = PriorConfig()
     history: HistoryConfig = HistoryConfig()
+    fedcg: FedCgConfig = FedCgConfig()
     fedlpp: FedlppConfig = FedlppConfig()
     statistics: StatisticsConfig = StatisticsConfig()
     privacy: PrivacyConfig = PrivacyConfig()
@@ -77,6 +79,11 @@ class RunConfig(Section):
     def folder_name(self) -> str:
         """Folder of a new run: the configured name, else time and strategy."""
         return self.output.name or f"{time.strftime('%Y%m%d-%H%M%S')}-{self.strategy.name}"
+
+    @property
+    def stage_one_share(self) -> float:
+        """Share of every client's examples that stage 1 has to itself; 0 where all stages use all of them."""
+        return self.fedcg.share if self.strategy.name == "fedcg" else 0.0
 
     def check_files(self) -> None:
         """Refuse files that are named but missing. Only the server reads them, so only the server checks them."""
@@ -101,7 +108,7 @@ class RunConfig(Section):
                 f"train.gradient-accumulation = {self.train.gradient_accumulation} counts micro-batches of a step: "
                 "use train.local-steps, or set it to 1 with train.local-epochs"
             )
-        faults = _printed_faults(self) + _model_faults(self)
+        faults = _printed_faults(self) + _model_faults(self) + _fedcg_faults(self)
         if faults:
             raise ValueError("; ".join(faults))
         return self
@@ -134,10 +141,22 @@ def _model_faults(config: RunConfig) -> list[str]:
     ]
 
 
+def _fedcg_faults(config: RunConfig) -> list[str]:
+    """What contradicts strategy fedcg, whose codec is always learnt and mixes the tensors."""
+    if config.strategy.name != "fedcg":
+        return []
+    faults = []
+    if config.codec.kind == "identity":
+        faults.append('codec.kind = "identity": fedcg trains an AutoEncoder; set it to "conv" or "linear"')
+    if config.privacy.mechanism == "printed":
+        faults.append('privacy.mechanism = "printed": it clips A and B of every layer apart; set it to "calibrated"')
+    return [f'strategy.name = "fedcg" with {fault}' for fault in faults]
+
+
 def _printed_faults(config: RunConfig) -> list[str]:
     """What contradicts ``privacy.mechanism = "printed"`` in other sections; nothing for a calibrated one."""
     whole = config.strategy.name == "lora" or (config.strategy.name == "fedlpp" and not config.fedlpp.compress)
-    if config.privacy.mechanism != "printed" or whole:
+    if config.privacy.mechanism != "printed" or whole or config.strategy.name == "fedcg":  # see ``_fedcg_faults``
         return []
     faults = []
     if config.strategy.name == "dr-encoder" and config.statistics.private:

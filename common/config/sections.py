@@ -14,6 +14,7 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+OpenShare = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 Control = Literal["none", "codes-zeroed", "no-update"]
 
 
@@ -31,7 +32,7 @@ class Section(BaseModel):
 class StrategyConfig(Section):
     """Which federated algorithm runs."""
 
-    name: str = Field("dr-encoder", description="dr-encoder, fedlpp, history-prior, lora or random-projection")
+    name: str = Field("dr-encoder", description="dr-encoder, fedcg, fedlpp, history-prior, lora or random-projection")
 
 
 class FederationConfig(Section):
@@ -178,6 +179,21 @@ class HistoryConfig(Section):
 
     decay: Fraction = Field(0.95, description="history-prior: weight of the past in the decayed sum of steps")
     rows: NonNegativeInt = Field(32, description="history-prior: most code values for the history, one a tensor")
+
+
+class FedCgConfig(Section):
+    """Strategy fedcg: the real gradients that its stage 1 (TGAP) collects to train the AutoEncoder on."""
+
+    share: OpenShare = Field(0.3, description="fedcg: share of a client's examples that only stage 1 uses (paper: .3)")
+    sampling_rate: Rate = Field(0.1, description="fedcg: probability that a client is asked for gradients")
+    gradients_per_client: PositiveInt = Field(4, description="fedcg: local steps whose LoRA gradients a client sends")
+    learning_rate: PositiveFloat = Field(0.1, description="fedcg: local step size while collecting")
+    private: bool = Field(
+        False, description="fedcg: release the gradients through the mechanism; false makes the end-to-end epsilon inf"
+    )
+    clip_norm: Annotated[float, Field(gt=0, le=1e30)] = Field(
+        1.0, description="fedcg.private: bound on the l2 norm of all gradients of one client together"
+    )
 
 
 class FedlppConfig(Section):

@@ -7,7 +7,13 @@ makes tokens.
 """
 
 from common.data.formats import FORMATS
-from common.data.partition import evaluation_examples, private_examples, private_tokens, retention_examples
+from common.data.partition import (
+    evaluation_examples,
+    private_examples,
+    private_tokens,
+    retention_examples,
+    split_rows,
+)
 from common.data.sources import load_examples
 from common.data.tokens import (
     IGNORED,
@@ -32,5 +38,6 @@ __all__ = [
     "private_tokens",
     "prompt_texts",
     "retention_examples",
+    "split_rows",
     "tokenise",
 ]

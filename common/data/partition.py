@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 
+import torch
 from datasets import Dataset
 from flwr_datasets.partitioner import (
     IidPartitioner,
@@ -9,6 +10,7 @@ from flwr_datasets.partitioner import (
     NaturalIdPartitioner,
     Partitioner,
 )
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from common.config import ConfigError, DataConfig
@@ -95,6 +97,17 @@ def private_tokens(
         )
     drawn = data.name == "demo" and not site_path  # short answers that the embedded model was never taught to end
     return encode(rows, data, tokenizer, end=data.append_eos and not drawn)
+
+
+def split_rows(count: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Row numbers for stage 1 and for the rounds: disjoint, together all of ``count``, each in ascending order.
+
+    About ``share`` (0..1, the ends excluded) of them go to stage 1, drawn by ``seed``; with two rows or more both parts
+    have one at least, a single row goes to the rounds. Source: CG-FedLLM (arXiv 2405.13746), TGAP and FAF.
+    """
+    first = min(max(1, round(share * count)), count - 1) if count > 1 else 0
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return order[:first].sort().values, order[first:].sort().values
 
 
 def _check_demo_format(data: DataConfig) -> None:

@@ -16,6 +16,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from torch import Tensor
 
+from common.adapter import Layout
 from common.app_digest import app_digest
 from common.codecs.base import Codec
 from common.config import RunConfig
@@ -29,7 +30,7 @@ from server_app.control import controlled_code, controlled_gradient
 from server_app.federation import FederationError, Question, Replies, exchange
 from server_app.optimizer import ServerOptimizer
 from server_app.privacy_account import PrivacyAccount
-from server_app.privacy_plan import round_terms
+from server_app.privacy_plan import StageOne, round_terms
 
 
 @dataclass
@@ -43,6 +44,7 @@ class RunState:
     failed_in_a_row: int = 0
     base_loss: float = math.nan
     prior: dict[str, float] = field(default_factory=dict)
+    stage_one: dict[str, float] = field(default_factory=dict)  # what it was in bytes, for the report
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,6 @@ class FederatedAdapter(Strategy):
 
     """
 
-    needs_statistics = False  # whether ``prepare`` runs stage 1, which the privacy plan must pay for
-    sends_whole_gradient = False  # whether a code is the adapter's size rather than ``codec.size``
-
     def __init__(
         self,
         config: RunConfig,
@@ -108,6 +107,11 @@ class FederatedAdapter(Strategy):
         self._replies = Replies({}, {}, 0)
         self._shortage = ""
         self._sound = state.optimizer.adapter  # the last that was evaluated and had not diverged
+
+    @classmethod
+    def stage_one(cls, config: RunConfig, layout: Layout) -> StageOne | None:
+        """What ``prepare`` asks of clients, which the privacy plan must pay for; ``None``: nothing."""
+        return None
 
     @classmethod
     def learns_codec(cls, config: RunConfig) -> bool:
@@ -216,7 +220,7 @@ class FederatedAdapter(Strategy):
     @classmethod
     def sends_whole(cls, config: RunConfig) -> bool:
         """Whether a code is the adapter's size rather than ``codec.size`` under ``config``."""
-        return cls.sends_whole_gradient
+        return False
 
     def details(self) -> dict[str, object]:
         """What this strategy adds to the report, under ``strategy`` (plain JSON values; nothing private).

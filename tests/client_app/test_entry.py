@@ -38,6 +38,16 @@ def test_stray_packages_of_the_same_name_are_ignored(tmp_path: Path, before: str
     assert found.stdout.split() == ["app", "of", "installed", "installed"], found.stderr
 
 
+def test_every_handler_of_the_client_is_registered_for_flower() -> None:
+    """One that is missing here works in one process and fails under Ray."""
+    import client_app.app  # noqa: PLC0415
+    import dr_encoder_client  # noqa: PLC0415
+
+    registered = set(dr_encoder_client.app._registered_funcs)
+    assert registered == set(client_app.app.app._registered_funcs)
+    assert "query.gradients" in registered
+
+
 def test_another_thread_may_import_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a simulation the ServerApp's thread imports while Flower loads the ClientApp."""
     source = (ROOT / "dr_encoder_client.py").read_text().split("while str(_ROOT)")[0]

@@ -13,7 +13,7 @@ from common.config import RunConfig, flatten
 from common.privacy.accounting import Charge, cross_check, epsilon
 from server_app.cli import app
 from server_app.launcher import read_preset
-from server_app.privacy_plan import make_plan
+from server_app.privacy_plan import make_plan, statistics_stage
 from tests.server_app.test_privacy_account import exact_epsilon
 
 DELTA = "1e-5"
@@ -125,7 +125,8 @@ def test_rounds_are_the_most_that_fit() -> None:
 def test_the_demo_is_planned_as_it_runs() -> None:
     flat = read_preset("demo")
     clients = flat["federation.num-clients"]
-    plan = make_plan(RunConfig.parse(flat), int(clients), 256, 24)
+    config = RunConfig.parse(flat)
+    plan = make_plan(config, int(clients), 256, statistics_stage(config, 24))
     assert plan.statistics is not None
     options = {"clients": clients, "sampling_rate": 0.1, "delta": 1e-5, "epsilon": 2, "rounds": 25}
     found = asked(**options, statistics_share=0.1, statistics_rate=0.1)

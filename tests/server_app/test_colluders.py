@@ -10,8 +10,15 @@ from common.config import ConfigError, RunConfig
 from common.models import AdaptedModel
 from common.privacy.mechanism import ReleaseTerms, combine, release
 from common.privacy.noise import RandomSource
-from server_app.prior_stage import statistics_terms
-from server_app.privacy_plan import make_plan, noise_against, round_terms
+from server_app.privacy_plan import (
+    PrivacyPlan,
+    make_plan,
+    noise_against,
+    round_terms,
+    stage_one_terms,
+    statistics_stage,
+)
+from server_app.strategies.dr_encoder import DrEncoder
 from tests.false_alarms import rms_outside, statistical
 
 PLANNED = {"privacy.epsilon": 2.0, "privacy.delta": 1e-5, "privacy.sampling-rate": 0.1, "num-server-rounds": 20}
@@ -19,6 +26,10 @@ PLANNED = {"privacy.epsilon": 2.0, "privacy.delta": 1e-5, "privacy.sampling-rate
 
 def config(colluders: int) -> RunConfig:
     return RunConfig.parse(PLANNED | {"privacy.colluders": colluders})
+
+
+def planned(colluders: int) -> PrivacyPlan:
+    return make_plan(config(colluders), 1000, 256, statistics_stage(config(colluders), 20))
 
 
 @statistical(rms_outside(0.975, 1.025, 20_000), "seeded")
@@ -54,19 +65,20 @@ def test_missing_colluders_leave_more_than_is_charged() -> None:
 
 @pytest.mark.parametrize("colluders", [0, 1, 40])
 def test_both_stages_carry_it_and_the_charge_stays(adapted: AdaptedModel, colluders: int) -> None:
-    plan, plain = (make_plan(config(count), 1000, 256, 20) for count in (colluders, 0))
+    plan, plain = planned(colluders), planned(0)
     assert plan.round == plain.round
     factor = np.sqrt(plan.shares / (plan.shares - colluders))
     terms = round_terms(config(colluders).privacy, plan, 256)
     assert terms.noise_multiplier == pytest.approx(plan.round.noise_multiplier * factor)
-    first = statistics_terms(config(colluders), plan, adapted.layout)
+    stage = DrEncoder.stage_one(config(colluders), adapted.layout)
+    first = stage_one_terms(config(colluders), plan, stage)
     assert plan.statistics is not None
     share = np.sqrt(plan.statistics_shares / (plan.statistics_shares - colluders))
     assert first.noise_multiplier == pytest.approx(plan.statistics.noise_multiplier * share)
 
 
 def test_as_many_colluders_as_shares_are_refused() -> None:
-    plan = make_plan(config(0), 1000, 256, 20)
+    plan = planned(0)
     with pytest.raises(ConfigError, match=rf"privacy\.colluders = {plan.shares}: must be below the {plan.shares}"):
         round_terms(config(plan.shares).privacy, plan, 256)
 

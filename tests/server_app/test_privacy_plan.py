@@ -10,7 +10,7 @@ from scipy.stats import binom
 
 from common.config import ConfigError, RunConfig
 from common.privacy.accounting import Charge
-from server_app.privacy_plan import PrivacyPlan, make_plan
+from server_app.privacy_plan import PrivacyPlan, make_plan, statistics_stage
 
 BASE: dict[str, Any] = {
     "num-server-rounds": 5,
@@ -22,7 +22,8 @@ CLIENTS, CODE, SCALES = 100, 64, 17
 
 
 def planned(changes: dict[str, Any] | None = None, clients: int = CLIENTS, scales: int = SCALES) -> PrivacyPlan:
-    return make_plan(RunConfig.parse({**BASE, **(changes or {})}), clients, CODE, scales)
+    config = RunConfig.parse({**BASE, **(changes or {})})
+    return make_plan(config, clients, CODE, statistics_stage(config, scales) if scales else None)
 
 
 def spent(charges: list[Charge], delta: float) -> float:

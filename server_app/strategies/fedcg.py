@@ -1,0 +1,79 @@
+"""FedCG (CG-FedLLM, arXiv 2405.13746): an AutoEncoder that is trained on the clients' real gradients.
+
+TGAP, stage 1: a cohort sends LoRA gradients of a few local steps on ``fedcg.share`` of its examples, and the server
+trains the AutoEncoder on them. FAF, stage 2: the rounds, on the other examples, with codes. In the clear (the original)
+stage 1 has no privacy, whatever noise the rounds add; with ``fedcg.private`` all that a client sends is clipped as one
+vector, noised and charged.
+"""
+
+import numpy as np
+import torch
+from flwr.serverapp import Grid
+from torch import Tensor
+
+from common.adapter import Layout
+from common.codecs.base import Codec
+from common.config import ConfigError, RunConfig
+from common.privacy.mechanism import combine
+from common.wire import GRADIENTS
+from server_app.federation import FederationError
+from server_app.informed_prior import train_informed
+from server_app.prior_settings import prior_settings
+from server_app.privacy_plan import StageOne
+from server_app.strategies.two_stage import TwoStage
+
+
+class FedCg(TwoStage):
+    """``codec.kind``: conv is the original's; linear is always a trained one (``codec.form`` is not read)."""
+
+    message_type = GRADIENTS
+    wanted, rate_key = "gradients", "fedcg.sampling-rate"
+
+    @classmethod
+    def stage_one(cls, config: RunConfig, layout: Layout) -> StageOne:
+        """All gradients of a client in one release."""
+        size = config.fedcg.gradients_per_client * layout.size
+        return StageOne(
+            label="stage 1: gradients",
+            sampling_rate=config.fedcg.sampling_rate,
+            private=config.fedcg.private,
+            reason="fedcg.private = false: stage 1 sends real gradients without noise and the AutoEncoder is made of "
+            "them, so noise in the rounds protects nobody",
+            size=size,
+            open_size=size,
+            clip_norm=config.fedcg.clip_norm,
+        )
+
+    @classmethod
+    def learns_codec(cls, config: RunConfig) -> bool:
+        """Always, of either kind."""
+        return True
+
+    def prepare(self, grid: Grid) -> Codec:
+        """TGAP: collect gradients, train the AutoEncoder on them."""
+        settings = prior_settings(self.config, self.layout)
+        gradients = self._collect_gradients(grid)
+        if not gradients.any():
+            raise FederationError("stage 1: every gradient that was collected is zero; nothing can be learnt from them")
+        try:
+            codec, report = train_informed(self.layout, gradients, settings)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        self.state.prior = report.figures()
+        return codec
+
+    def gradients_measured(self) -> int:
+        """Gradients that a client sends."""
+        return self.config.fedcg.gradients_per_client
+
+    def _collect_gradients(self, grid: Grid) -> Tensor:
+        """Every client's gradients, shape ``[m, n]``; if private only their noisy means over the cohort, step by step.
+
+        The mean is what carries the noise that was charged (``combine``): a single message has a share of it only.
+        """
+        found = self.collect(grid)
+        if found.terms.noise_multiplier:
+            rows = combine(found.releases, found.terms, self.noise_source(0)) / found.expected
+        else:
+            rows = torch.from_numpy(np.concatenate(found.releases))
+        return rows.view(-1, self.layout.size)

@@ -1,0 +1,97 @@
+"""Strategies with a stage 1: a cohort is asked once, before round 1, for what the codec is made of."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from flwr.serverapp import Grid
+
+from common.app_digest import app_digest
+from common.codecs.autoencoder import NeuralCodec
+from common.codecs.identity import IdentityCodec
+from common.privacy.mechanism import ReleaseTerms
+from common.wire import Task, pack_encoder, pack_instruction, pack_release, serialised_bytes
+from server_app.federation import FederationError, Question
+from server_app.privacy_plan import StageOne, stage_one_terms
+from server_app.strategies.base import FederatedAdapter
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What came of stage 1: the releases (shape ``[terms.size]`` each), their terms, the expected number of them."""
+
+    releases: list[np.ndarray]
+    terms: ReleaseTerms
+    expected: float
+
+
+class TwoStage(FederatedAdapter):
+    """A strategy whose ``prepare`` calls ``collect`` once; ``stage_one`` says what that costs."""
+
+    message_type: ClassVar[str]
+    wanted: ClassVar[str]  # what the clients are asked for, in the words of an error
+    rate_key: ClassVar[str]  # the key that says how many are asked
+
+    def collect(self, grid: Grid) -> Collected:
+        """Charge stage 1, then ask its cohort; raises ``FederationError`` when nobody answers."""
+        stage, plan = self._stage(), self.account.plan
+        terms = stage_one_terms(self.config, plan, stage)
+        raw = not terms.noise_multiplier
+        cohort = self.draw_cohort(0, stage.sampling_rate, plan.statistics_shares)
+        self.account.charge_statistics()
+        task = Task(0, terms, app_digest(), raw)
+        content = pack_instruction(self.state.optimizer.adapter, IdentityCodec(self.layout).spec(), task)
+        question = Question(0, terms, cohort, raw=raw)
+        timeout = self.config.federation.round_timeout
+        messages = question.address(content, self.message_type, timeout)
+        replies = question.sort(self.ask(grid, messages, timeout))
+        if not replies.releases and (cohort or raw):  # an empty private cohort must go on, or it would be seen
+            raise FederationError(
+                f"stage 1: none of {len(cohort)} clients released {self.wanted}. "
+                f"{replies.commonest_failure or f'Nobody was sampled: raise {self.rate_key}.'}"
+            )
+        self.state.stage_one = {"values_up_per_client": float(terms.size)}
+        if replies.releases:  # for each client: the sum would tell the size of a secret cohort
+            self.state.stage_one |= {
+                "bytes_up_per_client": replies.bytes_up / len(replies.releases),
+                "bytes_down_per_client": question.bytes_down / len(cohort),
+            }
+        ordered = [replies.releases[node] for node in sorted(replies.releases)]
+        return Collected(ordered, terms, stage.sampling_rate * len(self.nodes))
+
+    @abstractmethod
+    def gradients_measured(self) -> int:
+        """Local gradients that a client computes in stage 1."""
+
+    def details(self) -> dict[str, object]:
+        """Stage 1 beside sending its gradients exactly (the paper's Table 5), and the AutoEncoder, where one is learnt.
+
+        Bytes are of serialised records: a reply, an instruction, the encoder within one. The decoder never travels.
+        """
+        exact = np.zeros(self.gradients_measured() * self.layout.size, dtype=np.float32)
+        values = self.state.stage_one["values_up_per_client"]
+        found: dict[str, object] = {
+            "stage_1": {
+                **self.state.stage_one,
+                "exact_gradients_values": exact.size,
+                "exact_gradients_bytes": serialised_bytes(pack_release(exact, 0)),
+                "values_over_exact_gradients": values / exact.size,
+            }
+        }
+        if isinstance(self.codec, NeuralCodec):
+            encoder, decoder = self.codec.parameters
+            found["autoencoder"] = {
+                "encoder_parameters": encoder,
+                "decoder_parameters": decoder,
+                "encoder_bytes_down_per_client_round": serialised_bytes(pack_encoder(self.codec.spec())),
+                "decoder_bytes_kept": self.codec.state().nbytes - self.codec.spec().nbytes,
+                "adapter_values_per_code_value": self.layout.size / self.codec.size,
+            }
+        return found
+
+    def _stage(self) -> StageOne:
+        stage = self.stage_one(self.config, self.layout)
+        if stage is None:
+            raise RuntimeError(f"{type(self).__name__} has a stage 1, so its stage_one() must describe it")
+        return stage
