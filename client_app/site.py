@@ -16,6 +16,7 @@ from common.config import RunConfig
 from common.data import TokenisedExamples, private_tokens
 from common.models import AdaptedModel, load_adapted_model
 from common.privacy.noise import RandomSource
+from common.tangents import ModelTangents
 from common.wire import Task
 
 _MIX = 0x9E3779B97F4A7C15  # odd constant that spreads (seed, partition, round) over 63 bits
@@ -99,10 +100,14 @@ _SMALL = 1 << 16
 def encoder_for(spec: EncoderSpec, site: Site) -> Encoder:
     """The encoder of a specification; the last one is kept, since a round sends the same to every client."""
     if spec.nbytes > _SMALL:  # learned weights: not worth hashing, and rebuilt in well under a training step
-        return build_encoder(spec, site.adapted.layout)
+        return _build(spec, site)
     arrays = [(name, value.numpy().tobytes()) for name, value in sorted(spec.arrays.items())]
     key = repr((spec.kind, spec.version, sorted(spec.fields.items()), arrays, site.adapted.layout.digest))
     if key not in _encoders:
         _encoders.clear()
-        _encoders[key] = build_encoder(spec, site.adapted.layout)
+        _encoders[key] = _build(spec, site)
     return _encoders[key]
+
+
+def _build(spec: EncoderSpec, site: Site) -> Encoder:
+    return build_encoder(spec, site.adapted.layout).bound(ModelTangents(site.adapted))

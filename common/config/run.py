@@ -24,6 +24,7 @@ from common.config.sections import (
     PositiveInt,
     PriorConfig,
     PrivacyConfig,
+    PublicPriorConfig,
     Section,
     ServerConfig,
     StatisticsConfig,
@@ -54,6 +55,7 @@ class RunConfig(Section):
     codec: CodecConfig = CodecConfig()
     prior: PriorConfig = PriorConfig()
     history: HistoryConfig = HistoryConfig()
+    public_prior: PublicPriorConfig = PublicPriorConfig()
     statistics: StatisticsConfig = StatisticsConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     server: ServerConfig = ServerConfig()
@@ -95,7 +97,7 @@ class RunConfig(Section):
                 f"train.gradient-accumulation = {self.train.gradient_accumulation} counts micro-batches of a step: "
                 "use train.local-steps, or set it to 1 with train.local-epochs"
             )
-        faults = _printed_faults(self) + _model_faults(self)
+        faults = _printed_faults(self) + _model_faults(self) + _public_prior_faults(self)
         if faults:
             raise ValueError("; ".join(faults))
         return self
@@ -111,6 +113,32 @@ def _model_faults(config: RunConfig) -> list[str]:
         for key, (value, needed) in unused.items()
         if value != needed
     ]
+
+
+def _public_prior_faults(config: RunConfig) -> list[str]:
+    """What strategy public-prior cannot do; nothing for another strategy."""
+    if config.strategy.name != "public-prior":
+        return []
+    prior, codec, faults = config.public_prior, config.codec, []
+    rows = codec.size - prior.random_rows
+    if (codec.kind, codec.form) != ("linear", "global"):
+        faults.append(
+            f'codec.kind = "{codec.kind}" and codec.form = "{codec.form}": strategy public-prior needs "linear" and '
+            '"global"'
+        )
+    if not 1 <= rows <= prior.pseudo_clients:
+        faults.append(
+            f"codec.size = {codec.size} and public-prior.random-rows = {prior.random_rows} leave {rows} rows to the "
+            f"prior: it needs 1 to {prior.pseudo_clients}, as many as public-prior.pseudo-clients"
+        )
+    if prior.delivery == "rebuild" and config.model.quantization != "none":
+        faults.append(
+            f'public-prior.delivery = "rebuild" with model.quantization = "{config.model.quantization}": quantised '
+            'layers have no forward-mode derivative; set it to "basis"'
+        )
+    if config.privacy.mechanism == "printed":
+        faults.append('privacy.mechanism = "printed" clips tensors apart, and a row of public-prior spans them all')
+    return faults
 
 
 def _printed_faults(config: RunConfig) -> list[str]:

@@ -4,11 +4,13 @@ from server_app.strategies.base import FederatedAdapter
 from server_app.strategies.dr_encoder import DrEncoder
 from server_app.strategies.history_prior import HistoryPrior
 from server_app.strategies.lora import Lora
+from server_app.strategies.public_prior import PublicPrior
 from server_app.strategies.random_projection import RandomProjection
 
 STRATEGIES: dict[str, type[FederatedAdapter]] = {
     "dr-encoder": DrEncoder,
     "history-prior": HistoryPrior,
     "lora": Lora,
+    "public-prior": PublicPrior,
     "random-projection": RandomProjection,
 }
