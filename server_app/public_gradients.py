@@ -16,7 +16,6 @@ from common.adapter import Layout, TensorSlice
 from common.codecs.rows import BlockRows, Rows, TangentRows, TuckerRows, as_matrix, reduce_to_core
 from common.config import PublicPriorConfig
 from common.models import AdaptedModel
-from common.tangents import label_counts, span_losses
 from server_app.public_prompts import sample
 
 _NEGLIGIBLE = 1e-10  # of the largest energy: below it a direction is rounding
@@ -53,23 +52,6 @@ def pseudo_clients(
         line[: len(row)] = torch.tensor(row)
     spans = torch.tensor([(start, len(row)) for row, start in sampled], dtype=torch.int32)
     return PseudoClients(tokens.view(count, each, -1), spans.view(count, each, 2))
-
-
-def gradients_of(adapted: AdaptedModel, adapter: Tensor, clients: PseudoClients) -> Tensor:
-    """Loss gradient of every pseudo-client at ``adapter``: shape ``[clients, n]``, float32, on the CPU."""
-    adapted.load(adapter)
-    adapted.training_mode(False)
-    gradients = torch.empty(len(clients.tokens), adapted.layout.size)
-    counts = label_counts(clients.spans)
-    for row, tokens, spans, count in zip(gradients, clients.tokens, clients.spans, counts, strict=True):
-        width = int(spans[:, 1].max())
-        ids, ends = tokens[:, :width].long().to(adapted.device), spans.long().to(adapted.device)
-        mask = (torch.arange(width, device=adapted.device) < ends[:, 1:]).long()
-        logits = adapted.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        (span_losses(logits, ids, ends).sum() / count).backward()
-        row.copy_(adapted.gradients)
-        adapted.gradients.zero_()
-    return gradients
 
 
 def directions(

@@ -220,7 +220,8 @@ class TangentRows(Rows):
         if shapes != ((layout.size,), (*tokens.shape[:2], 2), tokens.shape[:1]):
             raise ValueError(f"codec 'subspace': arrays 'point', 'spans', 'weights' have shapes {shapes}")
         self._layout, self._tangents = layout, tangents
-        self._point, self._weights = point.detach().cpu().float().clone(), weights.detach().cpu().float().clone()
+        self._point = point.detach().cpu().float().clone()
+        self._weights = torch.empty(weights.shape).copy_(weights.detach())  # one order in memory, hence one rounding
         self._tokens, self._spans = tokens.to(torch.int32).clone(), spans.to(torch.int32).clone()
 
     @property
@@ -289,7 +290,8 @@ def _check_size(name: str, array: Tensor, size: int) -> None:
 
 def _stored(values: Tensor) -> Tensor:
     """Rows as they travel; what is in float16 already is what has travelled."""
-    return values.detach().cpu().clone() if values.dtype == torch.float16 else (values.cpu() * STORED_SCALE).half()
+    scaled = values.detach().cpu() * (1.0 if values.dtype == torch.float16 else STORED_SCALE)
+    return torch.empty(values.shape, dtype=torch.float16).copy_(scaled)
 
 
 def _unstored(values: Tensor, like: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ samples from the model of the last release, and takes the leading principal dire
 else enters, so the prior is post-processing and costs no privacy.
 """
 
-import math
 import time
 
 import torch
@@ -19,8 +18,9 @@ from common.config import ConfigError
 from common.data import evaluation_examples
 from common.demo.prompts import public_questions
 from common.demo.tasks import template_of
+from common.group_gradients import group_gradients
 from common.tangents import ModelTangents
-from server_app.public_gradients import directions, gradients_of, pseudo_clients
+from server_app.public_gradients import directions, pseudo_clients
 from server_app.public_prompts import SELF_GENERATED, TEMPLATE, public_prompts
 from server_app.strategies.base import FederatedAdapter
 
@@ -77,7 +77,7 @@ class PublicPrior(FederatedAdapter):
         seed = self.config.seed * _ROUND_SPREAD + server_round
         prompts = self._pool()
         clients = pseudo_clients(self.adapted, adapter, prompts, prior, seed)
-        gradients = gradients_of(self.adapted, adapter, clients)
+        gradients = group_gradients(self.adapted, adapter, clients.tokens, clients.spans)
         found = directions(self.layout, gradients, codec.size - prior.random_rows, prior, clients, adapter)
         scales = row_scales(
             found.energies, prior.random_rows, self.layout.size, whitening=prior.whitening, floor=self._noise_floor()
@@ -123,19 +123,21 @@ class PublicPrior(FederatedAdapter):
 
 
 def row_scales(energies: Tensor, fresh: int, dim: int, *, whitening: float, floor: float) -> Tensor:
-    """Scales of the prior's rows and of ``fresh`` random ones behind them, with mean square 1: shape ``[k + fresh]``.
+    """Scales of the prior's rows and of ``fresh`` random ones behind them, shape ``[k + fresh]``.
 
     A row of energy λ gets ``λ^-whitening · (λ / (λ + floor))^½``: strong directions are turned down, and those that
     the noise drowns are turned off. The random rows share one scale, at which they hold as much of a gradient's
-    energy as the prior's rows do together.
+    energy as the prior's rows do together. All are then multiplied alike, so that the code of a pseudo-gradient, at
+    unit length, is decoded to unit length in the mean square: a step size means the same for every choice.
     """
+    energies = energies.double()
     there = energies > 0
-    safe = torch.where(there, energies, 1.0).double()
-    scales = torch.where(there, safe**-whitening * (safe / (safe + floor)).sqrt(), 0.0)
+    safe = torch.where(there, energies, 1.0)
+    squares = torch.where(there, safe ** (-2 * whitening) * safe / (safe + floor), 0.0)
     if fresh:
-        held = float((scales.square() * energies).sum())
-        outside = max(1e-3, 1 - float(energies.sum())) * fresh / dim
-        balanced = math.sqrt(held / outside) if held else 1.0
-        scales = torch.cat((scales, torch.full((fresh,), balanced, dtype=torch.float64)))
-    mean_square = float(scales.square().mean())
-    return (scales / math.sqrt(mean_square)).float() if mean_square else scales.float()
+        outside = max(1e-3, 1 - float(energies.sum())) / dim
+        held = float(squares @ energies)
+        energies = torch.cat((energies, torch.full((fresh,), outside).double()))
+        squares = torch.cat((squares, torch.full((fresh,), held / (fresh * outside) if held else 1.0).double()))
+    held, decoded = float(squares @ energies), float(squares.square() @ energies)
+    return (squares * (held / decoded) if decoded else squares).sqrt().float()
