@@ -154,7 +154,7 @@ class PublicPriorConfig(Section):
     slots: str = Field("", description='template: TOML file with a list of words for every slot; "" = the demo\'s')
     pool: PositiveInt = Field(256, description="most prompts to have")
     prompt_tokens: PositiveInt = Field(16, description="self-generated: longest continuation of the template's opening")
-    pseudo_clients: PositiveInt = Field(200, description="pseudo-clients, each one gradient")
+    pseudo_clients: PositiveInt = Field(256, description="pseudo-clients, each one gradient")
     prompts_per_client: PositiveInt = Field(3, description="prompts of a pseudo-client")
     label_tokens: PositiveInt = Field(1, description="most tokens that the model samples as a label")
     refresh_every: PositiveInt = Field(
