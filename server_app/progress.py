@@ -1,6 +1,5 @@
 """What a person sees while a run is under way: one line per event, marked so that a launcher can pick them out."""
 
-import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
