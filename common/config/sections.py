@@ -170,7 +170,7 @@ class PublicPriorConfig(Section):
         0.25, description="rows are scaled by their energy to minus this power; 0 = all alike"
     )
     noise_floor: NonNegativeFloat = Field(
-        1.0, description="rows fade out below this multiple of the noise energy of the whole run; 0 = none does"
+        4.0, description="rows fade out below this multiple of the noise energy of the whole run; 0 = none does"
     )
 
     @model_validator(mode="after")
