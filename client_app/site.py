@@ -16,6 +16,7 @@ from common.config import RunConfig
 from common.data import TokenisedExamples, private_tokens, split_rows
 from common.models import AdaptedModel, load_adapted_model
 from common.privacy.noise import RandomSource
+from common.tangents import ModelTangents
 from common.wire import Task
 
 _MIX = 0x9E3779B97F4A7C15  # odd constant that spreads (seed, partition, round) over 63 bits
@@ -107,17 +108,27 @@ def _config(pairs: tuple[tuple[str, Any], ...]) -> RunConfig:
     return RunConfig.parse(dict(pairs))
 
 
-_encoders: dict[str, Encoder] = {}
-_SMALL = 1 << 16
+_kept: list[tuple[EncoderSpec, AdaptedModel, Encoder]] = []
 
 
 def encoder_for(spec: EncoderSpec, site: Site) -> Encoder:
     """The encoder of a specification; the last one is kept, since a round sends the same to every client."""
-    if spec.nbytes > _SMALL:  # learned weights: not worth hashing, and rebuilt in well under a training step
-        return build_encoder(spec, site.adapted.layout)
-    arrays = [(name, value.numpy().tobytes()) for name, value in sorted(spec.arrays.items())]
-    key = repr((spec.kind, spec.version, sorted(spec.fields.items()), arrays, site.adapted.layout.digest))
-    if key not in _encoders:
-        _encoders.clear()
-        _encoders[key] = build_encoder(spec, site.adapted.layout)
-    return _encoders[key]
+    for kept, adapted, encoder in _kept:
+        if adapted is site.adapted and _same(kept, spec):
+            return encoder
+    encoder = build_encoder(spec, site.adapted.layout).bound(ModelTangents(site.adapted))
+    _kept[:] = [(spec, site.adapted, encoder)]
+    return encoder
+
+
+def _same(one: EncoderSpec, other: EncoderSpec) -> bool:
+    """Whether two specifications are equal, array by array: a comparison costs less than a hash or a new encoder."""
+    if (one.kind, one.version, one.fields, one.arrays.keys()) != (
+        other.kind,
+        other.version,
+        other.fields,
+        other.arrays.keys(),
+    ):
+        return False
+    pairs = ((array, other.arrays[name]) for name, array in one.arrays.items())
+    return all(a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs)
