@@ -26,13 +26,15 @@ def statistics(message: Message, context: Context) -> Message:
     """Stage 1: release this client's gradient statistics (Algorithm 1, client side)."""
     adapter, _, task = unpack_instruction(message.content)
     site = Site.of(context)
+    site.check_adapter(adapter)
     site.accept(task, context)
-    settings = site.config.statistics
+    settings, layout = site.config.statistics, site.adapted.layout
+    if not task.raw and task.terms.size != ScaleCode.of(layout, settings).size:
+        raise WireError(f"release terms say {task.terms.size} values; these statistics have another number")
     train = site.config.train.model_copy(
         update={"local_steps": settings.steps, "local_epochs": 0, "learning_rate": settings.learning_rate}
     )
     gradients = gradient_stream(site.adapted, adapter, site.examples, train, site.seed(0))
-    layout = site.adapted.layout
     if task.raw:
         measured = gradient_statistics(gradients, layout, settings)
         values = torch.cat([measured.mean, measured.std]).numpy().astype(np.float32)
@@ -54,7 +56,9 @@ def train(message: Message, context: Context) -> Message:
     if task.raw:
         raise WireError("a gradient is never asked for in the clear: only stage 1 may be raw")
     site = Site.of(context)
+    site.check_adapter(adapter)
     site.accept(task, context)
+    encoder = encoder_for(spec, site, task.terms.size)
     gradient = local_update(site.adapted, adapter, site.examples, site.config.train, site.seed(task.round))
-    values = release_gradient(gradient, encoder_for(spec, site), task.terms, site.noise_source(task.round))
+    values = release_gradient(gradient, encoder, task.terms, site.noise_source(task.round))
     return Message(pack_release(values, task.round), reply_to=message)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from flwr.app import Context
+from torch import Tensor
 
 from client_app.policy import PolicyRefusal, SitePolicy
 from client_app.site_ledger import charge_release
@@ -16,7 +17,7 @@ from common.config import RunConfig
 from common.data import TokenisedExamples, private_tokens
 from common.models import AdaptedModel, load_adapted_model
 from common.privacy.noise import RandomSource
-from common.wire import Task
+from common.wire import Task, WireError
 
 _MIX = 0x9E3779B97F4A7C15  # odd constant that spreads (seed, partition, round) over 63 bits
 
@@ -51,6 +52,11 @@ class Site:
             str(node.get("data-path", "")),
         )
         return cls(config, partition, adapted, examples, SitePolicy.from_node_config(node))
+
+    def check_adapter(self, adapter: Tensor) -> None:
+        """Raise ``WireError`` for an adapter (shape ``[n]``) that is not one of this model's."""
+        if adapter.numel() != self.adapted.layout.size:
+            raise WireError(f"adapter has {adapter.numel()} values, this client's has {self.adapted.layout.size}")
 
     def accept(self, task: Task, context: Context) -> None:
         """Refuse an instruction of other code (``CodeMismatch``) or beyond the site's policy (``PolicyRefusal``).
@@ -96,13 +102,28 @@ _encoders: dict[str, Encoder] = {}
 _SMALL = 1 << 16
 
 
-def encoder_for(spec: EncoderSpec, site: Site) -> Encoder:
-    """The encoder of a specification; the last one is kept, since a round sends the same to every client."""
+def encoder_for(spec: EncoderSpec, site: Site, size: int) -> Encoder:
+    """The encoder of a specification; the last one is kept, since a round sends the same to every client.
+
+    Raises ``WireError`` for one that cannot be built or that makes codes of another size than the terms'.
+    """
     if spec.nbytes > _SMALL:  # learned weights: not worth hashing, and rebuilt in well under a training step
-        return build_encoder(spec, site.adapted.layout)
-    arrays = [(name, value.numpy().tobytes()) for name, value in sorted(spec.arrays.items())]
-    key = repr((spec.kind, spec.version, sorted(spec.fields.items()), arrays, site.adapted.layout.digest))
+        return _build(spec, site, size)
+    arrays = [(name, str(value.dtype), value.numpy().tobytes()) for name, value in sorted(spec.arrays.items())]
+    key = repr((spec.kind, spec.version, sorted(spec.fields.items()), arrays, site.adapted.layout.digest, size))
     if key not in _encoders:
+        encoder = _build(spec, site, size)
         _encoders.clear()
-        _encoders[key] = build_encoder(spec, site.adapted.layout)
+        _encoders[key] = encoder
     return _encoders[key]
+
+
+def _build(spec: EncoderSpec, site: Site, size: int) -> Encoder:
+    layout = site.adapted.layout  # every codec holds its arrays against it before it builds, so memory is bounded
+    try:
+        encoder = build_encoder(spec, layout)
+    except (ValueError, TypeError, OverflowError, MemoryError, RuntimeError) as error:
+        raise WireError(f"encoder: {error}") from None
+    if encoder.size != size:
+        raise WireError(f"encoder makes codes of {encoder.size} values, the release terms say {size}")
+    return encoder

@@ -308,12 +308,14 @@ def test_a_simulated_client_tells_why_it_failed(
 def test_the_kept_encoder_is_that_of_the_same_arrays(monkeypatch: pytest.MonkeyPatch, adapted: AdaptedModel) -> None:
     """Two specifications that differ in a small array only are two encoders; the same one again is not rebuilt."""
     built: list[EncoderSpec] = []
-    monkeypatch.setattr(site_module, "build_encoder", lambda spec, _: built.append(spec) or len(built))
+    monkeypatch.setattr(
+        site_module, "build_encoder", lambda spec, _: built.append(spec) or SimpleNamespace(size=4, number=len(built))
+    )
     monkeypatch.setattr(site_module, "_encoders", {})
     site: Any = SimpleNamespace(adapted=adapted)
     specs = [EncoderSpec("kind", 1, {}, {"mask": torch.full((4,), value)}) for value in (1.0, 2.0)]
-    found: list[Any] = [encoder_for(spec, site) for spec in (specs[0], specs[0], specs[1])]
-    assert found == [1, 1, 2]
+    found: list[Any] = [encoder_for(spec, site, 4) for spec in (specs[0], specs[0], specs[1])]
+    assert [encoder.number for encoder in found] == [1, 1, 2]
 
 
 def test_a_site_with_its_own_data_trains_on_them(
