@@ -125,5 +125,5 @@ def _build(spec: EncoderSpec, site: Site, size: int) -> Encoder:
     except (ValueError, TypeError, OverflowError, MemoryError, RuntimeError) as error:
         raise WireError(f"encoder: {error}") from None
     if encoder.size != size:
-        raise WireError(f"encoder makes codes of {encoder.size} values, the release terms say {size}")
+        raise WireError(f"encoder: its code has {encoder.size} values, the terms say {size}")
     return encoder

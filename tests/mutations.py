@@ -96,7 +96,7 @@ def _flip(content: RecordDict, draw: Callable[..., Any]) -> RecordDict:
             data[draw(st.integers(0, len(data) - 1))] = draw(st.integers(0, 255))
     try:
         return recorddict_from_proto(RecordDictProto.FromString(bytes(data)))
-    except (DecodeError, ValueError, KeyError, TypeError):
+    except (DecodeError, ValueError, KeyError, TypeError, AttributeError):
         return content
 
 

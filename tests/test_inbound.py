@@ -2,6 +2,7 @@
 
 import contextlib
 import resource
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from common.inbound_array import ArrayError, read_array
 from common.models import AdaptedModel
 from common.privacy.mechanism import ReleaseTerms, check_release, release
 from common.privacy.noise import RandomSource
+from common.scale_code import ScaleCode
 from common.wire import STATISTICS, TRAIN, Task, WireError, pack_instruction, pack_release, unpack_instruction
 from server_app.federation import Question
 from tests.messages import NODE, instruction
@@ -53,8 +55,9 @@ def config(files: Files) -> RunConfig:
     return tiny_config(files, Path())
 
 
-def valid(adapted: AdaptedModel) -> RecordDict:
-    task = Task(1, TERMS, app_digest())
+def valid(adapted: AdaptedModel, config: RunConfig, kind: str = TRAIN) -> RecordDict:
+    size = ScaleCode.of(adapted.layout, config.statistics).size if kind == STATISTICS else TERMS.size
+    task = Task(1, replace(TERMS, size=size), app_digest())
     return pack_instruction(adapted.initial, LinearCodec.of_form(adapted.layout, 64, 1).spec(), task)
 
 
@@ -82,7 +85,7 @@ def test_a_client_meets_a_mutated_instruction_with_a_release_or_a_typed_error(
         terms = unpack_instruction(content)[2].terms
         assert len(reply.content["release"]["values"]) == terms.size * terms.dtype.itemsize  # type: ignore[index]
 
-    run(count, mutated(lambda: valid(adapted)), check)
+    run(count, mutated(lambda: valid(adapted, config, kind)), check)
     assert min(outcomes.values()) > count / 50, "both outcomes are met often"
 
 
@@ -165,7 +168,7 @@ def test_an_honest_array_is_read_as_it_was_sent(dtype: str, shape: tuple[int, ..
 
 
 def test_an_encoder_that_cannot_be_built_is_told_as_such(adapted: AdaptedModel, config: RunConfig) -> None:
-    content = valid(adapted)
+    content = valid(adapted, config)
     content["encoder"]["kind"] = CONV.kind  # type: ignore[index]
     node = {"partition-id": 0, "num-partitions": 6, "max-epsilon": 15.0}
     place = Context(run_id=7, node_id=NODE, node_config=node, state=RecordDict(), run_config=config.flat())
