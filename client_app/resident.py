@@ -73,7 +73,7 @@ def loaded_hash(context: Context) -> str:
 def _ask(message: Message, context: Context, idle: float) -> Letter:
     header = {"protocol": PROTOCOL, "app": app_digest(), "loaded": loaded_hash(context)}
     parts = (message_to_proto(message).SerializeToString(), context_to_proto(context).SerializeToString())
-    deadline = time.monotonic() + max(message.metadata.created_at + message.metadata.ttl - time.time(), 1.0)
+    deadline = time.monotonic() + message.metadata.ttl  # from its arrival: the server's clock may be another
     folder = open_folder(f"{context.node_id:x}-{app_digest()}")
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)  # one ClientApp of a node at a time; the kernel lets go of a dead one's
@@ -131,7 +131,7 @@ def start_worker(folder: int, idle: float) -> None:
         listener.listen()
         life = _open(_life_path(folder), os.O_RDWR | os.O_CREAT, opened)
         fcntl.flock(life, fcntl.LOCK_EX | fcntl.LOCK_NB)  # inherited: held until the worker has ended
-        parent = os.pidfd_open(os.getppid())
+        parent = os.pidfd_open(os.getppid() or os.getpid())  # 0: this is a container's first process
         opened.callback(os.close, parent)
         own = _open(f"/proc/self/fd/{folder}", os.O_RDONLY | os.O_DIRECTORY, opened)  # a duplicate shares our lock
         command = [sys.executable, "-P", "-c", _BOOT, str(_ROOT)]

@@ -55,14 +55,14 @@ class Field:
     def rounds_done(self, name: str) -> int:
         return max((row["round"] for row in self.folder(name).read_metrics()), default=0)
 
-    def process(self, owner: str, program: str, seconds: float = 240.0) -> psutil.Process:
-        """Flower's program among what a superexec has started, as soon as there is one."""
+    def process(self, owner: str, program: str, *, born_after: float = 0.0) -> psutil.Process:
+        """Flower's program among what a superexec has started, as soon as there is one (of that age)."""
 
         def find() -> psutil.Process | None:
             family = psutil.Process(self.federation.processes.pid(owner)).children(recursive=True)
-            return next((p for p in family if p.is_running() and program in _line(p)), None)
+            return next((p for p in family if program in _line(p) and p.create_time() > born_after), None)
 
-        return wait_for(find, seconds, f"no {program} under {owner}")
+        return wait_for(find, 300.0, f"no {program} under {owner}")
 
     def answers(self, run: int) -> Counter[tuple[str, int]]:
         """How often each node has computed a release in each round, by its own log."""

@@ -39,7 +39,7 @@ def test_a_superlink_killed_and_back_ends_no_run(field: Field) -> None:
 def test_a_client_process_killed_in_a_round_costs_that_round_one_reply(field: Field) -> None:
     run = field.federation.submit(field.config("client", rounds=3))
     wait_for(lambda: field.rounds_done("client") >= 1, 600, "no first round")
-    field.process("north-superexec", "flwr-clientapp").send_signal(signal.SIGKILL)
+    field.process("north-superexec", "flwr-clientapp", born_after=time.time()).send_signal(signal.SIGKILL)
     completed(field, run)
     print(f"OBSERVED client killed: rounds {rows(field, 'client')}: {failures(field, 'client')}")
     assert min(count for _, count in rows(field, "client")) == 2
