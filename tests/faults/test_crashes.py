@@ -36,15 +36,42 @@ def test_a_superlink_killed_and_back_ends_no_run(field: Field) -> None:
     field.check_books("superlink", run)
 
 
-def test_a_client_process_killed_in_a_round_costs_that_round_one_reply(field: Field) -> None:
-    run = field.federation.submit(field.config("client", rounds=3))
-    wait_for(lambda: field.rounds_done("client") >= 1, 600, "no first round")
+def test_a_client_process_killed_at_its_start_is_replaced_by_flower(field: Field) -> None:
+    run = field.federation.submit(field.config("early", rounds=2))
+    wait_for(lambda: field.rounds_done("early") >= 1, 600, "no first round")
     field.process("north-superexec", "flwr-clientapp", born_after=time.time()).send_signal(signal.SIGKILL)
     completed(field, run)
+    assert rows(field, "early") == [(1, 3), (2, 3)]
+    field.check_books("early", run)
+
+
+def test_a_client_process_killed_while_its_worker_computes_costs_the_round_one_reply(field: Field) -> None:
+    run = field.federation.submit(field.config("client", rounds=3))
+    wait_for(lambda: field.rounds_done("client") >= 1, 600, "no first round")
+    frozen = [worker for worker in map(psutil.Process, workers(field)) if is_of(worker, field, "north")]
+    assert len(frozen) == 1
+    frozen[0].suspend()  # a computation that takes long
+    try:
+        client = field.process("north-superexec", "flwr-clientapp", born_after=time.time())
+        time.sleep(20)
+        client.kill()
+    finally:
+        frozen[0].resume()
+    completed(field, run)
     print(f"OBSERVED client killed: rounds {rows(field, 'client')}: {failures(field, 'client')}")
-    assert min(count for _, count in rows(field, "client")) == 2
+    assert rows(field, "client")[1] == (2, 2)
     assert rows(field, "client")[-1] == (3, 3), "the site is back"
     field.check_books("client", run)
+
+
+def workers(field: Field) -> list[int]:
+    """Process ids of the living workers."""
+    found = [int(path.read_text()) for path in (field.federation.folder / "runtime").glob("*/*/worker")]
+    return [pid for pid in found if psutil.pid_exists(pid)]
+
+
+def is_of(worker: psutil.Process, field: Field, site: str) -> bool:
+    return f"/home/{site}" in worker.environ()["FLWR_HOME"]
 
 
 def failures(field: Field, name: str) -> list[str]:
@@ -54,8 +81,7 @@ def failures(field: Field, name: str) -> list[str]:
 def test_a_worker_killed_between_rounds_costs_nothing(field: Field) -> None:
     run = field.federation.submit(field.config("worker", rounds=2))
     wait_for(lambda: field.rounds_done("worker") >= 1, 600, "no first round")
-    runtime = field.federation.folder / "runtime"
-    pids = [int(path.read_text()) for path in runtime.glob("*/*/worker") if psutil.pid_exists(int(path.read_text()))]
+    pids = workers(field)
     assert len(pids) == 3
     psutil.Process(pids[0]).kill()
     completed(field, run)
