@@ -17,7 +17,7 @@ from common.data import TokenisedExamples, private_tokens, split_rows
 from common.models import AdaptedModel, load_adapted_model
 from common.privacy.noise import RandomSource
 from common.tangents import ModelTangents
-from common.wire import Task
+from common.wire import Task, WireError
 
 _MIX = 0x9E3779B97F4A7C15  # odd constant that spreads (seed, partition, round) over 63 bits
 _SPLIT = -1  # in place of a round
@@ -111,13 +111,26 @@ def _config(pairs: tuple[tuple[str, Any], ...]) -> RunConfig:
 _kept: list[tuple[EncoderSpec, AdaptedModel, Encoder]] = []
 
 
-def encoder_for(spec: EncoderSpec, site: Site) -> Encoder:
-    """The encoder of a specification; the last one is kept, since a round sends the same to every client."""
+def encoder_for(spec: EncoderSpec, site: Site, size: int) -> Encoder:
+    """The encoder of a specification; the last one is kept, since a round sends the same to every client.
+
+    Raises ``WireError`` for one that cannot be built or that makes codes of another size than the terms'.
+    """
     for kept, adapted, encoder in _kept:
         if adapted is site.adapted and _same(kept, spec):
-            return encoder
-    encoder = build_encoder(spec, site.adapted.layout).bound(ModelTangents(site.adapted))
+            return _of_size(encoder, size)
+    try:
+        built = build_encoder(spec, site.adapted.layout)  # holds its arrays against the layout: memory is bounded
+    except (ValueError, TypeError, OverflowError, MemoryError, RuntimeError) as error:
+        raise WireError(f"encoder: {error}") from None
+    encoder = _of_size(built, size).bound(ModelTangents(site.adapted))
     _kept[:] = [(spec, site.adapted, encoder)]
+    return encoder
+
+
+def _of_size(encoder: Encoder, size: int) -> Encoder:
+    if encoder.size != size:
+        raise WireError(f"encoder: its code has {encoder.size} values, the terms say {size}")
     return encoder
 
 

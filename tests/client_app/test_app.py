@@ -160,7 +160,7 @@ def test_an_encoder_of_another_adapter_is_refused(grid: InProcessGrid, adapted: 
 
 
 def test_terms_that_do_not_fit_the_code_are_refused(grid: InProcessGrid, adapted: AdaptedModel) -> None:
-    assert refusal(grid, adapted, terms(65, 1.0)) == "WireError: the encoder makes 64 values, the release terms say 65"
+    assert refusal(grid, adapted, terms(65, 1.0)) == "WireError: encoder: its code has 64 values, the terms say 65"
 
 
 def test_terms_that_do_not_fit_the_code_are_refused_before_data_or_budget_are_touched(
@@ -354,16 +354,17 @@ def test_the_kept_encoder_is_that_of_the_same_arrays(
     def build(spec: EncoderSpec, _: Any) -> Any:
         built.append(spec)
         number = len(built)
-        return SimpleNamespace(bound=lambda _model: number)
+        return SimpleNamespace(size=4, bound=lambda _model: SimpleNamespace(size=4, number=number))
 
     monkeypatch.setattr(site_module, "build_encoder", build)
     monkeypatch.setattr(site_module, "_kept", [])
     site: Any = SimpleNamespace(adapted=adapted)
     specs = [EncoderSpec("kind", 1, {}, {"mask": torch.ones(size)}) for _ in range(3)]
     specs[2].arrays["mask"][-1] = 2
-    found: list[Any] = [encoder_for(spec, site) for spec in specs]
+    found: list[Any] = [encoder_for(spec, site, 4) for spec in specs]
     other: Any = SimpleNamespace(adapted=replace(adapted))
-    assert [*found, encoder_for(specs[2], other)] == [1, 1, 2, 3]
+    found.append(encoder_for(specs[2], other, 4))
+    assert [encoder.number for encoder in found] == [1, 1, 2, 3]
 
 
 def test_a_site_with_its_own_data_trains_on_them(

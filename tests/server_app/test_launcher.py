@@ -260,4 +260,4 @@ def test_a_failed_run_without_any_error_still_names_its_log(tmp_path: Path, monk
 
 
 def test_ports_are_free_and_distinct() -> None:
-    assert len(set(launcher._free_ports(5))) == 5
+    assert len(set(launcher.free_ports(5))) == 5
