@@ -16,7 +16,7 @@ from flwr.common.serde import recorddict_to_proto
 from torch import Tensor
 
 from common.codecs.base import EncoderSpec
-from common.inbound_array import ArrayError, read_array
+from common.inbound_array import read_array
 from common.privacy.mechanism import ReleaseTerms
 
 _R = TypeVar("_R", ArrayRecord, ConfigRecord)
@@ -145,7 +145,7 @@ def _config(content: RecordDict, name: str) -> Mapping[str, Any]:
 def _array(content: RecordDict, record: str, key: str) -> np.ndarray:
     try:
         return read_array(_record(content, record, ArrayRecord)[key])
-    except (KeyError, ArrayError) as error:
+    except (KeyError, ValueError) as error:
         raise WireError(f'array "{record}/{key}" is missing or unreadable: {error!r}') from error
 
 
