@@ -18,7 +18,7 @@ from torch import Tensor
 
 from common.adapter import Layout
 from common.codecs.base import EncoderSpec
-from common.inbound_array import ArrayError, read_array
+from common.inbound_array import read_array
 from common.privacy.mechanism import ReleaseTerms
 from common.quantize import QuantisedAdapter
 
@@ -207,7 +207,7 @@ def _config(content: RecordDict, name: str) -> Mapping[str, Any]:
 def _array(content: RecordDict, record: str, key: str) -> np.ndarray:
     try:
         return read_array(_record(content, record, ArrayRecord)[key])
-    except (KeyError, ArrayError) as error:
+    except (KeyError, ValueError) as error:
         raise WireError(f'array "{record}/{key}" is missing or unreadable: {error!r}') from error
 
 
