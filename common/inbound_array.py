@@ -12,7 +12,7 @@ import numpy as np
 from flwr.app import Array
 
 _STYPE = "numpy.ndarray"
-_TYPES = ("float32", "float64", "int32", "int64")
+_TYPES = ("float16", "float32", "float64", "int32", "int64")
 _LONGEST_HEADER = 4096
 _MOST_DIMENSIONS = 8
 
@@ -22,7 +22,7 @@ class ArrayError(ValueError):
 
 
 def read_array(array: Array) -> np.ndarray:
-    """The array in a message: at most 8 dimensions of float32, float64, int32 or int64; ``ArrayError`` otherwise."""
+    """The array in a message: at most 8 dimensions, of floats or integers (``_TYPES``); ``ArrayError`` otherwise."""
     if array.stype != _STYPE:
         raise ArrayError(f"serialised as {array.stype!r}, expected {_STYPE}")
     stream = io.BytesIO(array.data)

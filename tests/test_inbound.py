@@ -158,7 +158,7 @@ def test_a_false_array_is_an_array_error_or_an_array(array: Array) -> None:
         assert read_array(array).size < 100
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int32", "int64"])
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3)])
 def test_an_honest_array_is_read_as_it_was_sent(dtype: str, shape: tuple[int, ...]) -> None:
     sent = np.arange(np.prod(shape, dtype=int), dtype=dtype).reshape(shape)

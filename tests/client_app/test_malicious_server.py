@@ -197,8 +197,8 @@ class Amplifier(Codec):
     size = property(lambda self: self._size)
 
     def spec(self) -> EncoderSpec:
-        fields = {**layout_fields(self._layout), "size": self._size, "scale": 1.0}
-        return EncoderSpec("dense", 1, fields, self._weights)
+        fields = {**layout_fields(self._layout), "size": self._size, "scale": 1.0, "code-scale": 1.0}
+        return EncoderSpec("dense", 2, fields, self._weights)
 
     encode = decode = state = None  # type: ignore[assignment] - only its specification travels
 
