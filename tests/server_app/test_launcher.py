@@ -102,8 +102,11 @@ class Launched:
 
 FIGURE = {"epsilon": 1.2341, "delta": 1e-5}
 REPORT: dict[str, Any] = {
+    "run": {"control": "none"},
+    "strategy": {},
     "outcome": {
         "stopped_because": "all rounds done",
+        "warning": "",
         "base": {"loss": 3.5, "accuracy": 0.25},
         "final": {"loss": 1.5, "accuracy": 0.75},
     },
