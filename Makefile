@@ -5,11 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint bench reproduce pretrain clean
+.PHONY: help setup demo deploy-demo test test-faults lint bench reproduce pretrain clean
 
 help:
 	@echo "make demo      fine-tune the embedded model privately with Flower's simulation engine (about 3 minutes)"
+	@echo "make deploy-demo  TLS, registered SuperNodes, real processes on loopback; everything is stopped again"
 	@echo "make test      linters, types, import contract and tests"
+	@echo "make test-faults  processes killed and lied to, for real (slow; not part of make test)"
 	@echo "make bench     speed, as ratios within one run"
 	@echo "make reproduce recompute the paper's Table 3 and Figure 1 (docs/reproduction)"
 	@echo "make pretrain  rebuild the embedded model from its facts (common/demo/assets)"
@@ -25,6 +27,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/dr-encoder run --preset demo
 
+deploy-demo: $(READY)
+	$(BIN)/python -m server_app.deployment.demo
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -33,6 +38,9 @@ lint: $(READY)
 
 test: lint
 	$(BIN)/python -m pytest
+
+test-faults: $(READY)
+	$(BIN)/python -m pytest -m faults tests/faults
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.speed

@@ -28,7 +28,12 @@ sys.path.insert(0, str(_ROOT))
 from flwr.app import Context, Message  # noqa: E402
 from flwr.clientapp import ClientApp  # noqa: E402
 
-from client_app import app as _client  # noqa: E402 - only now is it this app's
+from client_app.resident import answer, in_flower_client_process  # noqa: E402 - only now are they this app's
+
+if in_flower_client_process():  # a process for this one message: nothing heavy is imported, the worker has it
+    _answer = answer
+else:
+    from client_app.app import app as _answer
 
 app = ClientApp()
 
@@ -37,16 +42,16 @@ app = ClientApp()
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Stage 2, see ``client_app.app.train``."""
-    return _client.app(message, context)
+    return _answer(message, context)
 
 
 @app.query("statistics")
 def statistics(message: Message, context: Context) -> Message:
     """Stage 1, see ``client_app.app.statistics``."""
-    return _client.app(message, context)
+    return _answer(message, context)
 
 
 @app.query("gradients")
 def gradients(message: Message, context: Context) -> Message:
     """Stage 1 of FedCG, see ``client_app.app.gradients``."""
-    return _client.app(message, context)
+    return _answer(message, context)

@@ -29,13 +29,14 @@ def statistics(message: Message, context: Context) -> Message:
     site = Site.of(context)
     site.check(task)
     adapter = received_adapter(sent, site.adapted.layout)
+    settings, layout = site.config.statistics, site.adapted.layout
+    if not task.raw and task.terms.size != ScaleCode.of(layout, settings).size:
+        raise WireError(f"release terms say {task.terms.size} values; these statistics have another number")
     site.charge(task, context)
-    settings = site.config.statistics
     train = site.config.train.model_copy(
         update={"local_steps": settings.steps, "local_epochs": 0, "learning_rate": settings.learning_rate}
     )
     gradients = gradient_stream(site.adapted, adapter, site.examples, train, site.seed(0))
-    layout = site.adapted.layout
     if task.raw:
         measured = gradient_statistics(gradients, layout, settings)
         values = torch.cat([measured.mean, measured.std]).numpy().astype(np.float32)
@@ -99,9 +100,7 @@ def train(message: Message, context: Context) -> Message:
     site = Site.of(context)
     site.check(task)
     adapter = received_adapter(sent, site.adapted.layout)
-    encoder = encoder_for(spec, site)
-    if encoder.size != task.terms.size:
-        raise WireError(f"the encoder makes {encoder.size} values, the release terms say {task.terms.size}")
+    encoder = encoder_for(spec, site, task.terms.size)
     site.charge(task, context)  # the last that may refuse: from here on the answer is a release
     gradient = or_nothing(
         lambda: local_update(site.adapted, adapter, site.split()[1], site.config.train, site.seed(task.round)),

@@ -16,7 +16,8 @@ from common.config import RunConfig
 from common.data import TokenisedExamples, private_tokens, split_rows
 from common.models import AdaptedModel, load_adapted_model
 from common.privacy.noise import RandomSource
-from common.wire import Task
+from common.tangents import ModelTangents
+from common.wire import Task, WireError
 
 _MIX = 0x9E3779B97F4A7C15  # odd constant that spreads (seed, partition, round) over 63 bits
 _SPLIT = -1  # in place of a round
@@ -107,17 +108,40 @@ def _config(pairs: tuple[tuple[str, Any], ...]) -> RunConfig:
     return RunConfig.parse(dict(pairs))
 
 
-_encoders: dict[str, Encoder] = {}
-_SMALL = 1 << 16
+_kept: list[tuple[EncoderSpec, AdaptedModel, Encoder]] = []
 
 
-def encoder_for(spec: EncoderSpec, site: Site) -> Encoder:
-    """The encoder of a specification; the last one is kept, since a round sends the same to every client."""
-    if spec.nbytes > _SMALL:  # learned weights: not worth hashing, and rebuilt in well under a training step
-        return build_encoder(spec, site.adapted.layout)
-    arrays = [(name, value.numpy().tobytes()) for name, value in sorted(spec.arrays.items())]
-    key = repr((spec.kind, spec.version, sorted(spec.fields.items()), arrays, site.adapted.layout.digest))
-    if key not in _encoders:
-        _encoders.clear()
-        _encoders[key] = build_encoder(spec, site.adapted.layout)
-    return _encoders[key]
+def encoder_for(spec: EncoderSpec, site: Site, size: int) -> Encoder:
+    """The encoder of a specification; the last one is kept, since a round sends the same to every client.
+
+    Raises ``WireError`` for one that cannot be built or that makes codes of another size than the terms'.
+    """
+    for kept, adapted, encoder in _kept:
+        if adapted is site.adapted and _same(kept, spec):
+            return _of_size(encoder, size)
+    try:
+        built = build_encoder(spec, site.adapted.layout)  # holds its arrays against the layout: memory is bounded
+    except (ValueError, TypeError, OverflowError, MemoryError, RuntimeError) as error:
+        raise WireError(f"encoder: {error}") from None
+    encoder = _of_size(built, size).bound(ModelTangents(site.adapted))
+    _kept[:] = [(spec, site.adapted, encoder)]
+    return encoder
+
+
+def _of_size(encoder: Encoder, size: int) -> Encoder:
+    if encoder.size != size:
+        raise WireError(f"encoder: its code has {encoder.size} values, the terms say {size}")
+    return encoder
+
+
+def _same(one: EncoderSpec, other: EncoderSpec) -> bool:
+    """Whether two specifications are equal, array by array: a comparison costs less than a hash or a new encoder."""
+    if (one.kind, one.version, one.fields, one.arrays.keys()) != (
+        other.kind,
+        other.version,
+        other.fields,
+        other.arrays.keys(),
+    ):
+        return False
+    pairs = ((array, other.arrays[name]) for name, array in one.arrays.items())
+    return all(a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs)

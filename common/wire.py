@@ -18,6 +18,7 @@ from torch import Tensor
 
 from common.adapter import Layout
 from common.codecs.base import EncoderSpec
+from common.inbound_array import read_array
 from common.privacy.mechanism import ReleaseTerms
 from common.quantize import QuantisedAdapter
 
@@ -83,7 +84,7 @@ def unpack_instruction(content: RecordDict) -> tuple[Tensor | QuantisedAdapter, 
     fields = dict(_config(content, ENCODER))
     try:
         arrays = {
-            name.removeprefix("array."): torch.from_numpy(array.numpy())
+            name.removeprefix("array."): torch.from_numpy(read_array(array))
             for name, array in _record(content, f"{ENCODER}-arrays", ArrayRecord).items()
         }
         spec = EncoderSpec(str(fields.pop("kind")), int(cast("int", fields.pop("version"))), fields, arrays)
@@ -205,8 +206,8 @@ def _config(content: RecordDict, name: str) -> Mapping[str, Any]:
 
 def _array(content: RecordDict, record: str, key: str) -> np.ndarray:
     try:
-        return _record(content, record, ArrayRecord)[key].numpy()
-    except (KeyError, ValueError, TypeError) as error:
+        return read_array(_record(content, record, ArrayRecord)[key])
+    except (KeyError, ValueError) as error:
         raise WireError(f'array "{record}/{key}" is missing or unreadable: {error!r}') from error
 
 

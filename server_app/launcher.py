@@ -78,7 +78,7 @@ def launch(config: RunConfig, num_clients: int, resources: Resources, log: IO[st
 
 
 def _launch(config: RunConfig, num_clients: int, resources: Resources, log: IO[str]) -> None:
-    with _terminate_as_interrupt(), tempfile.TemporaryDirectory(prefix="dr-encoder-") as scratch:
+    with terminate_as_interrupt(), tempfile.TemporaryDirectory(prefix="dr-encoder-") as scratch:
         home = Path(scratch)
         environment = flower_environment(home)
         with _superlink(home, environment, log):
@@ -105,7 +105,7 @@ def _last_error(log: Path, begin: int) -> str:
 
 
 @contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
+def terminate_as_interrupt() -> Iterator[None]:
     """Let SIGTERM unwind like Ctrl-C, so that whatever was started is stopped as well."""
 
     def interrupt(_signal: int, _frame: object) -> None:
@@ -121,7 +121,7 @@ def _terminate_as_interrupt() -> Iterator[None]:
 
 @contextmanager
 def _superlink(home: Path, environment: Mapping[str, str], log: IO[str]) -> Iterator[None]:
-    port, control = _free_ports(2)
+    port, control = free_ports(2)
     (home / "config.toml").write_text(
         tomli_w.dumps(
             {"superlink": {"default": CONNECTION, CONNECTION: {"address": f"127.0.0.1:{port}", "insecure": True}}}
@@ -208,7 +208,8 @@ def _stop_tree(process: subprocess.Popen[bytes]) -> None:
         _, family = psutil.wait_procs(family, timeout=3.0)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback interface that were free a moment ago."""
     sockets = [socket.socket() for _ in range(count)]
     for entry in sockets:
         entry.bind(("127.0.0.1", 0))

@@ -1,6 +1,5 @@
 """What a person sees while a run is under way: one line per event, marked so that a launcher can pick them out."""
 
-import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -76,9 +75,12 @@ class Narrator:
 
     def prepared(self, prior: Mapping[str, Any], size: int) -> None:
         """How the codec came out of stage 1."""
-        if prior:
-            energy = float(prior.get("captured_energy", math.nan))
+        if "captured_energy" in prior:
+            energy = float(prior["captured_energy"])
             self(f"stage 1 done: code of {size} values holds {energy:.1%} of a training gradient's energy")
+        elif "public_prior_energy" in prior:
+            energy = float(prior["public_prior_energy"])
+            self(f"prior made: code of {size} values holds {energy:.1%} of a pseudo-gradient's energy")
 
     def round(self, summary: RoundSummary, metrics: MetricRecord | None, watch: Watch) -> None:
         """One line a round."""

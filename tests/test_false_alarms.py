@@ -50,6 +50,7 @@ UNMARKED: dict[str, set[str]] = {
         "test_a_statistics_cohort_beyond_the_noise_shares_counts_as_empty",
         "test_a_private_code_of_256_values_is_60_times_smaller_than_plain_lora",
         "test_a_million_values_take_seconds_at_most",
+        "test_a_client_refuses_a_proxy_that_is_not_of_its_adapter",
     },
     "it fails only if hundreds of random bits or thousands of noisy values coincide": {
         "test_only_the_operating_system_is_a_secure_source",

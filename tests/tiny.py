@@ -14,6 +14,7 @@ from torch import Tensor
 
 from client_app.app import app as client_app
 from common.config import RunConfig
+from common.demo.facts import PRIVATE_PROMPT
 from common.demo.tasks import evaluation_examples, training_examples
 from common.models import AdaptedModel
 from common.privacy.ledger import Ledger
@@ -36,6 +37,8 @@ TINY: dict[str, Any] = {
     "data.partitioner": "iid",
     "train.batch-size": 8,
     "codec.size": 64,
+    "public-prior.template": PRIVATE_PROMPT,
+    "public-prior.pseudo-clients": 64,
     "statistics.sampling-rate": 1.0,
     "statistics.steps": 2,
     "fedcg.sampling-rate": 1.0,

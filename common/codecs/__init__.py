@@ -7,11 +7,14 @@ from common.codecs.dense import DENSE
 from common.codecs.history import HistoryCodec
 from common.codecs.identity import IdentityCodec
 from common.codecs.linear import LinearCodec, LinearEncoder
+from common.codecs.rows import BlockRows, Rows, TangentRows, TuckerRows
 from common.codecs.statistics import GradientStatistics
+from common.codecs.subspace import SubspaceCodec
 
 __all__ = [
     "CONV",
     "DENSE",
+    "BlockRows",
     "Codec",
     "CodecState",
     "Encoder",
@@ -23,6 +26,10 @@ __all__ = [
     "LinearEncoder",
     "NeuralCodec",
     "NeuralEncoder",
+    "Rows",
+    "SubspaceCodec",
+    "TangentRows",
+    "TuckerRows",
     "build_encoder",
     "codec_from_state",
     "conv_code_size",

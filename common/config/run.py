@@ -26,6 +26,7 @@ from common.config.sections import (
     PositiveInt,
     PriorConfig,
     PrivacyConfig,
+    PublicPriorConfig,
     Section,
     ServerConfig,
     StatisticsConfig,
@@ -58,6 +59,7 @@ class RunConfig(Section):
     history: HistoryConfig = HistoryConfig()
     fedcg: FedCgConfig = FedCgConfig()
     fedlpp: FedlppConfig = FedlppConfig()
+    public_prior: PublicPriorConfig = PublicPriorConfig()
     statistics: StatisticsConfig = StatisticsConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     server: ServerConfig = ServerConfig()
@@ -108,7 +110,7 @@ class RunConfig(Section):
                 f"train.gradient-accumulation = {self.train.gradient_accumulation} counts micro-batches of a step: "
                 "use train.local-steps, or set it to 1 with train.local-epochs"
             )
-        faults = _printed_faults(self) + _model_faults(self) + _fedcg_faults(self)
+        faults = _printed_faults(self) + _model_faults(self) + _fedcg_faults(self) + _public_prior_faults(self)
         if faults:
             raise ValueError("; ".join(faults))
         return self
@@ -151,6 +153,32 @@ def _fedcg_faults(config: RunConfig) -> list[str]:
     if config.privacy.mechanism == "printed":
         faults.append('privacy.mechanism = "printed": it clips A and B of every layer apart; set it to "calibrated"')
     return [f'strategy.name = "fedcg" with {fault}' for fault in faults]
+
+
+def _public_prior_faults(config: RunConfig) -> list[str]:
+    """What strategy public-prior cannot do; nothing for another strategy."""
+    if config.strategy.name != "public-prior":
+        return []
+    prior, codec, faults = config.public_prior, config.codec, []
+    rows = codec.size - prior.random_rows
+    if (codec.kind, codec.form) != ("linear", "global"):
+        faults.append(
+            f'codec.kind = "{codec.kind}" and codec.form = "{codec.form}": strategy public-prior needs "linear" and '
+            '"global"'
+        )
+    if not 1 <= rows <= prior.pseudo_clients:
+        faults.append(
+            f"codec.size = {codec.size} and public-prior.random-rows = {prior.random_rows} leave {rows} rows to the "
+            f"prior: it needs 1 to {prior.pseudo_clients}, as many as public-prior.pseudo-clients"
+        )
+    if prior.delivery == "rebuild" and config.model.quantization != "none":
+        faults.append(
+            f'public-prior.delivery = "rebuild" with model.quantization = "{config.model.quantization}": quantised '
+            'layers have no forward-mode derivative; set it to "basis"'
+        )
+    if config.privacy.mechanism == "printed":
+        faults.append('privacy.mechanism = "printed" clips tensors apart, and a row of public-prior spans them all')
+    return faults
 
 
 def _printed_faults(config: RunConfig) -> list[str]:

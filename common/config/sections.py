@@ -32,7 +32,10 @@ class Section(BaseModel):
 class StrategyConfig(Section):
     """Which federated algorithm runs."""
 
-    name: str = Field("dr-encoder", description="dr-encoder, fedcg, fedlpp, history-prior, lora or random-projection")
+    name: str = Field(
+        "dr-encoder",
+        description="dr-encoder, fedcg, fedlpp, history-prior, lora, public-prior or random-projection",
+    )
 
 
 class FederationConfig(Section):
@@ -207,6 +210,43 @@ class FedlppConfig(Section):
         "nearest", description="fedlpp: to the nearest level, or at random without bias (by seed and round)"
     )
     compress: bool = Field(False, description="fedlpp: clients send codes of codec.* rather than whole updates")
+
+
+class PublicPriorConfig(Section):
+    """The prior of strategy public-prior: directions of gradients on public prompts with sampled labels."""
+
+    prompts: str = Field("self-generated", description="self-generated, template, or a file (JSONL, one text a line)")
+    template: str = Field("", description='a prompt with {slots}; "" = that of the demo task')
+    slots: str = Field("", description='template: TOML file with a list of words for every slot; "" = the demo\'s')
+    pool: PositiveInt = Field(256, description="most prompts to have")
+    prompt_tokens: PositiveInt = Field(16, description="self-generated: longest continuation of the template's opening")
+    pseudo_clients: PositiveInt = Field(256, description="pseudo-clients, each one gradient")
+    prompts_per_client: PositiveInt = Field(3, description="prompts of a pseudo-client")
+    label_tokens: PositiveInt = Field(1, description="most tokens that the model samples as a label")
+    refresh_every: PositiveInt = Field(
+        5, description="rounds after which the prior is made anew from the released model"
+    )
+    form: Literal["full", "per-layer", "tucker"] = Field("full", description="principal directions of what")
+    tucker_width: PositiveInt = Field(8, description="tucker: directions kept of every tensor's long side")
+    delivery: Literal["basis", "rebuild"] = Field(
+        "basis", description="send the rows, or what a client needs to apply them through its own model"
+    )
+    random_rows: NonNegativeInt = Field(0, description="code values for fresh random directions beside the prior's")
+    whitening: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        0.25, description="rows are scaled by their energy to minus this power; 0 = all alike"
+    )
+    noise_floor: NonNegativeFloat = Field(
+        4.0, description="rows fade out below this multiple of the noise energy of the whole run; 0 = none does"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "PublicPriorConfig":
+        if self.delivery == "rebuild" and self.form != "full":
+            raise ValueError(
+                f'public-prior.delivery = "rebuild" with public-prior.form = "{self.form}": one weight matrix rebuilds '
+                'directions of whole gradients; set public-prior.form = "full"'
+            )
+        return self
 
 
 class StatisticsConfig(Section):

@@ -90,6 +90,11 @@ def splits_of(task: str) -> tuple[str, ...]:
     return tuple(split for split in _parts(task) if split != _TRAIN)
 
 
+def template_of(task: str) -> str:
+    """The prompt template of a task's training examples, with the slots ``{relation}`` and ``{subject}``."""
+    return _parts(task)[_TRAIN][0]
+
+
 def _parts(task: str) -> dict[str, _Part]:
     if task not in _PARTS:
         raise ValueError(f"unknown task {task!r}; allowed: {', '.join(TASKS)}")

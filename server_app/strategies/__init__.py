@@ -6,6 +6,7 @@ from server_app.strategies.fedcg import FedCg
 from server_app.strategies.fedlpp import FedLpp
 from server_app.strategies.history_prior import HistoryPrior
 from server_app.strategies.lora import Lora
+from server_app.strategies.public_prior import PublicPrior
 from server_app.strategies.random_projection import RandomProjection
 
 STRATEGIES: dict[str, type[FederatedAdapter]] = {
@@ -14,5 +15,6 @@ STRATEGIES: dict[str, type[FederatedAdapter]] = {
     "fedlpp": FedLpp,
     "history-prior": HistoryPrior,
     "lora": Lora,
+    "public-prior": PublicPrior,
     "random-projection": RandomProjection,
 }

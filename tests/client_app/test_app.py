@@ -4,6 +4,7 @@ import logging
 import math
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -159,7 +160,7 @@ def test_an_encoder_of_another_adapter_is_refused(grid: InProcessGrid, adapted: 
 
 
 def test_terms_that_do_not_fit_the_code_are_refused(grid: InProcessGrid, adapted: AdaptedModel) -> None:
-    assert refusal(grid, adapted, terms(65, 1.0)) == "WireError: the encoder makes 64 values, the release terms say 65"
+    assert refusal(grid, adapted, terms(65, 1.0)) == "WireError: encoder: its code has 64 values, the terms say 65"
 
 
 def test_terms_that_do_not_fit_the_code_are_refused_before_data_or_budget_are_touched(
@@ -343,15 +344,27 @@ def test_a_simulated_client_tells_why_it_failed(
     assert refusal(grid, adapted, terms(64, 1.0)) == "ValueError: no such layer"
 
 
-def test_the_kept_encoder_is_that_of_the_same_arrays(monkeypatch: pytest.MonkeyPatch, adapted: AdaptedModel) -> None:
-    """Two specifications that differ in a small array only are two encoders; the same one again is not rebuilt."""
+@pytest.mark.parametrize("size", [4, 100_000])
+def test_the_kept_encoder_is_that_of_the_same_arrays(
+    monkeypatch: pytest.MonkeyPatch, adapted: AdaptedModel, size: int
+) -> None:
+    """Two specifications that differ in one value only are two encoders; an equal one is not built again."""
     built: list[EncoderSpec] = []
-    monkeypatch.setattr(site_module, "build_encoder", lambda spec, _: built.append(spec) or len(built))
-    monkeypatch.setattr(site_module, "_encoders", {})
+
+    def build(spec: EncoderSpec, _: Any) -> Any:
+        built.append(spec)
+        number = len(built)
+        return SimpleNamespace(size=4, bound=lambda _model: SimpleNamespace(size=4, number=number))
+
+    monkeypatch.setattr(site_module, "build_encoder", build)
+    monkeypatch.setattr(site_module, "_kept", [])
     site: Any = SimpleNamespace(adapted=adapted)
-    specs = [EncoderSpec("kind", 1, {}, {"mask": torch.full((4,), value)}) for value in (1.0, 2.0)]
-    found: list[Any] = [encoder_for(spec, site) for spec in (specs[0], specs[0], specs[1])]
-    assert found == [1, 1, 2]
+    specs = [EncoderSpec("kind", 1, {}, {"mask": torch.ones(size)}) for _ in range(3)]
+    specs[2].arrays["mask"][-1] = 2
+    found: list[Any] = [encoder_for(spec, site, 4) for spec in specs]
+    other: Any = SimpleNamespace(adapted=replace(adapted))
+    found.append(encoder_for(specs[2], other, 4))
+    assert [encoder.number for encoder in found] == [1, 1, 2, 3]
 
 
 def test_a_site_with_its_own_data_trains_on_them(

@@ -20,8 +20,9 @@ sys.path.append("installed")
 {before}
 import dr_encoder_client
 import common
-print(dr_encoder_client._client.app, common.name)
+print(dr_encoder_client._answer, common.name)
 """
+RESIDENT = "answer = None\ndef in_flower_client_process():\n    return False\n"
 
 
 @pytest.mark.parametrize("before", ["", "import client_app.app, common"], ids=["found first", "imported already"])
@@ -32,6 +33,7 @@ def test_stray_packages_of_the_same_name_are_ignored(tmp_path: Path, before: str
             (tmp_path / place / package).mkdir(parents=True)
             (tmp_path / place / package / "__init__.py").write_text(f"name = {place!r}\n")
         (tmp_path / place / "client_app" / "app.py").write_text("import common\napp = 'app of ' + common.name\n")
+        (tmp_path / place / "client_app" / "resident.py").write_text(RESIDENT)
     shutil.copy(ROOT / "dr_encoder_client.py", tmp_path / "installed")
     script = SCRIPT.format(before=before)
     found = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -70,6 +72,15 @@ def test_another_thread_may_import_meanwhile(monkeypatch: pytest.MonkeyPatch) ->
     finally:
         stopped.set()
         thread.join()
+
+
+def test_the_process_that_flower_starts_for_a_message_imports_nothing_heavy() -> None:
+    script = "import flwr.supernode.runtime.run_clientapp, dr_encoder_client, sys\n"
+    script += (
+        "print(dr_encoder_client._answer.__module__, {'torch', 'transformers', 'peft', 'datasets'} & {*sys.modules})"
+    )
+    found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.stdout.strip() == "client_app.resident set()", found.stderr
 
 
 def digest_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from common.adapter import Layout
 from common.quantize import Levels, QuantisedAdapter, pack, packed_bytes, quantise, unit_levels, unpack
+from tests.false_alarms import beyond, statistical
 from tests.tiny import vectors
 
 LAYOUT = Layout.of({"a": (10, 20), "b": (300,), "c": (1,), "d": (7,)})
@@ -88,6 +89,7 @@ def test_the_error_falls_with_every_bit(levels: str) -> None:
     assert all(later < 0.8 * earlier for earlier, later in pairwise(errors))
 
 
+@statistical(beyond(6, 40), "seeded")
 def test_random_rounding_is_unbiased_and_a_function_of_its_seed() -> None:
     """4,000 draws: a mean is off by 6 standard errors with probability 1e-6 over all values."""
     layout = Layout.of({"a": (40,)})

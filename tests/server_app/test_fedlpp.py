@@ -17,6 +17,7 @@ from common.quantize import QuantisedAdapter, quantise
 from common.wire import ADAPTER, pack_instruction, serialised_bytes, unpack_instruction
 from server_app.in_process import InProcessGrid
 from server_app.strategies.base import FederatedAdapter
+from tests.false_alarms import rms_outside, statistical
 from tests.server_app.strategy_runs import NOISY, Make, rounds_of
 from tests.server_app.test_resume import killed_after, resumed
 from tests.tiny import CLIENTS, Files, final_adapter, run_tiny, start, tiny_config
@@ -120,8 +121,9 @@ def test_it_learns(files: Files, tmp_path: Path) -> None:
     assert outcome["final"]["loss"] < 0.9 * outcome["base"]["loss"]
 
 
+@statistical(rms_outside(0.94, 1.06, 3072), "system")
 def test_it_costs_no_privacy_and_the_noise_is_that_of_plain_lora(make: Make) -> None:
-    """The proxy is a function of released adapters: same charges, same epsilon; 3,072 values, a false alarm in 1e-4."""
+    """The proxy is a function of released adapters: same charges, same epsilon; 3,072 values."""
     epsilons = []
     for name in ("fedlpp", "lora"):
         strategy, grid = make({**NOISY, "strategy.name": name, "privacy.trust": "distributed"})
@@ -132,7 +134,7 @@ def test_it_costs_no_privacy_and_the_noise_is_that_of_plain_lora(make: Make) -> 
     for noise in ({}, {**NOISY, "privacy.trust": "distributed"}):
         strategy, grid = make({**FEDLPP, **noise, "num-server-rounds": 1})
         adapters.append(start(strategy, grid).double())
-    assert 0.95 < ((adapters[1] - adapters[0]) * CLIENTS).square().mean().sqrt() / 2.0 < 1.05
+    assert 0.94 < ((adapters[1] - adapters[0]) * CLIENTS).square().mean().sqrt() / 2.0 < 1.06
 
 
 def test_updates_are_whole_unless_they_are_compressed(make: Make) -> None:

@@ -102,10 +102,12 @@ class Launched:
 
 FIGURE = {"epsilon": 1.2341, "delta": 1e-5}
 REPORT: dict[str, Any] = {
+    "run": {"control": "codes-zeroed"},
     "outcome": {
         "stopped_because": "all rounds done",
         "base": {"loss": 3.5, "accuracy": 0.25},
         "final": {"loss": 1.5, "accuracy": 0.75},
+        "warning": "ended below the base model",
     },
     "privacy": {
         "released_model": FIGURE | {"cross_check": {"agrees": False}},
@@ -137,6 +139,8 @@ def test_run_launches_the_configured_federation_and_sums_up(tmp_path: Path, monk
         assert part in result.output, "an epsilon is rounded up, never down"
     assert "inf (nothing is claimed: epsilon is above 20)" in result.output
     assert "THE TWO ACCOUNTANTS DISAGREE" in result.output
+    assert "CONTROL RUN, not a result: server.control = codes-zeroed" in result.output
+    assert "WARNING: ended below the base model" in result.output
     assert "NOT PRIVATE" not in result.output
 
 
@@ -260,4 +264,4 @@ def test_a_failed_run_without_any_error_still_names_its_log(tmp_path: Path, monk
 
 
 def test_ports_are_free_and_distinct() -> None:
-    assert len(set(launcher._free_ports(5))) == 5
+    assert len(set(launcher.free_ports(5))) == 5

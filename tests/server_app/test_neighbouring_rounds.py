@@ -1,8 +1,8 @@
 """Neighbouring rounds of every strategy, from ``configure_train`` through the clients to the adapter that comes out.
 
-Neighbours under zero-out adjacency: in one world a client's contribution is replaced by zero (it has the zero gradient,
-or nothing comes from it), all else being equal. Round 2 is looked at, so that the codec has been redrawn and a prior
-made from released steps is there.
+Neighbours under zero-out adjacency: in one world a client's contribution is replaced by zero (it releases the zero
+code, or nothing comes from it), all else being equal. Not the zero gradient, whose code is a bias where the encoder is
+learnt. Round 2 is looked at, so that the codec has been redrawn and a prior made from released steps is there.
 """
 
 import copy
@@ -16,8 +16,9 @@ from torch import Tensor
 
 from client_app import app as client_module
 from common.codecs import HistoryCodec
+from common.codecs.base import Encoder
 from common.privacy import noise
-from common.privacy.mechanism import ReleaseTerms
+from common.privacy.mechanism import ReleaseTerms, release
 from common.privacy.noise import GridVector, RandomSource
 from server_app.in_process import InProcessGrid
 from server_app.strategies import STRATEGIES, base
@@ -35,7 +36,12 @@ SETTING: dict[str, Any] = {
     "history.rows": 4,
 }
 ALL = set(range(1, CLIENTS + 1))
-ORIGINAL = base.combine
+ORIGINAL, RELEASE = base.combine, client_module.release_gradient
+
+
+def release_nothing(_: Tensor, __: Encoder, terms: ReleaseTerms, source: RandomSource) -> Any:
+    """The zero code, on its way as any other."""
+    return release(torch.zeros(terms.size), terms, source)
 
 
 class World(InProcessGrid):
@@ -47,8 +53,8 @@ class World(InProcessGrid):
 
     def answer(self, message: Message) -> Message | None:
         node = message.metadata.dst_node_id
-        gradient = torch.zeros_like(self.gradients[0]) if node in self.without else self.gradients[node - 1]
-        client_module.local_update = lambda *_: gradient  # type: ignore[assignment]
+        client_module.local_update = lambda *_: self.gradients[node - 1]  # type: ignore[assignment]
+        client_module.release_gradient = release_nothing if node in self.without else RELEASE
         return None if node in self.silent else super().answer(message)
 
 
@@ -56,7 +62,8 @@ class Rounds:
     """One strategy, the totals that its rounds decode, and a way to run the same round again."""
 
     def __init__(self, make: Make, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]) -> None:
-        monkeypatch.setattr(client_module, "local_update", None)  # ``World`` sets it, and this takes it back
+        for name in ("local_update", "release_gradient"):
+            monkeypatch.setattr(client_module, name, None)  # ``World`` sets them, and this takes them back
         monkeypatch.setattr(base, "poisson_sample", lambda nodes, *_: list(nodes))
         monkeypatch.setattr(base, "combine", self.combine)
         self.combined: list[tuple[Tensor, ReleaseTerms]] = []
@@ -79,6 +86,7 @@ class Rounds:
         messages = self.strategy.configure_train(number, pack_adapter(before), ConfigRecord(), self.grid)
         assert {message.metadata.dst_node_id for message in messages} == ALL
         self.strategy.aggregate_train(number, self.grid.send_and_receive(messages))
+        assert len(self.strategy._replies.failures) == len(set(silent)), self.strategy._replies.failures
         return self.strategy.state.optimizer.adapter.double() - before.double()
 
     def second(self, gradients: Tensor, **missing: Iterable[int]) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,12 +7,17 @@ from common.adapter import Layout
 from common.codecs import (
     CONV,
     DENSE,
+    BlockRows,
     Codec,
     GradientStatistics,
     HistoryCodec,
     IdentityCodec,
     LinearCodec,
     NeuralCodec,
+    Rows,
+    SubspaceCodec,
+    TangentRows,
+    TuckerRows,
 )
 from common.codecs.allocation import FORMS
 from common.codecs.autoencoder import Architecture
@@ -50,6 +55,57 @@ def neural(architecture: Architecture, option: int) -> NeuralCodec:
     return NeuralCodec(LAYOUT, architecture, option=option, scale=3.0, encoder=encoder, decoder=decoder)
 
 
+class Parabolas:
+    """A toy model: a loss is the sum over its sequences of (u . v)^2 / 2 at adapter v, u drawn from the tokens."""
+
+    def push(self, point: Tensor, tokens: Tensor, spans: Tensor, direction: Tensor) -> Tensor:
+        return self.slopes(point, tokens) @ direction
+
+    def pull(self, point: Tensor, tokens: Tensor, spans: Tensor, weights: Tensor) -> Tensor:
+        return self.slopes(point, tokens).T @ weights
+
+    def slopes(self, point: Tensor, tokens: Tensor) -> Tensor:
+        rows = []
+        for sequences in tokens:
+            us = [gaussian(LAYOUT.size, seed=int(sequence.sum())) for sequence in sequences]
+            rows.append(torch.stack([(u @ point) * u for u in us]).sum(0))
+        return torch.stack(rows)
+
+
+def gaussian(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def orthonormal(count: int, size: int, seed: int) -> Tensor:
+    return torch.linalg.qr(gaussian(size, count, seed=seed)).Q.T.contiguous()
+
+
+def blocks() -> BlockRows:
+    """Three rows over all tensors of layer 0, two over those of layer 1."""
+    table = torch.tensor([[0, 128, 3], [128, 192, 2]])
+    return BlockRows(LAYOUT, table, torch.cat([orthonormal(3, 128, 1).flatten(), orthonormal(2, 192, 2).flatten()]))
+
+
+def tucker() -> TuckerRows:
+    """Two directions of every long side; five rows over the cores of 34 values."""
+    sides = [orthonormal(2, side, index) for index, side in enumerate((16, 16, 24, 24, 37))]
+    return TuckerRows(LAYOUT, 2, torch.cat([side.flatten() for side in sides]), orthonormal(5, 34, 9))
+
+
+def tangents() -> TangentRows:
+    """Five rows out of eight losses of two sequences each, orthonormal under the toy model."""
+    tokens = torch.arange(8 * 2 * 3, dtype=torch.int32).view(8, 2, 3)
+    point = gaussian(LAYOUT.size, seed=4)
+    basis = torch.linalg.qr(Parabolas().slopes(point, tokens).double().T)
+    weights = torch.linalg.inv(basis.R)[:, :5].float()
+    return TangentRows(LAYOUT, point, tokens, torch.ones(8, 2, 2, dtype=torch.int32), weights)
+
+
+def subspace(rows: Rows, fresh: int = 0) -> SubspaceCodec:
+    scales = torch.linspace(2.0, 0.5, rows.size + fresh)
+    return SubspaceCodec(LAYOUT, rows, scales, seed=5).bound(Parabolas())
+
+
 SEEDED = {f"linear-{form}-{name}": linear(form, name) for form in FORMS for name in TRANSFORMS}
 OTHERS: dict[str, Codec] = {
     "identity": IdentityCodec(LAYOUT),
@@ -59,4 +115,7 @@ OTHERS: dict[str, Codec] = {
 HISTORIES = {"history-none": led(torch.zeros(LAYOUT.size))} | {
     f"history-{name}": led(past(), transform=name) for name in TRANSFORMS
 }
-CODECS: dict[str, Codec] = {**SEEDED, **OTHERS, **HISTORIES}
+ROWS: dict[str, Rows] = {"blocks": blocks(), "tucker": tucker(), "tangents": tangents()}
+SUBSPACES = {f"subspace-{name}": subspace(rows) for name, rows in ROWS.items()}
+MIXTURES = {f"mixture-{name}": subspace(rows, 18) for name, rows in ROWS.items()}
+CODECS: dict[str, Codec] = {**SEEDED, **OTHERS, **HISTORIES, **SUBSPACES, **MIXTURES}

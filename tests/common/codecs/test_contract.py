@@ -8,7 +8,17 @@ from torch import Tensor
 
 from common.adapter import Layout
 from common.codecs import Codec, CodecState, EncoderSpec, build_encoder, codec_from_state
-from tests.common.codecs.examples import CODECS, HISTORIES, LAYOUT, OTHERS, SEEDED, STATISTICS
+from tests.common.codecs.examples import (
+    CODECS,
+    HISTORIES,
+    LAYOUT,
+    MIXTURES,
+    OTHERS,
+    SEEDED,
+    STATISTICS,
+    SUBSPACES,
+    Parabolas,
+)
 
 pytestmark = pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS.keys())
 DTYPES = {torch.float32: torch.float32, torch.bfloat16: torch.float32, torch.float64: torch.float64}
@@ -62,7 +72,7 @@ def test_another_shape_is_refused_naming_both(codec: Codec) -> None:
 
 
 def test_encoder_rebuilt_from_its_spec_gives_identical_codes(codec: Codec) -> None:
-    encoder = build_encoder(codec.spec(), LAYOUT)
+    encoder = build_encoder(codec.spec(), LAYOUT).bound(Parabolas())
     assert (encoder.dim, encoder.size) == (codec.dim, codec.size)
     assert torch.equal(encoder.encode(vector()), codec.encode(vector()))
     again = encoder.spec()
@@ -78,14 +88,14 @@ def test_a_trained_decoder_does_not_travel(codec: Codec) -> None:
 
 
 def test_codec_rebuilt_from_its_state_is_identical(codec: Codec) -> None:
-    rebuilt = codec_from_state(codec.state(), LAYOUT)
+    rebuilt = codec_from_state(codec.state(), LAYOUT).bound(Parabolas())
     assert torch.equal(rebuilt.encode(vector()), codec.encode(vector()))
     assert torch.equal(rebuilt.decode(code_for(codec)), codec.decode(code_for(codec)))
 
 
 def test_a_rebuilt_codec_shares_no_memory_with_the_parcel(codec: Codec) -> None:
     state = codec.state()
-    rebuilt = codec_from_state(state, LAYOUT)
+    rebuilt = codec_from_state(state, LAYOUT).bound(Parabolas())
     before = rebuilt.decode(code_for(codec))
     for array in state.arrays.values():
         array.zero_()
@@ -97,7 +107,7 @@ def test_a_code_of_zeros_decodes_to_what_the_codec_was_told_and_nothing_else(cod
     zeros = codec.decode(torch.zeros(codec.size))
     if codec in SEEDED.values():
         assert torch.equal(zeros, LAYOUT.expand(STATISTICS.mean))
-    elif codec in (OTHERS["identity"], *HISTORIES.values()):
+    elif codec in (OTHERS["identity"], *HISTORIES.values(), *SUBSPACES.values(), *MIXTURES.values()):
         assert not zeros.any()
     elif codec is OTHERS["dense"]:
         assert torch.allclose(zeros, 3.0 * codec.state().arrays["decoder.bias"])
@@ -109,7 +119,7 @@ def test_a_code_of_zeros_decodes_to_what_the_codec_was_told_and_nothing_else(cod
 
 def test_redrawing_depends_on_seed_and_epoch_alone(codec: Codec) -> None:
     x = vector()
-    if codec in OTHERS.values():
+    if codec in (*OTHERS.values(), *SUBSPACES.values()):
         assert codec.redraw(7) is codec
         return
     assert codec.redraw(0) is codec
@@ -118,7 +128,7 @@ def test_redrawing_depends_on_seed_and_epoch_alone(codec: Codec) -> None:
     assert not torch.equal(first.encode(x), second.encode(x))
     assert torch.equal(second.redraw(1).encode(x), first.encode(x))
     assert torch.equal(second.redraw(0).encode(x), codec.encode(x))
-    assert torch.equal(build_encoder(first.spec(), LAYOUT).encode(x), first.encode(x))
+    assert torch.equal(build_encoder(first.spec(), LAYOUT).bound(Parabolas()).encode(x), first.encode(x))
 
 
 def test_a_parcel_for_another_adapter_kind_or_version_is_refused(codec: Codec) -> None:
@@ -150,7 +160,7 @@ def test_a_parcel_with_something_missing_or_malformed_is_refused_by_name(codec: 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_gpu_and_cpu_agree(codec: Codec) -> None:
-    on_gpu = codec_from_state(codec.state(), LAYOUT)
+    on_gpu = codec_from_state(codec.state(), LAYOUT).bound(Parabolas())
     code, decoded = on_gpu.encode(vector().cuda()), on_gpu.decode(code_for(codec).cuda())
     assert code.is_cuda
     assert torch.allclose(code.cpu(), codec.encode(vector()), atol=1e-4, rtol=1e-3)

@@ -1,0 +1,194 @@
+"""The thin half of a deployed ClientApp: hands a message to the node's resident worker, and starts one where none is.
+
+Flower starts a new process for every message. Loading a model there costs minutes a round, so this half imports no
+torch and keeps nothing; ``client_app.worker`` keeps everything. One worker serves one node and one version of the app.
+Retrying on a fresh worker is safe: a release that was lost with a worker has never left the site.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context, Message
+from flwr.common.serde import context_to_proto, message_to_proto, recorddict_from_proto
+from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
+
+from client_app.worker_link import PROTOCOL, Letter, WorkerError, check_peer, open_folder, socket_path
+from common.app_digest import app_digest
+
+IDLE_KEY, DEFAULT_IDLE_SECONDS = "worker-idle-seconds", 1800.0
+FLOWER_CLIENT_PROCESS = "flwr.supernode.runtime.run_clientapp"
+_LOADED_FROM = ("model.", "lora.", "data.", "seed")  # prefixes of the run-config keys that decide what a worker loads
+_ROOT = Path(__file__).resolve().parent.parent
+_BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from client_app.worker import main; main(sys.argv[2:])"
+_ATTEMPTS = 2
+_EXIT_SECONDS, _POLL_SECONDS = 20.0, 0.02
+
+
+def in_flower_client_process() -> bool:
+    """Whether this is the process that a SuperNode starts for one message; false in simulation and in tests."""
+    return FLOWER_CLIENT_PROCESS in sys.modules
+
+
+def answer(message: Message, context: Context) -> Message:
+    """What ``client_app.app.app`` answers, computed in the node's worker; changes of ``context.state`` come back too.
+
+    Raises ``WorkerError`` with the type and text of what was raised there, or when no worker can be had in time. A
+    node whose ``worker-idle-seconds`` is 0 has no worker: everything is loaded here.
+    """
+    idle = _idle_seconds(context.node_config)
+    if not idle:
+        from client_app.app import app  # noqa: PLC0415 - takes seconds, which the worker saves
+
+        return app(message, context)
+    reply = _ask(message, context, idle)
+    if len(reply.parts) != 2:
+        raise WorkerError(f"the worker's answer has {len(reply.parts)} parts")
+    context.state = recorddict_from_proto(RecordDictProto.FromString(reply.parts[0]))  # also when it failed
+    if reply.header.get("status") != "done":
+        raise WorkerError(f"{reply.header.get('type')}: {reply.header.get('text')}")
+    return Message(recorddict_from_proto(RecordDictProto.FromString(reply.parts[1])), reply_to=message)
+
+
+def loaded_hash(context: Context) -> str:
+    """A hash of everything that decides what a worker has loaded, the site's data file as it is on disk included."""
+    run = {name: value for name, value in context.run_config.items() if name.startswith(_LOADED_FROM)}
+    files = [str(context.node_config.get("data-path", "")), str(context.run_config.get("data.name", ""))]
+    keys = ("data-path", "partition-id", "num-partitions")
+    node = {name: context.node_config.get(name) for name in keys}
+    text = json.dumps([run, node, [_version(name) for name in files]], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _ask(message: Message, context: Context, idle: float) -> Letter:
+    header = {"protocol": PROTOCOL, "app": app_digest(), "loaded": loaded_hash(context)}
+    parts = (message_to_proto(message).SerializeToString(), context_to_proto(context).SerializeToString())
+    deadline = time.monotonic() + message.metadata.ttl  # from its arrival: the server's clock may be another
+    folder = open_folder(f"{context.node_id:x}-{app_digest()}")
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)  # one ClientApp of a node at a time; the kernel lets go of a dead one's
+        for _ in range(_ATTEMPTS):
+            with _connect(folder, idle) as connection:
+                reply = _exchange(connection, Letter(header, parts), deadline)
+            if reply is not None:
+                return reply
+            end_worker(folder, _EXIT_SECONDS)  # the memory of an accelerator is free only when it is gone
+    except TimeoutError:
+        end_worker(folder, 0.0)
+        raise WorkerError("the worker did not answer while the instruction was valid; it was stopped") from None
+    finally:
+        os.close(folder)
+    raise WorkerError(f"the worker ended {_ATTEMPTS} times before it could answer; why is in its own log")
+
+
+def _exchange(connection: socket.socket, letter: Letter, deadline: float) -> Letter | None:
+    """The worker's reply; ``None`` when it has ended (died, was idle too long, or had loaded something else)."""
+    check_peer(connection)
+    try:
+        connection.settimeout(max(deadline - time.monotonic(), 1.0))
+        letter.send(connection)
+        reply = Letter.receive(connection)
+    except ConnectionError:
+        return None
+    return None if reply.header.get("status") == "retired" else reply
+
+
+def _connect(folder: int, idle: float) -> socket.socket:
+    """A connection to the node's worker, which is started where none listens."""
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(socket_path(folder))
+    except (FileNotFoundError, ConnectionRefusedError):
+        start_worker(folder, idle)
+        connection.connect(socket_path(folder))
+    return connection
+
+
+def start_worker(folder: int, idle: float) -> None:
+    """Start a worker on a socket that listens already: whoever connects waits in its queue until it is ready.
+
+    The worker ends with the process that started this one (Flower's superexec), or after ``idle`` seconds.
+    """
+    end_worker(folder, _EXIT_SECONDS)  # one that lost its socket, to a cleaner of temporary files say
+    with suppress(FileNotFoundError):
+        os.unlink(socket_path(folder))  # noqa: PTH108 - through the descriptor, see ``socket_path``
+    with socket.socket(socket.AF_UNIX) as listener, ExitStack() as opened:
+        previous = os.umask(0o177)
+        try:
+            listener.bind(socket_path(folder))
+        finally:
+            os.umask(previous)
+        listener.listen()
+        life = _open(_life_path(folder), os.O_RDWR | os.O_CREAT, opened)
+        fcntl.flock(life, fcntl.LOCK_EX | fcntl.LOCK_NB)  # inherited: held until the worker has ended
+        parent = os.pidfd_open(os.getppid() or os.getpid())  # 0: this is a container's first process
+        opened.callback(os.close, parent)
+        own = _open(f"/proc/self/fd/{folder}", os.O_RDONLY | os.O_DIRECTORY, opened)  # a duplicate shares our lock
+        command = [sys.executable, "-P", "-c", _BOOT, str(_ROOT)]
+        command += [str(number) for number in (listener.fileno(), parent, own)]
+        process = subprocess.Popen(  # noqa: S603 - this interpreter, no shell
+            [*command, str(idle)], pass_fds=(listener.fileno(), parent, own, life), stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        os.ftruncate(life, 0)
+        os.write(life, str(process.pid).encode())
+
+
+def end_worker(folder: int, patience: float) -> None:
+    """Wait until the worker of a folder has ended, ``patience`` seconds, then kill it. None there: nothing to do."""
+    with ExitStack() as opened:
+        try:
+            life = _open(_life_path(folder), os.O_RDONLY, opened)
+        except FileNotFoundError:
+            return
+        deadline = time.monotonic() + patience
+        while not _lock(life):
+            if time.monotonic() > deadline:  # it holds the lock, so the number is its own and nobody else's
+                with suppress(ProcessLookupError):
+                    os.kill(int(os.pread(life, 20, 0)), signal.SIGKILL)
+            time.sleep(_POLL_SECONDS)
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _open(path: str, flags: int, opened: ExitStack) -> int:
+    descriptor = os.open(path, flags, 0o600)
+    opened.callback(os.close, descriptor)
+    return descriptor
+
+
+def _life_path(folder: int) -> str:
+    """The file that a living worker keeps locked; its content is the worker's process id."""
+    return f"/proc/self/fd/{folder}/worker"
+
+
+def _idle_seconds(node_config: Mapping[str, Any]) -> float:
+    value = node_config.get(IDLE_KEY, DEFAULT_IDLE_SECONDS)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise WorkerError(f"node config {IDLE_KEY} = {value!r}: write seconds, or 0 for no worker")
+    return float(value)
+
+
+def _version(name: str) -> tuple[int, int, int] | None:
+    """Identity of a file's content as the file system tells it; ``None`` for what is not a file here."""
+    try:
+        found = Path(name).stat() if name else None
+    except OSError:
+        return None
+    return (found.st_ino, found.st_size, found.st_mtime_ns) if found else None

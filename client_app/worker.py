@@ -1,0 +1,135 @@
+"""The resident worker of a node: keeps base model, tokenizer, data and codec loaded between Flower's messages.
+
+Started by ``client_app.resident`` on a socket that listens already. It serves one message after the other with the very
+handlers of ``client_app.app`` and ends when it has been idle too long, when it is asked for something else than it has
+loaded, or when Flower's superexec, for which it was started, ends; its memory, an accelerator's too, is free then.
+"""
+
+import fcntl
+import logging
+import os
+import select
+import signal
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from flwr.app import Context, Message, RecordDict
+from flwr.common.serde import context_from_proto, message_from_proto, recorddict_to_proto
+from flwr.proto.message_pb2 import Context as ContextProto
+from flwr.proto.message_pb2 import Message as MessageProto
+from google.protobuf.message import DecodeError
+
+from client_app.worker_link import PROTOCOL, Letter, WorkerError, check_peer, socket_path
+from common.app_digest import app_digest
+
+_LETTER_SECONDS = 60.0  # for a whole letter to arrive, from a process on this machine
+_log = logging.getLogger("dr-encoder.worker")
+
+
+@dataclass
+class Worker:
+    """Serves the ClientApps of one node.
+
+    Attributes:
+        listener: the listening socket.
+        parent: a process descriptor (pidfd); the worker ends with that process.
+        folder: descriptor of the folder that holds the socket.
+        idle: seconds without a message after which the worker ends.
+        loaded: hash of what it has loaded, ``""`` before the first message.
+
+    """
+
+    listener: socket.socket
+    parent: int
+    folder: int
+    idle: float
+    loaded: str = ""
+
+    def serve(self) -> None:
+        """Answer messages until it is time to end."""
+        while self._wait():
+            connection, _ = self.listener.accept()
+            with connection:
+                if not self._serve_one(connection):
+                    break
+        self._remove_socket()
+
+    def _wait(self) -> bool:
+        ready = select.select([self.listener.fileno(), self.parent], [], [], self.idle)[0]
+        if self.parent in ready or not ready:
+            _log.info("ends: %s", "superexec is gone" if ready else f"idle for {self.idle:.0f} s")
+            return False
+        return True
+
+    def _serve_one(self, connection: socket.socket) -> bool:
+        """Answer one letter; false when this worker must make room for another."""
+        try:
+            check_peer(connection)
+            connection.settimeout(_LETTER_SECONDS)
+            letter = Letter.receive(connection)
+            reply = self._reply(letter)
+            connection.settimeout(_LETTER_SECONDS)
+            reply.send(connection)
+        except (WorkerError, OSError) as error:  # the peer's fault, or it has gone: the next one is served
+            _log.warning("a ClientApp was not answered: %s", error)
+            return True
+        return str(reply.header["status"]) != "retired"
+
+    def _reply(self, letter: Letter) -> Letter:
+        wanted = str(letter.header.get("loaded", ""))
+        if (letter.header.get("protocol"), letter.header.get("app")) != (PROTOCOL, app_digest()):
+            _log.info("ends: asked for other code")
+            return Letter({"status": "retired"})
+        if self.loaded not in {"", wanted}:
+            _log.info("ends: asked for another model or other data than it has loaded")
+            return Letter({"status": "retired"})
+        self.loaded = wanted
+        message, context = _open(letter)
+        return _handle(message, context)
+
+    def _remove_socket(self) -> None:
+        """Only under the folder's lock: a ClientApp that holds it may be about to start the next worker."""
+        with suppress(BlockingIOError, FileNotFoundError):
+            fcntl.flock(self.folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(socket_path(self.folder))  # noqa: PTH108 - through the descriptor, see ``socket_path``
+
+
+def _open(letter: Letter) -> tuple[Message, Context]:
+    if len(letter.parts) != 2:
+        raise WorkerError(f"an instruction of {len(letter.parts)} parts")
+    try:
+        message = message_from_proto(MessageProto.FromString(letter.parts[0]))
+        return message, context_from_proto(ContextProto.FromString(letter.parts[1]))
+    except (DecodeError, ValueError, KeyError, TypeError) as error:
+        raise WorkerError(f"not a message and a context of Flower: {error}") from None
+
+
+def _handle(message: Message, context: Context) -> Letter:
+    from client_app.app import app  # noqa: PLC0415 - a worker that is not needed after all spares the seconds
+
+    metadata = message.metadata
+    who = f"run={metadata.run_id} round={metadata.group_id} node={context.node_id}"
+    content = RecordDict()
+    try:
+        content = app(message, context).content
+        header = {"status": "done"}
+        _log.info("%s answered %s", who, metadata.message_type)
+    except Exception as error:  # whatever a handler raises goes back as it would from the ClientApp's own process
+        header = {"status": "failed", "type": type(error).__name__, "text": str(error)}
+        _log.exception("%s failed on %s", who, metadata.message_type)
+    return Letter(header, (_pack(context.state), _pack(content)))
+
+
+def _pack(records: RecordDict) -> bytes:
+    return bytes(recorddict_to_proto(records).SerializeToString())
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Serve on inherited descriptors: listening socket, parent (pidfd), folder; then the idle seconds."""
+    listener, parent, folder, idle = int(arguments[0]), int(arguments[1]), int(arguments[2]), float(arguments[3])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the operator's Ctrl-C ends superexec, and that ends the worker
+    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s %(levelname)s worker[{os.getpid()}] %(message)s")
+    with socket.socket(fileno=listener) as listening:
+        Worker(listening, parent, folder, idle).serve()

@@ -1,0 +1,113 @@
+"""How a ClientApp and the resident worker of its node talk: a private folder, a Unix socket, frames of known length.
+
+Imports nothing heavy: Flower starts the ClientApp anew for every message, and this is all that it needs. Linux only.
+"""
+
+import json
+import os
+import socket
+import stat
+import struct
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+PROTOCOL = 1
+MAX_FRAME = 1 << 30  # bytes; a message beyond it is refused before memory is spent on it
+_MAX_PARTS = 4
+_LENGTH = struct.Struct(">Q")
+_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
+_PIECE = 1 << 20
+
+
+class WorkerError(RuntimeError):
+    """The worker cannot be had or trusted, or it failed on a message; the text is fit to be told to the server."""
+
+
+@dataclass(frozen=True)
+class Letter:
+    """What goes over the socket in one direction: a small JSON header and binary parts (protobuf)."""
+
+    header: Mapping[str, Any]
+    parts: tuple[bytes, ...] = field(default=())
+
+    def send(self, connection: socket.socket) -> None:
+        """Write the letter: count of frames, then each frame with its length ahead."""
+        frames = (json.dumps(self.header).encode(), *self.parts)
+        if max(len(frame) for frame in frames) > MAX_FRAME:
+            raise WorkerError(f"a frame is larger than {MAX_FRAME} bytes")
+        connection.sendall(bytes([len(frames)]))
+        for frame in frames:
+            connection.sendall(_LENGTH.pack(len(frame)))
+            connection.sendall(frame)
+
+    @classmethod
+    def receive(cls, connection: socket.socket) -> "Letter":
+        """Read one letter; ``ConnectionError`` when the peer goes away, ``WorkerError`` when it is no letter."""
+        count = _exactly(connection, 1)[0]
+        if not 1 <= count <= _MAX_PARTS:
+            raise WorkerError(f"a letter of {count} frames")
+        frames = [_frame(connection) for _ in range(count)]
+        try:
+            header = json.loads(frames[0])
+        except ValueError as error:
+            raise WorkerError(f"a header that is not JSON: {error}") from None
+        if not isinstance(header, dict):
+            raise WorkerError(f"a header that is a {type(header).__name__}")
+        return cls(header, tuple(frames[1:]))
+
+
+def check_peer(connection: socket.socket) -> None:
+    """Raise ``WorkerError`` unless the other end is this very user (``SO_PEERCRED``)."""
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    _, uid, _ = _CREDENTIALS.unpack(raw)
+    if uid != os.geteuid():
+        raise WorkerError(f"the other end of the worker's socket is user {uid}, not {os.geteuid()}")
+
+
+def open_folder(name: str) -> int:
+    """A descriptor of the private folder (0700) of one node and app version, made where it is missing.
+
+    It lies in ``XDG_RUNTIME_DIR``, or where that is unset in the folder for temporary files.
+    """
+    base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"dr-encoder-{os.geteuid()}"
+    os.close(_private(base))
+    return _private(base / name)
+
+
+def socket_path(folder: int) -> str:
+    """The worker's socket in an open folder; short whatever the folder's path, since the kernel allows 107 bytes."""
+    return f"/proc/self/fd/{folder}/socket"
+
+
+def _private(path: Path) -> int:
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError as error:
+        raise WorkerError(f"the worker's folder is not a directory of its own: {error.strerror}") from None
+    found = os.fstat(descriptor)
+    if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        os.close(descriptor)
+        raise WorkerError("the worker's folder belongs to somebody else or is open to others; remove it")
+    return descriptor
+
+
+def _frame(connection: socket.socket) -> bytes:
+    (length,) = _LENGTH.unpack(_exactly(connection, _LENGTH.size))
+    if length > MAX_FRAME:
+        raise WorkerError(f"a frame of {length} bytes, above {MAX_FRAME}")
+    return _exactly(connection, length)
+
+
+def _exactly(connection: socket.socket, length: int) -> bytes:
+    """Memory grows with what has come, never with what was announced."""
+    data = bytearray()
+    while len(data) < length:
+        piece = connection.recv(min(length - len(data), _PIECE))
+        if not piece:
+            raise ConnectionError("the peer went away in the middle of a letter")
+        data += piece
+    return bytes(data)

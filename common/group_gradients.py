@@ -1,0 +1,78 @@
+"""Gradients of many groups of sequences at once: one forward and one backward pass for all of them.
+
+Every trainable tensor of the adapter is the weight of a linear layer, so a group's gradient of it is the product of
+what went into the layer and the gradient of what came out, summed over the group's own tokens.
+"""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from common.models import AdaptedModel
+from common.tangents import label_counts, span_losses
+
+_AT_ONCE = 600  # sequences in a pass
+
+
+def group_gradients(adapted: AdaptedModel, adapter: Tensor, tokens: Tensor, spans: Tensor) -> Tensor:
+    """Gradient of every group's mean loss at ``adapter``, dropout off.
+
+    Args:
+        adapted: the model; the adapter is loaded into it.
+        adapter: where, shape ``[n]``.
+        tokens: shape ``[groups, sequences, length]``, padded at the end with anything.
+        spans: begin and end of every sequence's label, which ends the sequence; ``[groups, sequences, 2]``.
+
+    Returns:
+        Shape ``[groups, n]``, float32, on the CPU; equal to one backward pass a group up to rounding.
+
+    """
+    adapted.load(adapter)
+    adapted.training_mode(False)
+    layers = _layers(adapted)
+    step = max(1, _AT_ONCE // tokens.shape[1])
+    chunks = [_chunk(adapted, layers, t, s) for t, s in zip(tokens.split(step), spans.split(step), strict=True)]
+    adapted.gradients.zero_()
+    return torch.cat(chunks)
+
+
+def _layers(adapted: AdaptedModel) -> dict[str, nn.Linear]:
+    """The linear layer of every tensor of the layout, by the tensor's name."""
+    modules = dict(adapted.model.named_modules())
+    found = {piece.name: modules[piece.name.removesuffix(".weight")] for piece in adapted.layout.tensors}
+    return {name: layer for name, layer in found.items() if isinstance(layer, nn.Linear)}
+
+
+def _chunk(adapted: AdaptedModel, layers: dict[str, nn.Linear], tokens: Tensor, spans: Tensor) -> Tensor:
+    groups, each = tokens.shape[:2]
+    width = int(spans[..., 1].max())
+    ids = tokens.flatten(0, 1)[:, :width].long().to(adapted.device)
+    ends = spans.flatten(0, 1).long().to(adapted.device)
+    mask = (torch.arange(width, device=adapted.device) < ends[:, 1:]).long()
+    gradients = torch.empty(groups, adapted.layout.size, device=adapted.device)
+    parts = {
+        piece.name: gradients[:, piece.offset : piece.end].view(groups, *piece.shape)
+        for piece in adapted.layout.tensors
+    }
+    handles = [layer.register_forward_hook(partial(_watch, parts[name], each)) for name, layer in layers.items()]
+    try:
+        logits = adapted.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    finally:
+        for handle in handles:
+            handle.remove()
+    losses = span_losses(logits, ids, ends).view(groups, each).sum(1)
+    (losses / label_counts(spans).to(losses)).sum().backward()
+    return gradients.cpu()
+
+
+def _watch(part: Tensor, each: int, _layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    """When the gradient of a layer's output comes, write the groups' gradients of its weight into ``part``."""
+    groups, entered = len(part), inputs[0].detach()
+
+    def write(slope: Tensor) -> None:
+        went_in = entered.reshape(groups, each * entered.shape[1], -1).float()
+        came_back = slope.reshape(groups, each * slope.shape[1], -1).float()
+        part.copy_(came_back.transpose(1, 2) @ went_in)
+
+    output.register_hook(write)

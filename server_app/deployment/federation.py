@@ -1,0 +1,184 @@
+"""A whole federation on this machine, process for process as it is deployed: start, register, run, stop.
+
+The SuperLink speaks TLS and admits registered nodes only; ServerApp and ClientApps run in processes of their own
+(Flower's process isolation), so that a crash of the SuperLink ends no run. Every process has its own ``FLWR_HOME``, as
+on a machine of its own.
+"""
+
+import json
+import secrets
+import shutil
+import ssl
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import tomli_w
+
+from common.config import RunConfig, Scalar, nest
+from server_app.deployment import commands
+from server_app.deployment.certificates import Certificates, make_certificates, make_node_key, make_secret
+from server_app.deployment.processes import Processes
+from server_app.launcher import APP, flower_environment, free_ports
+
+CONNECTION = "deployment"
+_START_SECONDS = 90.0
+_POLL_SECONDS = 0.5
+
+
+class DeploymentError(RuntimeError):
+    """A process did not start, or Flower refused a command; the message says which, and where its log is."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """One data holder: its name and what its operator writes into ``--node-config`` (``data-path``, limits)."""
+
+    name: str
+    node_config: Mapping[str, Scalar]
+
+
+@dataclass
+class LocalFederation:
+    """SuperLink, SuperNodes and their superexecs under one folder; ``processes`` stops them all.
+
+    Attributes:
+        folder: everything is written below it: keys (0600), certificates, state database, logs, ``FLWR_HOME``s.
+        processes: by name: ``superlink``, ``superlink-superexec``, ``<site>``, ``<site>-superexec``.
+        extra_environment: variables for every process besides Flower's own.
+
+    """
+
+    folder: Path
+    processes: Processes
+    extra_environment: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.port = free_ports(1)[0]
+        self.address = f"127.0.0.1:{self.port}"
+        self.certificates: Certificates = make_certificates(self.folder / "certificates")
+        self._secrets: dict[str, Path] = {}
+        self._node_ports: dict[str, int] = {}
+        home = self._home("operator")
+        home.mkdir(parents=True)
+        connection = {"address": self.address, "root-certificates": str(self.certificates.authority)}
+        (home / "config.toml").write_text(tomli_w.dumps({"superlink": {"default": CONNECTION, CONNECTION: connection}}))
+
+    def start_superlink(self) -> None:
+        """Start the SuperLink and wait until it answers over TLS; again after ``kill`` it finds its state database."""
+        command = commands.superlink(self.port, self.certificates, self.folder / "state.db", self._secret("superlink"))
+        self._start("superlink", command)
+        self._wait_until_healthy()
+
+    def start_server_superexec(self) -> None:
+        """Start what starts ServerApps."""
+        command = commands.server_superexec(self.address, self.certificates.authority, self._secret("superlink"))
+        self._start("superlink-superexec", command)
+
+    def register(self, site: Site) -> None:
+        """Make a key for a site and register its public half with the SuperLink."""
+        public = make_node_key(self.key_of(site))
+        self.flwr("supernode", "register", str(public), CONNECTION, "--name", site.name)
+
+    def start_node(self, site: Site) -> None:
+        """Start the SuperNode of a site; what starts its ClientApps is started once and outlives it."""
+        port = self._node_ports.setdefault(site.name, free_ports(1)[0])
+        secret = self._secret(site.name)
+        authority = self.certificates.authority
+        command = commands.supernode(self.address, port, authority, self.key_of(site), secret, site.node_config)
+        self._start(site.name, command)
+        if not self.processes.is_running(f"{site.name}-superexec"):
+            self._start(f"{site.name}-superexec", commands.client_superexec(port, secret), home=site.name)
+
+    def key_of(self, site: Site) -> Path:
+        """The private key of a site's SuperNode."""
+        return self.folder / "keys" / site.name
+
+    def submit(self, config: RunConfig | Mapping[str, Scalar], app: Path = APP) -> int:
+        """Start a run of ``app`` and return its id."""
+        flat = config.flat() if isinstance(config, RunConfig) else dict(config)
+        path = self._home("operator") / f"run-{secrets.token_hex(4)}.toml"
+        path.write_text(tomli_w.dumps(nest(flat)))
+        return int(self.flwr("run", str(app), CONNECTION, "-c", str(path), "--format", "json")["run-id"])
+
+    def run_state(self, run_id: int) -> dict[str, Any]:
+        """What Flower tells of a run: ``status`` (``finished:completed``, ...), bytes, times."""
+        listing = self.flwr("ls", CONNECTION, "--run-id", str(run_id), "--format", "json")
+        return dict(listing["runs"][0])
+
+    def wait(self, run_id: int, timeout: float) -> dict[str, Any]:
+        """Wait until a run has finished and return its last state; ``DeploymentError`` after ``timeout`` seconds."""
+        deadline = time.monotonic() + timeout
+        while not str((state := self.run_state(run_id))["status"]).startswith("finished"):
+            if time.monotonic() > deadline:
+                raise DeploymentError(
+                    f"run {run_id} is {state['status']} after {timeout:.0f} s: {self.run_log(run_id)}"
+                )
+            time.sleep(_POLL_SECONDS)
+        return state
+
+    def run_log(self, run_id: int) -> str:
+        """What the ServerApp of a run has printed so far."""
+        command = ["flwr", "log", str(run_id), CONNECTION, "--show"]
+        done = self._command(command)
+        return done.stdout + done.stderr
+
+    def flwr(self, *arguments: str) -> dict[str, Any]:
+        """An operator's ``flwr`` command; its JSON output if it has any, else nothing."""
+        done = self._command(["flwr", *arguments])
+        if done.returncode != 0:
+            raise DeploymentError(f"flwr {' '.join(arguments)} failed: {(done.stdout + done.stderr).strip()}")
+        return dict(json.loads(done.stdout)) if "json" in arguments else {}
+
+    def remove_secrets(self) -> None:
+        """Delete every private key and shared secret."""
+        for folder in ("keys", "secrets"):
+            shutil.rmtree(self.folder / folder, ignore_errors=True)
+        self.certificates.key.unlink(missing_ok=True)
+
+    def environment(self, home: str) -> dict[str, str]:
+        """The environment of a process whose ``FLWR_HOME`` is called ``home``."""
+        return flower_environment(self._home(home)) | {
+            "XDG_RUNTIME_DIR": str(self._runtime()),
+            **self.extra_environment,
+        }
+
+    def _start(self, name: str, command: list[str], home: str = "") -> None:
+        self.processes.start(name, command, self.environment(home or name), self._home(home or name))
+
+    def _command(self, command: list[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(  # noqa: S603 - fixed program, no shell
+            command, cwd=self._home("operator"), env=self.environment("operator"), capture_output=True, text=True,
+            check=False, timeout=120,
+        )  # fmt: skip
+
+    def _home(self, name: str) -> Path:
+        return self.folder / "home" / name
+
+    def _runtime(self) -> Path:
+        folder = self.folder / "runtime"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder
+
+    def _secret(self, name: str) -> Path:
+        if name not in self._secrets:
+            self._secrets[name] = make_secret(self.folder / "secrets" / name, secrets.token_bytes(32))
+        return self._secrets[name]
+
+    def _wait_until_healthy(self) -> None:
+        trust = ssl.create_default_context(cafile=str(self.certificates.authority))
+        deadline = time.monotonic() + _START_SECONDS
+        log = self.processes.log("superlink")
+        while time.monotonic() < deadline:
+            if (code := self.processes.exit_code("superlink")) is not None:
+                raise DeploymentError(f"flower-superlink ended at once with code {code}; its log is {log}")
+            try:
+                if httpx.get(f"https://{self.address}/health", verify=trust, timeout=1.0).is_success:
+                    return
+            except httpx.HTTPError:
+                time.sleep(0.2)
+        raise DeploymentError(f"flower-superlink was not ready within {_START_SECONDS:.0f} s; its log is {log}")

@@ -1,0 +1,87 @@
+"""Named processes, each in a session of its own with a log of its own, stopped as a whole."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+_GRACE_SECONDS = 10.0
+
+
+class Processes:
+    """Started processes by name; as a context manager it stops all of them, the last one first."""
+
+    def __init__(self, logs: Path) -> None:
+        self.logs = logs
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> "Processes":
+        self.logs.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in reversed(list(self._running)):
+            self.stop(name)
+
+    def start(self, name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path) -> int:
+        """Start a program in ``folder`` with its output appended to ``<name>.log``; returns its process id."""
+        if name in self._running:
+            raise ValueError(f'process "{name}" is running already')
+        folder.mkdir(parents=True, exist_ok=True)
+        with self.log(name).open("ab") as log:
+            self._running[name] = subprocess.Popen(  # noqa: S603 - Flower's own programs, no shell
+                command, cwd=folder, env=dict(environment), stdout=log, stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+        return self._running[name].pid
+
+    def log(self, name: str) -> Path:
+        """Where a process writes."""
+        return self.logs / f"{name}.log"
+
+    def is_running(self, name: str) -> bool:
+        """Whether a process of this name was started and has not ended."""
+        return name in self._running and self.exit_code(name) is None
+
+    def exit_code(self, name: str) -> int | None:
+        """The exit code of a process, ``None`` while it runs."""
+        return self._running[name].poll()
+
+    def pid(self, name: str) -> int:
+        """The process id under a name."""
+        return self._running[name].pid
+
+    def kill(self, name: str) -> None:
+        """End one process as a crash would (SIGKILL); what it started lives on until it notices."""
+        process = self._running.pop(name)
+        process.kill()
+        process.wait()
+
+    def stop(self, name: str) -> None:
+        """End a process and everything that descends from it, politely first."""
+        process = self._running.pop(name)
+        family = _descendants(process.pid)
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGTERM)
+        try:
+            process.wait(_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        for end in (psutil.Process.terminate, psutil.Process.kill):
+            for member in family:
+                with suppress(psutil.NoSuchProcess):
+                    end(member)
+            _, family = psutil.wait_procs(family, timeout=3.0)
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    try:
+        found: list[psutil.Process] = psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    return found

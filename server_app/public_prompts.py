@@ -1,0 +1,156 @@
+"""Where the public prompts of strategy public-prior come from: a file, a template, or the base model itself.
+
+Nothing here can see a client: this module and ``public_gradients`` may import neither the private data nor what
+carries messages (an import contract in pyproject.toml), and get a released adapter or none at all.
+"""
+
+import itertools
+import json
+import re
+import string
+import tomllib
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import torch
+
+from common.config import ConfigError, PublicPriorConfig
+from common.models import AdaptedModel
+
+SELF_GENERATED, TEMPLATE = "self-generated", "template"
+_BATCH, _BATCHES = 256, 16
+
+
+def public_prompts(
+    adapted: AdaptedModel,
+    settings: PublicPriorConfig,
+    template: str,
+    questions: Sequence[str],
+    evaluated: Collection[str],
+    seed: int,
+) -> list[str]:
+    """At most ``public-prior.pool`` distinct prompts, a seeded draw of what the source gives.
+
+    Args:
+        adapted: the model; self-generated prompts are sampled from it without its adapter (the initial one).
+        settings: source and sizes.
+        template: a prompt with ``{slots}``, of which self-generated texts are kept when they fit.
+        questions: what ``template`` uses where no file names the slots' words.
+        evaluated: questions of the evaluation, which are left out.
+        seed: of the draw and the sampling.
+
+    Raises:
+        ConfigError: the source gives fewer prompts than a pseudo-client needs, or cannot be read.
+
+    """
+    if settings.prompts == SELF_GENERATED:
+        found = _self_generated(adapted, settings, template, seed)
+    elif settings.prompts == TEMPLATE:
+        found = _filled(template, settings.slots) if settings.slots else list(questions)
+    else:
+        found = _from_file(settings.prompts)
+    distinct = [prompt for prompt in dict.fromkeys(found) if prompt not in evaluated]
+    if len(distinct) < settings.prompts_per_client:
+        raise ConfigError(
+            f'public-prior.prompts = "{settings.prompts}": gave {len(distinct)} prompts, and '
+            f"public-prior.prompts-per-client = {settings.prompts_per_client}; look at public-prior.template = "
+            f'"{settings.template}" or give a file'
+        )
+    order = torch.randperm(len(distinct), generator=torch.Generator().manual_seed(seed))
+    return [distinct[index] for index in order[: settings.pool].tolist()]
+
+
+def sample(adapted: AdaptedModel, prompts: Sequence[str], new_tokens: int, seed: int) -> list[tuple[list[int], int]]:
+    """Sample a continuation of every prompt from the model with the adapter that is loaded.
+
+    Returns:
+        For each prompt its tokens with the continuation behind them, and where that begins; it has 1 to ``new_tokens``
+        tokens and ends before an end-of-sequence token.
+
+    """
+    adapted.training_mode(False)
+    pad = adapted.tokenizer.pad_token_id or 0
+    devices = [adapted.device] if adapted.device.type == "cuda" else []
+    found: list[tuple[list[int], int]] = []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        for start in range(0, len(prompts), _BATCH):
+            rows: list[list[int]] = [adapted.tokenizer(text)["input_ids"] for text in prompts[start : start + _BATCH]]
+            width = max(map(len, rows))
+            ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=adapted.device)
+            mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=adapted.device)
+            output = adapted.model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                do_sample=True,
+                temperature=1.0,
+                top_k=0,
+                top_p=1.0,
+                min_new_tokens=1,
+                max_new_tokens=new_tokens,
+                pad_token_id=pad,
+            )
+            for row, new in zip(rows, output[:, width:].tolist(), strict=True):
+                found.append((row + _until_end(new, adapted.tokenizer.eos_token_id, pad), len(row)))
+    return found
+
+
+def _until_end(tokens: list[int], end: int | None, pad: int) -> list[int]:
+    """Cut before the first end-of-sequence token, and drop padding."""
+    kept = tokens[: tokens.index(end)] if end in tokens else tokens
+    while len(kept) > 1 and kept[-1] == pad:
+        kept = kept[:-1]
+    return kept or tokens[:1]
+
+
+def _self_generated(adapted: AdaptedModel, settings: PublicPriorConfig, template: str, seed: int) -> list[str]:
+    """Let the base model go on from the template's opening, and keep what fits the template, cut at its end."""
+    pattern = _pattern(template)
+    opening = template[: template.index("{")].rstrip() if "{" in template else template
+    adapted.load(adapted.initial)
+    found: dict[str, None] = {}
+    for batch in range(_BATCHES):
+        for tokens, _ in sample(adapted, [opening] * _BATCH, settings.prompt_tokens, seed + batch):
+            fitting = pattern.match(str(adapted.tokenizer.decode(tokens, skip_special_tokens=True)))
+            if fitting:
+                found[fitting.group(0)] = None
+        if len(found) >= settings.pool:
+            break
+    return list(found)
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    """The template as a regular expression: every slot stands for some text, as little as fits."""
+    parts = string.Formatter().parse(template)
+    return re.compile("".join(re.escape(text) + ("" if slot is None else "(.+?)") for text, slot, _, _ in parts))
+
+
+def _filled(template: str, slots: str) -> list[str]:
+    """The template under every combination of the slots' words."""
+    try:
+        words: dict[str, list[str]] = tomllib.loads(Path(slots).read_text(encoding="utf-8"))
+        names = list(words)
+        return [
+            template.format(**dict(zip(names, choice, strict=True)))
+            for choice in itertools.product(*(words[name] for name in names))
+        ]
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, IndexError, TypeError) as error:
+        raise ConfigError(
+            f'public-prior.slots = "{slots}": needs a TOML file with one list of words for every slot of '
+            f'"{template}": {error!r}'
+        ) from error
+
+
+def _from_file(path: str) -> list[str]:
+    """One prompt a line: plain text, or JSON (a string, or an object with "prompt"); blank lines are skipped."""
+    try:
+        lines = [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+        if not path.lower().endswith((".jsonl", ".json")):
+            return lines
+        rows = [json.loads(line) for line in lines]
+        return [str(row["prompt"] if isinstance(row, dict) else row) for row in rows]
+    except (OSError, UnicodeDecodeError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f'public-prior.prompts = "{path}": needs "{SELF_GENERATED}", "{TEMPLATE}", or a file with one prompt a '
+            f'line, as text or as JSON with "prompt": {error!r}'
+        ) from error

@@ -1,0 +1,143 @@
+"""Public prior: the code's directions are where the released model reacts to public prompts.
+
+Every ``public-prior.refresh-every`` rounds the server makes pseudo-clients out of public prompts and labels that it
+samples from the model of the last release, and takes the leading principal directions of their gradients. Nothing
+else enters, so the prior is post-processing and costs no privacy.
+"""
+
+import time
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.serverapp import Grid
+from torch import Tensor
+
+from common.codecs.base import Codec
+from common.codecs.subspace import SubspaceCodec
+from common.config import ConfigError
+from common.data import evaluation_examples
+from common.demo.prompts import public_questions
+from common.demo.tasks import template_of
+from common.group_gradients import group_gradients
+from common.tangents import ModelTangents
+from server_app.public_gradients import directions, pseudo_clients
+from server_app.public_prompts import SELF_GENERATED, TEMPLATE, public_prompts
+from server_app.strategies.base import FederatedAdapter
+
+_ROUND_SPREAD = 1_000_003
+
+
+class PublicPrior(FederatedAdapter):
+    """Principal directions of pseudo-gradients as rows, weighted by energy and noise, and random rows if wanted."""
+
+    _prompts: list[str] | None = None
+
+    def prepare(self, grid: Grid) -> Codec:
+        """The prior at the untouched model."""
+        return self._prior(1)
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> list[Message]:
+        """A round as ever, with a new prior when one is due."""
+        if server_round > 1 and (server_round - 1) % self.config.public_prior.refresh_every == 0:
+            self.state.codec = self._prior(server_round)
+        return super().configure_train(server_round, arrays, config, grid)
+
+    def details(self) -> dict[str, object]:
+        """What the prior is made of and what it costs; seconds are the server's, for one gradient on a client too."""
+        prior = self.config.public_prior
+        spec, vector = self.codec.spec(), torch.ones(self.layout.size)
+        started = time.monotonic()
+        self._codec_of(max(1, self.state.round)).encode(vector)
+        encoding = time.monotonic() - started
+        costs = {name: value for name, value in self.state.prior.items() if name.startswith("public_prior_")}
+        refreshes = costs.get("public_prior_refreshes", 0.0)
+        return {
+            "prompts": prior.prompts,
+            "prompts_in_pool": costs.get("public_prior_prompts", 0.0),
+            "pseudo_clients": prior.pseudo_clients,
+            "form": prior.form,
+            "delivery": prior.delivery,
+            "refreshes": refreshes,
+            "server_seconds_per_refresh": costs.get("public_prior_seconds", 0.0) / max(1.0, refreshes),
+            "seconds_to_encode_one_gradient": encoding,
+            "encoder_bytes_down_per_client_round": spec.nbytes,
+            "pseudo_gradient_energy_in_rows": costs.get("public_prior_energy", 0.0),
+        }
+
+    def _codec_of(self, server_round: int) -> Codec:
+        """The codec of a round, with the server's model at hand."""
+        return super()._codec_of(server_round).bound(ModelTangents(self.adapted))
+
+    def _prior(self, server_round: int) -> Codec:
+        """The prior that follows from the released adapter, the public prompts and the seed; adds up its cost."""
+        started = time.monotonic()
+        prior, codec, adapter = self.config.public_prior, self.config.codec, self.state.optimizer.adapter
+        seed = self.config.seed * _ROUND_SPREAD + server_round
+        prompts = self._pool()
+        clients = pseudo_clients(self.adapted, adapter, prompts, prior, seed)
+        gradients = group_gradients(self.adapted, adapter, clients.tokens, clients.spans)
+        found = directions(self.layout, gradients, codec.size - prior.random_rows, prior, clients, adapter)
+        scales = row_scales(
+            found.energies, prior.random_rows, self.layout.size, whitening=prior.whitening, floor=self._noise_floor()
+        )
+        costs = self.state.prior
+        costs["public_prior_refreshes"] = costs.get("public_prior_refreshes", 0.0) + 1
+        costs["public_prior_seconds"] = costs.get("public_prior_seconds", 0.0) + time.monotonic() - started
+        costs["public_prior_prompts"] = float(len(prompts))
+        costs["public_prior_energy"] = float(found.energies.sum())
+        return SubspaceCodec(self.layout, found.rows, scales, transform=codec.transform, seed=self.config.seed)
+
+    def _pool(self) -> list[str]:
+        """The public prompts, made once; none of them is a question of the evaluation."""
+        if self._prompts is None:
+            evaluated = evaluation_examples(self.config.data, self.config.seed)
+            column = self.config.data.prompt_column
+            asked = set(evaluated[column]) if evaluated is not None else set()
+            is_demo = self.config.data.name == "demo"
+            questions = public_questions(self.config.data.task) if is_demo else ()
+            self._prompts = public_prompts(
+                self.adapted, self.config.public_prior, self._template(), questions, asked, self.config.seed
+            )
+        return self._prompts
+
+    def _template(self) -> str:
+        """The configured template, or the demo task's; a source that needs one and has none is refused."""
+        prior, data = self.config.public_prior, self.config.data
+        if prior.template or prior.prompts not in {SELF_GENERATED, TEMPLATE}:
+            return prior.template
+        if data.name != "demo":
+            raise ConfigError(
+                f'public-prior.template = "" with public-prior.prompts = "{prior.prompts}" and data.name = '
+                f'"{data.name}": write how the prompts of these data look, for example "question: {{text}} answer:", '
+                "or name a file of prompts"
+            )
+        return template_of(data.task)
+
+    def _noise_floor(self) -> float:
+        """Energy of the noise on the mean code along one direction, averaged over the run's rounds; public."""
+        plan = self.account.plan
+        deviation = plan.round.noise_multiplier / plan.expected_cohort
+        return self.config.public_prior.noise_floor * deviation**2 / self.config.num_server_rounds
+
+
+def row_scales(energies: Tensor, fresh: int, dim: int, *, whitening: float, floor: float) -> Tensor:
+    """Scales of the prior's rows and of ``fresh`` random ones behind them, shape ``[k + fresh]``.
+
+    A row of energy λ gets ``λ^-whitening · (λ / (λ + floor))^½``: strong directions are turned down, and those that
+    the noise drowns are turned off. The random rows share one scale, at which they hold as much of a gradient's
+    energy as the prior's rows do together. All are then multiplied alike, so that the code of a pseudo-gradient, at
+    unit length, is decoded to unit length in the mean square: a step size means the same for every choice.
+    """
+    energies = energies.double()
+    there = energies > 0
+    safe = torch.where(there, energies, 1.0)
+    squares = torch.where(there, safe ** (-2 * whitening) * safe / (safe + floor), 0.0)
+    if fresh:
+        outside = max(1e-3, 1 - float(energies.sum())) / dim
+        held = float(squares @ energies)
+        energies = torch.cat((energies, torch.full((fresh,), outside).double()))
+        squares = torch.cat((squares, torch.full((fresh,), held / (fresh * outside) if held else 1.0).double()))
+    held, decoded = float(squares @ energies), float(squares.square() @ energies)
+    return (squares * (held / decoded) if decoded else squares).sqrt().float()

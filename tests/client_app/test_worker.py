@@ -1,0 +1,311 @@
+"""The resident worker: real processes on a real socket, with a small stand-in for the app they serve."""
+
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+
+from client_app import resident, worker_link
+from client_app.worker_link import Letter, WorkerError
+from tests.messages import instruction
+
+ROOT = Path(__file__).parents[2]
+STAND_IN = """
+import os, signal, time
+from pathlib import Path
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+
+LOADED = str(time.time_ns())
+
+
+class Refusal(ValueError):
+    pass
+
+
+def app(message, context):
+    context.state["count"] = MetricRecord({"n": context.state["count"]["n"] + 1 if "count" in context.state else 1})
+    order = message.content["order"]["text"]
+    if order == "raise":
+        raise Refusal("not this one")
+    if order == "die" or (order == "die once" and not Path("died").exists()):
+        Path("died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if order == "hang":
+        time.sleep(60)
+    reply = ConfigRecord({"pid": os.getpid(), "loaded": LOADED, "text": order, "cwd": os.getcwd()})
+    return Message(RecordDict({"reply": reply}), reply_to=message)
+"""
+
+
+@pytest.fixture
+def _app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A copy of the app whose handlers are the stand-in, run in a folder of its own; its workers die with the test."""
+    root = tmp_path / "app"
+    for package in ("client_app", "common"):
+        shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__", "assets"))
+    (root / "client_app" / "app.py").write_text(STAND_IN)
+    monkeypatch.setattr(resident, "_ROOT", root)
+    digest = "from common.app_digest import app_digest; print(app_digest())"
+    shutil.copy(ROOT / "dr_encoder_client.py", root)
+    found = subprocess.run([sys.executable, "-c", digest], cwd=root, capture_output=True, text=True, check=True)
+    monkeypatch.setattr(resident, "app_digest", found.stdout.strip)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "runtime"))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    yield
+    for process in workers():
+        process.kill()
+        process.wait(10)
+
+
+def workers() -> list[psutil.Process]:
+    living = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in living if "client_app.worker" in " ".join(child.cmdline())]
+
+
+def context(**node: Any) -> Context:
+    return Context(run_id=7, node_id=11, node_config={"partition-id": 0, **node}, state=RecordDict(), run_config=RUN)
+
+
+RUN: dict[str, Any] = {"model.name": "demo", "seed": 1, "num-server-rounds": 3}
+
+
+def ask(text: str, place: Context, ttl: float = 60.0) -> dict[str, Any]:
+    content = RecordDict({"order": ConfigRecord({"text": text})})
+    reply = resident.answer(instruction(content, ttl=ttl), place)
+    return dict(reply.content["reply"])
+
+
+def socket_file(tmp_path: Path) -> Path:
+    (found,) = (tmp_path / "runtime").glob("dr-encoder-*/*/socket")
+    return found
+
+
+def dial(tmp_path: Path) -> socket.socket:
+    """A connection to the one worker there is, by somebody who is no ClientApp."""
+    folder = os.open(socket_file(tmp_path).parent, os.O_RDONLY | os.O_DIRECTORY)
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(worker_link.socket_path(folder))
+    os.close(folder)
+    return connection
+
+
+def gone(pid: int, seconds: float = 20.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.usefixtures("_app")
+def test_one_worker_answers_message_after_message_and_the_client_s_state_travels(tmp_path: Path) -> None:
+    place = context()
+    first, second = ask("one", place), ask("two", place)
+    assert (first["text"], second["text"]) == ("one", "two")
+    assert (first["pid"], first["loaded"]) == (second["pid"], second["loaded"])
+    assert first["pid"] != os.getpid()
+    assert Path(first["cwd"]) == tmp_path / "work", "relative paths mean what they mean to the SuperNode"
+    assert place.state["count"]["n"] == 2
+    assert len(workers()) == 1
+
+
+@pytest.mark.usefixtures("_app")
+def test_a_failure_is_told_with_its_type_and_what_was_charged_before_it_stays_charged() -> None:
+    place = context()
+    with pytest.raises(WorkerError, match=r"^Refusal: not this one$"):
+        ask("raise", place)
+    assert place.state["count"]["n"] == 1
+    ask("two", place)
+    assert place.state["count"]["n"] == 2
+    assert len(workers()) == 1
+
+
+@pytest.mark.usefixtures("_app")
+def test_a_worker_that_dies_is_replaced_within_the_same_message() -> None:
+    place = context()
+    before = ask("one", place)
+    after = ask("die once", place)
+    assert after["pid"] != before["pid"]
+    assert place.state["count"]["n"] == 2
+
+
+@pytest.mark.usefixtures("_app")
+def test_a_message_that_kills_every_worker_is_given_up_and_the_next_one_is_served() -> None:
+    place = context()
+    with pytest.raises(WorkerError, match="ended 2 times"):
+        ask("die", place)
+    assert ask("one", place)["text"] == "one"
+
+
+@pytest.mark.usefixtures("_app")
+def test_a_worker_killed_between_two_messages_is_replaced() -> None:
+    place = context()
+    before = ask("one", place)
+    os.kill(before["pid"], signal.SIGKILL)
+    assert ask("two", place)["pid"] != before["pid"]
+
+
+@pytest.mark.usefixtures("_app")
+def test_a_worker_that_hangs_is_stopped_when_the_instruction_is_no_longer_valid() -> None:
+    place = context()
+    pid = ask("one", place)["pid"]
+    with pytest.raises(WorkerError, match="did not answer while the instruction was valid"):
+        ask("hang", place, ttl=2.0)
+    assert gone(pid)
+
+
+@pytest.mark.usefixtures("_app")
+def test_another_model_or_changed_data_means_another_worker_but_another_round_count_does_not(tmp_path: Path) -> None:
+    data = tmp_path / "site.jsonl"
+    data.write_text("one\n")
+    place = context(**{"data-path": str(data)})
+    first = ask("one", place)
+    place.run_config = RUN | {"num-server-rounds": 9}
+    assert ask("two", place)["pid"] == first["pid"]
+    data.write_text("one\ntwo\n")
+    second = ask("three", place)
+    assert second["pid"] != first["pid"]
+    assert gone(first["pid"]), "its memory is free before the next one loads"
+    place.run_config = RUN | {"model.name": "other"}
+    assert ask("four", place)["pid"] != second["pid"]
+
+
+@pytest.mark.usefixtures("_app")
+def test_other_code_under_the_same_socket_is_never_served(tmp_path: Path) -> None:
+    first = ask("one", context())
+    with dial(tmp_path) as connection:
+        Letter({"protocol": worker_link.PROTOCOL, "app": "other", "loaded": ""}, (b"", b"")).send(connection)
+        assert Letter.receive(connection).header == {"status": "retired"}
+    assert gone(first["pid"])
+
+
+@pytest.mark.usefixtures("_app")
+def test_a_worker_that_has_lost_its_socket_is_ended_before_another_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resident, "_EXIT_SECONDS", 0.5)
+    first = ask("one", context())
+    socket_file(tmp_path).unlink()
+    assert ask("two", context())["pid"] != first["pid"]
+    assert gone(first["pid"])
+
+
+@pytest.mark.usefixtures("_app")
+def test_each_node_has_a_worker_of_its_own() -> None:
+    one, other = context(), context()
+    other.node_id = 12
+    assert ask("one", one)["pid"] != ask("one", other)["pid"]
+
+
+@pytest.mark.usefixtures("_app")
+def test_an_idle_worker_ends_and_takes_its_socket_along(tmp_path: Path) -> None:
+    place = context(**{"worker-idle-seconds": 0.5})
+    pid = ask("one", place)["pid"]
+    path = socket_file(tmp_path)
+    assert gone(pid)
+    assert not path.exists()
+    assert ask("two", place)["pid"] != pid
+
+
+@pytest.mark.usefixtures("_app")
+def test_socket_and_folders_are_for_the_owner_only(tmp_path: Path) -> None:
+    ask("one", context())
+    path = socket_file(tmp_path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    for folder in (path.parent, path.parent.parent):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+@pytest.mark.usefixtures("_app")
+def test_garbage_on_the_socket_costs_the_worker_nothing(tmp_path: Path) -> None:
+    place = context()
+    pid = ask("one", place)["pid"]
+    before = psutil.Process(pid).memory_info().rss
+    for garbage in (b"", b"\x00", b"\xff" * 64, b"\x01" + b"\x7f" * 8, b"\x01" + (1 << 29).to_bytes(8, "big") + b"{"):
+        with dial(tmp_path) as connection:
+            connection.sendall(garbage)
+    assert ask("two", place)["pid"] == pid
+    assert psutil.Process(pid).memory_info().rss < before + (64 << 20)
+
+
+@pytest.mark.usefixtures("_app")
+def test_a_worker_ends_with_the_process_that_asked_for_it(tmp_path: Path) -> None:
+    """Here a grandchild: the child stands for Flower's superexec, its own child for the ClientApp."""
+    client = (
+        "import sys; sys.path[:0] = [sys.argv[1], sys.argv[2]]\n"
+        "from tests.client_app import test_worker as t\n"
+        "from pathlib import Path\n"
+        "t.resident._ROOT = Path(sys.argv[1])\n"
+        "print(t.ask('one', t.context())['pid'], flush=True)\n"
+    )
+    parent = "import subprocess, sys, time; subprocess.run([sys.executable, *sys.argv[1:]]); time.sleep(60)"
+    command = [sys.executable, "-c", parent, "-c", client, str(tmp_path / "app"), str(ROOT)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as superexec:
+        assert superexec.stdout
+        pid = int(superexec.stdout.readline())
+        assert psutil.pid_exists(pid)
+        superexec.kill()
+        superexec.wait()
+        assert gone(pid)
+    assert not list((tmp_path / "runtime").glob("dr-encoder-*/*/socket"))
+
+
+def test_a_peer_of_another_user_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = socket.socketpair(socket.AF_UNIX)
+    with one, other:
+        worker_link.check_peer(one)
+        uid = os.geteuid()
+        monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
+        with pytest.raises(WorkerError, match=f"is user {uid}, not {uid + 1}"):
+            worker_link.check_peer(one)
+
+
+@pytest.mark.parametrize("spoil", ["open to others", "a link", "a file"])
+def test_a_folder_that_others_could_have_made_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: str
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    base = tmp_path / f"dr-encoder-{os.geteuid()}"
+    if spoil == "a link":
+        (tmp_path / "elsewhere").mkdir(mode=0o700)
+        base.symlink_to(tmp_path / "elsewhere")
+    elif spoil == "a file":
+        base.touch()
+    else:
+        base.mkdir()
+        base.chmod(0o755)
+    with pytest.raises((WorkerError, FileExistsError)):
+        worker_link.open_folder("node")
+
+
+@pytest.mark.parametrize("value", [-1.0, True, "soon", float("nan"), float("inf")])
+def test_a_bad_idle_time_is_refused(value: object) -> None:
+    with pytest.raises(WorkerError, match="worker-idle-seconds"):
+        ask("one", context(**{"worker-idle-seconds": value}))
+
+
+def test_without_an_idle_time_everything_happens_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def direct(message: Message, place: Context) -> Message:
+        place.state["seen"] = MetricRecord({"n": 1})
+        return Message(RecordDict({"reply": ConfigRecord({"pid": os.getpid()})}), reply_to=message)
+
+    monkeypatch.setattr("client_app.app.app", direct)
+    place = context(**{"worker-idle-seconds": 0})
+    assert ask("one", place)["pid"] == os.getpid()
+    assert place.state["seen"]["n"] == 1

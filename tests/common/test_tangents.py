@@ -1,0 +1,89 @@
+"""Slopes and gradients of public sequences' losses, against one backward pass a loss."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from common.group_gradients import group_gradients
+from common.models import AdaptedModel
+from common.tangents import ModelTangents
+from tests.tiny import vectors
+
+TOKENS = torch.randint(4, 200, (5, 3, 9), dtype=torch.int32, generator=torch.Generator().manual_seed(0))
+SPANS = torch.tensor([[[7, 8], [4, 6], [8, 9]]] * 4 + [[[5, 9], [1, 2], [6, 6]]], dtype=torch.int32)
+
+
+@pytest.fixture
+def point(adapted: AdaptedModel) -> Tensor:
+    return adapted.initial + 0.05 * vectors(1, adapted.layout.size, 3)[0]
+
+
+@pytest.fixture
+def jacobian(adapted: AdaptedModel, point: Tensor) -> Tensor:
+    """Every loss by the model's own loss function, sequence by sequence: the mean over the label tokens."""
+    rows = []
+    for tokens, spans in zip(TOKENS.long(), SPANS.tolist(), strict=True):
+        adapted.load(point)
+        adapted.training_mode(False)
+        labels = sum(end - start for start, end in spans)
+        for sequence, (start, end) in zip(tokens, spans, strict=True):
+            if start == end:
+                continue
+            target = torch.full_like(sequence, -100)
+            target[start:end] = sequence[start:end]
+            output = adapted.model(input_ids=sequence[None, :end], labels=target[None, :end], use_cache=False)
+            (output.loss * (end - start) / labels).backward()
+        rows.append(adapted.gradient())
+    return torch.stack(rows)
+
+
+def test_the_slope_along_a_direction_is_the_gradients_product_with_it(
+    adapted: AdaptedModel, point: Tensor, jacobian: Tensor
+) -> None:
+    direction = vectors(1, adapted.layout.size, 5)[0]
+    slopes = ModelTangents(adapted).push(point, TOKENS, SPANS, direction)
+    assert slopes.norm() > 0.1
+    torch.testing.assert_close(slopes, jacobian @ direction, rtol=1e-4, atol=1e-5)
+
+
+def test_the_weighted_gradient_is_the_gradients_combination(
+    adapted: AdaptedModel, point: Tensor, jacobian: Tensor
+) -> None:
+    weights = torch.tensor([1.0, -2.0, 0.5, 0.0, 3.0])
+    pulled = ModelTangents(adapted).pull(point, TOKENS, SPANS, weights)
+    assert (pulled - weights @ jacobian).norm() < 1e-5 * pulled.norm()
+
+
+def test_push_and_pull_are_adjoint_to_a_millionth(adapted: AdaptedModel, point: Tensor) -> None:
+    model, direction, weights = ModelTangents(adapted), vectors(1, adapted.layout.size, 5)[0], torch.ones(5)
+    forward = model.push(point, TOKENS, SPANS, direction).double() @ weights.double()
+    backward = model.pull(point, TOKENS, SPANS, weights).double() @ direction.double()
+    scale = model.pull(point, TOKENS, SPANS, weights).norm() * direction.norm()
+    assert abs(forward - backward) < 1e-6 * scale
+
+
+def test_all_groups_at_once_equal_one_backward_pass_a_group(
+    adapted: AdaptedModel, point: Tensor, jacobian: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for at_once in (600, 6):
+        monkeypatch.setattr("common.group_gradients._AT_ONCE", at_once)
+        found = group_gradients(adapted, point, TOKENS, SPANS)
+        assert ((found - jacobian).norm(dim=1) < 1e-5 * jacobian.norm(dim=1)).all()
+        assert not adapted.gradients.any(), "nothing is left behind for the next backward pass"
+
+
+def test_many_losses_are_taken_in_pieces(adapted: AdaptedModel, point: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, direction = ModelTangents(adapted), vectors(1, adapted.layout.size, 5)[0]
+    whole = model.push(point, TOKENS, SPANS, direction), model.pull(point, TOKENS, SPANS, torch.ones(5))
+    monkeypatch.setattr("common.tangents._AT_ONCE", 6)
+    pieces = model.push(point, TOKENS, SPANS, direction), model.pull(point, TOKENS, SPANS, torch.ones(5))
+    for one, other in zip(whole, pieces, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_the_loaded_adapter_and_its_gradients_are_left_alone(adapted: AdaptedModel, point: Tensor) -> None:
+    adapted.load(point)
+    ModelTangents(adapted).push(adapted.initial, TOKENS, SPANS, point)
+    ModelTangents(adapted).pull(adapted.initial, TOKENS, SPANS, torch.ones(5))
+    assert torch.equal(adapted.adapter(), point)
+    assert not adapted.gradients.any()

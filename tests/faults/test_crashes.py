@@ -1,0 +1,155 @@
+"""Processes killed while a run is on: what the run makes of it, and that the ledger is never below the truth."""
+
+import json
+import signal
+import time
+
+import psutil
+import pytest
+
+from server_app.deployment.federation import Site
+from tests.faults.conftest import Field, wait_for
+
+pytestmark = pytest.mark.faults
+RUN_SECONDS = 1200.0
+
+
+def completed(field: Field, run: int) -> None:
+    state = field.federation.wait(run, RUN_SECONDS)
+    assert state["status"] == "finished:completed", field.federation.run_log(run)[-3000:]
+
+
+def rows(field: Field, name: str) -> list[tuple[int, int]]:
+    """Round and number of releases that went into it."""
+    return [(row["round"], row.get("replies", 0)) for row in field.folder(name).read_metrics() if row["round"]]
+
+
+def test_a_superlink_killed_and_back_ends_no_run(field: Field) -> None:
+    run = field.federation.submit(field.config("superlink", rounds=3))
+    wait_for(lambda: field.rounds_done("superlink") >= 1, 600, "no first round")
+    field.federation.processes.kill("superlink")
+    time.sleep(3)
+    field.federation.start_superlink()
+    completed(field, run)
+    print(f"OBSERVED superlink killed: rounds {rows(field, 'superlink')}")
+    assert field.rounds_done("superlink") == 3
+    field.check_books("superlink", run)
+
+
+def test_a_client_process_killed_at_its_start_is_replaced_by_flower(field: Field) -> None:
+    run = field.federation.submit(field.config("early", rounds=2))
+    wait_for(lambda: field.rounds_done("early") >= 1, 600, "no first round")
+    field.process("north-superexec", "flwr-clientapp", born_after=time.time()).send_signal(signal.SIGKILL)
+    completed(field, run)
+    assert rows(field, "early") == [(1, 3), (2, 3)]
+    field.check_books("early", run)
+
+
+def test_a_client_process_killed_while_its_worker_computes_costs_the_round_one_reply(field: Field) -> None:
+    run = field.federation.submit(field.config("client", rounds=3))
+    wait_for(lambda: field.rounds_done("client") >= 1, 600, "no first round")
+    frozen = [worker for worker in map(psutil.Process, workers(field)) if is_of(worker, field, "north")]
+    assert len(frozen) == 1
+    frozen[0].suspend()  # a computation that takes long
+    try:
+        client = field.process("north-superexec", "flwr-clientapp", born_after=time.time())
+        time.sleep(20)
+        client.kill()
+    finally:
+        frozen[0].resume()
+    completed(field, run)
+    print(f"OBSERVED client killed: rounds {rows(field, 'client')}: {failures(field, 'client')}")
+    assert rows(field, "client")[1] == (2, 2)
+    assert rows(field, "client")[-1] == (3, 3), "the site is back"
+    field.check_books("client", run)
+
+
+def workers(field: Field) -> list[int]:
+    """Process ids of the living workers."""
+    found = [int(path.read_text()) for path in (field.federation.folder / "runtime").glob("*/*/worker")]
+    return [pid for pid in found if psutil.pid_exists(pid)]
+
+
+def is_of(worker: psutil.Process, field: Field, site: str) -> bool:
+    return f"/home/{site}" in worker.environ()["FLWR_HOME"]
+
+
+def failures(field: Field, name: str) -> list[str]:
+    return [row["failure"] for row in field.folder(name).read_metrics() if row.get("failure")]
+
+
+def test_a_worker_killed_between_rounds_costs_nothing(field: Field) -> None:
+    run = field.federation.submit(field.config("worker", rounds=2))
+    wait_for(lambda: field.rounds_done("worker") >= 1, 600, "no first round")
+    pids = workers(field)
+    assert len(pids) == 3
+    psutil.Process(pids[0]).kill()
+    completed(field, run)
+    assert rows(field, "worker") == [(1, 3), (2, 3)]
+    field.check_books("worker", run)
+
+
+def test_a_server_app_killed_in_a_round_is_resumed(field: Field) -> None:
+    config = field.config("server", rounds=3)
+    first = field.federation.submit(config)
+    wait_for(lambda: field.rounds_done("server") >= 1, 600, "no first round")
+    time.sleep(2)
+    field.process("superlink-superexec", "flwr-serverapp").send_signal(signal.SIGKILL)
+    state = field.federation.wait(first, RUN_SECONDS)
+    print(f"OBSERVED ServerApp killed: {state['status']}, {state['status-details']}")
+    assert state["status"] != "finished:completed"
+    before = len(field.check_books("server", first).charges)
+    second = field.federation.submit(field.config("server", rounds=3, resume=str(field.folder("server").path)))
+    completed(field, second)
+    ledger = field.check_books("server", first, second)
+    assert len(ledger.charges) > before
+    report = json.loads((field.folder("server").path / "report.json").read_text())
+    print(f"OBSERVED resumed: {report['outcome']['stopped_because']}, rounds {rows(field, 'server')}")
+
+
+def test_a_supernode_killed_and_back_costs_the_round_one_reply(field: Field) -> None:
+    run = field.federation.submit(field.config("node", rounds=3))
+    wait_for(lambda: field.rounds_done("node") >= 1, 600, "no first round")
+    field.federation.processes.kill("south")
+    wait_for(lambda: field.rounds_done("node") >= 2, 900, "no second round")
+    field.federation.start_node(field.sites["south"])
+    completed(field, run)
+    print(f"OBSERVED SuperNode killed: rounds {rows(field, 'node')}: {failures(field, 'node')}")
+    assert field.rounds_done("node") == 3
+    field.check_books("node", run)
+
+
+def test_a_node_that_never_answers_costs_its_reply_and_the_round_s_time_out(field: Field) -> None:
+    run = field.federation.submit(field.config("silent", rounds=2, **{"federation.round-timeout": 60.0}))
+    wait_for((field.folder("silent").checkpoint / "latest").exists, 600, "no stage 1")
+    frozen = psutil.Process(field.federation.processes.pid("west"))
+    frozen.suspend()
+    try:
+        completed(field, run)
+    finally:
+        frozen.resume()
+    print(f"OBSERVED silent: rounds {rows(field, 'silent')}: {failures(field, 'silent')}")
+    assert rows(field, "silent")[-1] == (2, 2)
+    field.check_books("silent", run)
+
+
+def test_a_site_that_refuses_is_heard_and_the_others_go_on(field: Field) -> None:
+    field.federation.processes.stop("west")
+    site = field.sites["west"]
+    field.federation.start_node(Site("west", {**site.node_config, "max-clip-norm": 0.001}))
+    run = field.federation.submit(field.config("refusal", rounds=1))
+    completed(field, run)
+    field.federation.processes.stop("west")
+    field.federation.start_node(site)
+    print(f"OBSERVED refusal: rounds {rows(field, 'refusal')}: {failures(field, 'refusal')}")
+    assert rows(field, "refusal") == [(1, 2)]
+    assert "above its max-clip-norm = 0.001" in failures(field, "refusal")[0]
+
+
+def test_two_runs_at_once_end_with_books_of_their_own(field: Field) -> None:
+    runs = [field.federation.submit(field.config(name, rounds=1)) for name in ("one", "two")]
+    for run in runs:
+        completed(field, run)
+    for name, run in zip(("one", "two"), runs, strict=True):
+        assert rows(field, name) == [(1, 3)]
+        field.check_books(name, run)

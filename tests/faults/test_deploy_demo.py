@@ -1,0 +1,73 @@
+"""``make deploy-demo``: a whole TLS federation of real processes, which leaves nothing behind."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.end_to_end.test_flwr_run import left_running
+
+pytestmark = pytest.mark.faults
+
+
+def start(tmp_path: Path) -> subprocess.Popen[str]:
+    """The demonstration in a process of its own, everything temporary below ``scratch``."""
+    (tmp_path / "scratch").mkdir()
+    command = [sys.executable, "-m", "server_app.deployment.demo", "--rounds", "1"]
+    command += ["--output", str(tmp_path / "results"), "--name", "run"]
+    environment = os.environ | {"TMPDIR": str(tmp_path / "scratch"), "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def listening(port: int) -> bool:
+    return any(c.laddr.port == port for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN)
+
+
+def assert_nothing_is_left(tmp_path: Path, port: int) -> None:
+    assert left_running(tmp_path / "scratch") == []
+    assert list((tmp_path / "scratch").iterdir()) == []
+    assert not listening(port)
+
+
+def read_port(line: str) -> int:
+    found = re.search(r"127\.0\.0\.1:(\d+)", line)
+    assert found, line
+    return int(found[1])
+
+
+def test_three_registered_sites_train_over_tls_and_nothing_is_left(tmp_path: Path) -> None:
+    process = start(tmp_path)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    folder = tmp_path / "results" / "run"
+    report = json.loads((folder / "report.json").read_text())
+    assert (report["run"]["rounds_run"], report["run"]["clients"]) == (1, 3)
+    assert (folder / "adapter" / "adapter_model.safetensors").exists()
+    assert "Flower's own count" in output
+    assert {path.stem for path in (folder / "logs").iterdir()} >= {"superlink", "north", "south", "west"}
+    assert not [path for path in folder.rglob("*") if path.is_file() and b"PRIVATE KEY" in path.read_bytes()]
+    assert_nothing_is_left(tmp_path, read_port(output))
+
+
+@pytest.mark.parametrize("interrupt", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_an_interrupted_demonstration_leaves_nothing_either(tmp_path: Path, interrupt: signal.Signals) -> None:
+    process = start(tmp_path)
+    assert process.stdout
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("flwr run:"):
+            break
+    time.sleep(5)
+    process.send_signal(interrupt)
+    rest, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, rest
+    assert "interrupted" in rest
+    assert_nothing_is_left(tmp_path, read_port(lines[0]))

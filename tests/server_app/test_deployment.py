@@ -1,0 +1,96 @@
+"""What deploy-demo is made of: certificates that verify, keys that only their owner reads, processes that stop."""
+
+import socket
+import ssl
+import stat
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
+
+from server_app.deployment.certificates import Certificates, make_certificates, make_node_key
+from server_app.deployment.processes import Processes
+
+CHILD = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], **{})"
+
+
+def connect(trusted: Path, served: Certificates, name: str) -> str:
+    """The TLS version agreed on with a server that holds ``served``, by a client that asks for ``name``."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(served.certificate, served.key)
+        connection, _ = listener.accept()
+        try:
+            context.wrap_socket(connection, server_side=True).close()
+        except ssl.SSLError:
+            connection.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        plain = socket.create_connection(listener.getsockname())
+        context = ssl.create_default_context(cafile=str(trusted))
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        with context.wrap_socket(plain, server_hostname=name) as secure:
+            return secure.version() or ""
+    finally:
+        thread.join()
+        listener.close()
+
+
+def test_the_server_certificate_verifies_under_its_authority_for_its_hosts_only(tmp_path: Path) -> None:
+    made = make_certificates(tmp_path / "one", ("localhost", "127.0.0.1"))
+    assert connect(made.authority, made, "localhost") == connect(made.authority, made, "127.0.0.1") == "TLSv1.3"
+    with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
+        connect(made.authority, made, "elsewhere.example")
+    other = make_certificates(tmp_path / "other")
+    with pytest.raises(ssl.SSLCertVerificationError):
+        connect(other.authority, made, "localhost")
+
+
+def test_keys_are_for_their_owner_only_and_never_overwritten(tmp_path: Path) -> None:
+    made, public = make_certificates(tmp_path), make_node_key(tmp_path / "keys" / "north")
+    private = tmp_path / "keys" / "north"
+    for path in (made.key, private):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    key = load_ssh_private_key(private.read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    assert load_ssh_public_key(public.read_bytes()) == key.public_key()
+    before = private.read_bytes()
+    with pytest.raises(FileExistsError):
+        make_node_key(private)
+    assert private.read_bytes() == before
+    assert len(list(tmp_path.glob("*"))) == 4, "the authority's own key is written nowhere"
+
+
+@pytest.mark.parametrize("options", ["", "start_new_session=True"], ids=["same session", "own session"])
+def test_stopping_ends_a_process_and_what_it_started(tmp_path: Path, options: str) -> None:
+    code = CHILD.replace("**{}", options) + "; time.sleep(60)"
+    with Processes(tmp_path / "logs") as processes:
+        pid = processes.start("parent", [sys.executable, "-c", code], {}, tmp_path)
+        deadline = time.monotonic() + 30
+        while not (family := psutil.Process(pid).children()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert family
+        assert processes.is_running("parent")
+    assert not psutil.pid_exists(pid)
+    assert not family[0].is_running() or family[0].status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_killed_process_can_be_started_again_under_its_name(tmp_path: Path) -> None:
+    with Processes(tmp_path / "logs") as processes:
+        first = processes.start("one", [sys.executable, "-c", "import time; time.sleep(60)"], {}, tmp_path)
+        with pytest.raises(ValueError, match="running already"):
+            processes.start("one", ["true"], {}, tmp_path)
+        processes.kill("one")
+        assert not processes.is_running("one")
+        assert processes.start("one", [sys.executable, "-c", "print('again')"], {}, tmp_path) != first
+        processes.stop("one")
+    assert not psutil.pid_exists(first)

@@ -1,0 +1,120 @@
+"""Where public prompts come from."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from common.config import ConfigError, PublicPriorConfig
+from common.demo.facts import PRIVATE_PROMPT, PUBLIC_PROMPTS, SECTIONS, facts_of
+from common.demo.prompts import public_questions
+from common.demo.tasks import evaluation_examples
+from common.models import AdaptedModel
+from server_app.public_prompts import public_prompts, sample
+from tests.tiny import vectors
+
+
+def found(
+    adapted: AdaptedModel, template: str = PRIVATE_PROMPT, *, evaluated: Any = (), seed: int = 1, **keys: Any
+) -> list[str]:
+    settings = PublicPriorConfig.model_validate({key.replace("_", "-"): value for key, value in keys.items()})
+    return public_prompts(adapted, settings, template, ["a", "b", "c"], evaluated, seed)
+
+
+@pytest.mark.parametrize("template", [PRIVATE_PROMPT, *PUBLIC_PROMPTS[:2]])
+def test_the_model_writes_prompts_that_fit_the_template(adapted: AdaptedModel, template: str) -> None:
+    prompts = found(adapted, template, pool=60)
+    assert len(set(prompts)) == 60
+    pattern = re.sub(r"\\{\w+\\}", r"\\S+( \\S+)*", re.escape(template))
+    assert all(re.fullmatch(pattern, prompt) for prompt in prompts)
+    subjects = {fact.subject for fact in facts_of("known")}
+    assert sum(any(prompt.endswith(f" of {s} ? answer :") or s in prompt for s in subjects) for prompt in prompts) > 50
+
+
+def test_the_model_writes_without_its_adapter(adapted: AdaptedModel) -> None:
+    first = found(adapted, pool=20)
+    adapted.load(5 * vectors(1, adapted.layout.size, 1)[0])
+    assert found(adapted, pool=20) == first
+    assert found(adapted, pool=20, seed=2) != first
+
+
+def test_questions_of_the_evaluation_are_left_out(adapted: AdaptedModel) -> None:
+    asked = set(evaluation_examples("elicitation", "evaluation", 1)["prompt"])
+    prompts = found(adapted, pool=1000)
+    assert asked & set(prompts)
+    kept = found(adapted, evaluated=asked, pool=1000)
+    assert set(kept) == set(prompts) - asked
+
+
+def test_the_demos_own_questions_are_no_fact_of_any_section() -> None:
+    asked = {fact.fill(PRIVATE_PROMPT) for section in SECTIONS for fact in facts_of(section)}
+    questions = public_questions("elicitation")
+    assert len(questions) > 500
+    assert asked.isdisjoint(questions)
+    assert "question : what is the colour of wolf ? answer :" in questions
+    assert "what is the colour of wolf ?" in public_questions("knowledge")
+
+
+def test_a_template_takes_its_words_from_a_file(adapted: AdaptedModel, tmp_path: Path) -> None:
+    slots = tmp_path / "slots.toml"
+    slots.write_text('x = ["red", "blue"]\ny = ["cat", "dog"]\n')
+    prompts = found(adapted, "is {y} {x} ?", prompts="template", slots=str(slots))
+    assert set(prompts) == {"is cat red ?", "is cat blue ?", "is dog red ?", "is dog blue ?"}
+    assert set(found(adapted, prompts="template")) == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("p.txt", "one a\n\ntwo b\nthree c\none a\n"),
+        ("p.jsonl", '{"prompt": "one a"}\n"two b"\n{"prompt": "three c"}\n'),
+    ],
+)
+def test_a_file_has_one_prompt_a_line(adapted: AdaptedModel, tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    assert set(found(adapted, prompts=str(tmp_path / name))) == {"one a", "two b", "three c"}
+    assert len(found(adapted, prompts=str(tmp_path / name), pool=2, prompts_per_client=2)) == 2
+
+
+@pytest.mark.parametrize(
+    ("keys", "texts", "message"),
+    [
+        ({"prompts": "none.txt"}, {}, r'public-prior\.prompts = ".*none\.txt": needs "self-generated", "template", or'),
+        ({"prompts": "p.jsonl"}, {"p.jsonl": '{"text": "a"}\n'}, r"public-prior\.prompts = .*KeyError"),
+        ({"prompts": "p.txt"}, {"p.txt": "a\nb\n"}, r"gave 2 prompts, and public-prior\.prompts-per-client = 3"),
+        ({"prompts": "template", "slots": "s.toml"}, {"s.toml": 'x = ["a"]'}, r"public-prior\.slots = .*KeyError"),
+        ({"template": "zebra {x} quagga"}, {}, r"gave 0 prompts.*look at public-prior\.template"),
+    ],
+)
+def test_a_source_that_gives_nothing_is_refused_by_key(
+    adapted: AdaptedModel, tmp_path: Path, keys: dict[str, str], texts: dict[str, str], message: str
+) -> None:
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    placed = {key: str(tmp_path / value) if "." in value else value for key, value in keys.items()}
+    with pytest.raises(ConfigError, match=message):
+        found(adapted, **({"template": PRIVATE_PROMPT} | placed))
+
+
+def test_a_sampled_continuation_follows_the_models_probabilities(adapted: AdaptedModel) -> None:
+    """400 draws of one word: each frequent answer within 5 standard errors."""
+    adapted.load(adapted.initial)
+    prompt = "question : what is the colour of blood ? answer :"
+    ids = torch.tensor([adapted.tokenizer(prompt)["input_ids"]])
+    probabilities = adapted.model(input_ids=ids).logits[0, -1].softmax(0)
+    rows = sample(adapted, [prompt, prompt + " red ."] * 400, 1, seed=1)[::2]
+    assert {(len(row), start) for row, start in rows} == {(ids.shape[1] + 1, ids.shape[1])}
+    counts = torch.bincount(torch.tensor([row[-1] for row, _ in rows]), minlength=len(probabilities)) / 400
+    top = probabilities.topk(3).indices
+    spread = (probabilities[top] * (1 - probabilities[top]) / 400).sqrt()
+    assert ((counts[top] - probabilities[top]).abs() < 5 * spread).all()
+
+
+def test_sampling_leaves_the_global_random_state_alone(adapted: AdaptedModel) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    sample(adapted, ["what is the"], 4, seed=9)
+    assert torch.equal(torch.rand(1), expected)

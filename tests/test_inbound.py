@@ -1,0 +1,176 @@
+"""Mutated messages on both sides: only typed errors, nothing half done, no memory for what was only announced."""
+
+import contextlib
+import resource
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array, Context, Error, Message, RecordDict
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import strategies as st
+
+from client_app import app as client_module
+from client_app.guard import TELLABLE
+from client_app.site_ledger import RECORD
+from common.app_digest import app_digest
+from common.codecs import CONV, LinearCodec
+from common.config import RunConfig
+from common.inbound_array import ArrayError, read_array
+from common.models import AdaptedModel
+from common.privacy.mechanism import ReleaseTerms, check_release, release
+from common.privacy.noise import RandomSource
+from common.scale_code import ScaleCode
+from common.wire import STATISTICS, TRAIN, Task, WireError, pack_instruction, pack_release, unpack_instruction
+from server_app.federation import Question
+from tests.messages import NODE, instruction
+from tests.mutations import false_arrays, mutated
+from tests.tiny import Files, tiny_config
+
+FEW, MANY = 500, 10_000
+SPARE = 400 << 20  # bytes that a thousand hostile messages may cost; one that is believed costs more
+COUNTS = [pytest.param(FEW, id="few"), pytest.param(MANY, id="many", marks=pytest.mark.faults)]
+TERMS = ReleaseTerms(64, 1.0, 1.0, "local", 4, normalize=True)
+
+
+def run(count: int, strategy: st.SearchStrategy[Any], check: Any) -> None:
+    """Check ``count`` examples of a strategy; the highest memory of this process may grow by ``SPARE``."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    @seed(1)
+    @settings(max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(strategy)
+    def every(content: Any) -> None:
+        check(content)
+
+    every()
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < SPARE
+
+
+@pytest.fixture(scope="module")
+def config(files: Files) -> RunConfig:
+    return tiny_config(files, Path())
+
+
+def valid(adapted: AdaptedModel, config: RunConfig, kind: str = TRAIN) -> RecordDict:
+    size = ScaleCode.of(adapted.layout, config.statistics).size if kind == STATISTICS else TERMS.size
+    task = Task(1, replace(TERMS, size=size), app_digest())
+    return pack_instruction(adapted.initial, LinearCodec.of_form(adapted.layout, 64, 1).spec(), task)
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("kind", [TRAIN, STATISTICS])
+def test_a_client_meets_a_mutated_instruction_with_a_release_or_a_typed_error(
+    adapted: AdaptedModel, config: RunConfig, monkeypatch: pytest.MonkeyPatch, count: int, kind: str
+) -> None:
+    """Training is left out; everything else is real, the encoder that the instruction describes included."""
+    gradient = torch.linspace(-1, 1, adapted.layout.size)
+    monkeypatch.setattr(client_module, "local_update", lambda *_: gradient)
+    monkeypatch.setattr(client_module, "gradient_stream", lambda *_: iter([gradient, -gradient]))
+    outcomes = {"released": 0, "refused": 0}
+
+    def check(content: RecordDict) -> None:
+        node = {"partition-id": 2, "num-partitions": 6, "max-epsilon": 15.0, "max-clip-norm": 10.0}
+        place = Context(run_id=7, node_id=NODE, node_config=node, state=RecordDict(), run_config=config.flat())
+        try:
+            reply = client_module.app(instruction(content, kind), place)
+        except TELLABLE:
+            outcomes["refused"] += 1
+            return
+        outcomes["released"] += 1
+        assert RECORD in place.state, "what was released was charged"
+        terms = unpack_instruction(content)[2].terms
+        assert len(reply.content["release"]["values"]) == terms.size * terms.dtype.itemsize  # type: ignore[index]
+
+    run(count, mutated(lambda: valid(adapted, config, kind)), check)
+    assert min(outcomes.values()) > count / 50, "both outcomes are met often"
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_a_server_meets_mutated_replies_with_valid_releases_or_a_reason(count: int) -> None:
+    code = torch.linspace(-1, 1, 64)
+    outcomes = {"accepted": 0, "refused": 0}
+
+    def check(contents: list[RecordDict]) -> None:
+        question = Question(3, TERMS, cohort=[1, 2, 3])
+        replies = []
+        for node, content in enumerate(contents, start=2):  # 2, 3, then 4, which was not asked
+            reply = Message(content, reply_to=instruction(RecordDict()))
+            reply.metadata.__dict__["_src_node_id"] = node
+            replies.append(reply)
+        sorted_out = question.sort(replies)
+        assert set(sorted_out.releases) | set(sorted_out.failures) == {1, 2, 3}
+        assert not set(sorted_out.releases) & set(sorted_out.failures)
+        for values in sorted_out.releases.values():
+            check_release(values, TERMS)
+        outcomes["accepted"] += len(sorted_out.releases)
+        outcomes["refused"] += len(sorted_out.failures)
+
+    make = lambda: pack_release(release(code, TERMS, RandomSource.insecure(1)), 3)  # noqa: E731
+    run(count, st.lists(mutated(make), min_size=1, max_size=3), check)
+    assert min(outcomes.values()) > count / 50
+
+
+def reply_of(node: int, content: RecordDict | Error) -> Message:
+    reply = Message(content, reply_to=instruction(RecordDict()))
+    reply.metadata.__dict__["_src_node_id"] = node
+    return reply
+
+
+def test_replies_that_are_doubled_stale_misshapen_or_too_large_never_reach_the_sum() -> None:
+    honest = pack_release(np.ones(64, TERMS.dtype), 3)
+    spoiled = {
+        1: pack_release(np.ones(64, TERMS.dtype), 2),
+        2: pack_release(np.ones(65, TERMS.dtype), 3),
+        3: pack_release(np.ones(64, np.float32), 3),
+        4: pack_release(np.full(64, np.nan, np.float32), 3),
+        5: pack_release(np.full(64, 10 * TERMS.largest_value, np.int32), 3),
+        6: pack_release(np.ones(64, TERMS.dtype), 3),
+    }
+    spoiled[6]["release"]["schema"] = 2  # type: ignore[index]
+    question = Question(3, TERMS, cohort=list(range(1, 9)))
+    replies = [reply_of(node, content) for node, content in spoiled.items()]
+    replies += [reply_of(7, honest), reply_of(7, honest), reply_of(9, honest)]
+    found = question.sort(replies)
+    assert set(found.releases) == {7}
+    assert set(found.failures) == {1, 2, 3, 4, 5, 6, 8}
+    assert "belongs to round 2" in found.failures[1]
+    assert "schema 2" in found.failures[6]
+    assert "no reply in time" in found.failures[8]
+
+
+def test_an_array_that_announces_more_than_it_brings_costs_nothing() -> None:
+    """numpy itself would set the announced memory aside first."""
+    huge = Array(
+        "float32", (3,), "numpy.ndarray", Array(np.zeros(3, np.float32)).data.replace(b"(3,)", b"(9999999999,)", 1)
+    )
+    with pytest.raises(ArrayError):
+        read_array(huge)
+
+
+@settings(max_examples=FEW, deadline=None, database=None)
+@given(false_arrays)
+def test_a_false_array_is_an_array_error_or_an_array(array: Array) -> None:
+    with contextlib.suppress(ArrayError):
+        assert read_array(array).size < 100
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int32", "int64"])
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3)])
+def test_an_honest_array_is_read_as_it_was_sent(dtype: str, shape: tuple[int, ...]) -> None:
+    sent = np.arange(np.prod(shape, dtype=int), dtype=dtype).reshape(shape)
+    np.testing.assert_array_equal(read_array(Array(sent)), sent)
+    np.testing.assert_array_equal(read_array(Array(np.asfortranarray(sent))), sent)
+    assert read_array(Array(sent)).dtype == sent.dtype
+
+
+def test_an_encoder_that_cannot_be_built_is_told_as_such(adapted: AdaptedModel, config: RunConfig) -> None:
+    content = valid(adapted, config)
+    content["encoder"]["kind"] = CONV.kind  # type: ignore[index]
+    node = {"partition-id": 0, "num-partitions": 6, "max-epsilon": 15.0}
+    place = Context(run_id=7, node_id=NODE, node_config=node, state=RecordDict(), run_config=config.flat())
+    with pytest.raises(WireError, match="encoder"):
+        client_module.app(instruction(content), place)
