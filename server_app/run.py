@@ -98,10 +98,11 @@ def open_account(config: RunConfig, adapted: AdaptedModel, plan: PrivacyPlan, le
 
 def code_size(config: RunConfig, layout: Layout) -> int:
     """Values in a code of the configured strategy; ``ConfigError`` when there is none for this adapter."""
-    if STRATEGIES[config.strategy.name].sends_whole(config):
+    strategy = STRATEGIES[config.strategy.name]
+    if strategy.sends_whole(config):
         return layout.size
     settings = prior_settings(config, layout)
-    if settings.kind != "conv":
+    if settings.kind != "conv" or not strategy.learns_codec(config):
         return settings.size or layout.size
     try:
         return conv_code_size(layout.size, settings.depth)

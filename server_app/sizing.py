@@ -10,6 +10,7 @@ import torch
 
 from common.app_digest import app_digest
 from common.architectures import Shape, shape_of
+from common.codecs.autoencoder import NeuralEncoder
 from common.codecs.base import EncoderSpec
 from common.codecs.conv import CONV
 from common.codecs.dense import DENSE
@@ -70,7 +71,7 @@ def solve(config: RunConfig) -> Sizes:
     terms = round_terms(config.privacy, plan, size)
     release = serialised_bytes(pack_release(np.zeros(size, terms.dtype), 1))
     instruction = pack_instruction(
-        torch.zeros(shape.layout.size), _seeded_spec(config, shape, size), Task(1, terms, app_digest())
+        torch.zeros(shape.layout.size), _encoder_spec(config, shape, size), Task(1, terms, app_digest())
     )
     memory = estimate(config, shape, sends_code=not STRATEGIES[config.strategy.name].sends_whole(config))
     return Sizes(
@@ -80,34 +81,34 @@ def solve(config: RunConfig) -> Sizes:
         code_values=size,
         code_dtype=str(terms.dtype),
         bytes_up=release,
-        bytes_down=serialised_bytes(instruction) + _learned_bytes(config, shape, size),
+        bytes_down=serialised_bytes(instruction) + _other_weights(config, shape, size),
         bytes_up_plain_lora=4 * shape.layout.size,
         memory=memory,
         placements=tuple(_place(name, *cards, config, shape, memory) for name, cards in _CARDS.items()),
     )
 
 
-def _seeded_spec(config: RunConfig, shape: Shape, size: int) -> EncoderSpec:
-    """What describes the encoder on the wire, weights apart."""
-    strategy = STRATEGIES[config.strategy.name]
-    seeded = config.codec.kind == "linear" and config.codec.form != LINEAR_FORMS[-1]
+def _encoder_spec(config: RunConfig, shape: Shape, size: int) -> EncoderSpec:
+    """The encoder on the wire, apart from weights that are too many to be made here."""
+    codec, strategy = config.codec, STRATEGIES[config.strategy.name]
+    if strategy.learns_codec(config) and codec.kind == "conv":
+        network = CONV.encoder(shape.layout.size, codec.depth)
+        return NeuralEncoder(shape.layout, CONV, option=codec.depth, scale=1.0, encoder=network).spec()
+    seeded = codec.kind == "linear" and codec.form != LINEAR_FORMS[-1]
     if strategy.sends_whole(config) or strategy.learns_codec(config) or not seeded:
         return IdentityCodec(shape.layout).spec()
-    return LinearCodec.of_form(
-        shape.layout, size, config.seed, form=config.codec.form, transform=config.codec.transform
-    ).spec()
+    return LinearCodec.of_form(shape.layout, size, config.seed, form=codec.form, transform=codec.transform).spec()
 
 
-def _learned_bytes(config: RunConfig, shape: Shape, size: int) -> int:
-    """Weights that go with the encoder: a convolution's, a trained linear one's, a history's n values."""
+def _other_weights(config: RunConfig, shape: Shape, size: int) -> int:
+    """Bytes that go with the encoder beside its specification: a trained linear one's, a history's n values."""
     if config.strategy.name == "history-prior":
         return 4 * shape.layout.size
-    if not STRATEGIES[config.strategy.name].learns_codec(config):
+    if config.codec.kind == "conv" or not STRATEGIES[config.strategy.name].learns_codec(config):
         return 0
-    architecture, option = (CONV, config.codec.depth) if config.codec.kind == "conv" else (DENSE, size)
     with torch.device("meta"):
-        encoder = architecture.encoder(shape.layout.size, option)
-    return sum(value.numel() * value.element_size() for value in encoder.state_dict().values())
+        encoder = DENSE.encoder(shape.layout.size, size)
+    return sum(value.nbytes for value in encoder.state_dict().values())
 
 
 def _place(name: str, gigabytes: int, cards: int, config: RunConfig, shape: Shape, memory: Memory) -> Placement:

@@ -51,12 +51,12 @@ class TwoStage(FederatedAdapter):
                 f"stage 1: none of {len(cohort)} clients released {self.wanted}. "
                 f"{replies.commonest_failure or f'Nobody was sampled: raise {self.rate_key}.'}"
             )
-        self.state.stage_one = {"values_up_per_client": float(terms.size)}
-        if replies.releases:  # for each client: the sum would tell the size of a secret cohort
-            self.state.stage_one |= {
-                "bytes_up_per_client": replies.bytes_up / len(replies.releases),
-                "bytes_down_per_client": question.bytes_down / len(cohort),
-            }
+        # of one message, whoever was sampled: a total, or a gap, would tell of a secret cohort
+        self.state.stage_one = {
+            "values_up_per_client": float(terms.size),
+            "bytes_up_per_client": float(serialised_bytes(pack_release(np.zeros(terms.size, terms.dtype), 0))),
+            "bytes_down_per_client": float(serialised_bytes(content)),
+        }
         ordered = [replies.releases[node] for node in sorted(replies.releases)]
         return Collected(ordered, terms, stage.sampling_rate * len(self.nodes))
 

@@ -14,7 +14,7 @@ from client_app import app as client_module
 from client_app.site_ledger import RECORD, SiteLedger
 from common.adapter import Layout
 from common.app_digest import app_digest
-from common.codecs import IdentityCodec, LinearCodec
+from common.codecs import DENSE, IdentityCodec, LinearCodec
 from common.codecs.base import Codec, EncoderSpec, layout_fields
 from common.config import RunConfig, StatisticsConfig
 from common.models import AdaptedModel
@@ -198,7 +198,7 @@ class Amplifier(Codec):
 
     def spec(self) -> EncoderSpec:
         fields = {**layout_fields(self._layout), "size": self._size, "scale": 1.0, "code-scale": 1.0}
-        return EncoderSpec("dense", 2, fields, self._weights)
+        return EncoderSpec(DENSE.kind, DENSE.version, fields, self._weights)
 
     encode = decode = state = None  # type: ignore[assignment] - only its specification travels
 

@@ -100,9 +100,11 @@ def test_the_centralised_reference_has_all_data_at_one_client_and_no_noise() -> 
     assert central.train.batch_size == 6 * private.train.batch_size
 
 
-@pytest.mark.parametrize(("wanted", "with_controls"), [("learned", ["dr-encoder+codec.form=trained"]), ("none", [])])
+@pytest.mark.parametrize(
+    ("wanted", "with_controls"), [("learned", ["dr-encoder+codec.form=trained", "fedcg"]), ("none", [])]
+)
 def test_controls_are_run_beside_trained_codecs(wanted: str, with_controls: list[str]) -> None:
-    entries = ["lora", "dr-encoder", "dr-encoder+codec.form=trained", "random-projection"]
+    entries = ["lora", "dr-encoder", "dr-encoder+codec.form=trained", "random-projection", "fedcg"]
     cells = cells_of(strategies=entries, epsilons=[4.0], controls=wanted)
     assert [cell.entry.label for cell in cells if cell.controls] == with_controls
     assert all(cell.controls == ("codes-zeroed", "no-update") for cell in cells if cell.controls)

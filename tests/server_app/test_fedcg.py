@@ -198,6 +198,35 @@ def test_a_site_refuses_more_than_the_gradients_that_it_was_configured_for(make:
     ]
 
 
+def test_terms_that_do_not_fit_the_gradients_are_refused_before_data_or_budget_are_touched(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strategy, grid = make({**FEDCG, **PRIVATE, **NOISY})
+    for context in grid._contexts.values():
+        context.node_config["max-releases"] = 5
+        context.run_config["fedcg.gradients-per-client"] = STEPS + 1
+    monkeypatch.setattr(client_module, "gradient_stream", None)
+    with pytest.raises(FederationError, match="WireError: the gradients have 9216 values, the release terms say 6144"):
+        strategy.prepare(grid)
+    assert not any(context.state for context in grid._contexts.values())
+
+
+def test_a_failure_while_collecting_from_a_sites_own_data_is_answered_with_noise(
+    make: Make, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Node 1 is a site: whether it failed cannot be seen; node 2 is simulated and tells."""
+    strategy, grid = make({**FEDCG, **PRIVATE, **NOISY})
+    grid._contexts[1].node_config["data-path"] = str(files.private)
+
+    def fail(*_: object) -> None:
+        raise MemoryError("row 17 is long, which is a secret")
+
+    monkeypatch.setattr(client_module, "gradient_stream", fail)
+    site, simulated, *_ = sorted(recorded_replies(strategy, grid), key=lambda reply: reply.metadata.src_node_id)
+    assert not site.has_error()
+    assert simulated.error.reason.startswith("MemoryError")
+
+
 def recorded_replies(strategy: Any, grid: Any) -> list[Any]:
     replies: list[Any] = []
     original = grid.answer

@@ -102,13 +102,13 @@ class Launched:
 
 FIGURE = {"epsilon": 1.2341, "delta": 1e-5}
 REPORT: dict[str, Any] = {
-    "run": {"control": "none"},
+    "run": {"control": "codes-zeroed"},
     "strategy": {},
     "outcome": {
         "stopped_because": "all rounds done",
-        "warning": "",
         "base": {"loss": 3.5, "accuracy": 0.25},
         "final": {"loss": 1.5, "accuracy": 0.75},
+        "warning": "ended below the base model",
     },
     "privacy": {
         "released_model": FIGURE | {"cross_check": {"agrees": False}},
@@ -140,6 +140,8 @@ def test_run_launches_the_configured_federation_and_sums_up(tmp_path: Path, monk
         assert part in result.output, "an epsilon is rounded up, never down"
     assert "inf (nothing is claimed: epsilon is above 20)" in result.output
     assert "THE TWO ACCOUNTANTS DISAGREE" in result.output
+    assert "CONTROL RUN, not a result: server.control = codes-zeroed" in result.output
+    assert "WARNING: ended below the base model" in result.output
     assert "NOT PRIVATE" not in result.output
 
 

@@ -118,8 +118,15 @@ def test_estimates_are_near_what_a_real_step_keeps(
     assert checkpointed < whole
 
 
-def test_planned_bytes_are_those_of_a_run(files: Files, tmp_path: Path) -> None:
-    config = tiny_config(files, tmp_path, {"privacy.epsilon": 0.0, "privacy.noise-multiplier": 2.0})
+CONV = {"codec.kind": "conv", "codec.depth": 2, "codec.size": 0, "prior.steps": 2}
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, CONV, {"strategy.name": "fedcg", "prior.steps": 2}, {"strategy.name": "fedcg", **CONV}]
+)
+def test_planned_bytes_are_those_of_a_run(files: Files, tmp_path: Path, changes: dict[str, Any]) -> None:
+    noisy = {"num-server-rounds": 1, "privacy.epsilon": 0.0, "privacy.noise-multiplier": 2.0}
+    config = tiny_config(files, tmp_path, {**noisy, **changes})
     sizes = sizing.solve(config)
     row = run_tiny(config).read_metrics()[1]
     assert row["bytes_up"] == pytest.approx(6 * sizes.bytes_up, abs=30)  # a round number above 127 takes a byte more
@@ -177,6 +184,11 @@ def test_what_cannot_be_planned_is_refused(change: str, message: str) -> None:
 def test_a_preset_that_is_not_there_lists_those_that_are() -> None:
     with pytest.raises(LaunchError, match="dolly-llama"):
         read_preset("dolly-lama")
+
+
+def test_a_depth_that_the_adapter_cannot_have_is_a_configuration_error() -> None:
+    with pytest.raises(ConfigError, match="depth"):
+        sizing.solve(RunConfig.parse(TINY | CONV | {"codec.depth": 40}))
 
 
 def test_an_unknown_shape_is_a_configuration_error(tmp_path: Path) -> None:
