@@ -4,14 +4,14 @@ Random weights in LLaMA-7B's layout (bfloat16, and 4-bit by bitsandbytes), LoRA 
 with the device synchronised: one local step; encode with a new draw of the projection, encode alone, clip and noise;
 decode.
 The projection's bandwidth is the bytes that it must read (vector, permutation, signs) over its time, next to the card's
-measured copy bandwidth. Prints one Markdown table.
+measured copy bandwidth. Prints one Markdown table, each row as soon as it is measured.
 """
 
 import argparse
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -104,15 +104,15 @@ def local_step(adapted: AdaptedModel, batch: int, length: int) -> Callable[[], T
     return lambda: local_update(adapted, adapted.initial, examples, train, 1)
 
 
-def rows_of(adapted: AdaptedModel, name: str, arguments: argparse.Namespace) -> list[str]:
-    """The table's rows for one model."""
+def rows_of(adapted: AdaptedModel, name: str, arguments: argparse.Namespace) -> Iterator[str]:
+    """The table's rows for one model, as they are measured; codes larger than its adapter are left out."""
     device, repeats = adapted.device, arguments.repeats
     size = adapted.layout.size
     copy = copy_bandwidth(device, max(size, 1 << 20) * arguments.copy_factor, repeats)
     step = measure(local_step(adapted, arguments.batch, arguments.length), device, repeats)
     gradient = adapted.gradient() + 1e-4
-    rows = [_row(name, f"local step, {arguments.batch} x {arguments.length} tokens", step)]
-    for k in arguments.codes:
+    yield _row(name, f"local step, {arguments.batch} x {arguments.length} tokens", step)
+    for k in (k for k in arguments.codes if k <= size):
         codec = LinearCodec.of_form(adapted.layout, k, 1)
         terms = ReleaseTerms(k, 1.0, 1.0, "distributed", _SHARES, True)
         code = codec.encode(gradient)
@@ -126,18 +126,15 @@ def rows_of(adapted: AdaptedModel, name: str, arguments: argparse.Namespace) -> 
         )
         decoded = measure(lambda c=codec, v=code: c.decode(v), device, repeats)  # type: ignore[misc]
         achieved = _READ_BYTES * size / encoded.seconds
-        rows += [
-            _row(name, f"draw + encode, k = {k:,}", drawn),
-            _row(name, f"encode, k = {k:,}", encoded, f"{achieved / copy:.0%} of the copy's {copy / 1e9:,.0f} GB/s"),
-            _row(
-                name,
-                f"draw + encode + clip + noise, k = {k:,}",
-                privatised,
-                f"{privatised.seconds / step.seconds:.2%} of the local step (goal: 1 %)",
-            ),
-            _row(name, f"decode, k = {k:,}", decoded),
-        ]
-    return rows
+        yield _row(name, f"draw + encode, k = {k:,}", drawn)
+        yield _row(name, f"encode, k = {k:,}", encoded, f"{achieved / copy:.0%} of the copy's {copy / 1e9:,.0f} GB/s")
+        yield _row(
+            name,
+            f"draw + encode + clip + noise, k = {k:,}",
+            privatised,
+            f"{privatised.seconds / step.seconds:.2%} of the local step (goal: 1 %)",
+        )
+        yield _row(name, f"decode, k = {k:,}", decoded)
 
 
 def _row(name: str, what: str, lap: Lap, note: str = "") -> str:
@@ -181,16 +178,22 @@ def main(options: Sequence[str] | None = None) -> str:
     arguments = parser.parse_args(options)
     device = torch.empty(0, device=arguments.device).device
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})"
-    lines = [f"| {card} | work | median | peak memory | |", "|---|---|---|---|---|"]
+    lines: list[str] = []
+    _print_row(lines, f"| {card} | work | median | peak memory | |")
+    _print_row(lines, "|---|---|---|---|---|")
     for quantization in arguments.quantization:
         config = SMALL if arguments.small else PUBLISHED["huggyllama/llama-7b"]
         base = random_base(config, quantization, device)  # type: ignore[arg-type]  # both are Llama configurations
         adapted = assemble(base, load_tokenizer(), LoraConfig(), 1, device)
-        lines += rows_of(adapted, "bfloat16" if quantization == "none" else "4-bit", arguments)
+        for row in rows_of(adapted, "bfloat16" if quantization == "none" else "4-bit", arguments):
+            _print_row(lines, row)
         del base, adapted
-    table = "\n".join(lines)
-    print(table)
-    return table
+    return "\n".join(lines)
+
+
+def _print_row(lines: list[str], row: str) -> None:
+    print(row, flush=True)
+    lines.append(row)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """The LoRA adapter on a base model: which modules it goes to, and putting it there (peft)."""
 
+import warnings
+
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, TaskType, get_peft_model
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_TARGETS
@@ -21,6 +23,7 @@ def target_modules(base: nn.Module, lora: LoraConfig) -> list[str]:
     when neither says anything.
     """
     if lora.targets != [AUTO]:
+        _check_each_exists(base, lora)
         return lora.targets
     leaves = linear_modules(base)
     if set(ATTENTION) <= set(leaves):
@@ -33,6 +36,17 @@ def target_modules(base: nn.Module, lora: LoraConfig) -> list[str]:
         f'lora.target-modules = "auto": nothing is known of model type "{kind}"; name some of its linear modules: '
         f"{', '.join(leaves)}"
     )
+
+
+def _check_each_exists(base: nn.Module, lora: LoraConfig) -> None:
+    """Peft is content with one match; a name that matches nothing would be left out of the adapter in silence."""
+    names = [name for name, _ in base.named_modules()]
+    absent = [wanted for wanted in lora.targets if not any(f".{name}".endswith(f".{wanted}") for name in names)]
+    if absent:
+        raise ConfigError(
+            f'lora.target-modules = "{lora.target_modules}": no module is called {", ".join(absent)}. Linear modules '
+            f"of this model: {', '.join(linear_modules(base))}"
+        )
 
 
 def linear_modules(base: nn.Module) -> list[str]:
@@ -53,7 +67,9 @@ def adapt(base: nn.Module, lora: LoraConfig) -> PeftModel:
         fan_in_fan_out=_stores_transposed(base, targets),
     )
     try:
-        model = get_peft_model(base, settings)  # type: ignore[arg-type]
+        with warnings.catch_warnings():  # peft asks transformers by a name that is deprecated there
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            model = get_peft_model(base, settings)  # type: ignore[arg-type]
     except ValueError as error:
         raise ConfigError(
             f'lora.target-modules = "{lora.target_modules}": {error} Linear modules of this model: '

@@ -16,15 +16,17 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 from peft import prepare_model_for_kbit_training
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from common.config import ConfigError, ModelConfig
+from common.config import ConfigError, ModelConfig, names_a_file
 from common.demo.model import load_model as load_demo_model
 from common.demo.model import load_tokenizer as load_demo_tokenizer
 
 COMPUTE_DTYPE = torch.bfloat16
 """Quantised weights are multiplied in this dtype (QLoRA)."""
+_TOKENIZER = ("tokenizer*", "vocab*", "*.model", "*.tiktoken")  # files, one of which every tokenizer has
 _PROBE_WIDTH = 64  # one block of bitsandbytes' 4-bit format
 
 
@@ -52,34 +54,68 @@ def prepare(base: PreTrainedModel, model: ModelConfig, device: torch.device) -> 
         _keep_one_format(base)
         _compute_in_bfloat16(base, device)
     if model.gradient_checkpointing:
-        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        base.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     return base
 
 
 def device_of(model: ModelConfig) -> torch.device:
-    """Where the model lives; the first GPU when it is spread over several."""
-    automatic = "cuda" if torch.cuda.is_available() else "cpu"
-    name = automatic if model.device == "auto" else model.device
-    return torch.empty(0, device=name).device  # "cuda" becomes "cuda:0", as tensors call it
+    """Where the model lives; the first GPU when it is spread over several.
+
+    Raises ``ConfigError`` for a name that is no device, and for a GPU that this machine does not have.
+    """
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    name = ("cuda" if found else "cpu") if model.device == "auto" else model.device
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f'model.device = "{name}": not a device; give "auto", "cpu", "cuda" or "cuda:0"') from None
+    if device.type == "cuda" and (device.index or 0) >= found:
+        raise ConfigError(f'model.device = "{name}": CUDA devices on this machine: {found}; give "auto" or "cpu"')
+    return torch.empty(0, device=device).device  # "cuda" becomes "cuda:0", as tensors call it
 
 
 def _fetch(model: ModelConfig, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if model.name == "demo":
         return load_demo_model(), load_demo_tokenizer()
+    tokenizer = load_tokenizer(model.name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model.name)
         base = AutoModelForCausalLM.from_pretrained(model.name, **_loading_options(model, device))
+    except SafetensorError as error:
+        raise ConfigError(
+            f'model.name = "{model.name}": a .safetensors file is damaged ({error}): a download that was cut off, or '
+            "the pointer that git leaves without git-lfs; fetch the weights again (hf download)"
+        ) from error
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(f'model.name = "{model.name}": {explain(model.name, error)}') from error
+    return base, tokenizer
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a directory or hub model, which pads with its end-of-text where it has no padding of its own.
+
+    Raises ``ConfigError`` when there is none.
+    """
+    folder = Path(name)
+    if (folder / "config.json").is_file() and not any(found for kind in _TOKENIZER for found in folder.glob(kind)):
+        raise ConfigError(  # transformers makes an empty one for some types of model
+            f'model.name = "{name}": no tokenizer there; save it beside the model (tokenizer.json, '
+            "tokenizer_config.json), as hf download does"
+        )
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ConfigError(f'model.name = "{name}": {explain(name, error)}') from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return base, tokenizer
+    return tokenizer
 
 
 def explain(name: str, error: BaseException) -> str:
     """Why a model could not be loaded, and what to do; ``error`` is what transformers raised, with its causes."""
     if Path(name).exists():
         return f"could not be loaded as a local directory of a causal language model: {error}"
+    if names_a_file(name):
+        return 'no such directory; give "demo", a hub id or a directory'
     causes = list(_causes(error))
     if any(isinstance(cause, GatedRepoError) for cause in causes):
         return (

@@ -51,6 +51,7 @@ def run(
         config = _configure(preset, overrides or [], resume)
         clients = config.federation.num_clients or _SIMULATED_CLIENTS
         _check(config, clients)
+        _warn_of_idle_gpus(config, gpus_per_client)
         folder = Path(config.output.dir) / config.output.name
         log_path = folder.parent / f"{folder.name}.flower.log"
         log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -192,7 +193,11 @@ def _check(config: RunConfig, clients: int) -> None:
     _check_is_there(config.data.name)
     _check_delta(config.privacy.delta, clients)
     _check_strategy(config.strategy.name)
-    _check_device(config.model.device)
+    from common.base_model import device_of  # noqa: PLC0415 - torch, which `keys` need not wait for
+    from server_app.local_model import check_local_model  # noqa: PLC0415
+
+    device_of(config.model)
+    check_local_model(config)
     _check_data(config, clients)
 
 
@@ -229,18 +234,16 @@ def _check_strategy(name: str) -> None:
         raise ConfigError(f'strategy.name = "{name}": registered are {", ".join(sorted(STRATEGIES))}')
 
 
-def _check_device(name: str) -> None:
+def _warn_of_idle_gpus(config: RunConfig, gpus_per_client: float) -> None:
+    """Ray hides every card from a client that asked for none, and ``auto`` then means the CPU."""
     import torch  # noqa: PLC0415 - which `keys` need not wait for
 
-    if name == "auto":
-        return
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f'model.device = "{name}": not a device; give "auto", "cpu", "cuda" or "cuda:0"') from None
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device.type == "cuda" and (device.index or 0) >= found:
-        raise ConfigError(f'model.device = "{name}": CUDA devices on this machine: {found}; give "auto" or "cpu"')
+    if config.model.name != "demo" and not gpus_per_client and torch.cuda.is_available():
+        typer.secho(
+            "warning: --gpus-per-client is 0, so simulated clients train on the CPU though this machine has a GPU; "
+            "dr-encoder plan prints the share for each card",
+            fg=typer.colors.YELLOW, err=True,
+        )  # fmt: skip
 
 
 def _check_data(config: RunConfig, clients: int) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from common.config import ConfigError, EvaluationConfig, RunConfig, Scalar
 from common.data import evaluation_examples
 from common.models import AdaptedModel
+from common.positions import check_length
 from server_app.evaluation import Evaluator
 from server_app.evaluation_adapter import adapter_config, load_adapter
 from server_app.evaluation_columns import AVERAGE, DISCIPLINES, HARD
@@ -60,6 +61,8 @@ def evaluate(request: Request) -> dict[str, Any]:
     if rows is not None and request.limit is not None:
         rows = rows if request.generation else rows.select(range(min(request.limit, len(rows))))
     adapted, adapter = load_adapter(request.adapter, config)
+    new_tokens = request.new_tokens if request.generation else 0
+    check_length(adapted.model.get_base_model(), config.model.name, config.data.max_length, new_tokens)
     score = _scorer(request, config, adapted, harness, rows)
     scores = {"base": score(adapted.initial)} if request.base else {}
     return {

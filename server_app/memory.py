@@ -84,6 +84,8 @@ def activation_bytes(config: RunConfig, shape: Shape) -> tuple[int, int]:
 def _shallow(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
     fields = config.to_dict() | {_layer_key(config): layers}
     fields.pop("layer_types", None)  # one entry a layer; made anew
+    if fields.get("loss_type") is None:
+        fields.pop("loss_type", None)  # given as None it is warned of
     return type(config).from_dict(fields)
 
 

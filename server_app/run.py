@@ -15,6 +15,7 @@ from common.codecs import conv_code_size
 from common.config import ConfigError, RunConfig, flatten
 from common.data import check_chat_template, evaluation_examples, retention_examples
 from common.models import AdaptedModel, load_adapted_model
+from common.positions import check_length
 from common.privacy.ledger import Ledger
 from common.privacy.sampling import key_from_seed, new_sampling_key
 from server_app.checkpoints import (
@@ -44,6 +45,7 @@ def run_federation(grid: Grid, config: RunConfig) -> RunFolder:
     say = Narrator()
     adapted = load_adapted_model(config.model, config.lora, config.seed)
     check_chat_template(config.data, adapted.tokenizer)
+    check_length(adapted.model.get_base_model(), config.model.name, config.data.max_length)
     nodes = connect(grid, config.federation.num_clients, config.federation.connect_timeout, say)
     plan = plan_run(config, adapted, len(nodes))
     session = Session.open(config, adapted, plan, nodes, say)

@@ -17,6 +17,7 @@ from common.codecs.dense import DENSE
 from common.codecs.identity import IdentityCodec
 from common.codecs.linear import LinearCodec
 from common.config import ConfigError, RunConfig
+from common.positions import check_length
 from common.wire import Task, pack_instruction, pack_release, serialised_bytes
 from server_app.memory import Memory, estimate, weight_bytes
 from server_app.prior import LINEAR_FORMS
@@ -28,6 +29,7 @@ from server_app.terminal import show
 SIMULATED_CLIENTS = 10
 """Clients of a simulation when the configuration does not say."""
 _USABLE = 0.95  # of a card's memory
+_SHARES = 10_000  # Ray counts in ten-thousandths of a card
 _CARDS = {"one 24 GB": (24, 1), "one 80 GB": (80, 1), "four 24 GB": (24, 4), "four 80 GB": (80, 4)}
 
 
@@ -60,12 +62,13 @@ class Sizes:
 def solve(config: RunConfig) -> Sizes:
     """Work out a configuration; a few seconds, no network.
 
-    Raises ``ConfigError`` for a strategy that is not registered, a model whose shape is not known, and a budget that
-    cannot be met.
+    Raises ``ConfigError`` for a strategy that is not registered, a model whose shape is not known, examples longer than
+    its positions, and a budget that cannot be met.
     """
     if config.strategy.name not in STRATEGIES:
         raise ConfigError(f'strategy.name = "{config.strategy.name}": registered are {", ".join(sorted(STRATEGIES))}')
     shape = shape_of(config.model, config.lora)
+    check_length(shape.model.get_base_model(), config.model.name, config.data.max_length)
     plan = plan_run(config, shape, config.federation.num_clients or SIMULATED_CLIENTS)
     size = code_size(config, shape.layout)
     terms = round_terms(config.privacy, plan, size)
@@ -112,15 +115,16 @@ def _other_weights(config: RunConfig, shape: Shape, size: int) -> int:
 
 
 def _place(name: str, gigabytes: int, cards: int, config: RunConfig, shape: Shape, memory: Memory) -> Placement:
-    """A simulation keeps the server's model on the first card, and one model for every client at a time."""
+    """A simulation keeps the server's model on the first card, and one model for every client at a time.
+
+    Ray places clients by their share of a card alone and knows nothing of the server's model, so no card is promised
+    more clients than the first one takes.
+    """
     room = _USABLE * gigabytes * 1e9
     server = weight_bytes(config.model, shape) + memory.adapter + (memory.total - memory.weights - memory.adapter) // 2
     first = max(0, math.floor((room - server) / memory.total))
-    others = math.floor(room / memory.total)
-    at_a_time = first + (cards - 1) * others
-    per_card = others if cards > 1 else first
-    share = 1 / per_card if per_card else 0.0
-    return Placement(name, at_a_time, math.ceil(share * 100) / 100, others > 0)
+    share = math.floor(_SHARES / first) / _SHARES if first else 0.0
+    return Placement(name, cards * first, share, math.floor(room / memory.total) > 0)
 
 
 def to_json(config: RunConfig) -> str:
@@ -166,8 +170,7 @@ def to_text(config: RunConfig) -> str:
         f"  adapter                     {values:,} values in {len(sizes.shape.layout.tensors)} tensors, "
         f"{_size(4 * values)} as float32",
         f"  code                        {sizes.code_values:,} values of {sizes.code_dtype}",
-        f"  up per client and round     {_size(sizes.bytes_up)} "
-        f"({sizes.bytes_up_plain_lora / sizes.bytes_up:,.0f} times less than plain LoRA)",
+        f"  up per client and round     {_size(sizes.bytes_up)}{_saving(sizes)}",
         f"  down per client and round   {_size(sizes.bytes_down)}",
         f"  memory of one client        {_size(memory.total)} in a step of {config.train.batch_size} x "
         f"{config.data.max_length} tokens, {kept}; an estimate",
@@ -180,11 +183,21 @@ def to_text(config: RunConfig) -> str:
         f"{plan.rounds} rounds of {_work(config)}",
         f"  noise multiplier            {plan.round.noise_multiplier:.4f} (stage 2){stage_one}",
         f"  epsilon, released model     {show(plan.epsilon)} at delta {plan.delta:g}{f' ({reason})' if reason else ''}",
-        f"  noise over signal           {_noise_over_signal(sizes):.2f} in a round, at best (docs/models-and-data.md)",
-        "  a simulation on             clients at a time   --gpus-per-client   deployed, a client a card",
+        *_noise_line(sizes),
+        "  a simulation on             clients at a time   options of dr-encoder run             deployed, one a card",
         *(f"    {_placement(placement)}" for placement in sizes.placements),
     ]
     return "\n".join(lines)
+
+
+def _saving(sizes: Sizes) -> str:
+    times = round(sizes.bytes_up_plain_lora / sizes.bytes_up)
+    return f" ({times:,} times less than plain LoRA)" if times > 1 else ""
+
+
+def _noise_line(sizes: Sizes) -> list[str]:
+    ratio = _noise_over_signal(sizes)
+    return [f"  noise over signal           {ratio:.2f} in a round, at best (docs/models-and-data.md)"] if ratio else []
 
 
 def _noise_over_signal(sizes: Sizes) -> float:
@@ -198,7 +211,8 @@ def _placement(placement: Placement) -> str:
     if not placement.clients_at_a_time:
         hint = "does not fit: model.quantization = 4, model.gradient-checkpointing, train.batch-size"
         return f"{placement.cards:<26}{hint}; deployed: {deployed}"
-    return f"{placement.cards:<26}{placement.clients_at_a_time:<20}{placement.gpus_per_client:<20g}{deployed}"
+    options = f"--gpus-per-client {placement.gpus_per_client:g} --cpus {placement.clients_at_a_time}"
+    return f"{placement.cards:<26}{placement.clients_at_a_time:<20}{options:<38}{deployed}"
 
 
 def _weights(config: RunConfig) -> str:

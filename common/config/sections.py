@@ -6,7 +6,7 @@ TOML has no null, so where a key may be left open its neutral value is ``0`` (nu
 import math
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -64,6 +64,12 @@ class ModelConfig(Section):
     gradient_checkpointing: bool = Field(
         False, description="keep only the layers' inputs for the backward pass: less memory, a third more compute"
     )
+
+    @field_validator("quantization", mode="before")
+    @classmethod
+    def _bits_may_be_a_number(cls, value: object) -> object:
+        """``model.quantization=4`` reaches this as TOML's integer, by ``--set`` and by ``flwr run -c`` alike."""
+        return str(value) if isinstance(value, int) and value in {4, 8} else value
 
 
 class LoraConfig(Section):

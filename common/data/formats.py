@@ -97,9 +97,9 @@ def _ceval(row: Row) -> Iterator[Example]:
 
 
 def _choice(
-    head: str, question: str, options: list[str], ask: str, answer: int | str | None, group: str
+    head: str, question: str, options: list[str], ask: str, answer: float | str | None, group: str
 ) -> Iterator[Example]:
-    if answer is None or answer in {"", -1}:
+    if answer is None or str(answer) in {"", "-1", "-1.0", "nan"}:  # nan: a gap in a column of numbers
         return
     listed = "\n".join(f"{letter}. {option}" for letter, option in zip(_LETTERS, options, strict=True))
     prompt = f"{head}{question}\n{listed}\n{ask}"
@@ -107,9 +107,9 @@ def _choice(
     yield Example(prompt, choices[_place(answer)], message=prompt, group=group, choices=choices)
 
 
-def _place(answer: int | str) -> int:
-    """Number of the right choice, which sets give as 0 to 3 or as a letter."""
-    text = str(answer).strip().upper()
+def _place(answer: float | str) -> int:
+    """Number of the right choice, which sets give as 0 to 3 (1.0 where a column has gaps) or as a letter."""
+    text = str(answer).strip().upper().removesuffix(".0")
     place = int(text) if text.isdecimal() else _LETTERS.find(text)
     if len(text) != 1 or not 0 <= place < len(_LETTERS):
         raise ValueError(f"answer = {answer!r}: 0 to 3 or A to D is needed")
@@ -123,6 +123,8 @@ def _e2e(row: Row) -> Iterator[Example]:
 
 def _dart(row: Row) -> Iterator[Example]:
     """DART: one example for every text of a row; annotations come as a list of records or as a record of lists."""
+    if not row["tripleset"] or not row["annotations"]:
+        return
     triples = " | ".join(" : ".join(str(part) for part in triple) for triple in row["tripleset"])
     notes = row["annotations"]
     if isinstance(notes, Mapping):

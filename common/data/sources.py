@@ -8,6 +8,7 @@ from typing import Any
 from datasets import Dataset, Features, List, Value, concatenate_datasets, disable_progress_bars, load_dataset
 from datasets import config as datasets_config
 from datasets.exceptions import DatasetsError
+from pandas import read_csv
 
 from common.config import ConfigError, DataConfig
 from common.data.formats import FORMATS, Format
@@ -31,14 +32,15 @@ def load_examples(path: str, data: DataConfig, *, held_out: bool = False) -> Dat
     if len(rows) == 0:
         raise ConfigError(f'data "{path}": could not be read as examples: the file has no rows')
     if data.format == "columns":
-        _check_columns(rows, path, data)
-        return rows
+        return _check_columns(rows, path, data)
     return _apply_format(rows, path, data.format)
 
 
 def _read(path: str, subset: str, split: str, revision: str) -> Dataset:
     suffix = Path(path).suffix.lower()
     try:
+        if suffix == ".csv":
+            return _read_csv(path)
         if suffix in _FILES:
             return load_dataset(_FILES[suffix], data_files=path, split="train")
         names: list[str | None] = [name.strip() for name in subset.split(",") if name.strip()]
@@ -48,6 +50,19 @@ def _read(path: str, subset: str, split: str, revision: str) -> Dataset:
             f'data "{path}": could not be read as a {"/".join(_FILES)} file, a directory or a hub data set'
             f"{f' (subset {subset!r}, split {split!r})' if suffix not in _FILES else ''}: {_reason(error)}"
         ) from error
+
+
+def _read_csv(path: str) -> Dataset:
+    """Every cell as the text that is written there ("NA", "None" and "1.0" too); only an empty one is none."""
+    columns = read_csv(path, nrows=0).columns
+    return load_dataset(
+        "csv",
+        data_files=path,
+        split="train",
+        features=Features({str(column): Value("string") for column in columns}),
+        keep_default_na=False,
+        na_values=[""],
+    )
 
 
 def _read_subset(path: str, subset: str | None, split: str, revision: str) -> Dataset:
@@ -66,23 +81,31 @@ def _reason(error: BaseException) -> str:
     return str(error.__cause__ or error).splitlines()[0]
 
 
-def _check_columns(dataset: Dataset, path: str, data: DataConfig) -> None:
-    """The configured columns must be there, and every row must have a text to learn and to ask with."""
+def _check_columns(dataset: Dataset, path: str, data: DataConfig) -> Dataset:
+    """The rows, numbers and truth values as texts; every one must have something to learn and to ask with."""
     columns = (("prompt-column", data.prompt_column), ("completion-column", data.completion_column))
     for key, column in columns:
         if column not in dataset.column_names:
             raise ConfigError(
                 f'data.{key} = "{column}": not a column of "{path}", which has {", ".join(dataset.column_names)}'
             )
-        found = getattr(dataset.features[column], "dtype", "a list")
-        if found not in {"string", "large_string"}:
-            raise ConfigError(f'data.{key} = "{column}": holds {found} in "{path}"; text is needed')
+        if not isinstance(dataset.features[column], Value):
+            raise ConfigError(f'data.{key} = "{column}": holds lists or records in "{path}"; text is needed')
+        dataset = _as_text(dataset, column, Value("string"))
+    choices = dataset.features.get("choices")
+    if isinstance(choices, List) and isinstance(choices.feature, Value):
+        dataset = _as_text(dataset, "choices", List(Value("string")))
     for key, column in columns:
         for number, text in enumerate(dataset[column], start=1):
             if text is None or (key == "completion-column" and not text):
                 raise ConfigError(
                     f'data.{key} = "{column}": row {number} of "{path}" has no text there; fill it or drop the row'
                 )
+    return dataset
+
+
+def _as_text(dataset: Dataset, column: str, kind: Value | List) -> Dataset:
+    return dataset if dataset.features[column] == kind else dataset.cast_column(column, kind)
 
 
 def _apply_format(dataset: Dataset, path: str, name: str) -> Dataset:

@@ -28,6 +28,26 @@ def test_the_table_has_every_measurement_of_both_formats() -> None:
     assert float(printed.group(1)) == pytest.approx(100 * private / step, rel=0.02)
 
 
+def test_the_plain_small_command_runs_and_prints_what_it_returns(capsys: pytest.CaptureFixture[str]) -> None:
+    """The documented ``--small``: its default sizes of a code go beyond the small adapter's 16,384 values."""
+    table = gpu.main(["--small", "--length", "16", "--repeats", "1", "--copy-factor", "1", "--quantization", "none"])
+    assert capsys.readouterr().out == f"{table}\n"
+    work = [line.split("|")[2].strip() for line in table.splitlines()[2:]]
+    assert [what for what in work if what.startswith("decode")] == ["decode, k = 256", "decode, k = 4,096"]
+
+
+def test_a_row_is_printed_before_the_next_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(gpu.LinearCodec, "of_form", broken)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        gpu.main([*OPTIONS, "--copy-factor", "1"])
+    assert "local step, 2 x 16 tokens" in capsys.readouterr().out
+
+
 def test_the_random_4_bit_model_is_quantised_and_trains() -> None:
     base = gpu.random_base(gpu.SMALL, "4", torch.device("cpu"))
     assert base.model.layers[0].mlp.up_proj.weight.dtype == torch.uint8

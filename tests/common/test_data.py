@@ -210,10 +210,35 @@ def test_a_missing_column_is_refused_with_those_that_exist(sorted_file: str, key
         load_examples(sorted_file, data)
 
 
-def test_a_column_of_numbers_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "numbers.csv"
-    path.write_text("ask,say\nthe sum of 1 and 1,2\n")
-    with pytest.raises(ConfigError, match=r'data.completion-column = "say": holds int64 .*; text is needed'):
+@pytest.mark.parametrize(("value", "text"), [(2, "2"), (2.5, "2.5"), (True, "true")])
+def test_a_column_of_scalars_is_read_as_text(tmp_path: Path, value: object, text: str) -> None:
+    row = {"ask": value, "say": value, "choices": [value, value]}
+    rows = load_examples(str(write_jsonl(tmp_path / "scalars.jsonl", [row])), MAPPED)
+    assert rows.to_list() == [{"ask": text, "say": text, "choices": [text, text]}]
+
+
+def test_a_column_of_lists_is_refused(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "lists.jsonl", [{"ask": "the sum", "say": ["2"]}])
+    with pytest.raises(ConfigError, match=r'data.completion-column = "say": holds lists .*; text is needed'):
+        load_examples(str(path), MAPPED)
+
+
+def test_a_cell_of_a_csv_is_the_text_that_is_written_there(tmp_path: Path) -> None:
+    """pandas would make 7 of 007, 1.0 of 1 beside an empty cell, and nothing of None, NA and null."""
+    path = tmp_path / "own.csv"
+    path.write_text("ask,say,note\n007,None,1\nNA,null,\n1.50,True,x\n")
+    rows = load_examples(str(path), MAPPED)
+    assert rows.to_list() == [
+        {"ask": "007", "say": "None", "note": "1"},
+        {"ask": "NA", "say": "null", "note": None},
+        {"ask": "1.50", "say": "True", "note": "x"},
+    ]
+
+
+def test_an_empty_cell_of_a_csv_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "own.csv"
+    path.write_text("ask,say\nwhich,\n")
+    with pytest.raises(ConfigError, match=r'data.completion-column = "say": row 1 of .* has no text there'):
         load_examples(str(path), MAPPED)
 
 

@@ -283,3 +283,21 @@ def test_a_client_that_no_example_falls_to_is_told_so(monkeypatch: pytest.Monkey
     monkeypatch.setattr("common.data.partition.private_examples", lambda *_: none)
     with pytest.raises(ConfigError, match=r'partition 3 of 7\) has no examples .*"dirichlet" gave it none of "own"'):
         private_tokens(DataConfig(name="own"), TOKENIZER, 3, 7, 1)
+
+
+@pytest.mark.parametrize(("answer", "letter"), [(1.0, " B"), ("1.0", " B"), ("b", " B"), (3, " D")])
+def test_an_answer_may_be_a_float(answer: object, letter: str) -> None:
+    """As a column of numbers with a gap holds it."""
+    row = {"question": "Which?", "subject": "s", "choices": ["w", "x", "y", "z"], "answer": answer}
+    assert [example.completion for example in FORMATS["mmlu"].examples(row)] == [letter]
+
+
+@pytest.mark.parametrize("answer", [None, float("nan"), "", -1, -1.0])
+def test_a_question_without_an_answer_teaches_nothing(answer: object) -> None:
+    row = {"question": "Which?", "subject": "s", "choices": ["w", "x", "y", "z"], "answer": answer}
+    assert list(FORMATS["mmlu"].examples(row)) == []
+
+
+@pytest.mark.parametrize("gap", [{"tripleset": None}, {"annotations": None}, {"tripleset": []}])
+def test_a_dart_row_without_triples_or_texts_teaches_nothing(gap: dict[str, Any]) -> None:
+    assert list(FORMATS["dart"].examples(records("dart")[0] | gap)) == []

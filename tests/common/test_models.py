@@ -1,5 +1,7 @@
 """The base model with its adapter: one per process, read and written as one flat vector."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +20,7 @@ from common.config import ConfigError, LoraConfig, ModelConfig
 from common.demo.model import load_model, load_tokenizer
 from common.models import AdaptedModel, RemoteFactors, load_adapted_model
 from tests.false_alarms import beyond, statistical
+from tests.layouts import write_model
 from tests.tiny import TINY, vectors
 
 LORA = LoraConfig(rank=2, alpha=4.0, target_modules="q_proj,v_proj")
@@ -140,6 +143,58 @@ def test_freeze_a_trains_b_only() -> None:
 def test_unknown_target_modules_are_refused_with_those_that_exist() -> None:
     with pytest.raises(ConfigError, match=r'lora.target-modules = "query": .*: .*k_proj.*q_proj'):
         fresh(ModelConfig(), LoraConfig(target_modules="query"), 1)
+
+
+def test_one_unknown_name_among_target_modules_is_refused() -> None:
+    """peft takes what matches; the adapter would be half of what was asked for."""
+    with pytest.raises(ConfigError, match=r"no module is called v_prj, key\. Linear modules of this model: .*v_proj"):
+        fresh(ModelConfig(), LoraConfig(target_modules="q_proj,v_prj,key"), 1)
+    layer = LoraConfig(rank=1, target_modules="layers.0.self_attn.q_proj,v_proj")
+    assert len(fresh(ModelConfig(), layer, 1).layout.tensors) == 2 * (1 + 4)
+
+
+def test_damaged_weights_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    write_model("llama", tmp_path)
+    (tmp_path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(ConfigError, match=r"safetensors file is damaged .* git-lfs; fetch the weights again"):
+        fresh(ModelConfig(name=str(tmp_path)), LORA, 1)
+
+
+def test_a_model_without_a_tokenizer_is_refused_with_what_is_missing(tmp_path: Path) -> None:
+    write_model("llama", tmp_path)
+    for path in tmp_path.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(ConfigError, match=r"no tokenizer there; save it beside the model \(tokenizer\.json"):
+        fresh(ModelConfig(name=str(tmp_path)), LORA, 1)
+
+
+def test_a_directory_that_is_not_there_is_called_that() -> None:
+    with pytest.raises(ConfigError, match=r'model.name = "\./models/absent": no such directory; give "demo"'):
+        fresh(ModelConfig(name="./models/absent"), LORA, 1)
+
+
+@pytest.mark.parametrize(("device", "found"), [("cuda", 0), ("cuda:2", 2)])
+def test_a_gpu_that_is_not_there_is_refused_wherever_the_model_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, device: str, found: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: found > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
+    with pytest.raises(ConfigError, match=f'model.device = "{device}": CUDA devices on this machine: {found}'):
+        fresh(ModelConfig(device=device), LORA, 1)
+
+
+def test_importing_the_model_says_nothing_of_optional_kernels() -> None:
+    """The line comes where the CPU has AVX-512 BF16 only, so it is said here as bitsandbytes says it."""
+    code = (
+        "import logging, common.models\n"
+        "log = logging.getLogger('bitsandbytes.backends.cpu.ops')\n"
+        "log.warning('Failed to load CPU gemm_4bit_forward from kernels-community: %s.', 'x')\n"
+        "log.warning('another matter')\n"
+        "from common.adaptation import adapt\nfrom common.config import LoraConfig\n"
+        "from common.demo.model import load_model\nadapt(load_model(), LoraConfig())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "another matter\n"
 
 
 def test_a_missing_model_is_refused_naming_the_key(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ def test_plain_rounds_lower_the_held_out_loss_on_every_layout(
         "model.quantization": quantization,
         "model.gradient-checkpointing": quantization == "4",
         "lora.target-modules": "auto",
+        "data.max-length": 64,
         "num-server-rounds": 2,
         "server.learning-rate": 0.5,
     }

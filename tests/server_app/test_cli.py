@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from common.config import RunConfig
 from server_app import cli
 from server_app.checkpoints import forget_sampling_key, save_sampling_key
+from tests.layouts import write_model
 
 runner = CliRunner()
 ROWS = [{"prompt": f"p{i}", "completion": f"c{i}", "group": f"g{i % 3}"} for i in range(6)]
@@ -89,6 +90,62 @@ def test_a_cuda_device_that_is_not_there_is_refused(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
     message = f'model.device = "{device}": CUDA devices on this machine: {found}'
     assert message in refused(tmp_path, f"model.device={device}")
+
+
+def without(folder: Path, *patterns: str) -> Path:
+    """A model directory that lacks some files."""
+    write_model("gpt2", folder)
+    for path in (path for pattern in patterns for path in folder.glob(pattern)):
+        path.unlink()
+    return folder
+
+
+@pytest.mark.usefixtures("_no_launch")
+@pytest.mark.parametrize(
+    ("missing", "changes", "message"),
+    [
+        (["config.json"], [], "no config.json there"),
+        (["tokenizer*"], [], "no tokenizer there"),
+        (["*.safetensors"], ["lora.target-modules=c_attn,q_proj"], "no module is called q_proj"),
+        (["*.safetensors"], ["data.max-length=65"], "data.max-length = 65"),
+    ],
+)
+def test_an_unusable_model_directory_is_refused_at_once(
+    tmp_path: Path, missing: list[str], changes: list[str], message: str
+) -> None:
+    """Without weights where they are not what is missing: none are read."""
+    name = without(tmp_path / "model", *missing)
+    output = refused(tmp_path, f"model.name={name}", "data.max-length=64", *changes)
+    assert message in output
+    assert str(name) in output or "lora.target-modules" in output
+
+
+@pytest.mark.usefixtures("_no_launch")
+def test_a_model_directory_that_is_not_there_is_refused_at_once(tmp_path: Path) -> None:
+    assert 'model.name = "./absent": no such directory' in refused(tmp_path, "model.name=./absent")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "warned"),
+    [
+        ("somebody/something", [], True),
+        ("somebody/something", ["--gpus-per-client", "0.5"], False),
+        ("demo", [], False),
+    ],
+)
+def test_a_gpu_that_no_client_was_given_is_pointed_out(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    launched: list[RunConfig],
+    name: str,
+    options: list[str],
+    warned: bool,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    settings = ["--set", f"output.dir={tmp_path}", "--set", f"model.name={name}", "--set", "model.device=cpu"]
+    result = runner.invoke(cli.app, ["run", *settings, *options])
+    assert len(launched) == 1, result.output
+    assert ("warning: --gpus-per-client is 0" in result.output) == warned
 
 
 @pytest.mark.usefixtures("_no_launch")

@@ -1,12 +1,15 @@
 """``dr-encoder plan``: right to the value where it counts, close to the real thing where it estimates."""
 
 import json
+import math
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import typer
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
@@ -15,11 +18,14 @@ from common.config import ConfigError, LoraConfig, ModelConfig, RunConfig, flatt
 from common.models import load_adapted_model
 from server_app import cli, memory, sizing
 from server_app.launcher import APP, LaunchError, read_preset
+from server_app.overrides import parse_override
 from tests.layouts import LAYOUTS, config_of, write_model
 from tests.tiny import TINY, Files, run_tiny, tiny_config
 
 PRESETS = sorted((APP / "common" / "presets").glob("*.toml"))
 SEVEN_BILLION = ["dolly-llama", "dolly-llama-lora", "mmlu-qwen", "mmlu-qwen-lora"]
+GIVEN_NOISE = {"privacy.epsilon": 0.0, "privacy.noise-multiplier": 1.0}
+CARDS = (1, 1, 4, 4)
 # data.format is read by the data half; where this checkout does not have the key yet, the presets are read without it
 KNOWN = set(RunConfig().flat())
 
@@ -194,3 +200,65 @@ def test_a_depth_that_the_adapter_cannot_have_is_a_configuration_error() -> None
 def test_an_unknown_shape_is_a_configuration_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"a directory without a usable config\.json"):
         shape_of(ModelConfig(name=str(tmp_path)), LoraConfig(rank=TINY["lora.rank"]))
+
+
+@pytest.mark.parametrize("rows", [1, 4, 8])
+def test_several_cards_take_what_rays_placement_by_share_puts_on_each(rows: int) -> None:
+    """Ray fills every card to its share, the first too, where the server's model is: that card is the measure."""
+    config = preset_config("mmlu-qwen", GIVEN_NOISE | {"train.batch-size": rows, "model.quantization": 4})
+    sizes = sizing.solve(config)
+    weights = memory.weight_bytes(config.model, sizes.shape)
+    for place, cards, gigabytes in zip(sizes.placements, CARDS, (24, 80, 24, 80), strict=True):
+        on_each = math.floor(1 / place.gpus_per_client) if place.gpus_per_client else 0
+        assert place.clients_at_a_time == cards * on_each
+        assert on_each == 0 or weights + on_each * sizes.memory.total <= gigabytes * 1e9
+        assert place.deployed == (sizes.memory.total <= 0.95 * gigabytes * 1e9)
+
+
+def test_a_plan_says_how_many_cpus_the_clients_need() -> None:
+    """Flower's simulation engine places by CPUs too, and ``--cpus`` is 2 where nothing is said."""
+    code, output = invoke("--preset", "demo", "--set", "privacy.epsilon=0.0", "--set", "privacy.noise-multiplier=2.0")
+    assert code == 0
+    rows = re.findall(r"GB +(\d+) +--gpus-per-client ([\d.]+) --cpus (\d+)", output)
+    assert len(rows) == len(CARDS)
+    for (clients, share, cpus), cards in zip(rows, CARDS, strict=True):
+        assert clients == cpus
+        assert math.floor(1 / float(share)) * cards == int(clients)
+
+
+def test_a_plan_without_noise_or_saving_does_not_speak_of_them() -> None:
+    code, output = invoke("--preset", "fedlpp-cross-silo", "--set", "fedlpp.compress=false")
+    assert code == 0
+    assert "up per client and round" in output
+    assert "times less" not in output
+    assert "noise over signal" not in output
+
+
+def test_examples_longer_than_learned_positions_cannot_be_planned(tmp_path: Path) -> None:
+    config_of("gpt2").save_pretrained(tmp_path)
+    code, output = invoke("--preset", "demo", "--set", f"model.name={tmp_path}", "--set", "data.max-length=65")
+    assert code == 1
+    assert f'data.max-length = 65: model.name = "{tmp_path}" has learned positions for 64 tokens' in output
+
+
+def head_line(name: str, gigabytes: int) -> dict[str, Any]:
+    """The options that a preset's head names for one card, defaults included."""
+    text = (APP / "common" / "presets" / f"{name}.toml").read_text()
+    line = re.search(rf"one of {gigabytes} GB +(.*)", text)
+    assert line is not None
+    words = line.group(1).split()
+    start = words.index("--set") if "--set" in words else words.index("--gpus-per-client")
+    context = typer.main.get_command(cli.app).commands["run"].make_context("run", words[start:])  # type: ignore[attr-defined]
+    return dict(context.params)
+
+
+@pytest.mark.parametrize("name", [path.stem for path in PRESETS if "one of 24 GB" in path.read_text()])
+@pytest.mark.parametrize("gigabytes", [24, 80])
+def test_what_a_presets_head_says_of_a_card_is_what_the_plan_says(name: str, gigabytes: int) -> None:
+    asked = head_line(name, gigabytes)
+    noise = GIVEN_NOISE if read_preset(name)["privacy.epsilon"] != math.inf else {}
+    changes = noise | dict(parse_override(text) for text in asked["overrides"] or [])
+    place = next(p for p in sizing.solve(preset_config(name, changes)).placements if p.cards == f"one {gigabytes} GB")
+    clients = math.floor(1 / asked["gpus_per_client"])
+    assert 1 <= clients <= place.clients_at_a_time
+    assert asked["cpus"] >= clients

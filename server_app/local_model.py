@@ -1,0 +1,31 @@
+"""A model in a local directory, checked before anything is started: no weights are read."""
+
+from pathlib import Path
+
+from common.architectures import shape_of
+from common.base_model import load_tokenizer
+from common.config import ConfigError, RunConfig, names_a_file
+from common.data import check_chat_template
+from common.positions import check_length
+
+
+def check_local_model(config: RunConfig) -> None:
+    """Refuse a directory that is absent or lacks its configuration, tokenizer or the target modules.
+
+    A hub id and the demo are left to the run. Raises ``ConfigError``.
+    """
+    name = config.model.name
+    if name == "demo":
+        return
+    if not Path(name).is_dir():
+        if names_a_file(name):
+            raise ConfigError(f'model.name = "{name}": no such directory; give "demo", a hub id or a directory')
+        return
+    if not (Path(name) / "config.json").is_file():
+        raise ConfigError(
+            f'model.name = "{name}": no config.json there; give a directory that save_pretrained or hf download made'
+        )
+    shape = shape_of(config.model, config.lora)
+    tokenizer = load_tokenizer(name)
+    check_chat_template(config.data, tokenizer)
+    check_length(shape.model.get_base_model(), name, config.data.max_length)
