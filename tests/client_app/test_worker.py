@@ -190,7 +190,7 @@ def test_another_model_or_changed_data_means_another_worker_but_another_round_co
 def test_other_code_under_the_same_socket_is_never_served(tmp_path: Path) -> None:
     first = ask("one", context())
     with dial(tmp_path) as connection:
-        Letter({"protocol": worker_link.PROTOCOL, "app": "other", "loaded": ""}, (b"", b"")).send(connection)
+        Letter({"protocol": worker_link.PROTOCOL, "app": "other", "loaded": ""}, (b"-", b"-")).send(connection)
         assert Letter.receive(connection).header == {"status": "retired"}
     assert gone(first["pid"])
 

@@ -25,6 +25,7 @@ from server_app.informed_prior import CollectedGradients, train_informed
 from server_app.privacy_plan import stage_one_terms
 from server_app.run import plan_run
 from server_app.strategies.fedcg import FedCg
+from tests.false_alarms import rms_outside, statistical
 from tests.server_app.strategy_runs import NOISY, Make, faulty
 from tests.server_app.test_resume import killed_after, resumed
 from tests.server_app.test_strategy_privacy import recorded
@@ -117,6 +118,7 @@ def test_in_the_clear_the_server_gets_every_gradient_as_it_is(make: Make, monkey
 
 
 @pytest.mark.parametrize("trust", ["central", "distributed", "local"])
+@statistical(rms_outside(0.95, 1.05, 6144), "system")
 def test_private_gradients_are_their_noisy_means_with_the_noise_that_was_charged(make: Make, trust: str) -> None:
     """Clipped jointly to .5, z = 2 x 2: std on the mean 4 x .5 / 6; 6,144 values, so 5 % is over 5 standard errors."""
     changes = {**FEDCG, **PRIVATE, **NOISY, "privacy.trust": trust, "fedcg.clip-norm": 0.5}

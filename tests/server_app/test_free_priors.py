@@ -118,7 +118,11 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_ends(
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("random-projection", {"codec.kind": "conv"}, r'codec\.kind = "conv": strategy random-projection'),
+        (
+            "random-projection",
+            {"codec.kind": "conv", "codec.depth": 3},
+            r'codec\.kind = "conv": strategy random-projection',
+        ),
         ("random-projection", {"codec.form": "trained"}, r"codec\.form = 'trained'"),
         ("random-projection", {"codec.size": 0}, r"codec\.size = 0"),
         ("history-prior", {"codec.form": "per-tensor"}, r'codec\.form = "per-tensor": strategy history-prior'),

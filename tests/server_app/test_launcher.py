@@ -103,6 +103,7 @@ class Launched:
 FIGURE = {"epsilon": 1.2341, "delta": 1e-5}
 REPORT: dict[str, Any] = {
     "run": {"control": "codes-zeroed"},
+    "strategy": {},
     "outcome": {
         "stopped_because": "all rounds done",
         "base": {"loss": 3.5, "accuracy": 0.25},

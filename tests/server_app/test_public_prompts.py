@@ -13,6 +13,7 @@ from common.demo.prompts import public_questions
 from common.demo.tasks import evaluation_examples
 from common.models import AdaptedModel
 from server_app.public_prompts import public_prompts, sample
+from tests.false_alarms import beyond, statistical
 from tests.tiny import vectors
 
 
@@ -98,6 +99,7 @@ def test_a_source_that_gives_nothing_is_refused_by_key(
         found(adapted, **({"template": PRIVATE_PROMPT} | placed))
 
 
+@statistical(beyond(5, 3), "seeded")
 def test_a_sampled_continuation_follows_the_models_probabilities(adapted: AdaptedModel) -> None:
     """400 draws of one word: each frequent answer within 5 standard errors."""
     adapted.load(adapted.initial)
