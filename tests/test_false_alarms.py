@@ -54,8 +54,6 @@ UNMARKED: dict[str, set[str]] = {
         "test_a_failure_while_collecting_from_a_sites_own_data_is_answered_with_noise",
         "test_terms_that_do_not_fit_the_gradients_are_refused_before_data_or_budget_are_touched",
         "test_a_client_whose_gradients_are_not_finite_releases_noise",
-        "test_a_failure_while_collecting_from_a_sites_own_data_is_answered_with_noise",
-        "test_terms_that_do_not_fit_the_gradients_are_refused_before_data_or_budget_are_touched",
         "test_a_resumed_run_ends_where_an_uninterrupted_one_ends",
         "test_a_site_refuses_naming_its_limit",
         "test_dr_encoder_says_what_its_statistics_save",
