@@ -75,6 +75,7 @@ def test_private_codes_of_every_layout_make_a_whole_run(
         "model.name": str(models[layout]),
         "model.dtype": "bfloat16",
         "lora.target-modules": "auto",
+        "data.max-length": 64,
         "privacy.epsilon": 0.0,
         "privacy.noise-multiplier": 2.0,
         "num-server-rounds": 1,

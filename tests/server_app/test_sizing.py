@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from common.architectures import PUBLISHED, build_shape, shape_of
+from common.codecs import conv_code_size
 from common.config import ConfigError, LoraConfig, ModelConfig, RunConfig, flatten
 from common.models import load_adapted_model
 from server_app import cli, memory, sizing
@@ -262,3 +263,14 @@ def test_what_a_presets_head_says_of_a_card_is_what_the_plan_says(name: str, gig
     clients = math.floor(1 / asked["gpus_per_client"])
     assert 1 <= clients <= place.clients_at_a_time
     assert asked["cpus"] >= clients
+
+
+@pytest.mark.parametrize("name", ["fedcg", "mmlu-qwen-fedcg"])
+def test_fedcg_is_planned_with_its_convolutions_code_and_a_stage_1_in_the_clear(name: str) -> None:
+    config = preset_config(name, GIVEN_NOISE)
+    answer = json.loads(sizing.to_json(config))
+    assert answer["code_values"] == conv_code_size(answer["adapter_values"], config.codec.depth)
+    assert answer["code_values"] == pytest.approx(answer["adapter_values"] / 2**config.codec.depth, rel=0.05)
+    assert answer["statistics_noise_multiplier"] == 0.0
+    assert answer["epsilon"] == "inf"
+    assert "fedcg.private = false" in answer["not_private_because"]
