@@ -18,7 +18,7 @@ def _is_stray(module: ModuleType) -> bool:
     return not any(Path(str(place)).resolve().is_relative_to(_ROOT) for place in places)
 
 
-for _name, _module in list(sys.modules.items()):  # a copy: the simulation's ServerApp imports in another thread
+for _name, _module in sys.modules.copy().items():  # in one step: the ServerApp of a simulation imports in a thread
     if _name.split(".", maxsplit=1)[0] in _PACKAGES and _is_stray(_module):
         sys.modules.pop(_name, None)
 while str(_ROOT) in sys.path:
