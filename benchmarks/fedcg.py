@@ -23,7 +23,7 @@ from flwr.app import Error, Message, MetricRecord
 from torch import Tensor
 
 from client_app.app import app
-from common.codecs.base import Codec, CodecState, EncoderSpec
+from common.codecs.base import Codec
 from common.config import RunConfig, Scalar
 from common.data import evaluation_examples, retention_examples
 from common.models import load_adapted_model
@@ -71,44 +71,11 @@ class Direct(InProcessGrid):
             return Message(Error(0, f"{type(error).__name__}: {error}"), reply_to=message)
 
 
-class Zeroed(Codec):
-    """A codec whose decoder is fed zeros; everything else is the wrapped codec's."""
-
-    def __init__(self, codec: Codec) -> None:
-        self._codec = codec
-
-    @property
-    def dim(self) -> int:
-        """As the wrapped codec's."""
-        return self._codec.dim
-
-    @property
-    def size(self) -> int:
-        """As the wrapped codec's."""
-        return self._codec.size
-
-    def encode(self, vector: Tensor) -> Tensor:
-        """As the wrapped codec."""
-        return self._codec.encode(vector)
-
-    def decode(self, code: Tensor) -> Tensor:
-        """What the decoder does by itself."""
-        return self._codec.decode(torch.zeros_like(code))
-
-    def spec(self) -> EncoderSpec:
-        """As the wrapped codec's."""
-        return self._codec.spec()
-
-    def state(self) -> CodecState:
-        """As the wrapped codec's."""
-        return self._codec.state()
-
-
 Scorer = Callable[[Tensor], dict[str, float]]
 _codecs: dict[tuple[str, int], Codec] = {}
 
 
-def run(keys: dict[str, Scalar], *, zeroed: bool = False) -> dict[str, float]:
+def run(keys: dict[str, Scalar]) -> dict[str, float]:
     """Run once; accuracy, loss and retention of the final adapter, and whether it diverged."""
     config = RunConfig.parse(read_preset("demo") | COMMON | keys)
     adapted = load_adapted_model(config.model, config.lora, config.seed)
@@ -124,7 +91,6 @@ def run(keys: dict[str, Scalar], *, zeroed: bool = False) -> dict[str, float]:
         grid = Direct(app, config.flat(), clients)
         if config.strategy.name == "fedcg":
             state.codec = _fedcg_codec(strategy, grid)
-            state.codec = Zeroed(state.codec) if zeroed else state.codec
         strategy.start(grid, pack_adapter(state.optimizer.adapter), config.num_server_rounds)
     adapter = strategy.state.optimizer.adapter
     if config.data.split == "validation":
@@ -195,10 +161,11 @@ def main() -> None:
             best = max(tried, key=lambda step: tried[step]["accuracy"])
             trials = ", ".join(f"{step:g}: {found['accuracy']:.3f}" for step, found in tried.items())
             fixed["server.learning-rate"] = best
-            kinds = (False, True) if keys["strategy.name"] == "fedcg" else (False,)
-            for zeroed in kinds:
-                found = [run({**fixed, "seed": seed}, zeroed=zeroed) for seed in range(1, arguments.seeds + 1)]
-                title = f"{name}, codes zeroed" if zeroed else name
+            controls = ("none", "codes-zeroed") if keys["strategy.name"] == "fedcg" else ("none",)
+            for control in controls:
+                fixed["server.control"] = control
+                found = [run({**fixed, "seed": seed}) for seed in range(1, arguments.seeds + 1)]
+                title = name if control == "none" else f"{name}, {control}"
                 print(
                     f"| {title} | {epsilon:g} | {trials} | {best:g} | {cells(found)} |",
                     flush=True,

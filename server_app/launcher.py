@@ -137,7 +137,7 @@ def _superlink(home: Path, environment: Mapping[str, str], log: IO[str]) -> Iter
         _wait_until_healthy(process, port)
         yield
     finally:
-        _stop_tree(process)
+        stop_tree(process)
 
 
 def _wait_until_healthy(process: subprocess.Popen[bytes], port: int) -> None:
@@ -189,15 +189,15 @@ def _final_status(home: Path, environment: Mapping[str, str]) -> str:
         return f"unknown (flwr ls said: {(listing.stdout + listing.stderr).strip()[-300:]})"
 
 
-def _stop_tree(process: subprocess.Popen[bytes]) -> None:
-    """Stop the SuperLink and all that descends from it (some lead sessions of their own), politely first."""
+def stop_tree(process: subprocess.Popen[bytes], patience: float = _STOP_SECONDS) -> None:
+    """End a process and all that descends from it (some lead sessions of their own), politely for so many seconds."""
     try:
         family = psutil.Process(process.pid).children(recursive=True)
     except psutil.NoSuchProcess:
         family = []
     process.terminate()
     try:
-        process.wait(_STOP_SECONDS)
+        process.wait(patience)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

@@ -1,13 +1,10 @@
 """Named processes, each in a session of its own with a log of its own, stopped as a whole."""
 
-import os
-import signal
 import subprocess
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
-import psutil
+from server_app.launcher import stop_tree
 
 _GRACE_SECONDS = 10.0
 
@@ -63,25 +60,4 @@ class Processes:
 
     def stop(self, name: str) -> None:
         """End a process and everything that descends from it, politely first."""
-        process = self._running.pop(name)
-        family = _descendants(process.pid)
-        with suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGTERM)
-        try:
-            process.wait(_GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        for end in (psutil.Process.terminate, psutil.Process.kill):
-            for member in family:
-                with suppress(psutil.NoSuchProcess):
-                    end(member)
-            _, family = psutil.wait_procs(family, timeout=3.0)
-
-
-def _descendants(pid: int) -> list[psutil.Process]:
-    try:
-        found: list[psutil.Process] = psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
-    return found
+        stop_tree(self._running.pop(name), _GRACE_SECONDS)

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,17 +14,9 @@ from common.privacy.ledger import Ledger
 from common.wire import TRAIN, serialised_bytes
 from server_app.in_process import InProcessGrid
 from server_app.strategies import STRATEGIES
+from tests.server_app.test_resume import REPEATABLE as PRIVATE
 from tests.server_app.test_resume import killed_after, resumed
 from tests.tiny import CLIENTS, Files, final_adapter, run_tiny, tiny_config
-
-PRIVATE: dict[str, Any] = {
-    "num-server-rounds": 4,
-    "privacy.epsilon": 0.0,
-    "privacy.noise-multiplier": 0.5,
-    "privacy.trust": "local",
-    "privacy.insecure-seed": 7,
-    "privacy.sampling-rate": 0.7,
-}
 
 
 class Scales(InProcessGrid):

@@ -17,19 +17,12 @@ from server_app.strategies import STRATEGIES
 from tests import reference
 from tests.false_alarms import beyond, statistical
 from tests.server_app.strategy_runs import NOISY, Make, faulty
+from tests.server_app.test_resume import REPEATABLE as PRIVATE
 from tests.server_app.test_resume import killed_after, resumed
 from tests.tiny import Files, final_adapter, run_tiny, start, tiny_config
 
 FREE = ("random-projection", "history-prior")
 free = pytest.mark.parametrize("name", FREE)
-PRIVATE: dict[str, Any] = {
-    "num-server-rounds": 4,
-    "privacy.epsilon": 0.0,
-    "privacy.noise-multiplier": 0.5,
-    "privacy.trust": "local",
-    "privacy.insecure-seed": 7,
-    "privacy.sampling-rate": 0.7,
-}
 
 
 @free
