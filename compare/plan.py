@@ -203,8 +203,10 @@ def _cell(task: str, entry: Entry, epsilon: float, flat: Mapping[str, Scalar], c
         size = code_size(config, adapted.layout)
     except ConfigError as error:
         raise ConfigError(f"{label}: {error}") from None
-    start = start_step(plan.round.noise_multiplier, plan.expected_cohort, adapted.layout.size, size)
-    learned = STRATEGIES[entry.name].learns_codec(config)
+    strategy, values = STRATEGIES[entry.name], adapted.layout.size
+    kept = values if strategy.aligned_codec(config) else size
+    start = start_step(plan.round.noise_multiplier, plan.expected_cohort, values, kept)
+    learned = strategy.learns_codec(config)
     wanted = controls == "all" or (controls == "learned" and learned)
     return Cell(task, entry, epsilon, config.flat(), start, CONTROLS[1:] if wanted else ())
 

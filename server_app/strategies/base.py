@@ -118,6 +118,11 @@ class FederatedAdapter(Strategy):
         """Whether the codec is trained, so that its decoder may know something by itself and needs controls."""
         return False
 
+    @classmethod
+    def aligned_codec(cls, config: RunConfig) -> bool:
+        """Whether the codec keeps most of a gradient: a step is then as long as without one, not √(n/k) times that."""
+        return False
+
     @abstractmethod
     def prepare(self, grid: Grid) -> Codec:
         """Make the codec before round 1 (stage 1 where a strategy has one)."""

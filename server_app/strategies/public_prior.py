@@ -14,7 +14,7 @@ from torch import Tensor
 
 from common.codecs.base import Codec
 from common.codecs.subspace import SubspaceCodec
-from common.config import ConfigError
+from common.config import ConfigError, RunConfig
 from common.data import evaluation_examples
 from common.demo.prompts import public_questions
 from common.demo.tasks import template_of
@@ -31,6 +31,11 @@ class PublicPrior(FederatedAdapter):
     """Principal directions of pseudo-gradients as rows, weighted by energy and noise, and random rows if wanted."""
 
     _prompts: list[str] | None = None
+
+    @classmethod
+    def aligned_codec(cls, config: RunConfig) -> bool:
+        """True: a pseudo-gradient is decoded to its own length."""
+        return True
 
     def prepare(self, grid: Grid) -> Codec:
         """The prior at the untouched model."""

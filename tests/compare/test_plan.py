@@ -89,6 +89,14 @@ def test_rows_of_one_epsilon_have_the_same_guarantee(adapted: Any) -> None:
         assert 3.9 < plan.epsilon <= 4.0
 
 
+def test_a_prior_along_the_gradients_starts_at_the_steps_of_plain_lora() -> None:
+    """Random rows hold √(k/n) of a gradient's direction, so their step starts √(n/k) higher; a prior's rows do not."""
+    cells = cells_of(strategies=["lora", "random-projection", "public-prior"], epsilons=[4.0])
+    start = {cell.entry.label: cell.start for cell in cells}
+    assert start["public-prior"] == start["lora"]
+    assert start["random-projection"] > 5 * start["lora"]
+
+
 def test_the_centralised_reference_has_all_data_at_one_client_and_no_noise() -> None:
     cells = cells_of()
     central, private = (RunConfig.parse(cell.evaluation(0.1, 2).flat) for cell in (cells[0], cells[1]))
