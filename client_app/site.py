@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from flwr.app import Context
+from torch import Tensor
 
 from client_app.policy import PolicyRefusal, SitePolicy
 from client_app.site_ledger import charge_release
@@ -144,4 +146,10 @@ def _same(one: EncoderSpec, other: EncoderSpec) -> bool:
     ):
         return False
     pairs = ((array, other.arrays[name]) for name, array in one.arrays.items())
-    return all(a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs)
+    return all(a.dtype == b.dtype and a.shape == b.shape and _same_bits(a, b) for a, b in pairs)
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors hold the same bytes, several times faster than value by value where those are float16."""
+    first, second = (tensor.contiguous().view(-1).view(torch.uint8).numpy() for tensor in (one, other))
+    return np.array_equal(first, second)

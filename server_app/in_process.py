@@ -8,8 +8,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from flwr.app import Context, Error, Message, RecordDict
+from flwr.app.message.message import make_message
 from flwr.clientapp import ClientApp
-from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.common.serde import message_from_proto, message_to_proto, recorddict_from_proto, recorddict_to_proto
+from flwr.common.serde_utils import metadata_from_proto, metadata_to_proto
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
@@ -28,6 +30,7 @@ class InProcessGrid(Grid):
         self._app = client_app
         self._counter = itertools.count(1)
         self._answers: dict[str, Message] = {}
+        self._parsed: tuple[RecordDict, RecordDict] | None = None
         self._contexts = {
             node: Context(
                 run_id=1,
@@ -79,9 +82,16 @@ class InProcessGrid(Grid):
         """The client's reply; an exception in the app becomes an error reply, as on a real grid."""
         metadata: Any = message.metadata
         metadata.__dict__["_message_id"] = f"message-{next(self._counter)}"
-        asked = message_from_proto(message_to_proto(message))
+        own = metadata_from_proto(metadata_to_proto(metadata))
+        asked = make_message(own, content=self._received(message.content))
         try:
             reply = self._app(message=asked, context=self._contexts[metadata.dst_node_id])
         except Exception as error:
             reply = Message(Error(_CLIENT_ERROR, f"{type(error).__name__}: {error}"), reply_to=asked)
         return message_from_proto(message_to_proto(reply))
+
+    def _received(self, content: RecordDict) -> RecordDict:
+        """Content as a client gets it; what a whole cohort is sent, megabytes for some codecs, is parsed once."""
+        if self._parsed is None or self._parsed[0] is not content:
+            self._parsed = (content, recorddict_from_proto(recorddict_to_proto(content)))
+        return self._parsed[1]
