@@ -78,6 +78,24 @@ def directions(
     return Directions(rows, energies)
 
 
+def rows_bytes(layout: Layout, size: int, settings: PublicPriorConfig, longest: int) -> int:
+    """Bytes that ``size`` rows will weigh on the wire, before there are any.
+
+    Exact for stored rows of whole gradients and for Tucker's; layers share rows by their energy, so ``per-layer`` is
+    what rows spread by the layers' sizes would weigh at most; ``rebuild`` is with sequences of ``longest`` tokens.
+    """
+    if settings.form == "tucker":
+        shapes = [sorted(piece.shape) for piece in layout.tensors]
+        sides = [(short, min(settings.tucker_width, long), long) for short, long in shapes]
+        return 2 * sum(kept * (long + size * short) for short, kept, long in sides)
+    if settings.form == "per-layer":
+        return 2 * size * max(end - start for start, end in layer_ranges(layout))
+    if settings.delivery == "rebuild":
+        sequences = settings.pseudo_clients * settings.prompts_per_client
+        return 4 * (layout.size + sequences * (longest + 2) + settings.pseudo_clients * size)
+    return 2 * size * layout.size
+
+
 def principal(units: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Leading principal directions ``weights.T @ units``, orthonormal, by the eigenvectors of the Gram matrix.
 

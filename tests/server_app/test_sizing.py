@@ -128,8 +128,20 @@ def test_estimates_are_near_what_a_real_step_keeps(
 CONV = {"codec.kind": "conv", "codec.depth": 2, "codec.size": 0, "prior.steps": 2}
 
 
+PRIOR: dict[str, Any] = {"strategy.name": "public-prior", "codec.size": 24, "public-prior.random-rows": 8}
+
+
 @pytest.mark.parametrize(
-    "changes", [{}, CONV, {"strategy.name": "fedcg", "prior.steps": 2}, {"strategy.name": "fedcg", **CONV}]
+    "changes",
+    [
+        {},
+        CONV,
+        {"strategy.name": "fedcg", "prior.steps": 2},
+        {"strategy.name": "fedcg", **CONV},
+        {"strategy.name": "fedlpp", "fedlpp.bits": 2},
+        PRIOR,
+        {**PRIOR, "public-prior.form": "tucker"},
+    ],
 )
 def test_planned_bytes_are_those_of_a_run(files: Files, tmp_path: Path, changes: dict[str, Any]) -> None:
     noisy = {"num-server-rounds": 1, "privacy.epsilon": 0.0, "privacy.noise-multiplier": 2.0}
@@ -138,6 +150,15 @@ def test_planned_bytes_are_those_of_a_run(files: Files, tmp_path: Path, changes:
     row = run_tiny(config).read_metrics()[1]
     assert row["bytes_up"] == pytest.approx(6 * sizes.bytes_up, abs=30)  # a round number above 127 takes a byte more
     assert row["bytes_down"] == pytest.approx(6 * sizes.bytes_down, rel=0.001)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"public-prior.form": "per-layer"}, {"public-prior.delivery": "rebuild", "data.max-length": 16}]
+)
+def test_what_depends_on_the_run_is_planned_at_its_most(files: Files, tmp_path: Path, changes: dict[str, Any]) -> None:
+    config = tiny_config(files, tmp_path, {**PRIOR, **changes, "num-server-rounds": 1})
+    planned = 6 * sizing.solve(config).bytes_down
+    assert 0.5 * planned < run_tiny(config).read_metrics()[1]["bytes_down"] <= 1.005 * planned  # a few more headers
 
 
 @pytest.mark.parametrize("name", SEVEN_BILLION)
