@@ -29,6 +29,7 @@ def compare(
     trials: Annotated[int, typer.Option(help="step sizes tried for each row")] = 6,
     tuning_seeds: Annotated[int, typer.Option(help="runs of each trial")] = 2,
     controls: Annotated[str, typer.Option(help="learned = for trained codecs; all; none")] = "learned",
+    centralised: Annotated[bool, typer.Option(help="the reference row of pooled data without privacy")] = True,
     jobs: Annotated[int, typer.Option(help="runs at a time, a process each", min=1)] = 2,
     out: Annotated[Path, typer.Option(help="folder of the results; one that exists is continued")] = Path(
         "results/comparison"
@@ -51,6 +52,7 @@ def compare(
             trials=trials,
             tuning_seeds=tuning_seeds,
             controls=controls,
+            centralised=centralised,
         )
         changes = read_changes(overrides or [], "--set")
         typer.echo("planning: the noise of every row")

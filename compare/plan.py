@@ -71,6 +71,7 @@ class Wish:
     trials: int = 6
     tuning_seeds: int = 2
     controls: str = "learned"
+    centralised: bool = True
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def read_epsilons(text: str) -> list[float]:
 
 
 def make_cells(wish: Wish, preset: Mapping[str, Scalar], changes: Mapping[str, Scalar]) -> list[Cell]:
-    """Every cell of the comparison, the centralised reference of each task first.
+    """Every cell of the comparison, the centralised reference of each task first if wanted.
 
     Raises ``ConfigError`` for whatever would make a run be refused: unknown names, a cohort larger than the clients, a
     budget that cannot be met.
@@ -153,7 +154,7 @@ def make_cells(wish: Wish, preset: Mapping[str, Scalar], changes: Mapping[str, S
     for task in wish.tasks:
         if task not in TUNING:
             raise ConfigError(f'--tasks "{task}": there are {", ".join(TUNING)}')
-        cells.append(_centralised(task, flat))
+        cells += [_centralised(task, flat)] if wish.centralised else []
         for entry in entries:
             cells += [_cell(task, entry, epsilon, flat, wish.controls) for epsilon in wish.epsilons]
     return cells

@@ -8,7 +8,7 @@ import pytest
 
 from common.config import ConfigError, RunConfig
 from common.data import evaluation_examples, private_examples
-from compare.plan import Cell, Wish, make_cells, read_changes, read_epsilons
+from compare.plan import CENTRALISED, Cell, Wish, make_cells, read_changes, read_epsilons
 from server_app.launcher import read_preset
 from server_app.run import plan_run
 from tests.tiny import TINY
@@ -87,6 +87,11 @@ def test_rows_of_one_epsilon_have_the_same_guarantee(adapted: Any) -> None:
         plan = plan_run(config, adapted, 6)
         assert plan.delta == pytest.approx(1 / 60)
         assert 3.9 < plan.epsilon <= 4.0
+
+
+def test_the_centralised_reference_can_be_left_out() -> None:
+    assert len(cells_of()) - len(cells_of(centralised=False)) == 1
+    assert all(cell.entry.label != CENTRALISED for cell in cells_of(centralised=False))
 
 
 def test_a_prior_along_the_gradients_starts_at_the_steps_of_plain_lora() -> None:
