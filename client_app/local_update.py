@@ -51,6 +51,11 @@ def gradient_stream(
         adapted.gradients.zero_()
 
 
+def first_batch(examples: TokenisedExamples, train: TrainConfig, seed: int) -> TokenisedExamples:
+    """The examples of the first micro-batch of ``local_update``."""
+    return examples.select(next(_batches(len(examples), train, seed))[0])
+
+
 def _seed_dropout(device: torch.device, seed: int) -> None:
     """Seed the generator that dropout draws from (``torch.manual_seed`` walks every backend, which is slow)."""
     torch.default_generator.manual_seed(seed)

@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from common.privacy.norms import norm
+
 TOLERANCE = 1e-6
 """Relative float32 rounding allowed above the bound; the integer grid of a release removes it again."""
 
@@ -41,9 +43,9 @@ class Clipped:
             raise TypeError(f"clipped values must be 1-D float32, not {self.values.dim()}-D {self.values.dtype}")
         values = self.values.numpy().astype(np.float64)
         _check_finite(values)
-        norm = float(np.linalg.norm(values))
-        if norm > self.bound * (1 + TOLERANCE):
-            raise ValueError(f"vector of norm {norm:.6g} is not clipped to {self.bound:.6g}")
+        length = norm(values)
+        if length > self.bound * (1 + TOLERANCE):
+            raise ValueError(f"vector of norm {length:.6g} is not clipped to {self.bound:.6g}")
 
 
 def clip(vector: Tensor, bound: float, *, normalize: bool = False) -> Clipped:
@@ -65,7 +67,7 @@ def clip(vector: Tensor, bound: float, *, normalize: bool = False) -> Clipped:
     peak = float(np.abs(flat).max()) if flat.size else 0.0
     if peak != 0.0:
         unit = flat / peak
-        unit_norm = float(np.linalg.norm(unit))
+        unit_norm = norm(unit)
         if normalize or peak > bound / unit_norm:
             flat = unit * (bound / unit_norm)
     return Clipped(torch.from_numpy(flat.astype(np.float32)), bound)

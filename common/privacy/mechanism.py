@@ -49,6 +49,7 @@ from common.privacy import noise
 from common.privacy.accounting import Charge
 from common.privacy.clipping import check_bound, clip
 from common.privacy.noise import RandomSource
+from common.privacy.norms import norm
 
 Trust = Literal["central", "distributed", "local"]
 WireArray = NDArray[Any]
@@ -229,10 +230,10 @@ def check_release(values: WireArray, terms: ReleaseTerms) -> None:
         raise ValueError(f"release has shape {values.shape}, expected ({terms.size},)")
     if values.dtype != terms.dtype:
         raise ValueError(f"release has dtype {values.dtype}, expected {terms.dtype}")
-    norm = float(np.linalg.norm(values.astype(np.float64)))
+    length = norm(values.astype(np.float64))
     bound = terms.resolution if terms.noise_multiplier else terms.clip_norm
-    if terms.client_std == 0 and not norm <= bound * (1 + 1e-6):
-        raise ValueError(f"release of norm {norm:.6g} exceeds the clip norm of {bound:.6g}")
+    if terms.client_std == 0 and not length <= bound * (1 + 1e-6):
+        raise ValueError(f"release of norm {length:.6g} exceeds the clip norm of {bound:.6g}")
     if terms.noise_multiplier and int(np.abs(values.astype(np.int64)).max()) > terms.largest_value:
         raise ValueError(f"release holds values beyond ±{terms.largest_value}")
 

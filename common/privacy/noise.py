@@ -21,6 +21,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from common.privacy.norms import norm, squared_norm
+
 Integers = NDArray[np.int64]
 Words = NDArray[np.uint64]
 
@@ -87,12 +89,12 @@ def quantize(values: NDArray[np.floating], bound: float, resolution: int, source
     finite. Source: conditional rounding of Kairouz, Liu, Steinke 2021 (arXiv:2102.06387), section 4.1.
     """
     scaled = values.astype(np.float64) * (resolution / bound)
-    norm = float(np.linalg.norm(scaled))
-    if not norm <= resolution * (1 + 2e-6):
-        raise ValueError(f"vector of norm {norm * bound / resolution:.6g} is not clipped to {bound:.6g}")
+    length = norm(scaled)
+    if not length <= resolution * (1 + 2e-6):
+        raise ValueError(f"vector of norm {length * bound / resolution:.6g} is not clipped to {bound:.6g}")
     radius = _rounding_radius(scaled.size, resolution)
-    if norm > radius:
-        scaled *= radius / norm
+    if length > radius:
+        scaled *= radius / length
     lower = np.floor(scaled)
     fraction, floor = scaled - lower, lower.astype(np.int64)
     for _ in range(ROUNDING_ATTEMPTS):
@@ -109,8 +111,7 @@ def _rounding_radius(size: int, resolution: int) -> float:
 
 def _within(values: Integers, radius: int) -> bool:
     """Whether ``Σ values² ≤ radius²``, exactly: float64 sums integers without error up to 2^53, int64 up to 2^63."""
-    floats = values.astype(np.float64)
-    square = float(floats @ floats)
+    square = squared_norm(values.astype(np.float64))
     if square < 2.0**52 or square > 1.001 * radius**2:
         return square <= radius**2
     return int(np.dot(values, values)) <= radius**2
