@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from common.app_digest import app_digest
 from common.config import RunConfig, Scalar
@@ -56,7 +57,8 @@ def run_report(flat: Mapping[str, Scalar]) -> dict[str, Any]:
         place = {"output.dir": scratch, "output.name": "run", "federation.max-in-flight": 0}  # nobody to wait for
         config = RunConfig.parse({**flat, **place})
         grid = CohortGrid if can_be_joined(config) else InProcessGrid
-        folder = run_federation(grid(app, config.flat(), config.federation.num_clients), config)
+        with patch("server_app.report.draw_plots"):  # nobody would see them
+            folder = run_federation(grid(app, config.flat(), config.federation.num_clients), config)
         report: dict[str, Any] = json.loads((folder.path / "report.json").read_text())
         report["rounds"] = [row["seconds"] for row in folder.read_metrics() if "seconds" in row]
     return report
