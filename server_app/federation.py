@@ -1,5 +1,6 @@
 """The clients that are there: waiting for them, asking them, sorting what they answer."""
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from flwr.serverapp import Grid
 
 from common.privacy.mechanism import ReleaseTerms, check_release
 from common.wire import reply_failure, serialised_bytes, unpack_release
+from server_app.events import log_event
 
 _POLL_SECONDS = 0.5
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.03, 1.0  # seconds between two looks for replies
@@ -75,6 +77,8 @@ class Question:
             for node in self.cohort
             if node not in releases
         }
+        for node, reason in failures.items():
+            log_event("node_failed", level=logging.WARNING, round=self.round, node=node, reason=reason)
         return Replies(releases, failures, bytes_up)
 
     def _open(self, reply: Message, node: int, releases: Mapping[int, np.ndarray]) -> np.ndarray:

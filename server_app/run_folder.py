@@ -53,6 +53,16 @@ class RunFolder:
         """One JSON object a line for each round."""
         return self.path / "metrics.jsonl"
 
+    @property
+    def events(self) -> Path:
+        """The structured log: one JSON object a line for each event."""
+        return self.path / "events.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Where scalars for TensorBoard go."""
+        return self.path / "tensorboard"
+
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add one round, on disk before this returns."""
         torn = self.metrics.exists() and not self.metrics.read_bytes().endswith(b"\n")
