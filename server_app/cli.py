@@ -10,6 +10,7 @@ import typer
 
 from common.config import ConfigError, RunConfig, Scalar, key_table, names_a_file
 from server_app.cli_evaluate import evaluate
+from server_app.cli_traffic import traffic
 from server_app.launcher import LaunchError, Resources, launch, read_preset, read_resumed
 from server_app.overrides import parse_override
 from server_app.scalars import check_tensorboard
@@ -27,6 +28,7 @@ _SIMULATED_CLIENTS = 10  # when neither the preset nor the user says how many
 
 
 app.command()(evaluate)
+app.command()(traffic)
 
 
 @app.callback()

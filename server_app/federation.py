@@ -8,12 +8,18 @@ from dataclasses import dataclass, field
 import numpy as np
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_object import UnexpectedObjectContentError
+from google.protobuf.message import DecodeError
 
 from common.privacy.mechanism import ReleaseTerms, check_release
 from common.wire import reply_failure, serialised_bytes, unpack_release
 from server_app.events import log_event
 
 _POLL_SECONDS = 0.5
+_UNREADABLE = (  # what Flower's parser raises on replies that no honest SuperNode makes; a lost connection is none
+    *(AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError),
+    *(DecodeError, UnexpectedObjectContentError),
+)
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.03, 1.0  # seconds between two looks for replies
 
 
@@ -132,7 +138,7 @@ def exchange(grid: Grid, messages: Sequence[Message], timeout: float, in_flight:
         batch, unsent = unsent[:room], unsent[room:]
         if batch:
             waiting_for.update(name for name in grid.push_messages(batch) if name)  # None: could not be sent
-        came = list(grid.pull_messages(waiting_for)) if waiting_for else []
+        came = _pull(grid, waiting_for) if waiting_for else []
         waiting_for.difference_update(reply.metadata.reply_to_message_id for reply in came)
         replies += came
         now = time.monotonic()
@@ -142,3 +148,16 @@ def exchange(grid: Grid, messages: Sequence[Message], timeout: float, in_flight:
         if waiting_for:
             time.sleep(min(max((now - last_reply) / 10, _SHORTEST_PAUSE), _LONGEST_PAUSE))
     return replies
+
+
+def _pull(grid: Grid, names: set[str]) -> list[Message]:
+    """The replies that have come; none when Flower cannot read one of them.
+
+    It parses replies before this app sees any, and an exception there would end the run. Those that were fetched
+    together with the unreadable one are lost: the SuperLink answers for all of them with an error the next time.
+    """
+    try:
+        return list(grid.pull_messages(names))
+    except _UNREADABLE as error:
+        log_event("replies_unreadable", level=logging.WARNING, error=type(error).__name__, reason=str(error))
+        return []

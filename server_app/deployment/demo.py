@@ -17,7 +17,9 @@ from common.demo.tasks import training_examples
 from server_app.deployment.federation import DeploymentError, LocalFederation, Site
 from server_app.deployment.processes import Processes
 from server_app.launcher import terminate_as_interrupt
+from server_app.run_folder import RunFolder
 from server_app.terminal import MARK, kilobytes, show
+from server_app.traffic import add_traffic, describe
 
 SITES = ("north", "south", "west")
 _ROWS = 120
@@ -36,7 +38,7 @@ def demo(
         folder = Path(scratch)
         try:
             with Processes(folder / "logs") as processes:
-                state = _run(LocalFederation(folder, processes), config)
+                run, state = _run(LocalFederation(folder, processes), config)
             failure = "" if state["status"] == "finished:completed" else f"the run ended as {state['status']}"
         except DeploymentError as error:
             failure = str(error)
@@ -47,7 +49,7 @@ def demo(
     if failure:
         typer.secho(f"error: {failure} (logs of all processes: {results / 'logs'})", fg=typer.colors.RED, err=True)
         raise typer.Exit(1)
-    _summarise(results, state)
+    _summarise(RunFolder(results), add_traffic(RunFolder(results), {run: state["network-traffic"]}))
 
 
 def demo_config(rounds: int, output: Path, name: str = "") -> RunConfig:
@@ -81,7 +83,7 @@ def demo_sites(folder: Path) -> list[Site]:
     return sites
 
 
-def _run(federation: LocalFederation, config: RunConfig) -> dict[str, Any]:
+def _run(federation: LocalFederation, config: RunConfig) -> tuple[int, dict[str, Any]]:
     typer.echo(f"SuperLink with TLS on {federation.address}, certificates and keys made for this run only")
     federation.start_superlink()
     federation.start_server_superexec()
@@ -95,7 +97,7 @@ def _run(federation: LocalFederation, config: RunConfig) -> dict[str, Any]:
     for line in federation.run_log(run).splitlines():
         if MARK in line:
             typer.echo(line.split(MARK, 1)[1])
-    return state
+    return run, state
 
 
 def _keep_logs(logs: Path, results: Path) -> None:
@@ -103,18 +105,16 @@ def _keep_logs(logs: Path, results: Path) -> None:
         shutil.copytree(logs, results / "logs", dirs_exist_ok=True)
 
 
-def _summarise(results: Path, state: dict[str, Any]) -> None:
-    report = json.loads((results / "report.json").read_text())
-    traffic = state["network-traffic"]
+def _summarise(folder: RunFolder, traffic: dict[str, Any]) -> None:
+    report = json.loads((folder.path / "report.json").read_text())
     epsilon = report["privacy"]["released_model"]
     wire = report["communication"]
     rounds = report["run"]["rounds_run"]
     typer.echo(
         f"\nRounds {rounds}, epsilon of the released model {show(epsilon['epsilon'])} at delta {epsilon['delta']:g}\n"
         f"  up per client and round  {kilobytes(wire['bytes_up_per_client_round'])} of records\n"
-        f"  Flower's own count       {kilobytes(traffic['inbound-bytes'])} in and "
-        f"{kilobytes(traffic['outbound-bytes'])} out at the SuperLink, the app included\n"
-        f"  results                  {results} (report.md, adapter/, logs/)\n"
+        f"  Flower's own count       {describe(traffic)}\n"
+        f"  results                  {folder.path} (report.md, adapter/, logs/)\n"
         "Three sites cannot hide in a crowd: at this noise the model learns little. What is shown is the deployment."
     )
 
