@@ -16,7 +16,7 @@ from common.config import RunConfig, Scalar
 from common.demo.tasks import training_examples
 from server_app.deployment.federation import DeploymentError, LocalFederation, Site
 from server_app.deployment.processes import Processes
-from server_app.launcher import terminate_as_interrupt
+from server_app.launcher import LaunchError, read_resumed, terminate_as_interrupt
 from server_app.run_folder import RunFolder
 from server_app.terminal import MARK, kilobytes, show
 from server_app.traffic import add_traffic, describe
@@ -30,9 +30,14 @@ def demo(
     rounds: Annotated[int, typer.Option(help="communication rounds")] = 3,
     output: Annotated[Path, typer.Option(help="where results go")] = Path("results"),
     name: Annotated[str, typer.Option(help="folder of this run; left out: made from the time")] = "",
+    resume: Annotated[Path | None, typer.Option(help="continue the interrupted run in this results folder")] = None,
 ) -> None:
     """Run a TLS federation of three authenticated SuperNodes on this machine, from certificates to results."""
-    config = demo_config(rounds, output.resolve(), name)
+    try:
+        config = resumed_config(resume.resolve()) if resume else demo_config(rounds, output.resolve(), name)
+    except LaunchError as error:
+        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        raise typer.Exit(1) from None
     results = Path(config.output.dir) / config.output.name
     with terminate_as_interrupt(), tempfile.TemporaryDirectory(prefix="dr-encoder-deploy-") as scratch:
         folder = Path(scratch)
@@ -43,7 +48,7 @@ def demo(
         except DeploymentError as error:
             failure = str(error)
         except KeyboardInterrupt:
-            failure = f"interrupted; a run that has a checkpoint is continued with resume = {results}"
+            failure = f"interrupted; {_how_to_go_on(results)}"
         finally:
             _keep_logs(folder / "logs", results)
     if failure:
@@ -66,6 +71,12 @@ def demo_config(rounds: int, output: Path, name: str = "") -> RunConfig:
     }
     config = RunConfig.parse(changes)
     return RunConfig.parse({**changes, "output.name": config.folder_name()})
+
+
+def resumed_config(results: Path) -> RunConfig:
+    """The configuration under which the run in ``results`` is continued; ``LaunchError`` where none was started."""
+    place = {"resume": str(results), "output.dir": str(results.parent), "output.name": results.name}
+    return RunConfig.parse(read_resumed(results) | place)
 
 
 def demo_sites(folder: Path) -> list[Site]:
@@ -98,6 +109,12 @@ def _run(federation: LocalFederation, config: RunConfig) -> tuple[int, dict[str,
         if MARK in line:
             typer.echo(line.split(MARK, 1)[1])
     return run, state
+
+
+def _how_to_go_on(results: Path) -> str:
+    if not (results / "checkpoint" / "latest").exists():
+        return "it had no checkpoint yet, so start it anew"
+    return f"continue with: python -m server_app.deployment.demo --resume {results}"
 
 
 def _keep_logs(logs: Path, results: Path) -> None:
