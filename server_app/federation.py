@@ -15,6 +15,7 @@ from common.privacy.mechanism import ReleaseTerms, check_release
 from common.wire import reply_failure, serialised_bytes, unpack_release
 from server_app.events import log_event
 
+_NOBODY = 0  # no node has this id
 _POLL_SECONDS = 0.5
 _UNREADABLE = (  # what Flower's parser raises on replies that no honest SuperNode makes; a lost connection is none
     *(AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError),
@@ -66,12 +67,18 @@ class Question:
         return self.messages
 
     def sort(self, replies: Sequence[Message]) -> Replies:
-        """Valid releases (one a node at most) and, for every other member of the cohort, why it has none."""
+        """Valid releases (one a node at most) and, for every other member of the cohort, why it has none.
+
+        Whose a reply is follows from the instruction that it answers, once these have been sent and have names: what
+        it says of its sender is the sender's own word, and for a lost node the SuperLink signs with its own id.
+        """
+        asked = {sent.metadata.message_id: sent.metadata.dst_node_id for sent in self.messages}
+        asked.pop("", None)
         releases: dict[int, np.ndarray] = {}
         failures: dict[int, str] = {}
         bytes_up = 0
         for reply in replies:
-            node = reply.metadata.src_node_id
+            node = asked.get(reply.metadata.reply_to_message_id, _NOBODY) if asked else reply.metadata.src_node_id
             try:
                 releases[node] = self._open(reply, node, releases)
             except ValueError as refusal:
