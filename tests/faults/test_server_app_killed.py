@@ -4,6 +4,7 @@ import json
 import os
 from typing import Any
 
+import psutil
 import pytest
 
 from common.privacy.ledger import Ledger
@@ -21,12 +22,14 @@ def told(field: Field, name: str) -> list[str]:
 
 def kill(field: Field, run: int) -> None:
     """End the ServerApp as a crash would, and wait until Flower has noticed."""
-    server_app = field.process("superlink-superexec", "flwr-serverapp")
-    server_app.kill()
+    field.process("superlink-superexec", "flwr-serverapp").kill()
     state = field.federation.wait(run, RUN_SECONDS)
     print(f"OBSERVED killed: {state['status']}, {state['status-details']}")
     assert state["status"] != "finished:completed"
-    wait_for(lambda: not server_app.is_running(), 120, "the ServerApp outlived its run")
+
+
+def has_ended(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 def resume(field: Field, name: str, **changes: Any) -> tuple[int, str]:
@@ -104,7 +107,7 @@ def test_stopped_by_the_operator_and_continued(field: Field) -> None:
     state = field.federation.wait(run, RUN_SECONDS)
     print(f"OBSERVED stopped: {state['status']}, {state['status-details']}, log ends {told(field, 'stopped')[-2:]}")
     assert state["status"] == "finished:stopped"
-    wait_for(lambda: not server_app.is_running(), 120, "the ServerApp goes on after flwr stop")
+    wait_for(lambda: has_ended(server_app), 120, "the ServerApp goes on after flwr stop")
     again, status = resume(field, "stopped", rounds=3)
     assert status == "finished:completed", field.federation.run_log(again)[-3000:]
     assert_completed(field, "stopped", run, again)
