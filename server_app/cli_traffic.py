@@ -11,7 +11,7 @@ def traffic(
     connection: Annotated[str, typer.Argument(help="the SuperLink's name in config.toml; left out: the default")] = "",
 ) -> None:
     """Put Flower's own count of a deployed run's bytes beside this app's: traffic.json and, if it may, the report."""
-    from server_app import traffic as counts  # noqa: PLC0415 - torch, which `keys` need not wait for
+    from server_app import traffic as counts  # noqa: PLC0415 - seconds, which `keys` need not wait for
     from server_app.run_folder import RunFolder  # noqa: PLC0415
 
     folder = RunFolder(results)

@@ -3,6 +3,8 @@
 import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +127,9 @@ def test_a_session_without_a_count_is_told(everybody: RunFolder) -> None:
     add_traffic(everybody, {})
     assert json.loads((everybody.path / "traffic.json").read_text())["runs_not_counted"] == [41]
     assert "of 1 more run(s) Flower's count is not known" in (everybody.path / "report.md").read_text()
+
+
+def test_who_only_reads_results_waits_for_no_torch() -> None:
+    """It would also leave a folder of its own among deploy-demo's temporary files."""
+    code = "import sys, server_app.traffic, server_app.deployment.demo; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
