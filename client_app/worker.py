@@ -102,7 +102,7 @@ def _open(letter: Letter) -> tuple[Message, Context]:
     try:
         message = message_from_proto(MessageProto.FromString(letter.parts[0]))
         return message, context_from_proto(ContextProto.FromString(letter.parts[1]))
-    except (DecodeError, ValueError, KeyError, TypeError) as error:
+    except (DecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WorkerError(f"not a message and a context of Flower: {error}") from None
 
 

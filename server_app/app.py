@@ -16,7 +16,7 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run the configured strategy on the connected clients and write its results."""
     try:
-        run_federation(grid, RunConfig.parse(context.run_config))
+        run_federation(grid, RunConfig.parse(context.run_config), context.run_id)
     except Exception as error:
         expected = isinstance(error, ConfigError | CheckpointError | FederationError)
         text = str(error) if expected else f"{type(error).__name__}: {error} (a traceback is in Flower's log)"

@@ -10,8 +10,10 @@ import typer
 
 from common.config import ConfigError, RunConfig, Scalar, key_table, names_a_file
 from server_app.cli_evaluate import evaluate
+from server_app.cli_traffic import traffic
 from server_app.launcher import LaunchError, Resources, launch, read_preset, read_resumed
 from server_app.overrides import parse_override
+from server_app.scalars import check_tensorboard
 from server_app.terminal import clock, kilobytes, show
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -26,6 +28,7 @@ _SIMULATED_CLIENTS = 10  # when neither the preset nor the user says how many
 
 
 app.command()(evaluate)
+app.command()(traffic)
 
 
 @app.callback()
@@ -190,6 +193,7 @@ def _check(config: RunConfig, clients: int) -> None:
     why = _why_not_resumable(Path(config.resume)) if config.resume else ""
     if why:
         raise ConfigError(f'resume = "{config.resume}": {why}; start a new run')
+    check_tensorboard(config)
     _check_is_there(config.data.name)
     _check_delta(config.privacy.delta, clients)
     _check_strategy(config.strategy.name)

@@ -1,5 +1,6 @@
 """The clients that are there: waiting for them, asking them, sorting what they answer."""
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,11 +8,19 @@ from dataclasses import dataclass, field
 import numpy as np
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_object import UnexpectedObjectContentError
+from google.protobuf.message import DecodeError
 
 from common.privacy.mechanism import ReleaseTerms, check_release
 from common.wire import reply_failure, serialised_bytes, unpack_release
+from server_app.events import log_event
 
+_NOBODY = 0  # no node has this id
 _POLL_SECONDS = 0.5
+_UNREADABLE = (  # what Flower's parser raises on replies that no honest SuperNode makes; a lost connection is none
+    *(AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError),
+    *(DecodeError, UnexpectedObjectContentError),
+)
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.03, 1.0  # seconds between two looks for replies
 
 
@@ -58,12 +67,18 @@ class Question:
         return self.messages
 
     def sort(self, replies: Sequence[Message]) -> Replies:
-        """Valid releases (one a node at most) and, for every other member of the cohort, why it has none."""
+        """Valid releases (one a node at most) and, for every other member of the cohort, why it has none.
+
+        Whose a reply is follows from the instruction that it answers, once these have been sent and have names: what
+        it says of its sender is the sender's own word, and for a lost node the SuperLink signs with its own id.
+        """
+        asked = {sent.metadata.message_id: sent.metadata.dst_node_id for sent in self.messages}
+        asked.pop("", None)
         releases: dict[int, np.ndarray] = {}
         failures: dict[int, str] = {}
         bytes_up = 0
         for reply in replies:
-            node = reply.metadata.src_node_id
+            node = asked.get(reply.metadata.reply_to_message_id, _NOBODY) if asked else reply.metadata.src_node_id
             try:
                 releases[node] = self._open(reply, node, releases)
             except ValueError as refusal:
@@ -75,6 +90,8 @@ class Question:
             for node in self.cohort
             if node not in releases
         }
+        for node, reason in failures.items():
+            log_event("node_failed", level=logging.WARNING, round=self.round, node=node, reason=reason)
         return Replies(releases, failures, bytes_up)
 
     def _open(self, reply: Message, node: int, releases: Mapping[int, np.ndarray]) -> np.ndarray:
@@ -128,7 +145,7 @@ def exchange(grid: Grid, messages: Sequence[Message], timeout: float, in_flight:
         batch, unsent = unsent[:room], unsent[room:]
         if batch:
             waiting_for.update(name for name in grid.push_messages(batch) if name)  # None: could not be sent
-        came = list(grid.pull_messages(waiting_for)) if waiting_for else []
+        came = _pull(grid, waiting_for) if waiting_for else []
         waiting_for.difference_update(reply.metadata.reply_to_message_id for reply in came)
         replies += came
         now = time.monotonic()
@@ -138,3 +155,16 @@ def exchange(grid: Grid, messages: Sequence[Message], timeout: float, in_flight:
         if waiting_for:
             time.sleep(min(max((now - last_reply) / 10, _SHORTEST_PAUSE), _LONGEST_PAUSE))
     return replies
+
+
+def _pull(grid: Grid, names: set[str]) -> list[Message]:
+    """The replies that have come; none when Flower cannot read one of them.
+
+    It parses replies before this app sees any, and an exception there would end the run. Those that were fetched
+    together with the unreadable one are lost: the SuperLink answers for all of them with an error the next time.
+    """
+    try:
+        return list(grid.pull_messages(names))
+    except _UNREADABLE as error:
+        log_event("replies_unreadable", level=logging.WARNING, error=type(error).__name__, reason=str(error))
+        return []

@@ -1,5 +1,6 @@
 """One run from configuration to results: connect, plan, prepare, rounds, report."""
 
+import logging
 import math
 import tomllib
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from common.adapter import Layout
+from common.app_digest import app_digest
 from common.codecs import conv_code_size
 from common.config import ConfigError, RunConfig, flatten
 from common.data import check_chat_template, evaluation_examples, retention_examples
@@ -27,6 +29,7 @@ from server_app.checkpoints import (
     save_sampling_key,
 )
 from server_app.evaluation import Evaluation, Evaluator
+from server_app.events import log_event, recording
 from server_app.federation import connect
 from server_app.optimizer import ServerOptimizer
 from server_app.prior_settings import prior_settings
@@ -35,12 +38,16 @@ from server_app.privacy_plan import PrivacyPlan, make_plan, round_terms, stage_o
 from server_app.progress import Narrator, Watch
 from server_app.report import write_report
 from server_app.run_folder import RunFolder
+from server_app.scalars import Scalars, check_tensorboard
 from server_app.strategies import STRATEGIES
 from server_app.strategies.base import FederatedAdapter, Hooks, RoundSummary, RunState, pack_adapter
 
 
-def run_federation(grid: Grid, config: RunConfig) -> RunFolder:
-    """Run the configured strategy to its end and write its results; returns their folder."""
+def run_federation(grid: Grid, config: RunConfig, run: int = 0) -> RunFolder:
+    """Run the configured strategy to its end and write its results; returns their folder.
+
+    ``run``: Flower's id of the run, for the structured log; 0 where no SuperLink gave one.
+    """
     check_run(config)
     say = Narrator()
     adapted = load_adapted_model(config.model, config.lora, config.seed)
@@ -48,17 +55,19 @@ def run_federation(grid: Grid, config: RunConfig) -> RunFolder:
     check_length(adapted.model.get_base_model(), config.model.name, config.data.max_length)
     nodes = connect(grid, config.federation.num_clients, config.federation.connect_timeout, say)
     plan = plan_run(config, adapted, len(nodes))
-    session = Session.open(config, adapted, plan, nodes, say)
-    strategy = session.strategy
-    say.opening(config, plan, adapted.layout.size, session.folder.path)
-    strategy.start(
-        grid,
-        pack_adapter(strategy.state.optimizer.adapter),
-        num_rounds=config.num_server_rounds,
-        timeout=config.federation.round_timeout,
-    )
-    session.finish()
-    return session.folder
+    folder = RunFolder.create(config)
+    with recording(folder.events, run):
+        session = Session.open(config, adapted, plan, nodes, folder, say)
+        strategy = session.strategy
+        say.opening(config, plan, adapted.layout.size, folder.path)
+        strategy.start(
+            grid,
+            pack_adapter(strategy.state.optimizer.adapter),
+            num_rounds=config.num_server_rounds,
+            timeout=config.federation.round_timeout,
+        )
+        session.finish()
+    return folder
 
 
 def check_run(config: RunConfig) -> None:
@@ -66,6 +75,7 @@ def check_run(config: RunConfig) -> None:
     if config.strategy.name not in STRATEGIES:
         raise ConfigError(f'strategy.name = "{config.strategy.name}": registered are {", ".join(sorted(STRATEGIES))}')
     config.check_files()
+    check_tensorboard(config)
     if config.resume:
         _check_same_run(config)
 
@@ -115,7 +125,7 @@ def code_size(config: RunConfig, layout: Layout) -> int:
 def _check_same_run(config: RunConfig) -> None:
     """A run is resumed under the configuration that it was planned with, or its epsilon would mean nothing."""
     saved = RunConfig.parse(flatten(tomllib.loads((Path(config.resume) / "config.toml").read_text()))).flat()
-    free = {"resume", "output.dir", "output.name"}
+    free = {"resume", "output.dir", "output.name", "output.tensorboard"}
     if not config.federation.num_clients:
         free.add("federation.num-clients")  # the number that is connected is checked against the plan's
     changed = [key for key, value in config.flat().items() if key not in free and saved[key] != value]
@@ -135,14 +145,21 @@ class Session:
     watch: Watch
     evaluator: Evaluator | None
     retention: Evaluator | None
+    scalars: Scalars | None
     say: Narrator
 
     @classmethod
     def open(
-        cls, config: RunConfig, adapted: AdaptedModel, plan: PrivacyPlan, nodes: list[int], say: Narrator
+        cls,
+        config: RunConfig,
+        adapted: AdaptedModel,
+        plan: PrivacyPlan,
+        nodes: list[int],
+        folder: RunFolder,
+        say: Narrator,
     ) -> "Session":
-        """Create or resume the folder and everything that lives as long as the run."""
-        folder = RunFolder.create(config)
+        """Everything that lives as long as the run, fresh in ``folder`` or from the checkpoint there."""
+        log_event("run_resumed" if config.resume else "run_started", app_digest=app_digest(), clients=len(nodes))
         ledger = Ledger(folder.ledger)
         if config.resume:
             state, progress = load_checkpoint(folder.checkpoint, config, adapted.layout)
@@ -161,10 +178,11 @@ class Session:
         evaluator = _evaluator(adapted, config)
         kept = retention_examples(config.data, config.seed)
         retention = Evaluator(adapted, kept, config.data, config.evaluation) if kept else None
+        scalars = Scalars(folder.tensorboard, state.round + 1) if config.output.tensorboard else None
         watch = Watch(config.num_server_rounds, progress.elapsed)
         hooks = Hooks(lambda *_: None, lambda *_: None, lambda *_: None)
         strategy = STRATEGIES[config.strategy.name](config, adapted, nodes, account, state, hooks)
-        session = cls(config, adapted, folder, strategy, watch, evaluator, retention, say)
+        session = cls(config, adapted, folder, strategy, watch, evaluator, retention, scalars, say)
         strategy.hooks = Hooks(session.evaluate, session.on_prepared, session.on_round)
         if not config.resume:
             session.evaluate_base()
@@ -180,7 +198,7 @@ class Session:
                 "round could be compared with it; look at model.dtype and at the rows"
             )
         self.strategy.state.base_loss = loss
-        self.folder.append_metrics({"round": 0, **_plain(metrics)})
+        self._keep({"round": 0, **_plain(metrics)})
         self.say.base(metrics)
 
     def evaluate(self, server_round: int, adapter: Tensor, *, whole: bool = False) -> MetricRecord | None:
@@ -195,6 +213,7 @@ class Session:
 
     def on_prepared(self, state: RunState) -> None:
         """Stage 1 has ended: keep the codec, tell its quality."""
+        log_event("codec_ready", round=state.round)
         self.say.prepared(state.prior, self.strategy.codec.size)
         self._save(state)
 
@@ -204,7 +223,9 @@ class Session:
         line = {**summary.__dict__, "elapsed": self.watch.elapsed, **_plain(metrics)}
         line["epsilon"] = _number(summary.epsilon)
         line["epsilon_server"] = _number(summary.epsilon_server)
-        self.folder.append_metrics(line)
+        self._keep(line)
+        level = logging.WARNING if summary.shortage else logging.INFO
+        log_event("round_finished", level=level, round=summary.round, cohort=summary.cohort, replies=summary.replies)
         self._save(state)
         self.say.round(summary, metrics, self.watch)
 
@@ -217,12 +238,21 @@ class Session:
         self.folder.save_adapter(self.adapted, adapter)
         report = write_report(self.folder, self.config, self.strategy, final, self.watch.elapsed)
         forget_sampling_key(self.folder.checkpoint)
+        if self.scalars is not None:
+            self.scalars.close()
+        log_event("run_ended", round=rounds, reason=report["outcome"]["stopped_because"])
         self.say.closing(report)
+
+    def _keep(self, line: dict[str, object]) -> None:
+        self.folder.append_metrics(line)
+        if self.scalars is not None:
+            self.scalars.write(line)
 
     def _save(self, state: RunState) -> None:
         account = self.strategy.account
         progress = Progress(self.watch.elapsed, account.ledger_head, len(self.strategy.nodes))
         save_checkpoint(self.folder.checkpoint, state, progress)
+        log_event("checkpoint_saved", round=state.round)
 
 
 def _fresh_state(config: RunConfig, adapted: AdaptedModel, plan: PrivacyPlan) -> RunState:

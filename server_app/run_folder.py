@@ -5,13 +5,16 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tomli_w
-from torch import Tensor
 
 from common.config import ConfigError, RunConfig, nest
-from common.models import AdaptedModel
+
+if TYPE_CHECKING:  # torch takes seconds, and leaves a folder in TMPDIR: not for who only reads results
+    from torch import Tensor
+
+    from common.models import AdaptedModel
 
 
 class RunFolder:
@@ -53,6 +56,16 @@ class RunFolder:
         """One JSON object a line for each round."""
         return self.path / "metrics.jsonl"
 
+    @property
+    def events(self) -> Path:
+        """The structured log: one JSON object a line for each event."""
+        return self.path / "events.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Where scalars for TensorBoard go."""
+        return self.path / "tensorboard"
+
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add one round, on disk before this returns."""
         torn = self.metrics.exists() and not self.metrics.read_bytes().endswith(b"\n")
@@ -77,7 +90,7 @@ class RunFolder:
         flat = config.flat() | {"resume": "", "output.name": "", "federation.num-clients": clients}
         (self.path / "config.toml").write_text(tomli_w.dumps(nest(flat)))
 
-    def save_adapter(self, adapted: AdaptedModel, adapter: Tensor) -> None:
+    def save_adapter(self, adapted: "AdaptedModel", adapter: "Tensor") -> None:
         """Write ``adapter/`` in PEFT's format."""
         adapted.load(adapter)
         adapted.model.save_pretrained(str(self.path / "adapter"))

@@ -377,3 +377,4 @@ class OutputConfig(Section):
 
     dir: str = Field("results", description="directory that holds one folder per run")
     name: str = Field("", description='folder of this run; "" = time and strategy')
+    tensorboard: bool = Field(False, description="scalars of every round for TensorBoard too (extra: tensorboard)")

@@ -16,8 +16,10 @@ from common.config import RunConfig, Scalar
 from common.demo.tasks import training_examples
 from server_app.deployment.federation import DeploymentError, LocalFederation, Site
 from server_app.deployment.processes import Processes
-from server_app.launcher import terminate_as_interrupt
+from server_app.launcher import LaunchError, read_resumed, terminate_as_interrupt
+from server_app.run_folder import RunFolder
 from server_app.terminal import MARK, kilobytes, show
+from server_app.traffic import add_traffic, describe
 
 SITES = ("north", "south", "west")
 _ROWS = 120
@@ -28,26 +30,31 @@ def demo(
     rounds: Annotated[int, typer.Option(help="communication rounds")] = 3,
     output: Annotated[Path, typer.Option(help="where results go")] = Path("results"),
     name: Annotated[str, typer.Option(help="folder of this run; left out: made from the time")] = "",
+    resume: Annotated[Path | None, typer.Option(help="continue the interrupted run in this results folder")] = None,
 ) -> None:
     """Run a TLS federation of three authenticated SuperNodes on this machine, from certificates to results."""
-    config = demo_config(rounds, output.resolve(), name)
+    try:
+        config = resumed_config(resume.resolve()) if resume else demo_config(rounds, output.resolve(), name)
+    except LaunchError as error:
+        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        raise typer.Exit(1) from None
     results = Path(config.output.dir) / config.output.name
     with terminate_as_interrupt(), tempfile.TemporaryDirectory(prefix="dr-encoder-deploy-") as scratch:
         folder = Path(scratch)
         try:
             with Processes(folder / "logs") as processes:
-                state = _run(LocalFederation(folder, processes), config)
+                run, state = _run(LocalFederation(folder, processes), config)
             failure = "" if state["status"] == "finished:completed" else f"the run ended as {state['status']}"
         except DeploymentError as error:
             failure = str(error)
         except KeyboardInterrupt:
-            failure = f"interrupted; a run that has a checkpoint is continued with resume = {results}"
+            failure = f"interrupted; {_how_to_go_on(results)}"
         finally:
             _keep_logs(folder / "logs", results)
     if failure:
         typer.secho(f"error: {failure} (logs of all processes: {results / 'logs'})", fg=typer.colors.RED, err=True)
         raise typer.Exit(1)
-    _summarise(results, state)
+    _summarise(RunFolder(results), add_traffic(RunFolder(results), {run: state["network-traffic"]}))
 
 
 def demo_config(rounds: int, output: Path, name: str = "") -> RunConfig:
@@ -66,6 +73,12 @@ def demo_config(rounds: int, output: Path, name: str = "") -> RunConfig:
     return RunConfig.parse({**changes, "output.name": config.folder_name()})
 
 
+def resumed_config(results: Path) -> RunConfig:
+    """The configuration under which the run in ``results`` is continued; ``LaunchError`` where none was started."""
+    place = {"resume": str(results), "output.dir": str(results.parent), "output.name": results.name}
+    return RunConfig.parse(read_resumed(results) | place)
+
+
 def demo_sites(folder: Path) -> list[Site]:
     """Three sites with a private file each; the last one sets limits of its own."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,7 +94,7 @@ def demo_sites(folder: Path) -> list[Site]:
     return sites
 
 
-def _run(federation: LocalFederation, config: RunConfig) -> dict[str, Any]:
+def _run(federation: LocalFederation, config: RunConfig) -> tuple[int, dict[str, Any]]:
     typer.echo(f"SuperLink with TLS on {federation.address}, certificates and keys made for this run only")
     federation.start_superlink()
     federation.start_server_superexec()
@@ -95,7 +108,13 @@ def _run(federation: LocalFederation, config: RunConfig) -> dict[str, Any]:
     for line in federation.run_log(run).splitlines():
         if MARK in line:
             typer.echo(line.split(MARK, 1)[1])
-    return state
+    return run, state
+
+
+def _how_to_go_on(results: Path) -> str:
+    if not (results / "checkpoint" / "latest").exists():
+        return "it had no checkpoint yet, so start it anew"
+    return f"continue with: python -m server_app.deployment.demo --resume {results}"
 
 
 def _keep_logs(logs: Path, results: Path) -> None:
@@ -103,18 +122,16 @@ def _keep_logs(logs: Path, results: Path) -> None:
         shutil.copytree(logs, results / "logs", dirs_exist_ok=True)
 
 
-def _summarise(results: Path, state: dict[str, Any]) -> None:
-    report = json.loads((results / "report.json").read_text())
-    traffic = state["network-traffic"]
+def _summarise(folder: RunFolder, traffic: dict[str, Any]) -> None:
+    report = json.loads((folder.path / "report.json").read_text())
     epsilon = report["privacy"]["released_model"]
     wire = report["communication"]
     rounds = report["run"]["rounds_run"]
     typer.echo(
         f"\nRounds {rounds}, epsilon of the released model {show(epsilon['epsilon'])} at delta {epsilon['delta']:g}\n"
         f"  up per client and round  {kilobytes(wire['bytes_up_per_client_round'])} of records\n"
-        f"  Flower's own count       {kilobytes(traffic['inbound-bytes'])} in and "
-        f"{kilobytes(traffic['outbound-bytes'])} out at the SuperLink, the app included\n"
-        f"  results                  {results} (report.md, adapter/, logs/)\n"
+        f"  Flower's own count       {describe(traffic)}\n"
+        f"  results                  {folder.path} (report.md, adapter/, logs/)\n"
         "Three sites cannot hide in a crowd: at this noise the model learns little. What is shown is the deployment."
     )
 

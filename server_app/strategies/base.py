@@ -27,6 +27,7 @@ from common.privacy.sampling import poisson_sample
 from common.quantize import QuantisedAdapter
 from common.wire import TRAIN, Task, pack_instruction
 from server_app.control import controlled_code, controlled_gradient
+from server_app.events import log_event
 from server_app.federation import FederationError, Question, Replies, exchange
 from server_app.optimizer import ServerOptimizer
 from server_app.privacy_account import PrivacyAccount
@@ -157,6 +158,7 @@ class FederatedAdapter(Strategy):
             started = time.monotonic()
             self.account.charge_round(server_round)  # first the charge, then anything that could be seen
             messages = self.configure_train(server_round, arrays, train_config or ConfigRecord(), grid)
+            log_event("round_started", round=server_round, cohort=len(messages))
             replies = self.ask(grid, messages, timeout)
             new_arrays, _ = self.aggregate_train(server_round, replies)
             arrays = new_arrays or arrays

@@ -12,6 +12,7 @@ from common.codecs.autoencoder import NeuralCodec
 from common.codecs.identity import IdentityCodec
 from common.privacy.mechanism import ReleaseTerms
 from common.wire import Task, pack_encoder, pack_instruction, pack_release, serialised_bytes
+from server_app.events import log_event
 from server_app.federation import FederationError, Question
 from server_app.privacy_plan import StageOne, stage_one_terms
 from server_app.strategies.base import FederatedAdapter
@@ -45,7 +46,9 @@ class TwoStage(FederatedAdapter):
         question = Question(0, terms, cohort, raw=raw)
         timeout = self.config.federation.round_timeout
         messages = question.address(content, self.message_type, timeout)
+        log_event("stage_one_started", round=0, cohort=len(cohort))
         replies = question.sort(self.ask(grid, messages, timeout))
+        log_event("stage_one_answered", round=0, cohort=len(cohort), replies=len(replies.releases))
         if not replies.releases and (cohort or raw):  # an empty private cohort must go on, or it would be seen
             raise FederationError(
                 f"stage 1: none of {len(cohort)} clients released {self.wanted}. "

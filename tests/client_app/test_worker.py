@@ -15,8 +15,9 @@ from typing import Any
 import psutil
 import pytest
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.proto.message_pb2 import Message as MessageProto
 
-from client_app import resident, worker_link
+from client_app import resident, worker, worker_link
 from client_app.worker_link import Letter, WorkerError
 from tests.messages import instruction
 
@@ -242,6 +243,14 @@ def test_garbage_on_the_socket_costs_the_worker_nothing(tmp_path: Path) -> None:
             connection.sendall(garbage)
     assert ask("two", place)["pid"] == pid
     assert psutil.Process(pid).memory_info().rss < before + (64 << 20)
+
+
+def test_a_message_that_flower_cannot_parse_is_the_peers_fault() -> None:
+    """Flower's parser raises an AttributeError at a value of no type; the worker would have died of it."""
+    spoiled = MessageProto()
+    spoiled.content.items.add(key="order").config_record.items.add(key="text")
+    with pytest.raises(WorkerError, match="not a message and a context of Flower"):
+        worker._open(Letter({}, (spoiled.SerializeToString(), b"")))
 
 
 @pytest.mark.usefixtures("_app")

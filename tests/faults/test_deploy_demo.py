@@ -12,16 +12,18 @@ from pathlib import Path
 import psutil
 import pytest
 
+from server_app.run_folder import RunFolder
 from tests.end_to_end.test_flwr_run import left_running
+from tests.faults.conftest import wait_for
 
 pytestmark = pytest.mark.faults
 
 
-def start(tmp_path: Path) -> subprocess.Popen[str]:
+def start(tmp_path: Path, *options: str, rounds: int = 1) -> subprocess.Popen[str]:
     """The demonstration in a process of its own, everything temporary below ``scratch``."""
-    (tmp_path / "scratch").mkdir()
-    command = [sys.executable, "-m", "server_app.deployment.demo", "--rounds", "1"]
-    command += ["--output", str(tmp_path / "results"), "--name", "run"]
+    (tmp_path / "scratch").mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "server_app.deployment.demo", "--rounds", str(rounds)]
+    command += ["--output", str(tmp_path / "results"), "--name", "run", *options]
     environment = os.environ | {"TMPDIR": str(tmp_path / "scratch"), "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -50,7 +52,12 @@ def test_three_registered_sites_train_over_tls_and_nothing_is_left(tmp_path: Pat
     report = json.loads((folder / "report.json").read_text())
     assert (report["run"]["rounds_run"], report["run"]["clients"]) == (1, 3)
     assert (folder / "adapter" / "adapter_model.safetensors").exists()
+    flower = report["communication"]["flower"]
+    traffic = json.loads((folder / "traffic.json").read_text())
+    assert flower["inbound_bytes"] > traffic["records_up_bytes"] > 0
+    assert flower["outbound_bytes"] > traffic["records_down_bytes"] > 0
     assert "Flower's own count" in output
+    assert "Flower's own count" in (folder / "report.md").read_text()
     assert {path.stem for path in (folder / "logs").iterdir()} >= {"superlink", "north", "south", "west"}
     assert not [path for path in folder.rglob("*") if path.is_file() and b"PRIVATE KEY" in path.read_bytes()]
     assert_nothing_is_left(tmp_path, read_port(output))
@@ -69,5 +76,27 @@ def test_an_interrupted_demonstration_leaves_nothing_either(tmp_path: Path, inte
     process.send_signal(interrupt)
     rest, _ = process.communicate(timeout=120)
     assert process.returncode == 1, rest
-    assert "interrupted" in rest
+    assert "interrupted; it had no checkpoint yet, so start it anew" in rest
     assert_nothing_is_left(tmp_path, read_port(lines[0]))
+
+
+def test_a_demonstration_interrupted_in_a_round_is_continued_to_its_end(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "results" / "run")
+    process = start(tmp_path, rounds=3)
+    wait_for(lambda: any(row["round"] for row in folder.read_metrics()), 600, "no first round")
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, output
+    assert f"python -m server_app.deployment.demo --resume {folder.path}" in output
+    assert_nothing_is_left(tmp_path, read_port(output))
+
+    process = start(tmp_path, "--resume", str(folder.path))
+    output, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, output
+    rows = folder.read_metrics()
+    report = json.loads((folder.path / "report.json").read_text())
+    print(f"OBSERVED continued: {report['outcome']['stopped_because']}, rounds {[row['round'] for row in rows]}")
+    assert report["run"]["rounds_run"] == rows[-1]["round"] >= 2
+    assert rows[-1]["replies"] == 3
+    assert len(json.loads((folder.path / "traffic.json").read_text())["runs_not_counted"]) == 1
+    assert_nothing_is_left(tmp_path, read_port(output))

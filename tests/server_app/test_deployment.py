@@ -14,7 +14,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 
 from server_app.deployment.certificates import Certificates, make_certificates, make_node_key
+from server_app.deployment.demo import demo_config, resumed_config
 from server_app.deployment.processes import Processes
+from server_app.launcher import LaunchError
+from server_app.run_folder import RunFolder
 
 CHILD = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], **{})"
 
@@ -94,3 +97,16 @@ def test_a_killed_process_can_be_started_again_under_its_name(tmp_path: Path) ->
         assert processes.start("one", [sys.executable, "-c", "print('again')"], {}, tmp_path) != first
         processes.stop("one")
     assert not psutil.pid_exists(first)
+
+
+def test_an_interrupted_demonstration_is_continued_under_its_own_configuration(tmp_path: Path) -> None:
+    first = demo_config(5, tmp_path, "run")
+    RunFolder.create(first).write_config(first, clients=3)
+    again = resumed_config(tmp_path / "run")
+    assert again.resume == str(tmp_path / "run")
+    assert again.flat() | {"resume": ""} == first.flat()
+
+
+def test_a_demonstration_that_never_started_is_not_continued(tmp_path: Path) -> None:
+    with pytest.raises(LaunchError, match=r"config\.toml is missing there"):
+        resumed_config(tmp_path / "run")

@@ -115,6 +115,18 @@ def test_a_code_beyond_the_clip_norm_is_refused_unless_statistics_are_sent_in_th
     assert raw or "exceeds the clip norm of 1" in found.failures[11]
 
 
+def test_a_reply_counts_for_the_node_whose_instruction_it_answers(box: Mailbox) -> None:
+    """Not for the one that it says it is of; and a lost node's error is signed by the SuperLink, whose id is 1."""
+    for message in box.question.messages:
+        message.metadata.__dict__["_message_id"] = f"to-{message.metadata.dst_node_id}"
+    pretended, lost, stray = box.reply(13), box.reply(1, Error(5, "Error: Node Unavailable")), box.reply(13)
+    for reply, name in ((pretended, "to-11"), (lost, "to-12"), (stray, "to-nobody")):
+        reply.metadata.__dict__["_reply_to_message_id"] = name
+    found = box.question.sort([pretended, lost, stray])
+    assert set(found.releases) == {11}
+    assert found.failures == {12: "Error: Node Unavailable", 13: LOST}
+
+
 def test_the_commonest_failure_is_counted(box: Mailbox) -> None:
     broken = Error(0, "ValueError: broken")
     found = box.question.sort([box.reply(11, broken), box.reply(13, broken)])

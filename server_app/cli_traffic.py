@@ -1,0 +1,26 @@
+"""The command ``dr-encoder traffic``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def traffic(
+    results: Annotated[Path, typer.Argument(help="results/<run> of a run that has ended, on this machine")],
+    connection: Annotated[str, typer.Argument(help="the SuperLink's name in config.toml; left out: the default")] = "",
+) -> None:
+    """Put Flower's own count of a deployed run's bytes beside this app's: traffic.json and, if it may, the report."""
+    from server_app import traffic as counts  # noqa: PLC0415 - seconds, which `keys` need not wait for
+    from server_app.run_folder import RunFolder  # noqa: PLC0415
+
+    folder = RunFolder(results)
+    try:
+        runs = counts.flower_runs(folder)
+        if not runs:
+            raise counts.TrafficError(f"{folder.events}: no run of Flower's is named there")
+        found = counts.add_traffic(folder, {run: counts.ask_flower(run, connection) for run in runs})
+    except counts.TrafficError as error:
+        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        raise typer.Exit(1) from None
+    typer.echo(f"Flower's own count: {counts.describe(found)}")

@@ -1,0 +1,109 @@
+"""Flower's own count of a run's bytes beside this app's: asked for after the run, since Flower counts to its end.
+
+The realised totals tell how large the secret cohorts were. So they go into the server-private ``traffic.json``, and
+into the report, which is made to be published, only where nobody's secrecy rests on it.
+"""
+
+import json
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from common.privacy.ledger import Ledger
+from server_app.events import read_events
+from server_app.run_folder import RunFolder
+from server_app.terminal import kilobytes
+
+_LINE = "- in all, by Flower's own count: "
+_BEFORE = "![bytes](bytes.png)"
+
+
+class TrafficError(RuntimeError):
+    """The folder is of no finished run, or Flower does not know the run; the message says which."""
+
+
+def flower_runs(folder: RunFolder) -> list[int]:
+    """Flower's ids of the run in a folder: the first, and one for each time that it was resumed."""
+    told = read_events(folder.events)
+    return [event["run"] for event in told if event["event"] in {"run_started", "run_resumed"} and event["run"]]
+
+
+def ask_flower(run: int, connection: str) -> dict[str, int]:
+    """``network-traffic`` of a run as ``flwr ls`` tells it (bytes); ``TrafficError`` when it tells nothing."""
+    command = ["flwr", "ls", *([connection] if connection else []), "--run-id", str(run), "--format", "json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - fixed program, no shell
+    try:
+        return dict(json.loads(done.stdout)["runs"][0]["network-traffic"])
+    except (ValueError, KeyError, IndexError):
+        raise TrafficError(f"{' '.join(command)}: {(done.stdout + done.stderr).strip()[-300:]}") from None
+
+
+def add_traffic(folder: RunFolder, traffic: Mapping[int, Mapping[str, int]]) -> dict[str, Any]:
+    """Write ``traffic.json`` from Flower's ``network-traffic`` by run id, and ``communication.flower`` of the report.
+
+    What an earlier call has written of other runs is kept. Returns the content of ``traffic.json``. Raises
+    ``TrafficError`` when the folder has no report, that is when the run has not ended.
+    """
+    path = folder.path / "report.json"
+    if not path.is_file():
+        raise TrafficError(f"{folder.path}: no report.json; give the results folder of a run that has ended")
+    report = json.loads(path.read_text())
+    found = _count(folder, traffic)
+    folder.write_json("traffic.json", found)
+    if _may_be_told(folder, report):
+        report["communication"]["flower"] = {key: found[key] for key in ("inbound_bytes", "outbound_bytes")}
+        folder.write_json("report.json", report)
+        _write_line(folder.path / "report.md", describe(found))
+    return found
+
+
+def describe(found: Mapping[str, Any]) -> str:
+    """One sentence of both counts."""
+    lacks = f"; of {len(found['runs_not_counted'])} more run(s) Flower's count is not known"
+    return (
+        f"{kilobytes(found['inbound_bytes'])} from the SuperNodes and {kilobytes(found['outbound_bytes'])} to them; "
+        f"the records of this app alone: {kilobytes(found['records_up_bytes'])} up, "
+        f"{kilobytes(found['records_down_bytes'])} down{lacks if found['runs_not_counted'] else ''}"
+    )
+
+
+def _count(folder: RunFolder, traffic: Mapping[int, Mapping[str, int]]) -> dict[str, Any]:
+    path = folder.path / "traffic.json"
+    runs: dict[str, Any] = json.loads(path.read_text())["runs"] if path.exists() else {}
+    for run, bytes_of in traffic.items():
+        runs[str(run)] = {way: bytes_of[f"{way}-bytes"] for way in ("inbound", "outbound")}
+    up, down = _records(folder)
+    return {
+        "inbound_bytes": sum(run["inbound"] for run in runs.values()),
+        "outbound_bytes": sum(run["outbound"] for run in runs.values()),
+        "records_up_bytes": up,
+        "records_down_bytes": down,
+        "runs": runs,
+        "runs_not_counted": [run for run in flower_runs(folder) if str(run) not in runs],
+    }
+
+
+def _records(folder: RunFolder) -> tuple[int, int]:
+    """Serialised bytes of all valid replies and of all instructions, every round and stage 1."""
+    rows = folder.read_metrics()
+    up, down = (sum(row.get(key, 0) for row in rows) for key in ("bytes_up", "bytes_down"))
+    one = json.loads((folder.path / "report.json").read_text())["strategy"].get("stage_1")
+    asked = [event for event in read_events(folder.events) if event["event"] == "stage_one_answered"]
+    if one and asked:
+        up += asked[-1]["replies"] * one["bytes_up_per_client"]
+        down += asked[-1]["cohort"] * one["bytes_down_per_client"]
+    return int(up), int(down)
+
+
+def _may_be_told(folder: RunFolder, report: Mapping[str, Any]) -> bool:
+    """Whether no guarantee rests on the sizes of the cohorts: none is given, or nothing is amplified by sampling."""
+    if report["privacy"]["released_model"]["epsilon"] == "inf":
+        return True
+    return all(charge.sampling_rate == 1 for charge in Ledger(folder.ledger).charges)
+
+
+def _write_line(page: Path, sentence: str) -> None:
+    lines = [line for line in page.read_text().split("\n") if not line.startswith(_LINE)]
+    place = lines.index(_BEFORE) - 1  # behind the list of bytes
+    page.write_text("\n".join([*lines[:place], f"{_LINE}{sentence}", *lines[place:]]))

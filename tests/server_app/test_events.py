@@ -1,0 +1,108 @@
+"""The structured log of a run: what a program that watches a server reads."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server_app.events import log_event, read_events, recording
+from server_app.federation import FederationError
+from server_app.in_process import InProcessGrid
+from server_app.run import run_federation
+from server_app.run_folder import RunFolder
+from tests.server_app.strategy_runs import faulty
+from tests.tiny import CLIENTS, Files, tiny_config, tiny_grid
+
+RUN = 4_294_967_297
+ROUND = ["round_started", "round_finished", "checkpoint_saved"]
+STAGE_ONE = ["stage_one_started", "stage_one_answered", "codec_ready", "checkpoint_saved"]
+
+
+def story(folder: RunFolder) -> list[tuple[str, int | None]]:
+    return [(event["event"], event.get("round")) for event in read_events(folder.events)]
+
+
+def of(events: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    return [event for event in events if event["event"] == name]
+
+
+def test_a_run_is_told_from_its_start_to_its_end(files: Files, tmp_path: Path) -> None:
+    config = tiny_config(files, tmp_path, {"data.evaluation": ""})
+    began = datetime.now(UTC) - timedelta(milliseconds=2)
+    folder = run_federation(tiny_grid(config), config, RUN)
+    events = read_events(folder.events)
+    told = [("run_started", None), *((name, 0) for name in STAGE_ONE)]
+    told += [(name, number) for number in (1, 2, 3) for name in ROUND]
+    assert story(folder) == [*told, ("run_ended", 3)]
+    assert {event["run"] for event in events} == {RUN}
+    assert {event["level"] for event in events} == {"info"}
+    times = [datetime.fromisoformat(event["time"]) for event in events]
+    assert times == sorted(times)
+    assert began <= times[0] <= times[-1] <= datetime.now(UTC)
+    assert {time.utcoffset() for time in times} == {timedelta(0)}
+    assert events[0]["clients"] == CLIENTS
+    assert events[-1]["reason"] == "all rounds done"
+    assert [event["replies"] for event in of(events, "round_finished")] == [CLIENTS] * 3
+
+
+def test_each_node_that_failed_is_named_with_its_reason(files: Files, tmp_path: Path) -> None:
+    changes = {"strategy.name": "lora", "data.evaluation": "", "num-server-rounds": 2}
+    config = tiny_config(files, tmp_path, changes)
+    folder = run_federation(faulty(tiny_grid(config), raising={2}, silent={5}, until=1), config, RUN)
+    failed = of(read_events(folder.events), "node_failed")
+    assert [(event["round"], event["node"], event["level"]) for event in failed] == [
+        (1, 2, "warning"),
+        (1, 5, "warning"),
+    ]
+    assert failed[0]["reason"] == "MemoryError: node has no memory left"
+    assert "no reply in time" in failed[1]["reason"]
+
+
+def test_a_run_that_fails_says_why_and_the_log_goes_on_when_it_is_resumed(files: Files, tmp_path: Path) -> None:
+    changes = {"strategy.name": "lora", "data.evaluation": "", "federation.max-failed-rounds": 1}
+    config = tiny_config(files, tmp_path, changes)
+    folder = RunFolder(tmp_path / "run")
+    with pytest.raises(FederationError):
+        run_federation(faulty(tiny_grid(config), raising=set(), silent={1, 2, 3, 4}, until=1), config, 1)
+    last = read_events(folder.events)[-1]
+    assert (last["event"], last["level"], last["error"]) == ("run_failed", "error", "FederationError")
+    assert "too few replies" in last["reason"]
+    assert of(read_events(folder.events), "round_finished")[0]["level"] == "warning"
+
+    with folder.events.open("a") as handle:
+        handle.write('{"time": "20')  # what a crash leaves of a line
+    resumed = tiny_config(files, tmp_path, changes | {"resume": str(folder.path)})
+    run_federation(tiny_grid(resumed), resumed, 2)
+    events = read_events(folder.events)
+    assert [event["run"] for event in of(events, "run_started") + of(events, "run_resumed")] == [1, 2]
+    assert events[-1]["event"] == "run_ended"
+    assert {event["run"] for event in events[events.index(last) + 1 :]} == {2}
+
+
+def test_one_run_writes_nothing_into_the_log_of_another(tmp_path: Path) -> None:
+    for number in (1, 2):
+        with recording(tmp_path / f"{number}.jsonl", number):
+            log_event("round_started", round=number)
+    log_event("round_started", round=3)
+    for number in (1, 2):
+        assert [event["round"] for event in read_events(tmp_path / f"{number}.jsonl")] == [number]
+
+
+def test_what_a_client_says_stays_on_one_line_and_short(tmp_path: Path) -> None:
+    with recording(tmp_path / "events.jsonl", 1):
+        log_event("node_failed", round=1, node=7, reason='"}\n{"event": "run_ended"}\u2028' + "x" * 10_000)
+    lines = (tmp_path / "events.jsonl").read_text().split("\n")
+    assert len(lines) == 2
+    assert len(lines[0]) < 1000
+    assert json.loads(lines[0])["reason"].startswith('"}\n{"event"')
+
+
+def test_the_log_holds_nothing_but_what_is_listed(files: Files, tmp_path: Path) -> None:
+    """A new field has to be weighed: nothing that a client measured, no example, no key may get in."""
+    config = tiny_config(files, tmp_path, {"data.evaluation": ""})
+    grid: InProcessGrid = faulty(tiny_grid(config), raising={2}, silent=set())
+    events = read_events(run_federation(grid, config, RUN).events)
+    fields = {key for event in events for key in event} - {"time", "level", "event", "run"}
+    assert fields == {"round", "node", "reason", "cohort", "replies", "clients", "app_digest"}

@@ -1,0 +1,135 @@
+"""Flower's count of a run's bytes beside this app's, and where it may be told."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from compare.cli import app
+from server_app.run import run_federation
+from server_app.run_folder import RunFolder
+from server_app.traffic import TrafficError, add_traffic, flower_runs
+from tests.tiny import CLIENTS, Files, tiny_config, tiny_grid
+
+NOISY: dict[str, Any] = {"privacy.epsilon": 0.0, "privacy.noise-multiplier": 4.0, "data.evaluation": ""}
+COUNT = {"inbound-bytes": 1_500_000, "outbound-bytes": 2_500_000}
+FLOWER = """#!/bin/sh
+test "$1 $2 $3 $5 $6" = "ls hospital --run-id --format json" || exit 3
+case $4 in
+41) echo '{"success": true, "runs": [{"network-traffic": {"inbound-bytes": 1000000, "outbound-bytes": 2000000}}]}';;
+42) echo '{"success": true, "runs": [{"network-traffic": {"inbound-bytes": 500000, "outbound-bytes": 500000}}]}';;
+*) echo '{"success": false, "error-message": "no such run"}'; exit 1;;
+esac
+"""
+
+
+def ended(files: Files, output: Path, run: int = 41, **changes: Any) -> RunFolder:
+    config = tiny_config(files, output, NOISY | changes)
+    return run_federation(tiny_grid(config), config, run)
+
+
+def report_of(folder: RunFolder) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder.path / "report.json").read_text())
+    return found
+
+
+@pytest.fixture
+def everybody(files: Files, tmp_path: Path) -> RunFolder:
+    return ended(files, tmp_path)
+
+
+@pytest.fixture
+def _flower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for ``flwr`` that knows the runs 41 and 42 of one SuperLink."""
+    program = tmp_path / "bin" / "flwr"
+    program.parent.mkdir()
+    program.write_text(FLOWER)
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+
+
+def test_both_counts_stand_in_the_report_where_everybody_is_asked(everybody: RunFolder) -> None:
+    rows, before = everybody.read_metrics(), report_of(everybody)
+    found = add_traffic(everybody, {41: COUNT})
+    stage = before["strategy"]["stage_1"]
+    assert (
+        found["records_up_bytes"] == sum(row["bytes_up"] for row in rows[1:]) + CLIENTS * stage["bytes_up_per_client"]
+    )
+    assert found["records_down_bytes"] > CLIENTS * stage["bytes_down_per_client"] > 0
+    assert found == json.loads((everybody.path / "traffic.json").read_text())
+    after = report_of(everybody)
+    assert after["communication"].pop("flower") == {"inbound_bytes": 1_500_000, "outbound_bytes": 2_500_000}
+    assert after == before
+    assert "Flower's own count: 1,500.0 kB from the SuperNodes" in (everybody.path / "report.md").read_text()
+
+
+def test_asking_again_replaces_what_was_told(everybody: RunFolder) -> None:
+    page = everybody.path / "report.md"
+    untold = page.read_text()
+    add_traffic(everybody, {41: {"inbound-bytes": 1, "outbound-bytes": 1}})
+    add_traffic(everybody, {41: COUNT})
+    assert json.loads((everybody.path / "traffic.json").read_text())["inbound_bytes"] == 1_500_000
+    told = [line for line in page.read_text().splitlines() if "Flower's own count" in line]
+    assert len(told) == 1
+    assert page.read_text().replace(f"{told[0]}\n", "") == untold
+
+
+@pytest.mark.parametrize("key", ["privacy.sampling-rate", "statistics.sampling-rate"])
+def test_totals_of_secret_cohorts_never_get_into_the_report(files: Files, tmp_path: Path, key: str) -> None:
+    """One total over a known number of bytes a client is the number of clients that were asked."""
+    folder = ended(files, tmp_path, **{key: 0.9})
+    before = {name: (folder.path / name).read_bytes() for name in ("report.json", "report.md")}
+    assert add_traffic(folder, {41: COUNT})["inbound_bytes"] == 1_500_000
+    assert {name: (folder.path / name).read_bytes() for name in before} == before
+
+
+def test_where_nothing_is_promised_nothing_is_secret(files: Files, tmp_path: Path) -> None:
+    config = tiny_config(
+        files, tmp_path, {"strategy.name": "lora", "privacy.sampling-rate": 0.9, "data.evaluation": ""}
+    )
+    folder = run_federation(tiny_grid(config), config, 41)
+    add_traffic(folder, {41: COUNT})
+    assert report_of(folder)["communication"]["flower"]["outbound_bytes"] == 2_500_000
+
+
+def test_a_run_that_has_not_ended_has_no_report_to_write_into(tmp_path: Path) -> None:
+    with pytest.raises(TrafficError, match=r"no report\.json; give the results folder of a run that has ended"):
+        add_traffic(RunFolder(tmp_path), {41: COUNT})
+
+
+@pytest.mark.usefixtures("_flower")
+def test_the_command_asks_for_every_session_of_the_run(everybody: RunFolder) -> None:
+    with everybody.events.open("a") as handle:  # as a resumed run writes it
+        handle.write(json.dumps({"event": "run_resumed", "run": 42}) + "\n")
+    assert flower_runs(everybody) == [41, 42]
+    result = CliRunner().invoke(app, ["traffic", str(everybody.path), "hospital"])
+    assert result.exit_code == 0, result.output
+    assert "1,500.0 kB from the SuperNodes and 2,500.0 kB to them" in result.output
+    assert "not known" not in result.output
+
+
+@pytest.mark.usefixtures("_flower")
+def test_a_run_that_flower_does_not_know_is_an_error_and_changes_nothing(files: Files, tmp_path: Path) -> None:
+    folder = ended(files, tmp_path, run=43)
+    result = CliRunner().invoke(app, ["traffic", str(folder.path), "hospital"])
+    assert result.exit_code == 1
+    assert "no such run" in result.output
+    assert not (folder.path / "traffic.json").exists()
+
+
+def test_a_session_without_a_count_is_told(everybody: RunFolder) -> None:
+    add_traffic(everybody, {})
+    assert json.loads((everybody.path / "traffic.json").read_text())["runs_not_counted"] == [41]
+    assert "of 1 more run(s) Flower's count is not known" in (everybody.path / "report.md").read_text()
+
+
+def test_who_only_reads_results_waits_for_no_torch() -> None:
+    """It would also leave a folder of its own among deploy-demo's temporary files."""
+    code = "import sys, server_app.traffic, server_app.deployment.demo; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
