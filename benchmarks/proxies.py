@@ -30,13 +30,13 @@ from common.config import RunConfig, Scalar
 from common.data import evaluation_examples, private_tokens
 from common.models import load_adapted_model
 from common.wire import received_adapter, unpack_instruction
+from compare.runs import run_report
 from server_app.evaluation import Evaluator
 from server_app.in_process import InProcessGrid
 from server_app.launcher import read_preset
 from server_app.run import run_federation
 
 WINDOWS = (5, 10)  # rounds over which a client averages
-LAST = 5  # rounds whose proxies are scored one by one
 TUNING_SEED = 1000  # measured runs have seeds below it
 
 
@@ -95,8 +95,11 @@ def train_alone(config: RunConfig, start: Tensor, steps: int) -> Tensor:
     return adapter
 
 
-def scores(config: RunConfig, steps: int) -> dict[str, float]:
-    """Held-out accuracies of one run, by name; ``proxy`` is of the server's last adapter, which no client got yet."""
+def scores(config: RunConfig, steps: int, last: int) -> dict[str, float]:
+    """Held-out accuracies of one run, by name; ``proxy`` is of the server's last adapter, which no client got yet.
+
+    The last proxies that clients got are scored one by one, ``last`` of them.
+    """
     server, proxies, report = broadcasts(config)
     adapted = load_adapted_model(config.model, config.lora, config.seed)
     examples = evaluation_examples(config.data, config.seed)
@@ -108,8 +111,9 @@ def scores(config: RunConfig, steps: int) -> dict[str, float]:
         found = evaluator(adapter).accuracy
         return float("nan") if found is None else found
 
-    single = [accuracy(proxy) for proxy in proxies[-LAST:]]
-    known, loss = accuracy(server), evaluator(server).loss
+    single = [accuracy(proxy) for proxy in proxies[-last:]]
+    final = evaluator(server)
+    known, loss = float("nan") if final.accuracy is None else final.accuracy, final.loss
     proxy = report["strategy"].get("proxy", {"accuracy": known, "loss": loss})
     return {
         "server": known,
@@ -119,27 +123,29 @@ def scores(config: RunConfig, steps: int) -> dict[str, float]:
         "proxy, loss": proxy["loss"],
         "gap, loss": proxy["loss"] - loss,
         "last proxy": single[-1],
-        f"last {LAST} proxies, mean": mean(single),
-        f"best of last {LAST}": max(single),
-        f"lowest of last {LAST}": min(single),
+        f"last {last} proxies, mean": mean(single),
+        f"best of last {last}": max(single),
+        f"lowest of last {last}": min(single),
         **{name: accuracy(adapter) for name, adapter in candidates(config, proxies, steps).items()},
     }
 
 
-def run(keys: dict[str, Scalar], seed: int, steps: int) -> dict[str, float]:
+def run(keys: dict[str, Scalar], seed: int, steps: int, last: int) -> dict[str, float]:
     """One run with these keys, whose folder is thrown away."""
     with tempfile.TemporaryDirectory() as scratch:
         place: dict[str, Scalar] = {"output.dir": scratch, "output.name": "run", "evaluation.every": 10_000}
-        return scores(RunConfig.parse({**keys, **place, "seed": seed}), steps)
+        return scores(RunConfig.parse({**keys, **place, "seed": seed}), steps, last)
 
 
 def best_step(keys: dict[str, Scalar], steps: list[float], seeds: int) -> float:
     """The step whose server's adapter has the highest accuracy on validation facts, of equals the least loss."""
     found: dict[float, tuple[float, float]] = {}
     for step in steps:
-        trial = {**keys, "data.split": "validation", "server.learning-rate": step}
-        runs = [run(trial, TUNING_SEED + number, 0) for number in range(1, seeds + 1)]
-        found[step] = (mean(each["server"] for each in runs), -mean(each["server, loss"] for each in runs))
+        trial = {**keys, "data.split": "validation", "server.learning-rate": step, "evaluation.every": 10_000}
+        with contextlib.redirect_stdout(io.StringIO()):
+            reports = [run_report({**trial, "seed": TUNING_SEED + number}) for number in range(1, seeds + 1)]
+        finals = [each["outcome"]["final"] for each in reports]
+        found[step] = (mean(each["accuracy"] for each in finals), -mean(each["loss"] for each in finals))
     trials = ", ".join(f"{step:g}: {accuracy:.3f} ({-loss:.3f})" for step, (accuracy, loss) in found.items())
     print(f"validation accuracy (loss) by step: {trials}", flush=True)
     return max(found, key=lambda step: found[step])
@@ -161,6 +167,7 @@ def main() -> None:
     parser.add_argument("--grid", action="append", default=[], metavar="key=v1,v2")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--own-steps", type=int, default=0, help="steps of one client's own training; 0 = leave out")
+    parser.add_argument("--last", type=int, default=5, help="how many of the last proxies are scored one by one")
     parser.add_argument("--steps", default="", metavar="s1,s2", help="server.learning-rate is tuned among these")
     parser.add_argument("--tuning-seeds", type=int, default=2, help="runs of each step that is tried")
     arguments = parser.parse_args()
@@ -175,7 +182,8 @@ def main() -> None:
         if steps:
             keys["server.learning-rate"] = best_step(keys, steps, arguments.tuning_seeds)
             print(f"chosen step: {keys['server.learning-rate']}")
-        report([run(keys, number, arguments.own_steps) for number in range(1, arguments.seeds + 1)])
+        seeds = range(1, arguments.seeds + 1)
+        report([run(keys, number, arguments.own_steps, arguments.last) for number in seeds])
 
 
 if __name__ == "__main__":

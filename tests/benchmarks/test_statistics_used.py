@@ -17,14 +17,14 @@ LAYOUT = Layout.of({"q.lora_A": (8, 64), "q.lora_B": (64, 8)})
 @pytest.fixture
 def gradients() -> Tensor:
     """The first tensor ten times as wide as the second, with means and deviations of its own in every column."""
-    rows = vectors(500, LAYOUT.size, 0)
+    rows = vectors(2000, LAYOUT.size, 0)
     columns = torch.linspace(1, 20, 64).repeat(8)
     rows[:, :512] *= columns
     rows[:, :512] += columns
     return rows
 
 
-@statistical(512 * (beyond(0.15 * 1000**0.5) + beyond(0.35 * 500**0.5)), "seeded")
+@statistical(512 * (beyond(0.15 * 4000**0.5) + beyond(0.35 * 2000**0.5)), "seeded")
 def test_finer_statistics_say_more_of_the_same_gradients(gradients: Tensor) -> None:
     found = dict(statistics_of(gradients, LAYOUT))
     assert list(found) == [
@@ -44,10 +44,10 @@ def test_finer_statistics_say_more_of_the_same_gradients(gradients: Tensor) -> N
     assert not found["std"].mean.any()
 
 
-@statistical(1024 * (beyond(0.1 * 2000**0.5) + beyond(0.15 * 4000**0.5)), "seeded")
+@statistical(1024 * (beyond(0.1 * 8000**0.5) + beyond(0.15 * 16_000**0.5)), "seeded")
 def test_what_is_drawn_has_the_statistics_it_is_drawn_from(gradients: Tensor) -> None:
     wanted = dict(statistics_of(gradients, LAYOUT))["mean, std by row and column"]
-    drawn = dict(statistics_of(Drawn(wanted, 3).sample(2000), LAYOUT))["mean, std of every value"]
+    drawn = dict(statistics_of(Drawn(wanted, 3).sample(8000), LAYOUT))["mean, std of every value"]
     torch.testing.assert_close(drawn.mean, wanted.mean, rtol=0.1, atol=0.15)
     torch.testing.assert_close(drawn.std, wanted.std, rtol=0.15, atol=0)
 
