@@ -34,7 +34,7 @@ from server_app.in_process import InProcessGrid
 from server_app.launcher import read_preset
 from server_app.run import run_federation
 
-WINDOWS = (5,)  # rounds over which a client averages
+WINDOWS = (5, 10)  # rounds over which a client averages
 TUNING_SEED = 1000  # measured runs have seeds below it
 
 
