@@ -8,7 +8,7 @@ decodes a code of zeros: what that captures are the means that the decoder has a
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,7 @@ from server_app.launcher import read_preset
 from server_app.prior import QUALITY_SAMPLES, train_autoencoder
 from server_app.prior_settings import prior_settings
 
+KINDS = ("trained", "optimum")
 LEAST_FREEDOM = 4.0  # degrees of freedom at which Student's t has an infinite kurtosis
 
 
@@ -143,24 +144,28 @@ def optimum(layout: Layout, statistics: Statistics, size: int, seed: int) -> Neu
     return NeuralCodec(layout, DENSE, option=size, scale=1.0, encoder=encoder, decoder=decoder)
 
 
-def codecs(config: RunConfig, layout: Layout, gradients: Tensor) -> Iterator[tuple[str, Statistics, Codec]]:
-    """Both AutoEncoders of every set of statistics."""
+def codecs(
+    config: RunConfig, layout: Layout, gradients: Tensor, kinds: Collection[str]
+) -> Iterator[tuple[str, Statistics, Codec]]:
+    """The AutoEncoders of every set of statistics."""
     settings = prior_settings(config, layout)
     for name, statistics in statistics_of(gradients, layout):
-        source = Drawn(statistics, config.seed)
-        trained, _ = train_autoencoder(DENSE, settings.size, layout, settings, source, scale=source.rms)
-        yield f"{name}: trained", statistics, trained
-        yield f"{name}: optimum", statistics, optimum(layout, statistics, settings.size, config.seed)
+        if "trained" in kinds:
+            source = Drawn(statistics, config.seed)
+            trained, _ = train_autoencoder(DENSE, settings.size, layout, settings, source, scale=source.rms)
+            yield f"{name}: trained", statistics, trained
+        if "optimum" in kinds:
+            yield f"{name}: optimum", statistics, optimum(layout, statistics, settings.size, config.seed)
 
 
-def measure(config: RunConfig, clients: int, rounds: int) -> Measured:
-    """Make and measure every AutoEncoder of one seed."""
+def measure(config: RunConfig, clients: int, rounds: int, kinds: Collection[str] = KINDS) -> Measured:
+    """Make and measure the AutoEncoders of one seed."""
     federation = Federation.of(config, clients)
     layout = federation.adapted.layout
     start = federation.gradients(federation.adapted.initial, rounds)
     later = federation.gradients(federation.after(rounds), rounds)
     found: dict[str, tuple[int, dict[str, Captured]]] = {}
-    for name, statistics, codec in codecs(config, layout, collected(federation)):
+    for name, statistics, codec in codecs(config, layout, collected(federation), kinds):
         synthetic = Drawn(statistics, config.seed + 1_000_000).sample(QUALITY_SAMPLES)
         cells = {
             "synthetic": captured(codec, synthetic),
@@ -181,6 +186,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256, help="values of a code")
     parser.add_argument("--rounds", type=int, default=10, help="rounds of plain LoRA before the last measurement")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="training takes most of the time")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     preset = read_preset("demo") | {"codec.size": arguments.size, "codec.form": "trained"}
@@ -189,7 +195,7 @@ def main() -> None:
     mean, std, kurtosis = _per_tensor(collected(first), first.adapted.layout)
     ratio, tails = (mean.abs() / std).median().item(), kurtosis.median().item()
     print(f"Seed 1, stage 1, median over the tensors: |mean| / std {ratio:.4f}, kurtosis {tails:.1f}", flush=True)
-    found = [measure(config, arguments.clients, arguments.rounds) for config in configs]
+    found = [measure(config, arguments.clients, arguments.rounds, arguments.kinds) for config in configs]
     for title, field in (("as decoded", "energy"), ("best multiple of what is decoded", "best_scale")):
         print(f"\nCaptured energy, {title}:\n\n{table(found, field, first.adapted.layout.size)}")
 
