@@ -5,13 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo deploy-demo test test-faults lint bench reproduce pretrain clean
+.PHONY: help setup demo deploy-demo test test-faults test-engine lint bench reproduce pretrain clean
 
 help:
 	@echo "make demo      fine-tune the embedded model privately with Flower's simulation engine (about 3 minutes)"
 	@echo "make deploy-demo  TLS, registered SuperNodes, real processes on loopback; everything is stopped again"
 	@echo "make test      linters, types, import contract and tests"
 	@echo "make test-faults  processes killed and lied to, for real (slow; not part of make test)"
+	@echo "make test-engine  every strategy once through the real flwr run (minutes; not part of make test)"
 	@echo "make bench     speed, as ratios within one run"
 	@echo "make reproduce recompute the paper's Table 3 and Figure 1 (docs/reproduction)"
 	@echo "make pretrain  rebuild the embedded model from its facts (common/demo/assets)"
@@ -41,6 +42,9 @@ test: lint
 
 test-faults: $(READY)
 	$(BIN)/python -m pytest -m faults tests/faults
+
+test-engine: $(READY)
+	$(BIN)/python -m pytest -m engine tests/end_to_end
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.speed

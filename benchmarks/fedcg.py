@@ -2,9 +2,9 @@
 
 20 clients of the demo, all in every round. The server's step of each row is tuned on the public validation split with
 seed 1, the same number of trials for every row; the accuracy is of the evaluation split. The shipped strategies and
-handlers run in this process and messages are not serialised; FedCG's stage 1 does not depend on step and noise, so it
-runs once a seed. Controls: ``codes zeroed`` (the decoder gets zeros in place of the mean code) with FedCG's own step,
-and ``no update`` (the base model).
+handlers run in this process and messages are not serialised; FedCG's stage 1 in the clear depends on the seed only, a
+private one on epsilon too, so each runs once. Controls: ``codes zeroed`` (the decoder gets zeros in place of the mean
+code) with FedCG's own step, and ``no update`` (the base model).
 """
 
 import argparse
@@ -53,6 +53,7 @@ ROWS: dict[str, tuple[dict[str, Scalar], tuple[float, ...]]] = {
     "lora": ({"strategy.name": "lora"}, (0.1, 0.3, 1.0)),
     "dr-encoder": ({"strategy.name": "dr-encoder"}, (1.0, 3.0, 10.0)),
     "fedcg linear": (LINEAR, (0.1, 0.3, 1.0)),
+    "fedcg linear private": ({**LINEAR, "fedcg.private": True}, (0.1, 0.3, 1.0)),
     "fedcg conv": (CONV, (0.1, 0.3, 1.0)),
 }
 """Keys of each row and the steps that are tried without noise; a third of them with noise."""
@@ -72,7 +73,7 @@ class Direct(InProcessGrid):
 
 
 Scorer = Callable[[Tensor], dict[str, float]]
-_codecs: dict[tuple[str, int], Codec] = {}
+_codecs: dict[tuple[str, int, float], Codec] = {}
 
 
 def run(keys: dict[str, Scalar]) -> dict[str, float]:
@@ -100,7 +101,8 @@ def run(keys: dict[str, Scalar]) -> dict[str, float]:
 
 
 def _fedcg_codec(strategy: FederatedAdapter, grid: Direct) -> Codec:
-    key = (strategy.config.codec.kind, strategy.config.seed)
+    config = strategy.config
+    key = (config.codec.kind, config.seed, config.privacy.epsilon if config.fedcg.private else math.inf)
     if key not in _codecs:
         _codecs[key] = strategy.prepare(grid)
         print(f"# codec {key}: {json.dumps({k: round(v, 4) for k, v in strategy.state.prior.items()})}", flush=True)

@@ -3,21 +3,22 @@
 Each run's broadcasts are kept as a client gets them. Held-out accuracy is then measured of the server's adapter, of the
 last proxies one by one and of their mean; with ``--own-steps`` also of what one client gets by training on its own
 examples from the untouched adapter, from the last proxy and from the means. In cross-device runs no client sees every
-round: the means are those of clients that pool what they got.
+round: the means are those of clients that pool what they got. ``--steps`` tunes the server's step of every point on the
+public validation split, by the server's adapter, with seeds that no measured run has.
 """
 
 import argparse
 import contextlib
 import io
+import json
+import math
 import tempfile
 from collections.abc import Iterable
-from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from flwr.app import Message
-from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmarks.experiment import parse_value, points
@@ -27,13 +28,14 @@ from common.config import RunConfig, Scalar
 from common.data import evaluation_examples, private_tokens
 from common.models import load_adapted_model
 from common.wire import received_adapter, unpack_instruction
+from compare.runs import run_report
 from server_app.evaluation import Evaluator
 from server_app.in_process import InProcessGrid
 from server_app.launcher import read_preset
 from server_app.run import run_federation
 
 WINDOWS = (5, 10)  # rounds over which a client averages
-LAST = 5  # rounds whose proxies are scored one by one
+TUNING_SEED = 1000  # measured runs have seeds below it
 
 
 class Eavesdropper(InProcessGrid):
@@ -50,15 +52,22 @@ class Eavesdropper(InProcessGrid):
         return super().push_messages(asked)
 
 
-def broadcasts(config: RunConfig) -> tuple[Tensor, list[Tensor]]:
-    """The server's last adapter (shape ``[n]``) of a run, and what its clients trained in each round."""
+class Kept(NamedTuple):
+    """What a run left: the proxies that clients trained (shape ``[n]`` each), its report."""
+
+    proxies: list[Tensor]
+    report: dict[str, Any]
+
+
+def broadcasts(config: RunConfig) -> Kept:
+    """Run, and keep what the clients got in each round."""
     grid = Eavesdropper(config)
     layout = load_adapted_model(config.model, config.lora, config.seed).layout
     with contextlib.redirect_stdout(io.StringIO()):
         folder = run_federation(grid, config)
-    latest: Path = folder.checkpoint / (folder.checkpoint / "latest").read_text()
     sent = [received_adapter(unpack_instruction(content)[0], layout) for content in grid.contents.values()]
-    return load_file(latest / "tensors.safetensors")["adapter"], sent
+    report = json.loads((folder.path / "report.json").read_text())
+    return Kept(sent, report)
 
 
 def candidates(config: RunConfig, proxies: list[Tensor], steps: int) -> dict[str, Tensor]:
@@ -82,9 +91,12 @@ def train_alone(config: RunConfig, start: Tensor, steps: int) -> Tensor:
     return adapter
 
 
-def scores(config: RunConfig, steps: int) -> dict[str, float]:
-    """Held-out accuracies of one run, by name."""
-    server, proxies = broadcasts(config)
+def scores(config: RunConfig, steps: int, last: int) -> dict[str, float]:
+    """Held-out accuracies of one run, by name; ``proxy`` is of the server's last adapter, which no client got yet.
+
+    The last proxies that clients got are scored one by one, ``last`` of them.
+    """
+    proxies, report = broadcasts(config)
     adapted = load_adapted_model(config.model, config.lora, config.seed)
     examples = evaluation_examples(config.data, config.seed)
     if examples is None:
@@ -95,45 +107,78 @@ def scores(config: RunConfig, steps: int) -> dict[str, float]:
         found = evaluator(adapter).accuracy
         return float("nan") if found is None else found
 
-    single = [accuracy(proxy) for proxy in proxies[-LAST:]]
+    single = [accuracy(proxy) for proxy in proxies[-last:]]
+    known, loss = (report["outcome"]["final"][key] for key in ("accuracy", "loss"))
+    proxy = report["strategy"].get("proxy", {"accuracy": known, "loss": loss})
     return {
-        "server": accuracy(server),
+        "server": known,
+        "proxy": proxy["accuracy"],
+        "gap": known - proxy["accuracy"],
+        "server, loss": loss,
+        "proxy, loss": proxy["loss"],
+        "gap, loss": proxy["loss"] - loss,
         "last proxy": single[-1],
-        f"last {LAST} proxies, mean": mean(single),
-        f"best of last {LAST}": max(single),
-        f"lowest of last {LAST}": min(single),
-        "server, loss": evaluator(server).loss,
-        "last proxy, loss": evaluator(proxies[-1]).loss,
+        f"last {last} proxies, mean": mean(single),
+        f"best of last {last}": max(single),
+        f"lowest of last {last}": min(single),
         **{name: accuracy(adapter) for name, adapter in candidates(config, proxies, steps).items()},
     }
 
 
+def run(keys: dict[str, Scalar], seed: int, steps: int, last: int) -> dict[str, float]:
+    """One run with these keys, whose folder is thrown away."""
+    with tempfile.TemporaryDirectory() as scratch:
+        place: dict[str, Scalar] = {"output.dir": scratch, "output.name": "run", "evaluation.every": 10_000}
+        return scores(RunConfig.parse({**keys, **place, "seed": seed}), steps, last)
+
+
+def best_step(keys: dict[str, Scalar], steps: list[float], seeds: int) -> float:
+    """The step whose server's adapter has the highest accuracy on validation facts, of equals the least loss."""
+    found: dict[float, tuple[float, float]] = {}
+    for step in steps:
+        trial = {**keys, "data.split": "validation", "server.learning-rate": step, "evaluation.every": 10_000}
+        with contextlib.redirect_stdout(io.StringIO()):
+            reports = [run_report({**trial, "seed": TUNING_SEED + number}) for number in range(1, seeds + 1)]
+        finals = [each["outcome"]["final"] for each in reports]
+        found[step] = (mean(each["accuracy"] for each in finals), -mean(each["loss"] for each in finals))
+    trials = ", ".join(f"{step:g}: {accuracy:.3f} ({-loss:.3f})" for step, (accuracy, loss) in found.items())
+    print(f"validation accuracy (loss) by step: {trials}", flush=True)
+    return max(found, key=lambda step: found[step])
+
+
+def report(found: list[dict[str, float]]) -> None:
+    """One line a figure: mean ± standard error, and each seed."""
+    for name in found[0]:
+        values = [each[name] for each in found]
+        spread = f" ± {stdev(values) / math.sqrt(len(values)):.3f}" if len(values) > 1 else ""
+        print(f"| {name} | {mean(values):.3f}{spread} | {', '.join(f'{value:.3f}' for value in values)} |", flush=True)
+
+
 def main() -> None:
-    """Run the grid; one block of lines a point: mean, standard deviation and each seed."""
+    """Run the grid; one block of lines a point: mean ± standard error and each seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="fedlpp-cross-silo")
     parser.add_argument("--set", action="append", default=[], metavar="key=value")
     parser.add_argument("--grid", action="append", default=[], metavar="key=v1,v2")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--own-steps", type=int, default=0, help="steps of one client's own training; 0 = leave out")
+    parser.add_argument("--last", type=int, default=5, help="how many of the last proxies are scored one by one")
+    parser.add_argument("--steps", default="", metavar="s1,s2", help="server.learning-rate is tuned among these")
+    parser.add_argument("--tuning-seeds", type=int, default=2, help="runs of each step that is tried")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     fixed: dict[str, Scalar] = {
         key: parse_value(text) for key, _, text in (entry.partition("=") for entry in arguments.set)
     }
-    base = read_preset(arguments.preset) | fixed
+    steps = [float(text) for text in arguments.steps.split(",") if text]
     for point in points(arguments.grid):
         print(f"\n{', '.join(f'{key}={value}' for key, value in point.items()) or 'as preset'}", flush=True)
-        found: list[dict[str, float]] = []
-        for number in range(1, arguments.seeds + 1):
-            with tempfile.TemporaryDirectory() as scratch:
-                run = {"seed": number, "output.dir": scratch, "output.name": "run", "evaluation.every": 10_000}
-                found.append(scores(RunConfig.parse(base | point | run), arguments.own_steps))
-                print(number, {key: round(value, 3) for key, value in found[-1].items()}, flush=True)
-        for name in found[0]:
-            values = [each[name] for each in found]
-            spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
-            print(f"| {name} | {mean(values):.3f}{spread} | {', '.join(f'{v:.3f}' for v in values)} |", flush=True)
+        keys = {**read_preset(arguments.preset), **fixed, **point}
+        if steps:
+            keys["server.learning-rate"] = best_step(keys, steps, arguments.tuning_seeds)
+            print(f"chosen step: {keys['server.learning-rate']}")
+        seeds = range(1, arguments.seeds + 1)
+        report([run(keys, number, arguments.own_steps, arguments.last) for number in seeds])
 
 
 if __name__ == "__main__":

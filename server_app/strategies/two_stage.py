@@ -60,7 +60,7 @@ class TwoStage(FederatedAdapter):
             "bytes_up_per_client": float(serialised_bytes(pack_release(np.zeros(terms.size, terms.dtype), 0))),
             "bytes_down_per_client": float(serialised_bytes(content)),
         }
-        ordered = [replies.releases[node] for node in sorted(replies.releases)]
+        ordered = sorted(replies.releases.values(), key=np.ndarray.tobytes)  # Flower's node ids are random
         return Collected(ordered, terms, stage.sampling_rate * len(self.nodes))
 
     @abstractmethod
