@@ -40,7 +40,7 @@ test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-faults: $(READY)
-	$(BIN)/python -m pytest -m faults tests/faults
+	$(BIN)/python -m pytest -m faults tests/faults tests/test_inbound.py
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.speed
