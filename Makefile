@@ -41,7 +41,7 @@ test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-faults: $(READY)
-	$(BIN)/python -m pytest -m faults tests/faults
+	$(BIN)/python -m pytest -m faults tests/faults tests/test_inbound.py
 
 test-engine: $(READY)
 	$(BIN)/python -m pytest -m engine tests/end_to_end

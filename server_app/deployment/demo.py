@@ -97,11 +97,11 @@ def demo_sites(folder: Path) -> list[Site]:
 def _run(federation: LocalFederation, config: RunConfig) -> tuple[int, dict[str, Any]]:
     typer.echo(f"SuperLink with TLS on {federation.address}, certificates and keys made for this run only")
     federation.start_superlink()
-    federation.start_server_superexec()
     for site in demo_sites(federation.folder / "data"):
         federation.register(site)
         federation.start_node(site)
         typer.echo(f'SuperNode "{site.name}" registered and started')
+    federation.start_server_superexec()  # the last, so the first to be stopped: no round is run while sites are ended
     run = federation.submit(config)
     typer.echo(f"flwr run: run {run}")
     state = federation.wait(run, _RUN_SECONDS)

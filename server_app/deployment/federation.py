@@ -49,6 +49,7 @@ class LocalFederation:
     Attributes:
         folder: everything is written below it: keys (0600), certificates, state database, logs, ``FLWR_HOME``s.
         processes: by name: ``superlink``, ``superlink-superexec``, ``<site>``, ``<site>-superexec``.
+        fleet_address: where SuperNodes dial: the SuperLink itself, or a proxy's address put here before they start.
         extra_environment: variables for every process besides Flower's own.
 
     """
@@ -60,6 +61,7 @@ class LocalFederation:
     def __post_init__(self) -> None:
         self.port = free_ports(1)[0]
         self.address = f"127.0.0.1:{self.port}"
+        self.fleet_address = self.address
         self.certificates: Certificates = make_certificates(self.folder / "certificates")
         self._secrets: dict[str, Path] = {}
         self._node_ports: dict[str, int] = {}
@@ -89,7 +91,7 @@ class LocalFederation:
         port = self._node_ports.setdefault(site.name, free_ports(1)[0])
         secret = self._secret(site.name)
         authority = self.certificates.authority
-        command = commands.supernode(self.address, port, authority, self.key_of(site), secret, site.node_config)
+        command = commands.supernode(self.fleet_address, port, authority, self.key_of(site), secret, site.node_config)
         self._start(site.name, command)
         if not self.processes.is_running(f"{site.name}-superexec"):
             self._start(f"{site.name}-superexec", commands.client_superexec(port, secret), home=site.name)

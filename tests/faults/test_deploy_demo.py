@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -17,6 +18,14 @@ from tests.end_to_end.test_flwr_run import left_running
 from tests.faults.conftest import wait_for
 
 pytestmark = pytest.mark.faults
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """What a shell starts in the background ignores SIGINT, and so does what that starts: undone here."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
 
 
 def start(tmp_path: Path, *options: str, rounds: int = 1) -> subprocess.Popen[str]:
@@ -46,7 +55,7 @@ def read_port(line: str) -> int:
 
 def test_three_registered_sites_train_over_tls_and_nothing_is_left(tmp_path: Path) -> None:
     process = start(tmp_path)
-    output, _ = process.communicate(timeout=600)
+    output, _ = process.communicate(timeout=1200)
     assert process.returncode == 0, output
     folder = tmp_path / "results" / "run"
     report = json.loads((folder / "report.json").read_text())

@@ -7,14 +7,17 @@ import sys
 import threading
 import time
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import psutil
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
+from flwr.proto import fleet_pb2
+from flwr.supernode.fleet_http_client import FleetHttpClient
 
 from server_app.deployment.certificates import Certificates, make_certificates, make_node_key
-from server_app.deployment.demo import demo_config, resumed_config
+from server_app.deployment.demo import _run, demo_config, resumed_config
 from server_app.deployment.processes import Processes
 from server_app.launcher import LaunchError
 from server_app.run_folder import RunFolder
@@ -110,3 +113,33 @@ def test_an_interrupted_demonstration_is_continued_under_its_own_configuration(t
 def test_a_demonstration_that_never_started_is_not_continued(tmp_path: Path) -> None:
     with pytest.raises(LaunchError, match=r"config\.toml is missing there"):
         resumed_config(tmp_path / "run")
+
+
+def test_every_call_that_a_supernode_makes_lies_below_the_path_that_the_proxy_passes() -> None:
+    """docs/deployment.md exposes ``/v1/fleet/`` alone; Flower's fleet service is held against it call by call."""
+    paths = []
+
+    class Recorder(FleetHttpClient):
+        def __init__(self) -> None:
+            """No connection."""
+
+        def _unary_unary(self, *, path: str, **_: object) -> None:  # type: ignore[override]
+            paths.append(path)
+
+    calls = [method.name for method in fleet_pb2.DESCRIPTOR.services_by_name["Fleet"].methods]
+    for call in calls:
+        getattr(Recorder(), call)(None)
+    assert len(set(paths)) == len(calls) > 10
+    assert all(path.startswith("/v1/fleet/") for path in paths), paths
+
+
+def test_an_interrupted_demonstration_ends_its_server_app_before_its_sites(tmp_path: Path) -> None:
+    """Otherwise the rest of the rounds is run, charged and filled with noise while the sites are being stopped.
+
+    ``Processes`` stops the last one first, so what starts the ServerApp has to be started last.
+    """
+    federation = MagicMock(folder=tmp_path)
+    federation.run_log.return_value = ""
+    _run(federation, demo_config(1, tmp_path))
+    started = [call[0] for call in federation.method_calls if call[0].startswith("start_")]
+    assert started == ["start_superlink", *["start_node"] * 3, "start_server_superexec"]
