@@ -38,10 +38,15 @@ def group_gradients(adapted: AdaptedModel, adapter: Tensor, tokens: Tensor, span
 
 
 def _layers(adapted: AdaptedModel) -> dict[str, nn.Linear]:
-    """The linear layer of every tensor of the layout, by the tensor's name."""
+    """The linear layer of every tensor of the layout, by the tensor's name; ``TypeError`` for one of another kind."""
     modules = dict(adapted.model.named_modules())
-    found = {piece.name: modules[piece.name.removesuffix(".weight")] for piece in adapted.layout.tensors}
-    return {name: layer for name, layer in found.items() if isinstance(layer, nn.Linear)}
+    found: dict[str, nn.Linear] = {}
+    for piece in adapted.layout.tensors:
+        layer = modules[piece.name.removesuffix(".weight")]
+        if not isinstance(layer, nn.Linear):
+            raise TypeError(f"{piece.name} is of a {type(layer).__name__}: gradients of groups need linear layers")
+        found[piece.name] = layer
+    return found
 
 
 def _chunk(adapted: AdaptedModel, layers: dict[str, nn.Linear], tokens: Tensor, spans: Tensor) -> Tensor:
@@ -50,7 +55,7 @@ def _chunk(adapted: AdaptedModel, layers: dict[str, nn.Linear], tokens: Tensor, 
     ids = tokens.flatten(0, 1)[:, :width].long().to(adapted.device)
     ends = spans.flatten(0, 1).long().to(adapted.device)
     mask = (torch.arange(width, device=adapted.device) < ends[:, 1:]).long()
-    gradients = torch.empty(groups, adapted.layout.size, device=adapted.device)
+    gradients = torch.zeros(groups, adapted.layout.size, device=adapted.device)
     parts = {
         piece.name: gradients[:, piece.offset : piece.end].view(groups, *piece.shape)
         for piece in adapted.layout.tensors
@@ -67,12 +72,12 @@ def _chunk(adapted: AdaptedModel, layers: dict[str, nn.Linear], tokens: Tensor, 
 
 
 def _watch(part: Tensor, each: int, _layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    """When the gradient of a layer's output comes, write the groups' gradients of its weight into ``part``."""
+    """When the gradient of a layer's output comes, add the groups' gradients of its weight to ``part``."""
     groups, entered = len(part), inputs[0].detach()
 
     def write(slope: Tensor) -> None:
         went_in = entered.reshape(groups, each * entered.shape[1], -1).float()
         came_back = slope.reshape(groups, each * slope.shape[1], -1).float()
-        part.copy_(came_back.transpose(1, 2) @ went_in)
+        part.add_(came_back.transpose(1, 2) @ went_in)
 
     output.register_hook(write)

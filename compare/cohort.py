@@ -5,12 +5,14 @@ Everything else of a client is the shipped path: its checks, charges, encoder, c
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import cast
 from unittest.mock import patch
 
 import torch
 from flwr.app import Message
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
+from transformers import PreTrainedModel
 
 from client_app import app as shipped
 from client_app.local_update import first_batch, local_update
@@ -44,10 +46,10 @@ class CohortGrid(InProcessGrid):
 
 
 def _gradients(messages: list[Message], grid: CohortGrid) -> dict[int, Tensor]:
-    """Each client's gradient by the seed of its step; clients without examples are left to the shipped path."""
+    """Each client's gradient by the seed of its step; whom it cannot do is left to the shipped path."""
     asked = [(message, grid.site(message)) for message in messages]
     asked = [(message, site) for message, site in asked if len(site.split()[1])]
-    if not asked:
+    if not asked or _drops_out(asked[0][1].adapted):
         return {}
     message, site = asked[0]
     sent, _, task = unpack_instruction(message.content)
@@ -63,6 +65,14 @@ def _gradients(messages: list[Message], grid: CohortGrid) -> dict[int, Tensor]:
         gradients = group_gradients(site.adapted, adapter, tokens, spans)
         found |= {seeds[index]: gradient for index, gradient in zip(alike, gradients, strict=True)}
     return found
+
+
+def _drops_out(adapted: AdaptedModel) -> bool:
+    """Whether a forward pass in training mode draws anything at random: the base model may, whatever LoRA does."""
+    layers = any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in adapted.model.modules())
+    base = cast("PreTrainedModel", adapted.model.get_base_model())
+    settings = base.config.to_dict().items()
+    return layers or any(value for key, value in settings if "drop" in key and isinstance(value, int | float))
 
 
 def _stacked(batches: list[TokenisedExamples]) -> tuple[Tensor, Tensor]:

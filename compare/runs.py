@@ -105,10 +105,10 @@ def app_version() -> str:
 
 @lru_cache(maxsize=1)
 def code_digest() -> str:
-    """Hash of what decides a result: the client's code (as ``app_digest``) and the server's."""
-    root = Path(__file__).resolve().parent.parent / "server_app"
+    """Hash of what decides a result: the client's code (as ``app_digest``), the server's and the comparison's."""
+    here = Path(__file__).resolve().parent
     digest = hashlib.sha256(app_digest().encode())
-    for path in sorted(root.rglob("*.py")):
+    for path in sorted([*(here.parent / "server_app").rglob("*.py"), *here.rglob("*.py")]):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 

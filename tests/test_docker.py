@@ -112,6 +112,19 @@ def test_only_the_site_s_own_superexec_sees_data_and_accelerator() -> None:
     assert all(volume.endswith(":ro") for volume in mounted if any(k in volume for k in ("keys", "certif", "/data")))
 
 
+def test_what_runs_submitted_code_sees_no_key_but_its_own_secret() -> None:
+    """A ServerApp or ClientApp could send away whatever is mounted beside it."""
+    for name, service in load("compose.tls.yml")["services"].items():
+        keys = [volume for volume in service["volumes"] if "/keys" in volume]
+        if name.endswith("superexec"):
+            assert [volume.split(":")[1] for volume in keys] == ["/keys/superexec.secret"], name
+
+
+def test_no_profile_needs_a_variable_of_the_other() -> None:
+    """Compose fills in the whole file before it looks at profiles, so a required variable stops both."""
+    assert ":?" not in "".join(" ".join(s["command"]) for s in load("compose.tls.yml")["services"].values())
+
+
 def test_the_demonstration_publishes_no_port_and_has_no_way_out() -> None:
     file = load("compose.yml")
     assert not any("ports" in service for service in file["services"].values())
@@ -121,7 +134,8 @@ def test_the_demonstration_publishes_no_port_and_has_no_way_out() -> None:
 def test_what_the_dockerfile_copies_is_there_and_let_in() -> None:
     allowed = {line[1:] for line in (DOCKER / "Dockerfile.dockerignore").read_text().splitlines() if line[0] == "!"}
     copied = [source for words in dockerfile() if words[0] == "COPY" for source in words[1:-1]]
-    assert copied
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"].values()
+    assert {script.split(".")[0] for script in scripts} <= set(copied), "the commands of the app"
     for source in copied:
         assert (ROOT / source).exists(), source
         assert source in allowed

@@ -87,3 +87,20 @@ def test_the_loaded_adapter_and_its_gradients_are_left_alone(adapted: AdaptedMod
     ModelTangents(adapted).pull(adapted.initial, TOKENS, SPANS, torch.ones(5))
     assert torch.equal(adapted.adapter(), point)
     assert not adapted.gradients.any()
+
+
+def test_a_layer_that_no_token_reaches_has_gradient_zero_and_one_that_is_not_linear_is_refused(
+    adapted: AdaptedModel, point: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = adapted.layout.tensors[0]
+    layer = adapted.model.get_submodule(first.name.removesuffix(".weight"))
+    monkeypatch.setattr(layer, "register_forward_hook", lambda _: _Nothing())
+    assert not group_gradients(adapted, point, TOKENS, SPANS)[:, first.offset : first.end].any()
+    monkeypatch.setattr("common.group_gradients.nn.Linear", torch.nn.Conv1d)
+    with pytest.raises(TypeError, match=first.name):
+        group_gradients(adapted, point, TOKENS, SPANS)
+
+
+class _Nothing:
+    def remove(self) -> None:
+        """No hook was there."""

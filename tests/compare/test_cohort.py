@@ -9,6 +9,7 @@ import pytest
 
 from client_app import app as client_module
 from common.config import RunConfig
+from common.models import AdaptedModel
 from compare.cohort import CohortGrid, can_be_joined
 from server_app.run import run_federation
 from server_app.run_folder import RunFolder
@@ -32,6 +33,17 @@ def test_a_run_with_the_cohorts_gradients_in_one_pass_is_the_run_client_by_clien
     assert (final_adapter(one) - final_adapter(other)).norm() < 1e-3 * final_adapter(one).norm()
     losses = [json.loads((done.path / "report.json").read_text())["outcome"]["final"]["loss"] for done in (one, other)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_base_model_that_drops_out_is_computed_client_by_client(
+    files: Files, tmp_path: Path, adapted: AdaptedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its dropout is on in a client's step and off in the pass for all."""
+    monkeypatch.setattr(adapted.model.get_base_model().config, "attention_dropout", 0.1)
+    monkeypatch.setattr("compare.cohort.group_gradients", None)
+    config = tiny_config(files, tmp_path, {"num-server-rounds": 1})
+    with patch("client_app.site.load_adapted_model", return_value=adapted):
+        assert run_together(config).read_metrics()[1]["replies"] == 6
 
 
 @pytest.mark.parametrize(
