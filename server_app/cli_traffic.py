@@ -19,7 +19,7 @@ def traffic(
         runs = counts.flower_runs(folder)
         if not runs:
             raise counts.TrafficError(f"{folder.events}: no run of Flower's is named there")
-        found = counts.add_traffic(folder, {run: counts.ask_flower(run, connection) for run in runs})
+        found = counts.add_traffic(folder, counts.ask_for_all(runs, connection))
     except counts.TrafficError as error:
         typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
         raise typer.Exit(1) from None

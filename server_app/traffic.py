@@ -6,7 +6,7 @@ into the report, which is made to be published, only where nobody's secrecy rest
 
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,20 @@ def ask_flower(run: int, connection: str) -> dict[str, int]:
         return dict(json.loads(done.stdout)["runs"][0]["network-traffic"])
     except (ValueError, KeyError, IndexError):
         raise TrafficError(f"{' '.join(command)}: {(done.stdout + done.stderr).strip()[-300:]}") from None
+
+
+def ask_for_all(runs: Sequence[int], connection: str) -> dict[int, dict[str, int]]:
+    """``ask_flower`` for each run; one that Flower has forgotten is left out. ``TrafficError`` when it knows none."""
+    found: dict[int, dict[str, int]] = {}
+    reason = ""
+    for run in runs:
+        try:
+            found[run] = ask_flower(run, connection)
+        except TrafficError as error:
+            reason = str(error)
+    if not found:
+        raise TrafficError(reason)
+    return found
 
 
 def add_traffic(folder: RunFolder, traffic: Mapping[int, Mapping[str, int]]) -> dict[str, Any]:

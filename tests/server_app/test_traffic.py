@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from compare.cli import app
 from server_app.run import run_federation
 from server_app.run_folder import RunFolder
-from server_app.traffic import TrafficError, add_traffic, flower_runs
+from server_app.traffic import TrafficError, add_traffic, ask_for_all, flower_runs
 from tests.tiny import CLIENTS, Files, tiny_config, tiny_grid
 
 NOISY: dict[str, Any] = {"privacy.epsilon": 0.0, "privacy.noise-multiplier": 4.0, "data.evaluation": ""}
@@ -133,3 +133,10 @@ def test_who_only_reads_results_waits_for_no_torch() -> None:
     """It would also leave a folder of its own among deploy-demo's temporary files."""
     code = "import sys, server_app.traffic, server_app.deployment.demo; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.usefixtures("_flower")
+def test_a_session_that_flower_has_forgotten_costs_only_its_own_count() -> None:
+    assert ask_for_all([40, 41], "hospital") == {41: {"inbound-bytes": 1_000_000, "outbound-bytes": 2_000_000}}
+    with pytest.raises(TrafficError, match="no such run"):
+        ask_for_all([40], "hospital")
