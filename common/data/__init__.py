@@ -9,6 +9,7 @@ makes tokens.
 from common.data.formats import FORMATS
 from common.data.partition import (
     evaluation_examples,
+    held_out_prompts,
     private_examples,
     private_tokens,
     retention_examples,
@@ -33,6 +34,7 @@ __all__ = [
     "completion_texts",
     "encode",
     "evaluation_examples",
+    "held_out_prompts",
     "load_examples",
     "private_examples",
     "private_tokens",

@@ -139,6 +139,16 @@ def evaluation_examples(data: DataConfig, seed: int) -> Dataset | None:
     return demo_tasks.evaluation_examples(data.task, data.split, seed)
 
 
+def held_out_prompts(data: DataConfig, seed: int) -> set[str]:
+    """Every prompt that anything is ever scored on, whichever split is in use: what a public prior must not ask."""
+    scored = evaluation_examples(data, seed)
+    found = set(scored[data.prompt_column]) if scored is not None else set()
+    if data.name == "demo":
+        for split in demo_tasks.splits_of(data.task):
+            found |= set(demo_tasks.evaluation_examples(data.task, split, seed)["prompt"])
+    return found
+
+
 def retention_examples(data: DataConfig, seed: int) -> Dataset | None:
     """What the base model knows and should keep, where the demo task has such a set; not beside other examples."""
     if data.name != "demo" or data.evaluation:

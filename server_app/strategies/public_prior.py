@@ -15,7 +15,7 @@ from torch import Tensor
 from common.codecs.base import Codec
 from common.codecs.subspace import SubspaceCodec
 from common.config import ConfigError, RunConfig
-from common.data import evaluation_examples
+from common.data import held_out_prompts
 from common.demo.prompts import public_questions
 from common.demo.tasks import template_of
 from common.group_gradients import group_gradients
@@ -95,11 +95,9 @@ class PublicPrior(FederatedAdapter):
         return SubspaceCodec(self.layout, found.rows, scales, transform=codec.transform, seed=self.config.seed)
 
     def _pool(self) -> list[str]:
-        """The public prompts, made once; none of them is a question of the evaluation."""
+        """The public prompts, made once; none of them is a question that anything is scored on."""
         if self._prompts is None:
-            evaluated = evaluation_examples(self.config.data, self.config.seed)
-            column = self.config.data.prompt_column
-            asked = set(evaluated[column]) if evaluated is not None else set()
+            asked = held_out_prompts(self.config.data, self.config.seed)
             is_demo = self.config.data.name == "demo"
             questions = public_questions(self.config.data.task) if is_demo else ()
             self._prompts = public_prompts(

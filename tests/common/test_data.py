@@ -15,6 +15,7 @@ from common.data import (
     IGNORED,
     TokenisedExamples,
     evaluation_examples,
+    held_out_prompts,
     load_examples,
     private_examples,
     private_tokens,
@@ -23,6 +24,8 @@ from common.data import (
 )
 from common.demo.facts import split_known
 from common.demo.model import load_tokenizer
+from common.demo.tasks import evaluation_examples as demo_questions
+from common.demo.tasks import splits_of
 from tests.false_alarms import statistical
 from tests.tiny import write_jsonl
 
@@ -260,6 +263,21 @@ def test_public_examples_are_the_configured_file_the_demos_own_or_none(sorted_fi
     assert list(own["prompt"]) == [row["prompt"] for row in ROWS]
     assert evaluation_examples(DataConfig(), 1) is not None
     assert evaluation_examples(DataConfig(name=sorted_file), 1) is None
+
+
+@pytest.mark.parametrize(("task", "split"), [("elicitation", "evaluation"), ("knowledge", "evaluation")])
+def test_what_any_split_asks_is_held_out_whichever_is_in_use(task: str, split: str) -> None:
+    held_out = held_out_prompts(DataConfig(task=task, split=split), 1)
+    for other in splits_of(task):
+        assert held_out.issuperset(demo_questions(task, other, 1)["prompt"])
+
+
+def test_a_files_own_questions_are_held_out(sorted_file: str) -> None:
+    data = DataConfig(name=sorted_file, evaluation=sorted_file)
+    questions = evaluation_examples(data, 1)
+    assert questions is not None
+    assert held_out_prompts(data, 1) == set(questions["prompt"])
+    assert held_out_prompts(DataConfig(name=sorted_file), 1) == set()
 
 
 def test_only_the_demo_has_a_retention_set(sorted_file: str) -> None:

@@ -12,9 +12,11 @@ from client_app import app as client_module
 from common.adapter import Layout
 from common.codecs import Codec, SubspaceCodec
 from common.config import ConfigError, PublicPriorConfig, RunConfig
+from common.demo.tasks import evaluation_examples, splits_of, template_of
 from common.models import AdaptedModel
 from common.privacy.ledger import Ledger
 from server_app.public_gradients import Directions, PseudoClients, directions, layer_ranges, pseudo_clients
+from server_app.strategies import public_prior
 from server_app.strategies.public_prior import row_scales
 from tests.server_app.strategy_runs import NOISY, Make
 from tests.server_app.test_free_priors import PRIVATE
@@ -239,6 +241,26 @@ def test_every_pseudo_client_has_prompts_and_labels_of_its_own(adapted: AdaptedM
     assert ((one.spans[..., 1] - one.spans[..., 0]) == 1).all()
     assert torch.equal(one.tokens[..., :12], other.tokens[..., :12])
     assert not torch.equal(one.tokens, other.tokens)
+
+
+@pytest.mark.parametrize("task", ["elicitation", "knowledge"])
+def test_no_pseudo_client_is_asked_what_any_split_scores(
+    make: Make, monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    """The base model writes such questions of itself, of the split in use and of the others."""
+    asked: list[list[str]] = []
+
+    def recording(adapted: AdaptedModel, adapter: torch.Tensor, prompts: list[str], *rest: Any) -> PseudoClients:
+        asked.append(prompts)
+        return pseudo_clients(adapted, adapter, prompts, *rest)
+
+    monkeypatch.setattr(public_prior, "pseudo_clients", recording)
+    keys = {"data.name": "demo", "data.evaluation": "", "data.task": task, "public-prior.template": template_of(task)}
+    strategy, grid = make({"strategy.name": "public-prior", "public-prior.pool": 2000, **keys})
+    strategy.prepare(grid)
+    scored = {prompt for split in splits_of(task) for prompt in evaluation_examples(task, split, 1)["prompt"]}
+    assert len(asked[0]) > 100
+    assert scored.isdisjoint(asked[0])
 
 
 ENERGIES = torch.tensor([0.4, 0.1, 0.001, 0.0])
