@@ -128,15 +128,17 @@ class PublicPrior(FederatedAdapter):
 def row_scales(energies: Tensor, fresh: int, dim: int, *, whitening: float, floor: float) -> Tensor:
     """Scales of the prior's rows and of ``fresh`` random ones behind them, shape ``[k + fresh]``.
 
-    A row of energy λ gets ``λ^-whitening · (λ / (λ + floor))^½``: strong directions are turned down, and those that
-    the noise drowns are turned off. The random rows share one scale, at which they hold as much of a gradient's
-    energy as the prior's rows do together. All are then multiplied alike, so that the code of a pseudo-gradient, at
-    unit length, is decoded to unit length in the mean square: a step size means the same for every choice.
+    A row of energy λ gets ``λ^-whitening · λ / (λ + floor)``: strong directions are turned down, and those that the
+    noise drowns are turned off, by Wiener's factor at either end (once when encoding, once when decoding: with one
+    factor for both, the many weak rows together still carry most of the noise). The random rows share one scale, at
+    which they hold as much of a gradient's energy as the prior's rows do together. All are then multiplied alike, so
+    that the code of a pseudo-gradient, at unit length, is decoded to unit length in the mean square: a step size means
+    the same for every choice.
     """
     energies = energies.double()
     there = energies > 0
     safe = torch.where(there, energies, 1.0)
-    squares = torch.where(there, safe ** (-2 * whitening) * safe / (safe + floor), 0.0)
+    squares = torch.where(there, safe ** (-2 * whitening) * (safe / (safe + floor)) ** 2, 0.0)
     if fresh:
         outside = max(1e-3, 1 - float(energies.sum())) / dim
         held = float(squares @ energies)
