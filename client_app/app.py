@@ -102,10 +102,11 @@ def train(message: Message, context: Context) -> Message:
     adapter = received_adapter(sent, site.adapted.layout)
     encoder = encoder_for(spec, site, task.terms.size)
     site.charge(task, context)  # the last that may refuse: from here on the answer is a release
-    gradient = or_nothing(
-        lambda: local_update(site.adapted, adapter, site.split()[1], site.config.train, site.seed(task.round)),
-        site.adapted.layout.size,
-        context,
-    )
+    gradient = or_nothing(lambda: gradient_of(site, adapter, task.round), site.adapted.layout.size, context)
     values = release_gradient(gradient, encoder, task.terms, site.noise_source(task.round))
     return Message(pack_release(values, task.round), reply_to=message)
+
+
+def gradient_of(site: Site, adapter: Tensor, round_index: int) -> Tensor:
+    """The client's gradient or pseudo-gradient of a round (shape ``[n]``) at ``adapter`` (Algorithm 2, step 3)."""
+    return local_update(site.adapted, adapter, site.split()[1], site.config.train, site.seed(round_index))

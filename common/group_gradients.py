@@ -5,6 +5,7 @@ what went into the layer and the gradient of what came out, summed over the grou
 """
 
 from functools import partial
+from inspect import signature
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from common.models import AdaptedModel
 from common.tangents import label_counts, span_losses
 
-_AT_ONCE = 600  # sequences in a pass
+_AT_ONCE = 300  # sequences in a pass: more of them leave the cache
 
 
 def group_gradients(adapted: AdaptedModel, adapter: Tensor, tokens: Tensor, spans: Tensor) -> Tensor:
@@ -61,14 +62,22 @@ def _chunk(adapted: AdaptedModel, layers: dict[str, nn.Linear], tokens: Tensor, 
         for piece in adapted.layout.tensors
     }
     handles = [layer.register_forward_hook(partial(_watch, parts[name], each)) for name, layer in layers.items()]
+    first = _first_needed(adapted, ends)
+    kept = {"logits_to_keep": width - 1 - first} if first else {}
     try:
-        logits = adapted.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        logits = adapted.model(input_ids=ids[:, :-1], attention_mask=mask[:, :-1], use_cache=False, **kept).logits
     finally:
         for handle in handles:
             handle.remove()
-    losses = span_losses(logits, ids, ends).view(groups, each).sum(1)
+    losses = span_losses(logits, ids[:, first:], ends - first).view(groups, each).sum(1)
     (losses / label_counts(spans).to(losses)).sum().backward()
     return gradients.cpu()
+
+
+def _first_needed(adapted: AdaptedModel, spans: Tensor) -> int:
+    """The first place whose words are needed, where the model can leave out those before: that which tells a label."""
+    able = "logits_to_keep" in signature(adapted.model.get_base_model().forward).parameters
+    return max(0, int(spans[:, 0].min()) - 1) if able else 0
 
 
 def _watch(part: Tensor, each: int, _layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -61,16 +61,20 @@ class ModelTangents:
         flat = tokens.flatten(0, 1).long().to(device)
         ends = spans.flatten(0, 1).long().to(device)
         places = torch.arange(flat.shape[1], device=device)
-        inputs = {"input_ids": flat, "attention_mask": (places < ends[:, 1:]).long(), "use_cache": False}
+        mask = (places < ends[:, 1:]).long()
+        inputs = {"input_ids": flat[:, :-1], "attention_mask": mask[:, :-1], "use_cache": False}
         logits = functional_call(self._adapted.model, layout.unflatten(adapter), (), inputs).logits
         return span_losses(logits, flat, ends).view(len(tokens), -1).sum(1) / label_counts(spans).to(device)
 
 
 def span_losses(logits: Tensor, tokens: Tensor, spans: Tensor) -> Tensor:
-    """Cross-entropy summed over each label: logits ``[s, length, words]`` and tokens ``[s, length]`` to ``[s]``."""
+    """Cross-entropy summed over each label: logits ``[s, length - 1, words]`` and tokens ``[s, length]`` to ``[s]``.
+
+    Every token but the first is told by the logits of the place before it; those of the last place tell nothing.
+    """
     places = torch.arange(1, tokens.shape[1], device=tokens.device)
     labelled = (places >= spans[:, :1]) & (places < spans[:, 1:])
-    losses = cross_entropy(logits[:, :-1].transpose(1, 2).float(), tokens[:, 1:], reduction="none")
+    losses = cross_entropy(logits.transpose(1, 2).float(), tokens[:, 1:], reduction="none")
     return (losses * labelled).sum(1)
 
 

@@ -4,67 +4,39 @@ Everything else of a client is the shipped path: its checks, charges, encoder, c
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import cast
 from unittest.mock import patch
 
 import torch
 from flwr.app import Message
+from flwr.clientapp import ClientApp
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from client_app import app as shipped
-from client_app.local_update import first_batch, local_update
+from client_app.local_update import first_batch
 from client_app.site import Site
-from common.config import RunConfig, TrainConfig
+from common.config import ConfigError, RunConfig, Scalar
 from common.data import IGNORED, TokenisedExamples
 from common.group_gradients import group_gradients
-from common.models import AdaptedModel
+from common.models import AdaptedModel, load_adapted_model
 from common.wire import TRAIN, received_adapter, unpack_instruction
 from server_app.in_process import InProcessGrid
 
 
-def can_be_joined(config: RunConfig) -> bool:
-    """Whether a client's update is the gradient of one batch at the received adapter, and nothing random enters."""
+def grid_for(config: RunConfig) -> InProcessGrid:
+    """The clients of a run in this process: computed together where that is the same, else one after the other."""
+    joined = _one_batch(config) and not _drops_out(load_adapted_model(config.model, config.lora, config.seed))
+    grid = CohortGrid if joined else InProcessGrid
+    return grid(shipped.app, config.flat(), config.federation.num_clients)
+
+
+def _one_batch(config: RunConfig) -> bool:
+    """Whether a client's update is the gradient of one batch at the received adapter."""
     train = config.train
-    return (train.local_steps, train.local_epochs, train.gradient_accumulation) == (1, 0, 1) and not config.lora.dropout
-
-
-class CohortGrid(InProcessGrid):
-    """An ``InProcessGrid`` that has the gradients of all train messages of a push before its clients ask for them."""
-
-    def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Compute the gradients together, then ask every client in turn as ever."""
-        messages = list(messages)
-        with _given(_gradients([message for message in messages if message.metadata.message_type == TRAIN], self)):
-            return super().push_messages(messages)
-
-    def site(self, message: Message) -> Site:
-        """The client that a message is for."""
-        return Site.of(self._contexts[message.metadata.dst_node_id])
-
-
-def _gradients(messages: list[Message], grid: CohortGrid) -> dict[int, Tensor]:
-    """Each client's gradient by the seed of its step; whom it cannot do is left to the shipped path."""
-    asked = [(message, grid.site(message)) for message in messages]
-    asked = [(message, site) for message, site in asked if len(site.split()[1])]
-    if not asked or _drops_out(asked[0][1].adapted):
-        return {}
-    message, site = asked[0]
-    sent, _, task = unpack_instruction(message.content)
-    seeds = [site.seed(task.round) for _, site in asked]
-    batches = [
-        first_batch(site.split()[1], site.config.train, seed) for (_, site), seed in zip(asked, seeds, strict=True)
-    ]
-    found: dict[int, Tensor] = {}
-    adapter = received_adapter(sent, site.adapted.layout)
-    for size in {len(batch) for batch in batches}:
-        alike = [index for index, batch in enumerate(batches) if len(batch) == size]
-        tokens, spans = _stacked([batches[index] for index in alike])
-        gradients = group_gradients(site.adapted, adapter, tokens, spans)
-        found |= {seeds[index]: gradient for index, gradient in zip(alike, gradients, strict=True)}
-    return found
+    return (train.local_steps, train.local_epochs, train.gradient_accumulation) == (1, 0, 1)
 
 
 def _drops_out(adapted: AdaptedModel) -> bool:
@@ -73,6 +45,49 @@ def _drops_out(adapted: AdaptedModel) -> bool:
     base = cast("PreTrainedModel", adapted.model.get_base_model())
     settings = base.config.to_dict().items()
     return layers or any(value for key, value in settings if "drop" in key and isinstance(value, int | float))
+
+
+class CohortGrid(InProcessGrid):
+    """An ``InProcessGrid`` that has the gradients of all train messages of a push before its clients ask for them.
+
+    Only for what ``grid_for`` finds to be one batch of one step without dropout.
+    """
+
+    def __init__(self, client_app: ClientApp, run_config: dict[str, Scalar], num_clients: int) -> None:
+        super().__init__(client_app, run_config, num_clients)
+        self._clients: dict[int, tuple[Site, TokenisedExamples]] = {}
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Compute the gradients together, then ask every client in turn as ever."""
+        messages = list(messages)
+        with _given(self._gradients([message for message in messages if message.metadata.message_type == TRAIN])):
+            return super().push_messages(messages)
+
+    def _gradients(self, messages: list[Message]) -> dict[int, Tensor]:
+        """Each client's gradient by its partition; whom one pass cannot do is left to the shipped path."""
+        if not messages:
+            return {}
+        sent, _, task = unpack_instruction(messages[0].content)
+        found: dict[int, Tensor] = {}
+        alike: dict[int, list[tuple[Site, TokenisedExamples]]] = {}
+        for message in messages:
+            with suppress(ConfigError):  # it has no examples, and will say so itself
+                site, examples = self._client(message.metadata.dst_node_id)
+                batch = first_batch(examples, site.config.train, site.seed(task.round))
+                alike.setdefault(len(batch), []).append((site, batch))
+        for group in alike.values():
+            adapted = group[0][0].adapted
+            tokens, spans = _stacked([batch for _, batch in group])
+            gradients = group_gradients(adapted, received_adapter(sent, adapted.layout), tokens, spans)
+            found |= {site.partition: gradient for (site, _), gradient in zip(group, gradients, strict=True)}
+        return found
+
+    def _client(self, node: int) -> tuple[Site, TokenisedExamples]:
+        """A client and its examples of the rounds, found once for a run."""
+        if node not in self._clients:
+            site = Site.of(self._contexts[node])
+            self._clients[node] = (site, site.split()[1])
+        return self._clients[node]
 
 
 def _stacked(batches: list[TokenisedExamples]) -> tuple[Tensor, Tensor]:
@@ -87,12 +102,11 @@ def _stacked(batches: list[TokenisedExamples]) -> tuple[Tensor, Tensor]:
 @contextmanager
 def _given(gradients: dict[int, Tensor]) -> Iterator[None]:
     """Let the client's handler find its gradient here; one that is not here is computed by it as ever."""
+    shipped_gradient = shipped.gradient_of
 
-    def found(
-        adapted: AdaptedModel, adapter: Tensor, examples: TokenisedExamples, train: TrainConfig, seed: int
-    ) -> Tensor:
-        known = gradients.pop(seed, None)
-        return local_update(adapted, adapter, examples, train, seed) if known is None else known
+    def found(site: Site, adapter: Tensor, round_index: int) -> Tensor:
+        known = gradients.pop(site.partition, None)
+        return shipped_gradient(site, adapter, round_index) if known is None else known
 
-    with patch.object(shipped, "local_update", found):
+    with patch.object(shipped, "gradient_of", found):
         yield

@@ -48,17 +48,14 @@ def run_report(flat: Mapping[str, Scalar]) -> dict[str, Any]:
 
     ``rounds`` is added to it: seconds of every round.
     """
-    from client_app.app import app  # noqa: PLC0415 - torch, which the planning process may not need
-    from compare.cohort import CohortGrid, can_be_joined  # noqa: PLC0415
-    from server_app.in_process import InProcessGrid  # noqa: PLC0415
+    from compare.cohort import grid_for  # noqa: PLC0415 - torch, which the planning process may not need
     from server_app.run import run_federation  # noqa: PLC0415
 
     with tempfile.TemporaryDirectory() as scratch:
         place = {"output.dir": scratch, "output.name": "run", "federation.max-in-flight": 0}  # nobody to wait for
         config = RunConfig.parse({**flat, **place})
-        grid = CohortGrid if can_be_joined(config) else InProcessGrid
         with patch("server_app.report.draw_plots"):  # nobody would see them
-            folder = run_federation(grid(app, config.flat(), config.federation.num_clients), config)
+            folder = run_federation(grid_for(config), config)
         report: dict[str, Any] = json.loads((folder.path / "report.json").read_text())
         report["rounds"] = [row["seconds"] for row in folder.read_metrics() if "seconds" in row]
     return report

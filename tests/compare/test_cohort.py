@@ -1,49 +1,82 @@
 """Gradients of a cohort in one pass: the same run as client by client, up to rounding."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import pytest
+import torch
 
 from client_app import app as client_module
-from common.config import RunConfig
+from client_app import site as site_module
+from common.config import ConfigError, RunConfig
+from common.data import TokenisedExamples
 from common.models import AdaptedModel
-from compare.cohort import CohortGrid, can_be_joined
+from compare.cohort import CohortGrid, grid_for
+from server_app.in_process import InProcessGrid
 from server_app.run import run_federation
 from server_app.run_folder import RunFolder
-from tests.server_app.test_resume import REPEATABLE
+from server_app.strategies import STRATEGIES
 from tests.tiny import Files, final_adapter, run_tiny, tiny_config
+
+FEW, NONE = 1, 4
+"""Partitions of the client that holds fewer examples than a batch, and of the one that holds none."""
+
+OPTIONS: list[tuple[str, dict[str, Any]]] = [
+    ("lora", {"lora.freeze-a": True}),
+    ("fedcg", {"fedcg.private": True, "privacy.epsilon": 100.0, "privacy.insecure-seed": 7, "privacy.trust": "local"}),
+    ("public-prior", {"public-prior.delivery": "rebuild", "public-prior.random-rows": 16}),
+]
 
 
 def run_together(config: RunConfig) -> RunFolder:
-    grid = CohortGrid(client_module.app, config.flat(), config.federation.num_clients)
+    grid = grid_for(config)
+    assert isinstance(grid, CohortGrid)
     return run_federation(grid, config)
 
 
-@pytest.mark.parametrize("changes", [{}, {"strategy.name": "lora", "data.examples-per-client": 3}])
+@pytest.fixture
+def unequal_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One client of the tiny run has 3 examples for a batch of 8, one has none and says so."""
+    original: Callable[..., TokenisedExamples] = site_module.private_tokens
+
+    def tokens(data: Any, tokenizer: Any, partition: int, *others: Any) -> TokenisedExamples:
+        if partition == NONE:
+            raise ConfigError("this client has no examples to train on")
+        held = original(data, tokenizer, partition, *others)
+        return held.select(torch.arange(3)) if partition == FEW else held
+
+    monkeypatch.setattr(site_module, "private_tokens", tokens)
+
+
+@pytest.mark.usefixtures("unequal_clients")
+@pytest.mark.parametrize(("name", "changes"), [*((name, {}) for name in STRATEGIES), *OPTIONS])
 def test_a_run_with_the_cohorts_gradients_in_one_pass_is_the_run_client_by_client(
-    files: Files, tmp_path: Path, changes: dict[str, Any]
+    files: Files, adapted: AdaptedModel, tmp_path: Path, name: str, changes: dict[str, Any]
 ) -> None:
-    changes = {**REPEATABLE, **changes, "num-server-rounds": 4, "server.learning-rate": 1.0}
+    changes = {"strategy.name": name, "server.learning-rate": 1.0, "prior.steps": 5, **changes}
     one = run_tiny(tiny_config(files, tmp_path / "one", changes))
     with patch.object(client_module, "local_update", side_effect=AssertionError("client by client")):
         other = run_together(tiny_config(files, tmp_path / "other", changes))
-    assert (final_adapter(one) - final_adapter(other)).norm() < 1e-3 * final_adapter(one).norm()
+    moved = final_adapter(one) - adapted.initial
+    assert (final_adapter(one) - final_adapter(other)).norm() < 1e-5 * moved.norm()
+    for folder in (one, other):
+        assert [(row["replies"], row["failures"]) for row in folder.read_metrics()[1:]] == [(5, 1)] * 3
     losses = [json.loads((done.path / "report.json").read_text())["outcome"]["final"]["loss"] for done in (one, other)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_a_base_model_that_drops_out_is_computed_client_by_client(
     files: Files, tmp_path: Path, adapted: AdaptedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its dropout is on in a client's step and off in the pass for all."""
-    monkeypatch.setattr(adapted.model.get_base_model().config, "attention_dropout", 0.1)
-    monkeypatch.setattr("compare.cohort.group_gradients", None)
-    config = tiny_config(files, tmp_path, {"num-server-rounds": 1})
-    with patch("client_app.site.load_adapted_model", return_value=adapted):
-        assert run_together(config).read_metrics()[1]["replies"] == 6
+    config = tiny_config(files, tmp_path)
+    with patch("compare.cohort.load_adapted_model", return_value=adapted):
+        assert type(grid_for(config)) is CohortGrid
+        monkeypatch.setattr(adapted.model.get_base_model().config, "attention_dropout", 0.1)
+        assert type(grid_for(config)) is InProcessGrid
 
 
 @pytest.mark.parametrize(
@@ -56,5 +89,6 @@ def test_a_base_model_that_drops_out_is_computed_client_by_client(
     ],
 )
 def test_what_one_pass_cannot_do_is_done_client_by_client(change: dict[str, Any]) -> None:
-    assert can_be_joined(RunConfig())
-    assert not can_be_joined(RunConfig.parse(change))
+    few = {"federation.num-clients": 2}
+    assert type(grid_for(RunConfig.parse(few))) is CohortGrid
+    assert type(grid_for(RunConfig.parse(few | change))) is InProcessGrid
