@@ -208,6 +208,16 @@ def test_what_runs_submitted_code_sees_no_key_but_its_own_secret() -> None:
             assert [volume.split(":")[1] for volume in keys] == ["/keys/superexec.secret"], name
 
 
+def test_a_site_that_asks_for_signatures_differs_in_that_alone() -> None:
+    base = load("compose.tls.yml", {"LIMITS": "max-releases=7"})["services"]["supernode"]["command"]
+    signed = load("compose.signed.yml", {"LIMITS": "max-releases=7"})
+    Draft202012Validator(SCHEMA).validate(signed)
+    assert signed == {"services": {"supernode": {"command": [*base, "--trusted-entities=/keys/trusted.yaml"]}}}
+    assert options(signed["services"]["supernode"]["command"]) == options(
+        commands.supernode("x", 1, NOTHING, NOTHING, NOTHING, {}, NOTHING)
+    )
+
+
 def test_a_site_s_own_words_reach_its_supernode() -> None:
     file = load("compose.tls.yml", {"SUPERLINK": "fl.example.org:443", "LIMITS": "max-releases=7"})
     command = values(file["services"]["supernode"]["command"])

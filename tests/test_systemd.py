@@ -118,7 +118,8 @@ def test_the_site_s_own_words_arrive_as_one_argument() -> None:
     given = dict(shlex.split(line)[0].split("=", 1) for line in lines if line[0] != "#")
     assert values(command("dr-encoder-supernode"))["--superlink"] == "${SUPERLINK}"
     assert values(command("dr-encoder-supernode"))["--node-config"] == "${NODE_CONFIG}"
-    assert set(given) == {"SUPERLINK", "NODE_CONFIG"}
+    assert set(given) == {"SUPERLINK", "NODE_CONFIG", "NODE_OPTIONS"}
+    assert command("dr-encoder-supernode")[-1] == "$NODE_OPTIONS", "without braces: as many words as it has, or none"
     assert given["NODE_CONFIG"].split()[0] == 'data-path="/srv/dr-encoder/site.jsonl"'
 
 
