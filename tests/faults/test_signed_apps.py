@@ -82,10 +82,12 @@ def test_only_what_the_site_has_signed_runs_there(careful: Field, bundle: Path) 
     print(f"OBSERVED signed by a stranger: {status}")
     assert status != "finished:completed"
     assert "could not verify the FAB" in said(careful, "north").replace("\n", " ")
-    assert "run=" not in said(careful, "north-superexec"), "no code of either run was started"
+    installed = careful.federation.folder / "home" / "north" / "apps"
+    assert not installed.exists(), "neither app was even unpacked at the site"
 
     sign(bundle, careful.federation.folder / "site-key")
     status, _ = ended(careful, "signed", identity(bundle))
     print(f"OBSERVED signed by the site: {status}")
     assert status == "finished:completed"
     assert careful.rounds_done("signed") == 1
+    assert installed.exists(), "where a signed one is unpacked"
