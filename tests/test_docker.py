@@ -1,66 +1,52 @@
-"""The container files, as far as they can be checked without an engine: what they copy, mount and run."""
+"""The container files, as far as they can be checked without an engine: what they copy, mount, join and run."""
 
+import json
 import re
+import shutil
+import subprocess
 import tomllib
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, ValidationError
 
+from common.config import RunConfig, flatten
 from server_app.deployment import commands
 from server_app.deployment.certificates import Certificates
+from server_app.deployment.demo import SITES, demo_config
+from tests.compose_files import DOCKER, FILES, Missing, filled_in, load
 
-ROOT = Path(__file__).parents[1]
-DOCKER = ROOT / "docker"
-COMPOSE = ["compose.yml", "compose.tls.yml"]
+ROOT = DOCKER.parent
 NOTHING = Path("/none")
-SERVICE = {
-    "type": "object",
-    "required": ["image", "command", "init", "restart", "cap_drop", "security_opt"],
-    "properties": {
-        "image": {"type": "string"},
-        "build": {"type": "object", "required": ["context", "dockerfile"], "additionalProperties": {"type": "string"}},
-        "command": {"type": "array", "items": {"type": "string"}, "minItems": 1},
-        "init": {"const": True},
-        "restart": {"enum": ["no", "always", "on-failure", "unless-stopped"]},
-        "read_only": {"type": "boolean"},
-        "tmpfs": {"type": "array", "items": {"type": "string"}},
-        "cap_drop": {"const": ["ALL"]},
-        "security_opt": {"const": ["no-new-privileges:true"]},
-        "networks": {"type": "array"},
-        "network_mode": {"type": "string", "pattern": "^service:"},
-        "profiles": {"type": "array", "items": {"enum": ["server", "site"]}},
-        "ports": {"type": "array", "items": {"type": "string", "pattern": r"^127\.0\.0\.1:\d+:\d+$"}},
-        "volumes": {"type": "array", "items": {"type": "string", "pattern": "^[^:]+(:-[^}]*})?:/[^:]+(:ro)?$"}},
-        "logging": {"type": "object"},
-        "depends_on": {"type": ["array", "object"]},
-        "deploy": {"type": "object"},
-        "healthcheck": {
-            "type": "object",
-            "required": ["test", "interval", "timeout", "retries", "start_period"],
-            "properties": {"test": {"type": "array", "items": {"type": "string"}}, "retries": {"type": "integer"}},
-        },
-    },
-    "additionalProperties": False,
+# The schema of the Compose Specification itself (Apache-2.0), as the package check-jsonschema carries it.
+SCHEMA = json.loads((files("check_jsonschema") / "builtin_schemas" / "vendor" / "compose-spec.json").read_text())
+CERTIFICATES = Certificates(NOTHING, NOTHING, NOTHING)
+TLS = {
+    "superlink": commands.superlink(1, CERTIFICATES, NOTHING, NOTHING),
+    "server-superexec": commands.server_superexec("x", NOTHING, NOTHING),
+    "supernode": commands.supernode("x", 1, NOTHING, NOTHING, NOTHING, {}),
+    "site-superexec": commands.client_superexec(1, NOTHING),
 }
-FILE = {
-    "type": "object",
-    "required": ["name", "services", "volumes"],
-    "properties": {"services": {"type": "object", "additionalProperties": SERVICE}},
-    "patternProperties": {"^x-|^name$|^volumes$|^networks$": {}},
-    "additionalProperties": False,
+# What a demonstration without certificates, keys and secrets does without.
+PROOFS = {
+    *("--ssl-ca-certfile", "--ssl-certfile", "--ssl-keyfile", "--enable-supernode-auth", "--root-certificates"),
+    *("--auth-supernode-private-key", "--superexec-auth-secret-file"),
 }
-
-
-def load(name: str) -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load((DOCKER / name).read_text())
-    return loaded
 
 
 def options(command: list[str]) -> set[str]:
     return {part.split("=")[0] for part in command if part.startswith("--")}
+
+
+def values(command: list[str]) -> dict[str, str]:
+    """Options with values, in the form of the compose files: ``--name=value``."""
+    return dict(part.split("=", 1) for part in command if part.startswith("--") and "=" in part)
+
+
+def joined(service: dict[str, Any]) -> set[str]:
+    return set(service["networks"])
 
 
 def dockerfile() -> list[list[str]]:
@@ -68,46 +54,148 @@ def dockerfile() -> list[list[str]]:
     return [line.split() for line in text.splitlines() if line and not line.startswith("#")]
 
 
-@pytest.mark.parametrize("name", COMPOSE)
-def test_a_compose_file_has_only_what_is_known_and_what_it_names_is_there(name: str) -> None:
+def on_the_host(service: dict[str, Any]) -> list[str]:
+    """Paths of the host that a service mounts."""
+    sources = [v["source"] if isinstance(v, dict) else v.split(":")[0] for v in service.get("volumes", [])]
+    return [source for source in sources if source.startswith(".")]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_compose_file_is_one_of_the_compose_specification(name: str) -> None:
+    assert SCHEMA["$schema"] == Draft202012Validator.META_SCHEMA["$id"], "an older validator passes over half of it"
+    Draft202012Validator(SCHEMA).validate(load(name))
+
+
+@pytest.mark.parametrize(
+    ("service", "key", "value"),
+    [("superlink", "healtcheck", {}), ("superlink", "ports", {"a": 1}), ("supernode", "depends_on", "superlink")],
+)
+def test_the_specification_s_schema_finds_mistakes(service: str, key: str, value: Any) -> None:
+    file = load("compose.tls.yml")
+    file["services"][service][key] = value
+    with pytest.raises(ValidationError):
+        Draft202012Validator(SCHEMA).validate(file)
+
+
+def test_variables_are_filled_in_as_compose_does_it() -> None:
+    assert filled_in({"a": ["${X:-y}", "${X}", "$$X", 1]}, {"X": "z"}) == {"a": ["z", "z", "$X", 1]}
+    assert filled_in("${X:-y}", {"X": ""}) == "y"
+    for text in ("${X:?say}", "$X", "${X}"):
+        with pytest.raises(Missing):
+            filled_in(text, {})
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_a_compose_file_names_is_there(name: str) -> None:
     file = load(name)
-    Draft202012Validator(FILE).validate(file)
     for service in file["services"].values():
         assert set(service.get("depends_on", [])) <= set(file["services"])
-        assert set(service.get("networks", [])) <= set(file.get("networks", {}))
-        assert service.get("network_mode", "service:").removeprefix("service:") in {"", *file["services"]}
-        named = {volume.split(":")[0] for volume in service.get("volumes", []) if volume[0] not in ".$"}
-        assert named <= set(file["volumes"])
+        assert joined(service) <= set(file["networks"])
+        named = [v.split(":")[0] for v in service.get("volumes", []) if isinstance(v, str) and ":" in v]
+        assert {source for source in named if source[0] not in "./"} <= set(file["volumes"])
+    used = {network for service in file["services"].values() for network in joined(service)}
+    assert used == set(file["networks"])
 
 
-@pytest.mark.parametrize("name", COMPOSE)
-def test_the_image_is_that_of_this_version(name: str) -> None:
+def test_what_the_demonstration_mounts_is_in_the_repository_or_is_to_be_made() -> None:
+    """The TLS file mounts keys and data, which are nobody's but the site's."""
+    mounted = {path for service in load("compose.yml")["services"].values() for path in on_the_host(service)}
+    assert mounted == {"../results", "./demo/config.toml", "./demo/run.toml"}
+    assert all((DOCKER / path).is_file() for path in mounted - {"../results"})
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_service_is_confined_and_tells_of_its_health(name: str) -> None:
+    for of, service in load(name)["services"].items():
+        assert service["init"] is True, of
+        assert service["read_only"] is True, of
+        assert service["cap_drop"] == ["ALL"], of
+        assert service["security_opt"] == ["no-new-privileges:true"], of
+        assert not {"privileged", "cap_add", "network_mode", "pid", "ipc", "user"} & set(service), of
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), of
+        if of != "operator":  # it ends
+            assert service["restart"] == "unless-stopped", of
+            compile(service["healthcheck"]["test"][-1], of, "exec")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_image_is_that_of_this_version_or_one_given_by_digest(name: str) -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert {service["image"] for service in load(name)["services"].values()} == {f"dr-encoder:{version}"}
+    pinned = load(name, {"IMAGE": "registry/dr-encoder@sha256:abc"})["services"].values()
+    assert {service["image"] for service in pinned} == {"registry/dr-encoder@sha256:abc"}
 
 
 def test_the_tls_file_runs_the_commands_of_deploy_demo() -> None:
     """The same programs with the same options; the values are paths and addresses of the containers."""
-    certificates = Certificates(NOTHING, NOTHING, NOTHING)
-    demo = {
-        "superlink": commands.superlink(1, certificates, NOTHING, NOTHING),
-        "server-superexec": commands.server_superexec("x", NOTHING, NOTHING),
-        "supernode": commands.supernode("x", 1, NOTHING, NOTHING, NOTHING, {}),
-        "site-superexec": commands.client_superexec(1, NOTHING),
-    }
     services = load("compose.tls.yml")["services"]
-    assert set(services) == set(demo)
-    for name, command in demo.items():
+    assert set(services) == set(TLS)
+    for name, command in TLS.items():
         assert services[name]["command"][0] == command[0]
         assert options(services[name]["command"]) == options(command), name
 
 
+def test_the_demonstration_runs_the_commands_of_deploy_demo_without_the_proofs() -> None:
+    services = load("compose.yml")["services"]
+    expected = {"superlink": TLS["superlink"], "server-superexec": TLS["server-superexec"]}
+    for site in SITES:
+        expected |= {site: TLS["supernode"], f"{site}-superexec": TLS["site-superexec"]}
+    assert set(services) == {*expected, "operator"}
+    for name, command in expected.items():
+        assert services[name]["command"][0] == command[0]
+        assert options(services[name]["command"]) == (options(command) - PROOFS) | {"--insecure"}, name
+    configs = [values(services[site]["command"])["--node-config"] for site in SITES]
+    assert configs == [f"partition-id={n} num-partitions={len(SITES)}" for n in range(len(SITES))]
+
+
+def test_the_operator_submits_the_run_of_deploy_demo_and_results_reach_the_host() -> None:
+    services = load("compose.yml")["services"]
+    command, mounts = services["operator"]["command"], services["operator"]["volumes"]
+    assert command[:3] == ["python", "-m", "server_app.deployment.submit"]
+    assert services["operator"]["profiles"] == ["operator"], "`up` alone submits nothing"
+    assert values(command) == {"--app": "/app", "--config": "/demo/run.toml"}
+    assert ["WORKDIR", "/app"] in dockerfile()
+    assert {"./demo/config.toml:/var/lib/flower/config.toml:ro", "./demo/run.toml:/demo/run.toml:ro"} <= set(mounts)
+    connection = tomllib.loads((DOCKER / "demo" / "config.toml").read_text())["superlink"]
+    assert connection["default"] == command[3] == "demo"
+    assert connection["demo"] == {"address": "superlink:8000", "insecure": True}
+    keys = flatten(tomllib.loads((DOCKER / "demo" / "run.toml").read_text()))
+    run = RunConfig.parse(keys | {"output.name": "x"})
+    assert run == demo_config(3, Path("/results"), "x")
+    mounts = [volume for volume in services["server-superexec"]["volumes"] if isinstance(volume, dict)]
+    assert [(mount["source"], mount["target"]) for mount in mounts] == [("../results", run.output.dir)]
+    assert mounts[0]["bind"] == {"create_host_path": False}
+
+
+@pytest.mark.parametrize(("name", "nodes"), [("compose.yml", SITES), ("compose.tls.yml", ("supernode",))])
+def test_a_supernode_is_found_by_its_superexec_however_often_it_is_restarted(name: str, nodes: tuple[str, ...]) -> None:
+    """A network of these two alone, and a name in it: the address behind it may change, the network never goes."""
+    file = load(name)
+    for node in nodes:
+        superexec = {"supernode": "site-superexec"}.get(node, f"{node}-superexec")
+        (network,) = joined(file["services"][superexec])
+        assert {of for of, service in file["services"].items() if network in joined(service)} == {node, superexec}
+        assert file["networks"][network] == {"internal": True}
+        assert file["services"][node]["networks"][network] == {"aliases": ["runtime"]}
+        served, asked = file["services"][node]["command"], file["services"][superexec]["command"]
+        assert values(served)["--host"] == "runtime", "bound to that network only"
+        assert values(asked)["--runtime-api-address"] == f"runtime:{values(served)['--port']}"
+        assert values(asked)["--runtime-api-address"] in file["services"][superexec]["healthcheck"]["test"][-1]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_runs_submitted_code_has_no_way_out(name: str) -> None:
+    file = load(name)
+    runs_code = {of: service for of, service in file["services"].items() if of.endswith("superexec")}
+    assert runs_code
+    for of, service in runs_code.items():
+        assert all(file["networks"][network] == {"internal": True} for network in joined(service)), of
+
+
 def test_only_the_site_s_own_superexec_sees_data_and_accelerator() -> None:
-    services = load("compose.tls.yml")["services"]
-    assert [name for name, service in services.items() if any(":/data" in v for v in service["volumes"])] == [
-        "site-superexec"
-    ]
-    assert [name for name, service in services.items() if "deploy" in service] == ["site-superexec"]
+    services = load("compose.tls.yml", {"DATA": "/elsewhere"})["services"]
+    assert [of for of, service in services.items() if "/elsewhere:/data:ro" in service["volumes"]] == ["site-superexec"]
+    assert [of for of, service in services.items() if "deploy" in service] == ["site-superexec"]
     mounted = [volume for service in services.values() for volume in service["volumes"]]
     assert all(volume.endswith(":ro") for volume in mounted if any(k in volume for k in ("keys", "certif", "/data")))
 
@@ -120,15 +208,32 @@ def test_what_runs_submitted_code_sees_no_key_but_its_own_secret() -> None:
             assert [volume.split(":")[1] for volume in keys] == ["/keys/superexec.secret"], name
 
 
+def test_a_site_that_asks_for_signatures_differs_in_that_alone() -> None:
+    base = load("compose.tls.yml", {"LIMITS": "max-releases=7"})["services"]["supernode"]["command"]
+    signed = load("compose.signed.yml", {"LIMITS": "max-releases=7"})
+    Draft202012Validator(SCHEMA).validate(signed)
+    assert signed == {"services": {"supernode": {"command": [*base, "--trusted-entities=/keys/trusted.yaml"]}}}
+    assert options(signed["services"]["supernode"]["command"]) == options(
+        commands.supernode("x", 1, NOTHING, NOTHING, NOTHING, {}, NOTHING)
+    )
+
+
+def test_a_site_s_own_words_reach_its_supernode() -> None:
+    file = load("compose.tls.yml", {"SUPERLINK": "fl.example.org:443", "LIMITS": "max-releases=7"})
+    command = values(file["services"]["supernode"]["command"])
+    assert command["--superlink"] == "fl.example.org:443"
+    assert command["--node-config"] == 'data-path="/data/site.jsonl" max-releases=7'
+
+
 def test_no_profile_needs_a_variable_of_the_other() -> None:
     """Compose fills in the whole file before it looks at profiles, so a required variable stops both."""
-    assert ":?" not in "".join(" ".join(s["command"]) for s in load("compose.tls.yml")["services"].values())
+    assert load("compose.tls.yml", {})["services"]
 
 
 def test_the_demonstration_publishes_no_port_and_has_no_way_out() -> None:
     file = load("compose.yml")
     assert not any("ports" in service for service in file["services"].values())
-    assert file["networks"] == {"federation": {"internal": True}}
+    assert all(network == {"internal": True} for network in file["networks"].values())
 
 
 def test_what_the_dockerfile_copies_is_there_and_let_in() -> None:
@@ -141,11 +246,27 @@ def test_what_the_dockerfile_copies_is_there_and_let_in() -> None:
         assert source in allowed
 
 
+def test_the_dockerfile_passes_its_linter() -> None:
+    """hadolint, of the development dependencies; every finding counts, style included."""
+    program = shutil.which("hadolint")
+    assert program, 'pip install -c constraints.txt -e ".[dev]" brings hadolint'
+    done = subprocess.run(
+        [program, "--no-color", str(DOCKER / "Dockerfile")], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
 def test_the_image_is_pinned_and_runs_as_an_ordinary_user() -> None:
     lines = dockerfile()
-    base = next(words[1] for words in lines if words[0] == "FROM")
+    assert lines[:2] == [["ARG", lines[0][1]], ["FROM", "${BASE_IMAGE}"]]
+    base = lines[0][1].removeprefix("BASE_IMAGE=")
     assert re.fullmatch(r"python:3\.11\.\d+-slim-\w+", base)
-    assert [words[1] for words in lines if words[0] == "USER"] == ["flower"]
+    build = load("compose.yml")["services"]["superlink"]["build"]
+    assert build["args"] == {"BASE_IMAGE": base}, "one default in both files"
+    assert (DOCKER / build["context"]).resolve() == ROOT
+    digest = load("compose.yml", {"BASE_IMAGE": "python@sha256:abc"})["services"]["superlink"]["build"]
+    assert digest["args"] == {"BASE_IMAGE": "python@sha256:abc"}
+    assert [words[1] for words in lines if words[0] == "USER"] == ["10001:10001"]
     position = {words[0]: index for index, words in enumerate(lines)}
     assert position["USER"] > position["RUN"], "nothing is built after the change of user"
     assert "-c constraints.txt" in " ".join(next(words for words in lines if "pip" in words))

@@ -34,9 +34,18 @@ def server_superexec(address: str, authority: Path, secret: Path) -> list[str]:
 
 
 def supernode(
-    address: str, port: int, authority: Path, key: Path, secret: Path, node_config: Mapping[str, Scalar]
+    address: str,
+    port: int,
+    authority: Path,
+    key: Path,
+    secret: Path,
+    node_config: Mapping[str, Scalar],
+    trusted: Path | None = None,
 ) -> list[str]:
-    """A site's SuperNode: it dials out to the SuperLink; ``port`` is for its own client processes, on loopback."""
+    """A site's SuperNode: it dials out to the SuperLink; ``port`` is for its own client processes, on loopback.
+
+    With ``trusted``, a YAML file of names and Ed25519 public keys, it runs only apps that one of these has signed.
+    """
     return [
         "flower-supernode",
         *("--superlink", address, "--root-certificates", str(authority)),
@@ -44,6 +53,7 @@ def supernode(
         *("--host", "127.0.0.1", "--port", str(port)),
         *("--isolation", "process", "--superexec-auth-secret-file", str(secret)),
         *("--node-config", " ".join(f"{name}={_toml(value)}" for name, value in node_config.items())),
+        *(("--trusted-entities", str(trusted)) if trusted else ()),
     ]
 
 

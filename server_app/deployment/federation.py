@@ -36,10 +36,11 @@ class DeploymentError(RuntimeError):
 
 @dataclass(frozen=True)
 class Site:
-    """One data holder: its name and what its operator writes into ``--node-config`` (``data-path``, limits)."""
+    """One data holder: its name, what it writes into ``--node-config``, and the file of whose signed apps it runs."""
 
     name: str
     node_config: Mapping[str, Scalar]
+    trusted: Path | None = None
 
 
 @dataclass
@@ -91,7 +92,9 @@ class LocalFederation:
         port = self._node_ports.setdefault(site.name, free_ports(1)[0])
         secret = self._secret(site.name)
         authority = self.certificates.authority
-        command = commands.supernode(self.fleet_address, port, authority, self.key_of(site), secret, site.node_config)
+        command = commands.supernode(
+            self.fleet_address, port, authority, self.key_of(site), secret, site.node_config, site.trusted
+        )
         self._start(site.name, command)
         if not self.processes.is_running(f"{site.name}-superexec"):
             self._start(f"{site.name}-superexec", commands.client_superexec(port, secret), home=site.name)
@@ -100,8 +103,8 @@ class LocalFederation:
         """The private key of a site's SuperNode."""
         return self.folder / "keys" / site.name
 
-    def submit(self, config: RunConfig | Mapping[str, Scalar], app: Path = APP) -> int:
-        """Start a run of ``app`` and return its id."""
+    def submit(self, config: RunConfig | Mapping[str, Scalar], app: Path | str = APP) -> int:
+        """Start a run of ``app``, a folder or ``@publisher/name==version``, and return its id."""
         flat = config.flat() if isinstance(config, RunConfig) else dict(config)
         path = self._home("operator") / f"run-{secrets.token_hex(4)}.toml"
         path.write_text(tomli_w.dumps(nest(flat)))

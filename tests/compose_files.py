@@ -1,0 +1,45 @@
+"""What Compose makes of a file before it acts: anchors merged, ``${NAME:-default}``, ``${NAME:?message}`` filled in."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+DOCKER = Path(__file__).parents[1] / "docker"
+FILES = ("compose.yml", "compose.tls.yml")
+_VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?:(?P<rule>:-|:\?)(?P<rest>[^}]*))?\}|\$\$|\$(?P<bare>\w*)")
+
+
+class Missing(ValueError):
+    """A variable that must be set is not; Compose would refuse the whole file."""
+
+
+def load(name: str, variables: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """A compose file as Compose sees it with these variables, and no others, set."""
+    loaded: dict[str, Any] = filled_in(yaml.safe_load((DOCKER / name).read_text()), variables or {})
+    return loaded
+
+
+def filled_in(value: Any, variables: Mapping[str, str]) -> Any:
+    """Variables replaced in every text (keys of mappings excepted, as Compose does it)."""
+    if isinstance(value, dict):
+        return {key: filled_in(inner, variables) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [filled_in(inner, variables) for inner in value]
+    return _VARIABLE.sub(lambda found: _value(found, variables), value) if isinstance(value, str) else value
+
+
+def _value(found: re.Match[str], variables: Mapping[str, str]) -> str:
+    if found.group() == "$$":
+        return "$"
+    name, rule = found["name"] or found["bare"], found["rule"]
+    value = variables.get(name, "")
+    if rule is None and name not in variables:
+        raise Missing(f"{name} has neither a value nor a default: Compose would warn and put nothing")
+    if value or rule is None:
+        return value
+    if rule == ":?":
+        raise Missing(f"{name}: {found['rest']}")
+    return str(found["rest"])

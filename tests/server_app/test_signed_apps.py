@@ -1,0 +1,109 @@
+"""What a site signs and a shelf serves, judged by Flower's own client and its SuperNode's own verification."""
+
+import hashlib
+import json
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from flwr.supercore.fab import Fab
+from flwr.supercore.utils import request_download_link
+from flwr.superlink.servicer.control.control_handlers import _format_verification
+from flwr.supernode.start_client_internal import _verify_fab
+from typer.testing import CliRunner
+
+from server_app.deployment import signed_apps
+
+NAME, VERSION = "@clinic/app", "1.2.3"
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    path = tmp_path / "shelf" / "clinic.app.1-2-3.fab"
+    path.parent.mkdir()
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(
+            "pyproject.toml", '[project]\nname = "app"\nversion = "1.2.3"\n[tool.flwr.app]\npublisher = "clinic"\n'
+        )
+    return path
+
+
+@pytest.fixture
+def address(bundle: Path) -> Iterator[str]:
+    server = signed_apps.make_server(bundle.parent, 0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def make_key(path: Path) -> tuple[Path, str]:
+    """A private key's file, and the public half as it is written into a file of trusted entities."""
+    key = Ed25519PrivateKey.generate()
+    path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    return path, key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+
+
+def sign(bundle: Path, key: Path, name: str) -> None:
+    done = CliRunner().invoke(signed_apps.app, ["sign", str(bundle), "--key", str(key), "--name", name])
+    assert done.exit_code == 0, done.output
+    assert hashlib.sha256(bundle.read_bytes()).hexdigest() in done.output.replace("\n", "")
+
+
+def fetched(address: str) -> Fab:
+    """As a SuperLink takes an app by name, and hands it on to SuperNodes."""
+    link, verifications, _ = request_download_link(NAME, VERSION, f"{address}/hub/fetch-fab", "fab_url")
+    assert verifications is not None
+    content = requests.get(link, timeout=10).content
+    return Fab(hashlib.sha256(content).hexdigest(), content, _format_verification(verifications))
+
+
+def test_a_supernode_accepts_what_its_own_site_has_signed_and_nothing_else(
+    tmp_path: Path, bundle: Path, address: str
+) -> None:
+    ours, public = make_key(tmp_path / "ours")
+    theirs, other = make_key(tmp_path / "theirs")
+    assert not _verify_fab(fetched(address), {"clinic": public}), "unsigned"
+    sign(bundle, theirs, "clinic")
+    assert not _verify_fab(fetched(address), {"clinic": public}), "the right name, another key"
+    sign(bundle, ours, "clinic")
+    sign(bundle, theirs, "hospital")
+    fab = fetched(address)
+    assert fab.content == bundle.read_bytes()
+    assert _verify_fab(fab, {"clinic": public})
+    assert _verify_fab(fab, {"hospital": other}), "each site by its own signature"
+    assert not _verify_fab(fab, {"third": public})
+    assert not _verify_fab(Fab("", fab.content + b" ", fab.verifications), {"clinic": public}), "one more byte"
+    record = json.loads(fab.verifications["clinic"])
+    later = {"clinic": json.dumps(record | {"signed_at": record["signed_at"] + 1})}
+    assert not _verify_fab(Fab("", fab.content, later), {"clinic": public}), "the time is signed too"
+
+
+def test_a_version_that_is_not_on_the_shelf_is_named_with_those_that_are(address: str) -> None:
+    with pytest.raises(ValueError, match=r"9\.9\.9 not found.*1\.2\.3"):
+        request_download_link(NAME, "9.9.9", f"{address}/hub/fetch-fab", "fab_url")
+
+
+@pytest.mark.parametrize("path", ["/", "/bundles/../ours", "/bundles/clinic.app.1-2-3.site.json", "/hub/fetch-fab"])
+def test_the_shelf_gives_bundles_and_nothing_else(address: str, bundle: Path, path: str) -> None:
+    (bundle.parent.parent / "ours").write_text("a key")
+    (bundle.parent / "clinic.app.1-2-3.site.json").write_text("{}")
+    prepared = requests.Request("GET", address).prepare()
+    prepared.url = address + path
+    assert requests.Session().send(prepared, timeout=10).status_code == 404
+
+
+def test_a_key_of_another_kind_is_refused(tmp_path: Path, bundle: Path) -> None:
+    path = tmp_path / "node"
+    key = ec.generate_private_key(ec.SECP384R1())
+    path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    done = CliRunner().invoke(signed_apps.app, ["sign", str(bundle), "--key", str(path), "--name", "x"])
+    assert done.exit_code == 2
+    assert "Ed25519" in done.output
+    assert not list(bundle.parent.glob("*.json"))

@@ -1,0 +1,73 @@
+"""A run submitted and waited for, against a stand-in for ``flwr`` that says what a SuperLink would."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from server_app.deployment import submit
+
+PROGRAM = f"""#!{sys.executable}
+import json, pathlib, sys
+here = pathlib.Path(__file__).parent
+with (here / "calls").open("a") as calls:
+    calls.write(" ".join(sys.argv[1:]) + chr(10))
+if sys.argv[1] == "run":
+    if (here / "refused").exists():
+        sys.exit("no such connection")
+    print(json.dumps({{"success": True, "run-id": "7"}}))
+if sys.argv[1] == "ls":
+    answers = (here / "statuses").read_text().split()
+    (here / "statuses").write_text(" ".join(answers[1:] or answers))
+    if answers[0] == "down":
+        sys.exit("SuperLink is not reachable")
+    print(json.dumps({{"runs": [{{"status": answers[0]}}]}}))
+"""
+
+
+@pytest.fixture
+def flwr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "flwr").write_text(PROGRAM)
+    (tmp_path / "flwr").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(submit, "_POLL_SECONDS", 0.0)
+    return tmp_path
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    program = typer.Typer()
+    program.command()(submit.submit)
+    done = CliRunner().invoke(program, ["hospital", *arguments])
+    return done.exit_code, done.output
+
+
+def test_a_completed_run_ends_with_0_through_a_restart_of_the_superlink(flwr: Path) -> None:
+    (flwr / "statuses").write_text("running down down running finished:completed")
+    (flwr / "run.toml").write_text("seed = 1\n")
+    code, output = run("--app", "@clinic/app==1.2.3", "--config", str(flwr / "run.toml"))
+    assert (code, "run 7 is finished:completed" in output) == (0, True), output
+    calls = (flwr / "calls").read_text().splitlines()
+    assert calls[0] == f"run @clinic/app==1.2.3 hospital -c {flwr / 'run.toml'} --format json"
+    assert calls.count("log 7 hospital --stream") == 3, "the log is taken up again after each interruption"
+
+
+@pytest.mark.parametrize("status", ["finished:failed", "finished:stopped"])
+def test_a_run_that_did_not_complete_ends_with_1(flwr: Path, status: str) -> None:
+    (flwr / "statuses").write_text(status)
+    assert run() == (1, f"run 7 started; Ctrl-C leaves it running, `flwr stop 7 hospital` ends it\nrun 7 is {status}\n")
+
+
+def test_a_refused_submission_says_why(flwr: Path) -> None:
+    (flwr / "refused").touch()
+    code, output = run()
+    assert (code, "no such connection" in output) == (1, True)
+
+
+def test_a_superlink_that_is_gone_is_not_asked_for_ever(flwr: Path) -> None:
+    (flwr / "statuses").write_text("down")
+    code, output = run()
+    assert code == 1
+    assert "no longer answers for run 7: SuperLink is not reachable" in output

@@ -1,0 +1,137 @@
+"""The units for machines without containers: the commands of deploy-demo, each with no more than it needs."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from server_app.deployment import commands
+from server_app.deployment.certificates import Certificates
+from tests.test_docker import TLS, options
+
+ROOT = Path(__file__).parents[1]
+UNITS = {
+    "dr-encoder-superlink": "superlink",
+    "dr-encoder-server-superexec": "server-superexec",
+    "dr-encoder-supernode": "supernode",
+    "dr-encoder-site-superexec": "site-superexec",
+}
+BINARIES = "/opt/dr-encoder/venv/bin"
+CREDENTIALS = "${CREDENTIALS_DIRECTORY}"
+
+
+def text_of(unit: str) -> str:
+    return (ROOT / "systemd" / f"{unit}.service").read_text()
+
+
+def settings(unit: str) -> dict[str, list[str]]:
+    """Every setting of a unit with its values in order, continued lines joined."""
+    found: dict[str, list[str]] = {}
+    for line in re.sub(r"\\\n\s*", "", text_of(unit)).splitlines():
+        if line and line[0] not in "#[":
+            name, value = line.split("=", 1)
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def command(unit: str) -> list[str]:
+    (line,) = settings(unit)["ExecStart"]
+    return shlex.split(line)
+
+
+def values(words: list[str]) -> dict[str, str]:
+    """Options that have a value, in the form of the units: ``--name value``."""
+    following = zip(words, [*words[1:], "--"], strict=True)
+    return {word: value for word, value in following if word.startswith("--") and not value.startswith("--")}
+
+
+def test_there_is_a_unit_for_every_process() -> None:
+    assert {path.stem for path in (ROOT / "systemd").glob("*.service")} == set(UNITS)
+
+
+@pytest.mark.parametrize(("unit", "process"), UNITS.items())
+def test_a_unit_runs_the_command_of_deploy_demo(unit: str, process: str) -> None:
+    words = command(unit)
+    assert words[0] == f"{BINARIES}/{TLS[process][0]}"
+    assert options(words) == options(TLS[process])
+    assert set(values(words)) == set(values(TLS[process])), "an option has a value in both or in neither"
+
+
+def test_addresses_and_isolation_are_those_of_deploy_demo() -> None:
+    """Their values too, where they do not name files."""
+    none, certificates = Path("/none"), Certificates(Path("/none"), Path("/none"), Path("/none"))
+    demo = {
+        "dr-encoder-superlink": commands.superlink(8000, certificates, none, none),
+        "dr-encoder-server-superexec": commands.server_superexec("localhost:8000", none, none),
+        "dr-encoder-supernode": commands.supernode("${SUPERLINK}", 9094, none, none, none, {}),
+        "dr-encoder-site-superexec": commands.client_superexec(9094, none),
+    }
+    for unit, expected in demo.items():
+        for option, value in values(expected).items():
+            if value not in {"/none", ""}:
+                assert values(command(unit))[option] == value, (unit, option)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_key_is_shown_to_its_service_alone(unit: str) -> None:
+    loaded = {entry.split(":")[0] for entry in settings(unit)["LoadCredential"]}
+    used = {word.removeprefix(f"{CREDENTIALS}/") for word in command(unit) if word.startswith(CREDENTIALS)}
+    assert loaded == used
+    if unit.endswith("superexec"):
+        assert loaded == {"superexec.secret"}, "submitted code could send away whatever lies beside it"
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_unit_is_confined_and_comes_back(unit: str) -> None:
+    found = settings(unit)
+    for name, value in {
+        "NoNewPrivileges": "yes", "CapabilityBoundingSet": "", "ProtectSystem": "strict", "ProtectHome": "yes",
+        "PrivateTmp": "yes", "RestrictNamespaces": "yes", "Restart": "always", "StartLimitIntervalSec": "0",
+    }.items():  # fmt: skip
+        assert found[name] == [value], name
+    runs_code = unit.endswith("superexec")
+    assert found["User"] == found["StateDirectory"] == ["dr-encoder-app" if runs_code else "dr-encoder-link"]
+    assert (found.get("IPAddressDeny"), found.get("IPAddressAllow")) == (
+        (["any"], ["localhost"]) if runs_code else (None, None)
+    )
+    assert ("PrivateDevices" in found) is (unit != "dr-encoder-site-superexec"), "the one that needs a GPU"
+    users = (ROOT / "systemd" / "dr-encoder.sysusers.conf").read_text()
+    assert f"\nu {found['User'][0]} " in users
+
+
+def test_what_a_unit_waits_for_is_there_and_its_end_is_not_the_other_s() -> None:
+    """A superexec outlives its SuperLink or SuperNode, as under deploy-demo: a wish and an order, no requirement."""
+    for unit in UNITS:
+        found = settings(unit)
+        assert found["Wants"] == found["After"]
+        assert found["Wants"][0].removesuffix(".service") in {*UNITS, "network-online.target"}
+        assert not {"Requires", "BindsTo", "PartOf"} & set(found)
+
+
+def test_the_site_s_own_words_arrive_as_one_argument() -> None:
+    """``${NAME}`` stays one word in systemd, blanks and quotes included; the file quotes it for systemd."""
+    lines = (ROOT / "systemd" / "site.env").read_text().splitlines()
+    given = dict(shlex.split(line)[0].split("=", 1) for line in lines if line[0] != "#")
+    assert values(command("dr-encoder-supernode"))["--superlink"] == "${SUPERLINK}"
+    assert values(command("dr-encoder-supernode"))["--node-config"] == "${NODE_CONFIG}"
+    assert set(given) == {"SUPERLINK", "NODE_CONFIG", "NODE_OPTIONS"}
+    assert command("dr-encoder-supernode")[-1] == "$NODE_OPTIONS", "without braces: as many words as it has, or none"
+    assert given["NODE_CONFIG"].split()[0] == 'data-path="/srv/dr-encoder/site.jsonl"'
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_systemd_itself_finds_nothing_to_say(tmp_path: Path) -> None:
+    """Unknown settings, wrong values, programs that are not there: of all units at once, for these programs."""
+    for unit in UNITS:
+        (tmp_path / f"{unit}.service").write_text(text_of(unit).replace(BINARIES, str(Path(sys.executable).parent)))
+    program = shutil.which("systemd-analyze") or ""
+    done = subprocess.run(
+        [program, "verify", "--man=no", *sorted(map(str, tmp_path.iterdir()))],
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    ours = [line for line in (done.stdout + done.stderr).splitlines() if "dr-encoder" in line]
+    assert (done.returncode, ours) == (0, [])
