@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from common.config import ConfigError, RunConfig, Scalar
+from common.demo.tasks import VALIDATION
 from common.models import load_adapted_model
 from compare.runs import Job
 from compare.tuning import FIRST, start_step
@@ -15,8 +16,7 @@ from server_app.strategies import STRATEGIES
 
 CENTRALISED = "centralised"
 TUNING: dict[str, dict[str, Scalar]] = {
-    "elicitation": {"data.task": "elicitation", "data.split": "validation"},
-    "knowledge": {"data.task": "knowledge-validation", "data.split": "evaluation"},
+    name: {"data.task": task, "data.split": split} for name, (task, split) in VALIDATION.items()
 }
 """For every private task the public examples that steps are tuned on: other facts than those that are evaluated."""
 

@@ -139,6 +139,17 @@ def evaluation_examples(data: DataConfig, seed: int) -> Dataset | None:
     return demo_tasks.evaluation_examples(data.task, data.split, seed)
 
 
+def validation_examples(data: DataConfig, seed: int) -> Dataset | None:
+    """Public rows other than those that are scored, to decide by; ``None`` where the demo has none for the task.
+
+    Also ``None`` beside other data than the demo's, and for a run that is scored on these very rows.
+    """
+    if data.name != "demo" or data.evaluation or data.task not in demo_tasks.VALIDATION:
+        return None
+    task, split = demo_tasks.VALIDATION[data.task]
+    return None if (data.task, data.split) == (task, split) else demo_tasks.evaluation_examples(task, split, seed)
+
+
 def retention_examples(data: DataConfig, seed: int) -> Dataset | None:
     """What the base model knows and should keep, where the demo task has such a set; not beside other examples."""
     if data.name != "demo" or data.evaluation:

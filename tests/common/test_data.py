@@ -20,6 +20,7 @@ from common.data import (
     private_tokens,
     retention_examples,
     tokenise,
+    validation_examples,
 )
 from common.demo.facts import split_known
 from common.demo.model import load_tokenizer
@@ -260,6 +261,25 @@ def test_public_examples_are_the_configured_file_the_demos_own_or_none(sorted_fi
     assert list(own["prompt"]) == [row["prompt"] for row in ROWS]
     assert evaluation_examples(DataConfig(), 1) is not None
     assert evaluation_examples(DataConfig(name=sorted_file), 1) is None
+
+
+@pytest.mark.parametrize(("task", "split"), [("elicitation", "evaluation"), ("knowledge", "evaluation")])
+def test_what_a_run_decides_by_is_neither_trained_on_nor_scored(task: str, split: str) -> None:
+    data = DataConfig(task=task, split=split)
+    decided = validation_examples(data, 1)
+    scored = evaluation_examples(data, 1)
+    assert decided is not None
+    assert scored is not None
+    trained = [row["prompt"] for part in range(4) for row in private_examples(data, part, 4, 1)]
+    assert not set(decided["prompt"]) & {*scored["prompt"], *trained}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"split": "validation"}, {"task": "knowledge-validation"}, {"name": "own.jsonl"}, {"evaluation": "own.jsonl"}],
+)
+def test_a_run_without_other_public_rows_has_nothing_else_to_decide_by(changes: dict[str, Any]) -> None:
+    assert validation_examples(DataConfig(**changes), 1) is None
 
 
 def test_only_the_demo_has_a_retention_set(sorted_file: str) -> None:
