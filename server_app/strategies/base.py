@@ -30,6 +30,7 @@ from server_app.control import controlled_code, controlled_gradient
 from server_app.events import log_event
 from server_app.federation import FederationError, Question, Replies, exchange
 from server_app.optimizer import ServerOptimizer
+from server_app.planned_encoder import PlannedEncoder, drawn, learnt, whole
 from server_app.privacy_account import PrivacyAccount
 from server_app.privacy_plan import StageOne, round_terms
 
@@ -231,6 +232,18 @@ class FederatedAdapter(Strategy):
     def sends_whole(cls, config: RunConfig) -> bool:
         """Whether a code is the adapter's size rather than ``codec.size`` under ``config``."""
         return False
+
+    @classmethod
+    def planned_broadcast(cls, config: RunConfig, layout: Layout) -> Tensor | QuantisedAdapter:
+        """Something as large as what ``broadcast`` returns, before there is an adapter."""
+        return torch.zeros(layout.size)
+
+    @classmethod
+    def planned_encoder(cls, config: RunConfig, layout: Layout, size: int) -> PlannedEncoder:
+        """Something as large as the encoder of a code of ``size`` values, before there is a codec."""
+        if cls.sends_whole(config):
+            return whole(layout)
+        return (learnt if cls.learns_codec(config) else drawn)(config, layout, size)
 
     def details(self) -> dict[str, object]:
         """What this strategy adds to the report, under ``strategy`` (plain JSON values; nothing private).
