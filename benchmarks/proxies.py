@@ -28,14 +28,16 @@ from common.config import RunConfig, Scalar
 from common.data import evaluation_examples, private_tokens
 from common.models import load_adapted_model
 from common.wire import received_adapter, unpack_instruction
+from compare.plan import TUNING_SEED
 from compare.runs import run_report
+from compare.study import mean_score
+from compare.tuning import Score, best_of
 from server_app.evaluation import Evaluator
 from server_app.in_process import InProcessGrid
 from server_app.launcher import read_preset
 from server_app.run import run_federation
 
 WINDOWS = (5, 10)  # rounds over which a client averages
-TUNING_SEED = 1000  # measured runs have seeds below it
 
 
 class Eavesdropper(InProcessGrid):
@@ -134,16 +136,15 @@ def run(keys: dict[str, Scalar], seed: int, steps: int, last: int) -> dict[str, 
 
 def best_step(keys: dict[str, Scalar], steps: list[float], seeds: int) -> float:
     """The step whose server's adapter has the highest accuracy on validation facts, of equals the least loss."""
-    found: dict[float, tuple[float, float]] = {}
+    found: dict[float, Score] = {}
     for step in steps:
         trial = {**keys, "data.split": "validation", "server.learning-rate": step, "evaluation.every": 10_000}
         with contextlib.redirect_stdout(io.StringIO()):
             reports = [run_report({**trial, "seed": TUNING_SEED + number}) for number in range(1, seeds + 1)]
-        finals = [each["outcome"]["final"] for each in reports]
-        found[step] = (mean(each["accuracy"] for each in finals), -mean(each["loss"] for each in finals))
-    trials = ", ".join(f"{step:g}: {accuracy:.3f} ({-loss:.3f})" for step, (accuracy, loss) in found.items())
+        found[step] = mean_score(reports)
+    trials = ", ".join(f"{step:g}: {score.accuracy:.3f} ({-score.minus_loss:.3f})" for step, score in found.items())
     print(f"validation accuracy (loss) by step: {trials}", flush=True)
-    return max(found, key=lambda step: found[step])
+    return best_of(found)
 
 
 def report(found: list[dict[str, float]]) -> None:

@@ -7,7 +7,7 @@ average of the latter. The control decodes a code of zeros: what that captures, 
 """
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from statistics import mean, stdev
 from typing import NamedTuple
 
@@ -71,15 +71,18 @@ class Federation(NamedTuple):
         tokens = [private_tokens(config.data, adapted.tokenizer, i, clients, config.seed) for i in range(clients)]
         return cls(config, adapted, tokens)
 
-    def statistics(self) -> GradientStatistics:
-        """What stage 1 estimates, without noise: every tensor's deviation, root mean square over the clients."""
+    def streams(self) -> Iterator[Iterator[Tensor]]:
+        """For every client the gradients (shape ``[n]`` each) that its stage 1 measures, in the clear."""
         settings = self.config.statistics
         changes = {"local_steps": settings.steps, "local_epochs": 0, "learning_rate": settings.learning_rate}
         train = self.config.train.model_copy(update=changes)
-        stds = []
         for client, examples in enumerate(self.tokens):
-            gradients = gradient_stream(self.adapted, self.adapted.initial, examples, train, client)
-            stds.append(gradient_statistics(gradients, self.adapted.layout, settings).std)
+            yield gradient_stream(self.adapted, self.adapted.initial, examples, train, client)
+
+    def statistics(self) -> GradientStatistics:
+        """What stage 1 estimates, without noise: every tensor's deviation, root mean square over the clients."""
+        layout, settings = self.adapted.layout, self.config.statistics
+        stds = [gradient_statistics(stream, layout, settings).std for stream in self.streams()]
         std = torch.stack(stds).square().mean(dim=0).sqrt()
         return GradientStatistics(torch.zeros_like(std), std)
 
@@ -174,21 +177,31 @@ def stage_one_cost(config: RunConfig, statistics_size: int) -> tuple[float, floa
     return without.round.noise_multiplier, with_it.round.noise_multiplier
 
 
-def main() -> None:
-    """Measure every seed and print both tables and what stage 1 costs."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments_of(description: str | None) -> argparse.ArgumentParser:
+    """What every measurement of AutoEncoders asks for."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, default=100)
     parser.add_argument("--size", type=int, default=256, help="values of a linear code")
     parser.add_argument("--rounds", type=int, default=10, help="rounds of plain LoRA before the last measurement")
     parser.add_argument("--seeds", type=int, default=3)
-    arguments = parser.parse_args()
+    return parser
+
+
+def print_tables(found: list[Measured], values: int) -> None:
+    """Both measures of ``Captured``; ``values`` are those of the adapter."""
+    for title, field in (("as decoded", "energy"), ("best multiple of what is decoded", "best_scale")):
+        print(f"\nCaptured energy, {title}:\n\n{table(found, field, values)}")
+
+
+def main() -> None:
+    """Measure every seed and print both tables and what stage 1 costs."""
+    arguments = arguments_of(__doc__).parse_args()
     torch.set_num_threads(1)
     preset = read_preset("demo") | {"codec.size": arguments.size}
     configs = [RunConfig.parse(preset | {"seed": seed}) for seed in range(1, arguments.seeds + 1)]
     found = [measure(config, arguments.clients, arguments.rounds) for config in configs]
     layout = load_adapted_model(configs[0].model, configs[0].lora, configs[0].seed).layout
-    for title, field in (("as decoded", "energy"), ("best multiple of what is decoded", "best_scale")):
-        print(f"\nCaptured energy, {title}:\n\n{table(found, field, layout.size)}")
+    print_tables(found, layout.size)
     for column in found[0].share_of_a:
         print(f"\nEnergy in A, {column}: {_cell([seed.share_of_a[column] for seed in found])}", end="")
     without, with_it = stage_one_cost(configs[0], ScaleCode.of(layout, configs[0].statistics).size)

@@ -7,7 +7,6 @@ synthetic gradients and on clients' gradients at the start (B = 0) and after a f
 decodes a code of zeros: what that captures are the means that the decoder has as its bias.
 """
 
-import argparse
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
@@ -15,8 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.reconstruction import Captured, Federation, Measured, captured, share_of_a, table
-from client_app.local_update import gradient_stream
+from benchmarks.reconstruction import (
+    Captured,
+    Federation,
+    Measured,
+    arguments_of,
+    captured,
+    print_tables,
+    share_of_a,
+)
 from common.adapter import Layout
 from common.codecs import Codec
 from common.codecs.autoencoder import NeuralCodec
@@ -78,15 +84,7 @@ class Drawn:
 
 def collected(federation: Federation) -> Tensor:
     """Every gradient that stage 1 sees, in the clear: shape ``[clients · steps, n]``."""
-    settings = federation.config.statistics
-    changes = {"local_steps": settings.steps, "local_epochs": 0, "learning_rate": settings.learning_rate}
-    train = federation.config.train.model_copy(update=changes)
-    start = federation.adapted.initial
-    streams = (
-        gradient_stream(federation.adapted, start, examples, train, client)
-        for client, examples in enumerate(federation.tokens)
-    )
-    return torch.stack([gradient.clone() for stream in streams for gradient in stream])
+    return torch.stack([gradient for stream in federation.streams() for gradient in stream])
 
 
 def statistics_of(gradients: Tensor, layout: Layout) -> Iterator[tuple[str, Statistics]]:
@@ -181,11 +179,7 @@ def measure(config: RunConfig, clients: int, rounds: int, kinds: Collection[str]
 
 def main() -> None:
     """Measure every seed and print the tables, and the statistics that say how far from normal gradients are."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clients", type=int, default=100)
-    parser.add_argument("--size", type=int, default=256, help="values of a code")
-    parser.add_argument("--rounds", type=int, default=10, help="rounds of plain LoRA before the last measurement")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser = arguments_of(__doc__)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="training takes most of the time")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -196,8 +190,7 @@ def main() -> None:
     ratio, tails = (mean.abs() / std).median().item(), kurtosis.median().item()
     print(f"Seed 1, stage 1, median over the tensors: |mean| / std {ratio:.4f}, kurtosis {tails:.1f}", flush=True)
     found = [measure(config, arguments.clients, arguments.rounds, arguments.kinds) for config in configs]
-    for title, field in (("as decoded", "energy"), ("best multiple of what is decoded", "best_scale")):
-        print(f"\nCaptured energy, {title}:\n\n{table(found, field, first.adapted.layout.size)}")
+    print_tables(found, first.adapted.layout.size)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from common.config import ConfigError, RunConfig, Scalar
+from common.demo.tasks import VALIDATION
 from common.models import load_adapted_model
 from compare.runs import Job
 from compare.tuning import FIRST, start_step
@@ -15,12 +16,11 @@ from server_app.strategies import STRATEGIES
 
 CENTRALISED = "centralised"
 TUNING: dict[str, dict[str, Scalar]] = {
-    "elicitation": {"data.task": "elicitation", "data.split": "validation"},
-    "knowledge": {"data.task": "knowledge-validation", "data.split": "evaluation"},
+    name: {"data.task": task, "data.split": split} for name, (task, split) in VALIDATION.items()
 }
 """For every private task the public examples that steps are tuned on: other facts than those that are evaluated."""
 
-_TUNING_SEED = 1000  # tuning draws other clients' data and other adapters than any evaluated run
+TUNING_SEED = 1000  # tuning draws other clients' data and other adapters than any evaluated run
 _COHORT = 100
 _OWN = {
     "strategy.name": "--strategies",
@@ -95,7 +95,7 @@ class Cell:
 
     def tuning(self, step: float, number: int) -> Job:
         """A trial of ``step`` with tuning seed ``number`` (from 1), on public examples that are never reported."""
-        changes = {**TUNING[self.task], "server.learning-rate": step, "seed": _TUNING_SEED + number}
+        changes = {**TUNING[self.task], "server.learning-rate": step, "seed": TUNING_SEED + number}
         return Job("tuning", f"{self.label}, step {step:g}", {**self.flat, **changes})
 
     def evaluation(self, step: float, seed: int, control: str = "none") -> Job:
@@ -165,8 +165,8 @@ def _check_numbers(wish: Wish) -> None:
     for name, bound in least.items():
         if getattr(wish, name) < bound:
             raise ConfigError(f"--{name.replace('_', '-')} {getattr(wish, name)}: at least {bound}")
-    if wish.seeds > _TUNING_SEED:
-        raise ConfigError(f"--seeds {wish.seeds}: at most {_TUNING_SEED}, beyond which lie the tuning seeds")
+    if wish.seeds > TUNING_SEED:
+        raise ConfigError(f"--seeds {wish.seeds}: at most {TUNING_SEED}, beyond which lie the tuning seeds")
     if wish.controls not in ("learned", "all", "none"):
         raise ConfigError(f'--controls "{wish.controls}": learned, all or none')
 

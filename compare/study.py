@@ -72,5 +72,10 @@ def score_of(records: list[Record]) -> Score | None:
     """The mean score of a trial; a run that failed makes the whole trial a failed one."""
     if any(record["status"] != "done" for record in records):
         return None
-    finals = [record["report"]["outcome"]["final"] for record in records]
+    return mean_score([record["report"] for record in records])
+
+
+def mean_score(reports: list[dict[str, Any]]) -> Score:
+    """What the reports of a trial's runs say of its step."""
+    finals = [report["outcome"]["final"] for report in reports]
     return Score(mean(final["accuracy"] for final in finals), -mean(final["loss"] for final in finals))

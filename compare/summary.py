@@ -103,7 +103,8 @@ def _remarks(outcome: Outcome, done: list[dict[str, Any]]) -> list[str]:
         found.append(f"{len(runs) - len(done)} of {len(runs)} runs failed")
     diverged = sum(report["outcome"]["stopped_because"].startswith("diverged") for report in done)
     if diverged:
-        found.append(f"{diverged} of {len(runs)} runs diverged: the last sound adapter was kept")
+        judges = " or ".join(sorted({_judged_on(report) for report in done}))
+        found.append(f"{diverged} of {len(runs)} runs diverged (judged on {judges}): the last sound adapter was kept")
     worse = sum(bool(report["outcome"]["warning"]) for report in done)
     if worse:
         found.append(f"{worse} of {len(runs)} runs ended more than 2 points below the base model, and said so")
@@ -115,6 +116,12 @@ def _remarks(outcome: Outcome, done: list[dict[str, Any]]) -> list[str]:
     elif mean(o["final"]["accuracy"] for o in best) <= mean(o["base"]["accuracy"] for o in best):
         found.append("no step beat the base model in tuning")
     return found
+
+
+def _judged_on(report: dict[str, Any]) -> str:
+    """What decided that a run diverged; runs of older code were all judged on the examples that are scored."""
+    judges: str = report["outcome"].get("divergence_judged_on", "the held-out examples that are scored")
+    return judges
 
 
 def _compare_with_reference(rows: list[dict[str, Any]], wish: Wish) -> None:

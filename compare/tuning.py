@@ -6,6 +6,7 @@ logarithm). So a method whose start rule is poor gets no more trials than one wh
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 FACTOR = 3.0
@@ -74,12 +75,17 @@ class StepSearch:
     @property
     def best(self) -> float:
         """The best step so far; of equals the smallest, which forgets least."""
-        return max(sorted(self.scores), key=lambda step: self.scores[step])
+        return best_of(self.scores)
 
     @property
     def at_edge(self) -> bool:
         """Whether the best is the smallest or largest step that was tried, so that a better one may lie beyond."""
         return self.best in (min(self.scores), max(self.scores))
+
+
+def best_of(scores: Mapping[float, Score]) -> float:
+    """The step of the best score; of equals the smallest, which forgets least."""
+    return max(sorted(scores), key=lambda step: scores[step])
 
 
 def _round(step: float) -> float:

@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from server_app import json_lines
+
 _LOG = logging.getLogger("dr-encoder.server")
 _LOG.setLevel(logging.INFO)
 _LOG.addHandler(logging.NullHandler())  # outside a run nothing is written, not even by logging's last resort
@@ -30,9 +32,7 @@ def recording(path: Path, run: int) -> Iterator[None]:
     An error that leaves the block is the last event, ``run_failed``. A log that ends with neither that nor
     ``run_ended`` is of a process that was killed.
     """
-    if path.exists() and not path.read_bytes().endswith(b"\n"):  # torn by a crash
-        with path.open("a") as torn:
-            torn.write("\n")
+    json_lines.mend(path)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(_JsonLine(run))
     _LOG.addHandler(handler)
@@ -48,9 +48,7 @@ def recording(path: Path, run: int) -> Iterator[None]:
 
 def read_events(path: Path) -> list[dict[str, Any]]:
     """All events so far, oldest first; a line that a crash has torn is left out."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    return json_lines.read(path)
 
 
 class _JsonLine(logging.Formatter):

@@ -15,7 +15,7 @@ from server_app.printed_report import describe_printed, printed_sentences
 from server_app.privacy_account import PrivacyAccount, cross_check_sentence
 from server_app.privacy_plan import PrivacyPlan, why_infinite, why_infinite_to_server
 from server_app.run_folder import RunFolder
-from server_app.strategies.base import FederatedAdapter
+from server_app.strategies.base import VALIDATION_LOSS, FederatedAdapter
 from server_app.terminal import show
 
 SCHEMA = 1
@@ -65,11 +65,19 @@ def _outcome(rows: list[dict[str, Any]], strategy: FederatedAdapter, final: dict
     scored = [row for row in rows if "loss" in row]
     return {
         "stopped_because": strategy.stop_reason or "all rounds done",
+        "divergence_judged_on": _judges(scored),
         "rounds_short_of_replies": sum(1 for row in rows if row.get("shortage")),
         "base": _scores(scored[0]) if scored else {},
         "final": final,
         "warning": _warning(_scores(scored[0]) if scored else {}, final),
     }
+
+
+def _judges(scored: list[dict[str, Any]]) -> str:
+    """Which examples decided whether the run diverged, and so which adapter was kept."""
+    if not scored:
+        return "no examples: only whether the adapter is finite"
+    return "public validation examples" if VALIDATION_LOSS in scored[0] else "the held-out examples that are scored"
 
 
 def _warning(base: dict[str, Any], final: dict[str, Any]) -> str:
@@ -174,7 +182,8 @@ def markdown(report: dict[str, Any]) -> str:
         f"# {run['strategy']} on {run['model']} / {run['data']}",
         "",
         f"{run['rounds_run']} of {run['rounds_planned']} rounds with {run['clients']} clients "
-        f"in {run['seconds']:.0f} s; ended because: {outcome['stopped_because']}.",
+        f"in {run['seconds']:.0f} s; ended because: {outcome['stopped_because']}. "
+        f"Divergence was judged on {outcome['divergence_judged_on']}.",
         *_loud(control_warning(run["control"]), outcome["warning"]),
         "",
         "## Utility (public held-out examples)",

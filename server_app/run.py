@@ -15,7 +15,7 @@ from common.adapter import Layout
 from common.app_digest import app_digest
 from common.codecs import conv_code_size
 from common.config import ConfigError, RunConfig, flatten
-from common.data import check_chat_template, evaluation_examples, retention_examples
+from common.data import check_chat_template, evaluation_examples, retention_examples, validation_examples
 from common.models import AdaptedModel, load_adapted_model
 from common.positions import check_length
 from common.privacy.ledger import Ledger
@@ -40,7 +40,15 @@ from server_app.report import write_report
 from server_app.run_folder import RunFolder
 from server_app.scalars import Scalars, check_tensorboard
 from server_app.strategies import STRATEGIES
-from server_app.strategies.base import FederatedAdapter, Hooks, RoundSummary, RunState, pack_adapter
+from server_app.strategies.base import (
+    VALIDATION_LOSS,
+    FederatedAdapter,
+    Hooks,
+    RoundSummary,
+    RunState,
+    judged_loss,
+    pack_adapter,
+)
 
 
 def run_federation(grid: Grid, config: RunConfig, run: int = 0) -> RunFolder:
@@ -144,6 +152,7 @@ class Session:
     strategy: FederatedAdapter
     watch: Watch
     evaluator: Evaluator | None
+    validation: Evaluator | None
     retention: Evaluator | None
     scalars: Scalars | None
     say: Narrator
@@ -178,11 +187,13 @@ class Session:
         evaluator = _evaluator(adapted, config)
         kept = retention_examples(config.data, config.seed)
         retention = Evaluator(adapted, kept, config.data, config.evaluation) if kept else None
+        others = validation_examples(config.data, config.seed)
+        validation = Evaluator(adapted, others, config.data, config.evaluation) if others else None
         scalars = Scalars(folder.tensorboard, state.round + 1) if config.output.tensorboard else None
         watch = Watch(config.num_server_rounds, progress.elapsed)
         hooks = Hooks(lambda *_: None, lambda *_: None, lambda *_: None)
         strategy = STRATEGIES[config.strategy.name](config, adapted, nodes, account, state, hooks)
-        session = cls(config, adapted, folder, strategy, watch, evaluator, retention, scalars, say)
+        session = cls(config, adapted, folder, strategy, watch, evaluator, validation, retention, scalars, say)
         strategy.hooks = Hooks(session.evaluate, session.on_prepared, session.on_round)
         if not config.resume:
             session.evaluate_base()
@@ -191,7 +202,7 @@ class Session:
     def evaluate_base(self) -> None:
         """Score the untouched model: row 0 of the metrics, and the yardstick of divergence."""
         metrics = self.evaluate(0, self.strategy.state.optimizer.adapter, whole=True)
-        loss = float(metrics["loss"]) if metrics else math.inf  # type: ignore[arg-type]
+        loss = judged_loss(metrics)[0] if metrics else math.inf
         if math.isnan(loss):
             raise ConfigError(
                 f'data.evaluation = "{self.config.data.evaluation}": the base model\'s held-out loss is nan, so no '
@@ -202,10 +213,12 @@ class Session:
         self.say.base(metrics)
 
     def evaluate(self, server_round: int, adapter: Tensor, *, whole: bool = False) -> MetricRecord | None:
-        """Held-out loss and accuracy, in all and by group; retention only if ``whole``; ``None`` without data."""
+        """Held-out scores, in all and by group, and validation loss; retention if ``whole``; ``None`` without data."""
         if self.evaluator is None:
             return None
         record = _metrics(self.evaluator(adapter))
+        if self.validation is not None:
+            record[VALIDATION_LOSS] = self.validation(adapter).loss
         if whole and self.retention is not None:
             kept = self.retention(adapter)
             record["retention"] = kept.accuracy if kept.accuracy is not None else math.nan

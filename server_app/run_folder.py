@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 
 from common.config import ConfigError, RunConfig, nest
+from server_app import json_lines
 
 if TYPE_CHECKING:  # torch takes seconds, and leaves a folder in TMPDIR: not for who only reads results
     from torch import Tensor
@@ -68,18 +69,11 @@ class RunFolder:
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add one round, on disk before this returns."""
-        torn = self.metrics.exists() and not self.metrics.read_bytes().endswith(b"\n")
-        with self.metrics.open("a") as handle:
-            handle.write("\n" * torn + json.dumps(_finite(line), allow_nan=False) + "\n")
-            handle.flush()
-            os.fsync(handle.fileno())
+        json_lines.append(self.metrics, json.dumps(_finite(line), allow_nan=False))
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """All rounds so far; of a round that was run again after a crash, the last account."""
-        if not self.metrics.exists():
-            return []
-        rows = [json.loads(line) for line in self.metrics.read_text().splitlines() if line.endswith("}")]
-        return [row for _, row in sorted({row["round"]: row for row in rows}.items())]
+        return [row for _, row in sorted({row["round"]: row for row in json_lines.read(self.metrics)}.items())]
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write a JSON document; infinities become the text "inf", since JSON has none."""

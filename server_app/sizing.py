@@ -6,28 +6,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from common.adapter import Layout
 from common.app_digest import app_digest
 from common.architectures import Shape, shape_of
-from common.codecs.autoencoder import NeuralEncoder
-from common.codecs.base import EncoderSpec
-from common.codecs.conv import CONV
-from common.codecs.dense import DENSE
-from common.codecs.identity import IdentityCodec
-from common.codecs.linear import LinearCodec
-from common.codecs.rows import BlockRows
-from common.codecs.subspace import SubspaceCodec
 from common.config import ConfigError, RunConfig
 from common.positions import check_length
-from common.quantize import QuantisedAdapter, quantise
 from common.wire import Task, pack_instruction, pack_release, serialised_bytes
 from server_app.memory import Memory, estimate, weight_bytes
-from server_app.prior import LINEAR_FORMS
 from server_app.privacy_plan import PrivacyPlan, round_terms, why_infinite
-from server_app.public_gradients import rows_bytes
 from server_app.run import code_size, plan_run
 from server_app.strategies import STRATEGIES
 from server_app.terminal import show
@@ -79,10 +65,12 @@ def solve(config: RunConfig) -> Sizes:
     size = code_size(config, shape.layout)
     terms = round_terms(config.privacy, plan, size)
     release = serialised_bytes(pack_release(np.zeros(size, terms.dtype), 1))
+    strategy = STRATEGIES[config.strategy.name]
+    encoder = strategy.planned_encoder(config, shape.layout, size)
     instruction = pack_instruction(
-        _sent_adapter(config, shape.layout), _encoder_spec(config, shape, size), Task(1, terms, app_digest())
+        strategy.planned_broadcast(config, shape.layout), encoder.spec, Task(1, terms, app_digest())
     )
-    memory = estimate(config, shape, sends_code=not STRATEGIES[config.strategy.name].sends_whole(config))
+    memory = estimate(config, shape, sends_code=not strategy.sends_whole(config))
     return Sizes(
         config=config,
         shape=shape,
@@ -90,47 +78,11 @@ def solve(config: RunConfig) -> Sizes:
         code_values=size,
         code_dtype=str(terms.dtype),
         bytes_up=release,
-        bytes_down=serialised_bytes(instruction) + _other_weights(config, shape, size),
+        bytes_down=serialised_bytes(instruction) + encoder.other_bytes,
         bytes_up_plain_lora=4 * shape.layout.size,
         memory=memory,
         placements=tuple(_place(name, *cards, config, shape, memory) for name, cards in _CARDS.items()),
     )
-
-
-def _sent_adapter(config: RunConfig, layout: Layout) -> Tensor | QuantisedAdapter:
-    """The adapter on the wire: all values, or FEDLPP's proxy."""
-    zeros = torch.zeros(layout.size)
-    proxied = config.strategy.name == "fedlpp"
-    return quantise(zeros, layout, config.fedlpp.bits, config.fedlpp.levels) if proxied else zeros
-
-
-def _encoder_spec(config: RunConfig, shape: Shape, size: int) -> EncoderSpec:
-    """The encoder on the wire, apart from weights that are too many to be made here."""
-    codec, strategy = config.codec, STRATEGIES[config.strategy.name]
-    if strategy.learns_codec(config) and codec.kind == "conv":
-        network = CONV.encoder(shape.layout.size, codec.depth)
-        return NeuralEncoder(shape.layout, CONV, option=codec.depth, scale=1.0, encoder=network).spec()
-    if config.strategy.name == "public-prior":
-        none = BlockRows(shape.layout, torch.tensor([[0, shape.layout.size, 0]]), torch.zeros(0))
-        return SubspaceCodec(shape.layout, none, torch.zeros(size), transform=codec.transform).spec()
-    seeded = codec.kind == "linear" and codec.form != LINEAR_FORMS[-1]
-    if strategy.sends_whole(config) or strategy.learns_codec(config) or not seeded:
-        return IdentityCodec(shape.layout).spec()
-    return LinearCodec.of_form(shape.layout, size, config.seed, form=codec.form, transform=codec.transform).spec()
-
-
-def _other_weights(config: RunConfig, shape: Shape, size: int) -> int:
-    """Bytes beside the encoder's specification: a trained linear one's, a history's n values, a public prior's rows."""
-    if config.strategy.name == "history-prior":
-        return 4 * shape.layout.size
-    if config.strategy.name == "public-prior":
-        rows = size - config.public_prior.random_rows
-        return rows_bytes(shape.layout, rows, config.public_prior, config.data.max_length)
-    if config.codec.kind == "conv" or not STRATEGIES[config.strategy.name].learns_codec(config):
-        return 0
-    with torch.device("meta"):
-        encoder = DENSE.encoder(shape.layout.size, size)
-    return sum(value.nbytes for value in encoder.state_dict().values())
 
 
 def _place(name: str, gigabytes: int, cards: int, config: RunConfig, shape: Shape, memory: Memory) -> Placement:

@@ -358,7 +358,8 @@ class ServerConfig(Section):
     learning_rate: PositiveFloat = Field(1.0, description="step size on the decoded mean code")
     momentum: Fraction = Field(0.9, description="momentum (optimizer = momentum)")
     divergence_factor: Annotated[float, Field(gt=1)] = Field(
-        4.0, description="stop when held-out loss exceeds this multiple of the base model's"
+        4.0,
+        description="stop when the loss (demo: on validation facts) exceeds this multiple of the base model's",
     )
     control: Control = Field(
         "none", description="EXPERIMENTS ONLY: codes-zeroed = decode zeros in place of the code; no-update = no step"

@@ -14,6 +14,7 @@ from common.data.partition import (
     private_tokens,
     retention_examples,
     split_rows,
+    validation_examples,
 )
 from common.data.sources import load_examples
 from common.data.tokens import (
@@ -42,4 +43,5 @@ __all__ = [
     "retention_examples",
     "split_rows",
     "tokenise",
+    "validation_examples",
 ]

@@ -140,13 +140,24 @@ def evaluation_examples(data: DataConfig, seed: int) -> Dataset | None:
 
 
 def held_out_prompts(data: DataConfig, seed: int) -> set[str]:
-    """Every prompt that anything is ever scored on, whichever split is in use: what a public prior must not ask."""
-    scored = evaluation_examples(data, seed)
-    found = set(scored[data.prompt_column]) if scored is not None else set()
+    """Every prompt that anything is scored on or decided by, in whichever split: what a public prior must not ask."""
+    public = (evaluation_examples(data, seed), validation_examples(data, seed))
+    found = {prompt for rows in public if rows is not None for prompt in rows[data.prompt_column]}
     if data.name == "demo":
         for split in demo_tasks.splits_of(data.task):
             found |= set(demo_tasks.evaluation_examples(data.task, split, seed)["prompt"])
     return found
+
+
+def validation_examples(data: DataConfig, seed: int) -> Dataset | None:
+    """Public rows other than those that are scored, to decide by; ``None`` where the demo has none for the task.
+
+    Also ``None`` beside other data than the demo's, and for a run that is scored on these very rows.
+    """
+    if data.name != "demo" or data.evaluation or data.task not in demo_tasks.VALIDATION:
+        return None
+    task, split = demo_tasks.VALIDATION[data.task]
+    return None if (data.task, data.split) == (task, split) else demo_tasks.evaluation_examples(task, split, seed)
 
 
 def retention_examples(data: DataConfig, seed: int) -> Dataset | None:

@@ -26,6 +26,9 @@ DRAWS = 2
 _PUBLIC_PROMPT = PUBLIC_PROMPTS[0]
 _TRAIN = "train"
 
+VALIDATION = {"elicitation": ("elicitation", "validation"), "knowledge": ("knowledge-validation", "evaluation")}
+"""For every private task the task and split of other, public facts: what a run decides, it decides on them."""
+
 _Part = tuple[str, Callable[[], tuple[Fact, ...]]]
 
 

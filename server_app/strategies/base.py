@@ -30,8 +30,12 @@ from server_app.control import controlled_code, controlled_gradient
 from server_app.events import log_event
 from server_app.federation import FederationError, Question, Replies, exchange
 from server_app.optimizer import ServerOptimizer
+from server_app.planned_encoder import PlannedEncoder, drawn, learnt, whole
 from server_app.privacy_account import PrivacyAccount
 from server_app.privacy_plan import StageOne, round_terms
+
+VALIDATION_LOSS = "validation_loss"
+"""Metric of public examples other than those that are scored: what is decided by it decides nothing of the score."""
 
 
 @dataclass
@@ -229,6 +233,18 @@ class FederatedAdapter(Strategy):
         """Whether a code is the adapter's size rather than ``codec.size`` under ``config``."""
         return False
 
+    @classmethod
+    def planned_broadcast(cls, config: RunConfig, layout: Layout) -> Tensor | QuantisedAdapter:
+        """Something as large as what ``broadcast`` returns, before there is an adapter."""
+        return torch.zeros(layout.size)
+
+    @classmethod
+    def planned_encoder(cls, config: RunConfig, layout: Layout, size: int) -> PlannedEncoder:
+        """Something as large as the encoder of a code of ``size`` values, before there is a codec."""
+        if cls.sends_whole(config):
+            return whole(layout)
+        return (learnt if cls.learns_codec(config) else drawn)(config, layout, size)
+
     def details(self) -> dict[str, object]:
         """What this strategy adds to the report, under ``strategy`` (plain JSON values; nothing private).
 
@@ -292,11 +308,11 @@ class FederatedAdapter(Strategy):
         due = is_last or server_round % self.config.evaluation.every == 0
         adapter = self.state.optimizer.adapter
         metrics = self.hooks.evaluate(server_round, adapter) if due else None
-        loss = float(metrics["loss"]) if metrics and "loss" in metrics else 0.0  # type: ignore[arg-type]
+        loss, judged = judged_loss(metrics)
         limit = self.config.server.divergence_factor * self.state.base_loss
         if not torch.isfinite(adapter).all() or math.isnan(loss) or loss > limit:
             self.stop_reason = (
-                f"diverged: held-out loss {loss:.3g} above {limit:.3g} (server.divergence-factor times the base "
+                f"diverged: {judged} loss {loss:.3g} above {limit:.3g} (server.divergence-factor times the base "
                 "model's); the last adapter below it is kept"
             )
             self.state.optimizer.reset(self._sound)
@@ -324,6 +340,14 @@ class FederatedAdapter(Strategy):
     def _record(result: Result, server_round: int, metrics: MetricRecord | None) -> None:
         if metrics is not None:
             result.evaluate_metrics_serverapp[server_round] = metrics
+
+
+def judged_loss(metrics: MetricRecord | None) -> tuple[float, str]:
+    """The loss that divergence is judged by, and of which examples: those for validation where there are some."""
+    for key, name in ((VALIDATION_LOSS, "validation"), ("loss", "held-out")):
+        if metrics and key in metrics:
+            return float(metrics[key]), name  # type: ignore[arg-type]
+    return 0.0, "no"
 
 
 def pack_adapter(adapter: Tensor) -> ArrayRecord:

@@ -7,10 +7,12 @@ proxies is as good. The report therefore scores both; docs/experiments.md has th
 
 from typing import Any
 
+import torch
 from flwr.app import MetricRecord
 from flwr.serverapp import Grid
 from torch import Tensor
 
+from common.adapter import Layout
 from common.codecs.base import Codec
 from common.codecs.identity import IdentityCodec
 from common.config import RunConfig
@@ -36,6 +38,11 @@ class FedLpp(FederatedAdapter):
         settings = self.config.fedlpp
         seed = (self.config.seed * 1_000_003 + server_round) % 2**63 if settings.rounding == "stochastic" else None
         return quantise(adapter, self.layout, settings.bits, settings.levels, seed)
+
+    @classmethod
+    def planned_broadcast(cls, config: RunConfig, layout: Layout) -> QuantisedAdapter:
+        """A proxy of zeros; how it rounds changes no byte."""
+        return quantise(torch.zeros(layout.size), layout, config.fedlpp.bits, config.fedlpp.levels)
 
     def details(self) -> dict[str, object]:
         """Quality of the saved adapter and of the proxy that the next round would broadcast, and the gap."""

@@ -6,14 +6,21 @@ import torch
 from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
+from common.adapter import Layout
 from common.codecs.base import Codec
 from common.codecs.history import HistoryCodec
-from common.config import ConfigError
+from common.config import ConfigError, RunConfig
+from server_app.planned_encoder import PlannedEncoder, drawn
 from server_app.strategies.base import FederatedAdapter
 
 
 class HistoryPrior(FederatedAdapter):
     """``h <- history.decay * h + step`` over released steps: post-processing, so no privacy is spent on the prior."""
+
+    @classmethod
+    def planned_encoder(cls, config: RunConfig, layout: Layout, size: int) -> PlannedEncoder:
+        """A seeded projection, and the history's ``n`` values."""
+        return PlannedEncoder(drawn(config, layout, size).spec, 4 * layout.size)
 
     def prepare(self, grid: Grid) -> Codec:
         """No history yet: round 1 is a random projection."""

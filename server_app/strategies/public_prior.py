@@ -12,7 +12,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 from torch import Tensor
 
+from common.adapter import Layout
 from common.codecs.base import Codec
+from common.codecs.rows import BlockRows
 from common.codecs.subspace import SubspaceCodec
 from common.config import ConfigError, RunConfig
 from common.data import held_out_prompts
@@ -20,7 +22,8 @@ from common.demo.prompts import public_questions
 from common.demo.tasks import template_of
 from common.group_gradients import group_gradients
 from common.tangents import ModelTangents
-from server_app.public_gradients import directions, pseudo_clients
+from server_app.planned_encoder import PlannedEncoder
+from server_app.public_gradients import directions, pseudo_clients, rows_bytes
 from server_app.public_prompts import SELF_GENERATED, TEMPLATE, public_prompts
 from server_app.strategies.base import FederatedAdapter
 
@@ -36,6 +39,14 @@ class PublicPrior(FederatedAdapter):
     def aligned_codec(cls, config: RunConfig) -> bool:
         """True: a pseudo-gradient is decoded to its own length."""
         return True
+
+    @classmethod
+    def planned_encoder(cls, config: RunConfig, layout: Layout, size: int) -> PlannedEncoder:
+        """A subspace without rows, and what its rows will weigh."""
+        none = BlockRows(layout, torch.tensor([[0, layout.size, 0]]), torch.zeros(0))
+        spec = SubspaceCodec(layout, none, torch.zeros(size), transform=config.codec.transform).spec()
+        prior = config.public_prior
+        return PlannedEncoder(spec, rows_bytes(layout, size - prior.random_rows, prior, config.data.max_length))
 
     def prepare(self, grid: Grid) -> Codec:
         """The prior at the untouched model."""

@@ -21,6 +21,7 @@ from common.data import (
     private_tokens,
     retention_examples,
     tokenise,
+    validation_examples,
 )
 from common.demo.facts import split_known
 from common.demo.model import load_tokenizer
@@ -278,6 +279,25 @@ def test_a_files_own_questions_are_held_out(sorted_file: str) -> None:
     assert questions is not None
     assert held_out_prompts(data, 1) == set(questions["prompt"])
     assert held_out_prompts(DataConfig(name=sorted_file), 1) == set()
+
+
+@pytest.mark.parametrize(("task", "split"), [("elicitation", "evaluation"), ("knowledge", "evaluation")])
+def test_what_a_run_decides_by_is_neither_trained_on_nor_scored(task: str, split: str) -> None:
+    data = DataConfig(task=task, split=split)
+    decided = validation_examples(data, 1)
+    scored = evaluation_examples(data, 1)
+    assert decided is not None
+    assert scored is not None
+    trained = [row["prompt"] for part in range(4) for row in private_examples(data, part, 4, 1)]
+    assert not set(decided["prompt"]) & {*scored["prompt"], *trained}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"split": "validation"}, {"task": "knowledge-validation"}, {"name": "own.jsonl"}, {"evaluation": "own.jsonl"}],
+)
+def test_a_run_without_other_public_rows_has_nothing_else_to_decide_by(changes: dict[str, Any]) -> None:
+    assert validation_examples(DataConfig(**changes), 1) is None
 
 
 def test_only_the_demo_has_a_retention_set(sorted_file: str) -> None:

@@ -114,7 +114,11 @@ def test_a_failed_run_is_left_out_of_the_means_and_told() -> None:
 @pytest.mark.parametrize(
     ("said", "peak", "remark"),
     [
-        ({"stopped": "diverged: held-out loss 99"}, 1.0, "3 of 3 runs diverged: the last sound adapter was kept"),
+        (
+            {"stopped": "diverged: held-out loss 99"},
+            1.0,
+            "3 of 3 runs diverged (judged on the held-out examples that are scored): the last",
+        ),
         ({"warning": "ended 4 points BELOW"}, 1.0, "3 of 3 runs ended more than 2 points below the base model"),
         ({}, 9.0, "the best step lies at the edge of those tried"),
         ({}, 1e-4, "no step beat the base model in tuning"),

@@ -20,8 +20,16 @@ ROUNDS = 2
 @pytest.mark.engine
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_flwr_run_ends_where_the_loop_of_comparisons_does(
-    files: Files, adapted: AdaptedModel, tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]
+    files: Files,
+    adapted: AdaptedModel,
+    tmp_path: Path,
+    name: str,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """One thread on both sides: a sum over two threads is another sum, and stages that learn a codec amplify that."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of Flower's processes, the ServerApp's among them
+    torch.set_num_threads(1)
     changes = {
         "strategy.name": name,
         "num-server-rounds": ROUNDS,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from common.models import AdaptedModel
+from common.models import AdaptedModel, load_adapted_model
 from server_app.in_process import InProcessGrid
 from server_app.strategies import base
 from server_app.strategies.base import FederatedAdapter
@@ -19,7 +19,8 @@ def make(files: Files, adapted: AdaptedModel, tmp_path: Path) -> Make:
     def made(changes: dict[str, Any], evaluate: Any = lambda *_: None) -> tuple[FederatedAdapter, InProcessGrid]:
         config = tiny_config(files, tmp_path, {"strategy.name": "lora", **changes})
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
-        return tiny_strategy(config, adapted, folder, evaluate), tiny_grid(config)
+        frozen = load_adapted_model(config.model, config.lora, config.seed) if config.lora.freeze_a else adapted
+        return tiny_strategy(config, frozen, folder, evaluate), tiny_grid(config)
 
     return made
 

@@ -55,7 +55,7 @@ KEYS = {
         *("name", "strategy", "model", "data", "seed", "clients", "rounds_planned", "rounds_run", "seconds"),
         *("app_digest", "versions"),
     },
-    "outcome": {"stopped_because", "rounds_short_of_replies", "base", "final"},
+    "outcome": {"stopped_because", "divergence_judged_on", "rounds_short_of_replies", "base", "final"},
     "privacy": {
         *("released_model", "one_client_against_server", "not_private_because", "insecure_noise", "trust"),
         *("clip_norm", "clipping", "sampling_rate", "noise_multiplier", "statistics_noise_multiplier"),

@@ -9,6 +9,7 @@ from flwr.app import MetricRecord
 from torch import Tensor
 
 from server_app.federation import FederationError
+from server_app.strategies.base import VALIDATION_LOSS
 from tests.false_alarms import count_outside, statistical
 from tests.server_app.strategy_runs import NOISY, Make, faulty, rounds_of
 from tests.tiny import start
@@ -135,6 +136,18 @@ def test_divergence_goes_back_to_the_last_adapter_that_was_evaluated_as_sound(ma
     after = start(strategy, grid)
     assert strategy.state.round == 4
     assert torch.equal(after, seen[0])
+
+
+@pytest.mark.parametrize(("scored", "validation", "diverges"), [(99.0, 3.9, False), (0.1, 4.1, True)])
+def test_validation_examples_decide_on_divergence_and_not_those_that_are_scored(
+    make: Make, scored: float, validation: float, diverges: bool
+) -> None:
+    metrics = MetricRecord({"loss": scored, VALIDATION_LOSS: validation})
+    strategy, grid = make({"num-server-rounds": 2}, lambda *_: metrics)
+    strategy.state.base_loss = 1.0
+    start(strategy, grid)
+    assert strategy.stop_reason.startswith("diverged: validation loss 4.1") is diverges
+    assert strategy.state.round == (1 if diverges else 2)
 
 
 def test_an_adapter_that_is_not_finite_is_never_kept(make: Make) -> None:
