@@ -2,8 +2,8 @@
 
 Started by ``client_app.resident`` on a socket that listens already. It serves one message after the other with the very
 handlers of ``client_app.app`` and ends when it has been idle too long, when it is asked for something else than it has
-loaded, or when Flower's superexec, for which it was started, ends; its memory, an accelerator's too, is free then. So it
-does, at once, when the ClientApp goes away that waits for what it computes: the next one would wait for that in vain.
+loaded, or when Flower's superexec, for which it was started, ends; its memory, an accelerator's too, is free then. It
+ends at once when the ClientApp goes away that waits for what it computes: the next one would wait for that in vain.
 """
 
 import fcntl
@@ -96,8 +96,8 @@ class Worker:
     def _wanted(self, connection: socket.socket) -> Iterator[None]:
         """End this process as soon as nobody waits for what the block computes any more.
 
-        As a kill would, which all that is on disk must survive anyway (the socket's file is replaced by the next worker);
-        an exception in the middle of anything would leave half of it in memory.
+        As a kill would, which all that is on disk must survive anyway (the next worker replaces the socket's file); an
+        exception in the middle of anything would leave half of it in memory.
         """
         done = os.eventfd(0)
         watch = threading.Thread(target=self._end_unless, args=(done, connection.fileno()), daemon=True)

@@ -76,7 +76,9 @@ def test_with_a_third_of_the_clients_missing_a_round_carries_the_noise_that_it_s
     """At least what was charged; 3,072 values: a false alarm in 2.6e-6."""
     adapters = []
     for noise in ({}, {**NOISY, "privacy.trust": trust}):
-        strategy, grid = make({"num-server-rounds": 1, "privacy.clip-norm": 0.5, "federation.min-reply-rate": 0.5, **noise})
+        strategy, grid = make(
+            {"num-server-rounds": 1, "privacy.clip-norm": 0.5, "federation.min-reply-rate": 0.5, **noise}
+        )
         adapters.append(start(strategy, faulty(grid, raising={2}, silent={5})).double())
     (seen,) = rounds_of(strategy)
     assert (seen.replies, seen.shortage) == (CLIENTS - 2, "")
