@@ -1,7 +1,8 @@
 """A site that lies: ``test_lies.py`` puts this file into a copy of the app, around what the real ClientApp answers.
 
-Only a SuperNode whose node config has ``lies``, a JSON file of round -> lie, tells any. It runs where Flower runs the
-app, in the process of one message, so what it spoils goes the whole way: SuperNode, SuperLink, ServerApp.
+Only a SuperNode whose node config has ``lies`` tells any: a JSON file of round -> lie, and under ``tenfold`` ten times the
+clip norm in grid steps. It runs where Flower runs the app, in the process of one message, so what it spoils goes the
+whole way: SuperNode, SuperLink, ServerApp.
 """
 
 import copy
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message
 
 Answer = Callable[[Message, Context], Message]
 SPOKEN, INSIDE = ".spoken", ".inside"  # kept beside the file of lies: the last honest reply; "fail within the worker"
@@ -26,7 +27,8 @@ def lying(answer: Answer) -> Answer:
         if "lies" not in context.node_config:
             return answer(message, context)
         path = Path(str(context.node_config["lies"]))
-        told = json.loads(path.read_text()).get(message.metadata.group_id, "")
+        known = json.loads(path.read_text())
+        told = known.get(message.metadata.group_id, "")
         if told == "raise":
             raise RuntimeError("out of patience")
         inside = path.with_suffix(INSIDE)
@@ -40,7 +42,7 @@ def lying(answer: Answer) -> Answer:
             time.sleep(float(context.run_config["federation.round-timeout"]) + 5.0)
         if told == "twice":
             _send_another_as_well(reply)
-        _spoil(told, reply.content["release"], message.content, path.with_suffix(SPOKEN))
+        _spoil(told, reply.content["release"], known["tenfold"], path.with_suffix(SPOKEN))
         return reply
 
     return lie
@@ -61,7 +63,7 @@ def _fail() -> None:
     raise MemoryError("a long example of this site")
 
 
-def _spoil(told: str, release: ConfigRecord, asked: RecordDict, spoken: Path) -> None:
+def _spoil(told: str, release: ConfigRecord, extra: int, spoken: Path) -> None:
     """Change a reply's record in place."""
     honest, dtype = bytes(release["values"]), str(release["dtype"])
     if told == "stale":
@@ -75,17 +77,14 @@ def _spoil(told: str, release: ConfigRecord, asked: RecordDict, spoken: Path) ->
     elif told == "nan":
         release["values"] = np.full(len(honest), np.nan, np.float32).tobytes()[: len(honest)]
     elif told in {"tenfold", "hidden"}:
-        release["values"] = _enlarge(np.frombuffer(honest, dtype), asked, spread=told == "hidden").tobytes()
+        release["values"] = _enlarge(np.frombuffer(honest, dtype), extra, spread=told == "hidden").tobytes()
     else:
         spoken.write_text(json.dumps({name: release[name] for name in ("schema", "round", "dtype")}))
         spoken.with_suffix(".bytes").write_bytes(honest)
 
 
-def _enlarge(values: np.ndarray, asked: RecordDict, *, spread: bool) -> np.ndarray:
-    """The honest release and a code of ten times the clip norm: in its largest value, or a little in each."""
-    from common.wire import unpack_instruction  # noqa: PLC0415 - the app that this file lies in
-
-    extra = 10 * unpack_instruction(asked)[2].terms.resolution
+def _enlarge(values: np.ndarray, extra: int, *, spread: bool) -> np.ndarray:
+    """The honest release and a code of norm ``extra``: in its largest value, or a little in each."""
     larger = values.astype(np.int64)
     if spread:
         larger += int(extra / len(values) ** 0.5)
