@@ -1,8 +1,8 @@
 """A site that lies: ``test_lies.py`` puts this file into a copy of the app, around what the real ClientApp answers.
 
-Only a SuperNode whose node config has ``lies`` tells any: a JSON file of round -> lie, and under ``tenfold`` ten times the
-clip norm in grid steps. It runs where Flower runs the app, in the process of one message, so what it spoils goes the
-whole way: SuperNode, SuperLink, ServerApp.
+Only a SuperNode whose node config has ``lies`` tells any: a JSON file of round -> lie, and under ``tenfold`` ten times
+the clip norm in grid steps. It runs where Flower runs the app, in the process of one message, so what it spoils goes
+the whole way: SuperNode, SuperLink, ServerApp.
 """
 
 import copy
