@@ -145,6 +145,7 @@ def test_a_site_that_refuses_is_heard_and_the_others_go_on(field: Field) -> None
     print(f"OBSERVED refusal: rounds {rows(field, 'refusal')}: {failures(field, 'refusal')}")
     assert rows(field, "refusal") == [(1, 2)]
     assert "above its max-clip-norm = 0.001" in failures(field, "refusal")[0]
+    field.check_books("refusal", run)
 
 
 def test_two_runs_at_once_end_with_books_of_their_own(field: Field) -> None:
