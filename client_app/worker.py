@@ -2,7 +2,8 @@
 
 Started by ``client_app.resident`` on a socket that listens already. It serves one message after the other with the very
 handlers of ``client_app.app`` and ends when it has been idle too long, when it is asked for something else than it has
-loaded, or when Flower's superexec, for which it was started, ends; its memory, an accelerator's too, is free then.
+loaded, or when Flower's superexec, for which it was started, ends; its memory, an accelerator's too, is free then. It
+ends at once when the ClientApp goes away that waits for what it computes: the next one would wait for that in vain.
 """
 
 import fcntl
@@ -11,8 +12,9 @@ import os
 import select
 import signal
 import socket
-from collections.abc import Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from flwr.app import Context, Message, RecordDict
@@ -69,7 +71,8 @@ class Worker:
             check_peer(connection)
             connection.settimeout(_LETTER_SECONDS)
             letter = Letter.receive(connection)
-            reply = self._reply(letter)
+            with self._wanted(connection):
+                reply = self._reply(letter)
             connection.settimeout(_LETTER_SECONDS)
             reply.send(connection)
         except (WorkerError, OSError) as error:  # the peer's fault, or it has gone: the next one is served
@@ -88,6 +91,34 @@ class Worker:
         self.loaded = wanted
         message, context = _open(letter)
         return _handle(message, context)
+
+    @contextmanager
+    def _wanted(self, connection: socket.socket) -> Iterator[None]:
+        """End this process as soon as nobody waits for what the block computes any more.
+
+        As a kill would, which all that is on disk must survive anyway (the next worker replaces the socket's file); an
+        exception in the middle of anything would leave half of it in memory.
+        """
+        done = os.eventfd(0)
+        watch = threading.Thread(target=self._end_unless, args=(done, connection.fileno()), daemon=True)
+        watch.start()
+        try:
+            yield
+        finally:
+            os.eventfd_write(done, 1)
+            watch.join()
+            os.close(done)
+
+    def _end_unless(self, done: int, connection: int) -> None:
+        poller = select.poll()
+        poller.register(done, select.POLLIN)
+        poller.register(self.parent, select.POLLIN)
+        poller.register(connection, select.POLLRDHUP)
+        ready = {descriptor for descriptor, _ in poller.poll()}
+        if done in ready:
+            return
+        _log.info("ends: %s while it computes", "superexec is gone" if self.parent in ready else "the ClientApp left")
+        os._exit(0)
 
     def _remove_socket(self) -> None:
         """Only under the folder's lock: a ClientApp that holds it may be about to start the next worker."""

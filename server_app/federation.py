@@ -16,6 +16,7 @@ from common.wire import reply_failure, serialised_bytes, unpack_release
 from server_app.events import log_event
 
 _NOBODY = 0  # no node has this id
+_LATE = "no reply in time (node lost, or slower than federation.round-timeout)"
 _POLL_SECONDS = 0.5
 _UNREADABLE = (  # what Flower's parser raises on replies that no honest SuperNode makes; a lost connection is none
     *(AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError),
@@ -70,26 +71,29 @@ class Question:
         """Valid releases (one a node at most) and, for every other member of the cohort, why it has none.
 
         Whose a reply is follows from the instruction that it answers, once these have been sent and have names: what
-        it says of its sender is the sender's own word, and for a lost node the SuperLink signs with its own id.
+        it says of its sender is the sender's own word, and for a lost node the SuperLink signs with its own id. Replies
+        that are nobody's, or of a node whose release counts, are dropped; the log has each.
         """
         asked = {sent.metadata.message_id: sent.metadata.dst_node_id for sent in self.messages}
         asked.pop("", None)
         releases: dict[int, np.ndarray] = {}
-        failures: dict[int, str] = {}
+        refused: list[tuple[int, int, str]] = []  # node, who it says it is, reason
         bytes_up = 0
         for reply in replies:
             node = asked.get(reply.metadata.reply_to_message_id, _NOBODY) if asked else reply.metadata.src_node_id
             try:
                 releases[node] = self._open(reply, node, releases)
             except ValueError as refusal:
-                failures[node] = str(refusal)
+                refused.append((node, reply.metadata.src_node_id, str(refusal)))
                 continue
             bytes_up += serialised_bytes(reply.content)
-        failures = {
-            node: failures.get(node, "no reply in time (node lost, or slower than federation.round-timeout)")
-            for node in self.cohort
-            if node not in releases
-        }
+        failures = {node: _LATE for node in self.cohort if node not in releases}
+        for node, sender, reason in refused:
+            if node in failures:
+                failures[node] = reason
+            else:
+                of = node or sender
+                log_event("reply_dropped", level=logging.WARNING, round=self.round, node=of, reason=reason)
         for node, reason in failures.items():
             log_event("node_failed", level=logging.WARNING, round=self.round, node=node, reason=reason)
         return Replies(releases, failures, bytes_up)
@@ -100,7 +104,7 @@ class Question:
         if failure:
             raise ValueError(failure)
         if node not in self.cohort:
-            raise ValueError(f"node {node} was not asked")
+            raise ValueError(f"it answers no instruction of round {self.round}")
         if node in releases:
             raise ValueError(f"node {node} replied twice")
         values = unpack_release(reply.content, self.round, self.terms)

@@ -177,6 +177,14 @@ class ReleaseTerms:
         shares = max(1, self.shares)
         return math.sqrt(self._total_variance * (shares - releases) / shares)
 
+    def total_std(self, releases: int) -> float:
+        """Std, code units, of the noise on what ``combine`` makes of ``releases`` messages: theirs and the server's.
+
+        Never below z·C. Whatever the number in ``central`` and ``distributed``; it grows with it in ``local``.
+        """
+        clients = releases * self._client_grid_std**2
+        return math.sqrt(clients + self.server_grid_std(releases) ** 2) * self.grid_step
+
 
 def release(code: Tensor, terms: ReleaseTerms, source: RandomSource) -> WireArray:
     """Clip one client's ``code`` (``terms.size`` values), put it on the grid, add noise; shape ``[size]``.

@@ -135,9 +135,10 @@ class LocalFederation:
     def flwr(self, *arguments: str) -> dict[str, Any]:
         """An operator's ``flwr`` command; its JSON output if it has any, else nothing."""
         done = self._command(["flwr", *arguments])
-        if done.returncode != 0:
+        found = dict(json.loads(done.stdout)) if "json" in arguments and not done.returncode else {}
+        if done.returncode or not found.get("success", True):  # as JSON, most failures exit with 0
             raise DeploymentError(f"flwr {' '.join(arguments)} failed: {(done.stdout + done.stderr).strip()}")
-        return dict(json.loads(done.stdout)) if "json" in arguments else {}
+        return found
 
     def remove_secrets(self) -> None:
         """Delete every private key and shared secret."""

@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from server_app.launcher import stop_tree
@@ -21,8 +22,9 @@ class Processes:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for name in reversed(list(self._running)):
-            self.stop(name)
+        with ExitStack() as stack:  # all of them, though stopping one fails or is interrupted
+            for name in list(self._running):
+                stack.callback(self.stop, name)
 
     def start(self, name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path) -> int:
         """Start a program in ``folder`` with its output appended to ``<name>.log``; returns its process id."""

@@ -67,6 +67,8 @@ class RoundSummary:
     seconds: float
     epsilon: float
     epsilon_server: float
+    noise_promised: float  # std of the noise on the sum of codes that the round was charged for, code units
+    noise_present: float  # of the replies that count and what the server added for those that are missing
 
 
 @dataclass(frozen=True)
@@ -334,6 +336,8 @@ class FederatedAdapter(Strategy):
             seconds=time.monotonic() - started,
             epsilon=self.account.epsilon_model(),
             epsilon_server=self.account.epsilon_server(),
+            noise_promised=self.account.plan.round.noise_multiplier * question.terms.clip_norm,
+            noise_present=question.terms.total_std(len(self._replies.releases)),
         )
 
     @staticmethod

@@ -48,7 +48,12 @@ class TwoStage(FederatedAdapter):
         messages = question.address(content, self.message_type, timeout)
         log_event("stage_one_started", round=0, cohort=len(cohort))
         replies = question.sort(self.ask(grid, messages, timeout))
-        log_event("stage_one_answered", round=0, cohort=len(cohort), replies=len(replies.releases))
+        promised = plan.statistics.noise_multiplier * terms.clip_norm if plan.statistics else 0.0
+        present = terms.total_std(len(replies.releases))
+        log_event(
+            "stage_one_answered", round=0, cohort=len(cohort), replies=len(replies.releases),
+            noise_promised=promised, noise_present=present,
+        )  # fmt: skip
         if not replies.releases and (cohort or raw):  # an empty private cohort must go on, or it would be seen
             raise FederationError(
                 f"stage 1: none of {len(cohort)} clients released {self.wanted}. "

@@ -43,6 +43,7 @@ def app(message, context):
         Path("died").touch()
         os.kill(os.getpid(), signal.SIGKILL)
     if order == "hang":
+        Path("hanging").touch()
         time.sleep(60)
     reply = ConfigRecord({"pid": os.getpid(), "loaded": LOADED, "text": order, "cwd": os.getcwd()})
     return Message(RecordDict({"reply": reply}), reply_to=message)
@@ -253,18 +254,67 @@ def test_a_message_that_flower_cannot_parse_is_the_peers_fault() -> None:
         worker._open(Letter({}, (spoiled.SerializeToString(), b"")))
 
 
+CLIENT = """
+import sys; sys.path[:0] = [sys.argv[1], sys.argv[2]]
+from tests.client_app import test_worker as t
+from pathlib import Path
+t.resident._ROOT = Path(sys.argv[1])
+print(t.ask(sys.argv[3], t.context())['pid'], flush=True)
+"""
+
+
+def client_command(tmp_path: Path, order: str) -> list[str]:
+    """A ClientApp in a process of its own."""
+    return ["-c", CLIENT, str(tmp_path / "app"), str(ROOT), order]
+
+
+def wait_until_it_hangs(tmp_path: Path) -> int:
+    """The process id of the one worker, which is in the middle of a message."""
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "work" / "hanging").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return int((socket_file(tmp_path).parent / "worker").read_text())
+
+
+@pytest.mark.usefixtures("_app")
+def test_a_worker_does_not_compute_on_for_a_client_that_was_killed(tmp_path: Path) -> None:
+    """It would keep the next one waiting for a result that nobody gets."""
+    place = context()
+    pid = ask("one", place)["pid"]
+    with subprocess.Popen([sys.executable, *client_command(tmp_path, "hang")]) as client:
+        assert wait_until_it_hangs(tmp_path) == pid
+        client.kill()
+        assert gone(pid, 5.0)
+    assert ask("two", place)["pid"] != pid
+
+
+@pytest.mark.usefixtures("_app")
+def test_a_worker_in_the_middle_of_a_message_ends_with_superexec(tmp_path: Path) -> None:
+    """Though the ClientApp that waits for it, which is frozen here, has not noticed yet."""
+    parent = (
+        "import subprocess, sys; child = subprocess.Popen([sys.executable, *sys.argv[1:]]); "
+        "print(child.pid, flush=True); child.wait()"
+    )
+    command = [sys.executable, "-c", parent, *client_command(tmp_path, "hang")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as superexec:
+        assert superexec.stdout
+        client = psutil.Process(int(superexec.stdout.readline()))
+        pid = wait_until_it_hangs(tmp_path)
+        client.suspend()
+        try:
+            superexec.kill()
+            superexec.wait()
+            assert gone(pid, 5.0)
+        finally:
+            client.kill()
+
+
 @pytest.mark.usefixtures("_app")
 def test_a_worker_ends_with_the_process_that_asked_for_it(tmp_path: Path) -> None:
     """Here a grandchild: the child stands for Flower's superexec, its own child for the ClientApp."""
-    client = (
-        "import sys; sys.path[:0] = [sys.argv[1], sys.argv[2]]\n"
-        "from tests.client_app import test_worker as t\n"
-        "from pathlib import Path\n"
-        "t.resident._ROOT = Path(sys.argv[1])\n"
-        "print(t.ask('one', t.context())['pid'], flush=True)\n"
-    )
     parent = "import subprocess, sys, time; subprocess.run([sys.executable, *sys.argv[1:]]); time.sleep(60)"
-    command = [sys.executable, "-c", parent, "-c", client, str(tmp_path / "app"), str(ROOT)]
+    command = [sys.executable, "-c", parent, *client_command(tmp_path, "one")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as superexec:
         assert superexec.stdout
         pid = int(superexec.stdout.readline())

@@ -1,9 +1,11 @@
 """One federation of real processes for all tests of a module, and what they look at."""
 
+import os
 import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from common.privacy.ledger import Ledger
 from server_app.deployment.demo import demo_sites
 from server_app.deployment.federation import LocalFederation, Site
 from server_app.deployment.processes import Processes
+from server_app.events import read_events
+from server_app.launcher import terminate_as_interrupt
 from server_app.run_folder import RunFolder
 
 _ANSWERED = re.compile(r"run=(\d+) round=(\d+) node=(\d+) answered")
@@ -26,6 +30,7 @@ class Field:
     def __init__(self, federation: LocalFederation) -> None:
         self.federation = federation
         self.sites: dict[str, Site] = {site.name: site for site in demo_sites(federation.folder / "data")}
+        self.results = federation.folder / "results"
 
     def start(self) -> None:
         self.federation.start_superlink()
@@ -50,7 +55,7 @@ class Field:
         return RunConfig.parse(flat | changes)
 
     def folder(self, name: str) -> RunFolder:
-        return RunFolder(self.federation.folder / "results" / name)
+        return RunFolder(self.results / name)
 
     def rounds_done(self, name: str) -> int:
         return max((row["round"] for row in self.folder(name).read_metrics()), default=0)
@@ -73,7 +78,10 @@ class Field:
         return found
 
     def check_books(self, name: str, *runs: int) -> Ledger:
-        """The ledger covers every release that any node has computed, in the first and in resumed runs."""
+        """The ledger covers every release that any node has computed, in the first and in resumed runs.
+
+        And every aggregate that was released carries the noise that it was charged for, whoever was missing in it.
+        """
         ledger = Ledger(self.folder(name).ledger)
         answers: Counter[tuple[str, int]] = Counter()
         for run in runs:
@@ -81,6 +89,11 @@ class Field:
         assert answers, "nothing was released, so nothing was shown"
         for (node, number), times in answers.items():
             assert times <= ledger.rounds_charged(number), (node, number)
+        totals = [event for event in read_events(self.folder(name).events) if event["event"] == "stage_one_answered"]
+        totals += [row for row in self.folder(name).read_metrics() if row["round"]]
+        for row in totals:
+            print(f"OBSERVED noise: {row['replies']} of {row['cohort']} replies, {row['noise_present']:.9g} present")
+            assert 0 < row["noise_promised"] <= row["noise_present"] < 1.001 * row["noise_promised"], row
         return ledger
 
 
@@ -99,10 +112,41 @@ def _line(process: psutil.Process) -> str:
         return ""
 
 
+@contextmanager
+def nothing_left(folder: Path) -> Iterator[None]:
+    """When the block ends, however it does, so does every process that was started with ``folder`` in its environment.
+
+    Those of Flower lead sessions of their own and outlive what started them; a frozen one ends by SIGKILL only.
+    """
+    try:
+        yield
+    finally:
+        while found := [process for process in psutil.process_iter() if _belongs(process, folder)]:
+            for process in found:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(found, timeout=5.0)
+
+
+def _belongs(process: psutil.Process, folder: Path) -> bool:
+    try:
+        living = process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE
+        return living and any(str(folder) in value for value in process.environ().values())
+    except psutil.Error:
+        return False
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _stoppable() -> Iterator[None]:
+    """SIGTERM unwinds the fixtures as Ctrl-C does."""
+    with terminate_as_interrupt():
+        yield
+
+
 @pytest.fixture(scope="module")
 def field(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
     folder: Path = tmp_path_factory.mktemp("federation")
-    with Processes(folder / "logs") as processes:
+    with nothing_left(folder), Processes(folder / "logs") as processes:
         started = Field(LocalFederation(folder, processes))
         started.start()
         yield started

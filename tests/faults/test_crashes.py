@@ -57,6 +57,7 @@ def test_a_client_process_killed_while_its_worker_computes_costs_the_round_one_r
         client.kill()
     finally:
         frozen[0].resume()
+    wait_for(lambda: frozen[0].pid not in workers(field), 10, "the worker computes on for a client that is gone")
     completed(field, run)
     print(f"OBSERVED client killed: rounds {rows(field, 'client')}: {failures(field, 'client')}")
     assert rows(field, "client")[1] == (2, 2)
@@ -144,6 +145,7 @@ def test_a_site_that_refuses_is_heard_and_the_others_go_on(field: Field) -> None
     print(f"OBSERVED refusal: rounds {rows(field, 'refusal')}: {failures(field, 'refusal')}")
     assert rows(field, "refusal") == [(1, 2)]
     assert "above its max-clip-norm = 0.001" in failures(field, "refusal")[0]
+    field.check_books("refusal", run)
 
 
 def test_two_runs_at_once_end_with_books_of_their_own(field: Field) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from server_app.run_folder import RunFolder
 from tests.end_to_end.test_flwr_run import left_running
-from tests.faults.conftest import wait_for
+from tests.faults.conftest import nothing_left, wait_for
 
 pytestmark = pytest.mark.faults
 
@@ -26,6 +26,13 @@ def interruptible() -> Iterator[None]:
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, previous)
+
+
+@pytest.fixture(autouse=True)
+def _cleaned_up(tmp_path: Path) -> Iterator[None]:
+    """A demonstration that a failing test leaves behind is ended with all that it has started."""
+    with nothing_left(tmp_path / "scratch"):
+        yield
 
 
 def start(tmp_path: Path, *options: str, rounds: int = 1) -> subprocess.Popen[str]:

@@ -12,7 +12,7 @@ import pytest
 from server_app.deployment.federation import DeploymentError, LocalFederation
 from server_app.deployment.processes import Processes
 from server_app.launcher import free_ports
-from tests.faults.conftest import Field, wait_for
+from tests.faults.conftest import Field, nothing_left, wait_for
 
 NGINX = shutil.which("nginx")
 pytestmark = [pytest.mark.faults, pytest.mark.skipif(NGINX is None, reason="nginx is not installed")]
@@ -61,7 +61,7 @@ def configuration(folder: Path, port: int, federation: LocalFederation) -> str:
 def behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
     """A federation whose SuperNodes know only the proxy's address."""
     folder: Path = tmp_path_factory.mktemp("federation")
-    with Processes(folder / "logs") as processes:
+    with nothing_left(folder), Processes(folder / "logs") as processes:
         federation = LocalFederation(folder, processes)
         port = free_ports(1)[0]
         written = folder / "nginx"

@@ -3,6 +3,7 @@
 import socket
 import ssl
 import stat
+import subprocess
 import sys
 import threading
 import time
@@ -18,8 +19,9 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 
 from server_app.deployment.certificates import Certificates, make_certificates, make_node_key
 from server_app.deployment.demo import _run, demo_config, resumed_config
+from server_app.deployment.federation import CONNECTION, DeploymentError, LocalFederation
 from server_app.deployment.processes import Processes
-from server_app.launcher import LaunchError
+from server_app.launcher import LaunchError, stop_tree
 from server_app.run_folder import RunFolder
 
 CHILD = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], **{})"
@@ -88,6 +90,33 @@ def test_stopping_ends_a_process_and_what_it_started(tmp_path: Path, options: st
         assert processes.is_running("parent")
     assert not psutil.pid_exists(pid)
     assert not family[0].is_running() or family[0].status() == psutil.STATUS_ZOMBIE
+
+
+def test_all_processes_are_stopped_though_stopping_one_is_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped: list[int] = []
+
+    def interrupted(process: subprocess.Popen[bytes], patience: float) -> None:
+        stop_tree(process, patience)
+        stopped.append(process.pid)
+        if len(stopped) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("server_app.deployment.processes.stop_tree", interrupted)
+    code = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with pytest.raises(KeyboardInterrupt), Processes(tmp_path / "logs") as processes:
+        pids = [processes.start(name, code, {}, tmp_path) for name in ("one", "two", "three")]
+    assert stopped == pids[::-1]
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def test_a_command_that_flower_fails_with_exit_code_0_is_an_error(tmp_path: Path) -> None:
+    """As JSON it reports that the SuperLink cannot be reached, and calls that a success."""
+    with Processes(tmp_path / "logs") as processes:
+        federation = LocalFederation(tmp_path, processes)
+        with pytest.raises(DeploymentError, match="Connection to the SuperLink is unavailable"):
+            federation.flwr("ls", CONNECTION, "--format", "json")
 
 
 def test_a_killed_process_can_be_started_again_under_its_name(tmp_path: Path) -> None:

@@ -105,4 +105,5 @@ def test_the_log_holds_nothing_but_what_is_listed(files: Files, tmp_path: Path) 
     grid: InProcessGrid = faulty(tiny_grid(config), raising={2}, silent=set())
     events = read_events(run_federation(grid, config, RUN).events)
     fields = {key for event in events for key in event} - {"time", "level", "event", "run"}
-    assert fields == {"round", "node", "reason", "cohort", "replies", "clients", "app_digest"}
+    noise = {"noise_promised", "noise_present"}  # by the public terms and the number of replies
+    assert fields == {"round", "node", "reason", "cohort", "replies", "clients", "app_digest"} | noise

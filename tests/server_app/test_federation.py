@@ -1,6 +1,7 @@
 """Waiting for clients, and sorting what they answer."""
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from flwr.app import Error, Message, RecordDict
 
 from common.privacy.mechanism import ReleaseTerms
 from common.wire import TRAIN, pack_release, serialised_bytes
+from server_app.events import read_events, recording
 from server_app.federation import FederationError, Question, connect, exchange
 from server_app.in_process import InProcessGrid
 
@@ -90,6 +92,24 @@ def test_a_node_that_was_not_asked_is_ignored(box: Mailbox) -> None:
     assert sorted(found.failures) == [11, 12, 13]
 
 
+def test_every_reply_that_is_dropped_is_in_the_log_with_run_round_and_node(box: Mailbox, tmp_path: Path) -> None:
+    """One too many, one that was not asked for, and one that could not be used although the next one could."""
+    broken = pack_release(CODE[:7], ROUND)
+    replies = [box.reply(11), box.reply(11), box.reply(99), box.reply(12, broken), box.reply(12), box.reply(13, broken)]
+    path = tmp_path / "events.jsonl"
+    with recording(path, 7):
+        found = box.question.sort(replies)
+    assert sorted(found.releases) == [11, 12]
+    told = [(event["event"], event["level"], event["run"], event["round"]) for event in read_events(path)]
+    assert told == [("reply_dropped", "warning", 7, ROUND)] * 3 + [("node_failed", "warning", 7, ROUND)]
+    assert [(event["node"], event["reason"][:27]) for event in read_events(path)] == [
+        (11, "node 11 replied twice"),
+        (99, "it answers no instruction o"),
+        (12, "released code is 14 bytes o"),
+        (13, "released code is 14 bytes o"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -115,16 +135,19 @@ def test_a_code_beyond_the_clip_norm_is_refused_unless_statistics_are_sent_in_th
     assert raw or "exceeds the clip norm of 1" in found.failures[11]
 
 
-def test_a_reply_counts_for_the_node_whose_instruction_it_answers(box: Mailbox) -> None:
+def test_a_reply_counts_for_the_node_whose_instruction_it_answers(box: Mailbox, tmp_path: Path) -> None:
     """Not for the one that it says it is of; and a lost node's error is signed by the SuperLink, whose id is 1."""
     for message in box.question.messages:
         message.metadata.__dict__["_message_id"] = f"to-{message.metadata.dst_node_id}"
     pretended, lost, stray = box.reply(13), box.reply(1, Error(5, "Error: Node Unavailable")), box.reply(13)
     for reply, name in ((pretended, "to-11"), (lost, "to-12"), (stray, "to-nobody")):
         reply.metadata.__dict__["_reply_to_message_id"] = name
-    found = box.question.sort([pretended, lost, stray])
+    with recording(tmp_path / "events.jsonl", 7):
+        found = box.question.sort([pretended, lost, stray])
     assert set(found.releases) == {11}
     assert found.failures == {12: "Error: Node Unavailable", 13: LOST}
+    dropped = [event for event in read_events(tmp_path / "events.jsonl") if event["event"] == "reply_dropped"]
+    assert [event["node"] for event in dropped] == [13], "who it says it is: nothing else is known of it"
 
 
 def test_the_commonest_failure_is_counted(box: Mailbox) -> None:

@@ -137,6 +137,19 @@ def test_total_variance_is_the_same_number_for_every_cohort() -> None:
             assert total == pytest.approx(one.resolution**2 + 4, rel=1e-12)
 
 
+@pytest.mark.parametrize("trust", TRUSTS)
+@pytest.mark.parametrize("replies", [0, 1, 8, 9])
+def test_the_noise_that_terms_state_for_a_sum_is_what_is_charged_or_more(trust: Trust, replies: int) -> None:
+    """In ``local`` every reply brings it all; elsewhere it is the same number whoever is missing."""
+    stated, promised = terms(trust).total_std(replies), 1.0 * 0.7
+    more = math.sqrt(max(1, replies)) if trust == "local" else 1.0
+    assert promised * more < stated < promised * more * 1.0001
+
+
+def test_terms_without_noise_state_none() -> None:
+    assert [terms(trust, z=0.0).total_std(2) for trust in TRUSTS] == [0.0] * 3
+
+
 @pytest.mark.parametrize("z", [0.3, 1.0, 14.0])
 def test_the_grid_does_not_betray_the_cohort(z: float) -> None:
     steps = {terms("distributed", z=z, shares=shares).grid_step for shares in (0, 1, 9, 1000, MAX_SHARES)}

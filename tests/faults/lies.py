@@ -1,0 +1,107 @@
+"""A site that lies: ``test_lies.py`` puts this file into a copy of the app, around what the real ClientApp answers.
+
+Only a SuperNode whose node config has ``lies`` tells any: a JSON file of round -> lie, and under ``tenfold`` ten times
+the clip norm in grid steps. It runs where Flower runs the app, in the process of one message, so what it spoils goes
+the whole way: SuperNode, SuperLink, ServerApp.
+"""
+
+import copy
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import ConfigRecord, Context, Message
+
+Answer = Callable[[Message, Context], Message]
+SPOKEN, INSIDE = ".spoken", ".inside"  # kept beside the file of lies: the last honest reply; "fail within the worker"
+
+
+def lying(answer: Answer) -> Answer:
+    """The ClientApp's answer, made false in the rounds that the site's file names."""
+
+    def lie(message: Message, context: Context) -> Message:
+        if "lies" not in context.node_config:
+            return answer(message, context)
+        path = Path(str(context.node_config["lies"]))
+        known = json.loads(path.read_text())
+        told = known.get(message.metadata.group_id, "")
+        if told == "raise":
+            raise RuntimeError("out of patience")
+        inside = path.with_suffix(INSIDE)
+        if told == "raise inside":
+            inside.touch()
+        try:
+            reply = answer(message, context)
+        finally:
+            inside.unlink(missing_ok=True)
+        if told == "late":
+            time.sleep(float(context.run_config["federation.round-timeout"]) + 5.0)
+        if told == "twice":
+            _send_another_as_well(reply)
+        _spoil(told, reply.content["release"], known["tenfold"], path.with_suffix(SPOKEN))
+        return reply
+
+    return lie
+
+
+def failing(or_nothing: Callable[..., Any]) -> Callable[..., Any]:
+    """The worker's computation on private data, which raises while the site's lie is "raise inside"."""
+
+    def compute(work: Callable[[], Any], size: int, context: Context) -> Any:
+        path = context.node_config.get("lies")
+        fails = path and Path(str(path)).with_suffix(INSIDE).exists()
+        return or_nothing(_fail if fails else work, size, context)
+
+    return compute
+
+
+def _fail() -> None:
+    raise MemoryError("a long example of this site")
+
+
+def _spoil(told: str, release: ConfigRecord, extra: int, spoken: Path) -> None:
+    """Change a reply's record in place."""
+    honest, dtype = bytes(release["values"]), str(release["dtype"])
+    if told == "stale":
+        release.update(json.loads(spoken.read_text()) | {"values": spoken.with_suffix(".bytes").read_bytes()})
+    elif told == "shape":
+        release["values"] = honest + honest[: np.dtype(dtype).itemsize]
+    elif told == "dtype":
+        release["values"], release["dtype"] = np.frombuffer(honest, dtype).astype(np.float64).tobytes(), "float64"
+    elif told == "schema":
+        release["schema"] = 2
+    elif told == "nan":
+        release["values"] = np.full(len(honest), np.nan, np.float32).tobytes()[: len(honest)]
+    elif told in {"tenfold", "hidden"}:
+        release["values"] = _enlarge(np.frombuffer(honest, dtype), extra, spread=told == "hidden").tobytes()
+    else:
+        spoken.write_text(json.dumps({name: release[name] for name in ("schema", "round", "dtype")}))
+        spoken.with_suffix(".bytes").write_bytes(honest)
+
+
+def _enlarge(values: np.ndarray, extra: int, *, spread: bool) -> np.ndarray:
+    """The honest release and a code of norm ``extra``: in its largest value, or a little in each."""
+    larger = values.astype(np.int64)
+    if spread:
+        larger += int(extra / len(values) ** 0.5)
+    else:
+        largest = int(np.abs(larger).argmax())
+        larger[largest] += extra if larger[largest] > 0 else -extra
+    return larger.astype(values.dtype)
+
+
+def _send_another_as_well(reply: Message) -> None:
+    """Have Flower's client process push a second, different reply to the same instruction after the first."""
+    process: Any = sys.modules["flwr.supernode.runtime.run_clientapp"]
+    push, other = process.push_message, copy.deepcopy(reply)
+    other.content["release"]["values"] = bytes(len(other.content["release"]["values"]))
+
+    def both(client: Any, message: Message, context: Context) -> None:
+        push(client, message, context)
+        push(client, other, context)
+
+    process.push_message = both
