@@ -58,7 +58,8 @@ def main() -> None:
     parser.add_argument("--preset", default="demo")
     parser.add_argument("--set", action="append", default=[], metavar="key=value")
     parser.add_argument("--grid", action="append", default=[], metavar="key=v1,v2")
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=1, help="how many")
+    parser.add_argument("--first-seed", type=int, default=1, help="1001: those that comparisons tune with")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     fixed = dict(entry.split("=", 1) for entry in arguments.set)
@@ -67,7 +68,8 @@ def main() -> None:
     rows.append("|---|---|---|---|---|---|---|")
     for point in points(arguments.grid):
         started = time.monotonic()
-        reports = [run_report(base | point | {"seed": seed}) for seed in range(1, arguments.seeds + 1)]
+        seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+        reports = [run_report(base | point | {"seed": seed}) for seed in seeds]
         rows.append(row(point, reports, (time.monotonic() - started) / len(reports)))
         print(rows[-1], flush=True)
     print("\n" + "\n".join(rows))

@@ -46,11 +46,15 @@ def units(federation: Federation) -> Tensor:
     return torch.nn.functional.normalize(gradients, dim=1)
 
 
+def agreement(vectors: Tensor) -> Tensor:
+    """Square of every entry of the mean of vectors (shape ``[m, n]``), without what single vectors add to it."""
+    return vectors[::2].mean(dim=0) * vectors[1::2].mean(dim=0)
+
+
 def shares(rows: Rows, gradients: Tensor) -> tuple[Tensor, Tensor]:
     """Along every row the mean energy of unit gradients and its share of what they agree on, shape ``[k]`` each."""
     codes = torch.stack([rows.project(gradient) for gradient in gradients])
-    halves = codes[::2].mean(dim=0) * codes[1::2].mean(dim=0)
-    return codes.square().mean(dim=0), halves / (gradients[::2].mean(dim=0) @ gradients[1::2].mean(dim=0))
+    return codes.square().mean(dim=0), agreement(codes) / agreement(gradients).sum()
 
 
 def bands(values: Tensor) -> list[float]:
@@ -63,7 +67,8 @@ def table(config: RunConfig, clients: int, floor: float) -> str:
     """Markdown: a line for each quantity, a column for each band."""
     federation = Federation.of(config, clients)
     found = prior(federation, config)
-    energy, agreed = shares(found.rows, units(federation))
+    gradients = units(federation)
+    energy, agreed = shares(found.rows, gradients)
     lines = {"a pseudo-gradient's energy": bands(found.energies), "a client gradient's energy": bands(energy)}
     lines["of the energy of the clients' mean"] = bands(agreed)
     for name, (whitening, multiple) in WEIGHTS.items():
@@ -71,8 +76,10 @@ def table(config: RunConfig, clients: int, floor: float) -> str:
             found.energies, 0, federation.adapted.layout.size, whitening=whitening, floor=floor * multiple
         )
         lines[f"of the noise, weights: {name}"] = bands(scales.square() / scales.square().sum())
+    length = agreement(gradients).sum().clamp(min=0).sqrt()
     names = [f"rows {a + 1}-{b}" for a, b in pairwise(BANDS)]
-    head = [f"| {config.data.task} | {' | '.join(names)} | outside |", "|---|" + "---|" * len(BANDS)]
+    head = [f"{config.data.task}: the mean of the clients' unit gradients has length {length:.3f}", ""]
+    head += [f"| | {' | '.join(names)} | outside |", "|---|" + "---|" * len(BANDS)]
     return "\n".join(head + [f"| {name} | {' | '.join(f'{x:.3f}' for x in row)} |" for name, row in lines.items()])
 
 
