@@ -5,12 +5,13 @@ from dataclasses import dataclass
 import torch
 
 from common.adapter import Layout
+from common.codecs.allocation import FORMS
 from common.codecs.autoencoder import NeuralEncoder
 from common.codecs.base import EncoderSpec
 from common.codecs.conv import CONV
 from common.codecs.dense import DENSE
 from common.codecs.identity import IdentityCodec
-from common.codecs.linear import FORMS, LinearCodec
+from common.codecs.linear import LinearCodec
 from common.config import RunConfig
 
 
