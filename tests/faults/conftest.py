@@ -105,6 +105,13 @@ def wait_for(look: Callable[[], Any], seconds: float, complaint: str) -> Any:
     return found
 
 
+def has_ended(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def _line(process: psutil.Process) -> str:
     try:
         return " ".join(process.cmdline())
@@ -130,8 +137,8 @@ def nothing_left(folder: Path) -> Iterator[None]:
 
 def _belongs(process: psutil.Process, folder: Path) -> bool:
     try:
-        living = process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE
-        return living and any(str(folder) in value for value in process.environ().values())
+        other = process.pid != os.getpid() and not has_ended(process)
+        return other and any(str(folder) in value for value in process.environ().values())
     except psutil.Error:
         return False
 

@@ -4,12 +4,11 @@ import json
 import os
 from typing import Any
 
-import psutil
 import pytest
 
 from common.privacy.ledger import Ledger
 from server_app.events import read_events
-from tests.faults.conftest import Field, wait_for
+from tests.faults.conftest import Field, has_ended, wait_for
 
 pytestmark = pytest.mark.faults
 RUN_SECONDS = 1200.0
@@ -26,10 +25,6 @@ def kill(field: Field, run: int) -> None:
     state = field.federation.wait(run, RUN_SECONDS)
     print(f"OBSERVED killed: {state['status']}, {state['status-details']}")
     assert state["status"] != "finished:completed"
-
-
-def has_ended(process: psutil.Process) -> bool:
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 def resume(field: Field, name: str, **changes: Any) -> tuple[int, str]:
