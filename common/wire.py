@@ -114,6 +114,9 @@ def received_adapter(sent: Tensor | QuantisedAdapter, layout: Layout) -> Tensor:
     return sent
 
 
+_RELEASE_FIELDS = {"schema", "round", "dtype", "values"}
+
+
 def pack_release(values: np.ndarray, round_index: int) -> RecordDict:
     """A reply: one released vector (little-endian bytes) and the round it was made for."""
     little = values.astype(values.dtype.newbyteorder("<"), copy=False)
@@ -125,6 +128,9 @@ def unpack_release(content: RecordDict, round_index: int, terms: ReleaseTerms) -
     """The released vector of a reply; one of another round, size, dtype or range raises ``WireError``."""
     release = _config(content, RELEASE)
     _check_schema(release)
+    surplus = (content.keys() - {RELEASE}) | (release.keys() - _RELEASE_FIELDS)
+    if surplus:
+        raise WireError(f"reply holds more than a release: {', '.join(sorted(surplus))}")
     if release.get("round") != round_index:
         raise WireError(f"reply belongs to round {release.get('round')}, expected {round_index}")
     data, dtype, expected = release.get("values"), release.get("dtype"), np.dtype(terms.dtype)

@@ -18,11 +18,18 @@ from server_app.events import log_event
 _NOBODY = 0  # no node has this id
 _LATE = "no reply in time (node lost, or slower than federation.round-timeout)"
 _POLL_SECONDS = 0.5
+_LONGEST_REASON = 300
 _UNREADABLE = (  # what Flower's parser raises on replies that no honest SuperNode makes; a lost connection is none
     *(AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError),
     *(DecodeError, UnexpectedObjectContentError),
 )
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.03, 1.0  # seconds between two looks for replies
+
+
+def printable(text: str) -> str:
+    """One line for people of what may hold a site's own words: control characters escaped, its length bounded."""
+    cut = text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + "..."
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in cut)
 
 
 class FederationError(RuntimeError):
@@ -84,7 +91,7 @@ class Question:
             try:
                 releases[node] = self._open(reply, node, releases)
             except ValueError as refusal:
-                refused.append((node, reply.metadata.src_node_id, str(refusal)))
+                refused.append((node, reply.metadata.src_node_id, printable(str(refusal))))
                 continue
             bytes_up += serialised_bytes(reply.content)
         failures = {node: _LATE for node in self.cohort if node not in releases}
@@ -170,5 +177,5 @@ def _pull(grid: Grid, names: set[str]) -> list[Message]:
     try:
         return list(grid.pull_messages(names))
     except _UNREADABLE as error:
-        log_event("replies_unreadable", level=logging.WARNING, error=type(error).__name__, reason=str(error))
+        log_event("replies_unreadable", level=logging.WARNING, error=type(error).__name__, reason=printable(str(error)))
         return []

@@ -22,6 +22,7 @@ scalars = st.one_of(
     numbers,
     st.booleans(),
     st.text(max_size=8),
+    st.sampled_from(["1\n[dr-encoder] round 9", "\x1b[2J", "\x1b]0;title\x07", "A" * 10_000]),
     st.sampled_from(["local", "central", "distributed", "linear", "dense", "conv", "history", "identity", "float32"]),
     st.binary(max_size=64),
     st.lists(st.integers(-5, HUGE), max_size=4),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flwr.app import Array, Context, Error, Message, RecordDict
+from flwr.app import Array, ConfigRecord, Context, Error, Message, RecordDict
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
@@ -104,6 +104,7 @@ def test_a_server_meets_mutated_replies_with_valid_releases_or_a_reason(count: i
         sorted_out = question.sort(replies)
         assert set(sorted_out.releases) | set(sorted_out.failures) == {1, 2, 3}
         assert not set(sorted_out.releases) & set(sorted_out.failures)
+        assert all(reason.isprintable() and len(reason) < 400 for reason in sorted_out.failures.values())
         for values in sorted_out.releases.values():
             check_release(values, TERMS)
         outcomes["accepted"] += len(sorted_out.releases)
@@ -140,6 +141,34 @@ def test_replies_that_are_doubled_stale_misshapen_or_too_large_never_reach_the_s
     assert "belongs to round 2" in found.failures[1]
     assert "schema 2" in found.failures[6]
     assert "no reply in time" in found.failures[8]
+
+
+@pytest.mark.parametrize(
+    "words", ["1\n[dr-encoder] round   9  accuracy  99.9%\x1b[2J", "\x1b]0;title\x07", "A" * 1_000_000]
+)
+def test_a_sites_own_words_are_one_short_printable_line(words: str) -> None:
+    """In a field of its reply, or as the reason of an error: they are printed and kept for people to read."""
+    spoiled = pack_release(np.ones(64, TERMS.dtype), 3)
+    spoiled["release"]["round"] = words  # type: ignore[index]
+    failures = Question(3, TERMS, cohort=[1, 2]).sort([reply_of(1, spoiled), reply_of(2, Error(0, words))]).failures
+    assert failures.keys() == {1, 2}
+    for reason in failures.values():
+        assert reason.isprintable()
+        assert len(reason) < 400
+    assert "belongs to round" in failures[1]
+
+
+@pytest.mark.parametrize("surplus", ["record", "field"])
+def test_a_reply_that_holds_more_than_a_release_is_refused(surplus: str) -> None:
+    """What is not expected would count as its bytes, which a report publishes."""
+    reply = pack_release(np.ones(64, TERMS.dtype), 3)
+    if surplus == "record":
+        reply["more"] = ConfigRecord({"x": b"0" * 1000})
+    else:
+        reply["release"]["more"] = "x"  # type: ignore[index]
+    found = Question(3, TERMS, cohort=[1]).sort([reply_of(1, reply)])
+    assert "more than a release: more" in found.failures[1]
+    assert found.bytes_up == 0
 
 
 def test_an_array_that_announces_more_than_it_brings_costs_nothing() -> None:
