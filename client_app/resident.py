@@ -76,7 +76,9 @@ def _ask(message: Message, context: Context, idle: float) -> Letter:
     deadline = time.monotonic() + message.metadata.ttl  # from its arrival: the server's clock may be another
     folder = open_folder(f"{context.node_id:x}-{app_digest()}")
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)  # one ClientApp of a node at a time; the kernel lets go of a dead one's
+        while not _lock(folder):  # one ClientApp of a node at a time; the kernel lets go of a dead one's
+            _check_valid(deadline)
+            time.sleep(_POLL_SECONDS)
         for _ in range(_ATTEMPTS):
             with _connect(folder, idle) as connection:
                 reply = _exchange(connection, Letter(header, parts), deadline)
@@ -94,13 +96,19 @@ def _ask(message: Message, context: Context, idle: float) -> Letter:
 def _exchange(connection: socket.socket, letter: Letter, deadline: float) -> Letter | None:
     """The worker's reply; ``None`` when it has ended (died, was idle too long, or had loaded something else)."""
     check_peer(connection)
+    _check_valid(deadline)
     try:
-        connection.settimeout(max(deadline - time.monotonic(), 1.0))
-        letter.send(connection)
-        reply = Letter.receive(connection)
+        letter.send(connection, deadline)
+        reply = Letter.receive(connection, deadline)
     except ConnectionError:
         return None
     return None if reply.header.get("status") == "retired" else reply
+
+
+def _check_valid(deadline: float) -> None:
+    """To be asked before the worker gets the instruction: what has expired is never computed, nor charged."""
+    if time.monotonic() >= deadline:
+        raise WorkerError("the instruction expired before the node's worker was free for it; it was not computed")
 
 
 def _connect(folder: int, idle: float) -> socket.socket:

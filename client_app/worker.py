@@ -13,6 +13,7 @@ import select
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from google.protobuf.message import DecodeError
 from client_app.worker_link import PROTOCOL, Letter, WorkerError, check_peer, socket_path
 from common.app_digest import app_digest
 
-_LETTER_SECONDS = 60.0  # for a whole letter to arrive, from a process on this machine
+_LETTER_SECONDS = 60.0  # for a whole letter to arrive or to leave; the other end is a process on this machine
 _log = logging.getLogger("dr-encoder.worker")
 
 
@@ -69,12 +70,10 @@ class Worker:
         """Answer one letter; false when this worker must make room for another."""
         try:
             check_peer(connection)
-            connection.settimeout(_LETTER_SECONDS)
-            letter = Letter.receive(connection)
+            letter = Letter.receive(connection, time.monotonic() + _LETTER_SECONDS)
             with self._wanted(connection):
                 reply = self._reply(letter)
-            connection.settimeout(_LETTER_SECONDS)
-            reply.send(connection)
+            reply.send(connection, time.monotonic() + _LETTER_SECONDS)
         except (WorkerError, OSError) as error:  # the peer's fault, or it has gone: the next one is served
             _log.warning("a ClientApp was not answered: %s", error)
             return True

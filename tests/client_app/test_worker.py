@@ -7,8 +7,10 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,8 @@ class Refusal(ValueError):
 def app(message, context):
     context.state["count"] = MetricRecord({"n": context.state["count"]["n"] + 1 if "count" in context.state else 1})
     order = message.content["order"]["text"]
+    with Path("trace").open("a") as trace:
+        trace.write(order + "\\n")
     if order == "raise":
         raise Refusal("not this one")
     if order == "die" or (order == "die once" and not Path("died").exists()):
@@ -45,6 +49,8 @@ def app(message, context):
     if order == "hang":
         Path("hanging").touch()
         time.sleep(60)
+    if order == "slow":
+        time.sleep(4)
     reply = ConfigRecord({"pid": os.getpid(), "loaded": LOADED, "text": order, "cwd": os.getcwd()})
     return Message(RecordDict({"reply": reply}), reply_to=message)
 """
@@ -101,6 +107,10 @@ def dial(tmp_path: Path) -> socket.socket:
     connection.connect(worker_link.socket_path(folder))
     os.close(folder)
     return connection
+
+
+def soon() -> float:
+    return time.monotonic() + 60
 
 
 def gone(pid: int, seconds: float = 20.0) -> bool:
@@ -173,6 +183,67 @@ def test_a_worker_that_hangs_is_stopped_when_the_instruction_is_no_longer_valid(
 
 
 @pytest.mark.usefixtures("_app")
+def test_an_instruction_that_expires_in_the_queue_is_not_computed_and_the_worker_stays(tmp_path: Path) -> None:
+    place, trace = context(), tmp_path / "work" / "trace"
+    pid = ask("one", place)["pid"]
+    with subprocess.Popen([sys.executable, *client_command(tmp_path, "slow")], stdout=subprocess.PIPE) as busy:
+        wait_until(lambda: "slow" in trace.read_text())
+        with pytest.raises(WorkerError, match="expired before the node's worker was free"):
+            ask("late", place, ttl=0.5)
+        assert busy.poll() is None, "it did not wait for its turn longer than it was valid"
+        assert busy.stdout
+        assert int(busy.stdout.readline()) == pid, "the one in front of it is answered as if nothing was"
+    assert place.state["count"]["n"] == 1
+    assert ask("two", place)["pid"] == pid
+    assert trace.read_text().split() == ["one", "slow", "two"]
+
+
+@pytest.mark.usefixtures("_app")
+def test_an_instruction_that_has_expired_before_it_is_sent_does_not_reach_the_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = context()
+    pid = ask("one", place)["pid"]
+    connect = resident._connect
+
+    def slowly(folder: int, idle: float) -> socket.socket:
+        time.sleep(0.5)
+        return connect(folder, idle)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(resident, "_connect", slowly)
+        with pytest.raises(WorkerError, match="it was not computed"):
+            ask("late", place, ttl=0.3)
+    assert ask("two", place)["pid"] == pid
+    assert (tmp_path / "work" / "trace").read_text().split() == ["one", "two"]
+
+
+def test_the_deadline_of_a_letter_is_for_all_of_it_however_slowly_it_trickles() -> None:
+    one, other = socket.socketpair(socket.AF_UNIX)
+
+    def trickle() -> None:
+        with suppress(OSError):
+            for _ in range(50):
+                one.send(b"\x01")
+                time.sleep(0.1)
+
+    thread = threading.Thread(target=trickle)
+    with one, other:
+        thread.start()
+        start = time.monotonic()
+        with pytest.raises(TimeoutError):
+            Letter.receive(other, start + 0.5)
+        assert time.monotonic() - start < 3.0
+    thread.join()
+
+
+def test_a_letter_that_nobody_reads_is_given_up_at_the_deadline() -> None:
+    one, other = socket.socketpair(socket.AF_UNIX)
+    with one, other, pytest.raises(TimeoutError):
+        Letter({}, (bytes(1 << 22),)).send(one, time.monotonic() + 0.3)
+
+
+@pytest.mark.usefixtures("_app")
 def test_another_model_or_changed_data_means_another_worker_but_another_round_count_does_not(tmp_path: Path) -> None:
     data = tmp_path / "site.jsonl"
     data.write_text("one\n")
@@ -192,8 +263,8 @@ def test_another_model_or_changed_data_means_another_worker_but_another_round_co
 def test_other_code_under_the_same_socket_is_never_served(tmp_path: Path) -> None:
     first = ask("one", context())
     with dial(tmp_path) as connection:
-        Letter({"protocol": worker_link.PROTOCOL, "app": "other", "loaded": ""}, (b"-", b"-")).send(connection)
-        assert Letter.receive(connection).header == {"status": "retired"}
+        Letter({"protocol": worker_link.PROTOCOL, "app": "other", "loaded": ""}, (b"-", b"-")).send(connection, soon())
+        assert Letter.receive(connection, soon()).header == {"status": "retired"}
     assert gone(first["pid"])
 
 
@@ -268,12 +339,16 @@ def client_command(tmp_path: Path, order: str) -> list[str]:
     return ["-c", CLIENT, str(tmp_path / "app"), str(ROOT), order]
 
 
-def wait_until_it_hangs(tmp_path: Path) -> int:
-    """The process id of the one worker, which is in the middle of a message."""
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "work" / "hanging").exists():
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = soon()
+    while not true():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def wait_until_it_hangs(tmp_path: Path) -> int:
+    """The process id of the one worker, which is in the middle of a message."""
+    wait_until((tmp_path / "work" / "hanging").exists)
     return int((socket_file(tmp_path).parent / "worker").read_text())
 
 
