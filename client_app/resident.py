@@ -30,9 +30,13 @@ IDLE_KEY, DEFAULT_IDLE_SECONDS = "worker-idle-seconds", 1800.0
 FLOWER_CLIENT_PROCESS = "flwr.supernode.runtime.run_clientapp"
 _LOADED_FROM = ("model.", "lora.", "data.", "seed")  # prefixes of the run-config keys that decide what a worker loads
 _ROOT = Path(__file__).resolve().parent.parent
-_BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from client_app.worker import main; main(sys.argv[2:])"
+_BOOT = (  # its process id first: until it is written, nobody can end this worker
+    "import os, sys; os.pwrite(int(sys.argv[2]), str(os.getpid()).encode(), 0); "
+    "sys.path.insert(0, sys.argv[1]); from client_app.worker import main; main(sys.argv[3:])"
+)
 _ATTEMPTS = 2
 _EXIT_SECONDS, _POLL_SECONDS = 20.0, 0.02
+_KILL_SECONDS = 60.0  # for a killed worker to be gone; the memory of an accelerator takes some of them
 
 
 def in_flower_client_process() -> bool:
@@ -142,18 +146,20 @@ def start_worker(folder: int, idle: float) -> None:
         parent = os.pidfd_open(os.getppid() or os.getpid())  # 0: this is a container's first process
         opened.callback(os.close, parent)
         own = _open(f"/proc/self/fd/{folder}", os.O_RDONLY | os.O_DIRECTORY, opened)  # a duplicate shares our lock
+        os.ftruncate(life, 0)  # before there is a worker: an old number never stands in a file that a new worker holds
         command = [sys.executable, "-P", "-c", _BOOT, str(_ROOT)]
-        command += [str(number) for number in (listener.fileno(), parent, own)]
-        process = subprocess.Popen(  # noqa: S603 - this interpreter, no shell
+        command += [str(number) for number in (life, listener.fileno(), parent, own)]
+        subprocess.Popen(  # noqa: S603 - this interpreter, no shell
             [*command, str(idle)], pass_fds=(listener.fileno(), parent, own, life), stdin=subprocess.DEVNULL,
             start_new_session=True,
         )  # fmt: skip
-        os.ftruncate(life, 0)
-        os.write(life, str(process.pid).encode())
 
 
 def end_worker(folder: int, patience: float) -> None:
-    """Wait until the worker of a folder has ended, ``patience`` seconds, then kill it. None there: nothing to do."""
+    """Wait until the worker of a folder has ended, ``patience`` seconds, then kill it. None there: nothing to do.
+
+    Raises ``WorkerError`` when it is still there long after, or when nobody knows which process it is.
+    """
     with ExitStack() as opened:
         try:
             life = _open(_life_path(folder), os.O_RDONLY, opened)
@@ -161,10 +167,30 @@ def end_worker(folder: int, patience: float) -> None:
             return
         deadline = time.monotonic() + patience
         while not _lock(life):
-            if time.monotonic() > deadline:  # it holds the lock, so the number is its own and nobody else's
-                with suppress(ProcessLookupError):
-                    os.kill(int(os.pread(life, 20, 0)), signal.SIGKILL)
+            if time.monotonic() > deadline + _KILL_SECONDS:
+                raise WorkerError("a worker of this node holds its folder and could not be ended; end it by hand")
+            if time.monotonic() > deadline:
+                _kill_holder(life)
             time.sleep(_POLL_SECONDS)
+
+
+def _kill_holder(life: int) -> None:
+    """Kill the process whose number the file tells, if it is one that has the file open; else it is no worker."""
+    number = os.pread(life, 20, 0)
+    if not number.isdigit() or int(number) == os.getpid():
+        return  # a worker that has just been started and has not written it yet
+    with suppress(OSError), ExitStack() as opened:
+        process = os.pidfd_open(int(number))  # first: the number cannot pass on to another between look and kill
+        opened.callback(os.close, process)
+        if any(_same_file(path, life) for path in Path(f"/proc/{int(number)}/fd").iterdir()):
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+
+
+def _same_file(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except OSError:  # closed since, or no file: a socket of another namespace
+        return False
 
 
 def _lock(descriptor: int) -> bool:

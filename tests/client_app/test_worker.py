@@ -279,6 +279,82 @@ def test_a_worker_that_has_lost_its_socket_is_ended_before_another_is_started(
     assert gone(first["pid"])
 
 
+ORPHANING = """
+import os, signal, subprocess
+from client_app import resident
+start = subprocess.Popen
+class Killed(start):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        os.kill(os.getpid(), signal.SIGKILL)
+resident.subprocess.Popen = Killed
+"""
+
+
+@pytest.mark.usefixtures("_app")
+def test_a_number_left_by_an_earlier_worker_never_gets_another_process_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ClientApp dies as soon as it has started a worker; in the file there was the number of one long gone."""
+    monkeypatch.setattr(resident, "_EXIT_SECONDS", 0.0)
+    pid = ask("one", context())["pid"]
+    os.kill(pid, signal.SIGKILL)
+    assert gone(pid)
+    life = socket_file(tmp_path).parent / "worker"
+    with subprocess.Popen(["sleep", "600"]) as bystander:
+        try:
+            life.write_text(str(bystander.pid))
+            command = client_command(tmp_path, "one")
+            command[1] = CLIENT.replace("print(", ORPHANING + "print(")
+            assert subprocess.run([sys.executable, *command], check=False).returncode == -signal.SIGKILL
+            socket_file(tmp_path).unlink()
+            assert ask("two", context())["text"] == "two"
+            assert bystander.poll() is None
+        finally:
+            bystander.kill()
+
+
+HOLDER = """
+import fcntl, os, sys, time
+life = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o600)
+fcntl.flock(life, fcntl.LOCK_EX)
+os.write(life, sys.argv[2].encode())
+print("held", flush=True)
+time.sleep(1.0)
+if sys.argv[3] == "writes":
+    os.pwrite(life, str(os.getpid()).encode(), 0)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("told", ["nothing", "a bystander", "itself, in the end"])
+def test_a_worker_is_killed_only_when_it_has_said_that_it_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str
+) -> None:
+    monkeypatch.setattr(resident, "_KILL_SECONDS", 0.5 if told != "itself, in the end" else 30.0)
+    folder = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    with subprocess.Popen(["sleep", "600"]) as bystander:
+        number = str(bystander.pid) if told == "a bystander" else ""
+        writes = "writes" if told == "itself, in the end" else ""
+        command = [sys.executable, "-c", HOLDER, str(tmp_path / "worker"), number, writes]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+            try:
+                assert holder.stdout
+                holder.stdout.readline()
+                if writes:
+                    resident.end_worker(folder, 0.0)
+                    assert holder.wait(10) == -signal.SIGKILL
+                else:
+                    with pytest.raises(WorkerError, match="could not be ended"):
+                        resident.end_worker(folder, 0.0)
+                    assert holder.poll() is None
+                assert bystander.poll() is None
+            finally:
+                holder.kill()
+                bystander.kill()
+                os.close(folder)
+
+
 @pytest.mark.usefixtures("_app")
 def test_each_node_has_a_worker_of_its_own() -> None:
     one, other = context(), context()
