@@ -27,6 +27,7 @@ from client_app.worker_link import PROTOCOL, Letter, WorkerError, check_peer, op
 from common.app_digest import app_digest
 
 IDLE_KEY, DEFAULT_IDLE_SECONDS = "worker-idle-seconds", 1800.0
+_MOST_IDLE_SECONDS = 604800.0  # a week; the system's waits end far beyond it, at 2^63 ns
 FLOWER_CLIENT_PROCESS = "flwr.supernode.runtime.run_clientapp"
 _LOADED_FROM = ("model.", "lora.", "data.", "seed")  # prefixes of the run-config keys that decide what a worker loads
 _ROOT = Path(__file__).resolve().parent.parent
@@ -56,21 +57,24 @@ def answer(message: Message, context: Context) -> Message:
 
         return app(message, context)
     reply = _ask(message, context, idle)
-    if len(reply.parts) != 2:
+    failed = reply.header.get("status") != "done"
+    if len(reply.parts) != 2 and (reply.parts or not failed):
         raise WorkerError(f"the worker's answer has {len(reply.parts)} parts")
-    context.state = recorddict_from_proto(RecordDictProto.FromString(reply.parts[0]))  # also when it failed
-    if reply.header.get("status") != "done":
+    if reply.parts:  # also when it failed; none when the worker did not come as far as to the handler
+        context.state = recorddict_from_proto(RecordDictProto.FromString(reply.parts[0]))
+    if failed:
         raise WorkerError(f"{reply.header.get('type')}: {reply.header.get('text')}")
     return Message(recorddict_from_proto(RecordDictProto.FromString(reply.parts[1])), reply_to=message)
 
 
 def loaded_hash(context: Context) -> str:
-    """A hash of everything that decides what a worker has loaded, the site's data file as it is on disk included."""
+    """A hash of everything that decides what a worker has loaded, local data and model files as on disk included."""
     run = {name: value for name, value in context.run_config.items() if name.startswith(_LOADED_FROM)}
     files = [str(context.node_config.get("data-path", "")), str(context.run_config.get("data.name", ""))]
     keys = ("data-path", "partition-id", "num-partitions")
     node = {name: context.node_config.get(name) for name in keys}
-    text = json.dumps([run, node, [_version(name) for name in files]], sort_keys=True)
+    model = _folder_versions(str(context.run_config.get("model.name", "")))
+    text = json.dumps([run, node, [_version(name) for name in files], model], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -214,8 +218,9 @@ def _life_path(folder: int) -> str:
 
 def _idle_seconds(node_config: Mapping[str, Any]) -> float:
     value = node_config.get(IDLE_KEY, DEFAULT_IDLE_SECONDS)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise WorkerError(f"node config {IDLE_KEY} = {value!r}: write seconds, or 0 for no worker")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MOST_IDLE_SECONDS:
+        right = f"write seconds up to {_MOST_IDLE_SECONDS:.0f} (a week), or 0 for no worker"
+        raise WorkerError(f"node config {IDLE_KEY} = {value!r}: {right}")
     return float(value)
 
 
@@ -226,3 +231,12 @@ def _version(name: str) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return (found.st_ino, found.st_size, found.st_mtime_ns) if found else None
+
+
+def _folder_versions(name: str) -> list[tuple[str, tuple[int, int, int] | None]]:
+    """Names and identities of the files of a local model; empty for a hub id. Its sub-folders are not loaded from."""
+    try:
+        files = [path for path in Path(name).iterdir() if path.is_file()] if name else []
+    except OSError:
+        return []
+    return sorted((path.name, _version(str(path))) for path in files)

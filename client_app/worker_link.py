@@ -42,8 +42,8 @@ class Letter:
         large is a ``WorkerError`` before anything is written.
         """
         frames = (json.dumps(self.header).encode(), *self.parts)
-        if max(len(frame) for frame in frames) > MAX_FRAME:
-            raise WorkerError(f"a frame is larger than {MAX_FRAME} bytes")
+        for frame in frames:
+            check_size(frame)
         for piece in (bytes([len(frames)]), *(part for frame in frames for part in (_LENGTH.pack(len(frame)), frame))):
             _wait_until(connection, deadline)
             connection.sendall(piece)  # its timeout is for all of the piece
@@ -65,6 +65,12 @@ class Letter:
         if not isinstance(header, dict):
             raise WorkerError(f"a header that is a {type(header).__name__}")
         return cls(header, tuple(frames[1:]))
+
+
+def check_size(frame: bytes) -> None:
+    """Raise ``WorkerError`` for a frame that no letter may have."""
+    if len(frame) > MAX_FRAME:
+        raise WorkerError(f"a frame of {len(frame)} bytes, above {MAX_FRAME}")
 
 
 def check_peer(connection: socket.socket) -> None:

@@ -28,6 +28,7 @@ STAND_IN = """
 import os, signal, time
 from pathlib import Path
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from client_app import worker_link
 
 LOADED = str(time.time_ns())
 
@@ -49,6 +50,8 @@ def app(message, context):
     if order == "hang":
         Path("hanging").touch()
         time.sleep(60)
+    if order == "large":
+        worker_link.MAX_FRAME, order = 1 << 16, "x" * (1 << 17)
     if order == "slow":
         time.sleep(4)
     reply = ConfigRecord({"pid": os.getpid(), "loaded": LOADED, "text": order, "cwd": os.getcwd()})
@@ -257,6 +260,44 @@ def test_another_model_or_changed_data_means_another_worker_but_another_round_co
     assert gone(first["pid"]), "its memory is free before the next one loads"
     place.run_config = RUN | {"model.name": "other"}
     assert ask("four", place)["pid"] != second["pid"]
+
+
+@pytest.mark.usefixtures("_app")
+def test_a_model_folder_that_is_upgraded_in_place_means_another_worker(tmp_path: Path) -> None:
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.write_text("weights 1")
+    place = context()
+    place.run_config = RUN | {"model.name": str(weights.parent)}
+    first = ask("one", place)
+    (weights.parent / "checkpoint-1").mkdir()
+    assert ask("two", place)["pid"] == first["pid"], "nothing is loaded from a sub-folder"
+    weights.write_text("weights 2")
+    assert ask("three", place)["pid"] != first["pid"]
+
+
+@pytest.mark.usefixtures("_app")
+def test_an_answer_that_is_too_large_fails_with_its_charge_kept_and_the_worker_stays() -> None:
+    place = context()
+    pid = ask("one", place)["pid"]
+    with pytest.raises(WorkerError, match=r"^WorkerError: a frame of 131\d+ bytes, above 65536$"):
+        ask("large", place)
+    assert place.state["count"]["n"] == 2
+    assert ask("two", place)["pid"] == pid
+
+
+@pytest.mark.usefixtures("_app")
+def test_a_message_that_the_worker_cannot_parse_fails_and_the_worker_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = context()
+    pid = ask("one", place)["pid"]
+    spoiled = MessageProto()
+    spoiled.content.items.add(key="order").config_record.items.add(key="text")
+    with monkeypatch.context() as patched:
+        patched.setattr(resident, "message_to_proto", lambda _: spoiled)
+        with pytest.raises(WorkerError, match=r"^WorkerError: not a message and a context of Flower"):
+            ask("two", place)
+    assert place.state["count"]["n"] == 1
+    assert ask("three", place)["pid"] == pid
 
 
 @pytest.mark.usefixtures("_app")
@@ -504,7 +545,7 @@ def test_a_folder_that_others_could_have_made_is_refused(
         worker_link.open_folder("node")
 
 
-@pytest.mark.parametrize("value", [-1.0, True, "soon", float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [-1.0, True, "soon", float("nan"), float("inf"), 1e18, 604801])
 def test_a_bad_idle_time_is_refused(value: object) -> None:
     with pytest.raises(WorkerError, match="worker-idle-seconds"):
         ask("one", context(**{"worker-idle-seconds": value}))
