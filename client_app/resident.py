@@ -27,12 +27,17 @@ from client_app.worker_link import PROTOCOL, Letter, WorkerError, check_peer, op
 from common.app_digest import app_digest
 
 IDLE_KEY, DEFAULT_IDLE_SECONDS = "worker-idle-seconds", 1800.0
+_MOST_IDLE_SECONDS = 604800.0  # a week; the system's waits end far beyond it, at 2^63 ns
 FLOWER_CLIENT_PROCESS = "flwr.supernode.runtime.run_clientapp"
 _LOADED_FROM = ("model.", "lora.", "data.", "seed")  # prefixes of the run-config keys that decide what a worker loads
 _ROOT = Path(__file__).resolve().parent.parent
-_BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from client_app.worker import main; main(sys.argv[2:])"
+_BOOT = (  # its process id first: until it is written, nobody can end this worker
+    "import os, sys; os.pwrite(int(sys.argv[2]), str(os.getpid()).encode(), 0); "
+    "sys.path.insert(0, sys.argv[1]); from client_app.worker import main; main(sys.argv[3:])"
+)
 _ATTEMPTS = 2
 _EXIT_SECONDS, _POLL_SECONDS = 20.0, 0.02
+_KILL_SECONDS = 60.0  # for a killed worker to be gone; the memory of an accelerator takes some of them
 
 
 def in_flower_client_process() -> bool:
@@ -52,21 +57,24 @@ def answer(message: Message, context: Context) -> Message:
 
         return app(message, context)
     reply = _ask(message, context, idle)
-    if len(reply.parts) != 2:
+    failed = reply.header.get("status") != "done"
+    if len(reply.parts) != 2 and (reply.parts or not failed):
         raise WorkerError(f"the worker's answer has {len(reply.parts)} parts")
-    context.state = recorddict_from_proto(RecordDictProto.FromString(reply.parts[0]))  # also when it failed
-    if reply.header.get("status") != "done":
+    if reply.parts:  # also when it failed; none when the worker did not come as far as to the handler
+        context.state = recorddict_from_proto(RecordDictProto.FromString(reply.parts[0]))
+    if failed:
         raise WorkerError(f"{reply.header.get('type')}: {reply.header.get('text')}")
     return Message(recorddict_from_proto(RecordDictProto.FromString(reply.parts[1])), reply_to=message)
 
 
 def loaded_hash(context: Context) -> str:
-    """A hash of everything that decides what a worker has loaded, the site's data file as it is on disk included."""
+    """A hash of everything that decides what a worker has loaded, local data and model files as on disk included."""
     run = {name: value for name, value in context.run_config.items() if name.startswith(_LOADED_FROM)}
     files = [str(context.node_config.get("data-path", "")), str(context.run_config.get("data.name", ""))]
     keys = ("data-path", "partition-id", "num-partitions")
     node = {name: context.node_config.get(name) for name in keys}
-    text = json.dumps([run, node, [_version(name) for name in files]], sort_keys=True)
+    model = _folder_versions(str(context.run_config.get("model.name", "")))
+    text = json.dumps([run, node, [_version(name) for name in files], model], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -76,7 +84,9 @@ def _ask(message: Message, context: Context, idle: float) -> Letter:
     deadline = time.monotonic() + message.metadata.ttl  # from its arrival: the server's clock may be another
     folder = open_folder(f"{context.node_id:x}-{app_digest()}")
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)  # one ClientApp of a node at a time; the kernel lets go of a dead one's
+        while not _lock(folder):  # one ClientApp of a node at a time; the kernel lets go of a dead one's
+            _check_valid(deadline)
+            time.sleep(_POLL_SECONDS)
         for _ in range(_ATTEMPTS):
             with _connect(folder, idle) as connection:
                 reply = _exchange(connection, Letter(header, parts), deadline)
@@ -94,13 +104,19 @@ def _ask(message: Message, context: Context, idle: float) -> Letter:
 def _exchange(connection: socket.socket, letter: Letter, deadline: float) -> Letter | None:
     """The worker's reply; ``None`` when it has ended (died, was idle too long, or had loaded something else)."""
     check_peer(connection)
+    _check_valid(deadline)
     try:
-        connection.settimeout(max(deadline - time.monotonic(), 1.0))
-        letter.send(connection)
-        reply = Letter.receive(connection)
+        letter.send(connection, deadline)
+        reply = Letter.receive(connection, deadline)
     except ConnectionError:
         return None
     return None if reply.header.get("status") == "retired" else reply
+
+
+def _check_valid(deadline: float) -> None:
+    """To be asked before the worker gets the instruction: what has expired is never computed, nor charged."""
+    if time.monotonic() >= deadline:
+        raise WorkerError("the instruction expired before the node's worker was free for it; it was not computed")
 
 
 def _connect(folder: int, idle: float) -> socket.socket:
@@ -134,18 +150,20 @@ def start_worker(folder: int, idle: float) -> None:
         parent = os.pidfd_open(os.getppid() or os.getpid())  # 0: this is a container's first process
         opened.callback(os.close, parent)
         own = _open(f"/proc/self/fd/{folder}", os.O_RDONLY | os.O_DIRECTORY, opened)  # a duplicate shares our lock
+        os.ftruncate(life, 0)  # before there is a worker: an old number never stands in a file that a new worker holds
         command = [sys.executable, "-P", "-c", _BOOT, str(_ROOT)]
-        command += [str(number) for number in (listener.fileno(), parent, own)]
-        process = subprocess.Popen(  # noqa: S603 - this interpreter, no shell
+        command += [str(number) for number in (life, listener.fileno(), parent, own)]
+        subprocess.Popen(  # noqa: S603 - this interpreter, no shell
             [*command, str(idle)], pass_fds=(listener.fileno(), parent, own, life), stdin=subprocess.DEVNULL,
             start_new_session=True,
         )  # fmt: skip
-        os.ftruncate(life, 0)
-        os.write(life, str(process.pid).encode())
 
 
 def end_worker(folder: int, patience: float) -> None:
-    """Wait until the worker of a folder has ended, ``patience`` seconds, then kill it. None there: nothing to do."""
+    """Wait until the worker of a folder has ended, ``patience`` seconds, then kill it. None there: nothing to do.
+
+    Raises ``WorkerError`` when it is still there long after, or when nobody knows which process it is.
+    """
     with ExitStack() as opened:
         try:
             life = _open(_life_path(folder), os.O_RDONLY, opened)
@@ -153,10 +171,30 @@ def end_worker(folder: int, patience: float) -> None:
             return
         deadline = time.monotonic() + patience
         while not _lock(life):
-            if time.monotonic() > deadline:  # it holds the lock, so the number is its own and nobody else's
-                with suppress(ProcessLookupError):
-                    os.kill(int(os.pread(life, 20, 0)), signal.SIGKILL)
+            if time.monotonic() > deadline + _KILL_SECONDS:
+                raise WorkerError("a worker of this node holds its folder and could not be ended; end it by hand")
+            if time.monotonic() > deadline:
+                _kill_holder(life)
             time.sleep(_POLL_SECONDS)
+
+
+def _kill_holder(life: int) -> None:
+    """Kill the process whose number the file tells, if it is one that has the file open; else it is no worker."""
+    number = os.pread(life, 20, 0)
+    if not number.isdigit() or int(number) == os.getpid():
+        return  # a worker that has just been started and has not written it yet
+    with suppress(OSError), ExitStack() as opened:
+        process = os.pidfd_open(int(number))  # first: the number cannot pass on to another between look and kill
+        opened.callback(os.close, process)
+        if any(_same_file(path, life) for path in Path(f"/proc/{int(number)}/fd").iterdir()):
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+
+
+def _same_file(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except OSError:  # closed since, or no file: a socket of another namespace
+        return False
 
 
 def _lock(descriptor: int) -> bool:
@@ -180,8 +218,9 @@ def _life_path(folder: int) -> str:
 
 def _idle_seconds(node_config: Mapping[str, Any]) -> float:
     value = node_config.get(IDLE_KEY, DEFAULT_IDLE_SECONDS)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise WorkerError(f"node config {IDLE_KEY} = {value!r}: write seconds, or 0 for no worker")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MOST_IDLE_SECONDS:
+        right = f"write seconds up to {_MOST_IDLE_SECONDS:.0f} (a week), or 0 for no worker"
+        raise WorkerError(f"node config {IDLE_KEY} = {value!r}: {right}")
     return float(value)
 
 
@@ -192,3 +231,12 @@ def _version(name: str) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return (found.st_ino, found.st_size, found.st_mtime_ns) if found else None
+
+
+def _folder_versions(name: str) -> list[tuple[str, tuple[int, int, int] | None]]:
+    """Names and identities of the files of a local model; empty for a hub id. Its sub-folders are not loaded from."""
+    try:
+        files = [path for path in Path(name).iterdir() if path.is_file()] if name else []
+    except OSError:
+        return []
+    return sorted((path.name, _version(str(path))) for path in files)

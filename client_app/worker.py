@@ -13,6 +13,7 @@ import select
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,10 +24,10 @@ from flwr.proto.message_pb2 import Context as ContextProto
 from flwr.proto.message_pb2 import Message as MessageProto
 from google.protobuf.message import DecodeError
 
-from client_app.worker_link import PROTOCOL, Letter, WorkerError, check_peer, socket_path
+from client_app.worker_link import PROTOCOL, Letter, WorkerError, check_peer, check_size, socket_path
 from common.app_digest import app_digest
 
-_LETTER_SECONDS = 60.0  # for a whole letter to arrive, from a process on this machine
+_LETTER_SECONDS = 60.0  # for a whole letter to arrive or to leave; the other end is a process on this machine
 _log = logging.getLogger("dr-encoder.worker")
 
 
@@ -69,16 +70,24 @@ class Worker:
         """Answer one letter; false when this worker must make room for another."""
         try:
             check_peer(connection)
-            connection.settimeout(_LETTER_SECONDS)
-            letter = Letter.receive(connection)
-            with self._wanted(connection):
-                reply = self._reply(letter)
-            connection.settimeout(_LETTER_SECONDS)
-            reply.send(connection)
-        except (WorkerError, OSError) as error:  # the peer's fault, or it has gone: the next one is served
+            try:
+                reply = self._exchange(connection)
+            except WorkerError as error:  # told, since a connection that only closes means that the worker has died
+                _log.warning("refused: %s", error)
+                reply = Letter(_failure(error))
+                reply.send(connection, time.monotonic() + _LETTER_SECONDS)
+        except (WorkerError, OSError) as error:  # another user, or a peer that has gone: the next one is served
             _log.warning("a ClientApp was not answered: %s", error)
             return True
         return str(reply.header["status"]) != "retired"
+
+    def _exchange(self, connection: socket.socket) -> Letter:
+        """Receive, compute, send; what was sent. A ``WorkerError`` is raised before anything is sent."""
+        letter = Letter.receive(connection, time.monotonic() + _LETTER_SECONDS)
+        with self._wanted(connection):
+            reply = self._reply(letter)
+        reply.send(connection, time.monotonic() + _LETTER_SECONDS)
+        return reply
 
     def _reply(self, letter: Letter) -> Letter:
         wanted = str(letter.header.get("loaded", ""))
@@ -142,15 +151,20 @@ def _handle(message: Message, context: Context) -> Letter:
 
     metadata = message.metadata
     who = f"run={metadata.run_id} round={metadata.group_id} node={context.node_id}"
-    content = RecordDict()
+    content = _pack(RecordDict())
     try:
-        content = app(message, context).content
-        header = {"status": "done"}
+        answer = _pack(app(message, context).content)
+        check_size(answer)  # here, since its failure still takes the state along, with what was charged
+        header, content = {"status": "done"}, answer
         _log.info("%s answered %s", who, metadata.message_type)
     except Exception as error:  # whatever a handler raises goes back as it would from the ClientApp's own process
-        header = {"status": "failed", "type": type(error).__name__, "text": str(error)}
+        header = _failure(error)
         _log.exception("%s failed on %s", who, metadata.message_type)
-    return Letter(header, (_pack(context.state), _pack(content)))
+    return Letter(header, (_pack(context.state), content))
+
+
+def _failure(error: Exception) -> dict[str, str]:
+    return {"status": "failed", "type": type(error).__name__, "text": str(error)}
 
 
 def _pack(records: RecordDict) -> bytes:

@@ -9,6 +9,7 @@ import socket
 import stat
 import struct
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ _MAX_PARTS = 4
 _LENGTH = struct.Struct(">Q")
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 _PIECE = 1 << 20
+_LONGEST_WAIT = 1e6  # seconds for one piece; what a poll takes in milliseconds ends at 2^31
 
 
 class WorkerError(RuntimeError):
@@ -33,23 +35,29 @@ class Letter:
     header: Mapping[str, Any]
     parts: tuple[bytes, ...] = field(default=())
 
-    def send(self, connection: socket.socket) -> None:
-        """Write the letter: count of frames, then each frame with its length ahead."""
+    def send(self, connection: socket.socket, deadline: float) -> None:
+        """Write the letter: count of frames, then each frame with its length ahead.
+
+        ``deadline`` is of ``time.monotonic`` and for the whole letter: ``TimeoutError`` beyond it. A frame that is too
+        large is a ``WorkerError`` before anything is written.
+        """
         frames = (json.dumps(self.header).encode(), *self.parts)
-        if max(len(frame) for frame in frames) > MAX_FRAME:
-            raise WorkerError(f"a frame is larger than {MAX_FRAME} bytes")
-        connection.sendall(bytes([len(frames)]))
         for frame in frames:
-            connection.sendall(_LENGTH.pack(len(frame)))
-            connection.sendall(frame)
+            check_size(frame)
+        for piece in (bytes([len(frames)]), *(part for frame in frames for part in (_LENGTH.pack(len(frame)), frame))):
+            _wait_until(connection, deadline)
+            connection.sendall(piece)  # its timeout is for all of the piece
 
     @classmethod
-    def receive(cls, connection: socket.socket) -> "Letter":
-        """Read one letter; ``ConnectionError`` when the peer goes away, ``WorkerError`` when it is no letter."""
-        count = _exactly(connection, 1)[0]
+    def receive(cls, connection: socket.socket, deadline: float) -> "Letter":
+        """Read one letter; ``ConnectionError`` when the peer goes away, ``WorkerError`` when it is no letter.
+
+        ``deadline`` is of ``time.monotonic`` and for the whole letter: ``TimeoutError`` beyond it.
+        """
+        count = _exactly(connection, 1, deadline)[0]
         if not 1 <= count <= _MAX_PARTS:
             raise WorkerError(f"a letter of {count} frames")
-        frames = [_frame(connection) for _ in range(count)]
+        frames = [_frame(connection, deadline) for _ in range(count)]
         try:
             header = json.loads(frames[0])
         except ValueError as error:
@@ -57,6 +65,12 @@ class Letter:
         if not isinstance(header, dict):
             raise WorkerError(f"a header that is a {type(header).__name__}")
         return cls(header, tuple(frames[1:]))
+
+
+def check_size(frame: bytes) -> None:
+    """Raise ``WorkerError`` for a frame that no letter may have."""
+    if len(frame) > MAX_FRAME:
+        raise WorkerError(f"a frame of {len(frame)} bytes, above {MAX_FRAME}")
 
 
 def check_peer(connection: socket.socket) -> None:
@@ -95,19 +109,28 @@ def _private(path: Path) -> int:
     return descriptor
 
 
-def _frame(connection: socket.socket) -> bytes:
-    (length,) = _LENGTH.unpack(_exactly(connection, _LENGTH.size))
+def _frame(connection: socket.socket, deadline: float) -> bytes:
+    (length,) = _LENGTH.unpack(_exactly(connection, _LENGTH.size, deadline))
     if length > MAX_FRAME:
         raise WorkerError(f"a frame of {length} bytes, above {MAX_FRAME}")
-    return _exactly(connection, length)
+    return _exactly(connection, length, deadline)
 
 
-def _exactly(connection: socket.socket, length: int) -> bytes:
+def _exactly(connection: socket.socket, length: int, deadline: float) -> bytes:
     """Memory grows with what has come, never with what was announced."""
     data = bytearray()
     while len(data) < length:
+        _wait_until(connection, deadline)
         piece = connection.recv(min(length - len(data), _PIECE))
         if not piece:
             raise ConnectionError("the peer went away in the middle of a letter")
         data += piece
     return bytes(data)
+
+
+def _wait_until(connection: socket.socket, deadline: float) -> None:
+    """Let the next call on the connection take no longer; anew for each, or a slow peer could take for ever."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("the time for this letter is over")
+    connection.settimeout(min(left, _LONGEST_WAIT))

@@ -7,8 +7,10 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ STAND_IN = """
 import os, signal, time
 from pathlib import Path
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from client_app import worker_link
 
 LOADED = str(time.time_ns())
 
@@ -37,6 +40,8 @@ class Refusal(ValueError):
 def app(message, context):
     context.state["count"] = MetricRecord({"n": context.state["count"]["n"] + 1 if "count" in context.state else 1})
     order = message.content["order"]["text"]
+    with Path("trace").open("a") as trace:
+        trace.write(order + "\\n")
     if order == "raise":
         raise Refusal("not this one")
     if order == "die" or (order == "die once" and not Path("died").exists()):
@@ -45,6 +50,10 @@ def app(message, context):
     if order == "hang":
         Path("hanging").touch()
         time.sleep(60)
+    if order == "large":
+        worker_link.MAX_FRAME, order = 1 << 16, "x" * (1 << 17)
+    if order == "slow":
+        time.sleep(4)
     reply = ConfigRecord({"pid": os.getpid(), "loaded": LOADED, "text": order, "cwd": os.getcwd()})
     return Message(RecordDict({"reply": reply}), reply_to=message)
 """
@@ -101,6 +110,10 @@ def dial(tmp_path: Path) -> socket.socket:
     connection.connect(worker_link.socket_path(folder))
     os.close(folder)
     return connection
+
+
+def soon() -> float:
+    return time.monotonic() + 60
 
 
 def gone(pid: int, seconds: float = 20.0) -> bool:
@@ -173,6 +186,67 @@ def test_a_worker_that_hangs_is_stopped_when_the_instruction_is_no_longer_valid(
 
 
 @pytest.mark.usefixtures("_app")
+def test_an_instruction_that_expires_in_the_queue_is_not_computed_and_the_worker_stays(tmp_path: Path) -> None:
+    place, trace = context(), tmp_path / "work" / "trace"
+    pid = ask("one", place)["pid"]
+    with subprocess.Popen([sys.executable, *client_command(tmp_path, "slow")], stdout=subprocess.PIPE) as busy:
+        wait_until(lambda: "slow" in trace.read_text())
+        with pytest.raises(WorkerError, match="expired before the node's worker was free"):
+            ask("late", place, ttl=0.5)
+        assert busy.poll() is None, "it did not wait for its turn longer than it was valid"
+        assert busy.stdout
+        assert int(busy.stdout.readline()) == pid, "the one in front of it is answered as if nothing was"
+    assert place.state["count"]["n"] == 1
+    assert ask("two", place)["pid"] == pid
+    assert trace.read_text().split() == ["one", "slow", "two"]
+
+
+@pytest.mark.usefixtures("_app")
+def test_an_instruction_that_has_expired_before_it_is_sent_does_not_reach_the_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = context()
+    pid = ask("one", place)["pid"]
+    connect = resident._connect
+
+    def slowly(folder: int, idle: float) -> socket.socket:
+        time.sleep(0.5)
+        return connect(folder, idle)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(resident, "_connect", slowly)
+        with pytest.raises(WorkerError, match="it was not computed"):
+            ask("late", place, ttl=0.3)
+    assert ask("two", place)["pid"] == pid
+    assert (tmp_path / "work" / "trace").read_text().split() == ["one", "two"]
+
+
+def test_the_deadline_of_a_letter_is_for_all_of_it_however_slowly_it_trickles() -> None:
+    one, other = socket.socketpair(socket.AF_UNIX)
+
+    def trickle() -> None:
+        with suppress(OSError):
+            for _ in range(50):
+                one.send(b"\x01")
+                time.sleep(0.1)
+
+    thread = threading.Thread(target=trickle)
+    with one, other:
+        thread.start()
+        start = time.monotonic()
+        with pytest.raises(TimeoutError):
+            Letter.receive(other, start + 0.5)
+        assert time.monotonic() - start < 3.0
+    thread.join()
+
+
+def test_a_letter_that_nobody_reads_is_given_up_at_the_deadline() -> None:
+    one, other = socket.socketpair(socket.AF_UNIX)
+    with one, other, pytest.raises(TimeoutError):
+        Letter({}, (bytes(1 << 22),)).send(one, time.monotonic() + 0.3)
+
+
+@pytest.mark.usefixtures("_app")
 def test_another_model_or_changed_data_means_another_worker_but_another_round_count_does_not(tmp_path: Path) -> None:
     data = tmp_path / "site.jsonl"
     data.write_text("one\n")
@@ -189,11 +263,49 @@ def test_another_model_or_changed_data_means_another_worker_but_another_round_co
 
 
 @pytest.mark.usefixtures("_app")
+def test_a_model_folder_that_is_upgraded_in_place_means_another_worker(tmp_path: Path) -> None:
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.write_text("weights 1")
+    place = context()
+    place.run_config = RUN | {"model.name": str(weights.parent)}
+    first = ask("one", place)
+    (weights.parent / "checkpoint-1").mkdir()
+    assert ask("two", place)["pid"] == first["pid"], "nothing is loaded from a sub-folder"
+    weights.write_text("weights 2")
+    assert ask("three", place)["pid"] != first["pid"]
+
+
+@pytest.mark.usefixtures("_app")
+def test_an_answer_that_is_too_large_fails_with_its_charge_kept_and_the_worker_stays() -> None:
+    place = context()
+    pid = ask("one", place)["pid"]
+    with pytest.raises(WorkerError, match=r"^WorkerError: a frame of 131\d+ bytes, above 65536$"):
+        ask("large", place)
+    assert place.state["count"]["n"] == 2
+    assert ask("two", place)["pid"] == pid
+
+
+@pytest.mark.usefixtures("_app")
+def test_a_message_that_the_worker_cannot_parse_fails_and_the_worker_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = context()
+    pid = ask("one", place)["pid"]
+    spoiled = MessageProto()
+    spoiled.content.items.add(key="order").config_record.items.add(key="text")
+    with monkeypatch.context() as patched:
+        patched.setattr(resident, "message_to_proto", lambda _: spoiled)
+        with pytest.raises(WorkerError, match=r"^WorkerError: not a message and a context of Flower"):
+            ask("two", place)
+    assert place.state["count"]["n"] == 1
+    assert ask("three", place)["pid"] == pid
+
+
+@pytest.mark.usefixtures("_app")
 def test_other_code_under_the_same_socket_is_never_served(tmp_path: Path) -> None:
     first = ask("one", context())
     with dial(tmp_path) as connection:
-        Letter({"protocol": worker_link.PROTOCOL, "app": "other", "loaded": ""}, (b"-", b"-")).send(connection)
-        assert Letter.receive(connection).header == {"status": "retired"}
+        Letter({"protocol": worker_link.PROTOCOL, "app": "other", "loaded": ""}, (b"-", b"-")).send(connection, soon())
+        assert Letter.receive(connection, soon()).header == {"status": "retired"}
     assert gone(first["pid"])
 
 
@@ -206,6 +318,82 @@ def test_a_worker_that_has_lost_its_socket_is_ended_before_another_is_started(
     socket_file(tmp_path).unlink()
     assert ask("two", context())["pid"] != first["pid"]
     assert gone(first["pid"])
+
+
+ORPHANING = """
+import os, signal, subprocess
+from client_app import resident
+start = subprocess.Popen
+class Killed(start):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        os.kill(os.getpid(), signal.SIGKILL)
+resident.subprocess.Popen = Killed
+"""
+
+
+@pytest.mark.usefixtures("_app")
+def test_a_number_left_by_an_earlier_worker_never_gets_another_process_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ClientApp dies as soon as it has started a worker; in the file there was the number of one long gone."""
+    monkeypatch.setattr(resident, "_EXIT_SECONDS", 0.0)
+    pid = ask("one", context())["pid"]
+    os.kill(pid, signal.SIGKILL)
+    assert gone(pid)
+    life = socket_file(tmp_path).parent / "worker"
+    with subprocess.Popen(["sleep", "600"]) as bystander:
+        try:
+            life.write_text(str(bystander.pid))
+            command = client_command(tmp_path, "one")
+            command[1] = CLIENT.replace("print(", ORPHANING + "print(")
+            assert subprocess.run([sys.executable, *command], check=False).returncode == -signal.SIGKILL
+            socket_file(tmp_path).unlink()
+            assert ask("two", context())["text"] == "two"
+            assert bystander.poll() is None
+        finally:
+            bystander.kill()
+
+
+HOLDER = """
+import fcntl, os, sys, time
+life = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o600)
+fcntl.flock(life, fcntl.LOCK_EX)
+os.write(life, sys.argv[2].encode())
+print("held", flush=True)
+time.sleep(1.0)
+if sys.argv[3] == "writes":
+    os.pwrite(life, str(os.getpid()).encode(), 0)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("told", ["nothing", "a bystander", "itself, in the end"])
+def test_a_worker_is_killed_only_when_it_has_said_that_it_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str
+) -> None:
+    monkeypatch.setattr(resident, "_KILL_SECONDS", 0.5 if told != "itself, in the end" else 30.0)
+    folder = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    with subprocess.Popen(["sleep", "600"]) as bystander:
+        number = str(bystander.pid) if told == "a bystander" else ""
+        writes = "writes" if told == "itself, in the end" else ""
+        command = [sys.executable, "-c", HOLDER, str(tmp_path / "worker"), number, writes]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+            try:
+                assert holder.stdout
+                holder.stdout.readline()
+                if writes:
+                    resident.end_worker(folder, 0.0)
+                    assert holder.wait(10) == -signal.SIGKILL
+                else:
+                    with pytest.raises(WorkerError, match="could not be ended"):
+                        resident.end_worker(folder, 0.0)
+                    assert holder.poll() is None
+                assert bystander.poll() is None
+            finally:
+                holder.kill()
+                bystander.kill()
+                os.close(folder)
 
 
 @pytest.mark.usefixtures("_app")
@@ -268,12 +456,16 @@ def client_command(tmp_path: Path, order: str) -> list[str]:
     return ["-c", CLIENT, str(tmp_path / "app"), str(ROOT), order]
 
 
-def wait_until_it_hangs(tmp_path: Path) -> int:
-    """The process id of the one worker, which is in the middle of a message."""
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "work" / "hanging").exists():
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = soon()
+    while not true():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def wait_until_it_hangs(tmp_path: Path) -> int:
+    """The process id of the one worker, which is in the middle of a message."""
+    wait_until((tmp_path / "work" / "hanging").exists)
     return int((socket_file(tmp_path).parent / "worker").read_text())
 
 
@@ -353,7 +545,7 @@ def test_a_folder_that_others_could_have_made_is_refused(
         worker_link.open_folder("node")
 
 
-@pytest.mark.parametrize("value", [-1.0, True, "soon", float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [-1.0, True, "soon", float("nan"), float("inf"), 1e18, 604801])
 def test_a_bad_idle_time_is_refused(value: object) -> None:
     with pytest.raises(WorkerError, match="worker-idle-seconds"):
         ask("one", context(**{"worker-idle-seconds": value}))
