@@ -50,11 +50,15 @@ def serve(
     port: Annotated[int, typer.Option(help="port on the loopback interface", min=1, max=65535)] = 8700,
 ) -> None:
     """Answer a SuperLink on this machine that asks for apps by name, until interrupted."""
+    try:
+        bundles = on_shelf(shelf)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
     server = make_server(shelf, port)
     typer.echo(f"FLWR_SUPERGRID_API_URL=http://127.0.0.1:{server.server_port}")
-    for bundle in sorted(shelf.glob("*.fab")):
+    for name, bundle in bundles.items():
         signers = [record["public_key_id"] for record in signatures(bundle)]
-        typer.echo(f"{identity(bundle)}: signed by {', '.join(signers) or 'nobody'}")
+        typer.echo(f"{name}: signed by {', '.join(signers) or 'nobody'}")
     server.serve_forever()
 
 
@@ -71,6 +75,22 @@ def identity(bundle: Path) -> str:
     return f"@{publisher}/{of['name']}=={of['version']}"
 
 
+def on_shelf(shelf: Path) -> dict[str, Path]:
+    """The bundles of a folder by identity.
+
+    Raises:
+        ValueError: two bundles have one identity: which of them runs must not hang on the order of their file names.
+
+    """
+    bundles: dict[str, Path] = {}
+    for path in sorted(shelf.glob("*.fab")):
+        name = identity(path)
+        if name in bundles:
+            raise ValueError(f"{bundles[name].name} and {path.name} are both {name}: leave one of them on the shelf")
+        bundles[name] = path
+    return bundles
+
+
 def signatures(bundle: Path) -> list[dict[str, Any]]:
     """The signatures that lie beside a bundle, as Flower wants them; nothing is checked here but their form."""
     found = [json.loads(path.read_text()) for path in sorted(bundle.parent.glob(f"{bundle.stem}.*.json"))]
@@ -84,11 +104,15 @@ class _Shelf(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         length = int(self.headers.get("Content-Length", 0))
-        if self.path != _FETCH or length > _QUESTION_BYTES:
+        if self.path != _FETCH or not 0 < length <= _QUESTION_BYTES:
             self._answer(404, {"detail": "unknown"})
             return
         asked = json.loads(self.rfile.read(length))
-        bundles = {identity(path): path for path in self.folder.glob("*.fab")}
+        try:
+            bundles = on_shelf(self.folder)
+        except ValueError as error:
+            self._answer(409, {"detail": str(error)})
+            return
         bundle = bundles.get(f"{asked['app_id']}=={asked['app_version']}")
         if bundle is None:
             versions = [name.split("==")[1] for name in bundles if name.startswith(f"{asked['app_id']}==")]
