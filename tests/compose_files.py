@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 
 DOCKER = Path(__file__).parents[1] / "docker"
-FILES = ("compose.yml", "compose.tls.yml")
+SIGNED = "compose.tls.yml compose.signed.yml"
+FILES = ("compose.yml", "compose.tls.yml", SIGNED)
 _VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?:(?P<rule>:-|:\?)(?P<rest>[^}]*))?\}|\$\$|\$(?P<bare>\w*)")
 
 
@@ -17,9 +18,23 @@ class Missing(ValueError):
 
 
 def load(name: str, variables: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """A compose file as Compose sees it with these variables, and no others, set."""
-    loaded: dict[str, Any] = filled_in(yaml.safe_load((DOCKER / name).read_text()), variables or {})
+    """A compose file as Compose sees it with these variables alone set; of several files, each over those before."""
+    loaded: dict[str, Any] = {}
+    for part in name.split():
+        loaded = _laid_over(loaded, filled_in(yaml.safe_load((DOCKER / part).read_text()), variables or {}))
     return loaded
+
+
+def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Mappings are merged, anything else is replaced: as Compose does it where a list repeats what it lies over."""
+    both = {
+        key: _laid_over(below[key], above[key]) for key in below.keys() & above.keys() if _are_maps(below, above, key)
+    }
+    return below | above | both
+
+
+def _are_maps(below: dict[str, Any], above: dict[str, Any], key: str) -> bool:
+    return isinstance(below[key], dict) and isinstance(above[key], dict)
 
 
 def filled_in(value: Any, variables: Mapping[str, str]) -> Any:

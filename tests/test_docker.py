@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
+from typer.main import get_command
 
 from common.config import RunConfig, flatten
-from server_app.deployment import commands
+from server_app.deployment import commands, signed_apps
 from server_app.deployment.certificates import Certificates
 from server_app.deployment.demo import SITES, demo_config
-from tests.compose_files import DOCKER, FILES, Missing, filled_in, load
+from tests.compose_files import DOCKER, FILES, SIGNED, Missing, filled_in, load
 
 ROOT = DOCKER.parent
 NOTHING = Path("/none")
@@ -54,10 +55,21 @@ def dockerfile() -> list[list[str]]:
     return [line.split() for line in text.splitlines() if line and not line.startswith("#")]
 
 
+def mounts(service: dict[str, Any]) -> list[tuple[str, str, bool]]:
+    """Source, target and whether it is read-only, of everything named that a service mounts."""
+    found = []
+    for volume in service.get("volumes", []):
+        if isinstance(volume, dict):
+            found.append((volume["source"], volume["target"], volume.get("read_only", False)))
+        elif ":" in volume:
+            source, target, *mode = volume.split(":")
+            found.append((source, target, mode == ["ro"]))
+    return found
+
+
 def on_the_host(service: dict[str, Any]) -> list[str]:
     """Paths of the host that a service mounts."""
-    sources = [v["source"] if isinstance(v, dict) else v.split(":")[0] for v in service.get("volumes", [])]
-    return [source for source in sources if source.startswith(".")]
+    return [source for source, _, _ in mounts(service) if source.startswith(".")]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -193,29 +205,65 @@ def test_what_runs_submitted_code_has_no_way_out(name: str) -> None:
 
 
 def test_only_the_site_s_own_superexec_sees_data_and_accelerator() -> None:
-    services = load("compose.tls.yml", {"DATA": "/elsewhere"})["services"]
-    assert [of for of, service in services.items() if "/elsewhere:/data:ro" in service["volumes"]] == ["site-superexec"]
+    services = load(SIGNED, {"DATA": "/elsewhere"})["services"]
+    data = ("/elsewhere", "/data", True)
+    assert [of for of, service in services.items() if data in mounts(service)] == ["site-superexec"]
     assert [of for of, service in services.items() if "deploy" in service] == ["site-superexec"]
-    mounted = [volume for service in services.values() for volume in service["volumes"]]
-    assert all(volume.endswith(":ro") for volume in mounted if any(k in volume for k in ("keys", "certif", "/data")))
+
+
+def test_what_the_operator_or_the_site_brings_is_read_only_and_never_made_by_the_engine() -> None:
+    """A forgotten key, certificate or data folder stops the start; models may be missing: the demo's is in the app."""
+    services = load(SIGNED)["services"]
+    mounted = [mount for service in services.values() for mount in mounts(service) if mount[0].startswith(".")]
+    assert {source for source, _, _ in mounted} == {
+        *("./certificates", "./keys/server", "./keys/server/superexec.secret"),
+        *("./keys/site", "./keys/site/superexec.secret", "./data", "./models", "./shelf"),
+    }
+    assert all(read_only for _, _, read_only in mounted)
+    for volume in [volume for service in services.values() for volume in service["volumes"]]:
+        if isinstance(volume, dict):
+            assert volume["bind"] == {"create_host_path": False}, volume
+        else:
+            assert volume.startswith("./models:") or not volume.startswith("."), volume
 
 
 def test_what_runs_submitted_code_sees_no_key_but_its_own_secret() -> None:
     """A ServerApp or ClientApp could send away whatever is mounted beside it."""
     for name, service in load("compose.tls.yml")["services"].items():
-        keys = [volume for volume in service["volumes"] if "/keys" in volume]
+        keys = [(source, target) for source, target, _ in mounts(service) if "keys" in source or "keys" in target]
         if name.endswith("superexec"):
-            assert [volume.split(":")[1] for volume in keys] == ["/keys/superexec.secret"], name
+            machine = name.removesuffix("-superexec")
+            assert keys == [(f"./keys/{machine}/superexec.secret", "/keys/superexec.secret")], name
 
 
 def test_a_site_that_asks_for_signatures_differs_in_that_alone() -> None:
     base = load("compose.tls.yml", {"LIMITS": "max-releases=7"})["services"]["supernode"]["command"]
     signed = load("compose.signed.yml", {"LIMITS": "max-releases=7"})
     Draft202012Validator(SCHEMA).validate(signed)
-    assert signed == {"services": {"supernode": {"command": [*base, "--trusted-entities=/keys/trusted.yaml"]}}}
+    at_site = {of: s for of, s in load(SIGNED)["services"].items() if s["profiles"] == ["site"]}
+    assert set(signed["services"]) & set(at_site) == {"supernode"}
+    assert signed["services"]["supernode"] == {"command": [*base, "--trusted-entities=/keys/trusted.yaml"]}
     assert options(signed["services"]["supernode"]["command"]) == options(
         commands.supernode("x", 1, NOTHING, NOTHING, NOTHING, {}, NOTHING)
     )
+
+
+def test_the_shelf_is_found_by_the_superlink_and_by_nobody_else() -> None:
+    file = load(SIGNED)
+    shelf, superlink = file["services"]["shelf"], file["services"]["superlink"]
+    assert shelf["profiles"] == superlink["profiles"] == ["server"]
+    assert {of for of, service in file["services"].items() if "shelf" in joined(service)} == {"shelf", "superlink"}
+    assert joined(shelf) == {"shelf"}
+    assert file["networks"]["shelf"] == {"internal": True}
+    before = load("compose.tls.yml")["services"]["superlink"]
+    assert joined(superlink) == joined(before) | {"shelf"}
+    program, arguments = shelf["command"][:3], shelf["command"][3:]
+    assert program == ["python", "-m", "server_app.deployment.signed_apps"]
+    commands_of_it: Any = get_command(signed_apps.app)
+    parsed = commands_of_it.commands["serve"].make_context("serve", arguments[1:]).params
+    assert (arguments[0], parsed["shelf"]) == ("serve", "/shelf")
+    assert superlink["environment"] == {"FLWR_SUPERGRID_API_URL": f"http://{parsed['host']}:{parsed['port']}"}
+    assert (parsed["host"], mounts(shelf)) == ("shelf", [("./shelf", "/shelf", True)])
 
 
 def test_a_site_s_own_words_reach_its_supernode() -> None:

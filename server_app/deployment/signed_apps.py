@@ -2,8 +2,9 @@
 
 ``flower-supernode --trusted-entities`` runs only bundles that one of the keys in its file has signed. Flower 1.41
 carries signatures only with apps that the SuperLink has fetched by name, from Flower Hub or from where the SuperLink's
-variable ``FLWR_SUPERGRID_API_URL`` points; the shelf is such a place, on the server's loopback interface. Sites need
-not trust it: a SuperNode checks the bytes that it gets against its own file. Step by step: docs/deployment.md.
+variable ``FLWR_SUPERGRID_API_URL`` points; the shelf is such a place, on the server's loopback interface or, in
+containers, in a network with the SuperLink alone. Sites need not trust it: a SuperNode checks the bytes that it gets
+against its own file. Step by step: docs/deployment.md.
 """
 
 import base64
@@ -47,20 +48,25 @@ def sign(
 @app.command()
 def serve(
     shelf: Annotated[Path, typer.Argument(help="folder of .fab files with the signatures beside them")],
-    port: Annotated[int, typer.Option(help="port on the loopback interface", min=1, max=65535)] = 8700,
+    port: Annotated[int, typer.Option(help="port to listen on", min=1, max=65535)] = 8700,
+    host: Annotated[str, typer.Option(help="address to listen on, by which the SuperLink finds it")] = "127.0.0.1",
 ) -> None:
     """Answer a SuperLink on this machine that asks for apps by name, until interrupted."""
-    server = make_server(shelf, port)
-    typer.echo(f"FLWR_SUPERGRID_API_URL=http://127.0.0.1:{server.server_port}")
-    for bundle in sorted(shelf.glob("*.fab")):
+    try:
+        bundles = on_shelf(shelf)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    server = make_server(shelf, port, host)
+    typer.echo(f"FLWR_SUPERGRID_API_URL=http://{host}:{server.server_port}")
+    for name, bundle in bundles.items():
         signers = [record["public_key_id"] for record in signatures(bundle)]
-        typer.echo(f"{identity(bundle)}: signed by {', '.join(signers) or 'nobody'}")
+        typer.echo(f"{name}: signed by {', '.join(signers) or 'nobody'}")
     server.serve_forever()
 
 
-def make_server(shelf: Path, port: int) -> ThreadingHTTPServer:
-    """The shelf's server on 127.0.0.1; files are read anew for every question."""
-    return ThreadingHTTPServer(("127.0.0.1", port), type("Shelf", (_Shelf,), {"folder": shelf}))
+def make_server(shelf: Path, port: int, host: str = "127.0.0.1") -> ThreadingHTTPServer:
+    """The shelf's server; files are read anew for every question."""
+    return ThreadingHTTPServer((host, port), type("Shelf", (_Shelf,), {"folder": shelf, "host": host}))
 
 
 def identity(bundle: Path) -> str:
@@ -69,6 +75,22 @@ def identity(bundle: Path) -> str:
         project = tomllib.loads(archive.read("pyproject.toml").decode())
     publisher, of = project["tool"]["flwr"]["app"]["publisher"], project["project"]
     return f"@{publisher}/{of['name']}=={of['version']}"
+
+
+def on_shelf(shelf: Path) -> dict[str, Path]:
+    """The bundles of a folder by identity.
+
+    Raises:
+        ValueError: two bundles have one identity: which of them runs must not hang on the order of their file names.
+
+    """
+    bundles: dict[str, Path] = {}
+    for path in sorted(shelf.glob("*.fab")):
+        name = identity(path)
+        if name in bundles:
+            raise ValueError(f"{bundles[name].name} and {path.name} are both {name}: leave one of them on the shelf")
+        bundles[name] = path
+    return bundles
 
 
 def signatures(bundle: Path) -> list[dict[str, Any]]:
@@ -81,20 +103,25 @@ class _Shelf(BaseHTTPRequestHandler):
     """``POST /hub/fetch-fab`` as Flower's SuperLink asks it, and the bundles themselves."""
 
     folder: Path
+    host: str
 
     def do_POST(self) -> None:
         length = int(self.headers.get("Content-Length", 0))
-        if self.path != _FETCH or length > _QUESTION_BYTES:
+        if self.path != _FETCH or not 0 < length <= _QUESTION_BYTES:
             self._answer(404, {"detail": "unknown"})
             return
         asked = json.loads(self.rfile.read(length))
-        bundles = {identity(path): path for path in self.folder.glob("*.fab")}
+        try:
+            bundles = on_shelf(self.folder)
+        except ValueError as error:
+            self._answer(409, {"detail": str(error)})
+            return
         bundle = bundles.get(f"{asked['app_id']}=={asked['app_version']}")
         if bundle is None:
             versions = [name.split("==")[1] for name in bundles if name.startswith(f"{asked['app_id']}==")]
             self._answer(404, {"detail": {"available_app_versions": versions}})
             return
-        link = f"http://127.0.0.1:{self.server.server_port}{_BUNDLES}{bundle.name}"  # type: ignore[attr-defined]
+        link = f"http://{self.host}:{self.server.server_port}{_BUNDLES}{bundle.name}"  # type: ignore[attr-defined]
         self._answer(200, {"fab_url": link, "verifications": signatures(bundle)})
 
     def do_GET(self) -> None:

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import shutil
+import socket
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -88,6 +90,28 @@ def test_a_supernode_accepts_what_its_own_site_has_signed_and_nothing_else(
 def test_a_version_that_is_not_on_the_shelf_is_named_with_those_that_are(address: str) -> None:
     with pytest.raises(ValueError, match=r"9\.9\.9 not found.*1\.2\.3"):
         request_download_link(NAME, "9.9.9", f"{address}/hub/fetch-fab", "fab_url")
+
+
+def test_two_bundles_of_one_name_and_version_are_refused_by_their_files(address: str, bundle: Path) -> None:
+    """Else old code whose signature still holds could run in place of the new, by the order of a listing."""
+    shutil.copy(bundle, bundle.with_name("another.fab"))
+    done = CliRunner().invoke(signed_apps.app, ["serve", str(bundle.parent), "--port", address.rsplit(":", 1)[1]])
+    assert done.exit_code == 2
+    said = " ".join(done.output.replace("│", " ").split())
+    assert "another.fab and clinic.app.1-2-3.fab are both @clinic/app==1.2.3" in said
+    with pytest.raises(ValueError, match=r"409.*another\.fab and clinic\.app\.1-2-3\.fab"):
+        request_download_link(NAME, VERSION, f"{address}/hub/fetch-fab", "fab_url")
+    bundle.unlink()
+    assert fetched(address).content == bundle.with_name("another.fab").read_bytes()
+
+
+@pytest.mark.parametrize("length", ["-1", "0", "65537"])
+def test_a_question_of_no_proper_length_is_refused_without_being_read(address: str, length: str) -> None:
+    """Of a negative length it would be read until the asker hangs up."""
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as asker:
+        asker.sendall(f"POST /hub/fetch-fab HTTP/1.1\r\nHost: shelf\r\nContent-Length: {length}\r\n\r\n".encode())
+        assert b" 404 " in asker.recv(100).splitlines()[0]
 
 
 @pytest.mark.parametrize("path", ["/", "/bundles/../ours", "/bundles/clinic.app.1-2-3.site.json", "/hub/fetch-fab"])
