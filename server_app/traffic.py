@@ -1,7 +1,7 @@
 """Flower's own count of a run's bytes beside this app's: asked for after the run, since Flower counts to its end.
 
 The realised totals tell how large the secret cohorts were. So they go into the server-private ``traffic.json``, and
-into the report, which is made to be published, only where nobody's secrecy rests on it.
+into the report, whose page is made to be published, only where nobody's secrecy rests on it.
 """
 
 import json

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,17 @@ class Field:
 
     def folder(self, name: str) -> RunFolder:
         return RunFolder(self.results / name)
+
+    def events(self, name: str, event: str) -> list[dict[str, Any]]:
+        """The events of one kind so far, oldest first; none before the run has a folder."""
+        return [row for row in read_events(self.folder(name).events) if row["event"] == event]
+
+    def when(self, name: str, event: str) -> datetime:
+        """When a run's first event of a kind happened."""
+        return datetime.fromisoformat(self.events(name, event)[0]["time"])
+
+    def round_has_started(self, name: str, number: int) -> bool:
+        return any(row["round"] == number for row in self.events(name, "round_started"))
 
     def rounds_done(self, name: str) -> int:
         return max((row["round"] for row in self.folder(name).read_metrics()), default=0)
