@@ -13,6 +13,7 @@ import json
 import time
 import tomllib
 import zipfile
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Annotated, Any
@@ -138,8 +139,9 @@ class _Shelf(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
+        with suppress(ConnectionError):  # who sends what is not read may be gone before the answer
+            self.end_headers()
+            self.wfile.write(content)
 
 
 def _what_is_signed(bundle: bytes, signed_at: int) -> bytes:
