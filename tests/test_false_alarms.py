@@ -57,6 +57,7 @@ UNMARKED: dict[str, set[str]] = {
         "test_a_client_whose_gradients_are_not_finite_releases_noise",
         "test_a_resumed_run_ends_where_an_uninterrupted_one_ends",
         "test_a_site_refuses_naming_its_limit",
+        "test_a_site_refuses_what_is_beyond_its_policy_whatever_the_strategy",
         "test_dr_encoder_says_what_its_statistics_save",
         "test_gradients_are_asked_for_in_the_clear_only_when_nothing_was_to_be_private",
         "test_in_the_clear_no_epsilon_is_claimed_and_the_report_says_why",
