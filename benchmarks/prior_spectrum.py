@@ -31,7 +31,7 @@ WEIGHTS: dict[str, tuple[float, float]] = {"none": (0.0, 0.0), "w = 1/4": (0.25,
 
 
 def prior(federation: Federation, config: RunConfig) -> Directions:
-    """The rows that a run would begin with."""
+    """Rows made as a run makes its first ones, from a draw of its own, prompts that are scored later not left out."""
     adapted, settings = federation.adapted, config.public_prior
     task, seed = config.data.task, config.seed
     prompts = public_prompts(adapted, settings, template_of(task), public_questions(task), (), seed)
