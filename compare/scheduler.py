@@ -120,11 +120,18 @@ class Scheduler:
             if not self._running:
                 self._start(self._suspects[0])
             return
-        while self._queue and len(self._running) < self._workers:
-            self._start(heapq.heappop(self._queue)[2])
+        while self._queue and len(self._running) < self._workers and self._start(self._queue[0][2]):
+            heapq.heappop(self._queue)
 
-    def _start(self, job: Job) -> None:
-        self._running[self._workers_now().submit(execute, job)] = job
+    def _start(self, job: Job) -> bool:
+        """Hand a job to a worker; False when the pool broke since the last look (its futures say who was under way)."""
+        pool = self._workers_now()
+        try:
+            self._running[pool.submit(execute, job)] = job
+        except BrokenProcessPool:
+            self._pool = None
+            return False
+        return True
 
     def _gather(self, done: set[Future[Record]]) -> None:
         for future in done:

@@ -1,5 +1,6 @@
 """Jobs in worker processes: each once, in spite of crashes, and not again after a restart."""
 
+import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -73,4 +74,19 @@ def test_a_run_that_kills_its_process_is_recorded_and_the_others_are_done(tmp_pa
     (records,), _ = run(tmp_path, batches(jobs))
     assert [record["status"] for record in records] == ["done", "failed", "done", "done"]
     assert "its process died" in records[1]["error"]
+    assert times_run(tmp_path, jobs[1]) == 2
+
+
+def test_a_worker_that_died_before_the_next_job_is_handed_over_stops_nothing(tmp_path: Path) -> None:
+    """The pool can break between two looks at it: then handing over raises, where else only the futures do."""
+    jobs = [job(what, seed, tmp_path) for seed, what in enumerate(("sleep", "die-late", "sleep"), start=1)]
+
+    def wait_for_the_death(record: Any, _found: bool) -> None:
+        pool = working._pool
+        while record["key"] == jobs[0].key and pool is not None and not pool._broken:
+            time.sleep(0.01)
+
+    working = scheduler.Scheduler(Store(tmp_path / "runs"), 2, tmp_path / "logs", wait_for_the_death)
+    (records,) = working.run([batches(jobs)])
+    assert [record["status"] for record in records] == ["done", "failed", "done"]
     assert times_run(tmp_path, jobs[1]) == 2
