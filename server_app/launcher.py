@@ -5,7 +5,6 @@ starts a SuperLink with the simulation engine on free ports, in a neutral direct
 ``flwr ls`` for the outcome, and stops everything it started.
 """
 
-import json
 import os
 import re
 import signal
@@ -26,6 +25,7 @@ import psutil
 import tomli_w
 
 from common.config import RunConfig, Scalar, flatten, nest
+from server_app.flower_cli import FlowerCommandError, listed_run
 from server_app.terminal import MARK
 
 APP = Path(__file__).resolve().parent.parent
@@ -179,14 +179,10 @@ def _stream(command: list[str], home: Path, environment: Mapping[str, str], log:
 
 
 def _final_status(home: Path, environment: Mapping[str, str]) -> str:
-    listing = subprocess.run(  # noqa: S603 - fixed program, no shell
-        ["flwr", "ls", CONNECTION, "--format", "json"],  # noqa: S607 - found on the environment's own PATH
-        cwd=home, env=dict(environment), capture_output=True, text=True, check=False,
-    )  # fmt: skip
     try:
-        return str(json.loads(listing.stdout)["runs"][0]["status"])
-    except (ValueError, KeyError, IndexError):
-        return f"unknown (flwr ls said: {(listing.stdout + listing.stderr).strip()[-300:]})"
+        return str(listed_run(CONNECTION, folder=home, environment=environment)["status"])
+    except FlowerCommandError as error:
+        return f"unknown ({error})"
 
 
 def stop_tree(process: subprocess.Popen[bytes], patience: float = _STOP_SECONDS) -> None:

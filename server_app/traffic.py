@@ -5,13 +5,13 @@ into the report, whose page is made to be published, only where nobody's secrecy
 """
 
 import json
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from common.privacy.ledger import Ledger
 from server_app.events import read_events
+from server_app.flower_cli import FlowerCommandError, listed_run
 from server_app.run_folder import RunFolder
 from server_app.terminal import kilobytes
 
@@ -29,24 +29,17 @@ def flower_runs(folder: RunFolder) -> list[int]:
     return [event["run"] for event in told if event["event"] in {"run_started", "run_resumed"} and event["run"]]
 
 
-def ask_flower(run: int, connection: str) -> dict[str, int]:
-    """``network-traffic`` of a run as ``flwr ls`` tells it (bytes); ``TrafficError`` when it tells nothing."""
-    command = ["flwr", "ls", *([connection] if connection else []), "--run-id", str(run), "--format", "json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - fixed program, no shell
-    try:
-        return dict(json.loads(done.stdout)["runs"][0]["network-traffic"])
-    except (ValueError, KeyError, IndexError):
-        raise TrafficError(f"{' '.join(command)}: {(done.stdout + done.stderr).strip()[-300:]}") from None
-
-
 def ask_for_all(runs: Sequence[int], connection: str) -> dict[int, dict[str, int]]:
-    """``ask_flower`` for each run; one that Flower has forgotten is left out. ``TrafficError`` when it knows none."""
+    """``network-traffic`` of each run as ``flwr ls`` tells it (bytes), without those that Flower has forgotten.
+
+    ``TrafficError`` when it knows none.
+    """
     found: dict[int, dict[str, int]] = {}
     reason = ""
     for run in runs:
         try:
-            found[run] = ask_flower(run, connection)
-        except TrafficError as error:
+            found[run] = dict(listed_run(connection, run)["network-traffic"])
+        except FlowerCommandError as error:
             reason = str(error)
     if not found:
         raise TrafficError(reason)

@@ -5,7 +5,6 @@ The SuperLink speaks TLS and admits registered nodes only; ServerApp and ClientA
 on a machine of its own.
 """
 
-import json
 import secrets
 import shutil
 import ssl
@@ -23,6 +22,7 @@ from common.config import RunConfig, Scalar, nest
 from server_app.deployment import commands
 from server_app.deployment.certificates import Certificates, make_certificates, make_node_key, make_secret
 from server_app.deployment.processes import Processes
+from server_app.flower_cli import FlowerCommandError, ask_flower, listed_run
 from server_app.launcher import APP, flower_environment, free_ports
 
 CONNECTION = "deployment"
@@ -108,12 +108,14 @@ class LocalFederation:
         flat = config.flat() if isinstance(config, RunConfig) else dict(config)
         path = self._home("operator") / f"run-{secrets.token_hex(4)}.toml"
         path.write_text(tomli_w.dumps(nest(flat)))
-        return int(self.flwr("run", str(app), CONNECTION, "-c", str(path), "--format", "json")["run-id"])
+        return int(self.flwr("run", str(app), CONNECTION, "-c", str(path))["run-id"])
 
     def run_state(self, run_id: int) -> dict[str, Any]:
         """What Flower tells of a run: ``status`` (``finished:completed``, ...), bytes, times."""
-        listing = self.flwr("ls", CONNECTION, "--run-id", str(run_id), "--format", "json")
-        return dict(listing["runs"][0])
+        try:
+            return listed_run(CONNECTION, run_id, self._home("operator"), self.environment("operator"))
+        except FlowerCommandError as error:
+            raise DeploymentError(str(error)) from None
 
     def wait(self, run_id: int, timeout: float) -> dict[str, Any]:
         """Wait until a run has finished and return its last state; ``DeploymentError`` after ``timeout`` seconds."""
@@ -128,17 +130,19 @@ class LocalFederation:
 
     def run_log(self, run_id: int) -> str:
         """What the ServerApp of a run has printed so far."""
-        command = ["flwr", "log", str(run_id), CONNECTION, "--show"]
-        done = self._command(command)
+        done = subprocess.run(  # noqa: S603 - fixed program, no shell
+            ["flwr", "log", str(run_id), CONNECTION, "--show"],  # noqa: S607 - found on the environment's own PATH
+            cwd=self._home("operator"), env=self.environment("operator"), capture_output=True, text=True,
+            check=False, timeout=120,
+        )  # fmt: skip
         return done.stdout + done.stderr
 
     def flwr(self, *arguments: str) -> dict[str, Any]:
-        """An operator's ``flwr`` command; its JSON output if it has any, else nothing."""
-        done = self._command(["flwr", *arguments])
-        found = dict(json.loads(done.stdout)) if "json" in arguments and not done.returncode else {}
-        if done.returncode or not found.get("success", True):  # as JSON, most failures exit with 0
-            raise DeploymentError(f"flwr {' '.join(arguments)} failed: {(done.stdout + done.stderr).strip()}")
-        return found
+        """What an operator's ``flwr`` command prints as JSON; ``DeploymentError`` when it fails."""
+        try:
+            return ask_flower(*arguments, folder=self._home("operator"), environment=self.environment("operator"))
+        except FlowerCommandError as error:
+            raise DeploymentError(str(error)) from None
 
     def remove_secrets(self) -> None:
         """Delete every private key and shared secret."""
@@ -155,12 +159,6 @@ class LocalFederation:
 
     def _start(self, name: str, command: list[str], home: str = "") -> None:
         self.processes.start(name, command, self.environment(home or name), self._home(home or name))
-
-    def _command(self, command: list[str]) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(  # noqa: S603 - fixed program, no shell
-            command, cwd=self._home("operator"), env=self.environment("operator"), capture_output=True, text=True,
-            check=False, timeout=120,
-        )  # fmt: skip
 
     def _home(self, name: str) -> Path:
         return self.folder / "home" / name

@@ -53,7 +53,7 @@ def test_plaintext_to_the_tls_port_is_no_request(field: Field) -> None:
 
 def test_registered_sites_are_listed_as_online(field: Field) -> None:
     def online() -> bool:
-        listing = field.federation.flwr("supernode", "list", "deployment", "--format", "json")
+        listing = field.federation.flwr("supernode", "list", "deployment")
         return [node["status"] for node in listing["nodes"]].count("online") == len(field.sites)
 
     wait_for(online, 120, "not all registered sites came online")

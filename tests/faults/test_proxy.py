@@ -136,7 +136,7 @@ def test_an_operator_s_command_is_refused_by_the_proxy(behind: Field) -> None:
     home.write_text(kept.replace(federation.address, federation.fleet_address))
     try:
         with pytest.raises(DeploymentError) as raised:
-            federation.flwr("ls", "deployment", "--format", "json")
+            federation.flwr("ls", "deployment")
     finally:
         home.write_text(kept)
     print(f"OBSERVED flwr ls at the proxy: {raised.value}")

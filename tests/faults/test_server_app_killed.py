@@ -98,7 +98,7 @@ def test_stopped_by_the_operator_and_continued(field: Field) -> None:
     run = field.federation.submit(field.config("stopped", rounds=3))
     wait_for(lambda: field.rounds_done("stopped") >= 1, 600, "no first round")
     server_app = field.process("superlink-superexec", "flwr-serverapp")
-    field.federation.flwr("stop", str(run), "deployment", "--format", "json")
+    field.federation.flwr("stop", str(run), "deployment")
     state = field.federation.wait(run, RUN_SECONDS)
     print(f"OBSERVED stopped: {state['status']}, {state['status-details']}, log ends {told(field, 'stopped')[-2:]}")
     assert state["status"] == "finished:stopped"

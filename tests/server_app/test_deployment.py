@@ -116,7 +116,7 @@ def test_a_command_that_flower_fails_with_exit_code_0_is_an_error(tmp_path: Path
     with Processes(tmp_path / "logs") as processes:
         federation = LocalFederation(tmp_path, processes)
         with pytest.raises(DeploymentError, match="Connection to the SuperLink is unavailable"):
-            federation.flwr("ls", CONNECTION, "--format", "json")
+            federation.flwr("ls", CONNECTION)
 
 
 def test_a_killed_process_can_be_started_again_under_its_name(tmp_path: Path) -> None:

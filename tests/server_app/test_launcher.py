@@ -1,9 +1,9 @@
 """The launcher and the command line, without starting Flower."""
 
 import json
+import os
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from common.config import ConfigError, RunConfig
 from server_app import cli, launcher
 from server_app.launcher import LaunchError, Resources, flower_environment, read_preset
 from server_app.overrides import parse_override
+from tests.server_app.flwr_program import write_flwr
 
 runner = CliRunner()
 
@@ -213,16 +214,14 @@ def test_flower_gets_a_home_of_its_own_and_no_network(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("printed", "expected"),
     [
-        ('{"runs": [{"status": "finished:failed"}]}', "finished:failed"),
-        ('{"runs": []}', "unknown"),
-        ("no connection", "unknown (flwr ls said: no connection"),
+        ('{"success": true, "runs": [{"status": "finished:failed"}]}', "finished:failed"),
+        ('{"success": true, "runs": []}', "unknown (flwr ls launcher said: no run)"),
+        ('{"success": false, "error-message": "no connection"}', "unknown (flwr ls launcher --format json said: no c"),
     ],
 )
-def test_the_status_is_what_flower_lists_and_never_a_guess(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: str, expected: str
-) -> None:
-    monkeypatch.setattr(launcher.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=printed, stderr=""))
-    assert launcher._final_status(tmp_path, {}).startswith(expected)
+def test_the_status_is_what_flower_lists_and_never_a_guess(tmp_path: Path, printed: str, expected: str) -> None:
+    write_flwr(tmp_path, f"#!/bin/sh\necho '{printed}'\n")
+    assert launcher._final_status(tmp_path, {"PATH": f"{tmp_path}{os.pathsep}/bin"}).startswith(expected)
 
 
 APP_ERROR = "[dr-encoder] ERROR: stage 1: none of 10 clients released statistics"

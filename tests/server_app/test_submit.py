@@ -9,6 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from server_app.deployment import submit
+from tests.server_app.flwr_program import write_flwr
 
 PROGRAM = f"""#!{sys.executable}
 import json, pathlib, sys
@@ -24,14 +25,13 @@ if sys.argv[1] == "ls":
     (here / "statuses").write_text(" ".join(answers[1:] or answers))
     if answers[0] == "down":
         sys.exit("SuperLink is not reachable")
-    print(json.dumps({{"runs": [{{"status": answers[0]}}]}}))
+    print(json.dumps({{"success": True, "runs": [{{"run-id": "7", "status": answers[0]}}]}}))
 """
 
 
 @pytest.fixture
 def flwr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "flwr").write_text(PROGRAM)
-    (tmp_path / "flwr").chmod(0o755)
+    write_flwr(tmp_path, PROGRAM)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(submit, "_POLL_SECONDS", 0.0)
     return tmp_path
@@ -70,4 +70,5 @@ def test_a_superlink_that_is_gone_is_not_asked_for_ever(flwr: Path) -> None:
     (flwr / "statuses").write_text("down")
     code, output = run()
     assert code == 1
-    assert "no longer answers for run 7: SuperLink is not reachable" in output
+    assert "no longer answers for run 7: flwr ls" in output
+    assert "said: SuperLink is not reachable" in output

@@ -2,7 +2,6 @@
 
 import json
 import os
-import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from compare.cli import app
 from server_app.run import run_federation
 from server_app.run_folder import RunFolder
 from server_app.traffic import TrafficError, add_traffic, ask_for_all, flower_runs
+from tests.server_app.flwr_program import write_flwr
 from tests.tiny import CLIENTS, Files, tiny_config, tiny_grid
 
 NOISY: dict[str, Any] = {"privacy.epsilon": 0.0, "privacy.noise-multiplier": 4.0, "data.evaluation": ""}
@@ -22,10 +22,12 @@ COUNT = {"inbound-bytes": 1_500_000, "outbound-bytes": 2_500_000}
 FLOWER = """#!/bin/sh
 test "$1 $2 $3 $5 $6" = "ls hospital --run-id --format json" || exit 3
 case $4 in
-41) echo '{"success": true, "runs": [{"network-traffic": {"inbound-bytes": 1000000, "outbound-bytes": 2000000}}]}';;
-42) echo '{"success": true, "runs": [{"network-traffic": {"inbound-bytes": 500000, "outbound-bytes": 500000}}]}';;
-*) echo '{"success": false, "error-message": "no such run"}'; exit 1;;
+41) in=1000000; out=2000000;;
+42) in=500000; out=500000;;
+*) echo '{"success": false, "error-message": "no such run"}'; exit 0;;
 esac
+echo '{"success": true, "runs": [{"run-id": "'$4'",'
+echo '"network-traffic": {"inbound-bytes": '$in', "outbound-bytes": '$out'}}]}'
 """
 
 
@@ -47,11 +49,10 @@ def everybody(files: Files, tmp_path: Path) -> RunFolder:
 @pytest.fixture
 def _flower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in for ``flwr`` that knows the runs 41 and 42 of one SuperLink."""
-    program = tmp_path / "bin" / "flwr"
-    program.parent.mkdir()
-    program.write_text(FLOWER)
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    write_flwr(folder, FLOWER)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
 
 
 def test_both_counts_stand_in_the_report_where_everybody_is_asked(everybody: RunFolder) -> None:
