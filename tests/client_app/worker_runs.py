@@ -1,0 +1,116 @@
+"""Workers of a stand-in for the app, asked as Flower asks a ClientApp, and looked at from outside."""
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+from flwr.app import ConfigRecord, Context, RecordDict
+
+from client_app import resident, worker_link
+from tests.messages import instruction
+
+ROOT = Path(__file__).parents[2]
+RUN: dict[str, Any] = {"model.name": "demo", "seed": 1, "num-server-rounds": 3}
+STAND_IN = """
+import os, signal, time
+from pathlib import Path
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from client_app import worker_link
+
+LOADED = str(time.time_ns())
+
+
+class Refusal(ValueError):
+    pass
+
+
+def app(message, context):
+    context.state["count"] = MetricRecord({"n": context.state["count"]["n"] + 1 if "count" in context.state else 1})
+    order = message.content["order"]["text"]
+    with Path("trace").open("a") as trace:
+        trace.write(order + "\\n")
+    if order == "raise":
+        raise Refusal("not this one")
+    if order == "die" or (order == "die once" and not Path("died").exists()):
+        Path("died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if order == "hang":
+        Path("hanging").touch()
+        time.sleep(60)
+    if order == "large":
+        worker_link.MAX_FRAME, order = 1 << 16, "x" * (1 << 17)
+    if order == "slow":
+        time.sleep(4)
+    reply = ConfigRecord({"pid": os.getpid(), "loaded": LOADED, "text": order, "cwd": os.getcwd()})
+    return Message(RecordDict({"reply": reply}), reply_to=message)
+"""
+
+
+def workers() -> list[psutil.Process]:
+    living = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in living if "client_app.worker" in " ".join(child.cmdline())]
+
+
+def context(**node: Any) -> Context:
+    return Context(run_id=7, node_id=11, node_config={"partition-id": 0, **node}, state=RecordDict(), run_config=RUN)
+
+
+def ask(text: str, place: Context, ttl: float = 60.0) -> dict[str, Any]:
+    content = RecordDict({"order": ConfigRecord({"text": text})})
+    reply = resident.answer(instruction(content, ttl=ttl), place)
+    return dict(reply.content["reply"])
+
+
+def socket_file(tmp_path: Path) -> Path:
+    (found,) = (tmp_path / "runtime").glob("dr-encoder-*/*/socket")
+    return found
+
+
+def dial(tmp_path: Path) -> socket.socket:
+    """A connection to the one worker there is, by somebody who is no ClientApp."""
+    folder = os.open(socket_file(tmp_path).parent, os.O_RDONLY | os.O_DIRECTORY)
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(worker_link.socket_path(folder))
+    os.close(folder)
+    return connection
+
+
+def soon() -> float:
+    return time.monotonic() + 60
+
+
+def gone(pid: int, seconds: float = 20.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+CLIENT = """
+import sys; sys.path[:0] = [sys.argv[1], sys.argv[2]]
+from tests.client_app import worker_runs as t
+from pathlib import Path
+t.resident._ROOT = Path(sys.argv[1])
+print(t.ask(sys.argv[3], t.context())['pid'], flush=True)
+"""
+
+
+def client_command(tmp_path: Path, order: str) -> list[str]:
+    """A ClientApp in a process of its own."""
+    return ["-c", CLIENT, str(tmp_path / "app"), str(ROOT), order]
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = soon()
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
