@@ -9,7 +9,28 @@ from pathlib import Path
 import pytest
 
 from client_app import resident
+from common.config import RunConfig
+from server_app.in_process import InProcessGrid
 from tests.client_app.worker_runs import ROOT, STAND_IN, workers
+from tests.tiny import Files, tiny_config, tiny_grid, write_jsonl
+
+
+@pytest.fixture(scope="module")
+def config(files: Files) -> RunConfig:
+    return tiny_config(files, Path())
+
+
+@pytest.fixture
+def grid(config: RunConfig) -> InProcessGrid:
+    return tiny_grid(config)
+
+
+@pytest.fixture
+def own_site(grid: InProcessGrid, files: Files, tmp_path: Path) -> InProcessGrid:
+    """Client 3 is a site that brings its own file."""
+    own = write_jsonl(tmp_path / "own.jsonl", [{"prompt": "the sum of 2 and 3 is", "completion": " 5"}])
+    grid._contexts[3].node_config["data-path"] = str(own)
+    return grid
 
 
 @pytest.fixture

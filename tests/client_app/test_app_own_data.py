@@ -1,0 +1,148 @@
+"""A site with its own data: what it releases, how often, and what it tells of a failure."""
+
+import logging
+import traceback
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import Context, Message, RecordDict
+from torch import Tensor
+
+from client_app import app as client_module
+from client_app.guard import guarded
+from common.codecs import IdentityCodec, LinearCodec
+from common.config import RunConfig, StatisticsConfig
+from common.models import AdaptedModel
+from common.privacy.mechanism import ReleaseTerms
+from common.scale_code import ScaleCode
+from common.wire import STATISTICS, TRAIN
+from server_app.in_process import InProcessGrid
+from tests.client_app.instructions import answer, ask, plain_code, refusal, terms
+
+
+def test_a_site_with_its_own_data_releases_noised_codes_of_them_only(
+    own_site: InProcessGrid, adapted: AdaptedModel
+) -> None:
+    assert refusal(own_site, adapted, terms(64, 1.0)) == ""
+    assert "PolicyRefusal" in refusal(own_site, adapted, terms(64, 0.0))
+    said = refusal(own_site, adapted, terms(64, 1.0), kind=STATISTICS, raw=True)
+    assert "PolicyRefusal" in said
+    assert "allow-raw-gradients" in said
+    assert "PolicyRefusal" in refusal(own_site, adapted, terms(64, 1.0, "central"))
+    assert "min-noise-multiplier = 0.1" in refusal(own_site, adapted, terms(64, 0.09))
+
+
+def test_a_site_makes_no_more_releases_in_a_run_than_it_allows(own_site: InProcessGrid, adapted: AdaptedModel) -> None:
+    """Refused instructions are not counted; statistics are."""
+    own_site._contexts[3].node_config["max-releases"] = 3
+    code = ScaleCode.of(adapted.layout, StatisticsConfig())
+    first = ReleaseTerms(code.size, code.bound, 1.0, "local", 1, normalize=False)
+    assert not ask(own_site, adapted.initial, IdentityCodec(adapted.layout), first, STATISTICS, round=0).has_error()
+    assert "PolicyRefusal" in refusal(own_site, adapted, terms(64, 0.0))
+    said = [refusal(own_site, adapted, terms(64, 1.0), round=number) for number in (1, 2, 3)]
+    assert said[:2] == ["", ""]
+    assert "it has made 3 releases, its max-releases is reached" in said[2]
+
+
+def made(agreed: ReleaseTerms) -> np.ndarray:
+    return np.zeros(agreed.size, dtype=agreed.dtype)
+
+
+CONSTANT = "ClientFailure: the client failed on its own data; why is in its own log"
+
+
+BROKEN_FILES = ['{"prompt": "the secret', '{"diagnosis": "a secret"}\n', ""]
+
+
+@pytest.mark.parametrize("kind", [TRAIN, STATISTICS])
+@pytest.mark.parametrize("text", BROKEN_FILES, ids=["torn", "other columns", "empty"])
+def test_why_a_site_failed_on_its_own_data_stays_there(
+    grid: InProcessGrid,
+    adapted: AdaptedModel,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    text: str,
+    kind: str,
+) -> None:
+    """The text of every failure is the same; the site's own log has the true one."""
+    broken = tmp_path / "private.jsonl"
+    broken.write_text(text)
+    grid._contexts[3].node_config["data-path"] = str(broken)
+    with caplog.at_level(logging.ERROR, logger="flwr"):
+        logging.getLogger("flwr").addHandler(caplog.handler)
+        try:
+            assert refusal(grid, adapted, terms(64, 1.0), kind=kind) == CONSTANT
+        finally:
+            logging.getLogger("flwr").removeHandler(caplog.handler)
+    assert "Traceback" in caplog.text
+
+
+@pytest.mark.parametrize(("kind", "step"), [(TRAIN, "local_update"), (STATISTICS, "gradient_statistics")])
+def test_a_failure_in_training_on_a_sites_own_data_is_answered_with_noise(
+    own_site: InProcessGrid, adapted: AdaptedModel, monkeypatch: pytest.MonkeyPatch, kind: str, step: str
+) -> None:
+    """That it failed may tell of the data: whether it did cannot be seen, and what goes out is the zero code."""
+
+    def fail(*_: object) -> None:
+        raise MemoryError("row 17 is long, which is a secret")
+
+    code = ScaleCode.of(adapted.layout, StatisticsConfig())
+    agreed = terms(64, 1.0) if kind == TRAIN else ReleaseTerms(code.size, code.bound, 1.0, "local", 1, normalize=False)
+    codec = LinearCodec.of_form(adapted.layout, 64, 1) if kind == TRAIN else IdentityCodec(adapted.layout)
+    monkeypatch.setattr(client_module, step, fail)
+    monkeypatch.setattr(client_module, "release", lambda values, *_: wanted.append(values) or made(agreed))
+    monkeypatch.setattr(client_module, "release_gradient", lambda gradient, *_: wanted.append(gradient) or made(agreed))
+    wanted: list[Tensor] = []
+    assert not ask(own_site, adapted.initial, codec, agreed, kind, round=0).has_error()
+    assert wanted[0].isnan().all(), "which release() turns into the zero code"
+
+
+def test_without_noise_a_failure_on_a_sites_own_data_has_the_constant_text(
+    own_site: InProcessGrid, adapted: AdaptedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("row 17 holds a secret")
+
+    own_site._contexts[3].node_config |= {"allow-raw-gradients": True, "min-noise-multiplier": 0.0}
+    monkeypatch.setattr(client_module, "local_update", fail)
+    assert refusal(own_site, adapted, terms(64, 0.0)) == CONSTANT
+
+
+def test_nothing_of_the_true_error_hangs_on_the_one_that_is_sent() -> None:
+    """Flower may send a traceback, which prints the causes as well."""
+
+    @guarded
+    def handler(message: Message, context: Context) -> Message:
+        raise ValueError("a secret")
+
+    context = Context(run_id=1, node_id=1, node_config={"data-path": "own"}, state=RecordDict(), run_config={})
+    with pytest.raises(RuntimeError) as failure:
+        handler(None, context)  # type: ignore[arg-type]
+    assert "secret" not in "".join(traceback.format_exception(failure.value))
+
+
+def test_a_site_with_its_own_data_tells_what_is_wrong_with_the_instruction(
+    own_site: InProcessGrid, adapted: AdaptedModel
+) -> None:
+    assert refusal(own_site, adapted, terms(64, 1.0), code_digest="feedbeef").startswith("CodeMismatch: ")
+    assert refusal(own_site, adapted, terms(64, 1.0), raw=True).startswith("WireError: ")
+    assert refusal(own_site, adapted, terms(64, 0.0)).startswith("PolicyRefusal: ")
+    own_site._contexts[3].node_config["min-noise-multiplier"] = "much"
+    assert refusal(own_site, adapted, terms(64, 1.0)).startswith("PolicyRefusal: node config min-noise-multiplier")
+
+
+def test_a_site_with_its_own_data_trains_on_them(
+    own_site: InProcessGrid, config: RunConfig, adapted: AdaptedModel
+) -> None:
+    own_site._contexts[3].node_config["allow-raw-gradients"] = True
+    codec, agreed = LinearCodec.of_form(adapted.layout, 64, 1), terms(64, 0.0)
+    released = answer(ask(own_site, adapted.initial, codec, agreed), agreed)
+    assert (released - plain_code(adapted, config, codec)).norm() > 0.1
+
+
+def test_a_site_with_its_own_data_refuses_reproducible_noise(
+    own_site: InProcessGrid, config: RunConfig, adapted: AdaptedModel
+) -> None:
+    own_site._contexts[3].run_config["privacy.insecure-seed"] = 5
+    assert "privacy.insecure-seed = 5" in refusal(own_site, adapted, terms(64, 1.0))

@@ -1,0 +1,157 @@
+"""FedCG's stage 1: real gradients in the clear or released, and what a site allows of it."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from client_app import app as client_module
+from common.models import AdaptedModel
+from common.privacy.mechanism import ReleaseTerms, combine, release
+from common.privacy.noise import RandomSource
+from common.wire import GRADIENTS, TRAIN, unpack_instruction
+from server_app.federation import FederationError
+from server_app.privacy_plan import stage_one_terms
+from server_app.run import plan_run
+from server_app.strategies.fedcg import FedCg
+from tests.false_alarms import rms_outside, statistical
+from tests.server_app.fedcg_runs import FEDCG, PRIVATE, STEPS, recorded_replies
+from tests.server_app.strategy_runs import NOISY, Make, faulty
+from tests.server_app.test_strategy_privacy import recorded
+from tests.tiny import CLIENTS, Files, start, tiny_config, vectors
+
+
+def test_in_the_clear_the_server_gets_every_gradient_as_it_is(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shape [clients x steps, n], bit by bit what the clients computed."""
+    sent: list[Tensor] = []
+    original = client_module.gradient_stream
+
+    def spy(*arguments: Any) -> Any:
+        for gradient in original(*arguments):
+            sent.append(gradient.clone())
+            yield gradient
+
+    monkeypatch.setattr(client_module, "gradient_stream", spy)
+    strategy, grid = make(FEDCG)
+    assert isinstance(strategy, FedCg)
+    rows = strategy._collect_gradients(grid)
+    clients = sorted(torch.stack(sent).split(STEPS), key=lambda steps: steps.numpy().tobytes())
+    assert torch.equal(rows, torch.cat(clients)), "in an order that no node id decides"
+    assert rows.shape == (CLIENTS * STEPS, strategy.layout.size)
+
+
+@pytest.mark.parametrize("trust", ["central", "distributed", "local"])
+@statistical(rms_outside(0.95, 1.05, 6144), "system")
+def test_private_gradients_are_their_noisy_means_with_the_noise_that_was_charged(make: Make, trust: str) -> None:
+    """Clipped jointly to .5, z = 2 x 2: std on the mean 4 x .5 / 6; 6,144 values, so 5 % is over 5 standard errors."""
+    changes = {**FEDCG, **PRIVATE, **NOISY, "privacy.trust": trust, "fedcg.clip-norm": 0.5}
+    strategy, grid = make(changes)
+    assert isinstance(strategy, FedCg)
+    rows = strategy._collect_gradients(grid)
+    (charge,) = strategy.account._ledger.charges
+    assert (charge.label, charge.noise_multiplier) == ("stage 1: gradients", 4.0)
+    scale = math.sqrt(CLIENTS) if trust == "local" else 1.0
+    assert rows.shape == (STEPS, strategy.layout.size)
+    assert rows.square().mean().sqrt() == pytest.approx(4.0 * 0.5 / CLIENTS * scale, rel=0.05)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_one_client_moves_what_stage_one_releases_by_the_clip_norm_at_most(
+    files: Files, adapted: AdaptedModel, scale: float
+) -> None:
+    """The 2-norm over all gradients of a client together: clipping them one by one would allow sqrt(2) times more."""
+    config = tiny_config(files, Path(), {**FEDCG, **PRIVATE, "privacy.epsilon": 4.0, "fedcg.clip-norm": 0.7})
+    plan, stage = plan_run(config, adapted, CLIENTS), FedCg.stage_one(config, adapted.layout)
+    agreed = stage_one_terms(config, plan, stage)
+    assert (agreed.clip_norm, agreed.size, agreed.normalize) == (0.7, STEPS * adapted.layout.size, False)
+    bare = ReleaseTerms(agreed.size, agreed.clip_norm, 0.0, "central", 2, normalize=agreed.normalize)
+    source = RandomSource.insecure(1)
+    other, own = (release(code, bare, source) for code in vectors(2, agreed.size, 3) * scale)
+    moved = combine([other, own], bare, source) - combine([other, np.zeros_like(own)], bare, source)
+    assert moved.norm() <= 0.7 * (1 + 1e-5)
+    assert moved.norm() == pytest.approx(min(0.7, float(vectors(2, agreed.size, 3)[1].norm()) * scale), rel=1e-4)
+
+
+def test_a_client_whose_gradients_are_not_finite_releases_noise(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    strategy, grid = make({**FEDCG, **PRIVATE, **NOISY})
+    broken = torch.full((strategy.layout.size,), math.nan)
+    monkeypatch.setattr(client_module, "gradient_stream", lambda *_: iter([broken] * STEPS))
+    assert isinstance(strategy, FedCg)
+    assert torch.isfinite(strategy._collect_gradients(grid)).all()
+
+
+def test_gradients_are_asked_for_in_the_clear_only_when_nothing_was_to_be_private(make: Make) -> None:
+    for changes, raw in (({}, True), (NOISY, True), ({**PRIVATE, **NOISY}, False)):
+        strategy, grid = make({**FEDCG, **changes, "num-server-rounds": 1})
+        sent = recorded(strategy, grid)
+        tasks = {kind: unpack_instruction(content)[2] for kind, _, content in sent}
+        assert set(tasks) == {GRADIENTS, TRAIN}
+        assert (tasks[GRADIENTS].raw, tasks[GRADIENTS].terms.noise_multiplier > 0) == (raw, not raw)
+        assert not tasks[TRAIN].raw
+
+
+@pytest.mark.parametrize(("changes", "limit"), [({}, "allow-raw-gradients"), (PRIVATE, "min-noise-multiplier")])
+def test_a_site_refuses_naming_its_limit(make: Make, changes: dict[str, Any], limit: str) -> None:
+    strategy, grid = make({**FEDCG, **NOISY, **changes})
+    for context in grid._contexts.values():
+        context.node_config["min-noise-multiplier"] = 4.5  # stage 1 has 4, and raw gradients are off with it
+    with pytest.raises(FederationError, match=rf"none of 6 clients released gradients\. PolicyRefusal.*{limit}"):
+        strategy.prepare(grid)
+
+
+def test_a_site_with_its_own_data_never_sends_them_by_default(make: Make, files: Files) -> None:
+    strategy, grid = make(FEDCG)
+    for node in (1, 2):
+        grid._contexts[node].node_config["data-path"] = str(files.private)
+    assert isinstance(strategy, FedCg)
+    assert strategy._collect_gradients(grid).shape[0] == (CLIENTS - 2) * STEPS
+    grid._contexts[1].node_config["allow-raw-gradients"] = True
+    assert strategy._collect_gradients(grid).shape[0] == (CLIENTS - 1) * STEPS
+
+
+def test_a_site_refuses_more_than_the_gradients_that_it_was_configured_for(make: Make) -> None:
+    strategy, grid = make({**FEDCG, "fedcg.gradients-per-client": 3})
+    grid._contexts[1].run_config["fedcg.gradients-per-client"] = STEPS
+    sent = [m for m in recorded_replies(strategy, grid) if m.has_error()]
+    assert [m.error.reason for m in sent] == [
+        f"PolicyRefusal: this site refuses: size = {3 * 3072}, above 2 times its adapter's size = {2 * 3072}"
+    ]
+
+
+def test_terms_that_do_not_fit_the_gradients_are_refused_before_data_or_budget_are_touched(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strategy, grid = make({**FEDCG, **PRIVATE, **NOISY})
+    for context in grid._contexts.values():
+        context.node_config["max-releases"] = 5
+        context.run_config["fedcg.gradients-per-client"] = STEPS + 1
+    monkeypatch.setattr(client_module, "gradient_stream", None)
+    with pytest.raises(FederationError, match="WireError: the gradients have 9216 values, the release terms say 6144"):
+        strategy.prepare(grid)
+    assert not any(context.state for context in grid._contexts.values())
+
+
+def test_a_failure_while_collecting_from_a_sites_own_data_is_answered_with_noise(
+    make: Make, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Node 1 is a site: whether it failed cannot be seen; node 2 is simulated and tells."""
+    strategy, grid = make({**FEDCG, **PRIVATE, **NOISY})
+    grid._contexts[1].node_config["data-path"] = str(files.private)
+
+    def fail(*_: object) -> None:
+        raise MemoryError("row 17 is long, which is a secret")
+
+    monkeypatch.setattr(client_module, "gradient_stream", fail)
+    site, simulated, *_ = sorted(recorded_replies(strategy, grid), key=lambda reply: reply.metadata.src_node_id)
+    assert not site.has_error()
+    assert simulated.error.reason.startswith("MemoryError")
+
+
+def test_a_run_without_any_reply_in_stage_one_ends(make: Make) -> None:
+    strategy, grid = make(FEDCG)
+    with pytest.raises(FederationError, match=r"none of 6 clients released gradients\. MemoryError"):
+        start(strategy, faulty(grid, raising=set(range(1, 7)), silent=set()))
