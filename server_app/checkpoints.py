@@ -19,7 +19,7 @@ from common.adapter import Layout
 from common.codecs.base import Codec, CodecState, codec_from_state
 from common.config import RunConfig
 from server_app.optimizer import ServerOptimizer
-from server_app.strategies.base import RunState
+from server_app.run_state import RunState
 
 _LATEST, _KEY, _TENSORS, _STATE = "latest", "sampling.key", "tensors.safetensors", "state.json"
 _CODEC = "codec."

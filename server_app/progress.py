@@ -10,7 +10,7 @@ from flwr.app import MetricRecord
 from common.config import RunConfig
 from server_app.control import control_warning
 from server_app.privacy_plan import PrivacyPlan
-from server_app.strategies.base import RoundSummary
+from server_app.run_state import RoundSummary
 from server_app.terminal import MARK, clock, kilobytes, show
 
 

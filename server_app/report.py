@@ -15,7 +15,8 @@ from server_app.printed_report import describe_printed, printed_sentences
 from server_app.privacy_account import PrivacyAccount, cross_check_sentence
 from server_app.privacy_plan import PrivacyPlan, why_infinite, why_infinite_to_server
 from server_app.run_folder import RunFolder
-from server_app.strategies.base import VALIDATION_LOSS, FederatedAdapter
+from server_app.run_state import VALIDATION_LOSS
+from server_app.strategies.base import FederatedAdapter
 from server_app.terminal import show
 
 SCHEMA = 1

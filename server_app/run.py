@@ -38,17 +38,10 @@ from server_app.privacy_plan import PrivacyPlan, make_plan, round_terms, stage_o
 from server_app.progress import Narrator, Watch
 from server_app.report import write_report
 from server_app.run_folder import RunFolder
+from server_app.run_state import VALIDATION_LOSS, Hooks, RoundSummary, RunState, judged_loss, pack_adapter
 from server_app.scalars import Scalars, check_tensorboard
 from server_app.strategies import STRATEGIES
-from server_app.strategies.base import (
-    VALIDATION_LOSS,
-    FederatedAdapter,
-    Hooks,
-    RoundSummary,
-    RunState,
-    judged_loss,
-    pack_adapter,
-)
+from server_app.strategies.base import FederatedAdapter
 
 
 def run_federation(grid: Grid, config: RunConfig, run: int = 0) -> RunFolder:

@@ -23,8 +23,9 @@ from server_app.in_process import InProcessGrid
 from server_app.optimizer import ServerOptimizer
 from server_app.run import open_account, plan_run, run_federation
 from server_app.run_folder import RunFolder
+from server_app.run_state import Hooks, RunState, pack_adapter
 from server_app.strategies import STRATEGIES
-from server_app.strategies.base import FederatedAdapter, Hooks, RunState, pack_adapter
+from server_app.strategies.base import FederatedAdapter
 
 CLIENTS = 6
 TINY: dict[str, Any] = {

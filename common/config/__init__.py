@@ -1,26 +1,28 @@
-"""The configuration of a run; see ``run`` for parsing, ``sections`` for the keys."""
+"""The configuration of a run; see ``run`` for parsing, ``sections`` and ``strategy_sections`` for the keys."""
 
+from common.config.fields import Section
 from common.config.run import ConfigError, RunConfig, Scalar, flatten, key_table, names_a_file, nest
 from common.config.sections import (
     CodecConfig,
     Control,
     DataConfig,
     EvaluationConfig,
-    FedCgConfig,
     FederationConfig,
-    FedlppConfig,
-    HistoryConfig,
     LoraConfig,
     ModelConfig,
     OutputConfig,
-    PriorConfig,
     PrivacyConfig,
-    PublicPriorConfig,
-    Section,
     ServerConfig,
-    StatisticsConfig,
     StrategyConfig,
     TrainConfig,
+)
+from common.config.strategy_sections import (
+    FedCgConfig,
+    FedlppConfig,
+    HistoryConfig,
+    PriorConfig,
+    PublicPriorConfig,
+    StatisticsConfig,
 )
 
 __all__ = [

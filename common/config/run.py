@@ -11,28 +11,27 @@ from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
+from common.config.fields import NonNegativeInt, PositiveInt, Section, kebab
 from common.config.sections import (
     CodecConfig,
     DataConfig,
     EvaluationConfig,
-    FedCgConfig,
     FederationConfig,
-    FedlppConfig,
-    HistoryConfig,
     LoraConfig,
     ModelConfig,
-    NonNegativeInt,
     OutputConfig,
-    PositiveInt,
-    PriorConfig,
     PrivacyConfig,
-    PublicPriorConfig,
-    Section,
     ServerConfig,
-    StatisticsConfig,
     StrategyConfig,
     TrainConfig,
-    kebab,
+)
+from common.config.strategy_sections import (
+    FedCgConfig,
+    FedlppConfig,
+    HistoryConfig,
+    PriorConfig,
+    PublicPriorConfig,
+    StatisticsConfig,
 )
 
 Scalar = bool | int | float | str

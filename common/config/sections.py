@@ -1,4 +1,4 @@
-"""The sections of the run configuration: every key with its type, default, meaning and limits.
+"""The sections that every run reads: each key with its type, default, meaning and limits.
 
 TOML has no null, so where a key may be left open its neutral value is ``0`` (numbers) or ``""`` (text).
 """
@@ -6,27 +6,20 @@ TOML has no null, so where a key may be left open its neutral value is ``0`` (nu
 import math
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-PositiveInt = Annotated[int, Field(ge=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-OpenShare = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+from common.config.fields import (
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Rate,
+    Section,
+    kebab,
+)
+
 Control = Literal["none", "codes-zeroed", "no-update"]
-
-
-def kebab(name: str) -> str:
-    """A field's name as its key is written."""
-    return name.replace("_", "-")
-
-
-class Section(BaseModel):
-    """Frozen settings whose keys are written in kebab case; unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, alias_generator=kebab, populate_by_name=True)
 
 
 class StrategyConfig(Section):
@@ -173,113 +166,6 @@ class CodecConfig(Section):
     size: NonNegativeInt = Field(256, description="values in a code; 0 = what the kind dictates (identity, conv)")
     refresh_every: NonNegativeInt = Field(1, description="rounds after which a seeded codec is redrawn; 0 = never")
     depth: Annotated[int, Field(ge=1, le=8)] = Field(6, description="conv: number of stride-2 stages")
-
-
-class PriorConfig(Section):
-    """Training of a learned AutoEncoder on synthetic gradients (Algorithm 1, server side)."""
-
-    steps: PositiveInt = Field(300, description="Adam steps")
-    batch_size: PositiveInt = Field(16, description="synthetic gradients in a step")
-    learning_rate: PositiveFloat = Field(2e-4, description="Adam step size")
-
-
-class HistoryConfig(Section):
-    """The prior of strategy history-prior: directions in which the released adapter has been moving."""
-
-    decay: Fraction = Field(0.95, description="history-prior: weight of the past in the decayed sum of steps")
-    rows: NonNegativeInt = Field(32, description="history-prior: most code values for the history, one a tensor")
-
-
-class FedCgConfig(Section):
-    """Strategy fedcg: the real gradients that its stage 1 (TGAP) collects to train the AutoEncoder on."""
-
-    share: OpenShare = Field(0.3, description="fedcg: share of a client's examples that only stage 1 uses (paper: .3)")
-    sampling_rate: Rate = Field(0.1, description="fedcg: probability that a client is asked for gradients")
-    gradients_per_client: PositiveInt = Field(4, description="fedcg: local steps whose LoRA gradients a client sends")
-    learning_rate: PositiveFloat = Field(0.1, description="fedcg: local step size while collecting")
-    private: bool = Field(
-        False, description="fedcg: release the gradients through the mechanism; false makes the end-to-end epsilon inf"
-    )
-    clip_norm: Annotated[float, Field(gt=0, le=1e30)] = Field(
-        1.0, description="fedcg.private: bound on the l2 norm of all gradients of one client together"
-    )
-
-
-class FedlppConfig(Section):
-    """Quantisation of what strategy fedlpp broadcasts: the proxy."""
-
-    bits: Annotated[int, Field(ge=1, le=8)] = Field(2, description="fedlpp: bits w of a value in the broadcast proxy")
-    levels: Literal["uniform", "normal"] = Field(
-        "uniform", description="fedlpp: evenly spaced over a tensor's range, or normal quantiles (NF)"
-    )
-    rounding: Literal["nearest", "stochastic"] = Field(
-        "nearest", description="fedlpp: to the nearest level, or at random without bias (by seed and round)"
-    )
-    compress: bool = Field(False, description="fedlpp: clients send codes of codec.* rather than whole updates")
-
-
-class PublicPriorConfig(Section):
-    """The prior of strategy public-prior: directions of gradients on public prompts with sampled labels."""
-
-    prompts: str = Field("self-generated", description="self-generated, template, or a file (JSONL, one text a line)")
-    template: str = Field("", description='a prompt with {slots}; "" = that of the demo task')
-    slots: str = Field("", description='template: TOML file with a list of words for every slot; "" = the demo\'s')
-    pool: PositiveInt = Field(256, description="most prompts to have")
-    prompt_tokens: PositiveInt = Field(16, description="self-generated: longest continuation of the template's opening")
-    pseudo_clients: PositiveInt = Field(256, description="pseudo-clients, each one gradient")
-    prompts_per_client: PositiveInt = Field(3, description="prompts of a pseudo-client")
-    label_tokens: PositiveInt = Field(1, description="most tokens that the model samples as a label")
-    refresh_every: PositiveInt = Field(
-        5, description="rounds after which the prior is made anew from the released model"
-    )
-    form: Literal["full", "per-layer", "tucker"] = Field("full", description="principal directions of what")
-    tucker_width: PositiveInt = Field(8, description="tucker: directions kept of every tensor's long side")
-    delivery: Literal["basis", "rebuild"] = Field(
-        "basis", description="send the rows, or what a client needs to apply them through its own model"
-    )
-    random_rows: NonNegativeInt = Field(0, description="code values for fresh random directions beside the prior's")
-    whitening: Annotated[float, Field(ge=0, le=0.5)] = Field(
-        0.25, description="rows are scaled by their energy to minus this power; 0 = all alike"
-    )
-    noise_floor: NonNegativeFloat = Field(
-        4.0, description="rows fade out below this multiple of the noise energy of the whole run; 0 = none does"
-    )
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "PublicPriorConfig":
-        if self.delivery == "rebuild" and self.form != "full":
-            raise ValueError(
-                f'public-prior.delivery = "rebuild" with public-prior.form = "{self.form}": one weight matrix rebuilds '
-                'directions of whole gradients; set public-prior.form = "full"'
-            )
-        return self
-
-
-class StatisticsConfig(Section):
-    """Stage 1: the statistics that clients release for the random prior (Algorithm 1, client side)."""
-
-    private: bool = Field(True, description="release through the mechanism; false makes the end-to-end epsilon inf")
-    sampling_rate: Rate = Field(0.1, description="probability that a client is asked")
-    steps: PositiveInt = Field(4, description="local steps whose gradients are measured")
-    learning_rate: PositiveFloat = Field(0.5, description="local step size while measuring (A's gradient is 0 at B=0)")
-    estimator: Literal["moment", "ema"] = Field("moment", description="per-element moments, or the paper's EMA")
-    beta1: Fraction = Field(0.99, description="ema: decay of the mean (paper: .99)")
-    beta2: Fraction = Field(0.9, description="ema: decay of the squared std (paper: .9)")
-    floor: PositiveFloat = Field(1e-12, description="h1: lowest variance; ema in the paper: 1e-5")
-    ceiling: PositiveFloat = Field(1.0, description="h2: highest variance; ema in the paper: 1e-3")
-    mean: bool = Field(False, description="release the per-tensor means too (not with private = true)")
-    grouping: Literal["tensor", "module"] = Field("tensor", description="one value per tensor or per module type")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "StatisticsConfig":
-        if self.floor >= self.ceiling:
-            raise ValueError(f"statistics.floor = {self.floor} must be below statistics.ceiling = {self.ceiling}")
-        if self.mean and self.private:
-            raise ValueError(
-                "statistics.mean = true needs statistics.private = false: the private release carries scales only "
-                "(a mean is below 1 % of its std on real gradients and would cost budget for nothing)"
-            )
-        return self
 
 
 class PrivacyConfig(Section):

@@ -8,10 +8,9 @@ import math
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from torch import Tensor
@@ -29,55 +28,10 @@ from common.wire import TRAIN, Task, pack_instruction
 from server_app.control import controlled_code, controlled_gradient
 from server_app.events import log_event
 from server_app.federation import FederationError, Question, Replies, exchange
-from server_app.optimizer import ServerOptimizer
 from server_app.planned_encoder import PlannedEncoder, drawn, learnt, whole
 from server_app.privacy_account import PrivacyAccount
 from server_app.privacy_plan import StageOne, round_terms
-
-VALIDATION_LOSS = "validation_loss"
-"""Metric of public examples other than those that are scored: what is decided by it decides nothing of the score."""
-
-
-@dataclass
-class RunState:
-    """Everything that changes from round to round, and hence all that a checkpoint must hold."""
-
-    optimizer: ServerOptimizer
-    sampling_key: bytes
-    codec: Codec | None = None
-    round: int = 0
-    failed_in_a_row: int = 0
-    base_loss: float = math.nan
-    prior: dict[str, float] = field(default_factory=dict)
-    stage_one: dict[str, float] = field(default_factory=dict)  # what it was in bytes, for the report
-
-
-@dataclass(frozen=True)
-class RoundSummary:
-    """What one round did, for the log, the report and the person who watches."""
-
-    round: int
-    cohort: int
-    replies: int
-    shortage: str
-    failures: int
-    failure: str
-    bytes_up: int
-    bytes_down: int
-    seconds: float
-    epsilon: float
-    epsilon_server: float
-    noise_promised: float  # std of the noise on the sum of codes that the round was charged for, code units
-    noise_present: float  # of the replies that count and what the server added for those that are missing
-
-
-@dataclass(frozen=True)
-class Hooks:
-    """What the app does around the rounds: evaluate (None when it has no data), log, save."""
-
-    evaluate: Callable[[int, Tensor], MetricRecord | None]
-    on_prepared: Callable[[RunState], None]
-    on_round: Callable[[RunState, RoundSummary, MetricRecord | None], None]
+from server_app.run_state import Hooks, RoundSummary, RunState, judged_loss, pack_adapter, unpack_adapter
 
 
 class FederatedAdapter(Strategy):
@@ -344,21 +298,3 @@ class FederatedAdapter(Strategy):
     def _record(result: Result, server_round: int, metrics: MetricRecord | None) -> None:
         if metrics is not None:
             result.evaluate_metrics_serverapp[server_round] = metrics
-
-
-def judged_loss(metrics: MetricRecord | None) -> tuple[float, str]:
-    """The loss that divergence is judged by, and of which examples: those for validation where there are some."""
-    for key, name in ((VALIDATION_LOSS, "validation"), ("loss", "held-out")):
-        if metrics and key in metrics:
-            return float(metrics[key]), name  # type: ignore[arg-type]
-    return 0.0, "no"
-
-
-def pack_adapter(adapter: Tensor) -> ArrayRecord:
-    """A flat adapter as Flower carries it."""
-    return ArrayRecord({"flat": Array(adapter.numpy())})
-
-
-def unpack_adapter(arrays: ArrayRecord) -> Tensor:
-    """The inverse of ``pack_adapter``."""
-    return torch.from_numpy(arrays["flat"].numpy().copy())

@@ -239,7 +239,7 @@ def test_a_client_refuses_a_proxy_that_is_not_of_its_adapter(make: Make, change:
     """Before its site is charged, saying why."""
     strategy, grid = make({**FEDLPP, **NOISY})
     strategy.state.codec = strategy.prepare(grid)
-    from server_app.strategies.base import pack_adapter  # noqa: PLC0415
+    from server_app.run_state import pack_adapter  # noqa: PLC0415
 
     (message, *_) = strategy.configure_train(1, pack_adapter(strategy.state.optimizer.adapter), ConfigRecord(), grid)
     held: Any = message.content[ADAPTER]

@@ -21,8 +21,9 @@ from common.privacy import noise
 from common.privacy.mechanism import ReleaseTerms, release
 from common.privacy.noise import GridVector, RandomSource
 from server_app.in_process import InProcessGrid
+from server_app.run_state import pack_adapter
 from server_app.strategies import STRATEGIES, base
-from server_app.strategies.base import FederatedAdapter, pack_adapter
+from server_app.strategies.base import FederatedAdapter
 from tests.server_app.strategy_runs import Make
 from tests.tiny import CLIENTS, vectors
 

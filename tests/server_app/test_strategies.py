@@ -9,7 +9,7 @@ from flwr.app import MetricRecord
 from torch import Tensor
 
 from server_app.federation import FederationError
-from server_app.strategies.base import VALIDATION_LOSS
+from server_app.run_state import VALIDATION_LOSS
 from tests.false_alarms import count_outside, statistical
 from tests.server_app.strategy_runs import NOISY, Make, faulty, rounds_of
 from tests.tiny import start
