@@ -13,7 +13,7 @@ from server_app.control import control_warning
 from server_app.plots import draw_plots
 from server_app.printed_report import describe_printed, printed_sentences
 from server_app.privacy_account import PrivacyAccount, cross_check_sentence
-from server_app.privacy_plan import PrivacyPlan, why_infinite, why_infinite_to_server
+from server_app.privacy_plan import PrivacyPlan, round_terms, why_infinite, why_infinite_to_server
 from server_app.run_folder import RunFolder
 from server_app.run_state import VALIDATION_LOSS
 from server_app.strategies.base import FederatedAdapter
@@ -163,7 +163,8 @@ def _communication(rows: list[dict[str, Any]], strategy: FederatedAdapter) -> di
     up = answered["bytes_up"] / answered["replies"] if answered else math.nan
     down = answered["bytes_down"] / answered["cohort"] if answered else math.nan
     asked = strategy.account.plan.expected_cohort * strategy.state.round
-    lora = serialised_bytes(pack_release(np.zeros(strategy.layout.size, dtype=np.float32), strategy.state.round))
+    whole = round_terms(strategy.config.privacy, strategy.account.plan, strategy.layout.size)
+    lora = serialised_bytes(pack_release(np.zeros(whole.size, dtype=whole.dtype), strategy.state.round))
     return {
         "adapter_values": strategy.layout.size,
         "code_values": strategy.codec.size,
@@ -212,7 +213,7 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         "## Bytes on the wire (serialised records)",
         "",
-        f"- up, per client and round: {wire['bytes_up_per_client_round']:,.0f} B; plain LoRA: "
+        f"- up, per client and round: {wire['bytes_up_per_client_round']:,.0f} B; plain LoRA under the same terms: "
         f"{wire['bytes_up_per_client_round_plain_lora']:,} B ({wire['times_smaller_than_plain_lora']:.1f} times more)",
         f"- down, per client and round: {wire['bytes_down_per_client_round']:,.0f} B",
         f"- up in all, expected: {wire['bytes_up_expected']:,.0f} B (the realised total would tell the cohorts' sizes)",

@@ -79,7 +79,7 @@ def solve(config: RunConfig) -> Sizes:
         code_dtype=str(terms.dtype),
         bytes_up=release,
         bytes_down=serialised_bytes(instruction) + encoder.other_bytes,
-        bytes_up_plain_lora=4 * shape.layout.size,
+        bytes_up_plain_lora=shape.layout.size * round_terms(config.privacy, plan, shape.layout.size).dtype.itemsize,
         memory=memory,
         placements=tuple(_place(name, *cards, config, shape, memory) for name, cards in _CARDS.items()),
     )

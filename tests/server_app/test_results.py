@@ -118,7 +118,7 @@ def test_the_report_says_what_happened(noisy: RunFolder, adapted: AdaptedModel) 
     assert wire["times_smaller_than_plain_lora"] == pytest.approx(
         wire["bytes_up_per_client_round_plain_lora"] / wire["bytes_up_per_client_round"]
     )
-    assert wire["bytes_up_per_client_round_plain_lora"] > 4 * adapted.layout.size
+    assert 1 < wire["bytes_up_per_client_round_plain_lora"] / (2 * adapted.layout.size) < 1.1, "noise on int16"
     assert report["outcome"]["rounds_short_of_replies"] == 0
     assert privacy["noise_shares"] == CLIENTS
     assert (privacy["noise_multiplier"], privacy["rounds_charged"]) == (0.8, 3)
