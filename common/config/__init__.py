@@ -1,5 +1,6 @@
 """The configuration of a run; see ``run`` for parsing, ``sections`` for the keys."""
 
+from common.config.files import SELF_GENERATED, TEMPLATE
 from common.config.run import ConfigError, RunConfig, Scalar, flatten, key_table, names_a_file, nest
 from common.config.sections import (
     CodecConfig,
@@ -24,6 +25,8 @@ from common.config.sections import (
 )
 
 __all__ = [
+    "SELF_GENERATED",
+    "TEMPLATE",
     "CodecConfig",
     "ConfigError",
     "Control",
