@@ -38,6 +38,7 @@ def compare(
 ) -> None:
     """Run strategies side by side at equal ε, tuned with equal effort, and draw the picture. Can be interrupted."""
     from compare import session  # noqa: PLC0415 - torch, which other commands need not wait for
+    from compare.folder import check_folder  # noqa: PLC0415
     from compare.plan import Wish, make_cells, read_changes, read_epsilons  # noqa: PLC0415
 
     try:
@@ -55,14 +56,20 @@ def compare(
             centralised=centralised,
         )
         changes = read_changes(overrides or [], "--set")
+        check_folder(out)
         typer.echo("planning: the noise of every row")
         cells = make_cells(wish, read_preset(preset), changes)
+        for warning in dict.fromkeys(cell.warning for cell in cells if cell.warning):
+            typer.secho(f"warning: {warning}", fg=typer.colors.YELLOW, err=True)
     except (ConfigError, LaunchError) as error:
         typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
         raise typer.Exit(1) from None
     command = shlex.join(["dr-encoder", *sys.argv[1:]])
     try:
         found = session.compare(cells, wish, command, out, jobs, dry_run=dry_run)
+    except ConfigError as error:
+        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        raise typer.Exit(1) from None
     except KeyboardInterrupt:
         typer.secho(f"\nstopped; the same command goes on with what is done in {out}", err=True)
         raise typer.Exit(130) from None

@@ -5,14 +5,17 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from common.adapter import Layout
 from common.config import ConfigError, RunConfig, Scalar
 from common.demo.tasks import VALIDATION
 from common.models import load_adapted_model
 from compare.runs import Job
 from compare.tuning import FIRST, start_step
 from server_app.control import CONTROLS
+from server_app.privacy_plan import PrivacyPlan
 from server_app.run import check_run, code_size, plan_run
 from server_app.strategies import STRATEGIES
+from server_app.strategies.two_stage import TwoStage
 
 CENTRALISED = "centralised"
 TUNING: dict[str, dict[str, Scalar]] = {
@@ -22,22 +25,23 @@ TUNING: dict[str, dict[str, Scalar]] = {
 
 TUNING_SEED = 1000  # tuning draws other clients' data and other adapters than any evaluated run
 _COHORT = 100
+_RARELY = 0.01  # an empty stage 1 is accepted when it is no more probable
 _OWN = {
-    "strategy.name": "--strategies",
-    "privacy.epsilon": "--epsilons",
-    "seed": "--seeds",
-    "federation.num-clients": "--clients",
-    "privacy.sampling-rate": "--cohort",
-    "num-server-rounds": "--rounds",
-    "data.task": "--tasks",
-    "data.split": "--tasks",
-    "server.learning-rate": "nothing: it is tuned",
-    "server.control": "--controls",
-    "privacy.noise-multiplier": "--epsilons",
-    "evaluation.every": "nothing: runs are evaluated at their end",
-    "data.name": "the demo data, which have a public validation split",
+    "strategy.name": "use --strategies",
+    "privacy.epsilon": "use --epsilons",
+    "seed": "use --seeds",
+    "federation.num-clients": "use --clients",
+    "privacy.sampling-rate": "use --cohort",
+    "num-server-rounds": "use --rounds",
+    "data.task": "use --tasks",
+    "data.split": "use --tasks",
+    "server.learning-rate": "leave it out, for every row's step is tuned (--trials says how often)",
+    "server.control": "use --controls",
+    "privacy.noise-multiplier": "use --epsilons",
+    "evaluation.every": "leave it out, for runs are evaluated at their end",
+    "data.name": "leave it out, for only the demo data have a public validation split",
 }
-"""Keys that a comparison sets itself, and what to use in their place."""
+"""Keys that a comparison sets itself, and what to do in their place."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,8 @@ class Wish:
 class Cell:
     """One row of the result: a strategy on a task at an ε, whose step is still to be found.
 
-    ``flat`` lacks seed, step and (in tuning) the validation split; ``controls`` are those that are run beside it.
+    ``flat`` lacks seed, step and (in tuning) the validation split; ``controls`` are those that are run beside it;
+    ``warning``: what may go wrong in some of its runs, or ``""``.
     """
 
     task: str
@@ -87,6 +92,7 @@ class Cell:
     flat: Mapping[str, Scalar]
     start: float
     controls: tuple[str, ...] = ()
+    warning: str = ""
 
     @property
     def label(self) -> str:
@@ -114,7 +120,7 @@ def read_changes(parts: Iterable[str], where: str) -> dict[str, Scalar]:
         if not equals:
             raise ConfigError(f'{where}: "{part}" is not key=value')
         if key in _OWN:
-            raise ConfigError(f"{where}: {key} is the comparison's own; use {_OWN[key]}")
+            raise ConfigError(f"{where}: {key} is the comparison's own; {_OWN[key]}")
         try:
             changes[key] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
@@ -149,7 +155,7 @@ def make_cells(wish: Wish, preset: Mapping[str, Scalar], changes: Mapping[str, S
             raise ConfigError(f"{name} {', '.join(map(str, values))}: name each once, and at least one")
     flat = _common(wish, preset) | dict(changes)
     if flat["data.name"] != "demo":
-        raise ConfigError(f'data.name = "{flat["data.name"]}": use {_OWN["data.name"]}')
+        raise ConfigError(f'data.name = "{flat["data.name"]}": {_OWN["data.name"]}')
     cells = []
     for task in wish.tasks:
         if task not in TUNING:
@@ -209,7 +215,26 @@ def _cell(task: str, entry: Entry, epsilon: float, flat: Mapping[str, Scalar], c
     start = start_step(plan.round.noise_multiplier, plan.expected_cohort, values, kept)
     learned = strategy.learns_codec(config)
     wanted = controls == "all" or (controls == "learned" and learned)
-    return Cell(task, entry, epsilon, config.flat(), start, CONTROLS[1:] if wanted else ())
+    warning = empty_stage_one(config, plan, adapted.layout)
+    return Cell(task, entry, epsilon, config.flat(), start, CONTROLS[1:] if wanted else (), warning)
+
+
+def empty_stage_one(config: RunConfig, plan: PrivacyPlan, layout: Layout) -> str:
+    """What to say when stage 1 asks nobody with a probability above 1 %, (1 - q)^M; else ``""``."""
+    strategy = STRATEGIES[config.strategy.name]
+    stage = strategy.stage_one(config, layout)
+    if stage is None or not issubclass(strategy, TwoStage):
+        return ""
+    chance = (1 - stage.sampling_rate) ** plan.clients
+    if chance <= _RARELY:
+        return ""
+    enough = math.ceil(1000 * (1 - _RARELY ** (1 / plan.clients))) / 1000
+    private = plan.statistics is not None and plan.statistics.noise_multiplier > 0
+    what = "its codec is then made of noise" if private else "it then fails"
+    return (
+        f"{strategy.rate_key} = {stage.sampling_rate:g} with {plan.clients} clients: stage 1 of a run asks nobody with "
+        f"probability {chance:.2g}, and {what}; {enough:g} makes that rarer than {_RARELY:g}"
+    )
 
 
 def _centralised(task: str, flat: Mapping[str, Scalar]) -> Cell:

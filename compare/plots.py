@@ -9,8 +9,10 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
-from compare.plan import CENTRALISED
+from compare.plan import CENTRALISED, TUNING
+from compare.released import Row, is_above_asked, is_private, name_of, place
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c564b")  # Okabe and Ito's
 _MARKERS = "osD^vPX*"
@@ -18,7 +20,11 @@ _GREY = "#777777"
 _DODGE, _BYTES_DODGE = 0.08, 1.08
 """Of strategies at the same place: shift between neighbours in steps of the ε axis, and factor in bytes."""
 
-Row = dict[str, Any]
+_OUTLINE = (withStroke(linewidth=3.5, foreground="white"),)  # so that a black line is seen on a bar of any colour
+_KINDS = ("utility", "bytes", "reconstruction")
+
+PLOTS = tuple(f"{kind}-{task}.png" for task in TUNING for kind in _KINDS)
+"""Every name that ``draw`` can give a plot."""
 
 
 def draw(folder: Path, found: dict[str, Any]) -> list[Path]:
@@ -46,6 +52,21 @@ def _by_strategy(rows: list[Row]) -> dict[str, list[Row]]:
     return {name: sorted(group, key=lambda row: float(row["epsilon_asked"])) for name, group in groups.items()}
 
 
+def _kept_word(rows: list[Row]) -> list[Row]:
+    return [row for row in rows if not is_above_asked(row)]
+
+
+def _above_asked(rows: list[Row]) -> list[Row]:
+    return [row for row in rows if is_above_asked(row)]
+
+
+def _label_above(name: str, rows: list[Row]) -> str:
+    """What the legend calls rows that were released at a larger ε than was asked for."""
+    asked = ", ".join(f"{float(row['epsilon_asked']):g}" for row in rows)
+    what = "released above the ε asked" if all(map(is_private, rows)) else "NOT PRIVATE, see table; ε asked"
+    return f"{name} ({what}: {asked})"
+
+
 def _draw_utility(path: Path, groups: dict[str, list[Row]], base: Row, central: Row | None, title: str) -> Path:
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2))
     epsilons = _epsilons(groups)
@@ -55,18 +76,25 @@ def _draw_utility(path: Path, groups: dict[str, list[Row]], base: Row, central: 
     ):
         for number, (name, rows) in enumerate(groups.items()):
             shift = _DODGE * (number - (len(groups) - 1) / 2)
-            places = [epsilons.index(float(row["epsilon_asked"])) + shift for row in rows]
-            _errors(axis, number, places, [row[score] for row in rows], scale, name)
-            _controls(axis, number, places, rows, score, scale)
+            kept, above = _kept_word(rows), _above_asked(rows)
+            if kept:
+                places = [epsilons.index(place(row)) + shift for row in kept]
+                _errors(axis, number, places, [row[score] for row in kept], scale, name)
+                _controls(axis, number, places, kept, score, scale)
+            if above:  # beside one another, since all of them may be at ∞
+                places = [epsilons.index(place(row)) + shift + _DODGE * (1 + i) for i, row in enumerate(above)]
+                values = [row[score] for row in above]
+                _errors(axis, number, places, values, scale, _label_above(name, above), joined=False)
+                _controls(axis, number, places, above, score, scale)
         if any(row["controls"] for rows in groups.values() for row in rows):
             axis.plot([], [], ls="", marker="o", mfc="none", mec=_GREY, label="control: codes zeroed")
         _references(axis, base[score], central[score] if central else None, scale)
-        axis.set_xticks(range(len(epsilons)), [_name(epsilon) for epsilon in epsilons])
+        axis.set_xticks(range(len(epsilons)), [name_of(epsilon) for epsilon in epsilons])
         axis.set_xlabel("ε of the released model, end to end")
         axis.set_ylabel(label)
         axis.set_xlim(-0.5, len(epsilons) - 0.5)
     axes[0].set_ylim(0, 103)
-    return _save(figure, axes[0], path, title)
+    return _save(figure, [axes[0]], path, title)
 
 
 def _controls(axis: Axes, number: int, places: list[float], rows: list[Row], score: str, scale: float) -> None:
@@ -97,13 +125,15 @@ def _draw_bytes(path: Path, groups: dict[str, list[Row]], base: Row, title: str)
     for axis, epsilon in zip(grid.flat, epsilons, strict=False):
         taken: dict[int, int] = {}
         for number, (name, rows) in enumerate(groups.items()):
-            for row in (row for row in rows if float(row["epsilon_asked"]) == epsilon and row["bytes_up"]):
+            above = _above_asked(rows)
+            for row in (row for row in rows if place(row) == epsilon and row["bytes_up"]):
                 column = round(row["bytes_up"] / 50)
-                place = row["bytes_up"] * _BYTES_DODGE ** taken.setdefault(column, 0)
+                beside = row["bytes_up"] * _BYTES_DODGE ** taken.setdefault(column, 0)
                 taken[column] += 1
-                _errors(axis, number, [place], [row["accuracy"]], 100, name)
+                label = _label_above(name, above) if row in above else name
+                _errors(axis, number, [beside], [row["accuracy"]], 100, label, joined=row not in above)
         _references(axis, base["accuracy"], None, 100)
-        axis.set_title(f"ε = {_name(epsilon)}", fontsize=9)
+        axis.set_title(f"ε = {name_of(epsilon)}", fontsize=9)
         axis.set_xscale("log")
         axis.margins(x=0.15)
         axis.set_ylim(0, 103)
@@ -111,50 +141,60 @@ def _draw_bytes(path: Path, groups: dict[str, list[Row]], base: Row, title: str)
         axis.set_axis_off()
     figure.supxlabel("bytes up, per client and round (serialised; equal ones are drawn side by side)", fontsize=9)
     figure.supylabel("accuracy, evaluation (%)", fontsize=9)
-    return _save(figure, grid[0, 0], path, title)
+    return _save(figure, list(grid.flat), path, title)
 
 
 def _epsilons(groups: dict[str, list[Row]]) -> list[float]:
-    return sorted({float(row["epsilon_asked"]) for rows in groups.values() for row in rows})
-
-
-def _name(epsilon: float) -> str:
-    return "∞" if epsilon == float("inf") else f"{epsilon:g}"
+    return sorted({place(row) for rows in groups.values() for row in rows})
 
 
 def _draw_reconstruction(path: Path, groups: dict[str, list[Row]], title: str) -> Path:
+    """A bar for each row, named after the gradients it was measured on; k/n and the error are outlined in white."""
     known = [(number, name, row) for number, (name, rows) in enumerate(groups.items()) for row in rows]
     known = [entry for entry in known if entry[2]["captured_energy"]]
-    figure, axis = plt.subplots(figsize=(7.5, 1.2 + 0.4 * len(known)))
-    for place, (number, _, row) in enumerate(known):
+    figure, axis = plt.subplots(figsize=(8, 1.2 + 0.5 * len(known)))
+    for line, (number, _, row) in enumerate(known):
         energy = row["captured_energy"]
-        axis.barh(place, energy["mean"], xerr=energy["se"], color=_COLOURS[number % 8], height=0.6, capsize=3)
+        axis.barh(line, energy["mean"], color=_COLOURS[number % 8], height=0.6)
+        if energy["se"] is not None:
+            bounds = [energy["mean"] - energy["se"], energy["mean"] + energy["se"]]
+            axis.plot(bounds, [line, line], color="black", lw=1.5, marker="|", ms=8, path_effects=_OUTLINE)
         share = row["code_values"] / row["adapter_values"]
-        axis.plot([share, share], [place - 0.4, place + 0.4], color="black", lw=1.5)
-    axis.set_yticks(
-        range(len(known)), [f"{name}, ε={_name(float(row['epsilon_asked']))}" for _, name, row in known], fontsize=8
-    )
+        axis.plot([share, share], [line - 0.4, line + 0.4], color="black", lw=1.5, path_effects=_OUTLINE)
+    axis.set_yticks(range(len(known)), [_bar_label(name, row) for _, name, row in known], fontsize=8)
     axis.invert_yaxis()
     axis.axvline(0, color=_GREY, lw=0.8)
-    axis.set_xlabel("captured energy of synthetic gradients (line: k/n, what a random subspace captures)")
-    return _save(figure, None, path, title)
+    axis.set_xlabel("captured energy of the gradients named (upright line: k/n, what a random subspace captures)")
+    return _save(figure, [], path, title)
 
 
-def _errors(axis: Axes, number: int, places: list[float], values: list[Row], scale: float, label: str) -> None:
+def _bar_label(name: str, row: Row) -> str:
+    """Which row a bar is of, and on which gradients it was measured."""
+    asked = f" (asked: {float(row['epsilon_asked']):g})" if is_above_asked(row) else ""
+    return f"{name}, ε={name_of(place(row))}{asked}\non {row['captured_energy_of']}"
+
+
+def _errors(
+    axis: Axes, number: int, places: list[float], values: list[Row], scale: float, label: str, *, joined: bool = True
+) -> None:
+    """Means with standard errors; not ``joined``: half-filled marks without a line, for rows that are a case apart."""
+    apart: dict[str, Any] = {"ls": "", "fillstyle": "left", "mfc": _COLOURS[number % 8], "markerfacecoloralt": "white"}
     axis.errorbar(
         places,
         [scale * value["mean"] for value in values],
         yerr=[scale * (value["se"] or 0.0) for value in values],
         color=_COLOURS[number % 8],
         marker=_MARKERS[number % 8],
-        ms=5,
+        ms=5 if joined else 8,
         lw=1.4,
         capsize=3,
         label=label,
+        **({} if joined else apart),
     )
 
 
-def _save(figure: Figure, legend: Axes | None, path: Path, title: str) -> Path:
+def _save(figure: Figure, legend: list[Axes], path: Path, title: str) -> Path:
+    """Write the figure, below it a legend of all that the axes in ``legend`` name (each name once)."""
     for axis in figure.axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
@@ -162,11 +202,16 @@ def _save(figure: Figure, legend: Axes | None, path: Path, title: str) -> Path:
         figure.suptitle(title, fontsize=10)
     else:
         figure.axes[0].set_title(title, fontsize=10)
-    if legend is not None:
-        handles, labels = legend.get_legend_handles_labels()
-        columns = min(4, len(labels))
+    named = {label: handle for axis in legend for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    if named:
         figure.legend(
-            handles, labels, loc="upper center", ncols=columns, frameon=False, fontsize=8, bbox_to_anchor=(0.5, 0.0)
+            list(named.values()),
+            list(named),
+            loc="upper center",
+            ncols=min(4, len(named)),
+            frameon=False,
+            fontsize=8,
+            bbox_to_anchor=(0.5, 0.0),
         )
     figure.tight_layout()
     figure.savefig(path, dpi=120, bbox_inches="tight")

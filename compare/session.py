@@ -16,6 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from common.config import ConfigError
+from compare.folder import NUMBERS, PAGE, remove_stale
 from compare.plan import Cell, Wish
 from compare.plots import draw
 from compare.runs import Job, Store
@@ -61,7 +63,8 @@ def compare(
 ) -> dict[str, Any] | None:
     """Run what is not yet done in ``out`` and write ``comparison.json``, ``comparison.md`` and the plots there.
 
-    Returns what is in ``comparison.json``; ``None`` after a dry run.
+    Returns what is in ``comparison.json``; ``None`` after a dry run. A dry run whose short run fails raises
+    ``ConfigError``.
     """
     console = Console()
     store = Store(out / "runs")
@@ -72,7 +75,10 @@ def compare(
         missing = sum(runs_missing(cell, wish, store.find) for cell in cells)
         console.print(f"{total} runs, {total - missing} of them done already", highlight=False)
         if missing:
-            console.print(_estimate(scheduler, cells, missing, jobs), highlight=False)
+            said, failed = _estimate(scheduler, cells, missing, jobs)
+            if failed and dry_run:
+                raise ConfigError(said)
+            console.print(said, highlight=False)
         if dry_run:
             return None
         with display.progress:
@@ -80,14 +86,14 @@ def compare(
     finally:
         scheduler.close()
     found = summarise(outcomes, wish, command)
-    (out / "comparison.json").write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
-    (out / "comparison.md").write_text(markdown(found))
-    draw(out, found)
+    (out / NUMBERS).write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
+    (out / PAGE).write_text(markdown(found))
+    remove_stale(out, draw(out, found))
     return found
 
 
-def _estimate(scheduler: Scheduler, cells: list[Cell], missing: int, jobs: int) -> str:
-    """How long it will take: short runs on all workers at once, scaled to all rounds."""
+def _estimate(scheduler: Scheduler, cells: list[Cell], missing: int, jobs: int) -> tuple[str, bool]:
+    """How long it will take, by short runs on all workers at once, scaled to all rounds; and whether one failed."""
     private = cells[-1]
     rounds = int(private.flat["num-server-rounds"])
     probe = private.tuning(private.start, 1)
@@ -95,14 +101,14 @@ def _estimate(scheduler: Scheduler, cells: list[Cell], missing: int, jobs: int) 
     records = scheduler.measure([Job("probe", "a short run", {**probe.flat, **short})] * jobs)
     failed = [record["error"] for record in records if record["status"] != "done"]
     if failed:
-        return f"a short run to measure the time failed: {failed[0]}"
+        return f"a short run to measure the time failed: {failed[0]}", True
     pace = max(mean(record["report"]["rounds"]) for record in records)
     fixed = max(record["seconds"] - sum(record["report"]["rounds"]) for record in records)
     seconds = fixed + rounds * pace
     return (
         f"{missing} runs of about {seconds:.0f} s each, {jobs} at a time: about {clock(missing * seconds / jobs)} "
         "(minutes:seconds) at the present load"
-    )
+    ), False
 
 
 def _line(record: Record) -> str:

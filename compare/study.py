@@ -69,10 +69,13 @@ def runs_missing(cell: Cell, wish: Wish, find: Callable[[Job], Record | None]) -
 
 
 def score_of(records: list[Record]) -> Score | None:
-    """The mean score of a trial; a run that failed makes the whole trial a failed one."""
-    if any(record["status"] != "done" for record in records):
-        return None
-    return mean_score([record["report"] for record in records])
+    """The mean score of the runs of a trial that came to an end; ``None`` when none did.
+
+    A run that fails says nothing of its step (an empty stage 1, a process that was killed; one that diverges does not
+    fail), and must not decide against it. The row says how many were left out.
+    """
+    done = [record["report"] for record in records if record["status"] == "done"]
+    return mean_score(done) if done else None
 
 
 def mean_score(reports: list[dict[str, Any]]) -> Score:

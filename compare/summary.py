@@ -7,11 +7,13 @@ from statistics import mean, stdev
 from typing import Any
 
 from compare.plan import CENTRALISED, TUNING, Wish
+from compare.released import is_above_asked, is_private
 from compare.runs import app_version
 from compare.study import Outcome, Record
 
 SCHEMA = 1
 _SCORES = ("accuracy", "loss", "retention")
+_UNNAMED = "gradients that its runs do not name"
 
 
 def summarise(outcomes: Sequence[Outcome], wish: Wish, command: str) -> dict[str, Any]:
@@ -57,6 +59,8 @@ def _row(outcome: Outcome) -> dict[str, Any]:
     cell, runs = outcome.cell, outcome.runs["none"]
     done = [_report(record) for record in runs if record["status"] == "done"]
     wires = [report["communication"] for report in done]
+    own = [report["strategy"] for report in done]
+    first = [said.get("stage_1", {}) for said in own]
     row: dict[str, Any] = {
         "task": cell.task,
         "strategy": cell.entry.label,
@@ -71,16 +75,20 @@ def _row(outcome: Outcome) -> dict[str, Any]:
         "seeds": {str(r["flat"]["seed"]): _report(r)["outcome"]["final"] for r in runs if r["status"] == "done"},
         "bytes_up": _mean(wire["bytes_up_per_client_round"] for wire in wires),
         "bytes_down": _mean(wire["bytes_down_per_client_round"] for wire in wires),
+        "stage_one_bytes_up": _mean(stage.get("bytes_up_per_client") for stage in first),
+        "stage_one_bytes_down": _mean(stage.get("bytes_down_per_client") for stage in first),
         "code_values": wires[0]["code_values"] if wires else None,
         "adapter_values": wires[0]["adapter_values"] if wires else None,
         "captured_energy": statistics(
             report["codec"]["captured_energy"] for report in done if "captured_energy" in report["codec"]
         ),
+        "captured_energy_of": _measured_on(done),
+        "figures": _figures(own),
         "controls": {kind: _scores(records) for kind, records in outcome.runs.items() if kind != "none"},
         "tuning": _tuning(outcome),
         "runs": [record["key"] for record in runs],
     }
-    return row | {"remarks": _remarks(outcome, done)}
+    return row | {"remarks": _remarks(outcome, done) + _remarks_on_privacy(row)}
 
 
 def _scores(records: list[Record]) -> dict[str, Any]:
@@ -88,10 +96,26 @@ def _scores(records: list[Record]) -> dict[str, Any]:
     return {name: statistics(final[name] for final in finals if name in final) for name in _SCORES}
 
 
+def _measured_on(done: list[dict[str, Any]]) -> str | None:
+    """On which gradients ``captured_energy`` was measured (runs of older code do not say); ``None`` without one."""
+    known = [report["strategy"] for report in done if "captured_energy" in report["codec"]]
+    return " or ".join(sorted({str(own.get("captured_energy_of", _UNNAMED)) for own in known})) or None
+
+
+def _figures(own: list[dict[str, Any]]) -> dict[str, Any]:
+    """Whatever numbers a strategy's runs offer for comparison under ``strategy.figures``, by name."""
+    names = dict.fromkeys(name for said in own for name in said.get("figures", {}))
+    found = {name: [said["figures"][name] for said in own if name in said.get("figures", {})] for name in names}
+    finite = {name: [value for value in values if math.isfinite(float(value))] for name, values in found.items()}
+    return {name: statistics(values) for name, values in finite.items() if values}
+
+
 def _tuning(outcome: Outcome) -> dict[str, Any]:
     trials = []
     for step, records in sorted(outcome.trials.items()):
-        trials.append({"step": step, **_scores(records), "runs": [record["key"] for record in records]})
+        failed = sum(record["status"] != "done" for record in records)
+        keys = [record["key"] for record in records]
+        trials.append({"step": step, **_scores(records), "failed": failed, "runs": keys})
     return {"centre": outcome.search.centre, "best": outcome.search.best, "at_edge": outcome.search.at_edge,
             "trials": trials}  # fmt: skip
 
@@ -110,12 +134,24 @@ def _remarks(outcome: Outcome, done: list[dict[str, Any]]) -> list[str]:
         found.append(f"{worse} of {len(runs)} runs ended more than 2 points below the base model, and said so")
     if outcome.search.at_edge:
         found.append("the best step lies at the edge of those tried")
-    best = [_report(r)["outcome"] for r in outcome.trials[outcome.search.best] if r["status"] == "done"]
+    chosen = outcome.trials[outcome.search.best]
+    best = [_report(record)["outcome"] for record in chosen if record["status"] == "done"]
+    if best and len(best) < len(chosen):
+        found.append(f"its step was judged by {len(best)} of {len(chosen)} tuning runs: the others failed")
     if not best:
         found.append("no trial of the tuning ended")
     elif mean(o["final"]["accuracy"] for o in best) <= mean(o["base"]["accuracy"] for o in best):
         found.append("no step beat the base model in tuning")
     return found
+
+
+def _remarks_on_privacy(row: dict[str, Any]) -> list[str]:
+    """That a row has not the ε that was asked for, and why."""
+    if not is_above_asked(row):
+        return []
+    if is_private(row):
+        return ["the ε of its released model is above what was asked for"]
+    return [f"NOT PRIVATE, though ε = {float(row['epsilon_asked']):g} was asked for: {row['not_private_because']}"]
 
 
 def _judged_on(report: dict[str, Any]) -> str:
@@ -125,15 +161,24 @@ def _judged_on(report: dict[str, Any]) -> str:
 
 
 def _compare_with_reference(rows: list[dict[str, Any]], wish: Wish) -> None:
-    """Add to each row its paired difference in accuracy to the reference strategy: same task, ε and seed."""
+    """Add to each row its paired difference in accuracy to the reference strategy: same task, ε and seed.
+
+    There is none where one of the two has the ε that was asked for and the other not: that would pay for accuracy with
+    privacy and call it a gain.
+    """
     reference = _reference(wish)
-    found = {(row["task"], row["epsilon_asked"]): row["seeds"] for row in rows if row["strategy"] == reference}
+    found = {(row["task"], row["epsilon_asked"]): row for row in rows if row["strategy"] == reference}
     for row in rows:
-        other = found.get((row["task"], row["epsilon_asked"]), {})
-        shared = [seed for seed in row["seeds"] if seed in other]
-        pairs = [row["seeds"][seed]["accuracy"] - other[seed]["accuracy"] for seed in shared]
-        apart = row["strategy"] not in (reference, CENTRALISED)
-        row["difference"] = statistics(pairs) if apart else None
+        other = found.get((row["task"], row["epsilon_asked"]))
+        row["difference"] = None
+        if other is None or row["strategy"] in (reference, CENTRALISED):
+            continue
+        if row["seeds"] and other["seeds"] and is_above_asked(row) != is_above_asked(other):
+            row["remarks"].append(f"no difference to {reference}: only one of the two has the ε that was asked for")
+            continue
+        shared = [seed for seed in row["seeds"] if seed in other["seeds"]]
+        pairs = [row["seeds"][seed]["accuracy"] - other["seeds"][seed]["accuracy"] for seed in shared]
+        row["difference"] = statistics(pairs)
 
 
 def _reference(wish: Wish) -> str:

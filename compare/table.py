@@ -6,7 +6,7 @@ from compare.plan import CENTRALISED
 from server_app.terminal import show
 
 _HEAD = ("strategy", "ε asked", "accuracy", "difference", "loss", "retention", "ε released", "ε server", "bytes up",
-         "bytes down", "step", "controls, accuracy", "remarks")  # fmt: skip
+         "stage 1 up", "bytes down", "step", "controls, accuracy", "remarks")  # fmt: skip
 
 
 def markdown(found: dict[str, Any]) -> str:
@@ -22,7 +22,8 @@ def markdown(found: dict[str, Any]) -> str:
         f"```\n{found['command']}\n```",
         "",
         f"Version {found['version']}, code {_codes(found['code'])}. The ε of a row is that of one run: the tuning is "
-        "not in it (it stands for a tuning on public data). Bytes are of one client in one round, as measured.",
+        "not in it (it stands for a tuning on public data). Bytes are of one client in one round, as measured; beside "
+        "them the bytes of one client that stage 1 asks, once before the rounds.",
     ]
     if len(found["code"]) > 1:
         lines.append("\n**Some runs were made with other code than others: see `code` in comparison.json.**")
@@ -33,6 +34,7 @@ def markdown(found: dict[str, Any]) -> str:
         lines += ["", f"![accuracy against bytes](bytes-{task}.png)"]
         if any(row["captured_energy"] for row in rows):
             lines += ["", f"![what the codecs capture](reconstruction-{task}.png)"]
+        lines += _figures(rows)
     lines += ["", "## Tuning", "", *_tuning(found["rows"])]
     if found["failed"]:
         lines += ["", "## Failed runs", "", *(f"- {one['label']}: {one['error']}" for one in found["failed"])]
@@ -43,7 +45,7 @@ def _table(rows: list[dict[str, Any]], base: dict[str, Any], reference: str) -> 
     head = [f"against {reference}" if name == "difference" else name for name in _HEAD]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     scores = {name: percent(base[name]) for name in ("accuracy", "retention")}
-    cells = ["base", "–", scores["accuracy"], "", plain(base["loss"]), scores["retention"], *[""] * 7]
+    cells = ["base", "–", scores["accuracy"], "", plain(base["loss"]), scores["retention"], *[""] * (len(_HEAD) - 6)]
     lines.append(f"| {' | '.join(cells)} |")
     for row in rows:
         central = row["strategy"] == CENTRALISED
@@ -57,12 +59,26 @@ def _table(rows: list[dict[str, Any]], base: dict[str, Any], reference: str) -> 
             "–" if central else _epsilon(row["epsilon_released"]),
             "–" if central else _epsilon(row["epsilon_server"]),
             "–" if central else _bytes(row["bytes_up"]),
+            "–" if central else _bytes(row["stage_one_bytes_up"]),
             "–" if central else _bytes(row["bytes_down"]),
             f"{row['step']:g}",
             "; ".join(f"{kind} {percent(scores['accuracy'])}" for kind, scores in row["controls"].items()) or "–",
             "; ".join(row["remarks"]),
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _figures(rows: list[dict[str, Any]]) -> list[str]:
+    """What strategies report of themselves beside the scores, if one does: a column for each number."""
+    names = list(dict.fromkeys(name for row in rows for name in row["figures"]))
+    if not names:
+        return []
+    lines = ["", "What strategies report of themselves (shares from 0 to 1 where a share is meant):", ""]
+    lines += [f"| strategy | ε asked | {' | '.join(names)} |", "|" + "---|" * (2 + len(names))]
+    for row in (row for row in rows if row["figures"]):
+        cells = " | ".join(plain(row["figures"].get(name)) for name in names)
+        lines.append(f"| `{row['strategy']}` | {_asked(row)} | {cells} |")
     return lines
 
 
@@ -74,7 +90,8 @@ def _tuning(rows: list[dict[str, Any]]) -> list[str]:
         cells = []
         for trial in tuning["trials"]:
             mark = "*" if trial["step"] == tuning["centre"] else ""
-            text = f"{trial['step']:g}{mark}: {percent(trial['accuracy'], spread=False)}"
+            failed = f" ({trial['failed']} of {len(trial['runs'])} runs failed)" if trial["failed"] else ""
+            text = f"{trial['step']:g}{mark}: {percent(trial['accuracy'], spread=False)}{failed}"
             cells.append(f"**{text}**" if trial["step"] == tuning["best"] else text)
         lines.append(f"| {row['task']} | `{row['strategy']}` | {_asked(row)} | {', '.join(cells)} |")
     return lines

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from common.config import ConfigError, RunConfig, Scalar, key_table, names_a_file
+from common.config import SELF_GENERATED, TEMPLATE, ConfigError, RunConfig, Scalar, key_table, names_a_file
 from server_app.cli_evaluate import evaluate
 from server_app.cli_traffic import traffic
 from server_app.launcher import LaunchError, Resources, launch, read_preset, read_resumed
@@ -166,8 +166,10 @@ def _configure(preset: str, overrides: list[str], resume: Path | None) -> RunCon
         "output.name": folder.name if folder else config.folder_name(),
         "resume": str(folder or ""),
     }
-    if config.data.evaluation and (names_a_file(config.data.evaluation) or Path(config.data.evaluation).exists()):
-        absolute["data.evaluation"] = str(Path(config.data.evaluation).resolve())
+    for key in ("data.evaluation", "public-prior.prompts", "public-prior.slots"):
+        named = str(config.flat()[key])
+        if named not in ("", SELF_GENERATED, TEMPLATE) and (names_a_file(named) or Path(named).exists()):
+            absolute[key] = str(Path(named).resolve())
     if config.data.name != "demo" and Path(config.data.name).exists():
         absolute["data.name"] = str(Path(config.data.name).resolve())
     if config.model.name != "demo" and Path(config.model.name).is_dir():

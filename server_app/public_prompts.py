@@ -8,17 +8,18 @@ import itertools
 import json
 import re
 import string
+import textwrap
 import tomllib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
 
-from common.config import ConfigError, PublicPriorConfig
+from common.config import SELF_GENERATED, TEMPLATE, ConfigError, PublicPriorConfig
 from common.models import AdaptedModel
 
-SELF_GENERATED, TEMPLATE = "self-generated", "template"
 _BATCH, _BATCHES = 256, 16
+_LONGEST_REASON = 160  # characters of a library's error that are passed on
 
 
 def public_prompts(
@@ -52,12 +53,18 @@ def public_prompts(
     distinct = [prompt for prompt in dict.fromkeys(found) if prompt not in evaluated]
     if len(distinct) < settings.prompts_per_client:
         raise ConfigError(
-            f'public-prior.prompts = "{settings.prompts}": gave {len(distinct)} prompts, and '
-            f"public-prior.prompts-per-client = {settings.prompts_per_client}; look at public-prior.template = "
-            f'"{settings.template}" or give a file'
+            f'public-prior.prompts = "{settings.prompts}": gave {len(distinct)} prompts that the evaluation does not '
+            f"ask, and public-prior.prompts-per-client = {settings.prompts_per_client}; {_more_prompts(settings)}"
         )
     order = torch.randperm(len(distinct), generator=torch.Generator().manual_seed(seed))
     return [distinct[index] for index in order[: settings.pool].tolist()]
+
+
+def _more_prompts(settings: PublicPriorConfig) -> str:
+    """Where more prompts can come from, by the source that gave too few."""
+    if settings.prompts in (SELF_GENERATED, TEMPLATE):
+        return f'look at public-prior.template = "{settings.template}" or give a file'
+    return "write more lines into that file, each another prompt"
 
 
 def sample(adapted: AdaptedModel, prompts: Sequence[str], new_tokens: int, seed: int) -> list[tuple[list[int], int]]:
@@ -134,10 +141,10 @@ def _filled(template: str, slots: str) -> list[str]:
             template.format(**dict(zip(names, choice, strict=True)))
             for choice in itertools.product(*(words[name] for name in names))
         ]
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, IndexError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ConfigError(
             f'public-prior.slots = "{slots}": needs a TOML file with one list of words for every slot of '
-            f'"{template}": {error!r}'
+            f'"{template}": {_reason(error)}'
         ) from error
 
 
@@ -149,8 +156,13 @@ def _from_file(path: str) -> list[str]:
             return lines
         rows = [json.loads(line) for line in lines]
         return [str(row["prompt"] if isinstance(row, dict) else row) for row in rows]
-    except (OSError, UnicodeDecodeError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
             f'public-prior.prompts = "{path}": needs "{SELF_GENERATED}", "{TEMPLATE}", or a file with one prompt a '
-            f'line, as text or as JSON with "prompt": {error!r}'
+            f'line, as text or as JSON with "prompt": {_reason(error)}'
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """An error in one short line: some hold, and would repeat, the whole file."""
+    return f"{type(error).__name__}: {textwrap.shorten(str(error), _LONGEST_REASON)}"

@@ -1,6 +1,7 @@
 """The configuration of a run; see ``run`` for parsing, ``sections`` and ``strategy_sections`` for the keys."""
 
 from common.config.fields import Section
+from common.config.files import SELF_GENERATED, TEMPLATE
 from common.config.run import ConfigError, RunConfig, Scalar, flatten, key_table, names_a_file, nest
 from common.config.sections import (
     CodecConfig,
@@ -26,6 +27,8 @@ from common.config.strategy_sections import (
 )
 
 __all__ = [
+    "SELF_GENERATED",
+    "TEMPLATE",
     "CodecConfig",
     "ConfigError",
     "Control",

@@ -4,6 +4,8 @@ Flower hands an app one flat mapping of dotted keys (``privacy.epsilon``) to boo
 ``RunConfig.parse`` turns it into frozen sections and refuses unknown keys, wrong types and contradictions.
 """
 
+import difflib
+import string
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 from pydantic import Field, ValidationError, model_validator
 
 from common.config.fields import NonNegativeInt, PositiveInt, Section, kebab
+from common.config.files import SELF_GENERATED, TEMPLATE, prior_file_faults
 from common.config.sections import (
     CodecConfig,
     DataConfig,
@@ -35,6 +38,7 @@ from common.config.strategy_sections import (
 )
 
 Scalar = bool | int | float | str
+_SUGGESTIONS, _ALIKE, _HELD = 3, 0.6, 0.9  # keys named beside an unknown one; least likeness; that of held words
 
 
 class ConfigError(ValueError):
@@ -87,7 +91,7 @@ class RunConfig(Section):
         return self.fedcg.share if self.strategy.name == "fedcg" else 0.0
 
     def check_files(self) -> None:
-        """Refuse files that are named but missing. Only the server reads them, so only the server checks them."""
+        """Refuse files that are missing or no text. Only the server reads them, so only the server checks them."""
         faults = []
         if names_a_file(self.data.evaluation) and not Path(self.data.evaluation).exists():
             faults.append(
@@ -95,6 +99,8 @@ class RunConfig(Section):
             )
         if self.resume and not (Path(self.resume) / "checkpoint").is_dir():
             faults.append(f'resume = "{self.resume}": no checkpoint there; give the folder of an interrupted run')
+        if self.strategy.name == "public-prior":
+            faults += prior_file_faults(self.public_prior)
         if faults:
             raise ConfigError(_list_faults(faults))
 
@@ -177,7 +183,21 @@ def _public_prior_faults(config: RunConfig) -> list[str]:
         )
     if config.privacy.mechanism == "printed":
         faults.append('privacy.mechanism = "printed" clips tensors apart, and a row of public-prior spans them all')
-    return faults
+    return faults + _template_faults(prior)
+
+
+def _template_faults(prior: PublicPriorConfig) -> list[str]:
+    """A template that no text can be made of; one that the prompts' source does not read is let be."""
+    if prior.prompts not in (SELF_GENERATED, TEMPLATE):
+        return []
+    try:
+        list(string.Formatter().parse(prior.template))
+    except ValueError as error:
+        return [
+            f'public-prior.template = "{prior.template}": {error}; write every slot as {{name}}, and a brace that is '
+            "none twice, as {{ or }}"
+        ]
+    return []
 
 
 def _printed_faults(config: RunConfig) -> list[str]:
@@ -221,7 +241,7 @@ def _explain(error: ValidationError) -> str:
     for fault in error.errors():
         key = ".".join(kebab(str(part)) for part in fault["loc"])
         if fault["type"] == "extra_forbidden":
-            lines.append(f"{key}: unknown key. Known keys: {', '.join(_known_keys(key))}")
+            lines.append(f"{key}: unknown key; {_nearest(key)}`dr-encoder keys` lists all of them")
         elif fault["type"] == "value_error":
             lines.append(str(fault["ctx"]["error"]))
         else:
@@ -238,10 +258,18 @@ def key_table() -> list[tuple[str, Scalar, str]]:
     return [(key, value, _field_text(key)) for key, value in RunConfig().flat().items()]
 
 
-def _known_keys(key: str) -> list[str]:
-    section, dot, _ = key.partition(".")
-    keys = list(RunConfig().flat())
-    return [name for name in keys if name.startswith(f"{section}.")] if dot else keys
+def _nearest(key: str) -> str:
+    """The keys that look most like ``key``, as a question; ``""`` when none does."""
+    likeness = {name: _likeness(key, name) for name in RunConfig().flat()}
+    alike = [name for name in sorted(likeness, key=lambda name: -likeness[name]) if likeness[name] >= _ALIKE]
+    return f"did you mean {' or '.join(alike[:_SUGGESTIONS])}? " if alike else ""
+
+
+def _likeness(key: str, name: str) -> float:
+    """From 0 to 1, of two keys: as they stand or without their sections; a last part that holds the other is alike."""
+    last, other = (text.rpartition(".")[2] for text in (key, name))
+    held = _HELD if set(last.split("-")) <= set(other.split("-")) else 0.0
+    return max(held, *(difflib.SequenceMatcher(None, *pair).ratio() for pair in ((key, name), (last, other))))
 
 
 def _describe(key: str) -> str:

@@ -204,7 +204,7 @@ class FederatedAdapter(Strategy):
     def details(self) -> dict[str, object]:
         """What this strategy adds to the report, under ``strategy`` (plain JSON values; nothing private).
 
-        ``summary``, if there is one, is a sentence for ``report.md`` and the terminal.
+        ``summary``, if there is one, is a sentence for ``report.md`` and the terminal; ``figures``: numbers to compare.
         """
         return {}
 

@@ -47,6 +47,10 @@ class DrEncoder(TwoStage):
         """Local steps of Algorithm 1's client side."""
         return self.config.statistics.steps
 
+    def quality_measured_on(self) -> str:
+        """Draws of the prior that nothing was trained on."""
+        return "synthetic gradients"
+
     def _collect_statistics(self, grid: Grid) -> GradientStatistics:
         """Algorithm 1, client side, steps 1-5, as a private release of its own (docs/privacy.md)."""
         found = self.collect(grid)

@@ -66,6 +66,12 @@ class FedCg(TwoStage):
         """Gradients that a client sends."""
         return self.config.fedcg.gradients_per_client
 
+    def quality_measured_on(self) -> str:
+        """What ``prepare`` has collected: the training rows themselves, so an in-sample figure."""
+        charge = self.account.plan.statistics
+        kind = "noisy mean gradients" if charge and charge.noise_multiplier else "real gradients"
+        return f"the {kind} it was trained on"
+
     def _collect_gradients(self, grid: Grid) -> Tensor:
         """Every client's gradients, shape ``[m, n]``; if private only their noisy means over the cohort, step by step.
 

@@ -58,13 +58,19 @@ class FedLpp(FederatedAdapter):
             return held
         gap = {key: quality[0][key] - quality[1][key] for key in quality[0]}
         named = dict(zip(("global", "proxy", "gap"), (*quality, gap), strict=True))
-        return {**held, **named, "summary": _sentence(self.config.fedlpp.bits, named)}
+        return {**held, **named, "figures": _figures(named), "summary": _sentence(self.config.fedlpp.bits, named)}
 
 
 def _quality(metrics: MetricRecord) -> dict[str, float]:
     """Loss, and accuracy where there are choices."""
     held: dict[str, Any] = dict(metrics)
     return {key: float(held[key]) for key in ("accuracy", "loss") if key in held}
+
+
+def _figures(named: dict[str, dict[str, float]]) -> dict[str, float]:
+    """What ``dr-encoder compare`` puts beside other rows."""
+    proxy = {f"{key} of the proxy": value for key, value in named["proxy"].items()}
+    return proxy | {f"{key}, adapter minus proxy": value for key, value in named["gap"].items()}
 
 
 def _sentence(bits: int, named: dict[str, dict[str, float]]) -> str:

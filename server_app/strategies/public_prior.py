@@ -16,7 +16,7 @@ from common.adapter import Layout
 from common.codecs.base import Codec
 from common.codecs.rows import BlockRows
 from common.codecs.subspace import SubspaceCodec
-from common.config import ConfigError, RunConfig
+from common.config import SELF_GENERATED, TEMPLATE, ConfigError, RunConfig
 from common.data import held_out_prompts
 from common.demo.prompts import public_questions
 from common.demo.tasks import template_of
@@ -24,7 +24,7 @@ from common.group_gradients import group_gradients
 from common.tangents import ModelTangents
 from server_app.planned_encoder import PlannedEncoder
 from server_app.public_gradients import directions, pseudo_clients, rows_bytes
-from server_app.public_prompts import SELF_GENERATED, TEMPLATE, public_prompts
+from server_app.public_prompts import public_prompts
 from server_app.strategies.base import FederatedAdapter
 
 _ROUND_SPREAD = 1_000_003

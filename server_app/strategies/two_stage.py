@@ -72,6 +72,10 @@ class TwoStage(FederatedAdapter):
     def gradients_measured(self) -> int:
         """Local gradients that a client computes in stage 1."""
 
+    @abstractmethod
+    def quality_measured_on(self) -> str:
+        """Of which gradients the report's ``codec.captured_energy`` and ``cosine`` are, in words."""
+
     def details(self) -> dict[str, object]:
         """Stage 1 beside sending its gradients exactly (the paper's Table 5), and the AutoEncoder, where one is learnt.
 
@@ -85,7 +89,8 @@ class TwoStage(FederatedAdapter):
                 "exact_gradients_values": exact.size,
                 "exact_gradients_bytes": serialised_bytes(pack_release(exact, 0)),
                 "values_over_exact_gradients": values / exact.size,
-            }
+            },
+            "captured_energy_of": self.quality_measured_on(),
         }
         if isinstance(self.codec, NeuralCodec):
             encoder, decoder = self.codec.parameters

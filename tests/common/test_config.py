@@ -103,16 +103,28 @@ def test_all_faults_are_reported_at_once() -> None:
     assert all(key in str(refusal.value) for key in ("lora.rank = 0", "codec.kind = 'zip'", "privacy.clip-norm = -1.0"))
 
 
-def test_an_unknown_key_is_refused_with_the_keys_of_its_section() -> None:
-    with pytest.raises(ConfigError, match=r"lora\.rnk: unknown key\. Known keys: (.*)") as refusal:
-        RunConfig.parse({"lora.rnk": 4})
-    listed = str(refusal.value).split("Known keys: ")[1].split(", ")
-    assert listed == [key for key in RunConfig().flat() if key.startswith("lora.")]
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("lora.rnk", "lora.rank"),
+        ("rounds", "num-server-rounds"),
+        ("epsilon", "privacy.epsilon"),
+        ("lora.epsilon", "privacy.epsilon"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_ones_and_where_all_are(key: str, meant: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        RunConfig.parse({key: 4})
+    message = str(refusal.value)
+    assert f"{key}: unknown key; did you mean " in message
+    assert meant in message
+    assert "`dr-encoder keys` lists all" in message
+    assert sum(name in message for name in RunConfig().flat() if "." in name) <= 3
 
 
-def test_an_unknown_key_outside_a_section_is_refused_with_all_keys() -> None:
-    with pytest.raises(ConfigError, match=r"rounds: unknown key\. Known keys: .*num-server-rounds.*codec\.size"):
-        RunConfig.parse({"rounds": 4})
+def test_an_unknown_key_like_no_other_is_refused_without_a_guess() -> None:
+    with pytest.raises(ConfigError, match="qqq: unknown key; `dr-encoder keys` lists all of them"):
+        RunConfig.parse({"qqq": 4})
 
 
 @pytest.mark.parametrize("changes", [{"privacy.epsilon": 0.0, "privacy.noise-multiplier": 1.0}, {"lora.rank": 1}])
@@ -185,3 +197,49 @@ def test_files_that_are_there_are_accepted(tmp_path: Path) -> None:
     (tmp_path / "held-out.csv").write_text("prompt,completion\n")
     changes = {"data.evaluation": str(tmp_path / "held-out.csv"), "resume": str(tmp_path / "run")}
     RunConfig.parse(changes).check_files()
+
+
+PROMPTS, SLOTS = "public-prior.prompts", "public-prior.slots"
+
+
+@pytest.mark.parametrize(("key", "others"), [(PROMPTS, {}), (SLOTS, {PROMPTS: "template"})])
+@pytest.mark.parametrize(
+    ("held", "why"),
+    [
+        (None, "no such file"),
+        ("a folder", "this is no file"),
+        (bytes(range(128, 256)) * 100, "this is no text in UTF-8 (invalid start byte at byte 0)"),
+        (b" \n\n", "the file is empty"),
+    ],
+)
+def test_a_file_of_the_prior_that_cannot_be_read_is_refused_with_key_value_and_what_is_right(
+    tmp_path: Path, key: str, others: dict[str, str], held: bytes | str | None, why: str
+) -> None:
+    path = tmp_path / "file"
+    if isinstance(held, bytes):
+        path.write_bytes(held)
+    elif held:
+        path.mkdir()
+    changes = {"strategy.name": "public-prior", key: str(path), **others}
+    with pytest.raises(ConfigError) as refusal:
+        RunConfig.parse(changes).check_files()
+    assert f'{key} = "{path}": {why}; give ' in str(refusal.value)
+    assert len(str(refusal.value)) < 400
+    RunConfig.parse({**changes, "strategy.name": "lora"}).check_files()  # which does not read it
+
+
+def test_files_of_the_prior_that_hold_text_are_accepted(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("who ?\n")
+    for changes in ({PROMPTS: str(path)}, {PROMPTS: "template", SLOTS: str(path)}, {SLOTS: "unread"}):
+        RunConfig.parse({"strategy.name": "public-prior", **changes}).check_files()
+
+
+@pytest.mark.parametrize("template", ["hello {", "hello }", "hello {a"])
+def test_a_template_that_cannot_be_parsed_is_refused_by_key(template: str, tmp_path: Path) -> None:
+    changes = {"strategy.name": "public-prior", "public-prior.template": template}
+    with pytest.raises(ConfigError) as refusal:
+        RunConfig.parse(changes)
+    assert f'public-prior.template = "{template}": ' in str(refusal.value)
+    assert "write every slot as {name}" in str(refusal.value)
+    RunConfig.parse({**changes, PROMPTS: str(tmp_path)})  # a file of prompts has no template

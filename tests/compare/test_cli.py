@@ -40,7 +40,15 @@ def invoke(folder: Path, *options: str) -> tuple[int, str]:
         (["--preset", "absent"], 'preset "absent": neither a preset'),
         (["--set", "seed=3"], "--set: seed is the comparison's own; use --seeds"),
         (["--set", "codec.size=0.5"], "codec.size = 0.5"),
-        (["--set", "data.name=own.jsonl"], "data.name is the comparison's own"),
+        (["--set", "data.name=own.jsonl"], "data.name is the comparison's own; leave it out, for only the demo data"),
+        (
+            ["--set", "server.learning-rate=1"],
+            "server.learning-rate is the comparison's own; leave it out, for every row's step is tuned",
+        ),
+        (
+            ["--strategies", "lora,public-prior+public-prior.prompts=/nonexistent", "--epsilons", "4", "--dry-run"],
+            'public-prior.prompts = "/nonexistent": no such file; give ',
+        ),
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_starts(
@@ -73,7 +81,37 @@ def test_a_comparison_leaves_table_numbers_and_plots_and_goes_on_where_it_stoppe
         assert (out / name).read_bytes().startswith(b"\x89PNG")
     before = {path: path.stat().st_mtime_ns for path in (out / "runs").iterdir()}
     assert len(before) == 8
+    (out / "utility-knowledge.png").write_bytes(b"of a larger comparison")
     code, output = invoke(tmp_path, *options, "--seeds", "1", "--jobs", "1")
     assert code == 0, output
     assert "8 runs, 8 of them done already" in output
     assert before == {path: path.stat().st_mtime_ns for path in (out / "runs").iterdir()}
+    assert not (out / "utility-knowledge.png").exists()
+
+
+def test_a_page_of_ones_own_is_not_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "compare", lambda *_, **__: pytest.fail("a run was started"))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "comparison.md").write_text("mine")
+    code, output = invoke(tmp_path)
+    assert code == 1
+    assert "comparison.md there was not made by this command" in output
+    assert (tmp_path / "out" / "comparison.md").read_text() == "mine"
+
+
+def test_a_stage_one_that_may_ask_nobody_is_told_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "compare", lambda *_, **__: None)
+    code, output = invoke(tmp_path, "--strategies", "fedcg,lora", "--epsilons", "inf,8", "--dry-run")
+    assert code == 0
+    said = "warning: fedcg.sampling-rate = 0.1 with 2 clients: stage 1 of a run asks nobody with probability 0.81"
+    assert output.count(said) == output.count("warning: ") == 1, "the same for both budgets, and once"
+
+
+def test_a_dry_run_whose_short_run_fails_ends_non_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = [{"status": "failed", "error": "FederationError: nobody"}]
+    monkeypatch.setattr("compare.scheduler.Scheduler.measure", lambda *_: broken)
+    code, output = invoke(tmp_path, "--strategies", "lora", "--epsilons", "inf", "--dry-run")
+    assert code == 1
+    assert "error: a short run to measure the time failed: FederationError: nobody" in output

@@ -1,6 +1,7 @@
 """What a comparison consists of, and what it refuses before anything runs."""
 
 import math
+import re
 from collections import Counter
 from typing import Any
 
@@ -121,6 +122,28 @@ def test_controls_are_run_beside_trained_codecs(wanted: str, with_controls: list
     cells = cells_of(strategies=entries, epsilons=[4.0], controls=wanted)
     assert [cell.entry.label for cell in cells if cell.controls] == with_controls
     assert all(cell.controls == ("codes-zeroed", "no-update") for cell in cells if cell.controls)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "epsilon", "rate", "said"),
+    [
+        ("fedcg", 4.0, 0.1, "fedcg.sampling-rate = 0.1 with 6 clients: .* with probability 0.53, and it then fails"),
+        ("fedcg+fedcg.private=true", 4.0, 0.1, "with probability 0.53, and its codec is then made of noise"),
+        ("fedcg+fedcg.private=true", math.inf, 0.1, "with probability 0.53, and it then fails"),
+        ("dr-encoder", 4.0, 0.1, "statistics.sampling-rate = 0.1 .* 0.536 makes that rarer than 0.01"),
+        ("dr-encoder", 4.0, 0.536, ""),
+        ("dr-encoder", 4.0, 0.535, "with probability 0.01"),
+        ("lora", 4.0, 0.1, ""),
+    ],
+)
+def test_a_stage_one_that_may_ask_nobody_is_warned_of_with_probability_and_key(
+    strategy: str, epsilon: float, rate: float, said: str
+) -> None:
+    rates = {"fedcg.sampling-rate": rate, "statistics.sampling-rate": rate}
+    wish = Wish(**(WISH | {"strategies": [strategy], "epsilons": [epsilon], "centralised": False}))
+    (cell,) = make_cells(wish, read_preset("demo"), SMALL | rates)
+    assert bool(cell.warning) == bool(said)
+    assert re.search(said, cell.warning)
 
 
 def test_the_cohort_is_a_hundred_or_everybody() -> None:

@@ -1,21 +1,29 @@
 """From records to rows: spread, pairs, and what must be said."""
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
 from common.config import RunConfig
-from compare.plan import Cell, Entry, Wish
+from compare.plan import TUNING_SEED, Cell, Entry, Wish
+from compare.runs import failed
 from compare.study import Outcome, Record, runs_missing, runs_of, score_of, study
 from compare.summary import statistics, summarise
 from compare.table import markdown
+from compare.tuning import Score
 
 WISH = Wish(["lora", "random-projection"], [2.0], ["elicitation"], seeds=3, trials=3, tuning_seeds=2)
 FLAT = {**RunConfig().flat(), "federation.num-clients": 20, "data.task": "elicitation"}
 
 
-def record(job: Any, accuracy: float, *, stopped: str = "all rounds done", warning: str = "") -> Record:
+def record(
+    job: Any, accuracy: float, *, stopped: str = "all rounds done", warning: str = "", **sections: dict[str, Any]
+) -> Record:
+    """A run's record; ``sections``: what its report has beside (or in place of) the usual in a section."""
     wire = {"bytes_up_per_client_round": 589.0, "bytes_down_per_client_round": None, "code_values": 256}
     figure = {"epsilon": 1.9 + job.flat["seed"] / 1e5, "delta": 5e-3}
     report = {
@@ -34,13 +42,24 @@ def record(job: Any, accuracy: float, *, stopped: str = "all rounds done", warni
         },
         "communication": {**wire, "adapter_values": 24_576},
         "codec": {},
+        "strategy": {},
     }
+    report |= {name: report[name] | more for name, more in sections.items()}
     return {"key": job.key, "label": job.label, "flat": job.flat, "code": "c0de", "status": "done", "seconds": 2.0,
             "report": report}  # fmt: skip
 
 
-def outcome(name: str, accuracies: list[float | None], peak: float = 1.0, **said: Any) -> Outcome:
-    """A study whose trials are best at ``peak`` and whose evaluated runs have these accuracies (``None``: failed)."""
+def outcome(
+    name: str,
+    accuracies: list[float | None],
+    peak: float = 1.0,
+    fail_tuning: Mapping[float, Sequence[int]] = MappingProxyType({}),
+    **said: Any,
+) -> Outcome:
+    """A study whose trials are best at ``peak`` and whose evaluated runs have these accuracies (``None``: failed).
+
+    ``fail_tuning``: by step, the tuning seeds whose runs fail.
+    """
     cell = Cell("elicitation", Entry(name, name), 2.0, {**FLAT, "strategy.name": name}, 1.0)
     driven = study(cell, WISH)
     jobs = next(driven)
@@ -49,18 +68,11 @@ def outcome(name: str, accuracies: list[float | None], peak: float = 1.0, **said
         for job in jobs:
             if job.purpose == "tuning":
                 distance = abs(math.log(float(job.flat["server.learning-rate"]) / peak))
-                records.append(record(job, 0.8 - distance / 10))
+                fails = job.flat["seed"] in fail_tuning.get(job.flat["server.learning-rate"], ())
+                records.append(failed(job, "E") if fails else record(job, 0.8 - distance / 10))
                 continue
             accuracy = accuracies[int(job.flat["seed"]) - 1]
-            bad = {
-                "key": job.key,
-                "label": job.label,
-                "flat": job.flat,
-                "code": "c0de",
-                "status": "failed",
-                "error": "E",
-            }
-            records.append(bad if accuracy is None else record(job, accuracy, **said))
+            records.append(failed(job, "E") if accuracy is None else record(job, accuracy, **said))
         try:
             jobs = driven.send(records)
         except StopIteration as end:
@@ -137,7 +149,98 @@ def test_a_sound_row_has_no_remark_and_the_largest_epsilon() -> None:
     assert (row["epsilon_server"], row["bytes_up"], row["bytes_down"]) == ("inf", 589.0, None)
 
 
-def test_a_trial_with_a_failed_run_has_no_score() -> None:
+def test_a_trial_is_judged_by_its_runs_that_ended() -> None:
     good = outcome("lora", [0.5, 0.5, 0.5]).runs["none"][0]
-    assert score_of([good, {"status": "failed"}]) is None
-    assert score_of([good, good]) is not None
+    assert score_of([good, {"status": "failed"}]) == score_of([good]) == Score(0.5, -0.5)
+    assert score_of([{"status": "failed"}]) is None
+
+
+def test_a_failed_tuning_run_does_not_void_its_trial_and_is_told() -> None:
+    found = summarise([outcome("lora", [0.5, 0.5, 0.5], fail_tuning={1.0: [TUNING_SEED + 1]})], WISH, "command")
+    (row,) = found["rows"]
+    assert row["step"] == 1.0
+    assert [trial["failed"] for trial in row["tuning"]["trials"]] == [0, 1, 0]
+    assert "its step was judged by 1 of 2 tuning runs: the others failed" in row["remarks"]
+    assert "**1*: 80.0 % (1 of 2 runs failed)**" in markdown(found)
+
+
+def test_a_trial_without_a_run_that_ended_is_not_chosen() -> None:
+    both = [TUNING_SEED + 1, TUNING_SEED + 2]
+    found = summarise([outcome("lora", [0.5, 0.5, 0.5], fail_tuning={1.0: both})], WISH, "command")
+    assert found["rows"][0]["step"] != 1.0
+    assert "1*: – (2 of 2 runs failed)" in markdown(found)
+
+
+BROKEN: dict[str, Any] = {
+    "privacy": {
+        "released_model": {"epsilon": "inf", "delta": 5e-3},
+        "not_private_because": "fedcg.private = false: stage 1 is in the clear",
+    }
+}
+
+
+@pytest.mark.parametrize("names", [("lora", "random-projection"), ("random-projection", "lora")])
+def test_a_row_without_the_epsilon_that_was_asked_for_says_why_and_is_not_set_against_one_with_it(
+    names: tuple[str, str],
+) -> None:
+    """Whichever of the two is the reference."""
+    broken, sound = outcome(names[0], [0.9, 0.9, 0.9], **BROKEN), outcome(names[1], [0.3, 0.6, 1.0])
+    found = summarise([broken, sound], WISH, "command")
+    first, second = found["rows"]
+    reason = "NOT PRIVATE, though ε = 2 was asked for: fedcg.private = false: stage 1 is in the clear"
+    assert reason in first["remarks"]
+    assert reason in markdown(found)
+    assert reason not in second["remarks"]
+    assert first["difference"] is second["difference"] is None
+    other = first if names[0] == "random-projection" else second
+    assert "no difference to lora: only one of the two has the ε that was asked for" in other["remarks"]
+
+
+def test_two_rows_that_both_lack_the_epsilon_asked_for_are_set_against_each_other() -> None:
+    rows = [outcome(name, [0.9, 0.8, 0.9], **BROKEN) for name in ("lora", "random-projection")]
+    assert summarise(rows, WISH, "command")["rows"][1]["difference"]["mean"] == 0.0
+
+
+def test_no_privacy_that_was_asked_for_is_no_broken_word() -> None:
+    asked = outcome("lora", [0.9, 0.8, 0.9], **BROKEN)
+    asked.cell = replace(asked.cell, epsilon=math.inf)
+    assert summarise([asked], WISH, "command")["rows"][0]["remarks"] == []
+
+
+def test_bytes_of_stage_one_stand_beside_those_of_a_round() -> None:
+    stage = {"stage_1": {"bytes_up_per_client": 24_660.0, "bytes_down_per_client": 6_666.0}}
+    found = summarise([outcome("lora", [0.5] * 3, strategy=stage), outcome("other", [0.5] * 3)], WISH, "command")
+    with_stage, without = found["rows"]
+    assert (with_stage["stage_one_bytes_up"], with_stage["stage_one_bytes_down"]) == (24_660.0, 6_666.0)
+    assert (without["stage_one_bytes_up"], without["stage_one_bytes_down"]) == (None, None)
+    table = [[cell.strip() for cell in line.split("|")] for line in markdown(found).splitlines() if "|" in line]
+    head, _, base, *rows = table
+    column = head.index("stage 1 up")
+    assert [row[column] for row in (base, *rows[:2])] == ["", "24,660", "–"]
+    assert len({len(row) for row in (head, base, *rows[:2])}) == 1
+
+
+def test_figures_that_a_strategy_offers_are_carried_into_numbers_and_page() -> None:
+    """Any strategy's, under any name; where no row has one, there is no table."""
+    one = outcome("lora", [0.5] * 3, strategy={"figures": {"accuracy of the proxy": 0.25, "endless": "inf"}})
+    found = summarise([one, outcome("other", [0.5] * 3)], WISH, "command")
+    assert found["rows"][0]["figures"] == {
+        "accuracy of the proxy": {"mean": 0.25, "se": 0.0, "values": [0.25, 0.25, 0.25]}
+    }
+    assert found["rows"][1]["figures"] == {}
+    assert (
+        "| strategy | ε asked | accuracy of the proxy |\n|---|---|---|\n| `lora` | 2 | 0.250 ± 0.000 |\n"
+        in markdown(found)
+    )
+    assert "report of themselves" not in markdown(summarise([outcome("other", [0.5] * 3)], WISH, "command"))
+
+
+def test_captured_energy_says_of_which_gradients_it_is() -> None:
+    codec = {"captured_energy": 0.5}
+    rows = [
+        outcome("lora", [0.5] * 3, codec=codec, strategy={"captured_energy_of": "real gradients"}),
+        outcome("of-older-code", [0.5] * 3, codec=codec),
+        outcome("without", [0.5] * 3),
+    ]
+    found = [row["captured_energy_of"] for row in summarise(rows, WISH, "command")["rows"]]
+    assert found == ["real gradients", "gradients that its runs do not name", None]

@@ -75,6 +75,10 @@ def refused(folder: Path, *changes: str) -> str:
         (["data.name=./absent"], 'data.name = "./absent": no such file or directory'),
         (["data.name=/nope/absent"], 'data.name = "/nope/absent": no such file or directory'),
         (["data.evaluation=absent.csv"], "absent.csv"),
+        (
+            ["strategy.name=public-prior", "public-prior.prompts=absent.txt"],
+            'public-prior.prompts = "absent.txt": no such file; give "self-generated", "template", or a file',
+        ),
     ],
 )
 def test_what_cannot_run_is_refused_at_once(tmp_path: Path, changes: list[str], message: str) -> None:
@@ -196,6 +200,19 @@ def test_a_folder_called_demo_does_not_hide_the_demo(
     (tmp_path / "demo").mkdir()
     assert invoke(tmp_path)[0] == 130
     assert (launched[0].data.name, launched[0].model.name) == ("demo", "demo")
+
+
+def test_files_of_the_prior_are_found_from_where_flower_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launched: list[RunConfig]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("own.txt", "words.toml", "template"):
+        (tmp_path / name).write_text("a ?\n")
+    prior = ("strategy.name=public-prior", "public-prior.slots=words.toml")
+    for prompts in ("own.txt", "template"):
+        assert invoke(tmp_path, *prior, f"public-prior.prompts={prompts}")[0] == 130
+    files = [(config.public_prior.prompts, config.public_prior.slots) for config in launched]
+    assert files == [(str(tmp_path / "own.txt"), str(tmp_path / "words.toml")), ("template", files[0][1])]
 
 
 @pytest.mark.usefixtures("_no_launch")

@@ -171,6 +171,12 @@ def test_the_report_scores_the_saved_adapter_and_its_proxy_and_their_gap(make: M
     assert found["global"] == {"loss": len(after.unique()), "accuracy": 0.25}
     assert found["proxy"] == {"loss": len(proxy.unique()), "accuracy": 0.25}
     assert found["gap"] == {"loss": len(after.unique()) - len(proxy.unique()), "accuracy": 0.0}
+    assert found["figures"] == {
+        "accuracy of the proxy": 0.25,
+        "loss of the proxy": len(proxy.unique()),
+        "accuracy, adapter minus proxy": 0.0,
+        "loss, adapter minus proxy": len(after.unique()) - len(proxy.unique()),
+    }
     assert found["proxy_bytes"] == 3072 // 4 + 8 * len(strategy.layout.tensors)
 
 

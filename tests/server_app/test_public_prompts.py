@@ -84,7 +84,7 @@ def test_a_file_has_one_prompt_a_line(adapted: AdaptedModel, tmp_path: Path, nam
     [
         ({"prompts": "none.txt"}, {}, r'public-prior\.prompts = ".*none\.txt": needs "self-generated", "template", or'),
         ({"prompts": "p.jsonl"}, {"p.jsonl": '{"text": "a"}\n'}, r"public-prior\.prompts = .*KeyError"),
-        ({"prompts": "p.txt"}, {"p.txt": "a\nb\n"}, r"gave 2 prompts, and public-prior\.prompts-per-client = 3"),
+        ({"prompts": "p.txt"}, {"p.txt": "a\nb\n"}, r"gave 2 prompts .*, and public-prior\.prompts-per-client = 3"),
         ({"prompts": "template", "slots": "s.toml"}, {"s.toml": 'x = ["a"]'}, r"public-prior\.slots = .*KeyError"),
         ({"template": "zebra {x} quagga"}, {}, r"gave 0 prompts.*look at public-prior\.template"),
     ],
@@ -97,6 +97,36 @@ def test_a_source_that_gives_nothing_is_refused_by_key(
     placed = {key: str(tmp_path / value) if "." in value else value for key, value in keys.items()}
     with pytest.raises(ConfigError, match=message):
         found(adapted, **({"template": PRIVATE_PROMPT} | placed))
+
+
+@pytest.mark.parametrize(("prompts", "key"), [("file", "prompts"), ("template", "slots")])
+def test_a_file_that_is_no_text_is_not_repeated_in_the_refusal(
+    adapted: AdaptedModel, tmp_path: Path, prompts: str, key: str
+) -> None:
+    path = tmp_path / "binary"
+    path.write_bytes(bytes(range(128, 256)) * 1000)
+    keys = {"prompts": str(path)} if prompts == "file" else {"prompts": "template", "slots": str(path)}
+    with pytest.raises(ConfigError, match=rf"public-prior\.{key} = .*can't decode byte 0x80") as refusal:
+        found(adapted, **keys)
+    assert len(str(refusal.value)) < 500
+
+
+def test_a_file_of_too_few_prompts_is_told_to_hold_more_and_not_to_have_a_template(
+    adapted: AdaptedModel, tmp_path: Path
+) -> None:
+    (tmp_path / "p.txt").write_text("")
+    with pytest.raises(ConfigError, match=r"gave 0 prompts .*write more lines into that file") as refusal:
+        found(adapted, prompts=str(tmp_path / "p.txt"))
+    assert "public-prior.template" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("template", ["is {x:d} ?", "is {x.y} ?", "is {} ?"])
+def test_a_template_that_its_words_do_not_fit_is_refused_by_key(
+    adapted: AdaptedModel, tmp_path: Path, template: str
+) -> None:
+    (tmp_path / "s.toml").write_text('x = ["a", "b", "c"]')
+    with pytest.raises(ConfigError, match=r"public-prior\.slots = .* one list of words for every slot"):
+        found(adapted, template, prompts="template", slots=str(tmp_path / "s.toml"))
 
 
 @statistical(beyond(5, 3), "seeded")

@@ -1,0 +1,29 @@
+"""The report says of which gradients its captured energy is."""
+
+from typing import Any
+
+import pytest
+
+from tests.server_app.strategy_runs import NOISY, Make
+from tests.tiny import start
+
+FEDCG = {"strategy.name": "fedcg", "fedcg.sampling-rate": 1.0, "prior.steps": 2, "num-server-rounds": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "measured_on"),
+    [
+        ({"strategy.name": "dr-encoder", "num-server-rounds": 1}, "synthetic gradients"),
+        (FEDCG, "the real gradients it was trained on"),
+        ({**FEDCG, **NOISY}, "the real gradients it was trained on"),  # noise in the rounds alone
+        ({**FEDCG, "fedcg.private": True}, "the real gradients it was trained on"),  # no noise at all
+        ({**FEDCG, **NOISY, "fedcg.private": True}, "the noisy mean gradients it was trained on"),
+    ],
+)
+def test_captured_energy_is_named_after_what_it_was_measured_on(
+    make: Make, changes: dict[str, Any], measured_on: str
+) -> None:
+    strategy, grid = make(changes)
+    start(strategy, grid)
+    assert "captured_energy" in strategy.state.prior
+    assert strategy.details()["captured_energy_of"] == measured_on
