@@ -65,6 +65,7 @@ UNMARKED: dict[str, set[str]] = {
         "test_no_message_of_a_client_reaches_the_codec_but_through_the_released_adapter",
         "test_rows_fade_at_the_noise_of_the_whole_run",
         "test_the_prior_is_made_anew_when_it_is_due_and_at_the_released_model",
+        "test_captured_energy_is_named_after_what_it_was_measured_on",
     },
     "it fails only if hundreds of random bits or thousands of noisy values coincide": {
         "test_only_the_operating_system_is_a_secure_source",
