@@ -12,10 +12,10 @@ from torch import Tensor
 from benchmarks.reconstruction import Federation
 from client_app.local_update import local_update
 from common.config import RunConfig
+from compare.plan import TUNING_SEED
 from server_app.launcher import read_preset
 
 LOCAL_STEPS = (1, 5, 10)
-FIRST_SEED = 1001  # those of tuning
 
 
 def mean_length(updates: Tensor) -> float:
@@ -42,7 +42,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     preset = read_preset("demo")
-    configs = [RunConfig.parse(preset | {"seed": FIRST_SEED + i}) for i in range(arguments.seeds)]
+    configs = [RunConfig.parse(preset | {"seed": TUNING_SEED + i}) for i in range(1, arguments.seeds + 1)]
     federations = [Federation.of(config, arguments.clients) for config in configs]
     print("| examples in a step | local steps | length of the mean (each seed) |\n|---|---|---|")
     for batch in (6, 12):

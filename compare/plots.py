@@ -130,8 +130,9 @@ def _draw_bytes(path: Path, groups: dict[str, list[Row]], base: Row, title: str)
                 column = round(row["bytes_up"] / 50)
                 beside = row["bytes_up"] * _BYTES_DODGE ** taken.setdefault(column, 0)
                 taken[column] += 1
-                label = _label_above(name, above) if row in above else name
-                _errors(axis, number, [beside], [row["accuracy"]], 100, label, joined=row not in above)
+                apart = is_above_asked(row)
+                label = _label_above(name, above) if apart else name
+                _errors(axis, number, [beside], [row["accuracy"]], 100, label, joined=not apart)
         _references(axis, base["accuracy"], None, 100)
         axis.set_title(f"ε = {name_of(epsilon)}", fontsize=9)
         axis.set_xscale("log")
