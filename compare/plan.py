@@ -5,17 +5,15 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from common.adapter import Layout
 from common.config import ConfigError, RunConfig, Scalar
 from common.demo.tasks import VALIDATION
 from common.models import load_adapted_model
 from compare.runs import Job
 from compare.tuning import FIRST, start_step
 from server_app.control import CONTROLS
-from server_app.privacy_plan import PrivacyPlan
 from server_app.run import check_run, code_size, plan_run
+from server_app.stage_one_risk import empty_stage_one
 from server_app.strategies import STRATEGIES
-from server_app.strategies.two_stage import TwoStage
 
 CENTRALISED = "centralised"
 TUNING: dict[str, dict[str, Scalar]] = {
@@ -25,7 +23,6 @@ TUNING: dict[str, dict[str, Scalar]] = {
 
 TUNING_SEED = 1000  # tuning draws other clients' data and other adapters than any evaluated run
 _COHORT = 100
-_RARELY = 0.01  # an empty stage 1 is accepted when it is no more probable
 _OWN = {
     "strategy.name": "use --strategies",
     "privacy.epsilon": "use --epsilons",
@@ -217,24 +214,6 @@ def _cell(task: str, entry: Entry, epsilon: float, flat: Mapping[str, Scalar], c
     wanted = controls == "all" or (controls == "learned" and learned)
     warning = empty_stage_one(config, plan, adapted.layout)
     return Cell(task, entry, epsilon, config.flat(), start, CONTROLS[1:] if wanted else (), warning)
-
-
-def empty_stage_one(config: RunConfig, plan: PrivacyPlan, layout: Layout) -> str:
-    """What to say when stage 1 asks nobody with a probability above 1 %, (1 - q)^M; else ``""``."""
-    strategy = STRATEGIES[config.strategy.name]
-    stage = strategy.stage_one(config, layout)
-    if stage is None or not issubclass(strategy, TwoStage):
-        return ""
-    chance = (1 - stage.sampling_rate) ** plan.clients
-    if chance <= _RARELY:
-        return ""
-    enough = math.ceil(1000 * (1 - _RARELY ** (1 / plan.clients))) / 1000
-    private = plan.statistics is not None and plan.statistics.noise_multiplier > 0
-    what = "its codec is then made of noise" if private else "it then fails"
-    return (
-        f"{strategy.rate_key} = {stage.sampling_rate:g} with {plan.clients} clients: stage 1 of a run asks nobody with "
-        f"probability {chance:.2g}, and {what}; {enough:g} makes that rarer than {_RARELY:g}"
-    )
 
 
 def _centralised(task: str, flat: Mapping[str, Scalar]) -> Cell:

@@ -68,6 +68,11 @@ class Narrator:
         if plan.reason:
             self(f"end-to-end epsilon is inf: {plan.reason}")
 
+    def warning(self, text: str) -> None:
+        """What a person should mind; nothing is said of an empty text."""
+        if text:
+            self(f"WARNING: {text}")
+
     def base(self, metrics: MetricRecord | None) -> None:
         """How the untouched model does."""
         if metrics is not None:
@@ -98,8 +103,7 @@ class Narrator:
         if report["strategy"].get("summary"):
             self(str(report["strategy"]["summary"]))
         self(f"finished: {report['outcome']['stopped_because']}")
-        if report["outcome"]["warning"]:
-            self(f"WARNING: {report['outcome']['warning']}")
+        self.warning(report["outcome"]["warning"])
 
 
 def _scores(metrics: MetricRecord) -> str:

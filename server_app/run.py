@@ -40,6 +40,7 @@ from server_app.report import write_report
 from server_app.run_folder import RunFolder
 from server_app.run_state import VALIDATION_LOSS, Hooks, RoundSummary, RunState, judged_loss, pack_adapter
 from server_app.scalars import Scalars, check_tensorboard
+from server_app.stage_one_risk import empty_stage_one
 from server_app.strategies import STRATEGIES
 from server_app.strategies.base import FederatedAdapter
 
@@ -61,6 +62,7 @@ def run_federation(grid: Grid, config: RunConfig, run: int = 0) -> RunFolder:
         session = Session.open(config, adapted, plan, nodes, folder, say)
         strategy = session.strategy
         say.opening(config, plan, adapted.layout.size, folder.path)
+        say.warning("" if config.resume else empty_stage_one(config, plan, adapted.layout))
         strategy.start(
             grid,
             pack_adapter(strategy.state.optimizer.adapter),

@@ -10,7 +10,8 @@ import shutil
 import ssl
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,10 +113,8 @@ class LocalFederation:
 
     def run_state(self, run_id: int) -> dict[str, Any]:
         """What Flower tells of a run: ``status`` (``finished:completed``, ...), bytes, times."""
-        try:
+        with _flower_errors():
             return listed_run(CONNECTION, run_id, self._home("operator"), self.environment("operator"))
-        except FlowerCommandError as error:
-            raise DeploymentError(str(error)) from None
 
     def wait(self, run_id: int, timeout: float) -> dict[str, Any]:
         """Wait until a run has finished and return its last state; ``DeploymentError`` after ``timeout`` seconds."""
@@ -139,10 +138,8 @@ class LocalFederation:
 
     def flwr(self, *arguments: str) -> dict[str, Any]:
         """What an operator's ``flwr`` command prints as JSON; ``DeploymentError`` when it fails."""
-        try:
+        with _flower_errors():
             return ask_flower(*arguments, folder=self._home("operator"), environment=self.environment("operator"))
-        except FlowerCommandError as error:
-            raise DeploymentError(str(error)) from None
 
     def remove_secrets(self) -> None:
         """Delete every private key and shared secret."""
@@ -186,3 +183,12 @@ class LocalFederation:
             except httpx.HTTPError:
                 time.sleep(0.2)
         raise DeploymentError(f"flower-superlink was not ready within {_START_SECONDS:.0f} s; its log is {log}")
+
+
+@contextmanager
+def _flower_errors() -> Iterator[None]:
+    """What Flower's commands refuse, as a ``DeploymentError``."""
+    try:
+        yield
+    except FlowerCommandError as error:
+        raise DeploymentError(str(error)) from None

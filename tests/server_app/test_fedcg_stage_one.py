@@ -1,5 +1,6 @@
 """FedCG's stage 1: real gradients in the clear or released, and what a site allows of it."""
 
+import contextlib
 import math
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from tests.false_alarms import rms_outside, statistical
 from tests.server_app.fedcg_runs import FEDCG, PRIVATE, STEPS, recorded_replies
 from tests.server_app.strategy_runs import NOISY, Make, faulty
 from tests.server_app.test_strategy_privacy import recorded
-from tests.tiny import CLIENTS, Files, start, tiny_config, vectors
+from tests.tiny import CLIENTS, Files, run_tiny, start, tiny_config, vectors
 
 
 def test_in_the_clear_the_server_gets_every_gradient_as_it_is(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,3 +156,21 @@ def test_a_run_without_any_reply_in_stage_one_ends(make: Make) -> None:
     strategy, grid = make(FEDCG)
     with pytest.raises(FederationError, match=r"none of 6 clients released gradients\. MemoryError"):
         start(strategy, faulty(grid, raising=set(range(1, 7)), silent=set()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"fedcg.sampling-rate": 0.5}, "WARNING: fedcg.sampling-rate = 0.5 with 6 clients: stage 1 of a run asks"),
+        ({"fedcg.sampling-rate": 0.6}, ""),
+    ],
+)
+def test_a_run_warns_of_a_stage_one_that_may_ask_nobody(
+    files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], says: str
+) -> None:
+    """(1 - .5)^6 = .016 is above 1 %, (1 - .6)^6 = .004 is not; said before stage 1, which may ask nobody indeed."""
+    config = tiny_config(files, tmp_path, {**FEDCG, "num-server-rounds": 1, **changes})
+    with contextlib.suppress(FederationError):
+        run_tiny(config)
+    printed = capsys.readouterr().out
+    assert (says in printed) if says else ("asks nobody" not in printed)
