@@ -3,8 +3,9 @@
 Each run's broadcasts are kept as a client gets them. Held-out accuracy is then measured of the server's adapter, of the
 last proxies one by one and of their mean; with ``--own-steps`` also of what one client gets by training on its own
 examples from the untouched adapter, from the last proxy and from the means. In cross-device runs no client sees every
-round: the means are those of clients that pool what they got. ``--steps`` tunes the server's step of every point on the
-public validation split, by the server's adapter, with seeds that no measured run has.
+round: the means are those of clients that pool what they got. ``--steps`` tunes the server's step of every point as
+``dr-encoder compare`` does, on the task's public validation examples, by the server's adapter, with seeds that no
+measured run has.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from common.config import RunConfig, Scalar
 from common.data import evaluation_examples, private_tokens
 from common.models import load_adapted_model
 from common.wire import received_adapter, unpack_instruction
-from compare.plan import TUNING_SEED
+from compare.plan import TUNING, TUNING_SEED
 from compare.runs import run_report
 from compare.study import mean_score
 from compare.tuning import Score, best_of
@@ -137,8 +138,9 @@ def run(keys: dict[str, Scalar], seed: int, steps: int, last: int) -> dict[str, 
 def best_step(keys: dict[str, Scalar], steps: list[float], seeds: int) -> float:
     """The step whose server's adapter has the highest accuracy on validation facts, of equals the least loss."""
     found: dict[float, Score] = {}
+    stand_in = TUNING[RunConfig.parse(keys).data.task]
     for step in steps:
-        trial = {**keys, "data.split": "validation", "server.learning-rate": step, "evaluation.every": 10_000}
+        trial = {**keys, **stand_in, "server.learning-rate": step, "evaluation.every": 10_000}
         with contextlib.redirect_stdout(io.StringIO()):
             reports = [run_report({**trial, "seed": TUNING_SEED + number}) for number in range(1, seeds + 1)]
         found[step] = mean_score(reports)
