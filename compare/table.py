@@ -83,7 +83,8 @@ def _figures(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _tuning(rows: list[dict[str, Any]]) -> list[str]:
-    lines = ["| task | strategy | ε | step: validation accuracy (chosen in bold; the start rule's marked *) |"]
+    head = "step: validation accuracy; retention (chosen by accuracy, in bold; the start rule's marked *)"
+    lines = [f"| task | strategy | ε | {head} |"]
     lines.append("|---|---|---|---|")
     for row in rows:
         tuning = row["tuning"]
@@ -91,7 +92,8 @@ def _tuning(rows: list[dict[str, Any]]) -> list[str]:
         for trial in tuning["trials"]:
             mark = "*" if trial["step"] == tuning["centre"] else ""
             failed = f" ({trial['failed']} of {len(trial['runs'])} runs failed)" if trial["failed"] else ""
-            text = f"{trial['step']:g}{mark}: {percent(trial['accuracy'], spread=False)}{failed}"
+            kept = f"; {percent(trial['retention'], spread=False)}" if trial["retention"] else ""
+            text = f"{trial['step']:g}{mark}: {percent(trial['accuracy'], spread=False)}{kept}{failed}"
             cells.append(f"**{text}**" if trial["step"] == tuning["best"] else text)
         lines.append(f"| {row['task']} | `{row['strategy']}` | {_asked(row)} | {', '.join(cells)} |")
     return lines

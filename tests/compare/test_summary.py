@@ -161,7 +161,7 @@ def test_a_failed_tuning_run_does_not_void_its_trial_and_is_told() -> None:
     assert row["step"] == 1.0
     assert [trial["failed"] for trial in row["tuning"]["trials"]] == [0, 1, 0]
     assert "its step was judged by 1 of 2 tuning runs: the others failed" in row["remarks"]
-    assert "**1*: 80.0 % (1 of 2 runs failed)**" in markdown(found)
+    assert "**1*: 80.0 %; 50.0 % (1 of 2 runs failed)**" in markdown(found), "accuracy, then retention"
 
 
 def test_a_trial_without_a_run_that_ended_is_not_chosen() -> None:
