@@ -128,7 +128,7 @@ def _remarks(outcome: Outcome, done: list[dict[str, Any]]) -> list[str]:
     diverged = sum(report["outcome"]["stopped_because"].startswith("diverged") for report in done)
     if diverged:
         judges = " or ".join(sorted({_judged_on(report) for report in done}))
-        found.append(f"{diverged} of {len(runs)} runs diverged (judged on {judges}): the last sound adapter was kept")
+        found.append(f"{diverged} of {len(runs)} runs diverged (judged on {judges}): the best adapter so far was kept")
     worse = sum(bool(report["outcome"]["warning"]) for report in done)
     if worse:
         found.append(f"{worse} of {len(runs)} runs ended more than 2 points below the base model, and said so")

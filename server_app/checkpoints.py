@@ -19,10 +19,11 @@ from common.adapter import Layout
 from common.codecs.base import Codec, CodecState, codec_from_state
 from common.config import RunConfig
 from server_app.optimizer import ServerOptimizer
-from server_app.run_state import RunState
+from server_app.run_state import Best, RunState
 
 _LATEST, _KEY, _TENSORS, _STATE = "latest", "sampling.key", "tensors.safetensors", "state.json"
 _CODEC = "codec."
+_BEST = "best"
 
 
 class CheckpointError(RuntimeError):
@@ -45,11 +46,14 @@ def save_checkpoint(folder: Path, state: RunState, progress: Progress) -> None:
     target.mkdir(parents=True)
     codec = _codec_of(state).state()
     tensors = state.optimizer.tensors() | {f"{_CODEC}{name}": value for name, value in codec.arrays.items()}
+    if state.best is not None:
+        tensors[_BEST] = state.best.adapter
     save_file({name: value.contiguous().clone() for name, value in tensors.items()}, target / _TENSORS)
     payload = {
         "round": state.round,
         "failed-in-a-row": state.failed_in_a_row,
         "base-loss": state.base_loss,
+        "best": {"loss": state.best.loss, "round": state.best.round} if state.best is not None else None,
         "prior": state.prior,
         "stage-one": state.stage_one,
         "codec": {"kind": codec.kind, "version": codec.version, "fields": dict(codec.fields)},
@@ -94,6 +98,7 @@ def load_checkpoint(folder: Path, config: RunConfig, layout: Layout) -> tuple[Ru
         round=payload["round"],
         failed_in_a_row=payload["failed-in-a-row"],
         base_loss=payload["base-loss"],
+        best=Best(tensors[_BEST], **payload["best"]) if payload["best"] else None,
         prior=payload["prior"],
         stage_one=payload["stage-one"],
     )

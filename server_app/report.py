@@ -20,7 +20,8 @@ from server_app.strategies.base import FederatedAdapter
 from server_app.terminal import show
 
 SCHEMA = 1
-_LOSS_OF_ACCURACY = 0.02  # below the base model by more is said
+_POINTS = 2.0  # of accuracy below the base model: more is said
+_LOSS_FACTOR = 1.02  # above the base model's loss, of data without choices: more is said
 _PACKAGES = ("flwr", "torch", "transformers", "peft", "datasets", "flwr-datasets", "dp-accounting")
 
 
@@ -82,11 +83,14 @@ def _judges(scored: list[dict[str, Any]]) -> str:
 
 
 def _warning(base: dict[str, Any], final: dict[str, Any]) -> str:
-    """What to say of a model that came out worse than it went in, by more than two points; else ``""``."""
-    if "accuracy" not in base or "accuracy" not in final or final["accuracy"] >= base["accuracy"] - _LOSS_OF_ACCURACY:
-        return ""
-    points = 100 * (base["accuracy"] - final["accuracy"])
-    return f"ended {points:.1f} points BELOW the base model: do not use this adapter (smaller steps, larger epsilon)"
+    """What to say of a model that came out worse than it went in, by two points, or by loss without choices."""
+    advice = "do not use this adapter (smaller steps, larger epsilon)"
+    if "accuracy" in base and "accuracy" in final:
+        points = 100 * (base["accuracy"] - final["accuracy"])
+        return f"ended {points:.1f} points BELOW the base model: {advice}" if points > _POINTS else ""
+    if "loss" in base and "loss" in final and final["loss"] > _LOSS_FACTOR * base["loss"]:
+        return f"ended with held-out loss {final['loss']:.3f}, ABOVE the base model's {base['loss']:.3f}: {advice}"
+    return ""
 
 
 def _scores(row: dict[str, Any]) -> dict[str, Any]:
@@ -117,7 +121,8 @@ def describe_privacy(config: RunConfig, account: PrivacyAccount) -> dict[str, An
         "epsilon": epsilon_server,
         "not_claimed_because": why_infinite_to_server(plan, privacy.trust, epsilon_server),
         "noise_multiplier_of_a_message": account.message_noise,
-        "of": f"all messages of a client that is asked in {account.participations} rounds and in stage 1, "
+        "of": f"all messages of a client that is asked in {account.participations} rounds"
+        f"{' and in stage 1' if plan.statistics else ''}, "
         "more than any is expected to be",
         "against": "the server, which sees each message by itself (no secure aggregation, no amplification)",
         "accountant": "exact Gaussian composition: mu^2 = sum over its messages of 1/z^2",

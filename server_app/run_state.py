@@ -25,8 +25,18 @@ class RunState:
     round: int = 0
     failed_in_a_row: int = 0
     base_loss: float = math.nan
+    best: "Best | None" = None  # None: no released adapter has been judged better than the base model
     prior: dict[str, float] = field(default_factory=dict)
     stage_one: dict[str, float] = field(default_factory=dict)  # what it was in bytes, for the report
+
+
+@dataclass(frozen=True)
+class Best:
+    """The released adapter (shape ``[n]``) of the lowest loss by which divergence is judged, and its round."""
+
+    adapter: Tensor
+    loss: float
+    round: int
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from server_app.federation import FederationError, Question, Replies, exchange
 from server_app.planned_encoder import PlannedEncoder, drawn, learnt, whole
 from server_app.privacy_account import PrivacyAccount
 from server_app.privacy_plan import StageOne, round_terms
-from server_app.run_state import Hooks, RoundSummary, RunState, judged_loss, pack_adapter, unpack_adapter
+from server_app.run_state import Best, Hooks, RoundSummary, RunState, judged_loss, pack_adapter, unpack_adapter
 
 
 class FederatedAdapter(Strategy):
@@ -67,7 +67,6 @@ class FederatedAdapter(Strategy):
         self._question: Question | None = None
         self._replies = Replies({}, {}, 0)
         self._shortage = ""
-        self._sound = state.optimizer.adapter  # the last that was evaluated and had not diverged
 
     @classmethod
     def stage_one(cls, config: RunConfig, layout: Layout) -> StageOne | None:
@@ -259,7 +258,7 @@ class FederatedAdapter(Strategy):
             )
 
     def _evaluate(self, server_round: int, last_round: int) -> MetricRecord | None:
-        """Evaluate on schedule; on divergence go back to the last adapter that had not diverged, and stop."""
+        """Evaluate on schedule; on divergence go back to the best adapter so far, the base's included, and stop."""
         is_last = server_round == last_round or not self.account.affords_round()
         due = is_last or server_round % self.config.evaluation.every == 0
         adapter = self.state.optimizer.adapter
@@ -267,13 +266,15 @@ class FederatedAdapter(Strategy):
         loss, judged = judged_loss(metrics)
         limit = self.config.server.divergence_factor * self.state.base_loss
         if not torch.isfinite(adapter).all() or math.isnan(loss) or loss > limit:
+            best = self.state.best
+            kept = f"of round {best.round}, whose loss {best.loss:.3g} was the lowest," if best else "of the base model"
             self.stop_reason = (
                 f"diverged: {judged} loss {loss:.3g} above {limit:.3g} (server.divergence-factor times the base "
-                "model's); the last adapter below it is kept"
+                f"model's); the adapter {kept} is kept"
             )
-            self.state.optimizer.reset(self._sound)
-        elif metrics is not None:
-            self._sound = adapter
+            self.state.optimizer.reset(best.adapter if best else self.adapted.initial.cpu())
+        elif metrics is not None and loss < (self.state.best.loss if self.state.best else self.state.base_loss):
+            self.state.best = Best(adapter, loss, server_round)
         return metrics
 
     def _summarise(self, server_round: int, started: float) -> RoundSummary:

@@ -23,9 +23,11 @@ from common.demo.tasks import template_of
 from common.group_gradients import group_gradients
 from common.tangents import ModelTangents
 from server_app.planned_encoder import PlannedEncoder
+from server_app.privacy_plan import round_terms
 from server_app.public_gradients import directions, pseudo_clients, rows_bytes
 from server_app.public_prompts import public_prompts
 from server_app.strategies.base import FederatedAdapter
+from server_app.terminal import kilobytes
 
 _ROUND_SPREAD = 1_000_003
 
@@ -69,17 +71,22 @@ class PublicPrior(FederatedAdapter):
         encoding = time.monotonic() - started
         costs = {name: value for name, value in self.state.prior.items() if name.startswith("public_prior_")}
         refreshes = costs.get("public_prior_refreshes", 0.0)
+        pool, seconds = costs.get("public_prior_prompts", 0.0), costs.get("public_prior_seconds", 0.0)
+        each = seconds / max(1.0, refreshes)
         return {
             "prompts": prior.prompts,
-            "prompts_in_pool": costs.get("public_prior_prompts", 0.0),
+            "prompts_in_pool": pool,
             "pseudo_clients": prior.pseudo_clients,
             "form": prior.form,
             "delivery": prior.delivery,
             "refreshes": refreshes,
-            "server_seconds_per_refresh": costs.get("public_prior_seconds", 0.0) / max(1.0, refreshes),
+            "server_seconds_per_refresh": each,
             "seconds_to_encode_one_gradient": encoding,
             "encoder_bytes_down_per_client_round": spec.nbytes,
             "pseudo_gradient_energy_in_rows": costs.get("public_prior_energy", 0.0),
+            "summary": f"a public prior of {pool:.0f} prompts ({prior.prompts}), made {refreshes:.0f} times in "
+            f"{each:.1f} s each on the server; each round a client gets {kilobytes(spec.nbytes)} of it, and encodes a "
+            f"gradient in {1000 * encoding:.1f} ms (measured on the server)",
         }
 
     def _codec_of(self, server_round: int) -> Codec:
@@ -130,9 +137,13 @@ class PublicPrior(FederatedAdapter):
         return template_of(data.task)
 
     def _noise_floor(self) -> float:
-        """Energy of the noise on the mean code along one direction, averaged over the run's rounds; public."""
+        """Energy of the noise on the mean code along one direction, averaged over the run's rounds; public.
+
+        In units of the clip norm, and as present in the trust model at hand: in ``local`` it grows with the cohort.
+        """
         plan = self.account.plan
-        deviation = plan.round.noise_multiplier / plan.expected_cohort
+        terms = round_terms(self.config.privacy, plan, self.config.codec.size)
+        deviation = terms.total_std(round(plan.expected_cohort)) / (terms.clip_norm * plan.expected_cohort)
         return self.config.public_prior.noise_floor * deviation**2 / self.config.num_server_rounds
 
 

@@ -46,5 +46,11 @@ def test_a_model_that_ends_more_than_two_points_below_the_base_is_called_so(fina
     assert found.startswith(said) if said else found == ""
 
 
-def test_without_accuracy_there_is_nothing_to_warn_of() -> None:
-    assert _warning({"loss": 1.0}, {"loss": 2.0}) == ""
+@pytest.mark.parametrize(("final", "said"), [(0.9, ""), (1.01, ""), (1.03, "ended with held-out loss 1.030, ABOVE")])
+def test_without_choices_the_loss_tells_that_a_model_ended_below_the_base(final: float, said: str) -> None:
+    found = _warning({"loss": 1.0}, {"loss": final})
+    assert found.startswith(said) if said else found == ""
+
+
+def test_without_held_out_data_there_is_nothing_to_warn_of() -> None:
+    assert _warning({}, {}) == ""

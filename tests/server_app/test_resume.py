@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from flwr.app import MetricRecord
 
 from client_app.app import app as client_app
 from common.config import ConfigError, RunConfig
@@ -244,3 +245,23 @@ def test_what_is_told_at_the_end_of_a_round_happens_after_its_checkpoint(
     monkeypatch.setattr(Narrator, "round", lambda *_: seen.append((folder.checkpoint / "latest").read_text()))
     run_tiny(RunConfig.parse(config.flat() | {"output.dir": str(tmp_path), "num-server-rounds": 2}))
     assert seen == ["round-000001", "round-000002"]
+
+
+def test_the_best_adapter_before_a_crash_is_what_a_resumed_run_goes_back_to(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Best in round 1, killed after round 2, diverged in round 3: round 1 has to be in the checkpoint."""
+    from server_app import run  # noqa: PLC0415 - patched here
+
+    losses, seen = {0: 1.0, 1: 0.5, 2: 0.9, 3: 99.0}, {}
+
+    def evaluate(_: run.Session, server_round: int, adapter: torch.Tensor, *, whole: bool = False) -> MetricRecord:
+        seen.setdefault(server_round, adapter)
+        return MetricRecord({"loss": losses[server_round]})
+
+    monkeypatch.setattr(run.Session, "evaluate", evaluate)
+    config = tiny_config(files, tmp_path, {"num-server-rounds": 4})
+    folder = resumed(config, killed_after(config, 2, monkeypatch))
+    report = json.loads((folder.path / "report.json").read_text())
+    assert "the adapter of round 1, whose loss 0.5 was the lowest, is kept" in report["outcome"]["stopped_because"]
+    assert torch.equal(final_adapter(folder), seen[1])

@@ -1,6 +1,7 @@
 """What every strategy shares: rounds, failures, stops, noise, sensitivity."""
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -105,37 +106,50 @@ def test_the_run_stops_when_the_budget_is_spent(make: Make) -> None:
     assert strategy.account.certify() > 3.0
 
 
-@pytest.mark.parametrize("loss", [4.1, math.nan])
-def test_divergence_stops_the_run_and_keeps_the_adapter_before(make: Make, loss: float) -> None:
-    """Base loss 1, factor 4: the third round's loss is beyond it."""
-    seen: list[Tensor] = []
+def diverging(losses: Mapping[int, float], seen: dict[int, Tensor]) -> Callable[[int, Tensor], MetricRecord]:
+    """Held-out losses by round; what was evaluated goes to ``seen``."""
 
     def evaluate(server_round: int, adapter: Tensor) -> MetricRecord:
-        seen.append(adapter)
-        return MetricRecord({"loss": loss if server_round == 3 else 3.9})
+        seen[server_round] = adapter
+        return MetricRecord({"loss": losses[server_round]})
 
-    strategy, grid = make({"num-server-rounds": 6}, evaluate)
+    return evaluate
+
+
+@pytest.mark.parametrize("last", [4.1, math.nan])
+@pytest.mark.parametrize(("losses", "kept"), [((0.9, 0.8), 2), ((0.7, 0.9), 1), ((0.7, 3.9), 1)])
+def test_divergence_stops_the_run_and_keeps_the_best_adapter_so_far(
+    make: Make, losses: tuple[float, float], kept: int, last: float
+) -> None:
+    """Base loss 1, factor 4: the third round's loss is beyond it, whatever was worse than the best is not."""
+    seen: dict[int, Tensor] = {}
+    strategy, grid = make({"num-server-rounds": 6}, diverging({1: losses[0], 2: losses[1], 3: last}, seen))
     strategy.state.base_loss = 1.0
     after = start(strategy, grid)
     assert strategy.stop_reason.startswith("diverged: held-out loss")
-    assert len(seen) == 3
-    assert torch.equal(after, seen[1])
-    assert not torch.equal(after, seen[2])
+    assert f"the adapter of round {kept}, whose loss {min(losses)} was the lowest, is kept" in strategy.stop_reason
+    assert set(seen) == {1, 2, 3}
+    assert torch.equal(after, seen[kept])
 
 
-def test_divergence_goes_back_to_the_last_adapter_that_was_evaluated_as_sound(make: Make) -> None:
+def test_divergence_without_a_gain_before_keeps_the_base_model(make: Make) -> None:
+    """All rounds are worse than the base, though not yet beyond the factor."""
+    strategy, grid = make({"num-server-rounds": 6}, diverging({1: 1.1, 2: 3.9, 3: 4.1}, {}))
+    strategy.state.base_loss = 1.0
+    before = strategy.state.optimizer.adapter
+    assert torch.equal(start(strategy, grid), before)
+    assert "the adapter of the base model is kept" in strategy.stop_reason
+
+
+def test_divergence_goes_back_to_an_adapter_that_was_evaluated(make: Make) -> None:
     """Evaluated every second round, so that the adapter one round before was never looked at."""
-    seen: list[Tensor] = []
-
-    def evaluate(server_round: int, adapter: Tensor) -> MetricRecord:
-        seen.append(adapter)
-        return MetricRecord({"loss": 4.1 if server_round == 4 else 3.9})
-
-    strategy, grid = make({"num-server-rounds": 6, "evaluation.every": 2}, evaluate)
+    seen: dict[int, Tensor] = {}
+    changes = {"num-server-rounds": 6, "evaluation.every": 2}
+    strategy, grid = make(changes, diverging({2: 0.9, 4: 4.1}, seen))
     strategy.state.base_loss = 1.0
     after = start(strategy, grid)
     assert strategy.state.round == 4
-    assert torch.equal(after, seen[0])
+    assert torch.equal(after, seen[2])
 
 
 @pytest.mark.parametrize(("scored", "validation", "diverges"), [(99.0, 3.9, False), (0.1, 4.1, True)])
