@@ -26,7 +26,7 @@ def compare(
     clients: Annotated[int, typer.Option(help="enrolled clients M (then delta = 1/(10 M)); 0 = the preset's")] = 0,
     cohort: Annotated[int, typer.Option(help="expected clients in a round K; 0 = 100, or all if fewer")] = 0,
     rounds: Annotated[int, typer.Option(help="rounds T; 0 = the preset's")] = 0,
-    trials: Annotated[int, typer.Option(help="step sizes tried for each row")] = 6,
+    trials: Annotated[int, typer.Option(help="step sizes tried for each row, at most")] = 6,
     tuning_seeds: Annotated[int, typer.Option(help="runs of each trial")] = 2,
     controls: Annotated[str, typer.Option(help="learned = for trained codecs; all; none")] = "learned",
     centralised: Annotated[bool, typer.Option(help="the reference row of pooled data without privacy")] = True,
@@ -40,6 +40,7 @@ def compare(
     from compare import session  # noqa: PLC0415 - torch, which other commands need not wait for
     from compare.folder import check_folder  # noqa: PLC0415
     from compare.plan import Wish, make_cells, read_changes, read_epsilons  # noqa: PLC0415
+    from compare.words import count  # noqa: PLC0415
 
     try:
         wish = Wish(
@@ -77,7 +78,7 @@ def compare(
         typer.echo((out / "comparison.md").read_text())
         typer.echo(f"results: {out} (comparison.md, comparison.json, plots, runs/)")
         if found["failed"]:
-            typer.secho(f"{len(found['failed'])} runs failed: {json.dumps(found['failed'][:3])}", err=True)
+            typer.secho(f"{count(len(found['failed']), 'run')} failed: {json.dumps(found['failed'][:3])}", err=True)
             raise typer.Exit(2)
 
 

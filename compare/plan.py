@@ -11,6 +11,7 @@ from common.models import load_adapted_model
 from compare.runs import Job
 from compare.tuning import FIRST, start_step
 from server_app.control import CONTROLS
+from server_app.privacy_plan import PrivacyPlan, round_terms
 from server_app.run import check_run, code_size, plan_run
 from server_app.stage_one_risk import empty_stage_one
 from server_app.strategies import STRATEGIES
@@ -40,6 +41,9 @@ _OWN = {
 }
 """Keys that a comparison sets itself, and what to do in their place."""
 
+_NOT_IN_PRESETS = ("server.control", "privacy.noise-multiplier")
+"""Of these, what no preset may bring: the others are replaced, which these would survive or contradict."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -55,7 +59,11 @@ class Entry:
         name, *parts = text.split("+")
         if name not in STRATEGIES:
             raise ConfigError(f'--strategies "{text}": registered are {", ".join(sorted(STRATEGIES))}')
-        return cls(text, name, tuple(sorted(read_changes(parts, f'--strategies "{text}"').items())))
+        where = f'--strategies "{text}"'
+        changes = read_changes(parts, where)
+        if "privacy.delta" in changes:
+            raise ConfigError(f"{where}: with a privacy.delta of its own an equal ε means nothing; use --set, for all")
+        return cls(text, name, tuple(sorted(changes.items())))
 
 
 @dataclass(frozen=True)
@@ -176,6 +184,10 @@ def _check_numbers(wish: Wish) -> None:
 
 def _common(wish: Wish, preset: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """The keys that all runs share: M, K, T, δ = 1/(10 M) when M is given, evaluation at the end only."""
+    plain = RunConfig().flat()
+    for key in _NOT_IN_PRESETS:
+        if preset.get(key, plain[key]) != plain[key]:
+            raise ConfigError(f"--preset: {key} = {preset[key]} there is the comparison's own; {_OWN[key]}")
     flat = RunConfig.parse(preset).flat()
     known = int(flat["federation.num-clients"])
     clients = wish.clients or known
@@ -209,11 +221,20 @@ def _cell(task: str, entry: Entry, epsilon: float, flat: Mapping[str, Scalar], c
         raise ConfigError(f"{label}: {error}") from None
     strategy, values = STRATEGIES[entry.name], adapted.layout.size
     kept = values if strategy.aligned_codec(config) else size
-    start = start_step(plan.round.noise_multiplier, plan.expected_cohort, values, kept)
+    start = start_step(mean_noise(config, plan, size), values, kept)
     learned = strategy.learns_codec(config)
     wanted = controls == "all" or (controls == "learned" and learned)
     warning = empty_stage_one(config, plan, adapted.layout)
     return Cell(task, entry, epsilon, config.flat(), start, CONTROLS[1:] if wanted else (), warning)
+
+
+def mean_noise(config: RunConfig, plan: PrivacyPlan, size: int) -> float:
+    """Std, over the clip norm, of the noise on the mean of an expected cohort's codes of ``size`` values.
+
+    z/K in ``central``; more with the shares against colluders; z/√K in ``local``, where every client adds all of it.
+    """
+    terms = round_terms(config.privacy, plan, size)
+    return terms.total_std(round(plan.expected_cohort)) / (plan.expected_cohort * terms.clip_norm)
 
 
 def _centralised(task: str, flat: Mapping[str, Scalar]) -> Cell:
@@ -232,4 +253,4 @@ def _centralised(task: str, flat: Mapping[str, Scalar]) -> Cell:
         "privacy.delta": 0.0,
     }
     config = RunConfig.parse({**flat, **pooled})
-    return Cell(task, Entry(CENTRALISED, "lora"), math.inf, config.flat(), start_step(0.0, 1.0, 1, 1))
+    return Cell(task, Entry(CENTRALISED, "lora"), math.inf, config.flat(), start_step(0.0, 1, 1))

@@ -1,6 +1,8 @@
 """A comparison from planned cells to files: estimate, run with progress, summarise."""
 
 import json
+import time
+from collections.abc import Generator
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -22,9 +24,10 @@ from compare.plan import Cell, Wish
 from compare.plots import draw
 from compare.runs import Job, Store
 from compare.scheduler import Scheduler
-from compare.study import Record, runs_missing, runs_of, study
+from compare.study import Batch, Outcome, Record, count_runs, study
 from compare.summary import summarise
 from compare.table import markdown
+from compare.words import count
 from server_app.terminal import clock
 
 _PROBE_ROUNDS = 2
@@ -48,11 +51,15 @@ class _Display:
         self._task: TaskID = self.progress.add_task("runs", total=total)
         self._total = total
 
+    def leave_out(self, runs: int) -> None:
+        """Expect so many runs less."""
+        self._total -= runs
+        self.progress.update(self._task, total=self._total)
+
     def on_record(self, record: Record, found: bool) -> None:
         """Count a run and tell of it, unless it was there already."""
         if found:
-            self._total -= 1  # what was there already must not count into the pace
-            self.progress.update(self._task, total=self._total)
+            self.leave_out(1)  # what was there already must not count into the pace
         else:
             self.progress.advance(self._task)
             self.progress.console.print(_line(record), highlight=False, markup=False)
@@ -68,21 +75,22 @@ def compare(
     """
     console = Console()
     store = Store(out / "runs")
-    total = sum(runs_of(cell, wish) for cell in cells)
+    counts = [count_runs(cell, wish, store.find) for cell in cells]
+    total, missing = (sum(numbers) for numbers in zip(*counts, strict=True))
     display = _Display(console, total)
     scheduler = Scheduler(store, jobs, out / "workers", display.on_record)
     try:
-        missing = sum(runs_missing(cell, wish, store.find) for cell in cells)
-        console.print(f"{total} runs, {total - missing} of them done already", highlight=False)
+        console.print(f"{count(total, 'run')}, {total - missing} of them done already", highlight=False)
         if missing:
-            said, failed = _estimate(scheduler, cells, missing, jobs)
+            said, failed = _estimate(scheduler, cells, missing, jobs, afresh=dry_run)
             if failed and dry_run:
                 raise ConfigError(said)
             console.print(said, highlight=False)
         if dry_run:
             return None
         with display.progress:
-            outcomes = scheduler.run([study(cell, wish) for cell in cells])
+            studies = zip(cells, counts, strict=True)
+            outcomes = scheduler.run([_counted(cell, wish, runs, display) for cell, (runs, _) in studies])
     finally:
         scheduler.close()
     found = summarise(outcomes, wish, command)
@@ -92,21 +100,37 @@ def compare(
     return found
 
 
-def _estimate(scheduler: Scheduler, cells: list[Cell], missing: int, jobs: int) -> tuple[str, bool]:
-    """How long it will take, by short runs on all workers at once, scaled to all rounds; and whether one failed."""
-    private = cells[-1]
-    rounds = int(private.flat["num-server-rounds"])
-    probe = private.tuning(private.start, 1)
-    short = {"num-server-rounds": _PROBE_ROUNDS, "evaluation.every": _PROBE_ROUNDS}
-    records = scheduler.measure([Job("probe", "a short run", {**probe.flat, **short})] * jobs)
-    failed = [record["error"] for record in records if record["status"] != "done"]
-    if failed:
-        return f"a short run to measure the time failed: {failed[0]}", True
+def _counted(cell: Cell, wish: Wish, expected: int, display: _Display) -> Generator[Batch, list[Record], Outcome]:
+    """A study that tells ``display`` at its end of runs that were expected and not needed."""
+    outcome = yield from study(cell, wish)
+    display.leave_out(expected - len(list(outcome.records)))
+    return outcome
+
+
+def _estimate(scheduler: Scheduler, cells: list[Cell], missing: int, jobs: int, *, afresh: bool) -> tuple[str, bool]:
+    """How long it will take, by short runs on all workers at once, scaled to all rounds; and whether one failed.
+
+    A worker's first run has its start in it (imports, the model), which no later one has: the pace is that of a second.
+    ``afresh``: what is estimated begins with new workers, so the start counts too, once, for they start together.
+    """
+    rounds = int(cells[-1].flat["num-server-rounds"])
+    walls = []
+    for number in (1, 2):
+        probe = cells[-1].tuning(cells[-1].start, number)
+        short = {"num-server-rounds": _PROBE_ROUNDS, "evaluation.every": _PROBE_ROUNDS}
+        began = time.monotonic()
+        records = scheduler.measure([Job("probe", "a short run", {**probe.flat, **short})] * jobs)
+        walls.append(time.monotonic() - began)
+        failed = [record["error"] for record in records if record["status"] != "done"]
+        if failed:
+            return f"a short run to measure the time failed: {failed[0]}", True
     pace = max(mean(record["report"]["rounds"]) for record in records)
     fixed = max(record["seconds"] - sum(record["report"]["rounds"]) for record in records)
-    seconds = fixed + rounds * pace
+    seconds, start = fixed + rounds * pace, max(0.0, walls[0] - walls[1])
+    left = missing * seconds / jobs + (start if afresh else 0.0)
+    beginning = f", after {start:.0f} s to start" if afresh else ""
     return (
-        f"{missing} runs of about {seconds:.0f} s each, {jobs} at a time: about {clock(missing * seconds / jobs)} "
+        f"{count(missing, 'run')} of about {seconds:.1f} s each, {jobs} at a time{beginning}: about {clock(left)} "
         "(minutes:seconds) at the present load"
     ), False
 

@@ -49,23 +49,26 @@ def study(cell: Cell, wish: Wish) -> Generator[Batch, list[Record], Outcome]:
 
 
 def runs_of(cell: Cell, wish: Wish) -> int:
-    """How many runs a study takes."""
+    """How many runs a study takes, unless its search ends before its last trial."""
     return wish.trials * wish.tuning_seeds + wish.seeds * (1 + len(cell.controls))
 
 
-def runs_missing(cell: Cell, wish: Wish, find: Callable[[Job], Record | None]) -> int:
-    """How many runs of a study are still to be done, when ``find`` answers for those that are."""
+def count_runs(cell: Cell, wish: Wish, find: Callable[[Job], Record | None]) -> tuple[int, int]:
+    """How many runs a study takes and how many of them are still to be done, when ``find`` answers for those that are.
+
+    Both are upper bounds while runs are missing: the search may end before its last trial.
+    """
     driven = study(cell, wish)
     batch, done = next(driven), 0
     while True:
         found = [record for record in map(find, batch) if record is not None]
         done += len(found)
         if len(found) < len(batch):
-            return runs_of(cell, wish) - done
+            return runs_of(cell, wish), runs_of(cell, wish) - done
         try:
             batch = driven.send(found)
         except StopIteration:
-            return 0
+            return done, 0
 
 
 def score_of(records: list[Record]) -> Score | None:

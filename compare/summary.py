@@ -2,14 +2,17 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
+from common.config import Scalar
+from common.privacy.accounting import default_delta
 from compare.plan import CENTRALISED, TUNING, Wish
 from compare.released import is_above_asked, is_private
 from compare.runs import app_version
 from compare.study import Outcome, Record
+from compare.words import count
 
 SCHEMA = 1
 _SCORES = ("accuracy", "loss", "retention")
@@ -21,7 +24,8 @@ def summarise(outcomes: Sequence[Outcome], wish: Wish, command: str) -> dict[str
     records = [record for outcome in outcomes for record in outcome.records]
     first = outcomes[-1].cell.flat
     clients = int(first["federation.num-clients"])
-    rows = [_row(outcome) for outcome in outcomes]
+    trust = trust_of(_reference_outcome(outcomes, wish).cell.flat)
+    rows = [_row(outcome, trust) for outcome in outcomes]
     _compare_with_reference(rows, wish)
     return {
         "schema": SCHEMA,
@@ -31,6 +35,8 @@ def summarise(outcomes: Sequence[Outcome], wish: Wish, command: str) -> dict[str
         "clients": clients,
         "cohort": round(clients * float(first["privacy.sampling-rate"])),
         "rounds": first["num-server-rounds"],
+        "delta": float(first["privacy.delta"]) or default_delta(clients),
+        "trust": trust,
         "seeds": wish.seeds,
         "tuning": {
             "trials_per_row": wish.trials,
@@ -55,7 +61,13 @@ def statistics(values: Iterable[float]) -> dict[str, Any] | None:
     return {"mean": mean(found), "se": error, "values": found}
 
 
-def _row(outcome: Outcome) -> dict[str, Any]:
+def trust_of(flat: Mapping[str, Scalar]) -> str:
+    """The trust model that a row's ε holds in, for people."""
+    colluders = int(flat["privacy.colluders"])
+    return f"{flat['privacy.trust']}{f' (against {colluders} that collude)' if colluders else ''}"
+
+
+def _row(outcome: Outcome, trust: str) -> dict[str, Any]:
     cell, runs = outcome.cell, outcome.runs["none"]
     done = [_report(record) for record in runs if record["status"] == "done"]
     wires = [report["communication"] for report in done]
@@ -69,6 +81,7 @@ def _row(outcome: Outcome) -> dict[str, Any]:
         "epsilon_server": _largest(done, "one_client_against_server"),
         "not_private_because": done[0]["privacy"]["not_private_because"] if done else "",
         "delta": done[0]["privacy"]["released_model"]["delta"] if done else None,
+        "trust": trust_of(cell.flat),
         "noise_multiplier": done[0]["privacy"]["noise_multiplier"] if done else None,
         "step": outcome.search.best,
         **_scores(runs),
@@ -88,7 +101,7 @@ def _row(outcome: Outcome) -> dict[str, Any]:
         "tuning": _tuning(outcome),
         "runs": [record["key"] for record in runs],
     }
-    return row | {"remarks": _remarks(outcome, done) + _remarks_on_privacy(row)}
+    return row | {"remarks": _remarks(outcome, done) + _remarks_on_privacy(row, trust)}
 
 
 def _scores(records: list[Record]) -> dict[str, Any]:
@@ -124,20 +137,25 @@ def _remarks(outcome: Outcome, done: list[dict[str, Any]]) -> list[str]:
     """Whatever a reader must know before believing a row."""
     runs, found = outcome.runs["none"], []
     if len(done) < len(runs):
-        found.append(f"{len(runs) - len(done)} of {len(runs)} runs failed")
+        found.append(f"{len(runs) - len(done)} of {count(len(runs), 'run')} failed")
     diverged = sum(report["outcome"]["stopped_because"].startswith("diverged") for report in done)
     if diverged:
         judges = " or ".join(sorted({_judged_on(report) for report in done}))
-        found.append(f"{diverged} of {len(runs)} runs diverged (judged on {judges}): the best adapter so far was kept")
+        found.append(
+            f"{diverged} of {count(len(runs), 'run')} diverged (judged on {judges}): the best adapter so far was kept"
+        )
     worse = sum(bool(report["outcome"]["warning"]) for report in done)
     if worse:
-        found.append(f"{worse} of {len(runs)} runs ended more than 2 points below the base model, and said so")
+        found.append(f"{worse} of {count(len(runs), 'run')} ended more than 2 points below the base model, and said so")
     if outcome.search.at_edge:
         found.append("the best step lies at the edge of those tried")
+    if len(outcome.trials) < outcome.search.trials:
+        made = count(len(outcome.trials), "trial")
+        found.append(f"its search ended after {made}: the next step, to three digits, was tried already")
     chosen = outcome.trials[outcome.search.best]
     best = [_report(record)["outcome"] for record in chosen if record["status"] == "done"]
     if best and len(best) < len(chosen):
-        found.append(f"its step was judged by {len(best)} of {len(chosen)} tuning runs: the others failed")
+        found.append(f"its step was judged by {len(best)} of {count(len(chosen), 'tuning run')}: the others failed")
     if not best:
         found.append("no trial of the tuning ended")
     elif mean(o["final"]["accuracy"] for o in best) <= mean(o["base"]["accuracy"] for o in best):
@@ -145,13 +163,18 @@ def _remarks(outcome: Outcome, done: list[dict[str, Any]]) -> list[str]:
     return found
 
 
-def _remarks_on_privacy(row: dict[str, Any]) -> list[str]:
-    """That a row has not the ε that was asked for, and why."""
+def _remarks_on_privacy(row: dict[str, Any], trust: str) -> list[str]:
+    """That the ε of a row holds in another trust model than the page says, or is not what was asked for, and why."""
+    noisy = math.isfinite(float(row["epsilon_asked"]))
+    found = [f"trust model {row['trust']}, not {trust}"] if noisy and row["trust"] != trust else []
     if not is_above_asked(row):
-        return []
+        return found
     if is_private(row):
-        return ["the ε of its released model is above what was asked for"]
-    return [f"NOT PRIVATE, though ε = {float(row['epsilon_asked']):g} was asked for: {row['not_private_because']}"]
+        return [*found, "the ε of its released model is above what was asked for"]
+    return [
+        *found,
+        f"NOT PRIVATE, though ε = {float(row['epsilon_asked']):g} was asked for: {row['not_private_because']}",
+    ]
 
 
 def _judged_on(report: dict[str, Any]) -> str:
@@ -183,6 +206,11 @@ def _compare_with_reference(rows: list[dict[str, Any]], wish: Wish) -> None:
 
 def _reference(wish: Wish) -> str:
     return "lora" if "lora" in wish.strategies else wish.strategies[0]
+
+
+def _reference_outcome(outcomes: Sequence[Outcome], wish: Wish) -> Outcome:
+    found = (outcome for outcome in outcomes if outcome.cell.entry.label == _reference(wish))
+    return next(found, outcomes[-1])
 
 
 def _base(outcomes: Sequence[Outcome], task: str) -> dict[str, Any]:

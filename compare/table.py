@@ -3,6 +3,7 @@
 from typing import Any
 
 from compare.plan import CENTRALISED
+from compare.words import count
 from server_app.terminal import show
 
 _HEAD = ("strategy", "ε asked", "accuracy", "difference", "loss", "retention", "ε released", "ε server", "bytes up",
@@ -15,9 +16,12 @@ def markdown(found: dict[str, Any]) -> str:
     lines = [
         "# Comparison",
         "",
-        f"M = {found['clients']} clients, expected cohort {found['cohort']}, {found['rounds']} rounds, "
-        f"{found['seeds']} paired seeds; mean ± standard error. Steps: {tuning['trials_per_row']} trials a row, each "
-        f"on {tuning['seeds_per_trial']} seeds, chosen by {tuning['chosen_by']}; never on the evaluation examples.",
+        f"M = {count(found['clients'], 'client')}, expected cohort {found['cohort']}, "
+        f"{count(found['rounds'], 'round')}, δ = {found['delta']:g}, trust model {found['trust']}{_but(found)}; "
+        f"{count(found['seeds'], 'paired seed')}; "
+        f"mean ± standard error. Steps: {_at_most(found)}{tuning['trials_per_row']} trials a row, each on "
+        f"{count(tuning['seeds_per_trial'], 'seed')}, chosen by {tuning['chosen_by']}; never on the evaluation "
+        "examples.",
         "",
         f"```\n{found['command']}\n```",
         "",
@@ -69,6 +73,18 @@ def _table(rows: list[dict[str, Any]], base: dict[str, Any], reference: str) -> 
     return lines
 
 
+def _at_most(found: dict[str, Any]) -> str:
+    """Whether rows say under their remarks that they made fewer trials."""
+    fewer = any(len(row["tuning"]["trials"]) < found["tuning"]["trials_per_row"] for row in found["rows"])
+    return "at most " if fewer else ""
+
+
+def _but(found: dict[str, Any]) -> str:
+    """Whether rows say under their remarks that they have another trust model."""
+    others = any(row["trust"] != found["trust"] for row in found["rows"] if row["strategy"] != CENTRALISED)
+    return " (unless a row's remarks name another)" if others else ""
+
+
 def _figures(rows: list[dict[str, Any]]) -> list[str]:
     """What strategies report of themselves beside the scores, if one does: a column for each number."""
     names = list(dict.fromkeys(name for row in rows for name in row["figures"]))
@@ -91,7 +107,7 @@ def _tuning(rows: list[dict[str, Any]]) -> list[str]:
         cells = []
         for trial in tuning["trials"]:
             mark = "*" if trial["step"] == tuning["centre"] else ""
-            failed = f" ({trial['failed']} of {len(trial['runs'])} runs failed)" if trial["failed"] else ""
+            failed = f" ({trial['failed']} of {count(len(trial['runs']), 'run')} failed)" if trial["failed"] else ""
             kept = f"; {percent(trial['retention'], spread=False)}" if trial["retention"] else ""
             text = f"{trial['step']:g}{mark}: {percent(trial['accuracy'], spread=False)}{kept}{failed}"
             cells.append(f"**{text}**" if trial["step"] == tuning["best"] else text)
@@ -135,4 +151,4 @@ def _bytes(value: float | None) -> str:
 
 
 def _codes(codes: dict[str, int]) -> str:
-    return ", ".join(f"{code} ({count} runs)" for code, count in codes.items())
+    return ", ".join(f"{code} ({count(runs, 'run')})" for code, runs in codes.items())

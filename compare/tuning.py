@@ -2,7 +2,8 @@
 
 The first three trials are a factor 3 apart, centred on a start rule. Every further one follows from those before: if
 the best lies at an edge of the grid, the grid is extended there; else the larger gap beside the best is halved (in the
-logarithm). So a method whose start rule is poor gets no more trials than one whose rule is good.
+logarithm). So a method whose start rule is poor gets no more trials than one whose rule is good. Steps have three
+digits; a search whose next step was tried already has nothing left to learn and ends before its last trial.
 """
 
 import math
@@ -15,17 +16,17 @@ FIRST = 3
 NOISELESS_STEP = 0.3
 
 
-def start_step(noise_multiplier: float, cohort: float, values: int, code_values: int) -> float:
-    """The step that the grid is centred on: .015/(z/K)·√(n/k), found in pilot experiments with unit clip norm.
+def start_step(noise: float, values: int, code_values: int) -> float:
+    """The step that the grid is centred on: .015/noise·√(n/k), found in pilot experiments with unit clip norm.
 
     Args:
-        noise_multiplier: z, noise on the sum over the clip norm; without noise the rule is .3·√(n/k).
-        cohort: expected cohort K.
+        noise: std of all the noise on a round's mean code, over the clip norm; 0 without noise, when the rule is
+            .3·√(n/k).
         values: adapter values n.
         code_values: values k of a code; a unit code carries √(k/n) of a gradient's direction.
 
     """
-    plain = 0.015 * cohort / noise_multiplier if noise_multiplier else NOISELESS_STEP
+    plain = 0.015 / noise if noise else NOISELESS_STEP
     return float(f"{plain * math.sqrt(values / code_values):.3g}")
 
 
@@ -53,20 +54,28 @@ class StepSearch:
             raise ValueError(f"trials = {self.trials}: a search needs at least {FIRST}")
 
     def next(self) -> list[float]:
-        """The steps to try now: three at the beginning, then one at a time; none when all trials are done."""
+        """The steps to try now: three at the beginning, then one at a time; none when all trials are done.
+
+        None either when the next one, rounded to three digits, was tried already.
+        """
         if not self.scores:
             return [_round(self.centre * factor) for factor in (1 / FACTOR, 1.0, FACTOR)]
         if len(self.scores) >= self.trials:
             return []
+        step = _round(self._further())
+        return [step] if 0 < step < math.inf and step not in self.scores else []
+
+    def _further(self) -> float:
+        """Beyond the edge where the best lies there, else in the middle of the wider gap beside it."""
         steps = sorted(self.scores)
         place = steps.index(self.best)
         if place == 0:
-            return [_round(steps[0] / FACTOR)]
+            return steps[0] / FACTOR
         if place == len(steps) - 1:
-            return [_round(steps[-1] * FACTOR)]
+            return steps[-1] * FACTOR
         below, best, above = steps[place - 1 : place + 2]
         neighbour = below if best / below > above / best else above
-        return [_round(math.sqrt(best * neighbour))]
+        return math.sqrt(best * neighbour)
 
     def tell(self, step: float, score: Score | None) -> None:
         """Note how a step did; ``None`` when none of its runs ended."""

@@ -9,8 +9,9 @@ import pytest
 
 from common.config import ConfigError, RunConfig
 from common.data import evaluation_examples, private_examples
-from compare.plan import CENTRALISED, Cell, Wish, make_cells, read_changes, read_epsilons
+from compare.plan import CENTRALISED, Cell, Wish, make_cells, mean_noise, read_changes, read_epsilons
 from server_app.launcher import read_preset
+from server_app.privacy_plan import round_terms
 from server_app.run import plan_run
 from tests.tiny import TINY
 
@@ -37,6 +38,10 @@ def cells_of(**changes: Any) -> list[Cell]:
         ({"strategies": ["dr-encoder+codec.form"]}, "is not key=value"),
         ({"strategies": ["dr-encoder+codec.form=circle"]}, "dr-encoder\\+codec.form=circle at epsilon 4"),
         ({"strategies": ["lora+privacy.epsilon=9"]}, "privacy.epsilon is the comparison's own; use --epsilons"),
+        (
+            {"strategies": ["lora", "lora+privacy.delta=1e-2"]},
+            '"lora\\+privacy.delta=1e-2": with a privacy.delta of its',
+        ),
         ({"epsilons": [4.0, 4.0]}, "name each once"),
         ({"tasks": ["algebra"]}, '"algebra": there are elicitation, knowledge'),
         ({"cohort": 7}, "--cohort 7: larger than the 6 clients"),
@@ -49,6 +54,32 @@ def cells_of(**changes: Any) -> list[Cell]:
 def test_a_wish_that_cannot_be_met_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         cells_of(**changes)
+
+
+@pytest.mark.parametrize(
+    ("preset", "message"),
+    [
+        ({"server.control": "no-update"}, "server.control = no-update there is the comparison's own; use --controls"),
+        (
+            {"privacy.noise-multiplier": 1.5, "privacy.epsilon": 0.0},
+            "privacy.noise-multiplier = 1.5 there is the comparison's own; use --epsilons",
+        ),
+        ({"privacy.noise-multiplier": 1.5}, "privacy.noise-multiplier = 1.5 there is"),
+    ],
+)
+def test_what_a_preset_would_bring_into_every_run_is_refused(preset: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"--preset: {message}"):
+        make_cells(Wish(**WISH), read_preset("demo") | preset, SMALL)
+
+
+def test_a_whole_configuration_without_them_is_a_preset() -> None:
+    """As a run writes it: every key, those that a comparison sets itself among them."""
+    assert make_cells(Wish(**WISH), RunConfig.parse(read_preset("demo")).flat(), SMALL) == cells_of()
+
+
+def test_one_delta_for_all_rows_may_be_given() -> None:
+    cells = make_cells(Wish(**WISH), read_preset("demo"), SMALL | {"privacy.delta": 0.01})
+    assert {cell.flat["privacy.delta"] for cell in cells if cell.entry.label != CENTRALISED} == {0.01}
 
 
 @pytest.mark.parametrize("text", ["", "two", "1,-2", "0", "nan", "1,,2"])
@@ -101,6 +132,31 @@ def test_a_prior_along_the_gradients_starts_at_the_steps_of_plain_lora() -> None
     start = {cell.entry.label: cell.start for cell in cells}
     assert start["public-prior"] == start["lora"]
     assert start["random-projection"] > 5 * start["lora"]
+
+
+@pytest.mark.parametrize("clip", [1.0, 4.0])
+@pytest.mark.parametrize(
+    ("trust", "more"),
+    [
+        ({"privacy.trust": "central"}, 1.0),
+        ({"privacy.trust": "distributed"}, 1.0),
+        ({"privacy.trust": "distributed", "privacy.colluders": 2}, math.sqrt(6 / 4)),
+        ({"privacy.trust": "local"}, math.sqrt(6)),
+    ],
+)
+def test_the_start_rule_knows_the_noise_that_is_really_present(
+    adapted: Any, trust: dict[str, Any], more: float, clip: float
+) -> None:
+    """On the mean of the 6 clients' codes: z/K, more against colluders, and z√K/K where every client adds all of it."""
+    wish = Wish(**(WISH | {"strategies": ["lora"], "epsilons": [4.0], "centralised": False}))
+    (cell,) = make_cells(wish, read_preset("demo"), SMALL | trust | {"privacy.clip-norm": clip})
+    config = RunConfig.parse(cell.flat)
+    plan = plan_run(config, adapted, 6)
+    size = adapted.layout.size
+    present = mean_noise(config, plan, size)
+    assert present == pytest.approx(more * plan.round.noise_multiplier / 6, rel=1e-3)
+    assert present == round_terms(config.privacy, plan, size).total_std(6) / (6 * clip)
+    assert cell.start == pytest.approx(0.015 / present, rel=1e-2)
 
 
 def test_the_centralised_reference_has_all_data_at_one_client_and_no_noise() -> None:

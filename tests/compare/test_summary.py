@@ -11,10 +11,11 @@ import pytest
 from common.config import RunConfig
 from compare.plan import TUNING_SEED, Cell, Entry, Wish
 from compare.runs import failed
-from compare.study import Outcome, Record, runs_missing, runs_of, score_of, study
+from compare.study import Outcome, Record, count_runs, runs_of, score_of, study
 from compare.summary import statistics, summarise
 from compare.table import markdown
 from compare.tuning import Score
+from compare.words import count
 
 WISH = Wish(["lora", "random-projection"], [2.0], ["elicitation"], seeds=3, trials=3, tuning_seeds=2)
 FLAT = {**RunConfig().flat(), "federation.num-clients": 20, "data.task": "elicitation"}
@@ -54,14 +55,16 @@ def outcome(
     accuracies: list[float | None],
     peak: float = 1.0,
     fail_tuning: Mapping[float, Sequence[int]] = MappingProxyType({}),
+    wish: Wish = WISH,
+    keys: Mapping[str, Any] = MappingProxyType({}),
     **said: Any,
 ) -> Outcome:
     """A study whose trials are best at ``peak`` and whose evaluated runs have these accuracies (``None``: failed).
 
-    ``fail_tuning``: by step, the tuning seeds whose runs fail.
+    ``fail_tuning``: by step, the tuning seeds whose runs fail. ``keys``: of the row's configuration.
     """
-    cell = Cell("elicitation", Entry(name, name), 2.0, {**FLAT, "strategy.name": name}, 1.0)
-    driven = study(cell, WISH)
+    cell = Cell("elicitation", Entry(name, name), 2.0, {**FLAT, "strategy.name": name, **keys}, 1.0)
+    driven = study(cell, wish)
     jobs = next(driven)
     while True:
         records = []
@@ -92,10 +95,24 @@ def test_what_is_missing_of_a_study_is_known_before_it_is_run() -> None:
     done = outcome("lora", [0.5, 0.6, 0.7])
     known = {record["key"]: record for record in done.records}
     assert runs_of(done.cell, WISH) == len(known) == 9
-    assert runs_missing(done.cell, WISH, lambda job: known.get(job.key)) == 0
+    assert count_runs(done.cell, WISH, lambda job: known.get(job.key)) == (9, 0)
     gone = done.trials[1.0][0]["key"]
-    assert runs_missing(done.cell, WISH, lambda job: None if job.key == gone else known.get(job.key)) == 4
-    assert runs_missing(done.cell, WISH, lambda _: None) == 9
+    assert count_runs(done.cell, WISH, lambda job: None if job.key == gone else known.get(job.key)) == (9, 4)
+    assert count_runs(done.cell, WISH, lambda _: None) == (9, 9)
+
+
+def test_a_search_that_ends_early_is_told_and_its_runs_are_counted() -> None:
+    many = replace(WISH, trials=40)
+    done = outcome("lora", [0.5, 0.6, 0.7], wish=many)
+    known = {record["key"]: record for record in done.records}
+    made = len(done.trials)
+    assert 9 < made < 40
+    assert count_runs(done.cell, many, lambda job: known.get(job.key)) == (2 * made + 3, 0)
+    found = summarise([done], many, "command")
+    remark = f"its search ended after {made} trials: the next step, to three digits, was tried already"
+    assert remark in found["rows"][0]["remarks"]
+    assert len(found["rows"][0]["tuning"]["trials"]) == made
+    assert "at most 40 trials a row" in markdown(found)
 
 
 def test_mean_and_standard_error() -> None:
@@ -244,3 +261,62 @@ def test_captured_energy_says_of_which_gradients_it_is() -> None:
     ]
     found = [row["captured_energy_of"] for row in summarise(rows, WISH, "command")["rows"]]
     assert found == ["real gradients", "gradients that its runs do not name", None]
+
+
+def head_of(found: dict[str, Any]) -> str:
+    """The line of the page that says what all rows have in common."""
+    return next(line for line in markdown(found).splitlines() if line.startswith("M = "))
+
+
+def test_delta_and_trust_model_are_said_once_where_they_are_equal() -> None:
+    rows = [outcome("lora", [0.5] * 3), outcome("random-projection", [0.5] * 3)]
+    found = summarise(rows, WISH, "command")
+    assert (found["delta"], found["trust"]) == (1e-5, "distributed")
+    assert "20 clients, " in head_of(found)
+    assert "δ = 1e-05, trust model distributed; 3 paired seeds" in head_of(found)
+    assert all(row["remarks"] == [] for row in found["rows"])
+
+
+def test_a_delta_that_is_left_to_the_clients_is_said_as_a_number() -> None:
+    found = summarise([outcome("lora", [0.5] * 3, keys={"privacy.delta": 0.0})], WISH, "command")
+    assert found["delta"] == pytest.approx(1 / 200)
+    assert "δ = 0.005, " in head_of(found)
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        ({"privacy.trust": "local"}, "local"),
+        ({"privacy.colluders": 3}, "distributed (against 3 that collude)"),
+    ],
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_a_row_in_another_trust_model_than_the_reference_says_so(keys: dict[str, Any], named: str, first: bool) -> None:
+    """Wherever it stands in the table; its difference stays, for ε and δ are equal."""
+    rows = [outcome("lora", [0.5] * 3), outcome("random-projection", [0.5] * 3, keys=keys)]
+    found = summarise(rows[:: 1 if first else -1], WISH, "command")
+    own = {row["strategy"]: row for row in found["rows"]}
+    assert found["trust"] == own["lora"]["trust"] == "distributed"
+    assert own["random-projection"]["remarks"] == [f"trust model {named}, not distributed"]
+    assert own["lora"]["remarks"] == []
+    assert own["random-projection"]["difference"]["mean"] == 0.0
+    assert "trust model distributed (unless a row's remarks name another);" in head_of(found)
+
+
+def test_without_noise_nobody_is_told_of_trust() -> None:
+    rows = [outcome("lora", [0.5] * 3), outcome("random-projection", [0.5] * 3, keys={"privacy.trust": "local"})]
+    for row in rows:
+        row.cell = replace(row.cell, epsilon=math.inf)
+    assert summarise(rows, WISH, "command")["rows"][1]["remarks"] == []
+
+
+def test_one_of_a_thing_is_singular() -> None:
+    one = replace(WISH, seeds=1, tuning_seeds=1)
+    page = markdown(summarise([outcome("lora", [0.5], wish=one)], one, "command"))
+    assert "1 paired seed; " in page
+    assert "each on 1 seed, " in page
+    assert "(4 runs)" in page
+    assert " 1 seeds" not in page
+    failed_once = markdown(summarise([outcome("lora", [None], wish=one)], one, "command"))
+    assert "1 of 1 run failed" in failed_once
+    assert [count(number, "run") for number in (0, 1, 2, 1000)] == ["0 runs", "1 run", "2 runs", "1,000 runs"]

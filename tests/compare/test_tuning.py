@@ -10,8 +10,8 @@ from compare.tuning import Score, StepSearch, start_step
 def searched(best: float, centre: float, trials: int) -> StepSearch:
     """A search whose score falls with the distance to ``best`` (in the logarithm), as accuracy does."""
     search = StepSearch(centre, trials)
-    while steps := search.next():
-        for step in steps:
+    for _ in range(trials):
+        for step in search.next():
             search.tell(step, Score(-abs(math.log(step / best)), 0.0))
     return search
 
@@ -19,6 +19,28 @@ def searched(best: float, centre: float, trials: int) -> StepSearch:
 @pytest.mark.parametrize("best", [0.001, 0.02, 0.9, 1.0, 2.2, 40.0])
 def test_every_search_takes_the_same_number_of_trials_wherever_the_best_is(best: float) -> None:
     assert len(searched(best, 1.0, 7).scores) == 7
+
+
+@pytest.mark.parametrize("trials", [18, 30, 2000])
+@pytest.mark.parametrize("centre", [1.07, 1.0, 0.0123])
+@pytest.mark.parametrize("best", [0.011, 1.07, 2.71828, 1e9])
+def test_a_search_whose_next_step_was_tried_already_ends(trials: int, centre: float, best: float) -> None:
+    """Halving a gap in three digits comes back to a step that is known: nothing is left to try, whatever is asked."""
+    search = searched(best, centre, trials)
+    assert search.next() == []
+    assert 9 < len(search.scores) <= trials
+    if len(search.scores) < trials:
+        assert search.best == pytest.approx(best, rel=0.01)
+
+
+@pytest.mark.parametrize("best", [0.0, math.inf])
+def test_a_search_that_only_ever_moves_on_ends_within_the_range_of_numbers(best: float) -> None:
+    search = StepSearch(1.0, 2000)
+    while steps := search.next():
+        assert all(0 < step < math.inf for step in steps)
+        for step in steps:
+            search.tell(step, Score(step if best else -step, 0.0))
+    assert 600 < len(search.scores) < 2000
 
 
 def test_a_search_starts_with_a_factor_three_around_the_centre() -> None:
@@ -61,7 +83,7 @@ def test_fewer_trials_than_the_first_three_are_refused() -> None:
 
 def test_the_start_rule_is_that_of_the_pilot_experiments() -> None:
     """.015/(z/K) for LoRA, √(n/k) times that for a code, no cap; .3 without noise."""
-    assert start_step(8.0, 20.0, 24_576, 24_576) == pytest.approx(0.0375, rel=1e-2)
-    assert start_step(8.0, 20.0, 24_576, 256) == pytest.approx(0.0375 * 96**0.5, rel=1e-2)
-    assert start_step(1.0, 100.0, 10, 10) == 1.5
-    assert start_step(0.0, 20.0, 400, 100) == 0.6
+    assert start_step(8.0 / 20.0, 24_576, 24_576) == pytest.approx(0.0375, rel=1e-2)
+    assert start_step(8.0 / 20.0, 24_576, 256) == pytest.approx(0.0375 * 96**0.5, rel=1e-2)
+    assert start_step(1.0 / 100.0, 10, 10) == 1.5
+    assert start_step(0.0, 400, 100) == 0.6

@@ -1,0 +1,81 @@
+"""What is said before and during a comparison of how many runs there are and how long they take."""
+
+import math
+
+import pytest
+from rich.console import Console
+
+from common.config import RunConfig
+from compare import session
+from compare.plan import Cell, Entry, Wish
+from compare.runs import Job
+from compare.scheduler import Scheduler
+from compare.study import Record, runs_of
+
+FLAT = {**RunConfig().flat(), "data.task": "elicitation", "num-server-rounds": 10}
+WISH = Wish(["lora"], [2.0], ["elicitation"], seeds=2, trials=3, tuning_seeds=1)
+CELL = Cell("elicitation", Entry("lora", "lora"), 2.0, FLAT, 1.0)
+
+
+class Clock:
+    """Time that passes only when a worker says so."""
+
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Fake(Scheduler):
+    """Workers whose first run takes 40 s to start beside the 1 s of a short run and its two rounds of .25 s."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.measured: list[list[Job]] = []
+
+    def measure(self, jobs: list[Job]) -> list[Record]:
+        seconds = 1.0 if self.measured else 41.0
+        self.measured.append(jobs)
+        self.clock.now += seconds
+        return [{"status": "done", "seconds": seconds, "report": {"rounds": [0.25, 0.25]}} for _ in jobs]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(session, "time", found)
+    return found
+
+
+@pytest.mark.parametrize(("afresh", "said"), [(False, "about 0:30"), (True, "after 40 s to start: about 1:10")])
+def test_the_start_of_the_workers_is_counted_once_and_not_for_every_run(clock: Clock, afresh: bool, said: str) -> None:
+    """20 runs of .5 s + 10 rounds of .25 s, two at a time, are 30 s; two workers start at the same time."""
+    fake = Fake(clock=clock)
+    text, failed = session._estimate(fake, [CELL], 20, 2, afresh=afresh)
+    assert not failed
+    assert text.startswith("20 runs of about 3.0 s each, 2 at a time")
+    assert said in text
+    assert [len(jobs) for jobs in fake.measured] == [2, 2]
+    assert all(job.flat["num-server-rounds"] == 2 for jobs in fake.measured for job in jobs)
+
+
+def test_runs_that_a_search_does_not_need_are_no_longer_waited_for() -> None:
+    wish = Wish(["lora"], [2.0], ["elicitation"], seeds=2, trials=40, tuning_seeds=1)
+    expected = runs_of(CELL, wish)
+    display = session._Display(Console(quiet=True), expected)
+    driven = session._counted(CELL, wish, expected, display)
+    batch, runs = next(driven), 0
+    while True:
+        runs += len(batch)
+        try:
+            batch = driven.send([scored(job) for job in batch])
+        except StopIteration:
+            break
+    (bar,) = display.progress.tasks
+    assert bar.total == runs < expected
+
+
+def scored(job: Job) -> Record:
+    """A run's record, best at a step of 1.07."""
+    accuracy = -abs(math.log(float(job.flat["server.learning-rate"]) / 1.07))
+    return {"status": "done", "report": {"outcome": {"final": {"accuracy": accuracy, "loss": 0.0}}}}
