@@ -146,7 +146,7 @@ def test_a_failed_run_is_left_out_of_the_means_and_told() -> None:
         (
             {"stopped": "diverged: held-out loss 99"},
             1.0,
-            "3 of 3 runs diverged (judged on the held-out examples that are scored): the last",
+            "3 of 3 runs diverged (judged on the held-out examples that are scored): the best",
         ),
         ({"warning": "ended 4 points BELOW"}, 1.0, "3 of 3 runs ended more than 2 points below the base model"),
         ({}, 9.0, "the best step lies at the edge of those tried"),
