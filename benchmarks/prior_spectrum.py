@@ -34,7 +34,8 @@ def prior(federation: Federation, config: RunConfig) -> Directions:
     """Rows made as a run makes its first ones, from a draw of its own, prompts that are scored later not left out."""
     adapted, settings = federation.adapted, config.public_prior
     task, seed = config.data.task, config.seed
-    prompts = public_prompts(adapted, settings, template_of(task), public_questions(task), (), seed)
+    longest = config.data.max_length
+    prompts = public_prompts(adapted, settings, template_of(task), public_questions(task), (), seed, longest)
     clients = pseudo_clients(adapted, adapted.initial, prompts, settings, seed)
     gradients = group_gradients(adapted, adapted.initial, clients.tokens, clients.spans)
     return directions(adapted.layout, gradients, BANDS[-1], settings, clients, adapted.initial)

@@ -19,7 +19,7 @@ def counts(task: str, seed: int) -> tuple[int, int]:
     config = RunConfig.parse({"seed": seed, "data.task": task})
     held_out = held_out_prompts(config.data, seed)
     adapted = load_adapted_model(config.model, config.lora, seed)
-    pool = public_prompts(adapted, PublicPriorConfig(), template_of(task), (), held_out, seed)
+    pool = public_prompts(adapted, PublicPriorConfig(), template_of(task), (), held_out, seed, config.data.max_length)
     private = set(training_examples(task, _ENOUGH, 0)["prompt"])
     return len(pool), len(private.intersection(pool))
 

@@ -200,10 +200,11 @@ def _check(config: RunConfig, clients: int) -> None:
     _check_delta(config.privacy.delta, clients)
     _check_strategy(config.strategy.name)
     from common.base_model import device_of  # noqa: PLC0415 - torch, which `keys` need not wait for
-    from server_app.local_model import check_local_model  # noqa: PLC0415
+    from server_app.local_model import check_known_codec, check_local_model  # noqa: PLC0415
 
     device_of(config.model)
     check_local_model(config)
+    check_known_codec(config)
     _check_data(config, clients)
 
 

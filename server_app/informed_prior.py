@@ -8,7 +8,14 @@ from torch import Tensor
 from common.adapter import Layout
 from common.codecs.base import Codec
 from common.codecs.dense import DENSE
-from server_app.prior import PriorReport, PriorSettings, reconstruction_quality, train_autoencoder, train_conv
+from server_app.prior import (
+    PriorReport,
+    PriorSettings,
+    check_trained,
+    reconstruction_quality,
+    train_autoencoder,
+    train_conv,
+)
 
 
 class CollectedGradients:
@@ -48,6 +55,7 @@ def train_informed(layout: Layout, gradients: Tensor, settings: PriorSettings) -
     what a code of zeros decodes to, over theirs, and ``zeroed_cosine``, its cosine with their mean: what the decoder
     knows by itself. Raises ``ValueError`` as ``train_prior`` does. Source: CG-FedLLM (arXiv 2405.13746), TGAP.
     """
+    check_trained(layout, settings)
     collected = CollectedGradients(gradients, settings.seed)
     start = perf_counter()
     if settings.kind == "conv":

@@ -1,4 +1,4 @@
-"""A model in a local directory, checked before anything is started: no weights are read."""
+"""What can be told of a model on this machine before anything is started: no weights are read."""
 
 from pathlib import Path
 
@@ -7,6 +7,14 @@ from common.base_model import load_tokenizer
 from common.config import ConfigError, RunConfig, names_a_file
 from common.data import check_chat_template
 from common.positions import check_length
+from server_app.run import check_codec
+
+
+def check_known_codec(config: RunConfig) -> None:
+    """Refuse what the strategy could make no codec of, where the adapter is known: the demo's or a directory's."""
+    name = config.model.name
+    if name == "demo" or Path(name).is_dir():
+        check_codec(config, shape_of(config.model, config.lora))
 
 
 def check_local_model(config: RunConfig) -> None:

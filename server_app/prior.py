@@ -142,6 +142,7 @@ def train_prior(layout: Layout, statistics: GradientStatistics, settings: PriorS
 
     """
     statistics.check(layout)
+    check_settings(layout, settings)
     start = perf_counter()
     # 1: Generate the synthetic gradients: Ĝ ~ N(m, s).
     synthetic = SyntheticGradients(layout, statistics.mean, statistics.std, settings.seed)
@@ -152,6 +153,26 @@ def train_prior(layout: Layout, statistics: GradientStatistics, settings: PriorS
     samples = synthetic.sample(max(2, min(QUALITY_SAMPLES, QUALITY_VALUES // layout.size)))
     quality = reconstruction_quality(codec, samples)
     return codec, PriorReport(quality, seconds, codec.spec().nbytes, losses)
+
+
+def check_settings(layout: Layout, settings: PriorSettings) -> None:
+    """Refuse, with a ``ValueError``, a code that ``train_prior`` could make for no statistics of this adapter."""
+    if settings.kind == "identity":
+        _check_only_size(settings, layout.size)
+    elif settings.kind == "linear" and settings.form != "trained":
+        LinearCodec.of_form(
+            layout, settings.size, settings.seed, form=settings.form, transform=settings.transform
+        )  # draws nothing yet
+    else:
+        check_trained(layout, settings)
+
+
+def check_trained(layout: Layout, settings: PriorSettings) -> None:
+    """The same for AutoEncoders that are trained, whatever ``form`` says: ``conv``, and a dense one for ``linear``."""
+    if settings.kind == "conv":
+        _check_only_size(settings, CONV.code_size(layout.size, settings.depth))
+    else:
+        DENSE.code_size(layout.size, settings.size)
 
 
 @torch.no_grad()
@@ -179,8 +200,7 @@ def reconstruction_quality(codec: Codec, gradients: Tensor) -> dict[str, float]:
 _Result = tuple[Codec, tuple[float, ...]]
 
 
-def _identity(layout: Layout, _: GradientStatistics, settings: PriorSettings, __: SyntheticGradients) -> _Result:
-    _check_only_size(settings, layout.size)
+def _identity(layout: Layout, _: GradientStatistics, __: PriorSettings, ___: SyntheticGradients) -> _Result:
     return IdentityCodec(layout), ()
 
 
@@ -222,7 +242,6 @@ def train_autoencoder(
     scale: float,
 ) -> tuple[NeuralCodec, tuple[float, ...]]:
     """Minimise ‖Dec∘Enc(Ĝ) - Ĝ‖² / ‖Ĝ‖² by Adam on newly drawn gradients in every step."""
-    architecture.code_size(layout.size, option)
     if scale == 0:
         raise ValueError("statistics are zero everywhere: no synthetic gradient differs from zero")
     with torch.random.fork_rng(devices=[]):
@@ -249,7 +268,6 @@ def train_autoencoder(
 
 def train_conv(layout: Layout, settings: PriorSettings, gradients: Gradients) -> tuple[NeuralCodec, tuple[float, ...]]:
     """FedCG's convolutional AutoEncoder, trained on ``gradients``; returns it with its losses."""
-    _check_only_size(settings, CONV.code_size(layout.size, settings.depth))
     return train_autoencoder(CONV, settings.depth, layout, settings, gradients, scale=gradients.bound)
 
 

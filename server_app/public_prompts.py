@@ -5,21 +5,30 @@ carries messages (an import contract in pyproject.toml), and get a released adap
 """
 
 import itertools
-import json
 import re
 import string
 import textwrap
-import tomllib
 from collections.abc import Collection, Sequence
-from pathlib import Path
 
 import torch
 
-from common.config import SELF_GENERATED, TEMPLATE, ConfigError, PublicPriorConfig
+from common.config import (
+    SELF_GENERATED,
+    TEMPLATE,
+    ConfigError,
+    PublicPriorConfig,
+    read_prompts,
+    read_words,
+    slots_of,
+)
 from common.models import AdaptedModel
 
 _BATCH, _BATCHES = 256, 16
 _LONGEST_REASON = 160  # characters of a library's error that are passed on
+_NEEDED = {
+    "prompts": f'needs "{SELF_GENERATED}", "{TEMPLATE}", or a file with one prompt a line, text or JSON with "prompt"',
+    "slots": "needs a TOML file with one list of words for every slot of the template",
+}
 
 
 def public_prompts(
@@ -29,6 +38,7 @@ def public_prompts(
     questions: Sequence[str],
     evaluated: Collection[str],
     seed: int,
+    longest: int,
 ) -> list[str]:
     """At most ``public-prior.pool`` distinct prompts, a seeded draw of what the source gives.
 
@@ -39,25 +49,32 @@ def public_prompts(
         questions: what ``template`` uses where no file names the slots' words.
         evaluated: questions of the evaluation, which are left out.
         seed: of the draw and the sampling.
+        longest: most tokens of a prompt together with its label (``data.max-length``); what the model writes itself
+            is dropped beyond it.
 
     Raises:
-        ConfigError: the source gives fewer prompts than a pseudo-client needs, or cannot be read.
+        ConfigError: the source gives fewer prompts than a pseudo-client needs, or too long ones, or cannot be read.
 
     """
     if settings.prompts == SELF_GENERATED:
-        found = _self_generated(adapted, settings, template, seed)
-    elif settings.prompts == TEMPLATE:
-        found = _filled(template, settings.slots) if settings.slots else list(questions)
+        found = _self_generated(adapted, settings, template, seed, longest)
     else:
-        found = _from_file(settings.prompts)
-    distinct = [prompt for prompt in dict.fromkeys(found) if prompt not in evaluated]
-    if len(distinct) < settings.prompts_per_client:
-        raise ConfigError(
-            f'public-prior.prompts = "{settings.prompts}": gave {len(distinct)} prompts that the evaluation does not '
-            f"ask, and public-prior.prompts-per-client = {settings.prompts_per_client}; {_more_prompts(settings)}"
-        )
+        places = _written(settings, template, questions)
+        _check_lengths(adapted, settings, places, longest)
+        found = list(places)
+    distinct = [prompt for prompt in found if prompt not in evaluated]
+    check_enough(settings, len(distinct))
     order = torch.randperm(len(distinct), generator=torch.Generator().manual_seed(seed))
     return [distinct[index] for index in order[: settings.pool].tolist()]
+
+
+def check_enough(settings: PublicPriorConfig, count: int) -> None:
+    """Raise ``ConfigError`` where a pseudo-client needs more than ``count`` prompts."""
+    if count < settings.prompts_per_client:
+        raise ConfigError(
+            f'public-prior.prompts = "{settings.prompts}": gave {count} prompts that the evaluation does not ask, and '
+            f"public-prior.prompts-per-client = {settings.prompts_per_client}; {_more_prompts(settings)}"
+        )
 
 
 def _more_prompts(settings: PublicPriorConfig) -> str:
@@ -110,8 +127,10 @@ def _until_end(tokens: list[int], end: int | None, pad: int) -> list[int]:
     return kept or tokens[:1]
 
 
-def _self_generated(adapted: AdaptedModel, settings: PublicPriorConfig, template: str, seed: int) -> list[str]:
-    """Let the base model go on from the template's opening, and keep what fits the template, cut at its end."""
+def _self_generated(
+    adapted: AdaptedModel, settings: PublicPriorConfig, template: str, seed: int, longest: int
+) -> list[str]:
+    """Let the base model go on from the template's opening, and keep what fits template and length, cut at its end."""
     pattern = _pattern(template)
     opening = template[: template.index("{")].rstrip() if "{" in template else template
     adapted.load(adapted.initial)
@@ -119,7 +138,7 @@ def _self_generated(adapted: AdaptedModel, settings: PublicPriorConfig, template
     for batch in range(_BATCHES):
         for tokens, _ in sample(adapted, [opening] * _BATCH, settings.prompt_tokens, seed + batch):
             fitting = pattern.match(str(adapted.tokenizer.decode(tokens, skip_special_tokens=True)))
-            if fitting:
+            if fitting and _tokens(adapted, fitting.group(0)) + settings.label_tokens <= longest:
                 found[fitting.group(0)] = None
         if len(found) >= settings.pool:
             break
@@ -132,37 +151,41 @@ def _pattern(template: str) -> re.Pattern[str]:
     return re.compile("".join(re.escape(text) + ("" if slot is None else "(.+?)") for text, slot, _, _ in parts))
 
 
+def _written(settings: PublicPriorConfig, template: str, questions: Sequence[str]) -> dict[str, str]:
+    """The prompts of a template or a file, each once, and how a reader finds it."""
+    key, path = ("slots", settings.slots) if settings.prompts == TEMPLATE else ("prompts", settings.prompts)
+    try:
+        if settings.prompts != TEMPLATE:
+            return {text: f"line {number}" for text, number in read_prompts(path).items()}
+        texts = _filled(template, path) if path else questions
+        return {text: f'"{textwrap.shorten(text, _LONGEST_REASON)}"' for text in texts}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f'public-prior.{key} = "{path}": {_reason(error)}; {_NEEDED[key]}') from error
+
+
 def _filled(template: str, slots: str) -> list[str]:
     """The template under every combination of the slots' words."""
-    try:
-        words: dict[str, list[str]] = tomllib.loads(Path(slots).read_text(encoding="utf-8"))
-        names = list(words)
-        return [
-            template.format(**dict(zip(names, choice, strict=True)))
-            for choice in itertools.product(*(words[name] for name in names))
-        ]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f'public-prior.slots = "{slots}": needs a TOML file with one list of words for every slot of '
-            f'"{template}": {_reason(error)}'
-        ) from error
+    words = read_words(slots, slots_of(template))
+    return [template.format(**dict(zip(words, choice, strict=True))) for choice in itertools.product(*words.values())]
 
 
-def _from_file(path: str) -> list[str]:
-    """One prompt a line: plain text, or JSON (a string, or an object with "prompt"); blank lines are skipped."""
-    try:
-        lines = [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
-        if not path.lower().endswith((".jsonl", ".json")):
-            return lines
-        rows = [json.loads(line) for line in lines]
-        return [str(row["prompt"] if isinstance(row, dict) else row) for row in rows]
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(
-            f'public-prior.prompts = "{path}": needs "{SELF_GENERATED}", "{TEMPLATE}", or a file with one prompt a '
-            f'line, as text or as JSON with "prompt": {_reason(error)}'
-        ) from error
+def _check_lengths(adapted: AdaptedModel, settings: PublicPriorConfig, places: dict[str, str], longest: int) -> None:
+    """Refuse a prompt that leaves no room for its label: whole, it might pass the model's positions."""
+    room = longest - settings.label_tokens
+    for text, place in places.items():
+        tokens = _tokens(adapted, text)
+        if tokens > room:
+            raise ConfigError(
+                f'public-prior.prompts = "{settings.prompts}": {place} has {tokens} tokens, and {room} are allowed: '
+                f"data.max-length = {longest} less public-prior.label-tokens = {settings.label_tokens}; shorten it"
+            )
+
+
+def _tokens(adapted: AdaptedModel, text: str) -> int:
+    return len(adapted.tokenizer(text)["input_ids"])
 
 
 def _reason(error: Exception) -> str:
     """An error in one short line: some hold, and would repeat, the whole file."""
-    return f"{type(error).__name__}: {textwrap.shorten(str(error), _LONGEST_REASON)}"
+    kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+    return f"{kind}{textwrap.shorten(str(error), _LONGEST_REASON)}"

@@ -55,6 +55,7 @@ def run_federation(grid: Grid, config: RunConfig, run: int = 0) -> RunFolder:
     adapted = load_adapted_model(config.model, config.lora, config.seed)
     check_chat_template(config.data, adapted.tokenizer)
     check_length(adapted.model.get_base_model(), config.model.name, config.data.max_length)
+    check_codec(config, adapted)
     nodes = connect(grid, config.federation.num_clients, config.federation.connect_timeout, say)
     plan = plan_run(config, adapted, len(nodes))
     folder = RunFolder.create(config)
@@ -91,8 +92,14 @@ class HasLayout(Protocol):
         """Where the adapter's tensors lie."""
 
 
+def check_codec(config: RunConfig, adapted: HasLayout) -> None:
+    """Refuse what the strategy could make no codec of for this adapter. Raises ``ConfigError``."""
+    STRATEGIES[config.strategy.name].check(config, adapted.layout)
+
+
 def plan_run(config: RunConfig, adapted: HasLayout, clients: int) -> PrivacyPlan:
-    """The privacy plan for an adapter and a number of enrolled clients."""
+    """The privacy plan for an adapter and a number of enrolled clients; ``ConfigError`` where nothing could be run."""
+    check_codec(config, adapted)
     stage = STRATEGIES[config.strategy.name].stage_one(config, adapted.layout)
     tensors = len(adapted.layout.tensors)
     return make_plan(config, clients, code_size(config, adapted.layout), stage, tensors=tensors)
@@ -112,17 +119,14 @@ def open_account(config: RunConfig, adapted: AdaptedModel, plan: PrivacyPlan, le
 
 
 def code_size(config: RunConfig, layout: Layout) -> int:
-    """Values in a code of the configured strategy; ``ConfigError`` when there is none for this adapter."""
+    """Values in a code of the configured strategy, which ``check_codec`` has let pass."""
     strategy = STRATEGIES[config.strategy.name]
     if strategy.sends_whole(config):
         return layout.size
     settings = prior_settings(config, layout)
     if settings.kind != "conv" or not strategy.learns_codec(config):
         return settings.size or layout.size
-    try:
-        return conv_code_size(layout.size, settings.depth)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    return conv_code_size(layout.size, settings.depth)
 
 
 def _check_same_run(config: RunConfig) -> None:

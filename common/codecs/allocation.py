@@ -94,3 +94,6 @@ FORMS: dict[str, Callable[[Layout, GradientStatistics, int], tuple[Block, ...]]]
     "optimum": optimum,
 }
 """The seeded forms by the name they have in configuration."""
+
+BLIND_FORMS = ("global", "per-tensor")
+"""Those of them that read no statistics."""

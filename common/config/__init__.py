@@ -1,7 +1,7 @@
 """The configuration of a run; see ``run`` for parsing, ``sections`` and ``strategy_sections`` for the keys."""
 
 from common.config.fields import Section
-from common.config.files import SELF_GENERATED, TEMPLATE
+from common.config.prompts import SELF_GENERATED, TEMPLATE, read_prompts, read_words, slots_of
 from common.config.run import ConfigError, RunConfig, Scalar, flatten, key_table, names_a_file, nest
 from common.config.sections import (
     CodecConfig,
@@ -55,4 +55,7 @@ __all__ = [
     "key_table",
     "names_a_file",
     "nest",
+    "read_prompts",
+    "read_words",
+    "slots_of",
 ]

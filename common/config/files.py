@@ -1,11 +1,9 @@
-"""The text files that a configuration names: whether they can be read, asked before anything starts."""
+"""The text files that a configuration names: whether they can be read and used, asked before anything starts."""
 
 from pathlib import Path
 
+from common.config.prompts import SELF_GENERATED, TEMPLATE, written_fault
 from common.config.strategy_sections import PublicPriorConfig
-
-SELF_GENERATED, TEMPLATE = "self-generated", "template"
-"""Values of ``public-prior.prompts`` that name no file."""
 
 
 def prior_file_faults(prior: PublicPriorConfig) -> list[str]:
@@ -16,7 +14,7 @@ def prior_file_faults(prior: PublicPriorConfig) -> list[str]:
         wanted.append(("public-prior.prompts", prior.prompts, right))
     if prior.prompts == TEMPLATE and prior.slots:
         wanted.append(("public-prior.slots", prior.slots, "a TOML file with one list of words for every slot"))
-    whys = [(key, path, text_fault(path), right) for key, path, right in wanted]
+    whys = [(key, path, text_fault(path) or written_fault(prior), right) for key, path, right in wanted]
     return [f'{key} = "{path}": {why}; give {right}' for key, path, why, right in whys if why]
 
 

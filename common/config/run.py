@@ -5,7 +5,6 @@ Flower hands an app one flat mapping of dotted keys (``privacy.epsilon``) to boo
 """
 
 import difflib
-import string
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import Any
 from pydantic import Field, ValidationError, model_validator
 
 from common.config.fields import NonNegativeInt, PositiveInt, Section, kebab
-from common.config.files import SELF_GENERATED, TEMPLATE, prior_file_faults
+from common.config.files import prior_file_faults
+from common.config.prompts import template_faults
 from common.config.sections import (
     CodecConfig,
     DataConfig,
@@ -183,21 +183,7 @@ def _public_prior_faults(config: RunConfig) -> list[str]:
         )
     if config.privacy.mechanism == "printed":
         faults.append('privacy.mechanism = "printed" clips tensors apart, and a row of public-prior spans them all')
-    return faults + _template_faults(prior)
-
-
-def _template_faults(prior: PublicPriorConfig) -> list[str]:
-    """A template that no text can be made of; one that the prompts' source does not read is let be."""
-    if prior.prompts not in (SELF_GENERATED, TEMPLATE):
-        return []
-    try:
-        list(string.Formatter().parse(prior.template))
-    except ValueError as error:
-        return [
-            f'public-prior.template = "{prior.template}": {error}; write every slot as {{name}}, and a brace that is '
-            "none twice, as {{ or }}"
-        ]
-    return []
+    return faults + template_faults(prior, config.data.name)
 
 
 def _printed_faults(config: RunConfig) -> list[str]:

@@ -8,6 +8,7 @@ makes tokens.
 
 from common.data.formats import FORMATS
 from common.data.partition import (
+    check_demo,
     evaluation_examples,
     held_out_prompts,
     private_examples,
@@ -32,6 +33,7 @@ __all__ = [
     "IGNORED",
     "TokenisedExamples",
     "check_chat_template",
+    "check_demo",
     "completion_texts",
     "encode",
     "evaluation_examples",

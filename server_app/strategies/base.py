@@ -29,6 +29,7 @@ from server_app.control import controlled_code, controlled_gradient
 from server_app.events import log_event
 from server_app.federation import FederationError, Question, Replies, exchange
 from server_app.planned_encoder import PlannedEncoder, drawn, learnt, whole
+from server_app.prior_settings import prior_settings
 from server_app.privacy_account import PrivacyAccount
 from server_app.privacy_plan import StageOne, round_terms
 from server_app.run_state import Best, Hooks, RoundSummary, RunState, judged_loss, pack_adapter, unpack_adapter
@@ -82,6 +83,12 @@ class FederatedAdapter(Strategy):
     def aligned_codec(cls, config: RunConfig) -> bool:
         """Whether the codec keeps most of a gradient: a step is then as long as without one, not √(n/k) times that."""
         return False
+
+    @classmethod
+    def check(cls, config: RunConfig, layout: Layout) -> None:
+        """Raise ``ConfigError`` where ``prepare`` could make no codec for this adapter: before any client is asked."""
+        if not cls.sends_whole(config):
+            prior_settings(config, layout)
 
     @abstractmethod
     def prepare(self, grid: Grid) -> Codec:

@@ -5,10 +5,10 @@ from flwr.serverapp import Grid
 from common.adapter import Layout
 from common.codecs.base import Codec
 from common.codecs.statistics import GradientStatistics
-from common.config import RunConfig
+from common.config import ConfigError, RunConfig
 from common.scale_code import ScaleCode
 from common.wire import STATISTICS
-from server_app.prior import train_prior
+from server_app.prior import check_settings, train_prior
 from server_app.prior_settings import prior_settings
 from server_app.prior_stage import combine_statistics
 from server_app.privacy_plan import StageOne, statistics_stage
@@ -35,6 +35,14 @@ class DrEncoder(TwoStage):
     def learns_codec(cls, config: RunConfig) -> bool:
         """The convolution and the trained linear form; all other forms are drawn or computed, not learnt."""
         return config.codec.kind == "conv" or (config.codec.kind, config.codec.form) == ("linear", "trained")
+
+    @classmethod
+    def check(cls, config: RunConfig, layout: Layout) -> None:
+        """The size must be one that the kind and the form have for this adapter."""
+        try:
+            check_settings(layout, prior_settings(config, layout))
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
 
     def prepare(self, grid: Grid) -> Codec:
         """Algorithm 1: collect statistics, draw synthetic gradients from them, train the AutoEncoder."""

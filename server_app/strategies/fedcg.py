@@ -18,6 +18,7 @@ from common.privacy.mechanism import combine
 from common.wire import GRADIENTS
 from server_app.federation import FederationError
 from server_app.informed_prior import train_informed
+from server_app.prior import check_trained
 from server_app.prior_settings import prior_settings
 from server_app.privacy_plan import StageOne
 from server_app.strategies.two_stage import TwoStage
@@ -49,16 +50,26 @@ class FedCg(TwoStage):
         """Always, of either kind."""
         return True
 
+    @classmethod
+    def aligned_codec(cls, config: RunConfig) -> bool:
+        """True: it is trained to give gradients like the clients' back at their own length."""
+        return True
+
+    @classmethod
+    def check(cls, config: RunConfig, layout: Layout) -> None:
+        """The size must be one that the convolution, or the dense network, has for this adapter."""
+        try:
+            check_trained(layout, prior_settings(config, layout))
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
     def prepare(self, grid: Grid) -> Codec:
         """TGAP: collect gradients, train the AutoEncoder on them."""
         settings = prior_settings(self.config, self.layout)
         gradients = self._collect_gradients(grid)
         if not gradients.any():
             raise FederationError("stage 1: every gradient that was collected is zero; nothing can be learnt from them")
-        try:
-            codec, report = train_informed(self.layout, gradients, settings)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+        codec, report = train_informed(self.layout, gradients, settings)
         self.state.prior = report.figures()
         return codec
 

@@ -29,6 +29,13 @@ class FedLpp(FederatedAdapter):
         """The paper's clients return whole updates; ``fedlpp.compress`` sends codes instead."""
         return not config.fedlpp.compress
 
+    @classmethod
+    def check(cls, config: RunConfig, layout: Layout) -> None:
+        """Whole updates fit any adapter; with ``fedlpp.compress`` the codec itself tells."""
+        super().check(config, layout)
+        if config.fedlpp.compress:
+            seeded_codec(config, layout)
+
     def prepare(self, grid: Grid) -> Codec:
         """The identity, or a random projection."""
         return IdentityCodec(self.layout) if self.sends_whole(self.config) else seeded_codec(self.config, self.layout)

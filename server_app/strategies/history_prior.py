@@ -22,25 +22,15 @@ class HistoryPrior(FederatedAdapter):
         """A seeded projection, and the history's ``n`` values."""
         return PlannedEncoder(drawn(config, layout, size).spec, 4 * layout.size)
 
+    @classmethod
+    def check(cls, config: RunConfig, layout: Layout) -> None:
+        """The first codec tells: rows and size must fit each other and the adapter."""
+        super().check(config, layout)
+        _first_codec(config, layout)
+
     def prepare(self, grid: Grid) -> Codec:
         """No history yet: round 1 is a random projection."""
-        codec = self.config.codec
-        if (codec.kind, codec.form) != ("linear", "global"):
-            raise ConfigError(
-                f'codec.kind = "{codec.kind}" and codec.form = "{codec.form}": strategy history-prior needs "linear" '
-                'and "global"'
-            )
-        try:
-            return HistoryCodec(
-                self.layout,
-                torch.zeros(self.layout.size),
-                rows=self.config.history.rows,
-                size=codec.size,
-                transform=codec.transform,
-                seed=self.config.seed,
-            )
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+        return _first_codec(self.config, self.layout)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -51,3 +41,24 @@ class HistoryPrior(FederatedAdapter):
         if taken[0] is not None and isinstance(self.codec, HistoryCodec):
             self.state.codec = self.codec.advance(self.state.optimizer.adapter - before, self.config.history.decay)
         return taken
+
+
+def _first_codec(config: RunConfig, layout: Layout) -> HistoryCodec:
+    """The codec of round 1; raises ``ConfigError`` where ``codec.*`` or ``history.rows`` do not suit."""
+    codec = config.codec
+    if (codec.kind, codec.form) != ("linear", "global"):
+        raise ConfigError(
+            f'codec.kind = "{codec.kind}" and codec.form = "{codec.form}": strategy history-prior needs "linear" '
+            'and "global"'
+        )
+    try:
+        return HistoryCodec(
+            layout,
+            torch.zeros(layout.size),
+            rows=config.history.rows,
+            size=codec.size,
+            transform=codec.transform,
+            seed=config.seed,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error

@@ -16,8 +16,8 @@ from common.adapter import Layout
 from common.codecs.base import Codec
 from common.codecs.rows import BlockRows
 from common.codecs.subspace import SubspaceCodec
-from common.config import SELF_GENERATED, TEMPLATE, ConfigError, RunConfig
-from common.data import held_out_prompts
+from common.config import TEMPLATE, RunConfig
+from common.data import check_demo, held_out_prompts
 from common.demo.prompts import public_questions
 from common.demo.tasks import template_of
 from common.group_gradients import group_gradients
@@ -25,7 +25,7 @@ from common.tangents import ModelTangents
 from server_app.planned_encoder import PlannedEncoder
 from server_app.privacy_plan import round_terms
 from server_app.public_gradients import directions, pseudo_clients, rows_bytes
-from server_app.public_prompts import public_prompts
+from server_app.public_prompts import check_enough, public_prompts
 from server_app.strategies.base import FederatedAdapter
 from server_app.terminal import kilobytes
 
@@ -49,6 +49,13 @@ class PublicPrior(FederatedAdapter):
         spec = SubspaceCodec(layout, none, torch.zeros(size), transform=config.codec.transform).spec()
         prior = config.public_prior
         return PlannedEncoder(spec, rows_bytes(layout, size - prior.random_rows, prior, config.data.max_length))
+
+    @classmethod
+    def check(cls, config: RunConfig, layout: Layout) -> None:
+        """The demo's own questions must be enough; files were counted before (``RunConfig.check_files``)."""
+        super().check(config, layout)
+        if config.public_prior.prompts == TEMPLATE and not config.public_prior.slots:
+            check_enough(config.public_prior, len(_demo_questions(config)))
 
     def prepare(self, grid: Grid) -> Codec:
         """The prior at the untouched model."""
@@ -115,26 +122,13 @@ class PublicPrior(FederatedAdapter):
     def _pool(self) -> list[str]:
         """The public prompts, made once; none of them is a question that anything is scored on."""
         if self._prompts is None:
-            asked = held_out_prompts(self.config.data, self.config.seed)
-            is_demo = self.config.data.name == "demo"
-            questions = public_questions(self.config.data.task) if is_demo else ()
+            data, prior, seed = self.config.data, self.config.public_prior, self.config.seed
+            template = prior.template or (template_of(data.task) if data.name == "demo" else "")
             self._prompts = public_prompts(
-                self.adapted, self.config.public_prior, self._template(), questions, asked, self.config.seed
-            )
+                self.adapted, prior, template, _demo_questions(self.config), held_out_prompts(data, seed), seed,
+                data.max_length,
+            )  # fmt: skip
         return self._prompts
-
-    def _template(self) -> str:
-        """The configured template, or the demo task's; a source that needs one and has none is refused."""
-        prior, data = self.config.public_prior, self.config.data
-        if prior.template or prior.prompts not in {SELF_GENERATED, TEMPLATE}:
-            return prior.template
-        if data.name != "demo":
-            raise ConfigError(
-                f'public-prior.template = "" with public-prior.prompts = "{prior.prompts}" and data.name = '
-                f'"{data.name}": write how the prompts of these data look, for example "question: {{text}} answer:", '
-                "or name a file of prompts"
-            )
-        return template_of(data.task)
 
     def _noise_floor(self) -> float:
         """Energy of the noise on the mean code along one direction, averaged over the run's rounds; public.
@@ -145,6 +139,15 @@ class PublicPrior(FederatedAdapter):
         terms = round_terms(self.config.privacy, plan, self.config.codec.size)
         deviation = terms.total_std(round(plan.expected_cohort)) / (terms.clip_norm * plan.expected_cohort)
         return self.config.public_prior.noise_floor * deviation**2 / self.config.num_server_rounds
+
+
+def _demo_questions(config: RunConfig) -> tuple[str, ...]:
+    """What a template without a file of words is filled to; nothing for other data, which have no such pairs."""
+    prior, data = config.public_prior, config.data
+    if data.name != "demo" or prior.prompts != TEMPLATE or prior.slots:
+        return ()
+    check_demo(data)
+    return public_questions(data.task, prior.template)
 
 
 def row_scales(energies: Tensor, fresh: int, dim: int, *, whitening: float, floor: float) -> Tensor:

@@ -3,6 +3,7 @@
 from flwr.serverapp import Grid
 
 from common.adapter import Layout
+from common.codecs.allocation import BLIND_FORMS
 from common.codecs.base import Codec
 from common.codecs.linear import LinearCodec
 from common.config import ConfigError, RunConfig
@@ -12,16 +13,30 @@ from server_app.strategies.base import FederatedAdapter
 class RandomProjection(FederatedAdapter):
     """DR-Encoder's stage 2 alone: the whole budget goes to the rounds, redrawn every ``codec.refresh-every``."""
 
+    @classmethod
+    def check(cls, config: RunConfig, layout: Layout) -> None:
+        """The codec itself tells; it draws nothing before it is used."""
+        super().check(config, layout)
+        seeded_codec(config, layout)
+
     def prepare(self, grid: Grid) -> Codec:
         """The seeded codec as configured."""
         return seeded_codec(self.config, self.layout)
 
 
 def seeded_codec(config: RunConfig, layout: Layout) -> Codec:
-    """The linear codec of ``codec.*``; every tensor counts alike, since nobody was asked."""
+    """The linear codec of ``codec.*``, of a form that needs no statistics, since nobody was asked for any.
+
+    Raises ``ConfigError`` for another kind or form, and for a size that the adapter cannot have.
+    """
     codec = config.codec
     if codec.kind != "linear":
         raise ConfigError(f'codec.kind = "{codec.kind}": strategy {config.strategy.name} needs "linear"')
+    if codec.form not in BLIND_FORMS:
+        raise ConfigError(
+            f'codec.form = "{codec.form}": strategy {config.strategy.name} asks nobody for the statistics that this '
+            f"form is made of; allowed: {', '.join(BLIND_FORMS)}"
+        )
     try:
         return LinearCodec.of_form(layout, codec.size, config.seed, form=codec.form, transform=codec.transform)
     except ValueError as error:

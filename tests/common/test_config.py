@@ -228,11 +228,63 @@ def test_a_file_of_the_prior_that_cannot_be_read_is_refused_with_key_value_and_w
     RunConfig.parse({**changes, "strategy.name": "lora"}).check_files()  # which does not read it
 
 
-def test_files_of_the_prior_that_hold_text_are_accepted(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_text("who ?\n")
-    for changes in ({PROMPTS: str(path)}, {PROMPTS: "template", SLOTS: str(path)}, {SLOTS: "unread"}):
-        RunConfig.parse({"strategy.name": "public-prior", **changes}).check_files()
+def check_prior_file(path: Path, text: str, changes: dict[str, object] | None = None) -> None:
+    path.write_text(text)
+    prompts = {PROMPTS: "template", SLOTS: str(path)} if path.suffix == ".toml" else {PROMPTS: str(path)}
+    RunConfig.parse({"strategy.name": "public-prior", **prompts, **(changes or {})}).check_files()
+
+
+XY = {"public-prior.template": "is {x} {y} ?"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "changes"),
+    [
+        ("p.txt", "who ?\nwhat ?\n\nwhy ?\n", {}),
+        ("p.txt", "who ?\n", {"public-prior.prompts-per-client": 1}),
+        ("p.jsonl", '{"prompt": "who ?", "more": 1}\n"what ?"\n\n"why ?"\n', {}),
+        ("s.toml", 'relation = ["colour", "size", "kind"]\nsubject = ["wolf"]\n', {}),
+        ("s.toml", 'y = ["cat", "dog"]\nx = ["red", "blue"]\nunread = 3\n', XY),
+    ],
+)
+def test_files_of_the_prior_that_fit_are_accepted(
+    tmp_path: Path, name: str, text: str, changes: dict[str, object]
+) -> None:
+    check_prior_file(tmp_path / name, text, changes)
+
+
+def test_a_file_of_words_that_nothing_reads_is_let_be() -> None:
+    RunConfig.parse({"strategy.name": "public-prior", SLOTS: "unread"}).check_files()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "why"),
+    [
+        ("p.txt", "a\n\nb\na\n", "it gives 2 different prompts, and public-prior.prompts-per-client = 3"),
+        ("p.jsonl", '"a"\n"b"\n', "it gives 2 different prompts, and public-prior.prompts-per-client = 3"),
+        ("p.jsonl", '"a"\n\nnull\n"b"\n', "the prompt of line 3 is null, where a text is needed"),
+        ("p.jsonl", '7\n"a"\n', "the prompt of line 1 is 7, where a text is needed"),
+        ("p.jsonl", '"a"\n["b", "c"]\n', 'the prompt of line 2 is ["b", "c"], where a text is needed'),
+        ("p.jsonl", '{"prompt": null}\n', "the prompt of line 1 is null, where a text is needed"),
+        ("p.jsonl", '"a"\n" "\n', 'the prompt of line 2 is " ", where a text is needed'),
+        ("p.jsonl", '{"text": "a"}\n', 'line 1 has no "prompt"'),
+        ("p.jsonl", '"a"\nb\n', "line 2 is no JSON (Expecting value: line 1 column 1 (char 0))"),
+        ("s.toml", 'x = "gold"\ny = ["a", "b", "c"]\n', 'its x = "gold" is no list of words'),
+        ("s.toml", 'x = [1, 2, 3]\ny = ["a", "b", "c"]\n', "its x = [1, 2, 3] is no list of words"),
+        ("s.toml", "x = []\ny = []\n", "its x = [] is no list of words"),
+        ("s.toml", 'x = ["a", "b", "c"]\n', 'it has no words for the slot "y"'),
+        ("s.toml", 'x = ["a", "a", "b"]\ny = ["c"]\n', "it gives 2 different prompts, and"),
+        ("s.toml", "x = [", "Invalid value"),
+    ],
+)
+def test_a_file_of_the_prior_that_does_not_fit_is_refused_with_what_and_where(
+    tmp_path: Path, name: str, text: str, why: str
+) -> None:
+    key = SLOTS if name == "s.toml" else PROMPTS
+    with pytest.raises(ConfigError) as refusal:
+        check_prior_file(tmp_path / name, text, XY)
+    assert f'{key} = "{tmp_path / name}": {why}' in str(refusal.value)
+    assert "; give " in str(refusal.value)
 
 
 @pytest.mark.parametrize("template", ["hello {", "hello }", "hello {a"])

@@ -43,6 +43,17 @@ def cells_of(**changes: Any) -> list[Cell]:
             '"lora\\+privacy.delta=1e-2": with a privacy.delta of its',
         ),
         ({"epsilons": [4.0, 4.0]}, "name each once"),
+        (
+            {"strategies": ["lora", "history-prior+history.rows=300"]},
+            r"history-prior\+history.rows=300 at epsilon 4: history.rows = 300 is out of range; allowed: 0 to 63",
+        ),
+        (
+            {"strategies": ["random-projection+codec.form=trained"]},
+            'codec.form = "trained": .*allowed: global, per-ten',
+        ),
+        ({"strategies": ["random-projection+codec.kind=identity"]}, 'codec.kind = "identity": .* needs "linear"'),
+        ({"strategies": ["fedlpp+fedlpp.compress=true+codec.form=trained"]}, 'codec.form = "trained": strategy fedlpp'),
+        ({"strategies": ["dr-encoder+codec.kind=conv+codec.depth=3"]}, "codec.size = 64 with codec.kind = 'conv'"),
         ({"tasks": ["algebra"]}, '"algebra": there are elicitation, knowledge'),
         ({"cohort": 7}, "--cohort 7: larger than the 6 clients"),
         ({"seeds": 0}, "--seeds 0: at least 1"),

@@ -206,8 +206,9 @@ def test_files_of_the_prior_are_found_from_where_flower_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launched: list[RunConfig]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("own.txt", "words.toml", "template"):
-        (tmp_path / name).write_text("a ?\n")
+    (tmp_path / "own.txt").write_text("a ?\nb ?\nc ?\n")
+    (tmp_path / "words.toml").write_text('relation = ["a", "b", "c"]\nsubject = ["d"]\n')
+    (tmp_path / "template").write_text("a ?\n")
     prior = ("strategy.name=public-prior", "public-prior.slots=words.toml")
     for prompts in ("own.txt", "template"):
         assert invoke(tmp_path, *prior, f"public-prior.prompts={prompts}")[0] == 130

@@ -15,6 +15,7 @@ from common.models import AdaptedModel
 from common.privacy.ledger import Ledger
 from server_app.checkpoints import load_checkpoint
 from server_app.informed_prior import CollectedGradients, train_informed
+from server_app.run import plan_run
 from server_app.strategies.fedcg import FedCg
 from tests.server_app.fedcg_runs import CONV, FEDCG, PRIVATE, report_of
 from tests.server_app.strategy_runs import NOISY, Make
@@ -158,7 +159,6 @@ def test_a_contradiction_is_refused_by_key(changes: dict[str, Any], message: str
         RunConfig.parse({"strategy.name": "fedcg", **changes})
 
 
-def test_a_conv_code_of_another_size_is_refused(make: Make) -> None:
-    strategy, grid = make({**FEDCG, **CONV, "codec.size": 7})
-    with pytest.raises(ConfigError, match=r"codec\.size = 7 with codec\.kind = 'conv'"):
-        strategy.prepare(grid)
+def test_a_linear_code_is_trained_whatever_the_form_needs(files: Files, adapted: AdaptedModel, tmp_path: Path) -> None:
+    """Fewer values than tensors: too few for ``per-tensor``, which fedcg does not read."""
+    plan_run(tiny_config(files, tmp_path, {**FEDCG, "codec.form": "per-tensor", "codec.size": 3}), adapted, CLIENTS)

@@ -16,6 +16,7 @@ from common.models import AdaptedModel
 from common.quantize import QuantisedAdapter, quantise
 from common.wire import ADAPTER, pack_instruction, serialised_bytes, unpack_instruction
 from server_app.in_process import InProcessGrid
+from server_app.run import plan_run
 from server_app.strategies.base import FederatedAdapter
 from tests.false_alarms import rms_outside, statistical
 from tests.server_app.strategy_runs import NOISY, Make, rounds_of
@@ -147,10 +148,15 @@ def test_updates_are_whole_unless_they_are_compressed(make: Make) -> None:
         assert {len(values) for values in replies} == {4 * size}
 
 
-def test_compressed_updates_need_a_codec_that_suits(make: Make) -> None:
-    strategy, grid = make({**FEDLPP, "fedlpp.compress": True, "codec.form": "trained"})
-    with pytest.raises(ConfigError, match=r"codec\.form = 'trained'"):
-        strategy.prepare(grid)
+@pytest.mark.parametrize("changes", [{"codec.form": "trained"}, {"codec.form": "optimum"}, {"codec.kind": "conv"}])
+def test_compressed_updates_need_a_codec_that_suits(
+    files: Files, tmp_path: Path, adapted: AdaptedModel, changes: dict[str, Any]
+) -> None:
+    plan_run(tiny_config(files, tmp_path, {**FEDLPP, **changes}), adapted, CLIENTS)  # whole updates have no codec
+    config = tiny_config(files, tmp_path, {**FEDLPP, "fedlpp.compress": True, **changes})
+    key, value = next(iter(changes.items()))
+    with pytest.raises(ConfigError, match=rf'{key} = "{value}": strategy fedlpp'):
+        plan_run(config, adapted, CLIENTS)
 
 
 def test_the_printed_mechanism_takes_whole_updates_and_wants_tensors_apart_in_codes() -> None:

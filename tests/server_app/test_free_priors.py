@@ -13,6 +13,7 @@ from common.config import ConfigError, RunConfig
 from common.models import AdaptedModel
 from common.privacy.ledger import Ledger
 from server_app.checkpoints import load_checkpoint
+from server_app.run import plan_run
 from server_app.strategies import STRATEGIES
 from tests import reference
 from tests.false_alarms import beyond, statistical
@@ -116,23 +117,28 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_ends(
             {"codec.kind": "conv", "codec.depth": 3},
             r'codec\.kind = "conv": strategy random-projection',
         ),
-        ("random-projection", {"codec.form": "trained"}, r"codec\.form = 'trained'"),
+        ("random-projection", {"codec.kind": "identity"}, r'codec\.kind = "identity": strategy random-projection'),
+        *(
+            ("random-projection", {"codec.form": form}, rf'codec\.form = "{form}": .*allowed: global, per-tensor')
+            for form in ("trained", "optimum", "variance-proportional")
+        ),
+        ("random-projection", {"codec.form": "per-tensor", "codec.size": 15}, r"codec\.size = 15 is too small"),
         ("random-projection", {"codec.size": 0}, r"codec\.size = 0"),
         ("history-prior", {"codec.form": "per-tensor"}, r'codec\.form = "per-tensor": strategy history-prior'),
         ("history-prior", {"history.rows": 64}, r"history\.rows = 64 is out of range; allowed: 0 to 63"),
     ],
 )
 def test_a_codec_that_does_not_suit_is_refused_by_key(
-    make: Make, name: str, changes: dict[str, Any], message: str
+    files: Files, tmp_path: Path, adapted: AdaptedModel, name: str, changes: dict[str, Any], message: str
 ) -> None:
-    strategy, grid = make({"strategy.name": name, **changes})
+    config = tiny_config(files, tmp_path, {"strategy.name": name, **changes})
     with pytest.raises(ConfigError, match=message):
-        strategy.prepare(grid)
+        plan_run(config, adapted, 6)
 
 
 @free
 def test_every_form_and_transform_that_suits_is_used(make: Make, name: str) -> None:
-    for form in ("global",) if name == "history-prior" else ("global", "per-tensor", "variance-proportional"):
+    for form in ("global",) if name == "history-prior" else ("global", "per-tensor"):
         strategy, grid = make({"strategy.name": name, "codec.form": form, "codec.transform": "mixed-buckets"})
         codec = strategy.prepare(grid)
         assert isinstance(codec, LinearCodec | HistoryCodec)

@@ -362,9 +362,3 @@ def test_rows_fade_at_the_noise_of_the_whole_run(make: Make) -> None:
 def test_a_contradiction_is_refused_by_key(files: Files, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         tiny_config(files, tmp_path, {"strategy.name": "public-prior", **changes})
-
-
-def test_data_of_ones_own_need_a_template_or_a_file(make: Make) -> None:
-    strategy, grid = make({**PRIOR, "public-prior.template": ""})
-    with pytest.raises(ConfigError, match=r'public-prior\.template = "" with .*"self-generated"'):
-        strategy.prepare(grid)

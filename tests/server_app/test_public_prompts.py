@@ -18,10 +18,16 @@ from tests.tiny import vectors
 
 
 def found(
-    adapted: AdaptedModel, template: str = PRIVATE_PROMPT, *, evaluated: Any = (), seed: int = 1, **keys: Any
+    adapted: AdaptedModel,
+    template: str = PRIVATE_PROMPT,
+    *,
+    evaluated: Any = (),
+    seed: int = 1,
+    longest: int = 512,
+    **keys: Any,
 ) -> list[str]:
     settings = PublicPriorConfig.model_validate({key.replace("_", "-"): value for key, value in keys.items()})
-    return public_prompts(adapted, settings, template, ["a", "b", "c"], evaluated, seed)
+    return public_prompts(adapted, settings, template, ["a", "b", "c"], evaluated, seed, longest)
 
 
 @pytest.mark.parametrize("template", [PRIVATE_PROMPT, *PUBLIC_PROMPTS[:2]])
@@ -82,10 +88,22 @@ def test_a_file_has_one_prompt_a_line(adapted: AdaptedModel, tmp_path: Path, nam
 @pytest.mark.parametrize(
     ("keys", "texts", "message"),
     [
-        ({"prompts": "none.txt"}, {}, r'public-prior\.prompts = ".*none\.txt": needs "self-generated", "template", or'),
-        ({"prompts": "p.jsonl"}, {"p.jsonl": '{"text": "a"}\n'}, r"public-prior\.prompts = .*KeyError"),
+        (
+            {"prompts": "none.txt"},
+            {},
+            r'public-prior\.prompts = ".*none\.txt": FileNotFound.*; needs "self-generated", "template", or',
+        ),
+        (
+            {"prompts": "p.jsonl"},
+            {"p.jsonl": '{"text": "a"}\n'},
+            r'public-prior\.prompts = ".*p\.jsonl": line 1 has no "prompt"; needs',
+        ),
         ({"prompts": "p.txt"}, {"p.txt": "a\nb\n"}, r"gave 2 prompts .*, and public-prior\.prompts-per-client = 3"),
-        ({"prompts": "template", "slots": "s.toml"}, {"s.toml": 'x = ["a"]'}, r"public-prior\.slots = .*KeyError"),
+        (
+            {"prompts": "template", "slots": "s.toml"},
+            {"s.toml": 'x = ["a"]'},
+            r'public-prior\.slots = ".*s\.toml": it has no words for the slot "relation"; needs',
+        ),
         ({"template": "zebra {x} quagga"}, {}, r"gave 0 prompts.*look at public-prior\.template"),
     ],
 )
@@ -127,6 +145,41 @@ def test_a_template_that_its_words_do_not_fit_is_refused_by_key(
     (tmp_path / "s.toml").write_text('x = ["a", "b", "c"]')
     with pytest.raises(ConfigError, match=r"public-prior\.slots = .* one list of words for every slot"):
         found(adapted, template, prompts="template", slots=str(tmp_path / "s.toml"))
+
+
+LONG = "what is the colour of blood ?"  # seven words, and as many tokens beside the beginning
+
+
+def length(adapted: AdaptedModel) -> int:
+    return len(adapted.tokenizer(LONG)["input_ids"])
+
+
+@pytest.mark.parametrize(("label", "spare"), [(1, 0), (3, 0), (1, -1), (3, -1)])
+def test_a_prompt_must_leave_room_for_its_label(adapted: AdaptedModel, tmp_path: Path, label: int, spare: int) -> None:
+    (tmp_path / "p.txt").write_text(f"a\n\n{LONG}\nb\n")
+    keys = {"prompts": str(tmp_path / "p.txt"), "label_tokens": label, "longest": length(adapted) + label + spare}
+    if spare == 0:
+        assert set(found(adapted, **keys)) == {"a", LONG, "b"}
+        return
+    with pytest.raises(ConfigError, match=r"label") as refusal:
+        found(adapted, **keys)
+    said = f'p.txt": line 3 has {length(adapted)} tokens, and {length(adapted) - 1} are allowed: data.max-length = '
+    assert said in str(refusal.value)
+
+
+def test_a_filled_template_that_is_too_long_is_shown(adapted: AdaptedModel, tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text('x = ["colour", "size", "kind"]\ny = ["blood"]\n')
+    keys = {"prompts": "template", "slots": str(tmp_path / "s.toml"), "longest": length(adapted)}
+    with pytest.raises(ConfigError, match=r'"what is the colour of blood \?" has \d+ tokens'):
+        found(adapted, "what is the {x} of {y} ?", **keys)
+
+
+def test_the_model_is_not_used_on_what_it_wrote_too_long(adapted: AdaptedModel) -> None:
+    lengths = {prompt: len(adapted.tokenizer(prompt)["input_ids"]) for prompt in found(adapted, pool=10_000)}
+    longest = sorted(lengths.values())[len(lengths) // 2]
+    assert max(lengths.values()) > longest
+    kept = found(adapted, pool=10_000, longest=longest + 1)
+    assert set(kept) == {prompt for prompt, tokens in lengths.items() if tokens <= longest}
 
 
 @statistical(beyond(5, 3), "seeded")

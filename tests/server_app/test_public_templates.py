@@ -1,0 +1,64 @@
+"""Templates of strategy public-prior: which are refused, and who fills them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from common.config import ConfigError
+from common.demo.prompts import public_questions
+from common.models import AdaptedModel
+from server_app.public_gradients import PseudoClients, pseudo_clients
+from server_app.run import plan_run
+from server_app.strategies import public_prior
+from tests.server_app.strategy_runs import Make
+from tests.tiny import CLIENTS, Files, tiny_config
+
+PRIOR: dict[str, Any] = {"strategy.name": "public-prior", "codec.size": 24}
+OWN = {"public-prior.prompts": "template", "public-prior.template": "is {x} {y} ?"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"public-prior.template": ""}, r'public-prior\.template = "" with .*"self-generated"'),
+        ({**OWN, "public-prior.template": ""}, r'public-prior\.template = "" with .*"template"'),
+        (OWN, r'public-prior\.slots = "" with .*data\.name = ".*name a TOML file .*"is \{x\} \{y\} \?"'),
+        ({**OWN, "data.name": "demo"}, r'public-prior\.template = "is .*the demo fills the slots \{relation\} and'),
+        ({**OWN, "data.name": "demo", "public-prior.template": "why ?"}, r'public-prior\.template = "why \?" with'),
+        ({**OWN, "public-prior.slots": "s", "public-prior.template": "a {x:d}"}, r"write every slot as \{name\}"),
+    ],
+)
+def test_a_template_that_nothing_fills_is_refused_by_key(
+    files: Files, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tiny_config(files, tmp_path, {**PRIOR, **changes})
+
+
+def test_the_demo_fills_a_template_of_ones_own(
+    make: Make, monkeypatch: pytest.MonkeyPatch, files: Files, tmp_path: Path, adapted: AdaptedModel
+) -> None:
+    asked: list[list[str]] = []
+
+    def recording(adapted: AdaptedModel, adapter: Tensor, prompts: list[str], *rest: Any) -> PseudoClients:
+        asked.append(prompts)
+        return pseudo_clients(adapted, adapter, prompts, *rest)
+
+    monkeypatch.setattr(public_prior, "pseudo_clients", recording)
+    own = {
+        **PRIOR,
+        **OWN,
+        "data.name": "demo",
+        "data.evaluation": "",
+        "public-prior.template": "{subject} {relation} ?",
+    }
+    strategy, grid = make(own)
+    strategy.prepare(grid)
+    assert len(asked[0]) == 256
+    assert "wolf colour ?" in public_questions("elicitation", "{subject} {relation} ?")
+    assert set(asked[0]) <= set(public_questions("elicitation", "{subject} {relation} ?"))
+    plan_run(tiny_config(files, tmp_path, own), adapted, CLIENTS)
+    with pytest.raises(ConfigError, match=r"and public-prior\.prompts-per-client = 9999"):
+        plan_run(tiny_config(files, tmp_path, {**own, "public-prior.prompts-per-client": 9999}), adapted, CLIENTS)
