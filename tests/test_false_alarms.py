@@ -35,6 +35,7 @@ SIGNS = re.compile(
 UNMARKED: dict[str, set[str]] = {
     "counts, charges, texts, bytes or exceptions are asserted, which the noise in the run does not decide": {
         "test_epsilon_is_that_of_the_rounds_alone",
+        "test_the_noise_floor_is_that_of_the_noise_that_is_present",
         "test_every_figure_of_a_round_is_there_under_its_round",
         "test_every_charge_is_on_disk_before_its_messages_are_sent",
         "test_an_epsilon_beyond_twenty_says_that_it_is_not_claimed",
