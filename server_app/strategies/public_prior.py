@@ -91,9 +91,9 @@ class PublicPrior(FederatedAdapter):
             "seconds_to_encode_one_gradient": encoding,
             "encoder_bytes_down_per_client_round": spec.nbytes,
             "pseudo_gradient_energy_in_rows": costs.get("public_prior_energy", 0.0),
-            "summary": f"a public prior of {pool:.0f} prompts ({prior.prompts}), made {refreshes:.0f} times in "
-            f"{each:.1f} s each on the server; each round a client gets {kilobytes(spec.nbytes)} of it, and encodes a "
-            f"gradient in {1000 * encoding:.1f} ms (measured on the server)",
+            "summary": f"a public prior of {pool:.0f} prompts ({prior.prompts}), made "
+            f"{refreshes:.0f} time{'s' * (refreshes != 1)}, {each:.1f} s each on the server; each round a client gets "
+            f"{kilobytes(spec.nbytes)} of it, and encodes a gradient in {1000 * encoding:.1f} ms (measured on the server)",
         }
 
     def _codec_of(self, server_round: int) -> Codec:
