@@ -93,7 +93,7 @@ class PublicPrior(FederatedAdapter):
             "pseudo_gradient_energy_in_rows": costs.get("public_prior_energy", 0.0),
             "summary": f"a public prior of {pool:.0f} prompts ({prior.prompts}), made "
             f"{refreshes:.0f} time{'s' * (refreshes != 1)}, {each:.1f} s each on the server; each round a client gets "
-            f"{kilobytes(spec.nbytes)} of it, and encodes a gradient in {1000 * encoding:.1f} ms (measured on the server)",
+            f"{kilobytes(spec.nbytes)} of it, and encodes one in {1000 * encoding:.1f} ms (on the server)",
         }
 
     def _codec_of(self, server_round: int) -> Codec:
