@@ -40,7 +40,7 @@ def compare(
     from compare import session  # noqa: PLC0415 - torch, which other commands need not wait for
     from compare.folder import check_folder  # noqa: PLC0415
     from compare.plan import Wish, make_cells, read_changes, read_epsilons  # noqa: PLC0415
-    from compare.words import count  # noqa: PLC0415
+    from server_app.terminal import count  # noqa: PLC0415
 
     try:
         wish = Wish(

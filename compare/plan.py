@@ -11,7 +11,7 @@ from common.models import load_adapted_model
 from compare.runs import Job
 from compare.tuning import FIRST, start_step
 from server_app.control import CONTROLS
-from server_app.privacy_plan import PrivacyPlan, round_terms
+from server_app.privacy_plan import mean_noise
 from server_app.run import check_run, code_size, plan_run
 from server_app.stage_one_risk import empty_stage_one
 from server_app.strategies import STRATEGIES
@@ -221,20 +221,11 @@ def _cell(task: str, entry: Entry, epsilon: float, flat: Mapping[str, Scalar], c
         raise ConfigError(f"{label}: {error}") from None
     strategy, values = STRATEGIES[entry.name], adapted.layout.size
     kept = values if strategy.aligned_codec(config) else size
-    start = start_step(mean_noise(config, plan, size), values, kept)
+    start = start_step(mean_noise(config.privacy, plan, size), values, kept)
     learned = strategy.learns_codec(config)
     wanted = controls == "all" or (controls == "learned" and learned)
     warning = empty_stage_one(config, plan, adapted.layout)
     return Cell(task, entry, epsilon, config.flat(), start, CONTROLS[1:] if wanted else (), warning)
-
-
-def mean_noise(config: RunConfig, plan: PrivacyPlan, size: int) -> float:
-    """Std, over the clip norm, of the noise on the mean of an expected cohort's codes of ``size`` values.
-
-    z/K in ``central``; more with the shares against colluders; z/√K in ``local``, where every client adds all of it.
-    """
-    terms = round_terms(config.privacy, plan, size)
-    return terms.total_std(round(plan.expected_cohort)) / (plan.expected_cohort * terms.clip_norm)
 
 
 def _centralised(task: str, flat: Mapping[str, Scalar]) -> Cell:

@@ -27,8 +27,7 @@ from compare.scheduler import Scheduler
 from compare.study import Batch, Outcome, Record, count_runs, study
 from compare.summary import summarise
 from compare.table import markdown
-from compare.words import count
-from server_app.terminal import clock
+from server_app.terminal import clock, count
 
 _PROBE_ROUNDS = 2
 _HOUR = 3600.0  # rich forgets its pace after 30 s unless told otherwise; a run takes longer

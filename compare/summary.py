@@ -12,7 +12,7 @@ from compare.plan import CENTRALISED, TUNING, Wish
 from compare.released import is_above_asked, is_private
 from compare.runs import app_version
 from compare.study import Outcome, Record
-from compare.words import count
+from server_app.terminal import count
 
 SCHEMA = 1
 _SCORES = ("accuracy", "loss", "retention")

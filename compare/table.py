@@ -3,8 +3,7 @@
 from typing import Any
 
 from compare.plan import CENTRALISED
-from compare.words import count
-from server_app.terminal import show
+from server_app.terminal import count, show
 
 _HEAD = ("strategy", "ε asked", "accuracy", "difference", "loss", "retention", "ε released", "ε server", "bytes up",
          "stage 1 up", "bytes down", "step", "controls, accuracy", "remarks")  # fmt: skip

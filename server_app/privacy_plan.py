@@ -133,6 +133,15 @@ def round_terms(privacy: PrivacyConfig, plan: PrivacyPlan, code_size: int) -> Re
     return replace(terms, clip_norm=plan.printed.joint_bound, per_tensor=True) if plan.printed else terms
 
 
+def mean_noise(privacy: PrivacyConfig, plan: PrivacyPlan, code_size: int) -> float:
+    """Std, over the clip norm, of the noise on the mean of an expected cohort's codes of ``code_size`` values.
+
+    z/K in ``central``; more with the shares against colluders; z/√K in ``local``, where every client adds all of it.
+    """
+    terms = round_terms(privacy, plan, code_size)
+    return terms.total_std(round(plan.expected_cohort)) / (plan.expected_cohort * terms.clip_norm)
+
+
 def stage_one_terms(config: RunConfig, plan: PrivacyPlan, stage: StageOne) -> ReleaseTerms:
     """Release terms of stage 1 as planned; noise 0 when it sends in the clear."""
     charged = plan.statistics.noise_multiplier if plan.statistics else 0.0

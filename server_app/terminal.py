@@ -19,3 +19,8 @@ def kilobytes(count: float) -> str:
 def clock(seconds: float) -> str:
     """Seconds as minutes:seconds."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def count(number: int, what: str) -> str:
+    """A number of things: ``1 run``, ``2 runs``, ``1,000 runs``."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

@@ -23,11 +23,11 @@ from common.demo.tasks import template_of
 from common.group_gradients import group_gradients
 from common.tangents import ModelTangents
 from server_app.planned_encoder import PlannedEncoder
-from server_app.privacy_plan import round_terms
+from server_app.privacy_plan import mean_noise
 from server_app.public_gradients import directions, pseudo_clients, rows_bytes
 from server_app.public_prompts import check_enough, public_prompts
 from server_app.strategies.base import FederatedAdapter
-from server_app.terminal import kilobytes
+from server_app.terminal import count, kilobytes
 
 _ROUND_SPREAD = 1_000_003
 
@@ -92,7 +92,7 @@ class PublicPrior(FederatedAdapter):
             "encoder_bytes_down_per_client_round": spec.nbytes,
             "pseudo_gradient_energy_in_rows": costs.get("public_prior_energy", 0.0),
             "summary": f"a public prior of {pool:.0f} prompts ({prior.prompts}), made "
-            f"{refreshes:.0f} time{'s' * (refreshes != 1)}, {each:.1f} s each on the server; each round a client gets "
+            f"{count(int(refreshes), 'time')}, {each:.1f} s each on the server; each round a client gets "
             f"{kilobytes(spec.nbytes)} of it, and encodes one in {1000 * encoding:.1f} ms (on the server)",
         }
 
@@ -135,9 +135,7 @@ class PublicPrior(FederatedAdapter):
 
         In units of the clip norm, and as present in the trust model at hand: in ``local`` it grows with the cohort.
         """
-        plan = self.account.plan
-        terms = round_terms(self.config.privacy, plan, self.config.codec.size)
-        deviation = terms.total_std(round(plan.expected_cohort)) / (terms.clip_norm * plan.expected_cohort)
+        deviation = mean_noise(self.config.privacy, self.account.plan, self.config.codec.size)
         return self.config.public_prior.noise_floor * deviation**2 / self.config.num_server_rounds
 
 

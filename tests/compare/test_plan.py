@@ -9,9 +9,9 @@ import pytest
 
 from common.config import ConfigError, RunConfig
 from common.data import evaluation_examples, private_examples
-from compare.plan import CENTRALISED, Cell, Wish, make_cells, mean_noise, read_changes, read_epsilons
+from compare.plan import CENTRALISED, Cell, Wish, make_cells, read_changes, read_epsilons
 from server_app.launcher import read_preset
-from server_app.privacy_plan import round_terms
+from server_app.privacy_plan import mean_noise, round_terms
 from server_app.run import plan_run
 from tests.tiny import TINY
 
@@ -166,7 +166,7 @@ def test_the_start_rule_knows_the_noise_that_is_really_present(
     config = RunConfig.parse(cell.flat)
     plan = plan_run(config, adapted, 6)
     size = adapted.layout.size
-    present = mean_noise(config, plan, size)
+    present = mean_noise(config.privacy, plan, size)
     assert present == pytest.approx(more * plan.round.noise_multiplier / 6, rel=1e-3)
     assert present == round_terms(config.privacy, plan, size).total_std(6) / (6 * clip)
     assert cell.start == pytest.approx(0.015 / present, rel=1e-2)

@@ -15,7 +15,7 @@ from compare.study import Outcome, Record, count_runs, runs_of, score_of, study
 from compare.summary import statistics, summarise
 from compare.table import markdown
 from compare.tuning import Score
-from compare.words import count
+from server_app.terminal import count
 
 WISH = Wish(["lora", "random-projection"], [2.0], ["elicitation"], seeds=3, trials=3, tuning_seeds=2)
 FLAT = {**RunConfig().flat(), "federation.num-clients": 20, "data.task": "elicitation"}

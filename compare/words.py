@@ -1,6 +1,0 @@
-"""Words of the page and of the terminal."""
-
-
-def count(number: int, what: str) -> str:
-    """A number of things: ``1 run``, ``2 runs``, ``1,000 runs``."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
