@@ -24,8 +24,9 @@ from common.models import AdaptedModel, load_adapted_model
 from common.scale_code import ScaleCode
 from server_app.launcher import read_preset
 from server_app.prior import QUALITY_SAMPLES, SyntheticGradients, train_prior
-from server_app.prior_settings import prior_settings
-from server_app.privacy_plan import make_plan, statistics_stage
+from server_app.privacy_plan import make_plan
+from server_app.stage_one import statistics_stage
+from server_app.strategies.two_stage import prior_settings
 
 CODECS: dict[str, dict[str, str | int]] = {
     "linear, global": {"codec.form": "global"},

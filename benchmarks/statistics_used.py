@@ -30,7 +30,7 @@ from common.codecs.dense import DENSE
 from common.config import RunConfig
 from server_app.launcher import read_preset
 from server_app.prior import QUALITY_SAMPLES, train_autoencoder
-from server_app.prior_settings import prior_settings
+from server_app.strategies.two_stage import prior_settings
 
 KINDS = ("trained", "optimum")
 LEAST_FREEDOM = 4.0  # degrees of freedom at which Student's t has an infinite kurtosis

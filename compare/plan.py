@@ -12,9 +12,9 @@ from compare.runs import Job
 from compare.tuning import FIRST, start_step
 from server_app.control import CONTROLS
 from server_app.privacy_plan import mean_noise
-from server_app.run import check_run, code_size, plan_run
-from server_app.stage_one_risk import empty_stage_one
-from server_app.strategies import STRATEGIES
+from server_app.run import check_run, plan_run
+from server_app.stage_one import empty_stage_one
+from server_app.strategies import STRATEGIES, recipe_of
 
 CENTRALISED = "centralised"
 TUNING: dict[str, dict[str, Scalar]] = {
@@ -215,16 +215,15 @@ def _cell(task: str, entry: Entry, epsilon: float, flat: Mapping[str, Scalar], c
         config = RunConfig.parse(keys)
         check_run(config)
         adapted = load_adapted_model(config.model, config.lora, config.seed)
-        plan = plan_run(config, adapted, config.federation.num_clients)
-        size = code_size(config, adapted.layout)
+        recipe = recipe_of(config, adapted.layout)
+        plan = plan_run(config, recipe, config.federation.num_clients)
     except ConfigError as error:
         raise ConfigError(f"{label}: {error}") from None
-    strategy, values = STRATEGIES[entry.name], adapted.layout.size
-    kept = values if strategy.aligned_codec(config) else size
+    values, size = adapted.layout.size, recipe.code_size
+    kept = values if recipe.keeps_length else size
     start = start_step(mean_noise(config.privacy, plan, size), values, kept)
-    learned = strategy.learns_codec(config)
-    wanted = controls == "all" or (controls == "learned" and learned)
-    warning = empty_stage_one(config, plan, adapted.layout)
+    wanted = controls == "all" or (controls == "learned" and recipe.learned)
+    warning = empty_stage_one(recipe.stage_one, plan.clients, noisy=plan.noisy_stage_one)
     return Cell(task, entry, epsilon, config.flat(), start, CONTROLS[1:] if wanted else (), warning)
 
 

@@ -27,10 +27,10 @@ from server_app.privacy_plan import (
     provable,
     round_terms,
     stage_two_terms,
-    statistics_stage,
     why_infinite,
     why_infinite_to_server,
 )
+from server_app.stage_one import statistics_stage
 from server_app.terminal import show
 
 Accountant = Literal["pld", "prv", "rdp", "gdp"]

@@ -7,14 +7,14 @@ from common.base_model import load_tokenizer
 from common.config import ConfigError, RunConfig, names_a_file
 from common.data import check_chat_template
 from common.positions import check_length
-from server_app.run import check_codec
+from server_app.strategies import recipe_of
 
 
 def check_known_codec(config: RunConfig) -> None:
     """Refuse what the strategy could make no codec of, where the adapter is known: the demo's or a directory's."""
     name = config.model.name
     if name == "demo" or Path(name).is_dir():
-        check_codec(config, shape_of(config.model, config.lora))
+        recipe_of(config, shape_of(config.model, config.lora).layout)
 
 
 def check_local_model(config: RunConfig) -> None:

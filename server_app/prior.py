@@ -175,6 +175,13 @@ def check_trained(layout: Layout, settings: PriorSettings) -> None:
         DENSE.code_size(layout.size, settings.size)
 
 
+def code_size(layout: Layout, settings: PriorSettings) -> int:
+    """Values in a code of what ``settings`` describe, which ``check_settings`` or ``check_trained`` has let pass."""
+    if settings.kind == "conv":
+        return CONV.code_size(layout.size, settings.depth)
+    return settings.size or layout.size
+
+
 @torch.no_grad()
 def reconstruction_quality(codec: Codec, gradients: Tensor) -> dict[str, float]:
     """Measure how much of real or synthetic gradients (shape ``[m, n]``) a codec keeps.

@@ -9,39 +9,10 @@ from common.privacy.accounting import Charge, calibrate, check_delta, default_de
 from common.privacy.mechanism import MOST_SMOOTHING, SLACK_EPSILON, ReleaseTerms, noise_slack, outsider_charge
 from common.privacy.printed import PrintedMechanism, printed_sigma
 from common.privacy.sampling import binomial_limit
+from server_app.stage_one import StageOne
 
 _solved = lru_cache(maxsize=64)(calibrate)  # seconds each, and many runs of a comparison share a plan
 _TAIL_SHARE = 1e-3  # of delta, for a cohort larger than the public number of noise shares
-
-
-@dataclass(frozen=True)
-class StageOne:
-    """What a strategy asks of clients before round 1, as the plan must pay for it.
-
-    ``label``: of its charge. ``reason``: why epsilon is inf when it is not ``private``. ``size``, ``open_size``: values
-    of one client's release with noise, and in the clear. ``clip_norm``: bound on the whole of a private one.
-    """
-
-    label: str
-    sampling_rate: float
-    private: bool
-    reason: str
-    size: int
-    open_size: int
-    clip_norm: float = 1.0
-
-
-def statistics_stage(config: RunConfig, size: int, *, open_size: int = 1, clip_norm: float = 1.0) -> StageOne:
-    """Algorithm 1's stage 1: gradient statistics, a code of ``size`` values when they are private."""
-    return StageOne(
-        label="stage 1: statistics",
-        sampling_rate=config.statistics.sampling_rate,
-        private=config.statistics.private,
-        reason="statistics.private = false: stage 1 sends gradient statistics without noise",
-        size=size,
-        open_size=open_size,
-        clip_norm=clip_norm,
-    )
 
 
 @dataclass(frozen=True)
@@ -76,6 +47,11 @@ class PrivacyPlan:
     reason: str
     expected_cohort: float
     printed: PrintedMechanism | None
+
+    @property
+    def noisy_stage_one(self) -> bool:
+        """Whether there is a stage 1 that releases with noise."""
+        return self.statistics is not None and self.statistics.noise_multiplier > 0
 
 
 def make_plan(

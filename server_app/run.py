@@ -5,15 +5,12 @@ import math
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from flwr.app import MetricRecord
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from common.adapter import Layout
 from common.app_digest import app_digest
-from common.codecs import conv_code_size
 from common.config import ConfigError, RunConfig, flatten
 from common.data import check_chat_template, evaluation_examples, retention_examples, validation_examples
 from common.models import AdaptedModel, load_adapted_model
@@ -32,7 +29,6 @@ from server_app.evaluation import Evaluation, Evaluator
 from server_app.events import log_event, recording
 from server_app.federation import connect
 from server_app.optimizer import ServerOptimizer
-from server_app.prior_settings import prior_settings
 from server_app.privacy_account import PrivacyAccount
 from server_app.privacy_plan import PrivacyPlan, make_plan, round_terms, stage_one_terms
 from server_app.progress import Narrator, Watch
@@ -40,9 +36,10 @@ from server_app.report import write_report
 from server_app.run_folder import RunFolder
 from server_app.run_state import VALIDATION_LOSS, Hooks, RoundSummary, RunState, judged_loss, pack_adapter
 from server_app.scalars import Scalars, check_tensorboard
-from server_app.stage_one_risk import empty_stage_one
-from server_app.strategies import STRATEGIES
+from server_app.stage_one import empty_stage_one
+from server_app.strategies import recipe_of, strategy_of
 from server_app.strategies.base import FederatedAdapter
+from server_app.strategies.recipe import Recipe
 
 
 def run_federation(grid: Grid, config: RunConfig, run: int = 0) -> RunFolder:
@@ -55,15 +52,16 @@ def run_federation(grid: Grid, config: RunConfig, run: int = 0) -> RunFolder:
     adapted = load_adapted_model(config.model, config.lora, config.seed)
     check_chat_template(config.data, adapted.tokenizer)
     check_length(adapted.model.get_base_model(), config.model.name, config.data.max_length)
-    check_codec(config, adapted)
+    recipe = recipe_of(config, adapted.layout)
     nodes = connect(grid, config.federation.num_clients, config.federation.connect_timeout, say)
-    plan = plan_run(config, adapted, len(nodes))
+    plan = plan_run(config, recipe, len(nodes))
     folder = RunFolder.create(config)
     with recording(folder.events, run):
-        session = Session.open(config, adapted, plan, nodes, folder, say)
+        session = Session.open(config, adapted, recipe, plan, nodes, folder, say)
         strategy = session.strategy
         say.opening(config, plan, adapted.layout.size, folder.path)
-        say.warning("" if config.resume else empty_stage_one(config, plan, adapted.layout))
+        if not config.resume:
+            say.warning(empty_stage_one(recipe.stage_one, plan.clients, noisy=plan.noisy_stage_one))
         strategy.start(
             grid,
             pack_adapter(strategy.state.optimizer.adapter),
@@ -76,57 +74,28 @@ def run_federation(grid: Grid, config: RunConfig, run: int = 0) -> RunFolder:
 
 def check_run(config: RunConfig) -> None:
     """Refuse what can be refused before a model is loaded or a client is waited for."""
-    if config.strategy.name not in STRATEGIES:
-        raise ConfigError(f'strategy.name = "{config.strategy.name}": registered are {", ".join(sorted(STRATEGIES))}')
+    strategy_of(config)
     config.check_files()
     check_tensorboard(config)
     if config.resume:
         _check_same_run(config)
 
 
-class HasLayout(Protocol):
-    """A model, or only the shape of one."""
-
-    @property
-    def layout(self) -> Layout:
-        """Where the adapter's tensors lie."""
+def plan_run(config: RunConfig, recipe: Recipe, clients: int) -> PrivacyPlan:
+    """The privacy plan of a strategy for a number of enrolled clients; ``ConfigError`` where nothing could be run."""
+    tensors = len(recipe.layout.tensors)
+    return make_plan(config, clients, recipe.code_size, recipe.stage_one, tensors=tensors)
 
 
-def check_codec(config: RunConfig, adapted: HasLayout) -> None:
-    """Refuse what the strategy could make no codec of for this adapter. Raises ``ConfigError``."""
-    STRATEGIES[config.strategy.name].check(config, adapted.layout)
-
-
-def plan_run(config: RunConfig, adapted: HasLayout, clients: int) -> PrivacyPlan:
-    """The privacy plan for an adapter and a number of enrolled clients; ``ConfigError`` where nothing could be run."""
-    check_codec(config, adapted)
-    stage = STRATEGIES[config.strategy.name].stage_one(config, adapted.layout)
-    tensors = len(adapted.layout.tensors)
-    return make_plan(config, clients, code_size(config, adapted.layout), stage, tensors=tensors)
-
-
-def open_account(config: RunConfig, adapted: AdaptedModel, plan: PrivacyPlan, ledger: Ledger) -> PrivacyAccount:
+def open_account(config: RunConfig, recipe: Recipe, plan: PrivacyPlan, ledger: Ledger) -> PrivacyAccount:
     """The account of a run, which knows what one message of each stage reveals by itself."""
-    size = code_size(config, adapted.layout)
-    message = round_terms(config.privacy, plan, size)
-    stage = STRATEGIES[config.strategy.name].stage_one(config, adapted.layout)
+    message, stage = round_terms(config.privacy, plan, recipe.code_size), recipe.stage_one
     return PrivacyAccount(
         plan,
         ledger,
         message_noise=message.message_noise_multiplier,
         statistics_noise=stage_one_terms(config, plan, stage).message_noise_multiplier if stage else math.inf,
     )
-
-
-def code_size(config: RunConfig, layout: Layout) -> int:
-    """Values in a code of the configured strategy, which ``check_codec`` has let pass."""
-    strategy = STRATEGIES[config.strategy.name]
-    if strategy.sends_whole(config):
-        return layout.size
-    settings = prior_settings(config, layout)
-    if settings.kind != "conv" or not strategy.learns_codec(config):
-        return settings.size or layout.size
-    return conv_code_size(layout.size, settings.depth)
 
 
 def _check_same_run(config: RunConfig) -> None:
@@ -161,6 +130,7 @@ class Session:
         cls,
         config: RunConfig,
         adapted: AdaptedModel,
+        recipe: Recipe,
         plan: PrivacyPlan,
         nodes: list[int],
         folder: RunFolder,
@@ -182,7 +152,7 @@ class Session:
             folder.write_config(config, len(nodes))
             state, progress = _fresh_state(config, adapted, plan), Progress(0.0, ledger.head, len(nodes))
             save_sampling_key(folder.checkpoint, state.sampling_key)
-        account = open_account(config, adapted, plan, ledger)
+        account = open_account(config, recipe, plan, ledger)
         evaluator = _evaluator(adapted, config)
         kept = retention_examples(config.data, config.seed)
         retention = Evaluator(adapted, kept, config.data, config.evaluation) if kept else None
@@ -191,7 +161,7 @@ class Session:
         scalars = Scalars(folder.tensorboard, state.round + 1) if config.output.tensorboard else None
         watch = Watch(config.num_server_rounds, progress.elapsed)
         hooks = Hooks(lambda *_: None, lambda *_: None, lambda *_: None)
-        strategy = STRATEGIES[config.strategy.name](config, adapted, nodes, account, state, hooks)
+        strategy = strategy_of(config)(recipe, config, adapted, nodes, account, state, hooks)
         session = cls(config, adapted, folder, strategy, watch, evaluator, validation, retention, scalars, say)
         strategy.hooks = Hooks(session.evaluate, session.on_prepared, session.on_round)
         if not config.resume:

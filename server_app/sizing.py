@@ -9,13 +9,13 @@ import numpy as np
 
 from common.app_digest import app_digest
 from common.architectures import Shape, shape_of
-from common.config import ConfigError, RunConfig
+from common.config import RunConfig
 from common.positions import check_length
 from common.wire import Task, pack_instruction, pack_release, serialised_bytes
 from server_app.memory import Memory, estimate, weight_bytes
 from server_app.privacy_plan import PrivacyPlan, round_terms, why_infinite
-from server_app.run import code_size, plan_run
-from server_app.strategies import STRATEGIES
+from server_app.run import plan_run
+from server_app.strategies import recipe_of, strategy_of
 from server_app.terminal import show
 
 SIMULATED_CLIENTS = 10
@@ -57,20 +57,16 @@ def solve(config: RunConfig) -> Sizes:
     Raises ``ConfigError`` for a strategy that is not registered, a model whose shape is not known, examples longer than
     its positions, and a budget that cannot be met.
     """
-    if config.strategy.name not in STRATEGIES:
-        raise ConfigError(f'strategy.name = "{config.strategy.name}": registered are {", ".join(sorted(STRATEGIES))}')
+    strategy_of(config)
     shape = shape_of(config.model, config.lora)
     check_length(shape.model.get_base_model(), config.model.name, config.data.max_length)
-    plan = plan_run(config, shape, config.federation.num_clients or SIMULATED_CLIENTS)
-    size = code_size(config, shape.layout)
+    recipe = recipe_of(config, shape.layout)
+    plan = plan_run(config, recipe, config.federation.num_clients or SIMULATED_CLIENTS)
+    size, encoder = recipe.code_size, recipe.encoder
     terms = round_terms(config.privacy, plan, size)
     release = serialised_bytes(pack_release(np.zeros(size, terms.dtype), 1))
-    strategy = STRATEGIES[config.strategy.name]
-    encoder = strategy.planned_encoder(config, shape.layout, size)
-    instruction = pack_instruction(
-        strategy.planned_broadcast(config, shape.layout), encoder.spec, Task(1, terms, app_digest())
-    )
-    memory = estimate(config, shape, sends_code=not strategy.sends_whole(config))
+    instruction = pack_instruction(recipe.broadcast, encoder.spec, Task(1, terms, app_digest()))
+    memory = estimate(config, shape, sends_code=not recipe.sends_whole)
     return Sizes(
         config=config,
         shape=shape,

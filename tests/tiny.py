@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from flwr.app import MetricRecord
@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from client_app.app import app as client_app
+from common.adapter import Layout
 from common.config import RunConfig
 from common.demo.facts import PRIVATE_PROMPT
 from common.demo.tasks import evaluation_examples, training_examples
@@ -21,10 +22,11 @@ from common.privacy.ledger import Ledger
 from common.privacy.sampling import key_from_seed
 from server_app.in_process import InProcessGrid
 from server_app.optimizer import ServerOptimizer
+from server_app.privacy_plan import PrivacyPlan
 from server_app.run import open_account, plan_run, run_federation
 from server_app.run_folder import RunFolder
 from server_app.run_state import Hooks, RunState, pack_adapter
-from server_app.strategies import STRATEGIES
+from server_app.strategies import recipe_of, strategy_of
 from server_app.strategies.base import FederatedAdapter
 
 CLIENTS = 6
@@ -88,6 +90,19 @@ def run_tiny(config: RunConfig, grid: InProcessGrid | None = None) -> RunFolder:
     return run_federation(grid or tiny_grid(config), config)
 
 
+class HasLayout(Protocol):
+    """A model, or only the shape of one."""
+
+    @property
+    def layout(self) -> Layout:
+        """Where the adapter's tensors lie."""
+
+
+def planned(config: RunConfig, adapted: HasLayout, clients: int) -> PrivacyPlan:
+    """The privacy plan of the configured strategy for an adapter and a number of clients."""
+    return plan_run(config, recipe_of(config, adapted.layout), clients)
+
+
 def tiny_strategy(
     config: RunConfig,
     adapted: AdaptedModel,
@@ -96,14 +111,15 @@ def tiny_strategy(
 ) -> FederatedAdapter:
     """A strategy without a results folder; its ledger is ``folder/ledger.jsonl``, its rounds are in ``rounds``."""
     clients = config.federation.num_clients
-    account = open_account(config, adapted, plan_run(config, adapted, clients), Ledger(folder / "ledger.jsonl"))
+    recipe = recipe_of(config, adapted.layout)
+    account = open_account(config, recipe, planned(config, adapted, clients), Ledger(folder / "ledger.jsonl"))
     state = RunState(
         ServerOptimizer(config.server, adapted.initial.clone()), key_from_seed(config.seed), base_loss=math.inf
     )
     rounds: list[Any] = []
     hooks = Hooks(evaluate, lambda _: None, lambda _, summary, __: rounds.append(summary))
     nodes = list(range(1, clients + 1))
-    strategy = STRATEGIES[config.strategy.name](config, adapted, nodes, account, state, hooks)
+    strategy = strategy_of(config)(recipe, config, adapted, nodes, account, state, hooks)
     strategy.rounds = rounds  # type: ignore[attr-defined]
     return strategy
 

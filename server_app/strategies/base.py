@@ -28,17 +28,17 @@ from common.wire import TRAIN, Task, pack_instruction
 from server_app.control import controlled_code, controlled_gradient
 from server_app.events import log_event
 from server_app.federation import FederationError, Question, Replies, exchange
-from server_app.planned_encoder import PlannedEncoder, drawn, learnt, whole
-from server_app.prior_settings import prior_settings
 from server_app.privacy_account import PrivacyAccount
-from server_app.privacy_plan import StageOne, round_terms
+from server_app.privacy_plan import round_terms
 from server_app.run_state import Best, Hooks, RoundSummary, RunState, judged_loss, pack_adapter, unpack_adapter
+from server_app.strategies.recipe import Recipe
 
 
 class FederatedAdapter(Strategy):
     """Differentially private federated optimisation of one flat LoRA adapter through a codec.
 
     Args:
+        recipe: what the strategy is under the configuration, for this adapter.
         config: the validated run configuration.
         adapted: the server's copy of the frozen model with its adapter; public, like the layout of its tensors.
         nodes: ids of the enrolled clients.
@@ -50,6 +50,7 @@ class FederatedAdapter(Strategy):
 
     def __init__(
         self,
+        recipe: Recipe,
         config: RunConfig,
         adapted: AdaptedModel,
         nodes: Sequence[int],
@@ -57,6 +58,7 @@ class FederatedAdapter(Strategy):
         state: RunState,
         hooks: Hooks,
     ) -> None:
+        self.recipe = recipe
         self.config = config
         self.adapted = adapted
         self.layout = adapted.layout
@@ -70,29 +72,15 @@ class FederatedAdapter(Strategy):
         self._shortage = ""
 
     @classmethod
-    def stage_one(cls, config: RunConfig, layout: Layout) -> StageOne | None:
-        """What ``prepare`` asks of clients, which the privacy plan must pay for; ``None``: nothing."""
-        return None
-
-    @classmethod
-    def learns_codec(cls, config: RunConfig) -> bool:
-        """Whether the codec is trained, so that its decoder may know something by itself and needs controls."""
-        return False
-
-    @classmethod
-    def aligned_codec(cls, config: RunConfig) -> bool:
-        """Whether the codec keeps most of a gradient: a step is then as long as without one, not √(n/k) times that."""
-        return False
-
-    @classmethod
-    def check(cls, config: RunConfig, layout: Layout) -> None:
-        """Raise ``ConfigError`` where ``prepare`` could make no codec for this adapter: before any client is asked."""
-        if not cls.sends_whole(config):
-            prior_settings(config, layout)
-
     @abstractmethod
+    def recipe_for(cls, config: RunConfig, layout: Layout) -> Recipe:
+        """What this strategy is under ``config`` for an adapter; ``ConfigError`` where no codec could be made."""
+
     def prepare(self, grid: Grid) -> Codec:
-        """Make the codec before round 1 (stage 1 where a strategy has one)."""
+        """Make the codec before round 1: the recipe's, or what a strategy with a stage 1 makes of the answers."""
+        if self.recipe.codec is None:
+            raise RuntimeError(f"{type(self).__name__}: its recipe holds no codec, so prepare() must make one")
+        return self.recipe.codec
 
     @property
     def codec(self) -> Codec:
@@ -189,23 +177,6 @@ class FederatedAdapter(Strategy):
     def broadcast(self, server_round: int, adapter: Tensor) -> Tensor | QuantisedAdapter:
         """What the clients of a round get for the current adapter (shape ``[n]``): a function of it and of ``seed``."""
         return adapter
-
-    @classmethod
-    def sends_whole(cls, config: RunConfig) -> bool:
-        """Whether a code is the adapter's size rather than ``codec.size`` under ``config``."""
-        return False
-
-    @classmethod
-    def planned_broadcast(cls, config: RunConfig, layout: Layout) -> Tensor | QuantisedAdapter:
-        """Something as large as what ``broadcast`` returns, before there is an adapter."""
-        return torch.zeros(layout.size)
-
-    @classmethod
-    def planned_encoder(cls, config: RunConfig, layout: Layout, size: int) -> PlannedEncoder:
-        """Something as large as the encoder of a code of ``size`` values, before there is a codec."""
-        if cls.sends_whole(config):
-            return whole(layout)
-        return (learnt if cls.learns_codec(config) else drawn)(config, layout, size)
 
     def details(self) -> dict[str, object]:
         """What this strategy adds to the report, under ``strategy`` (plain JSON values; nothing private).

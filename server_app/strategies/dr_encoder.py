@@ -1,18 +1,24 @@
 """DR-Encoder: a random prior learnt from gradient statistics (Algorithm 1), then private codes (Algorithm 2)."""
 
+import numpy as np
+import torch
 from flwr.serverapp import Grid
 
 from common.adapter import Layout
+from common.codecs.allocation import FORMS
 from common.codecs.base import Codec
+from common.codecs.identity import IdentityCodec
+from common.codecs.linear import LinearCodec
 from common.codecs.statistics import GradientStatistics
 from common.config import ConfigError, RunConfig
+from common.privacy.mechanism import ReleaseTerms, combine
+from common.privacy.noise import RandomSource
 from common.scale_code import ScaleCode
 from common.wire import STATISTICS
-from server_app.prior import check_settings, train_prior
-from server_app.prior_settings import prior_settings
-from server_app.prior_stage import combine_statistics
-from server_app.privacy_plan import StageOne, statistics_stage
-from server_app.strategies.two_stage import TwoStage
+from server_app.prior import PriorSettings, check_settings, code_size, train_prior
+from server_app.stage_one import statistics_stage
+from server_app.strategies.recipe import PlannedEncoder, Recipe, learned_encoder
+from server_app.strategies.two_stage import TwoStage, prior_settings
 
 
 class DrEncoder(TwoStage):
@@ -23,26 +29,28 @@ class DrEncoder(TwoStage):
     """
 
     message_type = STATISTICS
-    wanted, rate_key = "statistics", "statistics.sampling-rate"
+    wanted = "statistics"
 
     @classmethod
-    def stage_one(cls, config: RunConfig, layout: Layout) -> StageOne:
-        """Private: the log-scale code of the stds; in the clear: a mean and a std for every LoRA factor."""
-        code = ScaleCode.of(layout, config.statistics)
-        return statistics_stage(config, code.size, open_size=2 * len(layout.tensors), clip_norm=code.bound)
+    def recipe_for(cls, config: RunConfig, layout: Layout) -> Recipe:
+        """Stage 1 in private: the log-scale code of the stds; in the clear: a mean and a std for every LoRA factor.
 
-    @classmethod
-    def learns_codec(cls, config: RunConfig) -> bool:
-        """The convolution and the trained linear form; all other forms are drawn or computed, not learnt."""
-        return config.codec.kind == "conv" or (config.codec.kind, config.codec.form) == ("linear", "trained")
-
-    @classmethod
-    def check(cls, config: RunConfig, layout: Layout) -> None:
-        """The size must be one that the kind and the form have for this adapter."""
+        The convolution and the trained linear form are learnt; all other forms are drawn or computed.
+        """
+        settings = prior_settings(config, layout)
         try:
-            check_settings(layout, prior_settings(config, layout))
+            check_settings(layout, settings)
         except ValueError as error:
             raise ConfigError(str(error)) from error
+        scales = ScaleCode.of(layout, config.statistics)
+        learned = settings.kind == "conv" or (settings.kind, settings.form) == ("linear", "trained")
+        return Recipe(
+            layout,
+            code_size(layout, settings),
+            learned_encoder(config.codec, layout) if learned else _drawn_encoder(settings, layout),
+            stage_one=statistics_stage(config, scales.size, open_size=2 * len(layout.tensors), clip_norm=scales.bound),
+            learned=learned,
+        )
 
     def prepare(self, grid: Grid) -> Codec:
         """Algorithm 1: collect statistics, draw synthetic gradients from them, train the AutoEncoder."""
@@ -64,3 +72,36 @@ class DrEncoder(TwoStage):
         found = self.collect(grid)
         source = self.noise_source(0)
         return combine_statistics(found.releases, found.terms, self.layout, self.config, source, found.expected)
+
+
+def _drawn_encoder(settings: PriorSettings, layout: Layout) -> PlannedEncoder:
+    """A seeded projection of the form, or the identity where there is no seed; statistics change no byte of it."""
+    if settings.kind != "linear" or settings.form not in FORMS:
+        return PlannedEncoder(IdentityCodec(layout).spec())
+    codec = LinearCodec.of_form(layout, settings.size, settings.seed, form=settings.form, transform=settings.transform)
+    return PlannedEncoder(codec.spec())
+
+
+def combine_statistics(
+    releases: list[np.ndarray],
+    terms: ReleaseTerms,
+    layout: Layout,
+    config: RunConfig,
+    source: RandomSource,
+    expected: float,
+) -> GradientStatistics:
+    """Means and stds of every tensor (each of shape ``[n_t]``) from the cohort's releases."""
+    if terms.noise_multiplier == 0:
+        return _average(releases, with_mean=config.statistics.mean)
+    total = combine(releases, terms, source)
+    noise_std = terms.noise_multiplier * terms.clip_norm
+    std = ScaleCode.of(layout, config.statistics).decode(total, noise_std, expected)
+    return GradientStatistics(torch.zeros_like(std), std)
+
+
+def _average(releases: list[np.ndarray], *, with_mean: bool) -> GradientStatistics:
+    """Root mean square of the clients' stds, and the mean of their means when it is wanted."""
+    rows = torch.from_numpy(np.stack(releases))
+    mean, std = rows.chunk(2, dim=1)
+    average = mean.mean(dim=0) if with_mean else torch.zeros(mean.shape[1])
+    return GradientStatistics(average, std.square().mean(dim=0).sqrt())

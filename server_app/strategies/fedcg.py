@@ -18,50 +18,34 @@ from common.privacy.mechanism import combine
 from common.wire import GRADIENTS
 from server_app.federation import FederationError
 from server_app.informed_prior import train_informed
-from server_app.prior import check_trained
-from server_app.prior_settings import prior_settings
-from server_app.privacy_plan import StageOne
-from server_app.strategies.two_stage import TwoStage
+from server_app.prior import check_trained, code_size
+from server_app.stage_one import StageOne
+from server_app.strategies.recipe import Recipe, learned_encoder
+from server_app.strategies.two_stage import TwoStage, prior_settings
 
 
 class FedCg(TwoStage):
     """``codec.kind``: conv is the original's; linear is always a trained one (``codec.form`` is not read)."""
 
     message_type = GRADIENTS
-    wanted, rate_key = "gradients", "fedcg.sampling-rate"
+    wanted = "gradients"
 
     @classmethod
-    def stage_one(cls, config: RunConfig, layout: Layout) -> StageOne:
-        """All gradients of a client in one release."""
-        size = config.fedcg.gradients_per_client * layout.size
-        return StageOne(
-            label="stage 1: gradients",
-            sampling_rate=config.fedcg.sampling_rate,
-            private=config.fedcg.private,
-            reason="fedcg.private = false: stage 1 sends real gradients without noise and the AutoEncoder is made of "
-            "them, so noise in the rounds protects nobody",
-            size=size,
-            open_size=size,
-            clip_norm=config.fedcg.clip_norm,
-        )
-
-    @classmethod
-    def learns_codec(cls, config: RunConfig) -> bool:
-        """Always, of either kind."""
-        return True
-
-    @classmethod
-    def aligned_codec(cls, config: RunConfig) -> bool:
-        """True: it is trained to give gradients like the clients' back at their own length."""
-        return True
-
-    @classmethod
-    def check(cls, config: RunConfig, layout: Layout) -> None:
-        """The size must be one that the convolution, or the dense network, has for this adapter."""
+    def recipe_for(cls, config: RunConfig, layout: Layout) -> Recipe:
+        """All gradients of a client in one release; the size must be one that the network has for this adapter."""
+        settings = prior_settings(config, layout)
         try:
-            check_trained(layout, prior_settings(config, layout))
+            check_trained(layout, settings)
         except ValueError as error:
             raise ConfigError(str(error)) from error
+        return Recipe(
+            layout,
+            code_size(layout, settings),
+            learned_encoder(config.codec, layout),
+            stage_one=gradients_stage(config, layout),
+            learned=True,
+            keeps_length=True,  # it is trained to give gradients like the clients' back at their own length
+        )
 
     def prepare(self, grid: Grid) -> Codec:
         """TGAP: collect gradients, train the AutoEncoder on them."""
@@ -94,3 +78,19 @@ class FedCg(TwoStage):
         else:
             rows = torch.from_numpy(np.concatenate(found.releases))
         return rows.view(-1, self.layout.size)
+
+
+def gradients_stage(config: RunConfig, layout: Layout) -> StageOne:
+    """TGAP as the plan must pay for it."""
+    size = config.fedcg.gradients_per_client * layout.size
+    return StageOne(
+        label="stage 1: gradients",
+        rate_key="fedcg.sampling-rate",
+        sampling_rate=config.fedcg.sampling_rate,
+        private=config.fedcg.private,
+        reason="fedcg.private = false: stage 1 sends real gradients without noise and the AutoEncoder is made of "
+        "them, so noise in the rounds protects nobody",
+        size=size,
+        open_size=size,
+        clip_norm=config.fedcg.clip_norm,
+    )

@@ -9,47 +9,36 @@ from typing import Any
 
 import torch
 from flwr.app import MetricRecord
-from flwr.serverapp import Grid
 from torch import Tensor
 
 from common.adapter import Layout
-from common.codecs.base import Codec
 from common.codecs.identity import IdentityCodec
 from common.config import RunConfig
 from common.quantize import QuantisedAdapter, quantise
 from server_app.strategies.base import FederatedAdapter
 from server_app.strategies.random_projection import seeded_codec
+from server_app.strategies.recipe import Recipe
 
 
 class FedLpp(FederatedAdapter):
     """Broadcast Q(adapter), step on the adapter: post-processing of what was released, so it costs no privacy."""
 
     @classmethod
-    def sends_whole(cls, config: RunConfig) -> bool:
-        """The paper's clients return whole updates; ``fedlpp.compress`` sends codes instead."""
-        return not config.fedlpp.compress
+    def recipe_for(cls, config: RunConfig, layout: Layout) -> Recipe:
+        """The paper's clients return whole updates; ``fedlpp.compress`` sends codes instead.
 
-    @classmethod
-    def check(cls, config: RunConfig, layout: Layout) -> None:
-        """Whole updates fit any adapter; with ``fedlpp.compress`` the codec itself tells."""
-        super().check(config, layout)
-        if config.fedlpp.compress:
-            seeded_codec(config, layout)
-
-    def prepare(self, grid: Grid) -> Codec:
-        """The identity, or a random projection."""
-        return IdentityCodec(self.layout) if self.sends_whole(self.config) else seeded_codec(self.config, self.layout)
+        The proxy is one of zeros: how it rounds changes no byte.
+        """
+        settings = config.fedlpp
+        codec = seeded_codec(config, layout) if settings.compress else IdentityCodec(layout)
+        proxy = quantise(torch.zeros(layout.size), layout, settings.bits, settings.levels)
+        return Recipe.of(layout, codec, proxy=proxy)
 
     def broadcast(self, server_round: int, adapter: Tensor) -> QuantisedAdapter:
         """Q(adapter), with a seed of this round when it rounds at random."""
         settings = self.config.fedlpp
         seed = (self.config.seed * 1_000_003 + server_round) % 2**63 if settings.rounding == "stochastic" else None
         return quantise(adapter, self.layout, settings.bits, settings.levels, seed)
-
-    @classmethod
-    def planned_broadcast(cls, config: RunConfig, layout: Layout) -> QuantisedAdapter:
-        """A proxy of zeros; how it rounds changes no byte."""
-        return quantise(torch.zeros(layout.size), layout, config.fedlpp.bits, config.fedlpp.levels)
 
     def details(self) -> dict[str, object]:
         """Quality of the saved adapter and of the proxy that the next round would broadcast, and the gap."""

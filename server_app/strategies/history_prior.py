@@ -4,33 +4,21 @@ from collections.abc import Iterable
 
 import torch
 from flwr.app import ArrayRecord, Message, MetricRecord
-from flwr.serverapp import Grid
 
 from common.adapter import Layout
-from common.codecs.base import Codec
 from common.codecs.history import HistoryCodec
 from common.config import ConfigError, RunConfig
-from server_app.planned_encoder import PlannedEncoder, drawn
 from server_app.strategies.base import FederatedAdapter
+from server_app.strategies.recipe import Recipe, check_size
 
 
 class HistoryPrior(FederatedAdapter):
     """``h <- history.decay * h + step`` over released steps: post-processing, so no privacy is spent on the prior."""
 
     @classmethod
-    def planned_encoder(cls, config: RunConfig, layout: Layout, size: int) -> PlannedEncoder:
-        """A seeded projection, and the history's ``n`` values."""
-        return PlannedEncoder(drawn(config, layout, size).spec, 4 * layout.size)
-
-    @classmethod
-    def check(cls, config: RunConfig, layout: Layout) -> None:
-        """The first codec tells: rows and size must fit each other and the adapter."""
-        super().check(config, layout)
-        _first_codec(config, layout)
-
-    def prepare(self, grid: Grid) -> Codec:
-        """No history yet: round 1 is a random projection."""
-        return _first_codec(self.config, self.layout)
+    def recipe_for(cls, config: RunConfig, layout: Layout) -> Recipe:
+        """No history yet: round 1 is a random projection. Later encoders hold the history's ``n`` values."""
+        return Recipe.of(layout, _first_codec(config, layout))
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -51,6 +39,7 @@ def _first_codec(config: RunConfig, layout: Layout) -> HistoryCodec:
             f'codec.kind = "{codec.kind}" and codec.form = "{codec.form}": strategy history-prior needs "linear" '
             'and "global"'
         )
+    check_size(config, layout)
     try:
         return HistoryCodec(
             layout,

@@ -22,11 +22,11 @@ from common.demo.prompts import public_questions
 from common.demo.tasks import template_of
 from common.group_gradients import group_gradients
 from common.tangents import ModelTangents
-from server_app.planned_encoder import PlannedEncoder
 from server_app.privacy_plan import mean_noise
 from server_app.public_gradients import directions, pseudo_clients, rows_bytes
 from server_app.public_prompts import check_enough, public_prompts
 from server_app.strategies.base import FederatedAdapter
+from server_app.strategies.recipe import PlannedEncoder, Recipe, check_size
 from server_app.terminal import count, kilobytes
 
 _ROUND_SPREAD = 1_000_003
@@ -38,24 +38,19 @@ class PublicPrior(FederatedAdapter):
     _prompts: list[str] | None = None
 
     @classmethod
-    def aligned_codec(cls, config: RunConfig) -> bool:
-        """True: a pseudo-gradient is decoded to its own length."""
-        return True
+    def recipe_for(cls, config: RunConfig, layout: Layout) -> Recipe:
+        """A subspace without rows, and what its rows will weigh; a pseudo-gradient is decoded to its own length.
 
-    @classmethod
-    def planned_encoder(cls, config: RunConfig, layout: Layout, size: int) -> PlannedEncoder:
-        """A subspace without rows, and what its rows will weigh."""
+        The demo's own questions must be enough; files were counted before (``RunConfig.check_files``).
+        """
+        prior, codec = config.public_prior, config.codec
+        check_size(config, layout)
+        if prior.prompts == TEMPLATE and not prior.slots:
+            check_enough(prior, len(_demo_questions(config)))
         none = BlockRows(layout, torch.tensor([[0, layout.size, 0]]), torch.zeros(0))
-        spec = SubspaceCodec(layout, none, torch.zeros(size), transform=config.codec.transform).spec()
-        prior = config.public_prior
-        return PlannedEncoder(spec, rows_bytes(layout, size - prior.random_rows, prior, config.data.max_length))
-
-    @classmethod
-    def check(cls, config: RunConfig, layout: Layout) -> None:
-        """The demo's own questions must be enough; files were counted before (``RunConfig.check_files``)."""
-        super().check(config, layout)
-        if config.public_prior.prompts == TEMPLATE and not config.public_prior.slots:
-            check_enough(config.public_prior, len(_demo_questions(config)))
+        spec = SubspaceCodec(layout, none, torch.zeros(codec.size), transform=codec.transform).spec()
+        rows = rows_bytes(layout, codec.size - prior.random_rows, prior, config.data.max_length)
+        return Recipe(layout, codec.size, PlannedEncoder(spec, rows), keeps_length=True)
 
     def prepare(self, grid: Grid) -> Codec:
         """The prior at the untouched model."""

@@ -1,27 +1,21 @@
 """Random projection: a seeded orthonormal subspace carries every gradient; nothing is learnt, there is no stage 1."""
 
-from flwr.serverapp import Grid
-
 from common.adapter import Layout
 from common.codecs.allocation import BLIND_FORMS
 from common.codecs.base import Codec
 from common.codecs.linear import LinearCodec
 from common.config import ConfigError, RunConfig
 from server_app.strategies.base import FederatedAdapter
+from server_app.strategies.recipe import Recipe, check_size
 
 
 class RandomProjection(FederatedAdapter):
     """DR-Encoder's stage 2 alone: the whole budget goes to the rounds, redrawn every ``codec.refresh-every``."""
 
     @classmethod
-    def check(cls, config: RunConfig, layout: Layout) -> None:
-        """The codec itself tells; it draws nothing before it is used."""
-        super().check(config, layout)
-        seeded_codec(config, layout)
-
-    def prepare(self, grid: Grid) -> Codec:
-        """The seeded codec as configured."""
-        return seeded_codec(self.config, self.layout)
+    def recipe_for(cls, config: RunConfig, layout: Layout) -> Recipe:
+        """The seeded codec as configured; it draws nothing before it is used."""
+        return Recipe.of(layout, seeded_codec(config, layout))
 
 
 def seeded_codec(config: RunConfig, layout: Layout) -> Codec:
@@ -37,6 +31,7 @@ def seeded_codec(config: RunConfig, layout: Layout) -> Codec:
             f'codec.form = "{codec.form}": strategy {config.strategy.name} asks nobody for the statistics that this '
             f"form is made of; allowed: {', '.join(BLIND_FORMS)}"
         )
+    check_size(config, layout)
     try:
         return LinearCodec.of_form(layout, codec.size, config.seed, form=codec.form, transform=codec.transform)
     except ValueError as error:

@@ -7,15 +7,20 @@ from typing import ClassVar
 import numpy as np
 from flwr.serverapp import Grid
 
+from common.adapter import Layout
 from common.app_digest import app_digest
 from common.codecs.autoencoder import NeuralCodec
 from common.codecs.identity import IdentityCodec
+from common.config import ConfigError, RunConfig
 from common.privacy.mechanism import ReleaseTerms
 from common.wire import Task, pack_encoder, pack_instruction, pack_release, serialised_bytes
 from server_app.events import log_event
 from server_app.federation import FederationError, Question
-from server_app.privacy_plan import StageOne, stage_one_terms
+from server_app.prior import PriorSettings
+from server_app.privacy_plan import stage_one_terms
+from server_app.stage_one import StageOne
 from server_app.strategies.base import FederatedAdapter
+from server_app.strategies.recipe import check_size
 
 
 @dataclass(frozen=True)
@@ -28,11 +33,10 @@ class Collected:
 
 
 class TwoStage(FederatedAdapter):
-    """A strategy whose ``prepare`` calls ``collect`` once; ``stage_one`` says what that costs."""
+    """A strategy whose ``prepare`` calls ``collect`` once; its recipe's ``stage_one`` says what that costs."""
 
     message_type: ClassVar[str]
     wanted: ClassVar[str]  # what the clients are asked for, in the words of an error
-    rate_key: ClassVar[str]  # the key that says how many are asked
 
     def collect(self, grid: Grid) -> Collected:
         """Charge stage 1, then ask its cohort; raises ``FederationError`` when nobody answers."""
@@ -57,7 +61,7 @@ class TwoStage(FederatedAdapter):
         if not replies.releases and (cohort or raw):  # an empty private cohort must go on, or it would be seen
             raise FederationError(
                 f"stage 1: none of {len(cohort)} clients released {self.wanted}. "
-                f"{replies.commonest_failure or f'Nobody was sampled: raise {self.rate_key}.'}"
+                f"{replies.commonest_failure or f'Nobody was sampled: raise {stage.rate_key}.'}"
             )
         # of one message, whoever was sampled: a total, or a gap, would tell of a secret cohort
         self.state.stage_one = {
@@ -104,7 +108,26 @@ class TwoStage(FederatedAdapter):
         return found
 
     def _stage(self) -> StageOne:
-        stage = self.stage_one(self.config, self.layout)
-        if stage is None:
-            raise RuntimeError(f"{type(self).__name__} has a stage 1, so its stage_one() must describe it")
-        return stage
+        if self.recipe.stage_one is None:
+            raise RuntimeError(f"{type(self).__name__} has a stage 1, so its recipe must describe it")
+        return self.recipe.stage_one
+
+
+def prior_settings(config: RunConfig, layout: Layout) -> PriorSettings:
+    """Settings of Algorithm 1's server side; raises ``ConfigError`` when the code cannot fit the adapter."""
+    codec, prior = config.codec, config.prior
+    check_size(config, layout)
+    try:
+        return PriorSettings(
+            kind=codec.kind,
+            form=codec.form,
+            size=codec.size,
+            seed=config.seed,
+            steps=prior.steps,
+            batch_size=prior.batch_size,
+            learning_rate=prior.learning_rate,
+            depth=codec.depth,
+            transform=codec.transform,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error

@@ -12,8 +12,7 @@ from common.data import evaluation_examples, private_examples
 from compare.plan import CENTRALISED, Cell, Wish, make_cells, read_changes, read_epsilons
 from server_app.launcher import read_preset
 from server_app.privacy_plan import mean_noise, round_terms
-from server_app.run import plan_run
-from tests.tiny import TINY
+from tests.tiny import TINY, planned
 
 SMALL: dict[str, Any] = {key: value for key, value in TINY.items() if key.startswith(("lora.", "codec.", "num-"))}
 WISH: dict[str, Any] = {
@@ -127,7 +126,7 @@ def test_rows_of_one_epsilon_have_the_same_guarantee(adapted: Any) -> None:
     """Whatever the strategy: the same δ = 1/(10 M), and an ε of the plan just below what was asked for."""
     for cell in (cell for cell in cells_of() if cell.epsilon == 4.0):
         config = RunConfig.parse(cell.flat)
-        plan = plan_run(config, adapted, 6)
+        plan = planned(config, adapted, 6)
         assert plan.delta == pytest.approx(1 / 60)
         assert 3.9 < plan.epsilon <= 4.0
 
@@ -164,7 +163,7 @@ def test_the_start_rule_knows_the_noise_that_is_really_present(
     wish = Wish(**(WISH | {"strategies": ["lora"], "epsilons": [4.0], "centralised": False}))
     (cell,) = make_cells(wish, read_preset("demo"), SMALL | trust | {"privacy.clip-norm": clip})
     config = RunConfig.parse(cell.flat)
-    plan = plan_run(config, adapted, 6)
+    plan = planned(config, adapted, 6)
     size = adapted.layout.size
     present = mean_noise(config.privacy, plan, size)
     assert present == pytest.approx(more * plan.round.noise_multiplier / 6, rel=1e-3)

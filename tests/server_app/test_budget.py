@@ -13,7 +13,8 @@ from common.config import RunConfig, flatten
 from common.privacy.accounting import Charge, cross_check, epsilon
 from server_app.cli import app
 from server_app.launcher import read_preset
-from server_app.privacy_plan import make_plan, statistics_stage
+from server_app.privacy_plan import make_plan
+from server_app.stage_one import statistics_stage
 from tests.server_app.test_privacy_account import exact_epsilon
 
 DELTA = "1e-5"

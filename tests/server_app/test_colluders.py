@@ -16,8 +16,8 @@ from server_app.privacy_plan import (
     noise_against,
     round_terms,
     stage_one_terms,
-    statistics_stage,
 )
+from server_app.stage_one import statistics_stage
 from server_app.strategies.dr_encoder import DrEncoder
 from tests.false_alarms import rms_outside, statistical
 
@@ -70,7 +70,7 @@ def test_both_stages_carry_it_and_the_charge_stays(adapted: AdaptedModel, collud
     factor = np.sqrt(plan.shares / (plan.shares - colluders))
     terms = round_terms(config(colluders).privacy, plan, 256)
     assert terms.noise_multiplier == pytest.approx(plan.round.noise_multiplier * factor)
-    stage = DrEncoder.stage_one(config(colluders), adapted.layout)
+    stage = DrEncoder.recipe_for(config(colluders), adapted.layout).stage_one
     first = stage_one_terms(config(colluders), plan, stage)
     assert plan.statistics is not None
     share = np.sqrt(plan.statistics_shares / (plan.statistics_shares - colluders))

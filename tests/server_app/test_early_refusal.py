@@ -9,9 +9,10 @@ from typer.testing import CliRunner
 from common.config import ConfigError
 from common.models import AdaptedModel
 from server_app import cli, run
-from server_app.run import code_size, plan_run, run_federation
+from server_app.run import run_federation
+from server_app.strategies import recipe_of
 from tests.server_app.strategy_runs import VARIANTS
-from tests.tiny import CLIENTS, Files, tiny_config, tiny_grid, tiny_strategy
+from tests.tiny import CLIENTS, Files, planned, tiny_config, tiny_grid, tiny_strategy
 
 CONV: dict[str, Any] = {"codec.kind": "conv", "codec.depth": 3}
 ONLY = r"codec\.size = 64 with codec\.kind = 'conv'; allowed: 400, or 0 for it"
@@ -49,7 +50,7 @@ def test_planning_refuses_it_alike(
     files: Files, tmp_path: Path, adapted: AdaptedModel, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        plan_run(tiny_config(files, tmp_path, changes), adapted, CLIENTS)
+        planned(tiny_config(files, tmp_path, changes), adapted, CLIENTS)
 
 
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS.keys())
@@ -61,7 +62,7 @@ def test_what_is_planned_is_what_is_prepared(
     if config.lora.freeze_a:
         return
     strategy = tiny_strategy(config, adapted, tmp_path / "run")
-    assert strategy.prepare(tiny_grid(config)).size == code_size(config, adapted.layout)
+    assert strategy.prepare(tiny_grid(config)).size == recipe_of(config, adapted.layout).code_size
 
 
 @pytest.mark.parametrize("command", ["run", "plan"])

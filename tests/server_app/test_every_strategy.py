@@ -19,7 +19,6 @@ from common.wire import TRAIN, serialised_bytes
 from server_app.control import CONTROLS
 from server_app.federation import FederationError
 from server_app.in_process import InProcessGrid
-from server_app.strategies import STRATEGIES
 from tests.server_app.strategy_runs import NOISY, VARIANTS, Make
 from tests.server_app.test_resume import REPEATABLE as PRIVATE
 from tests.server_app.test_resume import killed_after, resumed
@@ -97,9 +96,9 @@ def test_with_codes_zeroed_only_what_a_decoder_has_learnt_moves_the_model(
     changes = {"prior.steps": 5, "num-server-rounds": 1, **VARIANTS[variant], "server.control": control}
     config = tiny_config(files, tmp_path, changes)
     folder = run_tiny(config)
-    initial = load_adapted_model(config.model, config.lora, config.seed).initial
-    learnt = STRATEGIES[config.strategy.name].learns_codec(config)
-    moved = not torch.equal(final_adapter(folder), initial)
+    adapted = load_adapted_model(config.model, config.lora, config.seed)
+    learnt = recipe_of(config, adapted.layout).learned
+    moved = not torch.equal(final_adapter(folder), adapted.initial)
     assert moved == (control == "none" or (control == "codes-zeroed" and learnt))
     assert json.loads((folder.path / "report.json").read_text())["run"]["control"] == control
 

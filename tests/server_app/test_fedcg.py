@@ -15,12 +15,11 @@ from common.models import AdaptedModel
 from common.privacy.ledger import Ledger
 from server_app.checkpoints import load_checkpoint
 from server_app.informed_prior import CollectedGradients, train_informed
-from server_app.run import plan_run
 from server_app.strategies.fedcg import FedCg
 from tests.server_app.fedcg_runs import CONV, FEDCG, PRIVATE, report_of
 from tests.server_app.strategy_runs import NOISY, Make
 from tests.server_app.test_resume import killed_after, resumed
-from tests.tiny import CLIENTS, Files, final_adapter, run_tiny, start, tiny_config, vectors
+from tests.tiny import CLIENTS, Files, final_adapter, planned, run_tiny, start, tiny_config, vectors
 
 
 def test_the_loss_falls(files: Files, tmp_path: Path) -> None:
@@ -75,7 +74,7 @@ def low_rank(count: int, dim: int) -> Tensor:
 def test_the_autoencoder_is_trained_on_the_gradients_that_came(make: Make) -> None:
     """Rows of a three-dimensional space are learnt; other vectors are not."""
     strategy, _ = make({**FEDCG, "prior.steps": 300, "prior.learning-rate": 2e-3})
-    from server_app.prior_settings import prior_settings  # noqa: PLC0415
+    from server_app.strategies.two_stage import prior_settings  # noqa: PLC0415
 
     rows = low_rank(40, strategy.layout.size)
     codec, report = train_informed(strategy.layout, rows, prior_settings(strategy.config, strategy.layout))
@@ -161,4 +160,4 @@ def test_a_contradiction_is_refused_by_key(changes: dict[str, Any], message: str
 
 def test_a_linear_code_is_trained_whatever_the_form_needs(files: Files, adapted: AdaptedModel, tmp_path: Path) -> None:
     """Fewer values than tensors: too few for ``per-tensor``, which fedcg does not read."""
-    plan_run(tiny_config(files, tmp_path, {**FEDCG, "codec.form": "per-tensor", "codec.size": 3}), adapted, CLIENTS)
+    planned(tiny_config(files, tmp_path, {**FEDCG, "codec.form": "per-tensor", "codec.size": 3}), adapted, CLIENTS)

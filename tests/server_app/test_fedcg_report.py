@@ -10,10 +10,9 @@ from common.codecs import NeuralCodec
 from common.models import AdaptedModel
 from common.privacy.ledger import Ledger
 from common.wire import GRADIENTS, TRAIN, serialised_bytes, unpack_instruction
-from server_app.run import plan_run
 from tests.server_app.fedcg_runs import CONV, FEDCG, PRIVATE, STEPS, report_of
 from tests.server_app.strategy_runs import NOISY, Make
-from tests.tiny import CLIENTS, Files, run_tiny, start, tiny_config
+from tests.tiny import CLIENTS, Files, planned, run_tiny, start, tiny_config
 
 
 def test_in_the_clear_no_epsilon_is_claimed_and_the_report_says_why(files: Files, tmp_path: Path) -> None:
@@ -30,8 +29,8 @@ def test_private_gradients_cost_their_share_of_epsilon(files: Files, adapted: Ad
     changes = {**FEDCG, **PRIVATE, "privacy.epsilon": 4.0, "privacy.statistics-share": 0.4, "num-server-rounds": 2}
     config = tiny_config(files, tmp_path, changes)
     plan, without = (
-        plan_run(config, adapted, CLIENTS),
-        plan_run(tiny_config(files, tmp_path, {**changes, "strategy.name": "lora"}), adapted, CLIENTS),
+        planned(config, adapted, CLIENTS),
+        planned(tiny_config(files, tmp_path, {**changes, "strategy.name": "lora"}), adapted, CLIENTS),
     )
     assert plan.statistics is not None
     assert plan.round.noise_multiplier > 1.05 * without.round.noise_multiplier

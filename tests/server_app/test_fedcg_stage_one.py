@@ -17,13 +17,12 @@ from common.privacy.noise import RandomSource
 from common.wire import GRADIENTS, TRAIN, unpack_instruction
 from server_app.federation import FederationError
 from server_app.privacy_plan import stage_one_terms
-from server_app.run import plan_run
 from server_app.strategies.fedcg import FedCg
 from tests.false_alarms import rms_outside, statistical
 from tests.server_app.fedcg_runs import FEDCG, PRIVATE, STEPS, recorded_replies
 from tests.server_app.strategy_runs import NOISY, Make, faulty
 from tests.server_app.test_strategy_privacy import recorded
-from tests.tiny import CLIENTS, Files, run_tiny, start, tiny_config, vectors
+from tests.tiny import CLIENTS, Files, planned, run_tiny, start, tiny_config, vectors
 
 
 def test_in_the_clear_the_server_gets_every_gradient_as_it_is(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +65,7 @@ def test_one_client_moves_what_stage_one_releases_by_the_clip_norm_at_most(
 ) -> None:
     """The 2-norm over all gradients of a client together: clipping them one by one would allow sqrt(2) times more."""
     config = tiny_config(files, Path(), {**FEDCG, **PRIVATE, "privacy.epsilon": 4.0, "fedcg.clip-norm": 0.7})
-    plan, stage = plan_run(config, adapted, CLIENTS), FedCg.stage_one(config, adapted.layout)
+    plan, stage = planned(config, adapted, CLIENTS), FedCg.recipe_for(config, adapted.layout).stage_one
     agreed = stage_one_terms(config, plan, stage)
     assert (agreed.clip_norm, agreed.size, agreed.normalize) == (0.7, STEPS * adapted.layout.size, False)
     bare = ReleaseTerms(agreed.size, agreed.clip_norm, 0.0, "central", 2, normalize=agreed.normalize)

@@ -16,12 +16,11 @@ from common.models import AdaptedModel
 from common.quantize import QuantisedAdapter, quantise
 from common.wire import ADAPTER, pack_instruction, serialised_bytes, unpack_instruction
 from server_app.in_process import InProcessGrid
-from server_app.run import plan_run
 from server_app.strategies.base import FederatedAdapter
 from tests.false_alarms import rms_outside, statistical
 from tests.server_app.strategy_runs import NOISY, Make, rounds_of
 from tests.server_app.test_resume import killed_after, resumed
-from tests.tiny import CLIENTS, Files, final_adapter, run_tiny, start, tiny_config
+from tests.tiny import CLIENTS, Files, final_adapter, planned, run_tiny, start, tiny_config
 
 FEDLPP: dict[str, Any] = {"strategy.name": "fedlpp"}
 STOCHASTIC: dict[str, Any] = {**FEDLPP, "fedlpp.rounding": "stochastic"}
@@ -152,11 +151,11 @@ def test_updates_are_whole_unless_they_are_compressed(make: Make) -> None:
 def test_compressed_updates_need_a_codec_that_suits(
     files: Files, tmp_path: Path, adapted: AdaptedModel, changes: dict[str, Any]
 ) -> None:
-    plan_run(tiny_config(files, tmp_path, {**FEDLPP, **changes}), adapted, CLIENTS)  # whole updates have no codec
+    planned(tiny_config(files, tmp_path, {**FEDLPP, **changes}), adapted, CLIENTS)  # whole updates have no codec
     config = tiny_config(files, tmp_path, {**FEDLPP, "fedlpp.compress": True, **changes})
     key, value = next(iter(changes.items()))
     with pytest.raises(ConfigError, match=rf'{key} = "{value}": strategy fedlpp'):
-        plan_run(config, adapted, CLIENTS)
+        planned(config, adapted, CLIENTS)
 
 
 def test_the_printed_mechanism_takes_whole_updates_and_wants_tensors_apart_in_codes() -> None:

@@ -13,14 +13,13 @@ from common.config import ConfigError, RunConfig
 from common.models import AdaptedModel
 from common.privacy.ledger import Ledger
 from server_app.checkpoints import load_checkpoint
-from server_app.run import plan_run
 from server_app.strategies import STRATEGIES
 from tests import reference
 from tests.false_alarms import beyond, statistical
 from tests.server_app.strategy_runs import NOISY, Make, faulty
 from tests.server_app.test_resume import REPEATABLE as PRIVATE
 from tests.server_app.test_resume import killed_after, resumed
-from tests.tiny import Files, final_adapter, run_tiny, start, tiny_config
+from tests.tiny import Files, final_adapter, planned, run_tiny, start, tiny_config
 
 FREE = ("random-projection", "history-prior")
 free = pytest.mark.parametrize("name", FREE)
@@ -133,7 +132,7 @@ def test_a_codec_that_does_not_suit_is_refused_by_key(
 ) -> None:
     config = tiny_config(files, tmp_path, {"strategy.name": name, **changes})
     with pytest.raises(ConfigError, match=message):
-        plan_run(config, adapted, 6)
+        planned(config, adapted, 6)
 
 
 @free

@@ -9,8 +9,7 @@ import pytest
 
 from common.config import ConfigError, RunConfig
 from common.models import AdaptedModel
-from server_app.run import plan_run
-from tests.tiny import CLIENTS, Files, run_tiny, tiny_config
+from tests.tiny import CLIENTS, Files, planned, run_tiny, tiny_config
 
 PRINTED: dict[str, Any] = {
     "privacy.mechanism": "printed",
@@ -47,7 +46,7 @@ def test_no_epsilon_is_claimed_end_to_end(report: dict[str, Any]) -> None:
 
 def test_the_plan_charges_what_the_noise_amounts_to(files: Files, adapted: AdaptedModel, tmp_path: Path) -> None:
     config = tiny_config(files, tmp_path, PRINTED | {"privacy.epsilon": 0.0, "privacy.noise-multiplier": 3.0})
-    plan = plan_run(config, adapted, CLIENTS)
+    plan = planned(config, adapted, CLIENTS)
     tensors = len(adapted.layout.tensors)
     assert plan.round.noise_multiplier == pytest.approx(2 * 3.0 / (CLIENTS * math.sqrt(tensors)))
     assert plan.round.sampling_rate == 1.0

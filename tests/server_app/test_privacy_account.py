@@ -16,8 +16,9 @@ from common.privacy.ledger import Ledger
 from server_app.in_process import InProcessGrid
 from server_app.privacy_account import PrivacyAccount, cross_check_sentence
 from server_app.report import describe_privacy
-from server_app.run import open_account, plan_run
-from tests.tiny import CLIENTS, Files, start, tiny_config, tiny_grid, tiny_strategy
+from server_app.run import open_account
+from server_app.strategies import recipe_of
+from tests.tiny import CLIENTS, Files, planned, start, tiny_config, tiny_grid, tiny_strategy
 
 NOISY: dict[str, Any] = {
     "privacy.epsilon": 0.0,
@@ -54,7 +55,9 @@ def test_every_charge_is_on_disk_before_its_messages_are_sent(
 
 def account(files: Files, adapted: AdaptedModel, folder: Path, **changes: Any) -> PrivacyAccount:
     config = tiny_config(files, folder, {**NOISY, **changes})
-    return open_account(config, adapted, plan_run(config, adapted, CLIENTS), Ledger(folder / "ledger.jsonl"))
+    return open_account(
+        config, recipe_of(config, adapted.layout), planned(config, adapted, CLIENTS), Ledger(folder / "ledger.jsonl")
+    )
 
 
 def exact_epsilon(mu: float, delta: float) -> float:

@@ -10,10 +10,9 @@ from common.config import ConfigError
 from common.demo.prompts import public_questions
 from common.models import AdaptedModel
 from server_app.public_gradients import PseudoClients, pseudo_clients
-from server_app.run import plan_run
 from server_app.strategies import public_prior
 from tests.server_app.strategy_runs import Make
-from tests.tiny import CLIENTS, Files, tiny_config
+from tests.tiny import CLIENTS, Files, planned, tiny_config
 
 PRIOR: dict[str, Any] = {"strategy.name": "public-prior", "codec.size": 24}
 OWN = {"public-prior.prompts": "template", "public-prior.template": "is {x} {y} ?"}
@@ -59,6 +58,6 @@ def test_the_demo_fills_a_template_of_ones_own(
     assert len(asked[0]) == 256
     assert "wolf colour ?" in public_questions("elicitation", "{subject} {relation} ?")
     assert set(asked[0]) <= set(public_questions("elicitation", "{subject} {relation} ?"))
-    plan_run(tiny_config(files, tmp_path, own), adapted, CLIENTS)
+    planned(tiny_config(files, tmp_path, own), adapted, CLIENTS)
     with pytest.raises(ConfigError, match=r"and public-prior\.prompts-per-client = 9999"):
-        plan_run(tiny_config(files, tmp_path, {**own, "public-prior.prompts-per-client": 9999}), adapted, CLIENTS)
+        planned(tiny_config(files, tmp_path, {**own, "public-prior.prompts-per-client": 9999}), adapted, CLIENTS)

@@ -1,0 +1,59 @@
+"""Stage 1 as the privacy plan must pay for it, and what to say when it may well ask nobody."""
+
+import math
+from dataclasses import dataclass
+
+from common.config import RunConfig
+
+_RARELY = 0.01  # an empty stage 1 is accepted when it is no more probable
+
+
+@dataclass(frozen=True)
+class StageOne:
+    """What a strategy asks of clients before round 1, as the plan must pay for it.
+
+    ``label``: of its charge. ``rate_key``: the key that says how many are asked. ``reason``: why epsilon is inf when it
+    is not ``private``. ``size``, ``open_size``: values of one client's release with noise, and in the clear.
+    ``clip_norm``: bound on the whole of a private one.
+    """
+
+    label: str
+    rate_key: str
+    sampling_rate: float
+    private: bool
+    reason: str
+    size: int
+    open_size: int
+    clip_norm: float = 1.0
+
+
+def statistics_stage(config: RunConfig, size: int, *, open_size: int = 1, clip_norm: float = 1.0) -> StageOne:
+    """Algorithm 1's stage 1: gradient statistics, a code of ``size`` values when they are private."""
+    return StageOne(
+        label="stage 1: statistics",
+        rate_key="statistics.sampling-rate",
+        sampling_rate=config.statistics.sampling_rate,
+        private=config.statistics.private,
+        reason="statistics.private = false: stage 1 sends gradient statistics without noise",
+        size=size,
+        open_size=open_size,
+        clip_norm=clip_norm,
+    )
+
+
+def empty_stage_one(stage: StageOne | None, clients: int, *, noisy: bool) -> str:
+    """What to say when stage 1 asks nobody with a probability above 1 %, (1 - q)^M; else ``""``.
+
+    ``noisy``: whether it releases with noise, so that an empty cohort is not an error.
+    """
+    if stage is None:
+        return ""
+    chance = (1 - stage.sampling_rate) ** clients
+    if chance <= _RARELY:
+        return ""
+    enough = math.ceil(1000 * (1 - _RARELY ** (1 / clients))) / 1000
+    what = "its codec is then made of noise" if noisy else "it then fails"
+    return (
+        f"{stage.rate_key} = {stage.sampling_rate:g} with {clients} clients: stage 1 of a run asks nobody with "
+        f"probability {chance:.2g}, and {what}; {enough:g} makes that rarer than {_RARELY:g}"
+    )

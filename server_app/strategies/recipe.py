@@ -1,0 +1,86 @@
+"""What a strategy is under one configuration, for one adapter: a value that is made once and asked ever after."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from common.adapter import Layout
+from common.codecs.autoencoder import NeuralEncoder
+from common.codecs.base import Codec, EncoderSpec
+from common.codecs.conv import CONV
+from common.codecs.dense import DENSE
+from common.codecs.identity import IdentityCodec
+from common.config import CodecConfig, ConfigError, RunConfig
+from common.quantize import QuantisedAdapter
+from server_app.stage_one import StageOne
+
+
+@dataclass(frozen=True)
+class PlannedEncoder:
+    """An encoder as large as a run's: its specification, and bytes of weights that are too many to be made for it."""
+
+    spec: EncoderSpec
+    other_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a strategy asks of clients, what it sends them, and what its codec is.
+
+    Attributes:
+        layout: the adapter, n values.
+        code_size: k, values in a client's code.
+        encoder: as large as what clients encode with.
+        codec: the codec itself, where nothing has to be asked or learnt for it.
+        stage_one: what clients are asked before round 1, which the privacy plan must pay for.
+        learned: whether the codec is trained, so that its decoder may know something by itself and needs controls.
+        keeps_length: whether the codec keeps most of a gradient: a step is then as long as without one, not √(n/k)
+            times that.
+        proxy: something as large as what clients get in place of the adapter, where they get something else.
+
+    """
+
+    layout: Layout
+    code_size: int
+    encoder: PlannedEncoder
+    codec: Codec | None = None
+    stage_one: StageOne | None = None
+    learned: bool = False
+    keeps_length: bool = False
+    proxy: QuantisedAdapter | None = None
+
+    @classmethod
+    def of(cls, layout: Layout, codec: Codec, *, proxy: QuantisedAdapter | None = None) -> "Recipe":
+        """A strategy without a stage 1 whose first codec is ``codec``."""
+        return cls(layout, codec.size, PlannedEncoder(codec.spec()), codec, proxy=proxy)
+
+    @property
+    def sends_whole(self) -> bool:
+        """Whether a code is the adapter's own gradient."""
+        return isinstance(self.codec, IdentityCodec)
+
+    @property
+    def broadcast(self) -> Tensor | QuantisedAdapter:
+        """Something as large as what the clients of a round get for the adapter."""
+        return torch.zeros(self.layout.size) if self.proxy is None else self.proxy
+
+
+def learned_encoder(codec: CodecConfig, layout: Layout) -> PlannedEncoder:
+    """The encoder of a trained AutoEncoder: the convolution, or a weight for every value of code and adapter."""
+    if codec.kind == "conv":
+        network = CONV.encoder(layout.size, codec.depth)
+        return PlannedEncoder(NeuralEncoder(layout, CONV, option=codec.depth, scale=1.0, encoder=network).spec())
+    with torch.device("meta"):
+        encoder = DENSE.encoder(layout.size, codec.size)
+    weights = sum(value.nbytes for value in encoder.state_dict().values())
+    return PlannedEncoder(IdentityCodec(layout).spec(), weights)
+
+
+def check_size(config: RunConfig, layout: Layout) -> None:
+    """Raise ``ConfigError`` for a linear code that is larger than the adapter."""
+    if config.codec.kind == "linear" and config.codec.size > layout.size:
+        raise ConfigError(
+            f"codec.size = {config.codec.size}: larger than the adapter, which has {layout.size} values (lora.rank, "
+            "lora.target-modules); a code must be smaller than what it encodes"
+        )
