@@ -19,6 +19,7 @@ from common.wire import TRAIN, serialised_bytes
 from server_app.control import CONTROLS
 from server_app.federation import FederationError
 from server_app.in_process import InProcessGrid
+from server_app.strategies import recipe_of
 from tests.server_app.strategy_runs import NOISY, VARIANTS, Make
 from tests.server_app.test_resume import REPEATABLE as PRIVATE
 from tests.server_app.test_resume import killed_after, resumed
