@@ -26,7 +26,7 @@ from common.privacy.sampling import binomial_limit
 from common.scale_code import ScaleCode
 from server_app.evaluation import Evaluator
 from server_app.prior import train_prior
-from server_app.prior_settings import prior_settings
+from server_app.strategies.two_stage import prior_settings
 
 CLIENTS, RATE, ROUNDS, EPSILON, DELTA, STEP = 1000, 0.1, 25, 2.0, 1e-5, 2.0
 SHARES = binomial_limit(CLIENTS, RATE, ROUNDS + 1, DELTA / 100)  # a public number that no cohort exceeds
