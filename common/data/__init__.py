@@ -2,8 +2,8 @@
 
 Examples are rows of a ``datasets.Dataset`` with a prompt, a completion and optionally a group and choices. Clients of a
 simulation share one data set that a ``flwr-datasets`` partitioner splits; a deployed site reads its own file.
-``sources`` reads rows, ``formats`` knows the layouts of public sets, ``partition`` says who holds what, ``tokens``
-makes tokens.
+``sources`` reads rows (``files``, ``sets``) as texts and makes examples of them (``examples``), ``formats`` knows the
+layouts of public sets, ``partition`` says who holds what, ``tokens`` makes tokens.
 """
 
 from common.data.formats import FORMATS

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from common.config import ConfigError, DataConfig
-from common.data.sources import load_examples
+from common.data.sources import load_examples, load_site_examples
 from common.data.tokens import TokenisedExamples, encode
 from common.demo import tasks as demo_tasks
 
@@ -59,9 +59,11 @@ def private_examples(data: DataConfig, partition: int, num_partitions: int, seed
     """One client's private rows: the site's own file when it names one, else its partition of the shared data set.
 
     Each is there once, however often the client holds it; the demo's rows are drawn with repetition and stay so.
+    Raises ``ConfigError`` for shared data that cannot be used or split; a site's own never raise: what cannot be used
+    is left out, to the point of no rows.
     """
     if site_path:
-        return _distinct(load_examples(site_path, data), data)
+        return _distinct(load_site_examples(site_path, data), data)
     partitioner = _partitioner(data, num_partitions, seed)
     if partitioner.num_partitions != num_partitions:
         raise ConfigError(
@@ -130,9 +132,7 @@ def check_demo(data: DataConfig) -> None:
 def evaluation_examples(data: DataConfig, seed: int) -> Dataset | None:
     """Public rows that no client holds: the configured file, the demo's own, or ``None`` when there is neither."""
     if data.evaluation:
-        rows = load_examples(data.evaluation, data, held_out=True)
-        _check_choices(rows, data)
-        return rows
+        return load_examples(data.evaluation, data, held_out=True)
     if data.name != "demo":
         return None
     check_demo(data)
@@ -168,16 +168,3 @@ def retention_examples(data: DataConfig, seed: int) -> Dataset | None:
     if "retention" not in demo_tasks.splits_of(data.task):
         return None
     return demo_tasks.evaluation_examples(data.task, "retention", seed)
-
-
-def _check_choices(dataset: Dataset, data: DataConfig) -> None:
-    """Refuse a multiple-choice row whose answer is not among its choices."""
-    if "choices" not in dataset.column_names:
-        return
-    answers = zip(dataset[data.completion_column], dataset["choices"], strict=True)
-    for number, (answer, choices) in enumerate(answers, start=1):
-        if answer not in (choices or ()):
-            raise ConfigError(
-                f'data.evaluation = "{data.evaluation}": row {number} has the answer {answer!r}, which is not one of '
-                f"its choices {choices!r}"
-            )
