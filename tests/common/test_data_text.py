@@ -93,7 +93,7 @@ _SCALARS = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(_SCALARS, min_size=1, max_size=8), st.sampled_from([".jsonl", ".json", ".csv", ".parquet"]))
 def test_any_texts_come_back_from_any_kind_of_file(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str], suffix: str

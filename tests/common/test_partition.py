@@ -88,7 +88,7 @@ def test_no_row_is_lost_where_clients_cannot_have_equally_many(
     assert {len(part) for part in drawn} <= {rows // clients, -(-rows // clients)}
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.sampled_from(["a", "b\0", "10", "9", "größe", " "]), min_size=1, max_size=40), st.integers(1, 40),
     st.sampled_from([0.05, 0.3, 100.0]), st.integers(0, 5),

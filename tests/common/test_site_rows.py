@@ -104,7 +104,7 @@ def test_a_file_without_a_usable_row_is_a_data_set_without_rows(tmp_path: Path, 
     assert len(private_examples(DataConfig(), 0, 1, 1, str(tmp_path / "absent.jsonl"))) == 0
 
 
-@settings(max_examples=80)
+@settings(max_examples=80, deadline=None)
 @given(raw=st.binary(max_size=200), suffix=st.sampled_from([".jsonl", ".json", ".csv", ".parquet", ".jsonl.gz"]))
 def test_no_bytes_whatever_make_reading_fail(tmp_path_factory: pytest.TempPathFactory, raw: bytes, suffix: str) -> None:
     path = tmp_path_factory.mktemp("own") / f"own{suffix}"
@@ -115,7 +115,7 @@ def test_no_bytes_whatever_make_reading_fail(tmp_path_factory: pytest.TempPathFa
 _WORDS = [b"{", b"}", b"[", b"]", b",", b":", b'"prompt"', b'"completion"', b'"', b"1", b"\\u", b"\n", b"\xff"]
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(st.sampled_from(_WORDS), max_size=20).map(b"".join), st.sampled_from([".jsonl", ".json", ".csv"]))
 def test_no_pieces_of_a_file_make_reading_fail(
     tmp_path_factory: pytest.TempPathFactory, raw: bytes, suffix: str
