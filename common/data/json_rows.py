@@ -73,7 +73,7 @@ def _array_rows(number: int, offset: int, raw: bytes) -> Iterator[Row | RowFault
         text = raw.decode(errors="surrogateescape")  # the rows without such bytes are good
     text = "\n" * (number - 1) + text  # so that faults name lines of the file
     position, row, mark = text.index("[") + 1, 0, ","
-    if text[_skip(text, position) :][:1] == "]":
+    if text.startswith("]", _skip(text, position)):
         return
     try:
         while mark == ",":

@@ -24,12 +24,15 @@ _FAULTS = (OSError, ValueError, RuntimeError, DatasetsError)
 _KNOWN = {"name", "version", "data_dir", "data_files", "description", "features", "sep", "delimiter"}
 
 
-def rows_of_set(path: str, subset: str, split: str, revision: str) -> Iterator[Row | RowFault]:
+def rows_of_set(path: str, subset: str, split: str, revision: str, *, local: bool = False) -> Iterator[Row | RowFault]:
     """The rows of a local directory or of a hub data set, one at a time; those of a subset say so in ``subset``.
 
     ``subset`` may name several, comma-separated, which follow each other; ``split`` may be a slice or a sum, as
-    ``datasets`` writes them (``train[:100]+test``). Raises ``FileFault``.
+    ``datasets`` writes them (``train[:100]+test``). ``local``: the hub is not asked for what is no directory here.
+    Raises ``FileFault``.
     """
+    if local and not Path(path).expanduser().is_dir():
+        raise FileFault("no such file or directory")
     names: list[str | None] = [name.strip() for name in subset.split(",") if name.strip()]
     for name in names or [None]:
         try:

@@ -36,7 +36,7 @@ def load_site_examples(path: str, data: DataConfig) -> Dataset:
     Whether reading fails would tell something of the rows, so a file that cannot be read is one without rows. The
     site's own log has the count of what is left out, and nothing of a row.
     """
-    reading = _Reading(path, data)
+    reading = _Reading(path, data, local=True)  # a site's path is no name to ask a hub for
     try:
         reading.read()
         rows = reading.dataset()
@@ -51,9 +51,9 @@ def load_site_examples(path: str, data: DataConfig) -> Dataset:
 class _Reading:
     """One pass over the rows: the examples, the first fault, and which columns there were."""
 
-    def __init__(self, path: str, data: DataConfig, *, held_out: bool = False) -> None:
+    def __init__(self, path: str, data: DataConfig, *, held_out: bool = False, local: bool = False) -> None:
         self.count = self.faults = 0
-        self._path, self._data, self._held_out = path, data, held_out
+        self._path, self._data, self._held_out, self._local = path, data, held_out, local
         self._key = f'{"data.evaluation" if held_out else "data.name"} = "{path}"'
         self._subset = (data.evaluation_subset or data.subset) if held_out else data.subset
         self._split = data.evaluation_split if held_out else data.train_split
@@ -101,7 +101,7 @@ class _Reading:
     def _rows(self) -> Iterator[Row | RowFault]:
         if self._file is not None:
             return rows_of_file(self._file)
-        return rows_of_set(self._path, self._subset, self._split, self._data.revision)
+        return rows_of_set(self._path, self._subset, self._split, self._data.revision, local=self._local)
 
     def _take(self, row: Row | RowFault) -> None:
         if isinstance(row, RowFault):

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.config import DataConfig
-from common.data import FORMATS, load_examples, private_examples
+from common.data import FORMATS, load_examples, private_examples, sets
 from tests.common.test_data_faults import FAULTS
 from tests.common.test_formats import RECORDS
 from tests.tiny import write_jsonl
@@ -102,6 +102,15 @@ def test_a_file_without_a_usable_row_is_a_data_set_without_rows(tmp_path: Path, 
         assert {"prompt", "completion"} <= set(rows.column_names), path.name
         assert set(rows["prompt"]) <= {"a"}, path.name
     assert len(private_examples(DataConfig(), 0, 1, 1, str(tmp_path / "absent.jsonl"))) == 0
+
+
+@pytest.mark.parametrize("name", ["ward7/patients", "patients", "squad"])
+def test_a_sites_path_is_never_asked_for_at_a_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(sets, "load_dataset_builder", lambda *given, **_: asked.append(given))
+    monkeypatch.chdir(tmp_path)
+    assert len(private_examples(DataConfig(), 0, 1, 1, name)) == 0
+    assert not asked
 
 
 @settings(max_examples=80, deadline=None)
