@@ -258,20 +258,18 @@ def _check_data(config: RunConfig, clients: int) -> None:
     local, held_out = Path(config.data.name).is_absolute(), Path(config.data.evaluation).is_absolute()
     if not (local or held_out):
         return
-    from common.data import evaluation_examples, private_examples  # noqa: PLC0415 - seconds, which the demo saves
+    from common.data import (  # noqa: PLC0415 - seconds, which the demo saves
+        check_evaluation_is_public,
+        evaluation_examples,
+        private_examples,
+    )
 
     if held_out:
         evaluation_examples(config.data, config.seed)
-    try:
-        if local:
-            private_examples(config.data, 0, clients, config.seed)
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(
-            f'data.partitioner = "{config.data.partitioner}": cannot split "{config.data.name}" among {clients} '
-            f"clients: {error}"
-        ) from error
+    if local:
+        private_examples(config.data, 0, clients, config.seed)
+    if held_out and (local or config.data.name == "demo"):
+        check_evaluation_is_public(config.data, clients, config.seed)
 
 
 def _summarise(folder: Path, seconds: float) -> None:

@@ -193,7 +193,7 @@ def markdown(report: dict[str, Any]) -> str:
         f"Divergence was judged on {outcome['divergence_judged_on']}.",
         *_loud(control_warning(run["control"]), outcome["warning"]),
         "",
-        "## Utility (public held-out examples)",
+        "## Utility (held-out examples that you named public; their losses are published)",
         "",
         *_utility(outcome),
         "",

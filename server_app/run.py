@@ -12,7 +12,13 @@ from torch import Tensor
 
 from common.app_digest import app_digest
 from common.config import ConfigError, RunConfig, flatten
-from common.data import check_chat_template, evaluation_examples, retention_examples, validation_examples
+from common.data import (
+    check_chat_template,
+    check_evaluation_is_public,
+    evaluation_examples,
+    retention_examples,
+    validation_examples,
+)
 from common.models import AdaptedModel, load_adapted_model
 from common.positions import check_length
 from common.privacy.ledger import Ledger
@@ -54,6 +60,7 @@ def run_federation(grid: Grid, config: RunConfig, run: int = 0) -> RunFolder:
     check_length(adapted.model.get_base_model(), config.model.name, config.data.max_length)
     recipe = recipe_of(config, adapted.layout)
     nodes = connect(grid, config.federation.num_clients, config.federation.connect_timeout, say)
+    check_evaluation_is_public(config.data, len(nodes), config.seed)
     plan = plan_run(config, recipe, len(nodes))
     folder = RunFolder.create(config)
     with recording(folder.events, run):

@@ -2,11 +2,12 @@
 
 Examples are rows of a ``datasets.Dataset`` with a prompt, a completion and optionally a group and choices. Clients of a
 simulation share one data set that a ``flwr-datasets`` partitioner splits; a deployed site reads its own file.
-``sources`` reads rows, ``formats`` knows the layouts of public sets, ``partition`` says who holds what, ``tokens``
-makes tokens.
+``sources`` reads rows (``files``, ``sets``) as texts and makes examples of them (``examples``), ``formats`` knows the
+layouts of public sets, ``partition`` says who holds what, ``overlap`` what is public, ``tokens`` makes tokens.
 """
 
 from common.data.formats import FORMATS
+from common.data.overlap import check_evaluation_is_public
 from common.data.partition import (
     check_demo,
     evaluation_examples,
@@ -34,6 +35,7 @@ __all__ = [
     "TokenisedExamples",
     "check_chat_template",
     "check_demo",
+    "check_evaluation_is_public",
     "completion_texts",
     "encode",
     "evaluation_examples",

@@ -1,7 +1,7 @@
 """The layouts of public data sets and how one row of each becomes prompts and completions.
 
 Column names are those of the sets on the Hugging Face hub. A row without an answer (a hidden test label, an empty
-output) has nothing to learn from and yields no example.
+output) has nothing to learn from and yields no example. Values come as texts (``files``), in lists and records of them.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -49,7 +49,16 @@ _INTRO_WITH_INPUT = (
 
 def _text(row: Row, column: str) -> str:
     value = row[column]
+    if isinstance(value, list | tuple | Mapping):
+        raise ValueError(f"{column} holds lists or records; text is needed")
     return "" if value is None else str(value).strip()
+
+
+def _list(row: Mapping[str, Any], column: str) -> list[Any]:
+    value = row[column]
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{column} = {value!r}: a list is needed")
+    return list(value)
 
 
 def _dolly(row: Row) -> Iterator[Example]:
@@ -79,7 +88,7 @@ def _alpaca(row: Row) -> Iterator[Example]:
 def _mmlu(row: Row) -> Iterator[Example]:
     """cais/mmlu, in the prompt of Hendrycks et al. 2021, which lm-eval uses too."""
     choices = row["choices"]
-    if not isinstance(choices, list | tuple) or len(choices) != len(_LETTERS):
+    if not isinstance(choices, list | tuple) or len(choices) != len(_LETTERS) or None in choices:
         raise ValueError(f"choices = {choices!r}: a list of {len(_LETTERS)} texts is needed")
     subject = _text(row, "subject").replace("_", " ")
     about = f" about {subject}" if subject else ""
@@ -125,12 +134,13 @@ def _dart(row: Row) -> Iterator[Example]:
     """DART: one example for every text of a row; annotations come as a list of records or as a record of lists."""
     if not row["tripleset"] or not row["annotations"]:
         return
-    triples = " | ".join(" : ".join(str(part) for part in triple) for triple in row["tripleset"])
+    triples = " | ".join(" : ".join(map(str, _list({"triple": part}, "triple"))) for part in _list(row, "tripleset"))
     notes = row["annotations"]
     if isinstance(notes, Mapping):
-        texts, sources = notes["text"], notes["source"]
+        texts, sources = _list(notes, "text"), _list(notes, "source")
     else:
-        texts, sources = [note["text"] for note in notes], [note["source"] for note in notes]
+        listed = _list(row, "annotations")
+        texts, sources = [note["text"] for note in listed], [note["source"] for note in listed]
     for text, source in zip(texts, sources, strict=True):
         yield from _verbalise(triples, [str(text or "").strip()], group=str(source))
 

@@ -1,5 +1,6 @@
 """Who holds which rows: a site its own file, a simulated client its share of one data set, the server public ones."""
 
+import warnings
 from functools import lru_cache
 
 import torch
@@ -14,62 +15,103 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from common.config import ConfigError, DataConfig
-from common.data.sources import load_examples
+from common.data.sources import load_examples, load_site_examples
 from common.data.tokens import TokenisedExamples, encode
 from common.demo import tasks as demo_tasks
+
+_CODES = "__group__"  # numbers of the groups, which partitioners compare; the groups themselves stay texts
+
+
+def shared_examples(data: DataConfig, clients: int, seed: int) -> Dataset:
+    """The one data set that simulated clients share, before it is split. Raises ``ConfigError``."""
+    if data.name != "demo":
+        return load_examples(data.name, data)
+    _check_demo_format(data)
+    check_demo(data)
+    return demo_tasks.training_examples(data.task, data.examples_per_client * clients, seed)
 
 
 @lru_cache(maxsize=2)
 def _partitioner(data: DataConfig, num_partitions: int, seed: int) -> Partitioner:
-    if data.name == "demo":
-        _check_demo_format(data)
-        check_demo(data)
-        dataset = demo_tasks.training_examples(data.task, data.examples_per_client * num_partitions, seed)
-    else:
-        dataset = load_examples(data.name, data)
+    dataset = shared_examples(data, num_partitions, seed)
     if len(dataset) < num_partitions:
         raise ConfigError(
             f'data.name = "{data.name}" has {len(dataset)} examples for {num_partitions} clients: '
             "give more data or fewer clients"
         )
-    if data.partitioner != "iid" and data.partition_by not in dataset.column_names:
-        raise ConfigError(
-            f'data.partition-by = "{data.partition_by}": not a column of the data, '
-            f'which has {", ".join(dataset.column_names)}; or set data.partitioner = "iid"'
-        )
-    if data.partitioner == "dirichlet":
-        dataset = dataset.class_encode_column(data.partition_by)  # the partitioner compares with class numbers
     if data.partitioner == "iid":
         dataset = dataset.shuffle(seed=seed)  # the partitioner cuts contiguous pieces, and files are often sorted
+    else:
+        dataset = dataset.add_column(_CODES, _group_numbers(dataset, data))
     partitioner = _make_partitioner(data, len(dataset), num_partitions, seed)
     partitioner.dataset = dataset
     return partitioner
+
+
+def _group_numbers(rows: Dataset, data: DataConfig) -> list[int]:
+    """The number of each row's group among the sorted groups."""
+    column = data.partition_by
+    if column not in rows.column_names:
+        raise ConfigError(
+            f'data.partition-by = "{column}": not a column of the data, '
+            f'which has {", ".join(rows.column_names)}; or set data.partitioner = "iid"'
+        )
+    groups: list[str | None] = list(rows[column])
+    if gaps := groups.count(None):
+        raise ConfigError(
+            f'data.partition-by = "{column}": {gaps} of {len(groups)} rows of "{data.name}" have no value there, the '
+            f'first is row {groups.index(None) + 1}: give them one, or set data.partitioner = "iid"'
+        )
+    number = {group: place for place, group in enumerate(sorted({str(group) for group in groups}))}
+    return [number[str(group)] for group in groups]
 
 
 def _make_partitioner(data: DataConfig, examples: int, num_partitions: int, seed: int) -> Partitioner:
     if data.partitioner == "iid":
         return IidPartitioner(num_partitions)
     if data.partitioner == "natural":
-        return NaturalIdPartitioner(data.partition_by)
-    sizes = [examples // num_partitions] * num_partitions
-    return InnerDirichletPartitioner(sizes, data.partition_by, data.dirichlet_alpha, seed=seed)
+        return NaturalIdPartitioner(_CODES)
+    return InnerDirichletPartitioner(_sizes(examples, num_partitions), _CODES, data.dirichlet_alpha, seed=seed)
+
+
+def _sizes(examples: int, clients: int) -> list[int]:
+    """As equal as can be, together all; the first clients have one more."""
+    size, left = divmod(examples, clients)
+    return [size + (client < left) for client in range(clients)]
 
 
 def private_examples(data: DataConfig, partition: int, num_partitions: int, seed: int, site_path: str = "") -> Dataset:
     """One client's private rows: the site's own file when it names one, else its partition of the shared data set.
 
     Each is there once, however often the client holds it; the demo's rows are drawn with repetition and stay so.
+    Raises ``ConfigError`` for shared data that cannot be used or split; a site's own never raise: what cannot be used
+    is left out, to the point of no rows.
     """
     if site_path:
-        return _distinct(load_examples(site_path, data), data)
+        return _distinct(load_site_examples(site_path, data), data)
     partitioner = _partitioner(data, num_partitions, seed)
-    if partitioner.num_partitions != num_partitions:
+    if _count(partitioner, data) != num_partitions:
         raise ConfigError(
             f'data.partitioner = "{data.partitioner}" makes {partitioner.num_partitions} partitions of '
             f'"{data.partition_by}", but there are {num_partitions} clients: use as many clients, or change it'
         )
     rows = partitioner.load_partition(partition)
+    if _CODES in rows.column_names:
+        rows = rows.remove_columns(_CODES)
     return rows if data.name == "demo" else _distinct(rows, data)
+
+
+def _count(partitioner: Partitioner, data: DataConfig) -> int:
+    """How many partitions there are, once all rows are placed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # 0 / 0, on the way to the error
+        try:
+            return int(partitioner.num_partitions)
+        except ValueError as error:  # shares of 0 for every group that has rows left
+            raise ConfigError(
+                f'data.dirichlet-alpha = {data.dirichlet_alpha}: too small for the groups of "{data.name}": some '
+                "clients would get rows of groups that have none left; take a larger one, or another data.partitioner"
+            ) from error
 
 
 def _distinct(rows: Dataset, data: DataConfig) -> Dataset:
@@ -130,9 +172,7 @@ def check_demo(data: DataConfig) -> None:
 def evaluation_examples(data: DataConfig, seed: int) -> Dataset | None:
     """Public rows that no client holds: the configured file, the demo's own, or ``None`` when there is neither."""
     if data.evaluation:
-        rows = load_examples(data.evaluation, data, held_out=True)
-        _check_choices(rows, data)
-        return rows
+        return load_examples(data.evaluation, data, held_out=True)
     if data.name != "demo":
         return None
     check_demo(data)
@@ -168,16 +208,3 @@ def retention_examples(data: DataConfig, seed: int) -> Dataset | None:
     if "retention" not in demo_tasks.splits_of(data.task):
         return None
     return demo_tasks.evaluation_examples(data.task, "retention", seed)
-
-
-def _check_choices(dataset: Dataset, data: DataConfig) -> None:
-    """Refuse a multiple-choice row whose answer is not among its choices."""
-    if "choices" not in dataset.column_names:
-        return
-    answers = zip(dataset[data.completion_column], dataset["choices"], strict=True)
-    for number, (answer, choices) in enumerate(answers, start=1):
-        if answer not in (choices or ()):
-            raise ConfigError(
-                f'data.evaluation = "{data.evaluation}": row {number} has the answer {answer!r}, which is not one of '
-                f"its choices {choices!r}"
-            )

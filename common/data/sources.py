@@ -1,148 +1,163 @@
-"""Where rows come from: local files and directories, and data sets of the Hugging Face hub."""
+"""Examples from where they lie: local files and directories, and data sets of the Hugging Face hub."""
 
 import logging
-from itertools import product
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from datasets import Dataset, Features, List, Value, concatenate_datasets, disable_progress_bars, load_dataset
-from datasets import config as datasets_config
-from datasets.exceptions import DatasetsError
-from pandas import read_csv
+from datasets import Dataset
 
 from common.config import ConfigError, DataConfig
-from common.data.formats import FORMATS, Format
+from common.data.examples import RowError, examples_of, made_columns, needed_columns
+from common.data.files import KINDS, kind_of, rows_of_file
+from common.data.raw import FileFault, Row, RowFault
+from common.data.sets import rows_of_set
+from common.data.table import CHOICES, Table
 
-datasets_config.HF_UPDATE_DOWNLOAD_COUNTS = False  # who reads a local file calls nobody
-disable_progress_bars()  # a client's terminal is the federation's log
-_FILES = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 _log = logging.getLogger(__name__)
 
 
 def load_examples(path: str, data: DataConfig, *, held_out: bool = False) -> Dataset:
-    """Read a local JSONL, CSV or Parquet file, a local directory or a hub data set, in the configured format.
+    """Read a local JSONL, JSON, CSV or Parquet file, a local directory or a hub data set, in the configured format.
 
     A directory or hub set is read at ``data.subset`` and ``data.train-split``, or their ``evaluation-`` twins when
-    ``held_out``; a file is read whole. The result has the configured prompt and completion columns, and for a named
-    format also ``message`` and, where the format has them, ``group`` and ``choices``. Raises ``ConfigError``.
+    ``held_out``; a file is read whole. Everything is text, as it is written. The result has the configured prompt and
+    completion columns, and for a named format also ``message`` and, where the format has them, ``group`` and
+    ``choices``. It lies in memory; no copy is written. A row that cannot be used raises ``ConfigError``.
     """
-    subset = (data.evaluation_subset or data.subset) if held_out else data.subset
-    split = data.evaluation_split if held_out else data.train_split
-    rows = _read(path, subset, split, data.revision)
-    if len(rows) == 0:
-        raise ConfigError(f'data "{path}": could not be read as examples: the file has no rows')
-    if data.format == "columns":
-        return _check_columns(rows, path, data)
-    return _apply_format(rows, path, data.format)
+    reading = _Reading(path, data, held_out=held_out)
+    reading.read()
+    reading.check()
+    return reading.dataset()
 
 
-def _read(path: str, subset: str, split: str, revision: str) -> Dataset:
-    suffix = Path(path).suffix.lower()
+def load_site_examples(path: str, data: DataConfig) -> Dataset:
+    """A site's own rows, as ``load_examples`` reads them, but what cannot be used is left out and nothing is raised.
+
+    Whether reading fails would tell something of the rows, so a file that cannot be read is one without rows. The
+    site's own log has the count of what is left out, and nothing of a row.
+    """
+    reading = _Reading(path, data, local=True)  # a site's path is no name to ask a hub for
     try:
-        if suffix == ".csv":
-            return _read_csv(path)
-        if suffix in _FILES:
-            return load_dataset(_FILES[suffix], data_files=path, split="train")
-        names: list[str | None] = [name.strip() for name in subset.split(",") if name.strip()]
-        return concatenate_datasets([_read_subset(path, name, split, revision) for name in names or [None]])
-    except (OSError, ValueError, RuntimeError, DatasetsError, StopIteration) as error:  # the last: an empty file
-        raise ConfigError(
-            f'data "{path}": could not be read as a {"/".join(_FILES)} file, a directory or a hub data set'
-            f"{f' (subset {subset!r}, split {split!r})' if suffix not in _FILES else ''}: {_reason(error)}"
-        ) from error
-
-
-def _read_csv(path: str) -> Dataset:
-    """Every cell as the text that is written there ("NA", "None" and "1.0" too); only an empty one is none."""
-    columns = read_csv(path, nrows=0).columns
-    return load_dataset(
-        "csv",
-        data_files=path,
-        split="train",
-        features=Features({str(column): Value("string") for column in columns}),
-        keep_default_na=False,
-        na_values=[""],
-    )
-
-
-def _read_subset(path: str, subset: str | None, split: str, revision: str) -> Dataset:
-    rows = load_dataset(path, subset, split=split, revision=revision or None)
-    if rows.column_names == ["train"]:  # cais/mmlu, subset auxiliary_train: the row is one record of that name
-        rows = rows.flatten().rename_columns({f"train.{name}": name for name in rows.features["train"]})
-    if subset and "subset" not in rows.column_names:
-        rows = rows.add_column("subset", [subset] * len(rows))
+        reading.read()
+        rows = reading.dataset()
+    except Exception as error:  # whatever it is: it may depend on a row, so it must not leave
+        _log.warning("the site's data cannot be read (%s): no row is used", type(error).__name__)
+        return Table(*made_columns(data)).dataset()
+    if reading.faults:
+        _log.warning("the site's data: %d of %d rows cannot be used and are left out", reading.faults, reading.count)
     return rows
 
 
-def _reason(error: BaseException) -> str:
-    """What went wrong at the root, in one line: ``datasets`` wraps it in general words."""
-    if isinstance(error, StopIteration):
-        return "the file is empty"
-    return str(error.__cause__ or error).splitlines()[0]
+class _Reading:
+    """One pass over the rows: the examples, the first fault, and which columns there were."""
 
+    def __init__(self, path: str, data: DataConfig, *, held_out: bool = False, local: bool = False) -> None:
+        self.count = self.faults = 0
+        self._path, self._data, self._held_out, self._local = path, data, held_out, local
+        self._key = f'{"data.evaluation" if held_out else "data.name"} = "{path}"'
+        self._subset = (data.evaluation_subset or data.subset) if held_out else data.subset
+        self._split = data.evaluation_split if held_out else data.train_split
+        file = Path(path).expanduser()
+        self._file = file if kind_of(file) and not file.is_dir() else None
+        self._answered = 0
+        self._first_fault = ""
+        self._columns: dict[str, None] = {}  # an ordered set
+        self._table = Table(*made_columns(data))
 
-def _check_columns(dataset: Dataset, path: str, data: DataConfig) -> Dataset:
-    """The rows, numbers and truth values as texts; every one must have something to learn and to ask with."""
-    columns = (("prompt-column", data.prompt_column), ("completion-column", data.completion_column))
-    for key, column in columns:
-        if column not in dataset.column_names:
-            raise ConfigError(
-                f'data.{key} = "{column}": not a column of "{path}", which has {", ".join(dataset.column_names)}'
-            )
-        if not isinstance(dataset.features[column], Value):
-            raise ConfigError(f'data.{key} = "{column}": holds lists or records in "{path}"; text is needed')
-        dataset = _as_text(dataset, column, Value("string"))
-    choices = dataset.features.get("choices")
-    if isinstance(choices, List) and isinstance(choices.feature, Value):
-        dataset = _as_text(dataset, "choices", List(Value("string")))
-    for key, column in columns:
-        for number, text in enumerate(dataset[column], start=1):
-            if text is None or (key == "completion-column" and not text):
-                raise ConfigError(
-                    f'data.{key} = "{column}": row {number} of "{path}" has no text there; fill it or drop the row'
-                )
-    return dataset
-
-
-def _as_text(dataset: Dataset, column: str, kind: Value | List) -> Dataset:
-    return dataset if dataset.features[column] == kind else dataset.cast_column(column, kind)
-
-
-def _apply_format(dataset: Dataset, path: str, name: str) -> Dataset:
-    layout = FORMATS[name]
-    absent = [column for column in layout.columns if column not in dataset.column_names]
-    if absent:
-        raise ConfigError(
-            f'data.format = "{name}": "{path}" lacks {", ".join(absent)}; it has {", ".join(dataset.column_names)}. '
-            'For other columns use data.format = "columns"'
-        )
-    written = _columns_of(layout)
-    kept = {key: kind for key, kind in dataset.features.items() if key not in layout.columns and key not in written}
-    columns: dict[str, list[Any]] = {key: [] for key in (*written, *kept)}
-    answered = 0
-    for number, row in enumerate(dataset, start=1):
+    def read(self) -> None:
+        """Read to the end, whatever is found on the way; ``ConfigError`` where nothing can be read."""
         try:
-            examples = list(layout.examples(row))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f'data.format = "{name}": row {number} of "{path}": {error}') from error
-        answered += bool(examples)
-        for example, key in product(examples, columns):
-            columns[key].append(getattr(example, key) if key in written else row[key])
-    if not answered:
-        raise ConfigError(
-            f'data.format = "{name}": none of the {len(dataset)} rows of "{path}" has an answer (a test split hides '
-            "them); take another split"
+            for row in self._rows():
+                self.count += 1
+                self._take(row)
+        except FileFault as error:
+            raise self._unreadable(str(error)) from error
+
+    def check(self) -> None:
+        """Refuse a source of which not every row could be used (``ConfigError``)."""
+        if not self.count:
+            raise self._unreadable("the file has no rows")
+        self._check_columns()
+        if self._first_fault:
+            raise ConfigError(self._first_fault)
+        if not self._answered:
+            raise ConfigError(
+                f'data.format = "{self._data.format}": none of the {self.count} rows of "{self._path}" has an answer '
+                "(a test split hides them); take another split"
+            )
+        if self._answered < self.count:
+            _log.warning(
+                "%s: %d of %d rows have no answer and are left out",
+                self._path, self.count - self._answered, self.count,
+            )  # fmt: skip
+
+    def dataset(self) -> Dataset:
+        """The examples of the rows that could be used."""
+        rows = self._table.dataset()
+        if self._held_out:
+            self._check_every_row_has_choices(rows)
+        return _with_messages(rows, self._data)
+
+    def _rows(self) -> Iterator[Row | RowFault]:
+        if self._file is not None:
+            return rows_of_file(self._file)
+        return rows_of_set(self._path, self._subset, self._split, self._data.revision, local=self._local)
+
+    def _take(self, row: Row | RowFault) -> None:
+        if isinstance(row, RowFault):
+            self._fault(f"{self._key}: could not be read as examples: {row.reason}")
+            return
+        self._columns |= dict.fromkeys(row)
+        try:
+            examples = list(examples_of(row, self._data))
+        except RowError as error:
+            place = f'{error.setting}: row {self.count} of "{self._path}"'
+            self._fault(f"{place if error.setting else f'{self._key}: row {self.count}'}{error}")
+            return
+        self._answered += bool(examples)
+        for example in examples:
+            self._table.add(example)
+
+    def _fault(self, message: str) -> None:
+        self.faults += 1
+        self._first_fault = self._first_fault or message
+
+    def _unreadable(self, reason: str) -> ConfigError:
+        if self._file is not None:
+            return ConfigError(f"{self._key}: could not be read as examples: {reason}")
+        kinds = "/".join(KINDS)
+        return ConfigError(
+            f"{self._key}: could not be read as a {kinds} file, a directory or a hub data set "
+            f"(subset {self._subset!r}, split {self._split!r}): {reason}"
         )
-    if answered < len(dataset):
-        _log.warning("%s: %d of %d rows have no answer and are left out", path, len(dataset) - answered, len(dataset))
-    return Dataset.from_dict(columns, features=Features({**written, **kept}))
+
+    def _check_columns(self) -> None:
+        """A column that no row has is the settings' fault and not the first row's."""
+        if not self._columns:  # no row could be read at all: the first fault says why
+            return
+        absent = {column: key for column, key in needed_columns(self._data).items() if column not in self._columns}
+        there = ", ".join(self._columns)
+        if absent and self._data.format != "columns":
+            raise ConfigError(
+                f'data.format = "{self._data.format}": "{self._path}" lacks {", ".join(absent)}; it has {there}. '
+                'For other columns use data.format = "columns"'
+            )
+        for key in absent.values():
+            raise ConfigError(f'{key}: not a column of "{self._path}", which has {there}')
+
+    def _check_every_row_has_choices(self, rows: Dataset) -> None:
+        """Scores are of all rows or of none."""
+        if CHOICES not in rows.column_names:
+            return
+        for number, choices in enumerate(rows[CHOICES], start=1):
+            if choices is None:
+                raise ConfigError(f"{self._key}: row {number} has no choices, though others have: give all rows some")
 
 
-def _columns_of(layout: Format) -> dict[str, Any]:
-    text = Value("string")
-    columns: dict[str, Any] = {"prompt": text, "completion": text, "message": text}
-    if layout.grouped:
-        columns["group"] = text
-    if layout.multiple_choice:
-        columns["choices"] = List(text)
-    return columns
+def _with_messages(rows: Dataset, data: DataConfig) -> Dataset:
+    """A row that has no text in an own column ``message``, which a chat template writes, says its prompt."""
+    if "message" not in rows.column_names or None not in rows["message"]:
+        return rows
+    texts = zip(rows["message"], rows[data.prompt_column], strict=True)
+    messages = [prompt if message is None else message for message, prompt in texts]
+    return rows.remove_columns("message").add_column("message", messages)

@@ -47,7 +47,7 @@ def test_a_column_of_scalars_is_read_as_text(tmp_path: Path, value: object, text
 
 def test_a_column_of_lists_is_refused(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "lists.jsonl", [{"ask": "the sum", "say": ["2"]}])
-    with pytest.raises(ConfigError, match=r'data.completion-column = "say": holds lists .*; text is needed'):
+    with pytest.raises(ConfigError, match=r'data.completion-column = "say": row 1 of .* holds lists'):
         load_examples(str(path), MAPPED)
 
 
@@ -78,16 +78,20 @@ def test_a_missing_file_is_refused_by_its_name(tmp_path: Path) -> None:
 def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "empty.csv"
     path.write_text("ask,say\n")
-    with pytest.raises(ConfigError, match="could not be read"):
-        private_tokens(MAPPED, TOKENIZER, 0, 1, 1, str(path))
+    with pytest.raises(ConfigError, match="could not be read as examples: the file has no rows"):
+        load_examples(str(path), MAPPED)
 
 
 @pytest.mark.parametrize(
     ("name", "text", "reason"),
     [
         ("empty.jsonl", "", "the file is empty"),
-        ("broken.jsonl", '{"prompt": "a", "completion": "b"}\n{nonsense', "JSON parse error"),
-        ("empty.csv", "", "No columns"),
+        (
+            "broken.jsonl",
+            '{"prompt": "a", "completion": "b"}\n{nonsense',
+            "line 2 is not JSON: Expecting .* at column 2",
+        ),
+        ("empty.csv", "", "the file is empty"),
     ],
 )
 def test_an_empty_or_broken_file_is_refused_with_the_cause(tmp_path: Path, name: str, text: str, reason: str) -> None:

@@ -154,8 +154,8 @@ def test_answers_are_numbers_or_letters(tmp_path: Path, answer: int | str, lette
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"answer": 4}, r"row 2 of .*: answer = 4: 0 to 3 or A to D is needed"),
-        ({"answer": 12}, r"answer = 12"),
+        ({"answer": 4}, r"row 2 of .*: answer = '4': 0 to 3 or A to D is needed"),
+        ({"answer": 12}, r"answer = '12'"),
         ({"choices": ["yes", "no"]}, r"row 2 of .*: choices = \['yes', 'no'\]: a list of 4 texts is needed"),
     ],
 )

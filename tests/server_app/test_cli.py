@@ -17,6 +17,7 @@ from tests.layouts import write_model
 
 runner = CliRunner()
 ROWS = [{"prompt": f"p{i}", "completion": f"c{i}", "group": f"g{i % 3}"} for i in range(6)]
+HELD_OUT = [{"prompt": "p0", "completion": "another answer"}, {"prompt": "p9", "completion": "c0"}]
 
 
 @pytest.fixture
@@ -180,9 +181,32 @@ def test_data_that_cannot_be_shared_out_are_refused_at_once(tmp_path: Path, chan
     assert message in refused(tmp_path, f"data.name={rows_file(tmp_path, ROWS)}", "privacy.delta=0", *changes)
 
 
+@pytest.mark.usefixtures("_no_launch")
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"prompt":"Straße","completion":"b"}\n'.encode("latin-1"), "is not UTF-8"),
+        (b'{"prompt":"a","completion":"b","choices":["c"]}\n', "not one of its choices"),
+        (b'{"prompt":"a","completion":"b","group":null}\n' * 2, 'data.partition-by = "group"'),
+    ],
+    ids=["latin-1", "choices", "no group"],
+)
+def test_odd_data_are_refused_in_one_line(tmp_path: Path, text: bytes, message: str) -> None:
+    path = tmp_path / "own.jsonl"
+    path.write_bytes(text)
+    assert message in refused(tmp_path, f"data.name={path}", "federation.num-clients=2", "privacy.delta=0")
+
+
+@pytest.mark.usefixtures("_no_launch")
+def test_held_out_examples_that_clients_hold_are_refused_at_once(tmp_path: Path) -> None:
+    own, held_out = rows_file(tmp_path, ROWS), rows_file(tmp_path, [*HELD_OUT, ROWS[3]], "held-out.jsonl")
+    changes = [f"data.name={own}", f"data.evaluation={held_out}", "federation.num-clients=3", "privacy.delta=0"]
+    assert "1 of its 3 examples are among those that the clients train on" in refused(tmp_path, *changes)
+
+
 @pytest.mark.parametrize("partitioner", ["iid", "dirichlet", "natural"])
 def test_good_data_pass(tmp_path: Path, launched: list[RunConfig], partitioner: str) -> None:
-    own, held_out = rows_file(tmp_path, ROWS), rows_file(tmp_path, ROWS[:2], "held-out.jsonl")
+    own, held_out = rows_file(tmp_path, ROWS), rows_file(tmp_path, HELD_OUT, "held-out.jsonl")
     changes = [f"data.name={own}", f"data.evaluation={held_out}", f"data.partitioner={partitioner}"]
     code, output = invoke(tmp_path, *changes, "federation.num-clients=3", "model.device=cpu")
     assert (code, len(launched)) == (130, 1), output

@@ -1,0 +1,54 @@
+"""CSV: every cell as the text that is written there."""
+
+import csv
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from common.data.raw import FileFault, Row, RowFault, check_names, is_text, lines_of, not_utf8, open_bytes
+
+csv.field_size_limit(sys.maxsize)  # 131,072 letters else, which a long document has
+
+
+class _Text:
+    """Lines as texts; a byte that is not UTF-8 becomes half a surrogate pair, and ``fault`` says where it stands."""
+
+    def __init__(self, handle: BinaryIO) -> None:
+        self._handle = handle
+        self.fault = ""
+
+    def __iter__(self) -> Iterator[str]:
+        for number, offset, line in lines_of(self._handle):
+            try:
+                yield line.decode()
+            except UnicodeDecodeError as error:
+                self.fault = not_utf8(number, offset, error)
+                yield line.decode(errors="surrogateescape")
+
+
+def csv_rows(path: Path, delimiter: str) -> Iterator[Row | RowFault]:
+    """Every cell as it is written ("NA", "None", "007"); only an empty one is none."""
+    with open_bytes(path) as handle:
+        lines = _Text(handle)
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
+        header = next((cells for cells in reader if cells), [])
+        if lines.fault:
+            raise FileFault(lines.fault)
+        check_names(header)
+        while True:
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield RowFault(f"line {reader.line_num} is not CSV: {error}")
+                continue
+            if not cells:
+                continue
+            if len(cells) != len(header):
+                yield RowFault(f"line {reader.line_num} ends a row of {len(cells)} cells; the header has {len(header)}")
+            elif not all(map(is_text, cells)):
+                yield RowFault(lines.fault)
+            else:
+                yield {name: cell or None for name, cell in zip(header, cells, strict=True)}

@@ -1,0 +1,53 @@
+"""Whether public examples are public: a run publishes their losses, so no client may hold them."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from datasets import Dataset
+
+from common.config import ConfigError, DataConfig, names_a_file
+from common.data.partition import evaluation_examples, shared_examples
+
+_log = logging.getLogger(__name__)
+
+
+def check_evaluation_is_public(data: DataConfig, clients: int, seed: int) -> None:
+    """Refuse ``data.evaluation`` if it holds rows that the clients hold too: prompt and completion together.
+
+    White space and case aside, they are compared letter for letter. What simulated clients hold is read from
+    ``data.name``; sites with files of their own are not looked into, nor can they be. ``clients`` and ``seed`` decide
+    what the embedded data give them. Raises ``ConfigError`` with the number of such rows.
+    """
+    if not data.evaluation or not _readable(data):
+        return
+    public = evaluation_examples(data, seed)
+    asked = list(_normalized(public, data)) if public is not None else []
+    try:
+        held = set(_normalized(shared_examples(data, clients, seed), data)).intersection(asked)
+    except ConfigError as error:
+        _log.warning("data.evaluation could not be compared with data.name: %s", error)
+        return
+    rows = [number for number, pair in enumerate(asked, start=1) if pair in held]
+    if rows:
+        raise ConfigError(
+            f'data.evaluation = "{data.evaluation}": {len(rows)} of its {len(asked)} examples are among those that the '
+            f'clients train on (data.name = "{data.name}"), the first is number {rows[0]}. A run publishes the losses '
+            "of its held-out examples: leave these out, or name other ones"
+        )
+
+
+def _readable(data: DataConfig) -> bool:
+    """Whether the clients' rows may be here; a deployment's server has none, for its sites have their own."""
+    if data.name == "demo":
+        return (data.format, data.prompt_column, data.completion_column) == ("columns", "prompt", "completion")
+    return not names_a_file(data.name) or Path(data.name).expanduser().exists()
+
+
+def _normalized(rows: Dataset, data: DataConfig) -> Iterator[tuple[str, str]]:
+    for prompt, completion in zip(rows[data.prompt_column], rows[data.completion_column], strict=True):
+        yield _plain(prompt), _plain(completion)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).casefold()
