@@ -51,7 +51,7 @@ def test_a_worker_that_dies_is_replaced_within_the_same_message() -> None:
 @pytest.mark.usefixtures("_stand_in")
 def test_a_message_that_kills_every_worker_is_given_up_and_the_next_one_is_served() -> None:
     place = context()
-    with pytest.raises(WorkerError, match="ended 2 times"):
+    with pytest.raises(WorkerError, match="ended 3 times"):
         ask("die", place)
     assert ask("one", place)["text"] == "one"
 
