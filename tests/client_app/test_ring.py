@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from client_app import app as client_module
 from client_app import site as site_module
+from client_app.rows import rows_allowed
 from client_app.site_ledger import create_ledger
 from common.app_digest import app_digest
 from common.codecs import IdentityCodec, LinearCodec
@@ -283,6 +284,22 @@ def test_nobody_learns_from_a_shared_ledger_what_another_run_has_asked(site: Sit
     ((_, text, _),) = said["beyond"]
     assert text.startswith("PolicyRefusal: this site refuses: this message alone would cost epsilon = ")
     assert site.ledger.read_bytes().count(b"\n") == 1 + 40, "what it released of its data has an end"
+
+
+@pytest.mark.parametrize("kept", ["file", "state"])
+def test_after_a_worker_has_died_over_it_a_message_is_answered_without_rows_for_one_charge(
+    site: SiteUnderTest, monkeypatch: pytest.MonkeyPatch, kept: str
+) -> None:
+    """The file was charged by the worker that died; what that one wrote into the state is lost with it."""
+    monkeypatch.setattr(site_module, "private_tokens", lambda *_: pytest.fail("rows were read"))
+    monkeypatch.setattr(site_module, "charge_release", lambda *_, **__: charged.append("again"))
+    charged: list[str] = []
+    if kept == "state":
+        del site.node["ledger-path"]
+    with rows_allowed(False):
+        seen = site.ask()
+    assert (seen.kind, seen.length) == ("release", 128)
+    assert charged == ([] if kept == "file" else ["again"])
 
 
 @pytest.mark.parametrize(
