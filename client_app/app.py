@@ -1,4 +1,4 @@
-"""The ClientApp: handlers unpack a message, call the algorithm and pack the reply."""
+"""The ClientApp: one handler for each kind of message. What they share, the order first of all, is in ``answer``."""
 
 import math
 
@@ -8,15 +8,19 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
-from client_app.guard import guarded, or_nothing
+from client_app.answer import Asked, Compute, Kind, answer
+from client_app.guard import guarded
 from client_app.local_update import gradient_stream, local_update
 from client_app.release import release_gradient
-from client_app.site import Site, encoder_for
+from client_app.site import encoder_for
 from client_app.statistics import gradient_statistics
 from common.codecs.statistics import NonFiniteStatistics
+from common.config import TrainConfig
+from common.data import TokenisedExamples
 from common.privacy.mechanism import release
+from common.privacy.noise import RandomSource
 from common.scale_code import ScaleCode
-from common.wire import WireError, pack_release, received_adapter, unpack_instruction
+from common.wire import Task, WireError
 
 app = ClientApp()
 
@@ -25,31 +29,7 @@ app = ClientApp()
 @guarded
 def statistics(message: Message, context: Context) -> Message:
     """Stage 1: release this client's gradient statistics (Algorithm 1, client side)."""
-    sent, _, task = unpack_instruction(message.content)
-    site = Site.of(context)
-    site.check(task)
-    adapter = received_adapter(sent, site.adapted.layout)
-    settings, layout = site.config.statistics, site.adapted.layout
-    if not task.raw and task.terms.size != ScaleCode.of(layout, settings).size:
-        raise WireError(f"release terms say {task.terms.size} values; these statistics have another number")
-    site.charge(task, context)
-    train = site.config.train.model_copy(
-        update={"local_steps": settings.steps, "local_epochs": 0, "learning_rate": settings.learning_rate}
-    )
-    gradients = gradient_stream(site.adapted, adapter, site.examples, train, site.seed(0))
-    if task.raw:
-        measured = gradient_statistics(gradients, layout, settings)
-        values = torch.cat([measured.mean, measured.std]).numpy().astype(np.float32)
-    else:
-        scales = ScaleCode.of(layout, settings)
-        try:
-            code = or_nothing(
-                lambda: scales.encode(gradient_statistics(gradients, layout, settings).std), scales.size, context
-            )
-        except NonFiniteStatistics:
-            code = torch.full((scales.size,), math.nan)  # an error would tell of private data; see ``release``
-        values = release(code, task.terms, site.noise_source(0))
-    return Message(pack_release(values, task.round), reply_to=message)
+    return answer(message, context, STATISTICS)
 
 
 @app.query("gradients")
@@ -59,54 +39,80 @@ def gradients(message: Message, context: Context) -> Message:
 
     In the clear only if the instruction says so and the site's policy allows it; else clipped all together and noised.
     """
-    sent, _, task = unpack_instruction(message.content)
-    site = Site.of(context)
-    settings, layout = site.config.fedcg, site.adapted.layout
-    site.check(task, vectors=settings.gradients_per_client)
-    adapter = received_adapter(sent, layout)
-    size = settings.gradients_per_client * layout.size
-    if size != task.terms.size:
-        raise WireError(f"the gradients have {size} values, the release terms say {task.terms.size}")
-    site.charge(task, context)
-    train = site.config.train.model_copy(
-        update={
-            "local_steps": settings.gradients_per_client,
-            "local_epochs": 0,
-            "learning_rate": settings.learning_rate,
-        }
-    )
-
-    def collect() -> Tensor:
-        examples, _ = site.split()
-        if not len(examples):  # zeros: an error would tell how few examples there are
-            return torch.zeros(size)
-        stream = gradient_stream(site.adapted, adapter, examples, train, site.seed(0))
-        return torch.cat([gradient.cpu() for gradient in stream])
-
-    if task.raw:
-        values = collect().numpy()
-    else:
-        values = release(or_nothing(collect, size, context), task.terms, site.noise_source(0))
-    return Message(pack_release(values, task.round), reply_to=message)
+    return answer(message, context, GRADIENTS)
 
 
 @app.train()
 @guarded
 def train(message: Message, context: Context) -> Message:
     """Stage 2: release this client's encoded, clipped, noised gradient (Algorithm 2, client side)."""
-    sent, spec, task = unpack_instruction(message.content)
-    if task.raw:
-        raise WireError("a gradient is never asked for in the clear: only stage 1 may be raw")
-    site = Site.of(context)
-    site.check(task)
-    adapter = received_adapter(sent, site.adapted.layout)
-    encoder = encoder_for(spec, site, task.terms.size)
-    site.charge(task, context)  # the last that may refuse: from here on the answer is a release
-    gradient = or_nothing(lambda: gradient_of(site, adapter, task.round), site.adapted.layout.size, context)
-    values = release_gradient(gradient, encoder, task.terms, site.noise_source(task.round))
-    return Message(pack_release(values, task.round), reply_to=message)
+    return answer(message, context, ROUND)
 
 
-def gradient_of(site: Site, adapter: Tensor, round_index: int) -> Tensor:
-    """The client's gradient or pseudo-gradient of a round (shape ``[n]``) at ``adapter`` (Algorithm 2, step 3)."""
-    return local_update(site.adapted, adapter, site.split()[1], site.config.train, site.seed(round_index))
+def plan_statistics(asked: Asked) -> Compute:
+    """Stds of the local gradients, as a scale code; in the clear means and stds."""
+    settings, layout, task = asked.site.config.statistics, asked.adapted.layout, asked.task
+    scales = ScaleCode.of(layout, settings)
+    _check_length("statistics", 2 * len(layout.tensors) if task.raw else scales.size, task)
+
+    def compute(examples: TokenisedExamples, source: RandomSource) -> np.ndarray:
+        stream = gradient_stream(asked.adapted, asked.adapter, examples, asked.train, asked.seed)
+        if task.raw:
+            measured = gradient_statistics(stream, layout, settings)
+            return torch.cat([measured.mean, measured.std]).numpy().astype(np.float32)
+        try:
+            code = scales.encode(gradient_statistics(stream, layout, settings).std)
+        except NonFiniteStatistics:
+            code = torch.full((scales.size,), math.nan)  # an error would tell of private data; see ``release``
+        return release(code, task.terms, source)
+
+    return compute
+
+
+def plan_gradients(asked: Asked) -> Compute:
+    """All gradients of the local steps as one vector."""
+    size, task = asked.train.local_steps * asked.adapted.layout.size, asked.task
+    _check_length("gradients", size, task)
+
+    def compute(examples: TokenisedExamples, source: RandomSource) -> np.ndarray:
+        if not len(examples):  # zeros: an error would tell how few examples there are
+            found = torch.zeros(size)
+        else:
+            stream = gradient_stream(asked.adapted, asked.adapter, examples, asked.train, asked.seed)
+            found = torch.cat([gradient.cpu() for gradient in stream])
+        return found.numpy() if task.raw else release(found, task.terms, source)
+
+    return compute
+
+
+def plan_round(asked: Asked) -> Compute:
+    """The gradient, encoded."""
+    encoder = encoder_for(asked.spec, asked.adapted, asked.task.terms.size)
+
+    def compute(examples: TokenisedExamples, source: RandomSource) -> np.ndarray:
+        return release_gradient(gradient_of(asked, examples), encoder, asked.task.terms, source)
+
+    return compute
+
+
+def gradient_of(asked: Asked, examples: TokenisedExamples) -> Tensor:
+    """The client's gradient or pseudo-gradient of a round (shape ``[n]``) (Algorithm 2, step 3)."""
+    return local_update(asked.adapted, asked.adapter, examples, asked.train, asked.seed)
+
+
+def _stage_one_training(task: Task, run: TrainConfig) -> TrainConfig:
+    """The task's own steps; everything else as in the rounds."""
+    if task.steps < 1 or not task.learning_rate > 0:
+        raise WireError(f"stage 1: steps = {task.steps}, learning rate = {task.learning_rate}; both must be above 0")
+    changes = {"local_steps": task.steps, "local_epochs": 0, "learning_rate": task.learning_rate}
+    return run.model_copy(update=changes)
+
+
+def _check_length(what: str, size: int, task: Task) -> None:
+    if task.terms.size != size:
+        raise WireError(f"the {what} have {size} values, the release terms say {task.terms.size}")
+
+
+STATISTICS = Kind(train=_stage_one_training, plan=plan_statistics, stage_one=True)
+GRADIENTS = Kind(train=_stage_one_training, plan=plan_gradients, stage_one=True, vectors=lambda task: task.steps)
+ROUND = Kind(train=lambda _, run: run, plan=plan_round, stage_one=False)

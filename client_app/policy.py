@@ -1,19 +1,14 @@
 """A site's own limits on what it releases, whatever the server asks for."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
+from client_app.node_config import NodeConfig, PolicyRefusal, absolute_path, brings_own_data, flag, number, whole
 from common.privacy.mechanism import SLACK_EPSILON, ReleaseTerms
 
 OWN_DATA_MIN_NOISE = 0.1
 OWN_DATA_MAX_RELEASES = 1_000
 DEFAULT_DELTA = 1e-5
-
-
-class PolicyRefusal(PermissionError):
-    """The site refuses the terms; the message names the limit, its value and what was asked."""
 
 
 @dataclass(frozen=True)
@@ -40,18 +35,21 @@ class SitePolicy:
     allow_raw_gradients: bool = True
 
     @classmethod
-    def from_node_config(cls, node_config: Mapping[str, object]) -> "SitePolicy":
-        """Read the limits; a site with its own data (``data-path``) starts from strict ones."""
-        own_data = bool(node_config.get("data-path"))
-        least = _number(node_config, "min-noise-multiplier", OWN_DATA_MIN_NOISE if own_data else 0.0)
+    def from_node_config(cls, node_config: NodeConfig) -> "SitePolicy":
+        """Read the limits; a site with its own data (``data-path``) starts from strict ones and must name its epsilon.
+
+        Raises ``PolicyRefusal`` for a value that is no limit, and for such a site without ``max-epsilon``.
+        """
+        own_data = brings_own_data(node_config)
+        least = number(node_config, "min-noise-multiplier", OWN_DATA_MIN_NOISE if own_data else 0.0)
         return cls(
             min_noise_multiplier=least,
-            max_clip_norm=_number(node_config, "max-clip-norm", math.inf),
-            max_releases=_whole(node_config, "max-releases", OWN_DATA_MAX_RELEASES if own_data else 0),
+            max_clip_norm=number(node_config, "max-clip-norm", math.inf),
+            max_releases=whole(node_config, "max-releases", OWN_DATA_MAX_RELEASES if own_data else 0),
             max_epsilon=_epsilon(node_config),
             policy_delta=_delta(node_config),
-            ledger_path=_path(node_config),
-            allow_raw_gradients=_flag(node_config, "allow-raw-gradients", default=not own_data and least == 0),
+            ledger_path=absolute_path(node_config, "ledger-path"),
+            allow_raw_gradients=flag(node_config, "allow-raw-gradients", default=not own_data and least == 0),
         )
 
     def check(self, terms: ReleaseTerms, *, raw: bool = False) -> None:
@@ -73,22 +71,14 @@ class SitePolicy:
             )
 
 
-def _number(node_config: Mapping[str, object], key: str, default: float) -> float:
-    value = node_config.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or value < 0:
-        raise PolicyRefusal(f"node config {key} = {value!r}: write a number of at least 0; refusing until then")
-    return float(value)
-
-
-def _whole(node_config: Mapping[str, object], key: str, default: int) -> int:
-    value = _number(node_config, key, default)
-    if not value.is_integer():  # half a release would become 0, which is no limit
-        raise PolicyRefusal(f"node config {key} = {value!r}: write a whole number; refusing until then")
-    return int(value)
-
-
-def _epsilon(node_config: Mapping[str, object]) -> float:
-    value = _number(node_config, "max-epsilon", 0.0)
+def _epsilon(node_config: NodeConfig) -> float:
+    if "max-epsilon" not in node_config and brings_own_data(node_config):
+        raise PolicyRefusal(
+            "this site refuses: its node config has data-path and no max-epsilon. Write the largest epsilon that all "
+            "its messages together may cost it against the server, for example max-epsilon=8.0 (a run's report and "
+            "`dr-encoder budget` print what a run costs one client); 0 = no limit, for data that are public anyway"
+        )
+    value = number(node_config, "max-epsilon", 0.0)
     if value > SLACK_EPSILON:
         raise PolicyRefusal(
             f"node config max-epsilon = {value}: nothing is claimed above {SLACK_EPSILON:g}; write at most that, or 0 "
@@ -97,22 +87,8 @@ def _epsilon(node_config: Mapping[str, object]) -> float:
     return value
 
 
-def _delta(node_config: Mapping[str, object]) -> float:
-    value = _number(node_config, "policy-delta", DEFAULT_DELTA)
+def _delta(node_config: NodeConfig) -> float:
+    value = number(node_config, "policy-delta", DEFAULT_DELTA)
     if not 0 < value < 1:
         raise PolicyRefusal(f"node config policy-delta = {value}: write a number between 0 and 1; refusing until then")
-    return value
-
-
-def _path(node_config: Mapping[str, object]) -> str:
-    value = node_config.get("ledger-path", "")
-    if not isinstance(value, str) or (value and not Path(value).is_absolute()):
-        raise PolicyRefusal(f"node config ledger-path = {value!r}: write an absolute file name; refusing until then")
-    return value
-
-
-def _flag(node_config: Mapping[str, object], key: str, *, default: bool) -> bool:
-    value = node_config.get(key, default)
-    if not isinstance(value, bool):
-        raise PolicyRefusal(f"node config {key} = {value!r}: write true or false without quotes; refusing until then")
     return value

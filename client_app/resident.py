@@ -2,7 +2,9 @@
 
 Flower starts a new process for every message. Loading a model there costs minutes a round, so this half imports no
 torch and keeps nothing; ``client_app.worker`` keeps everything. One worker serves one node and one version of the app.
-Retrying on a fresh worker is safe: a release that was lost with a worker has never left the site.
+Retrying on a fresh worker is safe: a release that was lost with a worker has never left the site. Where the worker of a
+site with its own data has died over a message (a long example, too little memory), the next one answers without the
+data, with the noise of the zero code: that it died is nobody else's business.
 """
 
 import fcntl
@@ -14,8 +16,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,8 @@ from client_app.worker_link import PROTOCOL, Letter, WorkerError, check_peer, op
 from common.app_digest import app_digest
 
 IDLE_KEY, DEFAULT_IDLE_SECONDS = "worker-idle-seconds", 1800.0
-_MOST_IDLE_SECONDS = 604800.0  # a week; the system's waits end far beyond it, at 2^63 ns
+QUANTUM_KEY = "answer-seconds"
+_MOST_SECONDS = 604800.0  # a week; the system's waits end far beyond it, at 2^63 ns
 FLOWER_CLIENT_PROCESS = "flwr.supernode.runtime.run_clientapp"
 _LOADED_FROM = ("model.", "lora.", "data.", "seed")  # prefixes of the run-config keys that decide what a worker loads
 _ROOT = Path(__file__).resolve().parent.parent
@@ -35,7 +38,7 @@ _BOOT = (  # its process id first: until it is written, nobody can end this work
     "import os, sys; os.pwrite(int(sys.argv[2]), str(os.getpid()).encode(), 0); "
     "sys.path.insert(0, sys.argv[1]); from client_app.worker import main; main(sys.argv[3:])"
 )
-_ATTEMPTS = 2
+_ATTEMPTS = 3  # one that has retired, one that dies, one that answers without the data
 _EXIT_SECONDS, _POLL_SECONDS = 20.0, 0.02
 _KILL_SECONDS = 60.0  # for a killed worker to be gone; the memory of an accelerator takes some of them
 
@@ -49,9 +52,26 @@ def answer(message: Message, context: Context) -> Message:
     """What ``client_app.app.app`` answers, computed in the node's worker; changes of ``context.state`` come back too.
 
     Raises ``WorkerError`` with the type and text of what was raised there, or when no worker can be had in time. A
-    node whose ``worker-idle-seconds`` is 0 has no worker: everything is loaded here.
+    node whose ``worker-idle-seconds`` is 0 has no worker: everything is loaded here. With ``answer-seconds`` the time
+    that this takes, however it ends, is rounded up to a multiple of it.
     """
-    idle = _idle_seconds(context.node_config)
+    with padded(_seconds(context.node_config, QUANTUM_KEY, 0.0, "0 for no padding")):
+        return _answer(message, context)
+
+
+@contextmanager
+def padded(quantum: float) -> Iterator[None]:
+    """Let the block take a whole multiple of ``quantum`` seconds; 0: as long as it takes."""
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        if quantum:
+            time.sleep(quantum - (time.monotonic() - started) % quantum)
+
+
+def _answer(message: Message, context: Context) -> Message:
+    idle = _seconds(context.node_config, IDLE_KEY, DEFAULT_IDLE_SECONDS, "0 for no worker")
     if not idle:
         from client_app.app import app  # noqa: PLC0415 - takes seconds, which the worker saves
 
@@ -79,7 +99,7 @@ def loaded_hash(context: Context) -> str:
 
 
 def _ask(message: Message, context: Context, idle: float) -> Letter:
-    header = {"protocol": PROTOCOL, "app": app_digest(), "loaded": loaded_hash(context)}
+    header: dict[str, Any] = {"protocol": PROTOCOL, "app": app_digest(), "loaded": loaded_hash(context)}
     parts = (message_to_proto(message).SerializeToString(), context_to_proto(context).SerializeToString())
     deadline = time.monotonic() + message.metadata.ttl  # from its arrival: the server's clock may be another
     folder = open_folder(f"{context.node_id:x}-{app_digest()}")
@@ -89,7 +109,10 @@ def _ask(message: Message, context: Context, idle: float) -> Letter:
             time.sleep(_POLL_SECONDS)
         for _ in range(_ATTEMPTS):
             with _connect(folder, idle) as connection:
-                reply = _exchange(connection, Letter(header, parts), deadline)
+                try:
+                    reply = _exchange(connection, Letter(header, parts), deadline)
+                except ConnectionError:
+                    reply, header = None, header | {"rows": not context.node_config.get("data-path")}
             if reply is not None:
                 return reply
             end_worker(folder, _EXIT_SECONDS)  # the memory of an accelerator is free only when it is gone
@@ -102,14 +125,11 @@ def _ask(message: Message, context: Context, idle: float) -> Letter:
 
 
 def _exchange(connection: socket.socket, letter: Letter, deadline: float) -> Letter | None:
-    """The worker's reply; ``None`` when it has ended (died, was idle too long, or had loaded something else)."""
+    """The worker's reply; ``None`` when it makes room for another one, ``ConnectionError`` when it has died."""
     check_peer(connection)
     _check_valid(deadline)
-    try:
-        letter.send(connection, deadline)
-        reply = Letter.receive(connection, deadline)
-    except ConnectionError:
-        return None
+    letter.send(connection, deadline)
+    reply = Letter.receive(connection, deadline)
     return None if reply.header.get("status") == "retired" else reply
 
 
@@ -216,11 +236,10 @@ def _life_path(folder: int) -> str:
     return f"/proc/self/fd/{folder}/worker"
 
 
-def _idle_seconds(node_config: Mapping[str, Any]) -> float:
-    value = node_config.get(IDLE_KEY, DEFAULT_IDLE_SECONDS)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MOST_IDLE_SECONDS:
-        right = f"write seconds up to {_MOST_IDLE_SECONDS:.0f} (a week), or 0 for no worker"
-        raise WorkerError(f"node config {IDLE_KEY} = {value!r}: {right}")
+def _seconds(node_config: Mapping[str, Any], key: str, default: float, zero: str) -> float:
+    value = node_config.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MOST_SECONDS:
+        raise WorkerError(f"node config {key} = {value!r}: write seconds up to {_MOST_SECONDS:.0f} (a week), or {zero}")
     return float(value)
 
 

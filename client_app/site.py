@@ -1,20 +1,23 @@
-"""What a client has at hand: its configuration, private data and model, found once per process."""
+"""What a client has at hand: its configuration, its policy, its model and, only after the charge, its private rows."""
 
-from collections.abc import Mapping
+import logging
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import Context
+from flwr.app import Context, RecordDict
 from torch import Tensor
 
-from client_app.policy import PolicyRefusal, SitePolicy
-from client_app.site_ledger import charge_release
+from client_app.node_config import PolicyRefusal, brings_own_data
+from client_app.policy import SitePolicy
+from client_app.rows import may_read_rows
+from client_app.site_data import SiteData
+from client_app.site_ledger import LimitReached, charge_release
 from common.app_digest import app_digest
 from common.codecs.base import Encoder, EncoderSpec, build_encoder
-from common.config import RunConfig
+from common.config import RunConfig, TrainConfig
 from common.data import TokenisedExamples, private_tokens, split_rows
 from common.models import AdaptedModel, load_adapted_model
 from common.privacy.noise import RandomSource
@@ -23,51 +26,40 @@ from common.wire import Task, WireError
 
 _MIX = 0x9E3779B97F4A7C15  # odd constant that spreads (seed, partition, round) over 63 bits
 _SPLIT = -1  # in place of a round
+_log = logging.getLogger("flwr")
 
 
 class CodeMismatch(RuntimeError):
     """Server and client run different code of this app."""
 
 
+class ModelUnavailable(RuntimeError):
+    """An accepted model, or the site's chat template for it, cannot be had here; why is in the site's own log."""
+
+
 @dataclass(frozen=True)
 class Site:
-    """One client: who it is, what it holds, what it allows."""
+    """One client: who it is, what it allows and, with data of its own (``data``), how they may be used."""
 
     config: RunConfig
     partition: int
-    adapted: AdaptedModel
-    examples: TokenisedExamples
+    partitions: int
     policy: SitePolicy
+    data: SiteData | None
 
     @classmethod
     def of(cls, context: Context) -> "Site":
-        """The client that a Flower context describes; the base model and tokens are cached by their modules."""
-        config = _config(tuple(sorted(context.run_config.items())))
-        node: Mapping[str, Any] = context.node_config
-        partition = int(node.get("partition-id", 0))
-        adapted = load_adapted_model(config.model, config.lora, config.seed)
-        examples = private_tokens(
-            config.data,
-            adapted.tokenizer,
-            partition,
-            int(node.get("num-partitions", 1)),
-            config.seed,
-            str(node.get("data-path", "")),
-        )
-        return cls(config, partition, adapted, examples, SitePolicy.from_node_config(node))
+        """The client that a Flower context describes. No row, file or model is touched."""
+        node = context.node_config
+        policy = SitePolicy.from_node_config(node)
+        data = SiteData.from_node_config(node) if brings_own_data(node) else None
+        partition, partitions = int(node.get("partition-id", 0)), int(node.get("num-partitions", 1))
+        return cls(_config(tuple(sorted(context.run_config.items()))), partition, partitions, policy, data)
 
-    def split(self) -> tuple[TokenisedExamples, TokenisedExamples]:
-        """The examples of stage 1 and those of the rounds: all in both, but for a strategy that keeps them apart."""
-        share = self.config.stage_one_share
-        if not share:
-            return self.examples, self.examples
-        first, rest = split_rows(len(self.examples), share, self.seed(_SPLIT))
-        return self.examples.select(first), self.examples.select(rest)
+    def check(self, task: Task, train: TrainConfig) -> None:
+        """Refuse an instruction of other code (``CodeMismatch``) or beyond what the site allows (``PolicyRefusal``).
 
-    def check(self, task: Task, *, vectors: int = 1) -> None:
-        """Refuse an instruction of other code (``CodeMismatch``) or beyond the site's policy (``PolicyRefusal``).
-
-        ``vectors``: vectors of the adapter's size that the release may hold.
+        ``train`` is the local training that the instruction asks for.
         """
         if task.code_digest != app_digest():
             raise CodeMismatch(
@@ -79,18 +71,53 @@ class Site:
                 f"this site refuses: privacy.insecure-seed = {self.config.privacy.insecure_seed} makes its noise "
                 "reproducible, and its policy says allow-raw-gradients = false"
             )
-        values = vectors * self.adapted.layout.size
-        if task.terms.size > values:
-            times = f"{vectors} times " if vectors > 1 else ""
-            raise PolicyRefusal(
-                f"this site refuses: size = {task.terms.size}, above {times}its adapter's size = {values}"
-            )
         self.policy.check(task.terms, raw=task.raw)
+        if self.data is not None:
+            self.data.check(self.config, train)
 
-    def charge(self, task: Task, context: Context) -> None:
-        """Charge the release to the site's ledger before it is made; ``PolicyRefusal`` when the ledger has no room."""
+    def model(self) -> AdaptedModel:
+        """The model that the run names, kept by its module; ``ModelUnavailable`` where a site cannot load it."""
+        if self.data is None:
+            return load_adapted_model(self.config.model, self.config.lora, self.config.seed)
+        try:
+            adapted = load_adapted_model(self.data.model(self.config.model), self.config.lora, self.config.seed)
+            self.data.tokenizer(adapted.tokenizer)
+        except Exception:  # whatever it was, its text may hold names of this machine
+            _log.exception("the model or the chat template could not be loaded")
+        else:
+            return adapted
+        raise ModelUnavailable("this site cannot load the model, or its own chat template; why is in its own log")
+
+    def charge(self, task: Task, state: RecordDict) -> bool:
+        """Charge the release before it is made; whether it may be made of private rows.
+
+        A site with its own data never says that its ledger is full: the answer is then the zero code with its noise,
+        since "no" would tell one server what another has asked. A simulated client raises ``LimitReached``.
+        """
+        if not may_read_rows() and self.policy.ledger_path:
+            return False  # charged already, by the attempt that died
         bare = task.raw or self.config.privacy.insecure_seed >= 0
-        charge_release(context.state, self.policy, task.terms, bare=bare)
+        try:
+            charge_release(state, self.policy, task.terms, bare=bare)
+        except LimitReached as reached:
+            if self.data is None:
+                raise
+            _log.warning("%s; the release is of nothing but noise", reached)
+            return False
+        return may_read_rows()
+
+    def examples(self, adapted: AdaptedModel, share: float) -> tuple[TokenisedExamples, TokenisedExamples]:
+        """The private examples of stage 1 and those of the rounds: all in both, unless stage 1 keeps a ``share``."""
+        who = (self.partition, self.partitions, self.config.seed)
+        if self.data is None:
+            found = private_tokens(self.config.data, adapted.tokenizer, *who)
+        else:
+            settings = self.data.settings(self.config.data)
+            found = private_tokens(settings, self.data.tokenizer(adapted.tokenizer), *who, self.data.path)
+        if not share:
+            return found, found
+        first, rest = split_rows(len(found), share, self.seed(_SPLIT))
+        return found.select(first), found.select(rest)
 
     def seed(self, round_index: int) -> int:
         """Seed of this client's batches and dropout in a round."""
@@ -113,20 +140,20 @@ def _config(pairs: tuple[tuple[str, Any], ...]) -> RunConfig:
 _kept: list[tuple[EncoderSpec, AdaptedModel, Encoder]] = []
 
 
-def encoder_for(spec: EncoderSpec, site: Site, size: int) -> Encoder:
+def encoder_for(spec: EncoderSpec, adapted: AdaptedModel, size: int) -> Encoder:
     """The encoder of a specification; the last one is kept, since a round sends the same to every client.
 
     Raises ``WireError`` for one that cannot be built or that makes codes of another size than the terms'.
     """
-    for kept, adapted, encoder in _kept:
-        if adapted is site.adapted and _same(kept, spec):
+    for kept, its_model, encoder in _kept:
+        if its_model is adapted and _same(kept, spec):
             return _of_size(encoder, size)
     try:
-        built = build_encoder(spec, site.adapted.layout)  # holds its arrays against the layout: memory is bounded
+        built = build_encoder(spec, adapted.layout)  # holds its arrays against the layout: memory is bounded
     except (ValueError, TypeError, OverflowError, MemoryError, RuntimeError) as error:
         raise WireError(f"encoder: {error}") from None
-    encoder = _of_size(built, size).bound(ModelTangents(site.adapted))
-    _kept[:] = [(spec, site.adapted, encoder)]
+    encoder = _of_size(built, size).bound(ModelTangents(adapted))
+    _kept[:] = [(spec, adapted, encoder)]
     return encoder
 
 

@@ -1,29 +1,41 @@
 """What a site's own messages have cost it: charged before each release, in the client's state or in the site's file.
 
 Flower keeps a client's state for one run, in the SuperNode's memory; a file that the site names (``ledger-path``)
-outlives the SuperNode and the run, and counts all runs together. The site trusts no word of the server's: a message
+outlives the SuperNode and the run, and counts all runs together. It must have been made (``client_app.new_ledger``): a
+file that is gone is a refusal, never a fresh start. The site trusts no word of the server's: a message
 counts by its own noise alone, as the server that reads it sees it, without amplification by sampling, and a question
 that is asked again is charged again. Gaussian mechanisms compose exactly: mu² is the sum of 1/z² over the messages.
 """
 
 import fcntl
 import json
+import logging
 import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from flwr.app import ConfigRecord, RecordDict
 
-from client_app.policy import PolicyRefusal, SitePolicy
+from client_app.node_config import PolicyRefusal
+from client_app.policy import SitePolicy
 from common.privacy.gaussian import gaussian_epsilon
 from common.privacy.mechanism import SLACK_EPSILON, ReleaseTerms, noise_slack
 
 RECORD = "site-ledger"
 _SCHEMA = 1
 _FIELDS: dict[str, type] = {"schema": int, "releases": int, "squared-mu": float, "slack": float}
+_NOTHING_SPENT = b'{"schema": 1, "releases": 0, "squared-mu": 0.0, "slack": 0.0}\n'  # how a new ledger begins
+
+
+_log = logging.getLogger("flwr")
+
+
+class LimitReached(PolicyRefusal):
+    """There is no room left in the ledger for this message; the text names the limit, not what was spent."""
 
 
 @dataclass(frozen=True)
@@ -75,52 +87,80 @@ def charge_release(state: RecordDict, policy: SitePolicy, terms: ReleaseTerms, *
 
     The ledger is the file of ``ledger-path``, on disk when this returns, else a record in ``state``, which goes back to
     Flower with the reply. Without a limit none is kept. Raises ``PolicyRefusal`` and charges nothing when the message
-    would go beyond ``max-releases`` or ``max-epsilon``, or when what was spent before cannot be read.
+    alone costs more than ``max-epsilon`` or when what was spent before cannot be read, and ``LimitReached`` when
+    ``max-releases`` or ``max-epsilon`` leave no room for it.
     """
     if not (policy.max_releases or policy.max_epsilon):
         return
+    _check_alone(policy, terms, bare)
     if not policy.ledger_path:
         spent = SiteLedger() if state.get(RECORD) is None else SiteLedger.of(state[RECORD])
-        state[RECORD] = ConfigRecord(_charged(spent, policy, terms, bare, f'record "{RECORD}" in its state').values())
+        state[RECORD] = ConfigRecord(_charged(spent, policy, terms, bare).values())
         return
     with _locked(policy.ledger_path) as file:
-        after = _charged(_last(file), policy, terms, bare, f"its ledger-path = {policy.ledger_path}")
+        after = _charged(_last(file), policy, terms, bare)
         _append(file, json.dumps(after.values()))
 
 
-def _charged(spent: SiteLedger | None, policy: SitePolicy, terms: ReleaseTerms, bare: bool, place: str) -> SiteLedger:
+def create_ledger(path: Path) -> None:
+    """Make the file of a new ledger, with nothing spent, for its owner only; ``FileExistsError`` where one is."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(_NOTHING_SPENT)
+        file.flush()
+        os.fsync(file.fileno())
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)  # the name is on disk, too
+    finally:
+        os.close(folder)
+
+
+def _check_alone(policy: SitePolicy, terms: ReleaseTerms, bare: bool) -> None:
+    """Refuse what not even an empty ledger has room for, which tells nothing of what is in it."""
+    cost = SiteLedger().after(terms, bare=bare).epsilon(policy.policy_delta)
+    if policy.max_epsilon and cost > policy.max_epsilon:
+        raise PolicyRefusal(
+            f"this site refuses: this message alone would cost epsilon = {cost:.6g}, above its max-epsilon = "
+            f"{policy.max_epsilon:.6g} (at policy-delta = {policy.policy_delta:g})"
+        )
+
+
+def _charged(spent: SiteLedger | None, policy: SitePolicy, terms: ReleaseTerms, bare: bool) -> SiteLedger:
     """The ledger with one more message, which the policy allows."""
     if spent is None:
-        raise PolicyRefusal(
-            f"this site refuses: {place} is not a ledger that this code wrote, so what it has spent is unknown"
-        )
+        raise _unknown("what is there is not a ledger that this code wrote")
     after = spent.after(terms, bare=bare)
     if policy.max_releases and after.releases > policy.max_releases:
-        raise PolicyRefusal(
-            f"this site refuses: it has made {spent.releases} releases, its max-releases is reached "
-            f"(max-releases = {policy.max_releases})"
-        )
-    delta = policy.policy_delta
-    if policy.max_epsilon and after.epsilon(delta) > policy.max_epsilon:
-        alone = SiteLedger().after(terms, bare=bare).epsilon(delta)
-        raise PolicyRefusal(
-            f"this site refuses: this message would bring epsilon to {after.epsilon(delta):.6g}, above its max-epsilon "
-            f"= {policy.max_epsilon:.6g} (at policy-delta = {delta:g}); it has spent {spent.epsilon(delta):.6g} in "
-            f"{spent.releases} releases, this message alone costs {alone:.6g}"
+        raise LimitReached(f"this site refuses: its max-releases = {policy.max_releases} is reached")
+    if policy.max_epsilon and after.epsilon(policy.policy_delta) > policy.max_epsilon:
+        raise LimitReached(
+            f"this site refuses: this message would go beyond its max-epsilon = {policy.max_epsilon:.6g} (at "
+            f"policy-delta = {policy.policy_delta:g})"
         )
     return after
 
 
+def _unknown(why: str) -> PolicyRefusal:
+    """The refusal where the past is not known; why, and where, is for the site's own log."""
+    _log.error("the site's ledger cannot be used: %s", why)
+    return PolicyRefusal(
+        "this site refuses: its ledger cannot be read, so what it has spent is unknown; why is in its own log"
+    )
+
+
 @contextmanager
 def _locked(path: str) -> Iterator[BinaryIO]:
-    """The site's file, made if need be (readable by its owner only), for one process at a time."""
+    """The site's file, for one process at a time. It is never made here: a ledger that vanished is not an empty one."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-    except OSError as error:
-        raise PolicyRefusal(
-            f"this site refuses: its ledger-path = {path} cannot be opened ({error.strerror}), so what it has spent is "
-            "unknown; name a file in a folder that the SuperNode may write to"
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND)
+    except FileNotFoundError:
+        raise _unknown(
+            f"ledger-path = {path} is not there. If the site has never answered, make it: python -m "
+            f"client_app.new_ledger {path}; else bring the newest copy back, or count everything as spent"
         ) from None
+    except OSError as error:
+        raise _unknown(f"ledger-path = {path}: {error.strerror}") from None
     with os.fdopen(descriptor, "rb+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield file
@@ -130,13 +170,13 @@ def _last(file: BinaryIO) -> SiteLedger | None:
     """What the last whole line says. A torn one after it was never paid with: its message was not made."""
     *whole, torn = file.read().split(b"\n")
     beginning = b'{"schema": '
-    if not beginning.startswith(torn[: len(beginning)]):
+    if not whole or not beginning.startswith(torn[: len(beginning)]):
         return None
-    if not whole:
+    if whole[-1] + b"\n" == _NOTHING_SPENT:
         return SiteLedger()
     try:
         return SiteLedger.of(json.loads(whole[-1]))
-    except ValueError:
+    except (ValueError, RecursionError):  # the second: JSON that is nested deeper than Python's stack
         return None
 
 

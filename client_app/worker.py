@@ -24,6 +24,7 @@ from flwr.proto.message_pb2 import Context as ContextProto
 from flwr.proto.message_pb2 import Message as MessageProto
 from google.protobuf.message import DecodeError
 
+from client_app.rows import rows_allowed
 from client_app.worker_link import PROTOCOL, Letter, WorkerError, check_peer, check_size, socket_path
 from common.app_digest import app_digest
 
@@ -99,7 +100,8 @@ class Worker:
             return Letter({"status": "retired"})
         self.loaded = wanted
         message, context = _open(letter)
-        return _handle(message, context)
+        with rows_allowed(letter.header.get("rows", True) is True):
+            return _handle(message, context)
 
     @contextmanager
     def _wanted(self, connection: socket.socket) -> Iterator[None]:
@@ -142,7 +144,7 @@ def _open(letter: Letter) -> tuple[Message, Context]:
     try:
         message = message_from_proto(MessageProto.FromString(letter.parts[0]))
         return message, context_from_proto(ContextProto.FromString(letter.parts[1]))
-    except (DecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (DecodeError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WorkerError(f"not a message and a context of Flower: {error}") from None
 
 

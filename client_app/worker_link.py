@@ -60,7 +60,7 @@ class Letter:
         frames = [_frame(connection, deadline) for _ in range(count)]
         try:
             header = json.loads(frames[0])
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # the second: nested deeper than Python's stack
             raise WorkerError(f"a header that is not JSON: {error}") from None
         if not isinstance(header, dict):
             raise WorkerError(f"a header that is a {type(header).__name__}")

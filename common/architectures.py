@@ -76,7 +76,9 @@ def architecture(name: str) -> PreTrainedConfig:
     if name in PUBLISHED:
         return PUBLISHED[name]
     try:
-        found: PreTrainedConfig = AutoConfig.from_pretrained(ASSETS if name == "demo" else name, local_files_only=True)
+        found: PreTrainedConfig = AutoConfig.from_pretrained(
+            ASSETS if name == "demo" else name, local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         where = "a directory without a usable config.json" if Path(name).exists() else "not in the local cache"
         raise ConfigError(
@@ -89,7 +91,7 @@ def architecture(name: str) -> PreTrainedConfig:
 def build_shape(config: PreTrainedConfig, lora: LoraConfig) -> Shape:
     """Build the model of ``config`` with its adapter on the ``meta`` device and count."""
     with torch.device("meta"):
-        base = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        base = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
         parameters = sum(parameter.numel() for parameter in base.parameters())
         linear = quantisable(base)
         weights = [module.weight for module in linear]

@@ -102,7 +102,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
             "tokenizer_config.json), as hf download does"
         )
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ConfigError(f'model.name = "{name}": {explain(name, error)}') from error
     if tokenizer.pad_token_id is None:
@@ -142,7 +142,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _loading_options(model: ModelConfig, device: torch.device) -> dict[str, Any]:
-    options: dict[str, Any] = {"dtype": getattr(torch, model.dtype)}
+    options: dict[str, Any] = {"dtype": getattr(torch, model.dtype), "trust_remote_code": False}  # nor asks for it
     if model.device_map != "none":
         options["device_map"] = model.device_map
     if model.quantization != "none":

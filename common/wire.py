@@ -2,10 +2,11 @@
 
 An instruction (train, statistics, gradients) carries the flat adapter or its quantised proxy, the encoder and the
 release terms. A reply carries one vector (the released code, as plain bytes: nothing to parse, nothing to spare) and
-the round it belongs to. No loss, no example count, no timing leaves a client: each would be a release outside the
-mechanism.
+the round it belongs to. No loss and no example count leaves a client: each would be a release outside the mechanism.
+Flower itself adds one thing, how long the client's process ran: see ``answer-seconds`` in docs/privacy.md.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -24,6 +25,7 @@ from common.quantize import QuantisedAdapter
 
 _R = TypeVar("_R", ArrayRecord, ConfigRecord)
 SCHEMA = 1
+MOST_STEPS = 2**31 - 1
 STATISTICS, GRADIENTS = "query.statistics", "query.gradients"
 TRAIN = "train"
 ADAPTER, ENCODER, TASK, RELEASE = "adapter", "encoder", "task", "release"
@@ -36,12 +38,27 @@ class WireError(ValueError):
 
 @dataclass(frozen=True)
 class Task:
-    """What one instruction asks: which round, under which release terms, with which app code."""
+    """What one instruction asks: which round, under which release terms, with which app code.
+
+    A client knows stage 1 from here alone, whatever the strategy: ``steps`` local steps of size ``learning_rate`` (both
+    0 in a round, which trains as the run's ``train`` section says), on the ``share`` of its examples that stage 1 has
+    to itself (0: every stage uses all of them).
+    """
 
     round: int
     terms: ReleaseTerms
     code_digest: str
     raw: bool = False
+    steps: int = 0
+    learning_rate: float = 0.0
+    share: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.steps <= MOST_STEPS and 0 <= self.learning_rate < math.inf and 0 <= self.share < 1):
+            raise ValueError(
+                f"steps = {self.steps}, learning rate = {self.learning_rate}, share = {self.share}: expected 0 to "
+                f"{MOST_STEPS} steps, a finite learning rate and a share from 0 up to, not including, 1"
+            )
 
 
 def pack_instruction(adapter: Tensor | QuantisedAdapter, encoder: EncoderSpec, task: Task) -> RecordDict:
@@ -52,6 +69,9 @@ def pack_instruction(adapter: Tensor | QuantisedAdapter, encoder: EncoderSpec, t
         "round": task.round,
         "code-digest": task.code_digest,
         "raw": task.raw,
+        "steps": task.steps,
+        "learning-rate": float(task.learning_rate),
+        "share": float(task.share),
         "size": terms.size,
         "clip-norm": terms.clip_norm,
         "noise-multiplier": terms.noise_multiplier,
@@ -97,8 +117,17 @@ def unpack_instruction(content: RecordDict) -> tuple[Tensor | QuantisedAdapter, 
             normalize=bool(header["normalize"]),
             per_tensor=bool(header["per-tensor"]),
         )
-        return adapter, spec, Task(int(header["round"]), terms, str(header["code-digest"]), bool(header["raw"]))
-    except (KeyError, TypeError, ValueError) as error:
+        task = Task(
+            int(header["round"]),
+            terms,
+            str(header["code-digest"]),
+            bool(header["raw"]),
+            int(header["steps"]),
+            float(header["learning-rate"]),
+            float(header["share"]),
+        )
+        return adapter, spec, task
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise WireError(f"instruction is malformed: {error!r}") from error
 
 

@@ -16,6 +16,7 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from client_app import app as shipped
+from client_app.answer import Asked
 from client_app.local_update import first_batch
 from client_app.site import Site
 from common.config import ConfigError, RunConfig, Scalar
@@ -72,21 +73,21 @@ class CohortGrid(InProcessGrid):
         alike: dict[int, list[tuple[Site, TokenisedExamples]]] = {}
         for message in messages:
             with suppress(ConfigError):  # it has no examples, and will say so itself
-                site, examples = self._client(message.metadata.dst_node_id)
+                site, examples = self._client(message.metadata.dst_node_id, task.share)
                 batch = first_batch(examples, site.config.train, site.seed(task.round))
                 alike.setdefault(len(batch), []).append((site, batch))
         for group in alike.values():
-            adapted = group[0][0].adapted
+            adapted = group[0][0].model()
             tokens, spans = _stacked([batch for _, batch in group])
             gradients = group_gradients(adapted, received_adapter(sent, adapted.layout), tokens, spans)
             found |= {site.partition: gradient for (site, _), gradient in zip(group, gradients, strict=True)}
         return found
 
-    def _client(self, node: int) -> tuple[Site, TokenisedExamples]:
+    def _client(self, node: int, share: float) -> tuple[Site, TokenisedExamples]:
         """A client and its examples of the rounds, found once for a run."""
         if node not in self._clients:
             site = Site.of(self._contexts[node])
-            self._clients[node] = (site, site.split()[1])
+            self._clients[node] = (site, site.examples(site.model(), share)[1])
         return self._clients[node]
 
 
@@ -104,9 +105,9 @@ def _given(gradients: dict[int, Tensor]) -> Iterator[None]:
     """Let the client's handler find its gradient here; one that is not here is computed by it as ever."""
     shipped_gradient = shipped.gradient_of
 
-    def found(site: Site, adapter: Tensor, round_index: int) -> Tensor:
-        known = gradients.pop(site.partition, None)
-        return shipped_gradient(site, adapter, round_index) if known is None else known
+    def found(asked: Asked, examples: TokenisedExamples) -> Tensor:
+        known = gradients.pop(asked.site.partition, None)
+        return shipped_gradient(asked, examples) if known is None else known
 
     with patch.object(shipped, "gradient_of", found):
         yield

@@ -6,6 +6,8 @@ completes, fails or is interrupted. What stays is the results folder with the lo
 
 import json
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +18,7 @@ from common.config import RunConfig, Scalar
 from common.demo.tasks import training_examples
 from server_app.deployment.federation import DeploymentError, LocalFederation, Site
 from server_app.deployment.processes import Processes
-from server_app.launcher import LaunchError, read_resumed, terminate_as_interrupt
+from server_app.launcher import APP, LaunchError, read_resumed, terminate_as_interrupt
 from server_app.run_folder import RunFolder
 from server_app.terminal import MARK, kilobytes, show
 from server_app.traffic import add_traffic, describe
@@ -80,7 +82,11 @@ def resumed_config(results: Path) -> RunConfig:
 
 
 def demo_sites(folder: Path) -> list[Site]:
-    """Three sites with a private file each; the last one sets limits of its own."""
+    """Three sites with a private file each; the last one keeps a ledger and sets limits of its own.
+
+    Their ``max-epsilon`` is 0, no limit, which they must say: three sites at this noise have no finite epsilon against
+    the server, and the rows are the demo's.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     sites = []
     for number, name in enumerate(SITES):
@@ -88,10 +94,19 @@ def demo_sites(folder: Path) -> list[Site]:
         rows = training_examples("elicitation", _ROWS, number).to_list()
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         node_config: dict[str, Scalar] = {"partition-id": number, "num-partitions": len(SITES), "data-path": str(path)}
+        node_config["max-epsilon"] = 0.0
         if name == SITES[-1]:
-            node_config["max-releases"] = 100
+            ledger = folder / f"{name}-ledger.jsonl"
+            _make_ledger(ledger)
+            node_config |= {"max-releases": 100, "ledger-path": str(ledger.resolve())}
         sites.append(Site(name, node_config))
     return sites
+
+
+def _make_ledger(path: Path) -> None:
+    """As a site does it: with the client's own command, once."""
+    command = [sys.executable, "-m", "client_app.new_ledger", str(path.resolve())]
+    subprocess.run(command, cwd=APP, check=True)  # noqa: S603 - this interpreter, no shell
 
 
 def _run(federation: LocalFederation, config: RunConfig) -> tuple[int, dict[str, Any]]:

@@ -63,6 +63,10 @@ class DrEncoder(TwoStage):
         """Local steps of Algorithm 1's client side."""
         return self.config.statistics.steps
 
+    def learning_rate_while_measured(self) -> float:
+        """Size of the local steps."""
+        return self.config.statistics.learning_rate
+
     def quality_measured_on(self) -> str:
         """Draws of the prior that nothing was trained on."""
         return "synthetic gradients"

@@ -61,6 +61,10 @@ class FedCg(TwoStage):
         """Gradients that a client sends."""
         return self.config.fedcg.gradients_per_client
 
+    def learning_rate_while_measured(self) -> float:
+        """Size of the local steps."""
+        return self.config.fedcg.learning_rate
+
     def quality_measured_on(self) -> str:
         """What ``prepare`` has collected: the training rows themselves, so an in-sample figure."""
         charge = self.account.plan.statistics

@@ -45,7 +45,10 @@ class TwoStage(FederatedAdapter):
         raw = not terms.noise_multiplier
         cohort = self.draw_cohort(0, stage.sampling_rate, plan.statistics_shares)
         self.account.charge_statistics()
-        task = Task(0, terms, app_digest(), raw)
+        task = Task(
+            0, terms, app_digest(), raw,
+            self.gradients_measured(), self.learning_rate_while_measured(), self.config.stage_one_share,
+        )  # fmt: skip
         content = pack_instruction(self.state.optimizer.adapter, IdentityCodec(self.layout).spec(), task)
         question = Question(0, terms, cohort, raw=raw)
         timeout = self.config.federation.round_timeout
@@ -75,6 +78,10 @@ class TwoStage(FederatedAdapter):
     @abstractmethod
     def gradients_measured(self) -> int:
         """Local gradients that a client computes in stage 1."""
+
+    @abstractmethod
+    def learning_rate_while_measured(self) -> float:
+        """Size of the steps between these gradients."""
 
     @abstractmethod
     def quality_measured_on(self) -> str:

@@ -29,7 +29,8 @@ def terms(size: int, noise: float, trust: Trust = "local", clip_norm: float = 1.
 def ask(
     grid: InProcessGrid, adapter: Tensor, codec: Codec, agreed: ReleaseTerms, kind: str = TRAIN, **changes: Any
 ) -> Message:
-    task = Task(**{"round": ROUND, "terms": agreed, "code_digest": app_digest(), **changes})
+    stage_one = {"steps": 2, "learning_rate": 0.5} if kind != TRAIN else {}
+    task = Task(**{"round": ROUND, "terms": agreed, "code_digest": app_digest(), **stage_one, **changes})
     content = pack_instruction(adapter, codec.spec(), task)
     return grid.send_and_receive([Message(content=content, dst_node_id=3, message_type=kind, ttl=60.0)])[0]
 

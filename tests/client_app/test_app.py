@@ -95,12 +95,10 @@ def test_the_kept_encoder_is_that_of_the_same_arrays(
 
     monkeypatch.setattr(site_module, "build_encoder", build)
     monkeypatch.setattr(site_module, "_kept", [])
-    site: Any = SimpleNamespace(adapted=adapted)
     specs = [EncoderSpec("kind", 1, {}, {"mask": torch.ones(size)}) for _ in range(3)]
     specs[2].arrays["mask"][-1] = 2
-    found: list[Any] = [encoder_for(spec, site, 4) for spec in specs]
-    other: Any = SimpleNamespace(adapted=replace(adapted))
-    found.append(encoder_for(specs[2], other, 4))
+    found: list[Any] = [encoder_for(spec, adapted, 4) for spec in specs]
+    found.append(encoder_for(specs[2], replace(adapted), 4))
     assert [encoder.number for encoder in found] == [1, 1, 2, 3]
 
 

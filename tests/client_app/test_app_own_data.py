@@ -1,14 +1,17 @@
 """A site with its own data: what it releases, how often, and what it tells of a failure."""
 
 import logging
+import math
 import traceback
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
+import torch
 from flwr.app import Context, Message, RecordDict
 from torch import Tensor
 
+from client_app import answer as answer_module
 from client_app import app as client_module
 from client_app.guard import guarded
 from common.codecs import IdentityCodec, LinearCodec
@@ -33,23 +36,38 @@ def test_a_site_with_its_own_data_releases_noised_codes_of_them_only(
     assert "min-noise-multiplier = 0.1" in refusal(own_site, adapted, terms(64, 0.09))
 
 
-def test_a_site_makes_no_more_releases_in_a_run_than_it_allows(own_site: InProcessGrid, adapted: AdaptedModel) -> None:
-    """Refused instructions are not counted; statistics are."""
+def test_a_site_makes_no_more_releases_of_its_data_in_a_run_than_it_allows(
+    own_site: InProcessGrid, adapted: AdaptedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused instructions are not counted; statistics are. Beyond the limit it answers as ever, without its data."""
     own_site._contexts[3].node_config["max-releases"] = 3
-    code = ScaleCode.of(adapted.layout, StatisticsConfig())
-    first = ReleaseTerms(code.size, code.bound, 1.0, "local", 1, normalize=False)
+    worked = []
+    original = client_module.local_update
+    monkeypatch.setattr(client_module, "local_update", lambda *given: worked.append(1) or original(*given))
+    first = of_statistics(adapted)
     assert not ask(own_site, adapted.initial, IdentityCodec(adapted.layout), first, STATISTICS, round=0).has_error()
     assert "PolicyRefusal" in refusal(own_site, adapted, terms(64, 0.0))
-    said = [refusal(own_site, adapted, terms(64, 1.0), round=number) for number in (1, 2, 3)]
-    assert said[:2] == ["", ""]
-    assert "it has made 3 releases, its max-releases is reached" in said[2]
+    assert [refusal(own_site, adapted, terms(64, 1.0), round=number) for number in (1, 2, 3)] == ["", "", ""]
+    assert len(worked) == 2
 
 
-def made(agreed: ReleaseTerms) -> np.ndarray:
-    return np.zeros(agreed.size, dtype=agreed.dtype)
+def of_statistics(adapted: AdaptedModel) -> ReleaseTerms:
+    code = ScaleCode.of(adapted.layout, StatisticsConfig())
+    return ReleaseTerms(code.size, code.bound, 1.0, "local", 1, normalize=False)
 
 
-CONSTANT = "ClientFailure: the client failed on its own data; why is in its own log"
+@pytest.fixture
+def zeros_sent(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The codes that went out for want of a better one."""
+    sent: list[Tensor] = []
+    original = answer_module.release
+
+    def spy(code: Tensor, *others: Any) -> Any:
+        sent.append(code)
+        return original(code, *others)
+
+    monkeypatch.setattr(answer_module, "release", spy)
+    return sent
 
 
 BROKEN_FILES = ['{"prompt": "the secret', '{"diagnosis": "a secret"}\n', ""]
@@ -57,56 +75,68 @@ BROKEN_FILES = ['{"prompt": "the secret', '{"diagnosis": "a secret"}\n', ""]
 
 @pytest.mark.parametrize("kind", [TRAIN, STATISTICS])
 @pytest.mark.parametrize("text", BROKEN_FILES, ids=["torn", "other columns", "empty"])
-def test_why_a_site_failed_on_its_own_data_stays_there(
-    grid: InProcessGrid,
+def test_a_file_that_cannot_be_used_is_answered_with_noise_and_why_stays_there(
+    own_site: InProcessGrid,
     adapted: AdaptedModel,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
+    zeros_sent: list[Tensor],
     text: str,
     kind: str,
 ) -> None:
-    """The text of every failure is the same; the site's own log has the true one."""
     broken = tmp_path / "private.jsonl"
     broken.write_text(text)
-    grid._contexts[3].node_config["data-path"] = str(broken)
+    own_site._contexts[3].node_config["data-path"] = str(broken)
+    codec = LinearCodec.of_form(adapted.layout, 64, 1) if kind == TRAIN else IdentityCodec(adapted.layout)
+    agreed = terms(64, 1.0) if kind == TRAIN else of_statistics(adapted)
     with caplog.at_level(logging.ERROR, logger="flwr"):
         logging.getLogger("flwr").addHandler(caplog.handler)
         try:
-            assert refusal(grid, adapted, terms(64, 1.0), kind=kind) == CONSTANT
+            assert not ask(own_site, adapted.initial, codec, agreed, kind, round=0).has_error()
         finally:
             logging.getLogger("flwr").removeHandler(caplog.handler)
     assert "Traceback" in caplog.text
+    assert len(zeros_sent) == 1
+    assert not zeros_sent[0].any()
 
 
 @pytest.mark.parametrize(("kind", "step"), [(TRAIN, "local_update"), (STATISTICS, "gradient_statistics")])
+@pytest.mark.parametrize("error", [MemoryError, RuntimeError, RecursionError, ValueError])
 def test_a_failure_in_training_on_a_sites_own_data_is_answered_with_noise(
-    own_site: InProcessGrid, adapted: AdaptedModel, monkeypatch: pytest.MonkeyPatch, kind: str, step: str
+    own_site: InProcessGrid,
+    adapted: AdaptedModel,
+    monkeypatch: pytest.MonkeyPatch,
+    zeros_sent: list[Tensor],
+    kind: str,
+    step: str,
+    error: type[Exception],
 ) -> None:
     """That it failed may tell of the data: whether it did cannot be seen, and what goes out is the zero code."""
 
     def fail(*_: object) -> None:
-        raise MemoryError("row 17 is long, which is a secret")
+        raise error("row 17 is long, which is a secret")
 
-    code = ScaleCode.of(adapted.layout, StatisticsConfig())
-    agreed = terms(64, 1.0) if kind == TRAIN else ReleaseTerms(code.size, code.bound, 1.0, "local", 1, normalize=False)
     codec = LinearCodec.of_form(adapted.layout, 64, 1) if kind == TRAIN else IdentityCodec(adapted.layout)
+    agreed = terms(64, 1.0) if kind == TRAIN else of_statistics(adapted)
     monkeypatch.setattr(client_module, step, fail)
-    monkeypatch.setattr(client_module, "release", lambda values, *_: wanted.append(values) or made(agreed))
-    monkeypatch.setattr(client_module, "release_gradient", lambda gradient, *_: wanted.append(gradient) or made(agreed))
-    wanted: list[Tensor] = []
     assert not ask(own_site, adapted.initial, codec, agreed, kind, round=0).has_error()
-    assert wanted[0].isnan().all(), "which release() turns into the zero code"
+    assert [bool(code.any()) for code in zeros_sent] == [False]
 
 
-def test_without_noise_a_failure_on_a_sites_own_data_has_the_constant_text(
-    own_site: InProcessGrid, adapted: AdaptedModel, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("value", [math.nan, math.inf, None])
+def test_without_noise_a_failure_on_a_sites_own_data_is_zeros(
+    own_site: InProcessGrid, adapted: AdaptedModel, monkeypatch: pytest.MonkeyPatch, value: float | None
 ) -> None:
-    def fail(*_: object) -> None:
-        raise ValueError("row 17 holds a secret")
+    def fail(*_: object) -> Tensor:
+        if value is None:
+            raise ValueError("row 17 holds a secret")
+        return torch.full((adapted.layout.size,), value)
 
     own_site._contexts[3].node_config |= {"allow-raw-gradients": True, "min-noise-multiplier": 0.0}
     monkeypatch.setattr(client_module, "local_update", fail)
-    assert refusal(own_site, adapted, terms(64, 0.0)) == CONSTANT
+    agreed = terms(64, 0.0)
+    codec = LinearCodec.of_form(adapted.layout, 64, 1)
+    assert not answer(ask(own_site, adapted.initial, codec, agreed), agreed).any()
 
 
 def test_nothing_of_the_true_error_hangs_on_the_one_that_is_sent() -> None:

@@ -9,7 +9,7 @@ from client_app.policy import PolicyRefusal, SitePolicy
 from common.privacy.mechanism import ReleaseTerms, Trust
 
 read = SitePolicy.from_node_config
-OWN = {"data-path": "own.jsonl"}
+OWN = {"data-path": "/own.jsonl", "max-epsilon": 0.0}
 
 
 def terms(noise: float = 1.0, clip_norm: float = 1.0, trust: Trust = "local", shares: int = 4) -> ReleaseTerms:
@@ -117,6 +117,18 @@ def test_the_delta_of_the_largest_epsilon_is_a_probability(value: float) -> None
 
 @pytest.mark.parametrize("value", ["spent.jsonl", "./spent.jsonl", 3, True])
 def test_a_ledger_path_that_depends_on_where_one_stands_is_refused(value: object) -> None:
-    with pytest.raises(PolicyRefusal, match=r"node config ledger-path = .*write an absolute file name"):
+    with pytest.raises(PolicyRefusal, match=r"node config ledger-path: write an absolute file name"):
         read(OWN | {"ledger-path": value})
     assert read(OWN | {"ledger-path": "/spent.jsonl"}).ledger_path == "/spent.jsonl"
+
+
+def test_a_site_with_its_own_data_must_name_its_largest_epsilon() -> None:
+    with pytest.raises(PolicyRefusal, match=r"no max-epsilon\. Write .*max-epsilon=8\.0.*0 = no limit"):
+        read({"data-path": "/own.jsonl"})
+    assert read({"data-path": "/own.jsonl", "max-epsilon": 8.0}).max_epsilon == 8.0
+
+
+def test_a_path_is_never_repeated_in_a_refusal() -> None:
+    with pytest.raises(PolicyRefusal) as refusal:
+        read(OWN | {"ledger-path": "home/alice/spent.jsonl"})
+    assert "alice" not in str(refusal.value)

@@ -1,6 +1,7 @@
 """What a site's own messages have cost it, and the limits on that."""
 
 import json
+import logging
 import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,13 +11,16 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 
-from client_app.policy import PolicyRefusal, SitePolicy
-from client_app.site_ledger import RECORD, SiteLedger, charge_release
+from client_app import new_ledger
+from client_app.node_config import PolicyRefusal
+from client_app.policy import SitePolicy
+from client_app.site_ledger import RECORD, LimitReached, SiteLedger, charge_release, create_ledger
 from common.privacy.accounting import epsilon
 from common.privacy.gaussian import gaussian_epsilon
 from common.privacy.mechanism import ReleaseTerms, Trust, message_charge, noise_slack
 
 DELTA = 1e-5
+UNKNOWN = r"^this site refuses: its ledger cannot be read, so what it has spent is unknown; why is in its own log$"
 
 
 def terms(noise: float = 1.0, trust: Trust = "local", shares: int = 4, size: int = 16) -> ReleaseTerms:
@@ -34,7 +38,7 @@ def test_releases_are_counted_in_the_clients_state_and_refused_beyond_the_limit(
     for _ in range(2):
         charge_release(state, SitePolicy(max_releases=2), terms())  # every message makes its own policy object
     for _ in range(2):
-        with pytest.raises(PolicyRefusal, match=r"it has made 2 releases, its max-releases is reached .*= 2"):
+        with pytest.raises(LimitReached, match=r"^this site refuses: its max-releases = 2 is reached$"):
             charge_release(state, SitePolicy(max_releases=2), terms())
     assert spending(state).releases == 2
     charge_release(other, SitePolicy(max_releases=2), terms())
@@ -64,13 +68,11 @@ def test_the_last_message_within_the_limit_is_allowed_and_the_next_refused() -> 
     policy, state = SitePolicy(max_epsilon=limit), RecordDict()
     for _ in range(3):
         charge_release(state, policy, terms(4.0))
-    spent, total, alone = (gaussian_epsilon(math.sqrt(k) / 4, DELTA) for k in (3, 4, 1))
     said = (
-        rf"bring epsilon to {total:.6g}, above its max-epsilon = {limit:.6g} \(at policy-delta = 1e-05\); it has spent "
-        rf"{spent:.6g} in 3 releases, this message alone costs {alone:.6g}"
+        rf"^this site refuses: this message would go beyond its max-epsilon = {limit:.6g} \(at policy-delta = 1e-05\)$"
     )
     for _ in range(2):
-        with pytest.raises(PolicyRefusal, match=said):
+        with pytest.raises(LimitReached, match=said):
             charge_release(state, policy, terms(4.0))
     assert spending(state).releases == 3, "a refused message costs nothing"
     charge_release(state, policy, terms(1e5))  # a cheaper one still fits
@@ -91,7 +93,7 @@ def test_a_message_without_noise_costs_infinity_even_where_raw_gradients_are_all
     asked: ReleaseTerms, bare: bool
 ) -> None:
     state = RecordDict()
-    with pytest.raises(PolicyRefusal, match=r"bring epsilon to inf, above its max-epsilon = 20 .*alone costs inf"):
+    with pytest.raises(PolicyRefusal, match=r"alone would cost epsilon = inf, above its max-epsilon = 20 "):
         charge_release(state, SitePolicy(max_epsilon=20.0, allow_raw_gradients=True), asked, bare=bare)
     assert not state
 
@@ -99,7 +101,7 @@ def test_a_message_without_noise_costs_infinity_even_where_raw_gradients_are_all
 def test_what_was_sent_bare_stays_spent() -> None:
     state = RecordDict()
     charge_release(state, SitePolicy(max_releases=9), terms(0.0))
-    with pytest.raises(PolicyRefusal, match="it has spent inf in 1 releases"):
+    with pytest.raises(LimitReached, match="would go beyond its max-epsilon = 20"):
         charge_release(state, SitePolicy(max_epsilon=20.0), terms(1e5))
 
 
@@ -158,7 +160,7 @@ def test_a_state_that_is_no_ledger_is_a_refusal_and_is_left_as_it_is(record: Any
     """Neither a crash nor a fresh start; the text repeats nothing of what was found."""
     state = RecordDict({RECORD: record})
     for policy in (SitePolicy(max_epsilon=20.0), SitePolicy(max_releases=100)):
-        with pytest.raises(PolicyRefusal, match=r"so what it has spent is unknown$"):
+        with pytest.raises(PolicyRefusal, match=r"so what it has spent is unknown; why is in its own log$"):
             charge_release(state, policy, terms(1e5))
     assert state[RECORD] == record
 
@@ -171,18 +173,20 @@ def test_a_good_record_is_read() -> None:
 
 @pytest.fixture
 def kept(tmp_path: Path) -> SitePolicy:
+    create_ledger(tmp_path / "spent.jsonl")
     return SitePolicy(max_releases=3, max_epsilon=20.0, ledger_path=str(tmp_path / "spent.jsonl"))
 
 
 def on_disk(policy: SitePolicy) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in Path(policy.ledger_path).read_text().splitlines()]
+    """Its charges, without the line that an empty ledger begins with."""
+    return [json.loads(line) for line in Path(policy.ledger_path).read_text().splitlines()][1:]
 
 
 def test_a_file_counts_all_runs_together(kept: SitePolicy) -> None:
     """Every run, and every restart of the SuperNode, has a state of its own."""
     for _ in range(3):
         charge_release(RecordDict(), kept, terms(2.0))
-    with pytest.raises(PolicyRefusal, match="it has made 3 releases"):
+    with pytest.raises(LimitReached, match="its max-releases = 3 is reached"):
         charge_release(RecordDict(), kept, terms(2.0))
     assert [line["releases"] for line in on_disk(kept)] == [1, 2, 3]
     assert SiteLedger.of(on_disk(kept)[-1]) == SiteLedger(3, 0.75, 3 * noise_slack(terms(2.0)))
@@ -200,7 +204,7 @@ def test_a_file_and_a_state_spend_alike(kept: SitePolicy) -> None:
 def test_what_a_refused_message_would_have_cost_is_not_written(kept: SitePolicy) -> None:
     charge_release(RecordDict(), kept, terms(2.0))
     before = Path(kept.ledger_path).read_bytes()
-    with pytest.raises(PolicyRefusal, match="alone costs inf"):
+    with pytest.raises(PolicyRefusal, match="alone would cost epsilon = inf"):
         charge_release(RecordDict(), kept, terms(0.0))
     assert Path(kept.ledger_path).read_bytes() == before
 
@@ -216,18 +220,51 @@ def test_a_line_torn_by_a_crash_was_not_paid_with(kept: SitePolicy, before: int,
     assert [line["releases"] for line in on_disk(kept)] == list(range(1, before + 2))
 
 
-@pytest.mark.parametrize("text", ["[]\n", "not JSON\n", '{"releases": 3}\n', "\n", "a file of something else"])
+NO_LEDGERS = ["[]\n", "not JSON\n", '{"releases": 3}\n', "\n", "a file of something else", "", "[" * 100_000 + "\n"]
+
+
+@pytest.mark.parametrize("text", NO_LEDGERS, ids=lambda text: text[:8])
 def test_a_file_that_is_no_ledger_is_a_refusal_and_is_left_as_it_is(kept: SitePolicy, text: str) -> None:
     Path(kept.ledger_path).write_text(text)
-    with pytest.raises(PolicyRefusal, match=r"ledger-path = .* so what it has spent is unknown$"):
+    with pytest.raises(PolicyRefusal, match=UNKNOWN):
         charge_release(RecordDict(), kept, terms(2.0))
     assert Path(kept.ledger_path).read_text() == text
 
 
-def test_a_file_that_cannot_be_opened_is_a_refusal(tmp_path: Path) -> None:
-    policy = SitePolicy(max_releases=3, ledger_path=str(tmp_path / "none" / "spent.jsonl"))
-    with pytest.raises(PolicyRefusal, match=r"cannot be opened \(No such file or directory\)"):
-        charge_release(RecordDict(), policy, terms(2.0))
+@pytest.mark.parametrize("place", ["spent.jsonl", "none/spent.jsonl", "."])
+def test_a_file_that_is_not_there_is_a_refusal_and_no_fresh_start(
+    tmp_path: Path, place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rotated away, an unmounted volume, a folder in its place: where it should be is for the site's own log only."""
+    policy = SitePolicy(max_releases=3, ledger_path=str(tmp_path / place))
+    logging.getLogger("flwr").addHandler(caplog.handler)
+    try:
+        for _ in range(2):
+            with pytest.raises(PolicyRefusal, match=UNKNOWN):
+                charge_release(RecordDict(), policy, terms(2.0))
+    finally:
+        logging.getLogger("flwr").removeHandler(caplog.handler)
+    assert not (tmp_path / "spent.jsonl").exists()
+    assert str(tmp_path) in caplog.text
+
+
+def test_a_ledger_that_vanishes_between_two_messages_is_a_refusal(kept: SitePolicy) -> None:
+    charge_release(RecordDict(), kept, terms(2.0))
+    Path(kept.ledger_path).unlink()
+    with pytest.raises(PolicyRefusal, match=UNKNOWN):
+        charge_release(RecordDict(), kept, terms(2.0))
+
+
+def test_a_ledger_is_made_once_by_a_command_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "spent.jsonl"
+    assert new_ledger.main([str(path)]) == ""
+    made = path.read_bytes()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert "is there already" in new_ledger.main([str(path)])
+    assert path.read_bytes() == made
+    assert "could not be made: No such file" in new_ledger.main([str(tmp_path / "none" / "spent.jsonl")])
+    for wrong in ([], ["spent.jsonl"], [str(path), "more"]):
+        assert new_ledger.main(wrong).startswith("usage: ")
 
 
 def _charge_often(path: str) -> None:
@@ -237,6 +274,7 @@ def _charge_often(path: str) -> None:
 
 def test_two_runs_at_once_share_a_file(tmp_path: Path) -> None:
     path = str(tmp_path / "spent.jsonl")
+    create_ledger(Path(path))
     with ThreadPoolExecutor(4) as pool:  # flock is per open file, so threads stand for processes
         list(pool.map(_charge_often, [path] * 4))
-    assert [json.loads(line)["releases"] for line in Path(path).read_text().splitlines()] == list(range(1, 81))
+    assert [json.loads(line)["releases"] for line in Path(path).read_text().splitlines()] == list(range(81))

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -51,9 +52,49 @@ def test_a_worker_that_dies_is_replaced_within_the_same_message() -> None:
 @pytest.mark.usefixtures("_stand_in")
 def test_a_message_that_kills_every_worker_is_given_up_and_the_next_one_is_served() -> None:
     place = context()
-    with pytest.raises(WorkerError, match="ended 2 times"):
+    with pytest.raises(WorkerError, match="ended 3 times"):
         ask("die", place)
     assert ask("one", place)["text"] == "one"
+
+
+@pytest.mark.usefixtures("_stand_in")
+def test_a_worker_that_dies_over_a_sites_own_rows_is_followed_by_one_that_does_not_look_at_them(tmp_path: Path) -> None:
+    """That a long example did not fit into memory is not told: the next worker answers without the rows."""
+    place, trace = context(**{"data-path": "/data/site.jsonl"}), tmp_path / "work" / "trace"
+    assert ask("die over rows", place)["text"] == "die over rows"
+    assert trace.read_text().split("\n") == ["die over rows"] * 2 + [""]
+    with pytest.raises(WorkerError, match="ended 3 times"):  # a simulated client has nothing to hide, and tells
+        ask("die over rows", context())
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.25])
+def test_an_answer_takes_a_whole_number_of_quanta_however_it_ends(seconds: float) -> None:
+    quantum = 0.2
+    for error in (None, ValueError):
+        started = time.monotonic()
+        with suppress(ValueError), resident.padded(quantum):
+            time.sleep(seconds)
+            if error is not None:
+                raise error
+        took = time.monotonic() - started
+        assert took >= quantum * (1 + seconds // quantum)
+        assert took % quantum < quantum / 2, "a busy machine is late, never early"
+    with resident.padded(0.0):
+        started = time.monotonic()
+    assert time.monotonic() - started < quantum
+
+
+@pytest.mark.usefixtures("_stand_in")
+def test_the_quantum_of_answers_is_the_sites_own_word() -> None:
+    place = context(**{"answer-seconds": 1.5})
+    ask("one", place)
+    started = time.monotonic()
+    ask("two", place)
+    assert time.monotonic() - started >= 1.5
+    with pytest.raises(
+        WorkerError, match=r"answer-seconds = 'long': write seconds up to 604800 \(a week\), or 0 for no"
+    ):
+        ask("three", context(**{"answer-seconds": "long"}))
 
 
 @pytest.mark.usefixtures("_stand_in")

@@ -44,5 +44,5 @@ def test_a_worker_releases_what_this_process_would_and_keeps_to_the_site_s_limit
         released = resident.answer(instruction(content, ttl=600.0), there).content
         assert released["release"] == app(instruction(content), here).content["release"]
     assert there.state == here.state
-    with pytest.raises(WorkerError, match="PolicyRefusal: this site refuses: it has made 2 releases"):
+    with pytest.raises(WorkerError, match="LimitReached: this site refuses: its max-releases = 2 is reached"):
         resident.answer(instruction(content, ttl=600.0), there)

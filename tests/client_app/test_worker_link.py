@@ -41,6 +41,27 @@ def test_a_letter_that_nobody_reads_is_given_up_at_the_deadline() -> None:
         Letter({}, (bytes(1 << 22),)).send(one, time.monotonic() + 0.3)
 
 
+@pytest.mark.parametrize("header", [b"[" * 200_000, b'{"a":' * 200_000], ids=["lists", "objects"])
+def test_a_header_nested_beyond_the_stack_is_no_letter(header: bytes) -> None:
+    one, other = socket.socketpair(socket.AF_UNIX)
+    thread = threading.Thread(target=lambda: one.sendall(b"\x01" + len(header).to_bytes(8, "big") + header))
+    with one, other:
+        thread.start()
+        with pytest.raises(WorkerError, match="a header that is not JSON"):
+            Letter.receive(other, time.monotonic() + 30.0)
+        thread.join()
+
+
+@pytest.mark.usefixtures("_stand_in")
+def test_a_worker_outlives_a_header_nested_beyond_the_stack(tmp_path: Path) -> None:
+    place, header = context(), b"[" * 200_000
+    pid = ask("one", place)["pid"]
+    with dial(tmp_path) as connection:
+        connection.sendall(b"\x01" + len(header).to_bytes(8, "big") + header)
+        connection.recv(1)
+    assert ask("two", place)["pid"] == pid
+
+
 @pytest.mark.usefixtures("_stand_in")
 def test_other_code_under_the_same_socket_is_never_served(tmp_path: Path) -> None:
     first = ask("one", context())

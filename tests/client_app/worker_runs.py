@@ -20,6 +20,7 @@ import os, signal, time
 from pathlib import Path
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from client_app import worker_link
+from client_app.rows import may_read_rows
 
 LOADED = str(time.time_ns())
 
@@ -37,6 +38,8 @@ def app(message, context):
         raise Refusal("not this one")
     if order == "die" or (order == "die once" and not Path("died").exists()):
         Path("died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if order == "die over rows" and may_read_rows():
         os.kill(os.getpid(), signal.SIGKILL)
     if order == "hang":
         Path("hanging").touch()

@@ -1,5 +1,6 @@
 """The base model with its adapter: one per process, read and written as one flat vector."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from common import base_model
 from common.adaptation import target_modules
+from common.architectures import shape_of
 from common.config import ConfigError, LoraConfig, ModelConfig
 from common.demo.model import load_model, load_tokenizer
 from common.models import AdaptedModel, RemoteFactors, load_adapted_model
@@ -291,6 +293,32 @@ def test_what_the_hub_refuses_is_said_with_the_way_out(
     monkeypatch.setattr(base_model.AutoTokenizer, "from_pretrained", refuse)
     with pytest.raises(ConfigError, match=f'model.name = "some/model": .*{advice}'):
         fresh(ModelConfig(name="some/model"), LORA, 1)
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["its own layout", "a known layout"])
+def test_code_that_comes_with_a_model_is_neither_run_nor_asked_about(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own: bool
+) -> None:
+    """transformers would ask on a terminal: "Do you wish to run the custom code? [y/N]"."""
+    folder = write_model("llama", tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"auto_map": dict.fromkeys(("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer"), "own.Own")}
+    config |= {"model_type": "own"} if own else {}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: pass\n")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asked"))
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    for load in (lambda: fresh(named(folder), LORA, 1), lambda: shape_of(named(folder), LORA)):
+        if own:
+            with pytest.raises(ConfigError, match=r"model\.name = "):
+                load()
+        else:
+            load()
+    assert not (tmp_path / "ran").exists()
+
+
+def named(folder: Path) -> ModelConfig:
+    return ModelConfig(name=str(folder))
 
 
 def test_a_hub_that_cannot_be_reached_is_said_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What travels, and what is refused."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +31,7 @@ LAYOUT = Layout.of({"a": (10, 20), "b": (300,)})
 ADAPTER = vectors(1, 500, 0)[0]
 CODEC = LinearCodec.of_form(LAYOUT, 32, 7)
 TERMS = ReleaseTerms(32, 1.5, 0.8, "distributed", 9, normalize=True)
-TASK = Task(4, TERMS, "0123456789abcdef", raw=True)
+TASK = Task(4, TERMS, "0123456789abcdef", raw=True, steps=3, learning_rate=0.5, share=0.25)
 
 
 def travelled(content: RecordDict) -> RecordDict:
@@ -158,6 +159,15 @@ BAD_INSTRUCTIONS: dict[str, tuple[str, Callable[[RecordDict], None]]] = {
     "negative noise": (r"noise multiplier", put("task", "noise-multiplier", -1.0)),
     "zero clip norm": (r"clip norm", put("task", "clip-norm", 0.0)),
     "no round": (r"round", drop("task", "round")),
+    "a round beyond numbers": (r"malformed", put("task", "round", math.inf)),
+    "no steps": (r"steps", drop("task", "steps")),
+    "steps backwards": (r"expected 0 to", put("task", "steps", -1)),
+    "steps without end": (r"expected 0 to", put("task", "steps", 2**40)),
+    "no share": (r"share", drop("task", "share")),
+    "all of the examples": (r"a share from 0 up to, not including, 1", put("task", "share", 1.0)),
+    "a share that is none": (r"a share from 0", put("task", "share", math.nan)),
+    "an endless step": (r"a finite learning rate", put("task", "learning-rate", math.inf)),
+    "a step that is none": (r"a finite learning rate", put("task", "learning-rate", math.nan)),
     "matrix": (r"expected a finite float32 vector", flat(np.zeros((2, 250), dtype=np.float32))),
     "doubles": (r"expected a finite float32 vector", flat(np.zeros(500))),
     "nan": (r"expected a finite float32 vector", flat(np.full(500, np.nan, dtype=np.float32))),

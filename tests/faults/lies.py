@@ -17,7 +17,10 @@ import numpy as np
 from flwr.app import ConfigRecord, Context, Message
 
 Answer = Callable[[Message, Context], Message]
-SPOKEN, INSIDE = ".spoken", ".inside"  # kept beside the file of lies: the last honest reply; "fail within the worker"
+SPOKEN, INSIDE = (
+    ".spoken",
+    ".inside",
+)  # the last honest reply, beside the lies; "fail inside", beside the data
 
 
 def lying(answer: Answer) -> Answer:
@@ -31,7 +34,7 @@ def lying(answer: Answer) -> Answer:
         told = known.get(message.metadata.group_id, "")
         if told == "raise":
             raise RuntimeError("out of patience")
-        inside = path.with_suffix(INSIDE)
+        inside = Path(str(context.node_config["data-path"])).with_suffix(INSIDE)
         if told == "raise inside":
             inside.touch()
         try:
@@ -48,19 +51,15 @@ def lying(answer: Answer) -> Answer:
     return lie
 
 
-def failing(or_nothing: Callable[..., Any]) -> Callable[..., Any]:
+def failing(gradient_of: Callable[..., Any]) -> Callable[..., Any]:
     """The worker's computation on private data, which raises while the site's lie is "raise inside"."""
 
-    def compute(work: Callable[[], Any], size: int, context: Context) -> Any:
-        path = context.node_config.get("lies")
-        fails = path and Path(str(path)).with_suffix(INSIDE).exists()
-        return or_nothing(_fail if fails else work, size, context)
+    def compute(asked: Any, examples: Any) -> Any:
+        if Path(asked.site.data.path).with_suffix(INSIDE).exists():
+            raise MemoryError("a long example of this site")
+        return gradient_of(asked, examples)
 
     return compute
-
-
-def _fail() -> None:
-    raise MemoryError("a long example of this site")
 
 
 def _spoil(told: str, release: ConfigRecord, extra: int, spoken: Path) -> None:

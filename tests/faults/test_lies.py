@@ -48,7 +48,7 @@ def lying_app(folder: Path) -> Path:
     assert entry.count("\napp = ClientApp()\n") == 1
     (folder / "dr_encoder_client.py").write_text(entry.replace("app = ClientApp()\n", wrapped))
     with (folder / "client_app" / "app.py").open("a") as handlers:
-        handlers.write("\n\nfrom client_app.lies import failing\n\nor_nothing = failing(or_nothing)\n")
+        handlers.write("\n\nfrom client_app.lies import failing\n\ngradient_of = failing(gradient_of)\n")
     return folder
 
 

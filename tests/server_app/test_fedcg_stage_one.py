@@ -106,20 +106,28 @@ def test_a_site_refuses_naming_its_limit(make: Make, changes: dict[str, Any], li
 def test_a_site_with_its_own_data_never_sends_them_by_default(make: Make, files: Files) -> None:
     strategy, grid = make(FEDCG)
     for node in (1, 2):
-        grid._contexts[node].node_config["data-path"] = str(files.private)
+        grid._contexts[node].node_config |= {"data-path": str(files.private), "max-epsilon": 0.0}
     assert isinstance(strategy, FedCg)
     assert strategy._collect_gradients(grid).shape[0] == (CLIENTS - 2) * STEPS
     grid._contexts[1].node_config["allow-raw-gradients"] = True
     assert strategy._collect_gradients(grid).shape[0] == (CLIENTS - 1) * STEPS
 
 
-def test_a_site_refuses_more_than_the_gradients_that_it_was_configured_for(make: Make) -> None:
-    strategy, grid = make({**FEDCG, "fedcg.gradients-per-client": 3})
-    grid._contexts[1].run_config["fedcg.gradients-per-client"] = STEPS
-    sent = [m for m in recorded_replies(strategy, grid) if m.has_error()]
-    assert [m.error.reason for m in sent] == [
-        f"PolicyRefusal: this site refuses: size = {3 * 3072}, above 2 times its adapter's size = {2 * 3072}"
-    ]
+def test_a_site_computes_no_more_gradients_than_its_limit_on_work(make: Make, files: Files) -> None:
+    own = {"data-path": str(files.private), "max-epsilon": 0.0, "max-local-steps": STEPS, "allow-raw-gradients": True}
+    for steps, said in ((STEPS, []), (STEPS + 1, ["PolicyRefusal: this site refuses: micro-batches = 3, above"])):
+        strategy, grid = make({**FEDCG, "fedcg.gradients-per-client": steps})
+        grid._contexts[1].node_config |= own
+        sent = [m for m in recorded_replies(strategy, grid) if m.has_error()]
+        assert [m.error.reason.partition(" its max")[0] for m in sent] == said
+
+
+def test_a_client_knows_stage_one_from_its_instruction_alone(make: Make) -> None:
+    """Whatever its own copy of the configuration says of the strategy and of stage 1."""
+    strategy, grid = make({**FEDCG, **PRIVATE, **NOISY})
+    for context in grid._contexts.values():
+        context.run_config |= {"strategy.name": "lora", "fedcg.gradients-per-client": 7, "fedcg.share": 0.9}
+    assert not [m for m in recorded_replies(strategy, grid) if m.has_error()]
 
 
 def test_terms_that_do_not_fit_the_gradients_are_refused_before_data_or_budget_are_touched(
@@ -128,8 +136,8 @@ def test_terms_that_do_not_fit_the_gradients_are_refused_before_data_or_budget_a
     strategy, grid = make({**FEDCG, **PRIVATE, **NOISY})
     for context in grid._contexts.values():
         context.node_config["max-releases"] = 5
-        context.run_config["fedcg.gradients-per-client"] = STEPS + 1
     monkeypatch.setattr(client_module, "gradient_stream", None)
+    monkeypatch.setattr(strategy, "gradients_measured", lambda: STEPS + 1)
     with pytest.raises(FederationError, match="WireError: the gradients have 9216 values, the release terms say 6144"):
         strategy.prepare(grid)
     assert not any(context.state for context in grid._contexts.values())
@@ -140,7 +148,7 @@ def test_a_failure_while_collecting_from_a_sites_own_data_is_answered_with_noise
 ) -> None:
     """Node 1 is a site: whether it failed cannot be seen; node 2 is simulated and tells."""
     strategy, grid = make({**FEDCG, **PRIVATE, **NOISY})
-    grid._contexts[1].node_config["data-path"] = str(files.private)
+    grid._contexts[1].node_config |= {"data-path": str(files.private), "max-epsilon": 0.0}
 
     def fail(*_: object) -> None:
         raise MemoryError("row 17 is long, which is a secret")

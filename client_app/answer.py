@@ -1,0 +1,114 @@
+"""The order in which a client answers, for every kind of message: check, charge, then read rows, compute and release.
+
+Up to the charge everything is a function of the instruction, of the run's configuration and of the site's own, and
+may be refused. After it there is one kind of answer: a release of the agreed length. At a site with its own data
+whatever goes wrong then (an unreadable file, too little memory, a full ledger) makes it the zero code with the same
+noise, which is the zero-out neighbour of what the guarantee speaks of.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from flwr.app import Context, Message
+from torch import Tensor
+
+from client_app.node_config import PolicyRefusal
+from client_app.site import Site
+from common.codecs.base import EncoderSpec
+from common.config import TrainConfig
+from common.data import TokenisedExamples
+from common.models import AdaptedModel
+from common.privacy.mechanism import ReleaseTerms, release
+from common.privacy.noise import RandomSource
+from common.wire import Task, WireError, pack_release, received_adapter, unpack_instruction
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One accepted instruction: who is asked for what, at which adapter (shape ``[n]``), with which local training."""
+
+    site: Site
+    task: Task
+    train: TrainConfig
+    adapted: AdaptedModel
+    adapter: Tensor
+    spec: EncoderSpec
+
+    @property
+    def seed(self) -> int:
+        """Seed of the batches and dropout of this answer."""
+        return self.site.seed(self.task.round)
+
+
+Compute = Callable[[TokenisedExamples, RandomSource], np.ndarray]
+"""Private examples and the noise's randomness to the values that leave, shape ``[terms.size]``."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What sets one message type apart.
+
+    Attributes:
+        train: the local training that a task asks for, from the run's.
+        plan: judges shapes without any row (``WireError``) and says how the release is made.
+        stage_one: whether it uses the examples of stage 1, and may be asked in the clear where the site allows that.
+        vectors: vectors of the adapter's size that the release may hold.
+
+    """
+
+    train: Callable[[Task, TrainConfig], TrainConfig]
+    plan: Callable[[Asked], Compute]
+    stage_one: bool
+    vectors: Callable[[Task], int] = lambda _: 1
+
+
+def answer(message: Message, context: Context, kind: Kind) -> Message:
+    """A release, or an exception that says what is refused; see the module for what may depend on what."""
+    sent, spec, task = unpack_instruction(message.content)
+    if task.raw and not kind.stage_one:
+        raise WireError("a gradient is never asked for in the clear: only stage 1 may be raw")
+    site = Site.of(context)
+    train = kind.train(task, site.config.train)
+    site.check(task, train)
+    adapted = site.model()
+    _check_size(task.terms.size, kind.vectors(task), adapted.layout.size)
+    asked = Asked(site, task, train, adapted, received_adapter(sent, adapted.layout), spec)
+    compute = kind.plan(asked)
+    may_read = site.charge(task, context.state)  # the last that may refuse: from here on the answer is a release
+    values = _released(asked, compute, kind) if may_read else _nothing(task, site.noise_source(task.round))
+    return Message(pack_release(values, task.round), reply_to=message)
+
+
+def _check_size(size: int, vectors: int, adapter: int) -> None:
+    if size > vectors * adapter:
+        times = f"{vectors} times " if vectors > 1 else ""
+        raise PolicyRefusal(f"this site refuses: size = {size}, above {times}its adapter's size = {vectors * adapter}")
+
+
+def _released(asked: Asked, compute: Compute, kind: Kind) -> np.ndarray:
+    """What ``compute`` makes of the rows; at a site with its own data the zero code where that fails."""
+    site, task = asked.site, asked.task
+    try:
+        first, rest = site.examples(asked.adapted, task.share)
+        values = compute(first if kind.stage_one else rest, site.noise_source(task.round))
+        if site.data is None or _is_sendable(values, task.terms):
+            return values
+        raise ValueError("the values are not those of a release")
+    except Exception:
+        if site.data is None:
+            raise
+        logging.getLogger("flwr").exception("failed on own data; the release is of nothing but noise")
+    return _nothing(task, site.noise_source(task.round))
+
+
+def _is_sendable(values: np.ndarray, terms: ReleaseTerms) -> bool:
+    return values.shape == (terms.size,) and values.dtype == terms.dtype and bool(np.isfinite(values).all())
+
+
+def _nothing(task: Task, source: RandomSource) -> np.ndarray:
+    """The zero code of the task, on its way as any other; in the clear, zeros."""
+    zeros = torch.zeros(task.terms.size)
+    return zeros.numpy() if task.raw else release(zeros, task.terms, source)

@@ -1,0 +1,333 @@
+"""What a site with its own data answers before and around its releases, whoever asks, for neighbouring data files.
+
+Whatever a run's configuration says, the kind of the answer, its text or length, and the site's ledger are the same.
+"""
+
+import json
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import Context, RecordDict
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from client_app import app as client_module
+from client_app import site as site_module
+from client_app.rows import rows_allowed
+from client_app.site_ledger import create_ledger
+from common.app_digest import app_digest
+from common.codecs import IdentityCodec, LinearCodec
+from common.config import StatisticsConfig
+from common.models import AdaptedModel
+from common.privacy.mechanism import ReleaseTerms
+from common.scale_code import ScaleCode
+from common.wire import STATISTICS, TRAIN, Task, pack_instruction
+from tests.messages import NODE, instruction
+from tests.tiny import TINY
+
+ROOT = Path(__file__).parents[2]
+KEYS: dict[str, Any] = {
+    f"{section}.{name}" if isinstance(value, dict) else section: default
+    for section, value in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"].items()
+    for name, default in (value.items() if isinstance(value, dict) else [("", value)])
+}
+ROWS = [{"prompt": f"the sum of {n} and 3 is", "completion": f" {n + 3}", "diagnosis": "well"} for n in range(12)]
+Change = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
+
+
+def last(**cells: Any) -> Change:
+    """One person's row is another one."""
+    return lambda rows: [*rows[:-1], {**rows[-1], **cells}]
+
+
+TEXTS: dict[str, Change] = {
+    "a null": last(completion=None),
+    "a null prompt": last(prompt=None),
+    "a null elsewhere": last(diagnosis=None),
+    "a number": last(completion=5),
+    "a list": last(completion=["5"]),
+    "a record": last(prompt={"of": "a kind"}),
+    "nothing to learn": last(completion=""),
+    "blanks": last(completion="   ", prompt=" "),
+    "a long text": last(prompt="the sum of 2 and 3 is " * 5_000),
+    "other letters": last(prompt="𝔘ñí\u202e\x00", completion=" \ud800é"),
+    "another column": last(hiv_note="positive"),
+    "no column": lambda rows: [{"prompt": row["prompt"]} for row in rows],
+    "one row": lambda rows: rows[:1],
+    "no rows": lambda rows: [],
+    "many rows": lambda rows: rows * 40,
+}
+BYTES = {
+    "latin-1": '{"prompt": "caf\u00e9", "completion": " 5"}\n'.encode("latin-1"),
+    "a torn line": b'{"prompt": "the sum',
+    "nested": b'{"prompt": ' + b"[" * 20_000,
+    "nul": b"\x00" * 64,
+    "no JSON": b"\xff\xfe\x00",
+}
+ODD = ["a folder", "no file", "unreadable", *TEXTS, *BYTES]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The site's file, and what it might be instead."""
+    folder = tmp_path_factory.mktemp("own")
+    found = {"ordinary": folder / "ordinary.jsonl", "no file": folder / "none.jsonl", "a folder": folder / "f.jsonl"}
+    found["a folder"].mkdir()
+    for name, change in {"ordinary": list, **TEXTS}.items():
+        found[name] = folder / f"{name.replace(' ', '-')}.jsonl"
+        found[name].write_text("".join(json.dumps(row) + "\n" for row in change(ROWS)), encoding="utf-8")
+    for name, content in {**BYTES, "unreadable": found["ordinary"].read_bytes()}.items():
+        found[name] = folder / f"{name.replace(' ', '-')}.jsonl"
+        found[name].write_bytes(content)
+    found["unreadable"].chmod(0)
+    return found
+
+
+@dataclass(frozen=True)
+class Seen:
+    """All that anybody but the site can see of an answer, and what the site has written down."""
+
+    kind: str
+    text: str
+    length: int
+    ledger: bytes
+
+
+@dataclass
+class SiteUnderTest:
+    """One site: ``ask`` is everything that a server can do to it."""
+
+    adapted: AdaptedModel
+    folder: Path
+    node: dict[str, Any]
+    asked: int = 0
+
+    @property
+    def ledger(self) -> Path:
+        return self.folder / "spent.jsonl"
+
+    def ask(self, path: Path | None = None, kind: str = TRAIN, terms: ReleaseTerms | None = None, **run: Any) -> Seen:
+        """One instruction under a run's configuration (``data__name`` = ``data.name``); a new ledger if it is gone."""
+        layout = self.adapted.layout
+        codec = LinearCodec.of_form(layout, 64, 1) if kind == TRAIN else IdentityCodec(layout)
+        scales = ScaleCode.of(layout, StatisticsConfig())
+        size = 64 if kind == TRAIN else scales.size
+        terms = terms or ReleaseTerms(size, 1.0, 3.0, "local", 4, normalize=True)
+        stage_one = {"steps": 2, "learning_rate": 0.5} if kind == STATISTICS else {}
+        content = pack_instruction(self.adapted.initial, codec.spec(), Task(1, terms, app_digest(), **stage_one))
+        node = self.node | ({"data-path": str(path)} if path else {})
+        run = KEYS | TINY | {key.replace("__", ".").replace("_", "-"): value for key, value in run.items()}
+        place = Context(run_id=7, node_id=NODE, node_config=node, state=RecordDict(), run_config=run)
+        try:
+            reply = client_module.app(instruction(content, kind), place).content["release"]
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"
+            assert str(self.folder) not in text, "no path of the site is sent"
+            assert "Traceback" not in text
+            return Seen("error", text, 0, self.ledger.read_bytes())
+        return Seen("release", f"{sorted(reply)} {reply['dtype']}", len(reply["values"]), self.ledger.read_bytes())  # type: ignore[arg-type, call-overload]
+
+    def fresh(self) -> None:
+        self.ledger.unlink(missing_ok=True)
+        create_ledger(self.ledger)
+
+
+@pytest.fixture
+def site(
+    adapted: AdaptedModel, data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> SiteUnderTest:
+    """A site with a strict policy; the model is the session's, whatever a run says of it."""
+    monkeypatch.setattr(site_module, "load_adapted_model", lambda *_: adapted)
+    node = {"data-path": str(data["ordinary"]), "max-epsilon": 20.0, "ledger-path": str(tmp_path / "spent.jsonl")}
+    found = SiteUnderTest(adapted, tmp_path, node)
+    found.fresh()
+    return found
+
+
+def test_the_ordinary_question_is_answered_and_charged(site: SiteUnderTest) -> None:
+    """So that what follows compares releases, and not refusals only."""
+    seen = site.ask()
+    assert (seen.kind, seen.length) == ("release", 128)
+    assert seen.ledger.count(b"\n") == 2
+
+
+@pytest.mark.parametrize("kind", [TRAIN, STATISTICS])
+@pytest.mark.parametrize("odd", ODD)
+def test_no_file_changes_the_answer_of_an_honest_run(
+    site: SiteUnderTest, data: dict[str, Path], odd: str, kind: str
+) -> None:
+    ordinary = site.ask(data["ordinary"], kind)
+    site.fresh()
+    assert site.ask(data[odd], kind) == ordinary
+    assert ordinary.kind == "release"
+
+
+def values_of(default: Any) -> st.SearchStrategy[Any]:
+    """What may be written at a key: of its type for the most part."""
+    if isinstance(default, bool):
+        return st.booleans()
+    if isinstance(default, int):
+        return st.integers(-1, 40)
+    if isinstance(default, float):
+        return st.sampled_from([0.0, 0.5, 1.0, 3.0, 1e9, -1.0])
+    words = [
+        "",
+        "columns",
+        "dolly",
+        "hiv_note",
+        "diagnosis",
+        "completion",
+        "/etc/passwd",
+        "demo",
+        "a/b",
+        "local",
+        "lora",
+    ]
+    return st.sampled_from(words) | st.text(max_size=8)
+
+
+@pytest.mark.parametrize("key", sorted(KEYS))
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(chosen=st.data())
+def test_no_key_of_a_run_makes_the_answer_tell_of_the_rows(
+    site: SiteUnderTest, data: dict[str, Path], key: str, chosen: st.DataObject
+) -> None:
+    value = chosen.draw(values_of(KEYS[key]) | st.just(KEYS[key]))
+    kind = chosen.draw(st.sampled_from([TRAIN, STATISTICS]))
+    seen = []
+    for odd in ("ordinary", chosen.draw(st.sampled_from(ODD))):
+        site.fresh()
+        seen.append(site.ask(data[odd], kind, **{key: value}))
+    assert seen[0] == seen[1]
+
+
+# The attacks of the report, each as it was run.
+
+
+@pytest.mark.parametrize("odd", ["a null elsewhere", "no column", "another column"])
+def test_a_column_of_the_servers_choice_tells_nothing_and_costs_nothing(
+    site: SiteUnderTest, data: dict[str, Path], odd: str
+) -> None:
+    """One null cell in 200 rows was found 50 times of 50, and the file's schema was read column by column."""
+    before = site.ledger.read_bytes()
+    for column in ("diagnosis", "hiv_note", "ssn"):
+        seen = {site.ask(data[name], data__completion_column=column) for name in ("ordinary", odd)}
+        said = f'PolicyRefusal: this site refuses: data.completion-column = "{column}"; its own is "completion"'
+        assert seen == {Seen("error", said, 0, before)}
+
+
+def test_a_models_own_chat_template_never_runs_and_a_sites_own_does(
+    site: SiteUnderTest, data: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With ``raise_exception`` a template of the server's model read a number off a row in 17 questions."""
+    run: list[str | None] = []
+    original = site_module.private_tokens
+    tokenizer = site.adapted.tokenizer
+    monkeypatch.setattr(tokenizer, "chat_template", "{{ raise_exception('a secret') }}")
+
+    def spy(settings: Any, given: Any, *others: Any) -> Any:
+        run.append(given.chat_template)
+        return original(settings, given, *others)
+
+    monkeypatch.setattr(site_module, "private_tokens", spy)
+    refused = site.ask(data__chat_template=True)
+    assert refused.text == "PolicyRefusal: this site refuses: data.chat-template = true; its own is false"
+    assert site.ask().kind == "release"
+    template = site.folder / "own.jinja"
+    template.write_text("ask: {{ messages[0].content }}")
+    site.node["chat-template"] = str(template)
+    assert site.ask(data__chat_template=True).kind == "release"
+    assert run == [None, "ask: {{ messages[0].content }}"]
+    template.unlink()
+    assert site.ask(data__chat_template=True).text == (
+        "ModelUnavailable: this site cannot load the model, or its own chat template; why is in its own log"
+    )
+    assert tokenizer.chat_template == "{{ raise_exception('a secret') }}", "the shared one is as it was"
+
+
+@pytest.mark.parametrize("name", ["evil/model", "/models/other", "", "demo@" + "0" * 40])
+def test_a_model_that_the_site_does_not_list_is_never_loaded(
+    site: SiteUnderTest, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(site_module, "load_adapted_model", lambda *_: pytest.fail("loaded"))
+    assert "is none of the models of its node config" in site.ask(model__name=name).text
+
+
+def test_under_local_trust_a_site_that_fails_sends_noise_as_well(site: SiteUnderTest, data: dict[str, Path]) -> None:
+    """Silence was told from the zero-out neighbour in the released sum, in 99 % of 256-value rounds."""
+    for odd in ("no file", "no rows"):
+        assert site.ask(data[odd], terms=ReleaseTerms(64, 1.0, 8.0, "local", 4, normalize=True)).kind == "release"
+
+
+def test_nobody_learns_from_a_shared_ledger_what_another_run_has_asked(site: SiteUnderTest) -> None:
+    """Refusals told a second submitter the first run's secret cohort in 29 of 29 rounds."""
+    site.node["max-releases"] = 40
+    questions = {
+        name: ReleaseTerms(64, 1.0, noise, "local", 4, normalize=True)
+        for name, noise in (("beyond", 0.2), ("dear", 0.31), ("cheap", 30.0))
+    }
+    said: dict[str, set[tuple[str, str, int]]] = {name: set() for name in questions}
+    for number in range(29):
+        if number % 3:  # run A's secret cohort
+            assert site.ask().kind == "release"
+        for name, terms in questions.items():  # run B: beyond the limit, near it, far from it
+            seen = site.ask(terms=terms)
+            said[name].add((seen.kind, seen.text, seen.length))
+    assert [len(answers) for answers in said.values()] == [1, 1, 1], "the same each time"
+    assert {name: kind for name, ((kind, _, _),) in said.items()} == {
+        "beyond": "error", "dear": "release", "cheap": "release"
+    }  # fmt: skip
+    ((_, text, _),) = said["beyond"]
+    assert text.startswith("PolicyRefusal: this site refuses: this message alone would cost epsilon = ")
+    assert site.ledger.read_bytes().count(b"\n") == 1 + 40, "what it released of its data has an end"
+
+
+@pytest.mark.parametrize("kept", ["file", "state"])
+def test_after_a_worker_has_died_over_it_a_message_is_answered_without_rows_for_one_charge(
+    site: SiteUnderTest, monkeypatch: pytest.MonkeyPatch, kept: str
+) -> None:
+    """The file was charged by the worker that died; what that one wrote into the state is lost with it."""
+    monkeypatch.setattr(site_module, "private_tokens", lambda *_: pytest.fail("rows were read"))
+    monkeypatch.setattr(site_module, "charge_release", lambda *_, **__: charged.append("again"))
+    charged: list[str] = []
+    if kept == "state":
+        del site.node["ledger-path"]
+    with rows_allowed(False):
+        seen = site.ask()
+    assert (seen.kind, seen.length) == ("release", 128)
+    assert charged == ([] if kept == "file" else ["again"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "limit"),
+    [
+        ({"train__local_epochs": 1, "train__local_steps": 0}, "train.local-epochs = 1, above its max-local-epochs = 0"),
+        ({"train__local_steps": 33}, "micro-batches = 33, above its max-local-steps = 32"),
+        ({"train__local_steps": 4, "train__gradient_accumulation": 9}, "micro-batches = 36, above"),
+        ({"train__batch_size": 65}, "train.batch-size = 65, above its max-batch-size = 64"),
+        ({"data__max_length": 513}, "data.max-length = 513, above its max-length = 512"),
+    ],
+)
+def test_work_beyond_the_sites_limits_is_refused(site: SiteUnderTest, changes: dict[str, Any], limit: str) -> None:
+    """Numbers of rows were read off the time that passes over them take."""
+    assert limit in site.ask(**changes).text
+
+
+def test_a_site_without_a_largest_epsilon_refuses_everything(site: SiteUnderTest) -> None:
+    """Its defaults allowed a thousand messages of epsilon 91.8 each."""
+    del site.node["max-epsilon"]
+    assert "Write the largest epsilon that all its messages together may cost" in site.ask().text
+
+
+def test_a_ledger_that_vanished_is_no_fresh_start(site: SiteUnderTest) -> None:
+    site.ask()
+    spent = site.ledger.read_bytes()
+    site.ledger.rename(site.folder / "rotated")
+    site.node["ledger-path"] = str(site.folder / "elsewhere.jsonl")
+    site.ledger.write_bytes(spent)
+    assert "its ledger cannot be read, so what it has spent is unknown" in site.ask().text
+    assert not (site.folder / "elsewhere.jsonl").exists()
