@@ -40,6 +40,11 @@ class AdaptedModel:
         """Where the adapter lives."""
         return self.parameters.device
 
+    @property
+    def words(self) -> int:
+        """How many words the model tells apart: the width of its logits."""
+        return int(self.model.get_base_model().config.get_text_config().vocab_size)
+
     def load(self, adapter: Tensor) -> None:
         """Overwrite the adapter with a flat vector (shape ``[n]``) and forget old gradients."""
         with torch.no_grad():
