@@ -18,11 +18,18 @@ from huggingface_hub.errors import (
 from peft import prepare_model_for_kbit_training
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from common.config import ConfigError, ModelConfig, names_a_file
 from common.demo.model import load_model as load_demo_model
 from common.demo.model import load_tokenizer as load_demo_tokenizer
+from common.token_ids import leave_ends_open
 
 COMPUTE_DTYPE = torch.bfloat16
 """Quantised weights are multiplied in this dtype (QLoRA)."""
@@ -42,6 +49,7 @@ def load_base(model: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     if model.quantization != "none":
         _check_quantization(model.quantization, device)
     base, tokenizer = _fetch(model, device)
+    base.generation_config = _plain_generation(base, tokenizer)
     if model.quantization == "none" and model.device_map == "none":
         base = base.to(device)  # type: ignore[arg-type]  # the stub of a decorated method
     return prepare(base, model, device), tokenizer
@@ -90,6 +98,21 @@ def _fetch(model: ModelConfig, device: torch.device) -> tuple[PreTrainedModel, P
     return base, tokenizer
 
 
+def _plain_generation(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    """Generation as this app asks for it: of the model folder's own settings only the end-of-text tokens stay.
+
+    Chat models bring sampling, beams, penalties and forbidden tokens, which ``generate`` would fill in for everything
+    that a caller leaves open.
+    """
+    own = getattr(base.generation_config, "eos_token_id", None)
+    ends = dict.fromkeys([tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])])
+    return GenerationConfig(
+        eos_token_id=[end for end in ends if end is not None] or None,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+    )
+
+
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a directory or hub model, which pads with its end-of-text where it has no padding of its own.
 
@@ -107,6 +130,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         raise ConfigError(f'model.name = "{name}": {explain(name, error)}') from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    leave_ends_open(tokenizer)
     return tokenizer
 
 

@@ -4,8 +4,8 @@ The output layer is by far the widest of a small model. What enters it is cut do
 it, so whatever a model does around it (bias, scaling, soft capping) stays the model's own.
 """
 
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from peft import PeftModel
 from torch import Tensor, nn

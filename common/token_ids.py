@@ -6,7 +6,8 @@ a prompt tells the model that the text is over, and after a choice it is scored 
 
 from collections.abc import Sequence
 
-from transformers import PreTrainedTokenizerBase
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 _PROBE = "a"
 
@@ -31,6 +32,23 @@ def begin_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
         if whole[start : start + len(bare)] == bare:
             return whole[:start]
     return []
+
+
+def leave_ends_open(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Keep a tokenizer from ending texts by itself, for libraries that call it as it is (the evaluation harness).
+
+    Only the begin tokens stay. One without a fast backend is left alone: ``token_ids`` needs no such change.
+    """
+    begin, bare = begin_ids(tokenizer), tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
+    if len(tokenizer(_PROBE)["input_ids"]) == len(begin) + len(bare) or not isinstance(
+        tokenizer, PreTrainedTokenizerFast
+    ):
+        return
+    names = [str(name) for name in tokenizer.convert_ids_to_tokens(begin)]
+    single = [*names, "$A"]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=single, pair=[*single, "$B:1"], special_tokens=list(dict(zip(names, begin, strict=True)).items())
+    )
 
 
 def split_at_word(prompt: str, completion: str) -> tuple[str, str]:

@@ -20,7 +20,7 @@ LOGITS = 1 << 25
 
 @dataclass(frozen=True)
 class Batch:
-    """One forward pass: inputs ``[sequences, length]``, and of every scored token its place and its row of the examples.
+    """One forward pass: inputs ``[sequences, length]``, and of every scored token its place and its example.
 
     ``rows`` and ``columns`` say where its logits are, ``targets`` which word it is, ``examples`` to which row of the
     tokenised examples it belongs; each has shape ``[scored tokens]``.
