@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from common.adapter import Layout
 from common.label_logits import logits_at, output_layer
 from common.models import AdaptedModel
 from common.tangents import label_counts
@@ -39,14 +40,19 @@ def group_gradients(adapted: AdaptedModel, adapter: Tensor, tokens: Tensor, span
     return torch.cat(chunks)
 
 
+def are_linear(layout: Layout) -> bool:
+    """Whether ``group_gradients`` can take an adapter: every factor is a linear layer's, none an embedding's."""
+    return not any("lora_embedding" in piece.name for piece in layout.tensors)
+
+
 def _layers(adapted: AdaptedModel) -> dict[str, nn.Linear]:
     """The linear layer of every tensor of the layout, by the tensor's name; ``TypeError`` for one of another kind."""
     modules = dict(adapted.model.named_modules())
     found: dict[str, nn.Linear] = {}
     for piece in adapted.layout.tensors:
-        layer = modules[piece.name.removesuffix(".weight")]
+        layer = modules.get(piece.name.removesuffix(".weight"))
         if not isinstance(layer, nn.Linear):
-            raise TypeError(f"{piece.name} is of a {type(layer).__name__}: gradients of groups need linear layers")
+            raise TypeError(f"{piece.name} is of no linear layer: gradients of groups need them")
         found[piece.name] = layer
     return found
 

@@ -6,6 +6,7 @@ it, so whatever a model does around it (bias, scaling, soft capping) stays the m
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from peft import PeftModel
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ def logits_at(
 
 def output_layer(model: PeftModel) -> nn.Module | None:
     """The layer that makes logits; ``None`` for a model that has none of its own."""
-    base = model.get_base_model()
+    base: Any = model.get_base_model()
     found = base.get_output_embeddings() if hasattr(base, "get_output_embeddings") else None
     return found if isinstance(found, nn.Module) else None
 

@@ -34,7 +34,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="write the scores as JSON to this file")] = None,
 ) -> None:
     """Score a saved adapter, and its base model, on public tasks; the held-out loss always where there are rows."""
-    from server_app import evaluation_report  # noqa: PLC0415 - torch, which `keys` need not wait for
+    from server_app import evaluation_generation, evaluation_report  # noqa: PLC0415 - torch: `keys` need not wait
 
     try:
         changes = dict(parse_override(text) for text in overrides or [])
@@ -48,7 +48,7 @@ def evaluate(
             batch_size=batch_size,
             shots=shots,
             new_tokens=new_tokens,
-            beams=evaluation_report.Beams(beams, length_penalty),
+            beams=evaluation_generation.Beams(beams, length_penalty),
             base=base,
         )
         report = evaluation_report.evaluate(request)

@@ -130,7 +130,7 @@ def score_texts(texts: Sequence[str], references: Sequence[Sequence[str]]) -> di
     """
     try:
         from rouge_score.rouge_scorer import RougeScorer  # noqa: PLC0415 - an optional extra
-        from sacrebleu.metrics import BLEU  # noqa: PLC0415 - an optional extra
+        from sacrebleu.metrics.bleu import BLEU  # noqa: PLC0415 - an optional extra
     except ModuleNotFoundError as error:
         raise ConfigError(f"BLEU and ROUGE need sacrebleu and rouge-score: {EXTRA}") from error
     most = max(len(given) for given in references)

@@ -16,11 +16,11 @@ from common.adapter import Layout
 from common.codecs.base import Codec
 from common.codecs.rows import BlockRows
 from common.codecs.subspace import SubspaceCodec
-from common.config import TEMPLATE, RunConfig
+from common.config import TEMPLATE, ConfigError, RunConfig
 from common.data import check_demo, held_out_prompts
 from common.demo.prompts import public_questions
 from common.demo.tasks import template_of
-from common.group_gradients import group_gradients
+from common.group_gradients import are_linear, group_gradients
 from common.tangents import ModelTangents
 from server_app.planned_encoder import PlannedEncoder
 from server_app.privacy_plan import mean_noise
@@ -54,6 +54,11 @@ class PublicPrior(FederatedAdapter):
     def check(cls, config: RunConfig, layout: Layout) -> None:
         """The demo's own questions must be enough; files were counted before (``RunConfig.check_files``)."""
         super().check(config, layout)
+        if not are_linear(layout):
+            raise ConfigError(
+                f'lora.target-modules = "{config.lora.target_modules}": strategy public-prior needs the gradients '
+                "of linear layers; leave the embedding out"
+            )
         if config.public_prior.prompts == TEMPLATE and not config.public_prior.slots:
             check_enough(config.public_prior, len(_demo_questions(config)))
 
