@@ -12,7 +12,7 @@ from torch import Tensor
 
 from common.data import IGNORED, TokenisedExamples
 
-TOKENS = 8_192
+TOKENS = 4_096
 """Most tokens of a pass, padding included; a longer row goes alone."""
 LOGITS = 1 << 25
 """Most logits of a pass, 128 MiB in float32; a row with more goes alone."""
