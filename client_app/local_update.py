@@ -8,9 +8,11 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from common.config import TrainConfig
-from common.data import TokenisedExamples
+from common.data import IGNORED, TokenisedExamples
+from common.label_logits import logits_at
 from common.models import AdaptedModel
 
 
@@ -64,13 +66,23 @@ def _seed_dropout(device: torch.device, seed: int) -> None:
 
 
 def _accumulate(adapted: AdaptedModel, examples: TokenisedExamples, step: list[Tensor]) -> None:
-    """Add the mean gradient over a step's micro-batches to the flat gradient buffer."""
-    for rows in step:
-        batch = examples.select(rows).to(adapted.device)
-        output = adapted.model(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels, use_cache=False
+    """Add the gradient of a step's mean loss per label token to the flat gradient buffer.
+
+    Micro-batches weigh by their label tokens, so however a step is cut into them, its gradient is the same.
+    """
+    batches = [examples.select(rows) for rows in step]
+    places = [(batch.labels[:, 1:] != IGNORED).nonzero(as_tuple=True) for batch in batches]
+    total = sum(len(rows) for rows, _ in places)
+    for batch, (rows, columns) in zip(batches, places, strict=True):
+        targets = batch.labels[rows, columns + 1].to(adapted.device)
+        logits = logits_at(
+            adapted.model,
+            batch.input_ids[:, :-1].to(adapted.device),  # what the last token would tell has no label
+            batch.attention_mask[:, :-1].to(adapted.device),
+            rows,
+            columns,
         )
-        (output.loss / len(step)).backward()
+        (cross_entropy(logits.float(), targets.to(logits.device), reduction="sum") / total).backward()
 
 
 def _batches(count: int, train: TrainConfig, seed: int) -> Iterator[list[Tensor]]:

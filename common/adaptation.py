@@ -41,12 +41,38 @@ def target_modules(base: nn.Module, lora: LoraConfig) -> list[str]:
 def _check_each_exists(base: nn.Module, lora: LoraConfig) -> None:
     """Peft is content with one match; a name that matches nothing would be left out of the adapter in silence."""
     names = [name for name, _ in base.named_modules()]
-    absent = [wanted for wanted in lora.targets if not any(f".{name}".endswith(f".{wanted}") for name in names)]
+    absent = [wanted for wanted in lora.targets if not any(_is_one_of(name, [wanted]) for name in names)]
     if absent:
         raise ConfigError(
             f'lora.target-modules = "{lora.target_modules}": no module is called {", ".join(absent)}. Linear modules '
             f"of this model: {', '.join(linear_modules(base))}"
         )
+
+
+def check_rank(base: nn.Module, lora: LoraConfig, targets: list[str]) -> None:
+    """Refuse a rank that no target layer can use: B A has at most the rank of its narrower side.
+
+    Raises ``ConfigError``.
+    """
+    widths = [
+        min(module.weight.shape if isinstance(module, Conv1D | nn.Embedding) else _sides(module))
+        for name, module in base.named_modules()
+        if isinstance(module, nn.Linear | Conv1D | nn.Embedding) and _is_one_of(name, targets)
+    ]
+    if widths and lora.rank > max(widths):
+        raise ConfigError(
+            f"lora.rank = {lora.rank}: above the width of every adapted layer; no update of these has a rank above "
+            f"{max(widths)}"
+        )
+
+
+def _sides(module: nn.Linear) -> tuple[int, int]:
+    """Inputs and outputs; quantised weights are packed, so their shape does not tell."""
+    return module.in_features, module.out_features
+
+
+def _is_one_of(name: str, targets: list[str]) -> bool:
+    return any(f".{name}".endswith(f".{wanted}") for wanted in targets)
 
 
 def linear_modules(base: nn.Module) -> list[str]:
@@ -58,6 +84,7 @@ def linear_modules(base: nn.Module) -> list[str]:
 def adapt(base: nn.Module, lora: LoraConfig) -> PeftModel:
     """Put a LoRA adapter on ``base``; raises ``ConfigError`` when the target modules do not exist in it."""
     targets = target_modules(base, lora)
+    check_rank(base, lora, targets)
     settings = PeftLoraConfig(
         task_type=TaskType.CAUSAL_LM,
         r=lora.rank,
@@ -76,9 +103,14 @@ def adapt(base: nn.Module, lora: LoraConfig) -> PeftModel:
             f"{', '.join(linear_modules(base))}"
         ) from error
     for name, parameter in model.named_parameters():
-        if "lora_A" in name and lora.freeze_a:
+        if is_factor(name, "A") and lora.freeze_a:
             parameter.requires_grad_(False)
     return model  # type: ignore[return-value]
+
+
+def is_factor(name: str, letter: str) -> bool:
+    """Whether a parameter is LoRA's A or B; of an embedding peft calls it ``lora_embedding_A``."""
+    return f"lora_{letter}." in name or f"lora_embedding_{letter}." in name
 
 
 def _stores_transposed(base: nn.Module, targets: list[str]) -> bool:

@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from common.adaptation import adapt
 from common.adapter import Layout
+from common.causal import check_architecture, check_attention
 from common.config import ConfigError, LoraConfig, ModelConfig
 from common.demo.model import ASSETS
 
@@ -68,7 +69,11 @@ def shape_of(model: ModelConfig, lora: LoraConfig) -> Shape:
 
     Raises ``ConfigError`` for a hub model that is neither in the table nor in the local cache, and as ``adapt`` does.
     """
-    return build_shape(architecture(model.name), lora)
+    config = architecture(model.name)
+    check_architecture(config, model.name)
+    shape = build_shape(config, lora)
+    check_attention(shape.model, model.name)
+    return shape
 
 
 def architecture(name: str) -> PreTrainedConfig:

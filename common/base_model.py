@@ -18,11 +18,20 @@ from huggingface_hub.errors import (
 from peft import prepare_model_for_kbit_training
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
+from common.causal import check_architecture, check_causal
 from common.config import ConfigError, ModelConfig, names_a_file
 from common.demo.model import load_model as load_demo_model
 from common.demo.model import load_tokenizer as load_demo_tokenizer
+from common.token_ids import begin_ids, leave_ends_open
+from common.weights_check import check_loaded, damaged, first_line, load_with_info
 
 COMPUTE_DTYPE = torch.bfloat16
 """Quantised weights are multiplied in this dtype (QLoRA)."""
@@ -42,8 +51,12 @@ def load_base(model: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     if model.quantization != "none":
         _check_quantization(model.quantization, device)
     base, tokenizer = _fetch(model, device)
+    base.generation_config = _plain_generation(base, tokenizer)
     if model.quantization == "none" and model.device_map == "none":
         base = base.to(device)  # type: ignore[arg-type]  # the stub of a decorated method
+    check_ids(tokenizer, base, model.name)
+    if model.quantization == "none":  # a forward pass changes what 8-bit layers keep
+        check_causal(base, model.name)
     return prepare(base, model, device), tokenizer
 
 
@@ -79,15 +92,47 @@ def _fetch(model: ModelConfig, device: torch.device) -> tuple[PreTrainedModel, P
         return load_demo_model(), load_demo_tokenizer()
     tokenizer = load_tokenizer(model.name)
     try:
-        base = AutoModelForCausalLM.from_pretrained(model.name, **_loading_options(model, device))
+        check_architecture(AutoConfig.from_pretrained(model.name), model.name)
+        base, info = load_with_info(model.name, **_loading_options(model, device))
     except SafetensorError as error:
-        raise ConfigError(
-            f'model.name = "{model.name}": a .safetensors file is damaged ({error}): a download that was cut off, or '
-            "the pointer that git leaves without git-lfs; fetch the weights again (hf download)"
-        ) from error
-    except (OSError, ValueError, RuntimeError) as error:
+        raise ConfigError(damaged(model.name, error)) from error
+    except ConfigError:
+        raise
+    except (OSError, ValueError, RuntimeError, EOFError) as error:
         raise ConfigError(f'model.name = "{model.name}": {explain(model.name, error)}') from error
+    check_loaded(model.name, info)
     return base, tokenizer
+
+
+def check_ids(tokenizer: PreTrainedTokenizerBase, base: nn.Module, name: str) -> None:
+    """Refuse a tokenizer whose special tokens have no row in the embedding: an index error deep in the first step.
+
+    Raises ``ConfigError``.
+    """
+    rows = base.get_input_embeddings().num_embeddings  # type: ignore[operator]  # every causal language model has them
+    named = [("pad", tokenizer.pad_token_id), ("end-of-text", tokenizer.eos_token_id)]
+    for kind, number in (*named, *(("begin-of-text", number) for number in begin_ids(tokenizer))):
+        if number is not None and number >= rows:
+            raise ConfigError(
+                f'model.name = "{name}": the tokenizer\'s {kind} token {tokenizer.convert_ids_to_tokens(number)!r} has '
+                f"id {number}, and the model has {rows} rows, 0 to {rows - 1}; resize the model's embedding or take "
+                "another token in tokenizer_config.json"
+            )
+
+
+def _plain_generation(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    """Generation as this app asks for it: of the model folder's own settings only the end-of-text tokens stay.
+
+    Chat models bring sampling, beams, penalties and forbidden tokens, which ``generate`` would fill in for everything
+    that a caller leaves open.
+    """
+    own = getattr(base.generation_config, "eos_token_id", None)
+    ends = dict.fromkeys([tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])])
+    return GenerationConfig(
+        eos_token_id=[end for end in ends if end is not None] or None,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+    )
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -107,13 +152,14 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         raise ConfigError(f'model.name = "{name}": {explain(name, error)}') from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    leave_ends_open(tokenizer)
     return tokenizer
 
 
 def explain(name: str, error: BaseException) -> str:
     """Why a model could not be loaded, and what to do; ``error`` is what transformers raised, with its causes."""
     if Path(name).exists():
-        return f"could not be loaded as a local directory of a causal language model: {error}"
+        return f"could not be loaded as a local directory of a causal language model: {first_line(error)}"
     if names_a_file(name):
         return 'no such directory; give "demo", a hub id or a directory'
     causes = list(_causes(error))
@@ -132,7 +178,7 @@ def explain(name: str, error: BaseException) -> str:
             "no such local directory, the model hub cannot be reached, and the local cache does not hold the model: "
             f"where there is a network, run hf download {name} --local-dir DIR, and set model.name to that directory"
         )
-    return f"could not be loaded as a hub id or local directory of a causal language model: {error}"
+    return f"could not be loaded as a hub id or local directory of a causal language model: {first_line(error)}"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

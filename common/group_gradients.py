@@ -5,13 +5,15 @@ what went into the layer and the gradient of what came out, summed over the grou
 """
 
 from functools import partial
-from inspect import signature
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
+from common.adapter import Layout
+from common.label_logits import logits_at, output_layer
 from common.models import AdaptedModel
-from common.tangents import label_counts, span_losses
+from common.tangents import label_counts
 
 _AT_ONCE = 300  # sequences in a pass: more of them leave the cache
 
@@ -38,14 +40,19 @@ def group_gradients(adapted: AdaptedModel, adapter: Tensor, tokens: Tensor, span
     return torch.cat(chunks)
 
 
+def are_linear(layout: Layout) -> bool:
+    """Whether ``group_gradients`` can take an adapter: every factor is a linear layer's, none an embedding's."""
+    return not any("lora_embedding" in piece.name for piece in layout.tensors)
+
+
 def _layers(adapted: AdaptedModel) -> dict[str, nn.Linear]:
     """The linear layer of every tensor of the layout, by the tensor's name; ``TypeError`` for one of another kind."""
     modules = dict(adapted.model.named_modules())
     found: dict[str, nn.Linear] = {}
     for piece in adapted.layout.tensors:
-        layer = modules[piece.name.removesuffix(".weight")]
+        layer = modules.get(piece.name.removesuffix(".weight"))
         if not isinstance(layer, nn.Linear):
-            raise TypeError(f"{piece.name} is of a {type(layer).__name__}: gradients of groups need linear layers")
+            raise TypeError(f"{piece.name} is of no linear layer: gradients of groups need them")
         found[piece.name] = layer
     return found
 
@@ -62,22 +69,24 @@ def _chunk(adapted: AdaptedModel, layers: dict[str, nn.Linear], tokens: Tensor, 
         for piece in adapted.layout.tensors
     }
     handles = [layer.register_forward_hook(partial(_watch, parts[name], each)) for name, layer in layers.items()]
-    first = _first_needed(adapted, ends)
-    kept = {"logits_to_keep": width - 1 - first} if first else {}
+    places = torch.arange(1, width, device=adapted.device)
+    rows, columns = ((places >= ends[:, :1]) & (places < ends[:, 1:])).nonzero(as_tuple=True)
+    whole = _is_within(layers, output_layer(adapted.model))  # an adapter there must see every place of a sequence
     try:
-        logits = adapted.model(input_ids=ids[:, :-1], attention_mask=mask[:, :-1], use_cache=False, **kept).logits
+        logits = logits_at(adapted.model, ids[:, :-1], mask[:, :-1], rows, columns, whole=whole)
     finally:
         for handle in handles:
             handle.remove()
-    losses = span_losses(logits, ids[:, first:], ends - first).view(groups, each).sum(1)
-    (losses / label_counts(spans).to(losses)).sum().backward()
+    losses = cross_entropy(logits.float(), ids[rows, columns + 1], reduction="none")
+    weights = 1 / label_counts(spans).to(losses)
+    (losses * weights[rows // each]).sum().backward()
     return gradients.cpu()
 
 
-def _first_needed(adapted: AdaptedModel, spans: Tensor) -> int:
-    """The first place whose words are needed, where the model can leave out those before: that which tells a label."""
-    able = "logits_to_keep" in signature(adapted.model.get_base_model().forward).parameters
-    return max(0, int(spans[:, 0].min()) - 1) if able else 0
+def _is_within(layers: dict[str, nn.Linear], head: nn.Module | None) -> bool:
+    """Whether one of the layers is a part of ``head``."""
+    inside = set() if head is None else set(head.modules())
+    return any(layer in inside for layer in layers.values())
 
 
 def _watch(part: Tensor, each: int, _layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:

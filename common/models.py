@@ -8,13 +8,14 @@ import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from common.adaptation import adapt
+from common.adaptation import adapt, is_factor
 from common.adapter import Layout
 from common.base_model import device_of, load_base
 from common.config import LoraConfig, ModelConfig
@@ -39,6 +40,12 @@ class AdaptedModel:
     def device(self) -> torch.device:
         """Where the adapter lives."""
         return self.parameters.device
+
+    @property
+    def words(self) -> int:
+        """How many words the model tells apart: the width of its logits."""
+        base: Any = self.model.get_base_model()
+        return int(base.config.get_text_config().vocab_size)
 
     def load(self, adapter: Tensor) -> None:
         """Overwrite the adapter with a flat vector (shape ``[n]``) and forget old gradients."""
@@ -125,13 +132,15 @@ def assemble(
 
 
 def _initialise(model: PeftModel, seed: int) -> None:
+    """A uniform and B zero, whatever peft drew: of embeddings it draws B, from torch's own generator."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in sorted(model.named_parameters(), key=lambda pair: pair[0]):
-        if "lora_A" in name:
-            bound = parameter.shape[1] ** -0.5  # kaiming uniform with a = sqrt(5), as peft draws A
+        if is_factor(name, "A"):
+            one_hot = "lora_embedding" in name  # a token picks one column of A: no sum of many inputs to scale for
+            bound = 1.0 if one_hot else parameter.shape[1] ** -0.5  # kaiming uniform with a = sqrt(5), as peft draws A
             values = torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator)
             parameter.data.copy_(values)
-        elif "lora_B" in name:
+        elif is_factor(name, "B"):
             parameter.data.zero_()
 
 

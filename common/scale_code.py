@@ -88,7 +88,7 @@ def shrink(values: Tensor, families: Sequence[int], noise_variance: float) -> Te
 
 def module_type(name: str) -> str:
     """``base.layers.3.self_attn.q_proj.lora_A.default.weight`` -> ``q_proj.lora_A``."""
-    match = re.search(r"([^.]+)\.(lora_[AB])", name)
+    match = re.search(r"([^.]+)\.(lora_(?:embedding_)?[AB])", name)
     return f"{match.group(1)}.{match.group(2)}" if match else name
 
 

@@ -21,7 +21,7 @@ from client_app.local_update import first_batch
 from client_app.site import Site
 from common.config import ConfigError, RunConfig, Scalar
 from common.data import IGNORED, TokenisedExamples
-from common.group_gradients import group_gradients
+from common.group_gradients import are_linear, group_gradients
 from common.models import AdaptedModel, load_adapted_model
 from common.wire import TRAIN, received_adapter, unpack_instruction
 from server_app.in_process import InProcessGrid
@@ -29,8 +29,7 @@ from server_app.in_process import InProcessGrid
 
 def grid_for(config: RunConfig) -> InProcessGrid:
     """The clients of a run in this process: computed together where that is the same, else one after the other."""
-    joined = _one_batch(config) and not _drops_out(load_adapted_model(config.model, config.lora, config.seed))
-    grid = CohortGrid if joined else InProcessGrid
+    grid = CohortGrid if _one_batch(config) and _can_join(config) else InProcessGrid
     return grid(shipped.app, config.flat(), config.federation.num_clients)
 
 
@@ -38,6 +37,12 @@ def _one_batch(config: RunConfig) -> bool:
     """Whether a client's update is the gradient of one batch at the received adapter."""
     train = config.train
     return (train.local_steps, train.local_epochs, train.gradient_accumulation) == (1, 0, 1)
+
+
+def _can_join(config: RunConfig) -> bool:
+    """Whether the gradients of several clients can be had in one pass."""
+    adapted = load_adapted_model(config.model, config.lora, config.seed)
+    return are_linear(adapted.layout) and not _drops_out(adapted)
 
 
 def _drops_out(adapted: AdaptedModel) -> bool:

@@ -26,11 +26,15 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(help="first questions of each task, prompts or rows only", min=1)] = None,
     batch_size: Annotated[int, typer.Option(help="questions or rows at a time", min=1)] = 8,
     new_tokens: Annotated[int, typer.Option(help="longest text that is written, in tokens", min=1)] = 128,
+    beams: Annotated[int, typer.Option(help="beams of generated texts; 1: greedy", min=1)] = 1,
+    length_penalty: Annotated[
+        float, typer.Option(help="power of a beam's length that divides its log-probability; above 0 longer texts win")
+    ] = 1.0,
     base: Annotated[bool, typer.Option(help="score the base model without the adapter too")] = True,
     out: Annotated[Path | None, typer.Option(help="write the scores as JSON to this file")] = None,
 ) -> None:
     """Score a saved adapter, and its base model, on public tasks; the held-out loss always where there are rows."""
-    from server_app import evaluation_report  # noqa: PLC0415 - torch, which `keys` need not wait for
+    from server_app import evaluation_generation, evaluation_report  # noqa: PLC0415 - torch: `keys` need not wait
 
     try:
         changes = dict(parse_override(text) for text in overrides or [])
@@ -44,6 +48,7 @@ def evaluate(
             batch_size=batch_size,
             shots=shots,
             new_tokens=new_tokens,
+            beams=evaluation_generation.Beams(beams, length_penalty),
             base=base,
         )
         report = evaluation_report.evaluate(request)

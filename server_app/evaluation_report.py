@@ -15,7 +15,16 @@ from common.positions import check_length
 from server_app.evaluation import Evaluator
 from server_app.evaluation_adapter import adapter_config, load_adapter
 from server_app.evaluation_columns import AVERAGE, DISCIPLINES, HARD
-from server_app.evaluation_generation import SETS, Prompts, score_texts, write_texts
+from server_app.evaluation_generation import (
+    GREEDY,
+    SETS,
+    Beams,
+    Prompts,
+    generation_settings,
+    score_texts,
+    scoring,
+    write_texts,
+)
 from server_app.evaluation_harness import Harness, HarnessSettings
 
 HELD_OUT = "held-out"
@@ -35,6 +44,7 @@ class Request:
     batch_size: int = 8
     shots: int = 5
     new_tokens: int = 128
+    beams: Beams = GREEDY
     base: bool = True
 
     @property
@@ -63,7 +73,8 @@ def evaluate(request: Request) -> dict[str, Any]:
     adapted, adapter = load_adapter(request.adapter, config)
     new_tokens = request.new_tokens if request.generation else 0
     check_length(adapted.model.get_base_model(), config.model.name, config.data.max_length, new_tokens)
-    score = _scorer(request, config, adapted, harness, rows)
+    prompts = Prompts.of(rows, config.data, adapted, request.limit) if rows is not None and request.generation else None
+    score = _scorer(request, config, adapted, harness, rows, prompts)
     scores = {"base": score(adapted.initial)} if request.base else {}
     return {
         "schema": 1,
@@ -73,6 +84,7 @@ def evaluate(request: Request) -> dict[str, Any]:
         "tasks": list(request.tasks),
         "shots": request.shots,
         "limit": request.limit,
+        "generation": _generation(request, adapted, prompts),
         "scores": scores | {"adapter": score(adapter)},
     }
 
@@ -96,18 +108,24 @@ def _config(request: Request) -> RunConfig:
 
 
 def _scorer(
-    request: Request, config: RunConfig, adapted: AdaptedModel, harness: Harness | None, rows: Dataset | None
+    request: Request,
+    config: RunConfig,
+    adapted: AdaptedModel,
+    harness: Harness | None,
+    rows: Dataset | None,
+    prompts: Prompts | None,
 ) -> _Scorer:
     data = config.data
     evaluator = (
         Evaluator(adapted, rows, data, EvaluationConfig(batch_size=request.batch_size)) if rows is not None else None
     )
-    prompts = Prompts.of(rows, data, adapted, request.limit) if rows is not None and request.generation else None
 
     def score(adapter: Tensor) -> dict[str, Any]:
         found: dict[str, Any] = harness(adapted, adapter) if harness else {}
         if prompts is not None:
-            texts = write_texts(adapted, adapter, prompts.texts, data, request.batch_size, request.new_tokens)
+            texts = write_texts(
+                adapted, adapter, prompts.texts, data, request.batch_size, request.new_tokens, request.beams
+            )
             found[request.generation] = score_texts(texts, prompts.references) | {"prompts": len(texts)}
         if evaluator is not None:
             held_out = evaluator(adapter)
@@ -118,12 +136,21 @@ def _scorer(
     return score
 
 
+def _generation(request: Request, adapted: AdaptedModel, prompts: Prompts | None) -> dict[str, Any]:
+    """How texts were written and their words counted; empty where none were."""
+    if prompts is None:
+        return {}
+    return generation_settings(adapted, request.new_tokens, request.beams) | scoring(prompts.references)
+
+
 def to_text(report: Mapping[str, Any]) -> str:
     """The report as tables, one for each task, a line for each model."""
     scores: Mapping[str, Mapping[str, Any]] = report["scores"]
     lines = [f"{report['adapter']} on {report['model']}"]
     for task in next(iter(scores.values())):
         lines += ["", *_table(task, {name: found[task] for name, found in scores.items()}, report)]
+    if report["generation"]:
+        lines += ["", "texts: " + ", ".join(f"{key} = {value}" for key, value in report["generation"].items())]
     if not report["data"]:
         lines += ["", "held-out loss: not computed, since neither the run nor --data names held-out rows"]
     return "\n".join(lines)

@@ -1,12 +1,13 @@
-"""What can be told of a model on this machine before anything is started: no weights are read."""
+"""What can be told of a model on this machine before anything is started: of weights only names and shapes are read."""
 
 from pathlib import Path
 
 from common.architectures import shape_of
-from common.base_model import load_tokenizer
+from common.base_model import check_ids, load_tokenizer
 from common.config import ConfigError, RunConfig, names_a_file
 from common.data import check_chat_template
 from common.positions import check_length
+from common.weights_check import check_local_weights
 from server_app.strategies import recipe_of
 
 
@@ -18,7 +19,7 @@ def check_known_codec(config: RunConfig) -> None:
 
 
 def check_local_model(config: RunConfig) -> None:
-    """Refuse a directory that is absent or lacks its configuration, tokenizer or the target modules.
+    """Refuse a directory that is absent, no causal language model, or not whole; or lacks the target modules.
 
     A hub id and the demo are left to the run. Raises ``ConfigError``.
     """
@@ -36,4 +37,6 @@ def check_local_model(config: RunConfig) -> None:
     shape = shape_of(config.model, config.lora)
     tokenizer = load_tokenizer(name)
     check_chat_template(config.data, tokenizer)
+    check_ids(tokenizer, shape.model.get_base_model(), name)
     check_length(shape.model.get_base_model(), name, config.data.max_length)
+    check_local_weights(name)

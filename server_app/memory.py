@@ -1,4 +1,4 @@
-"""How much memory a client needs: weights, adapter and code exactly, activations by tracing the real architecture.
+"""Memory of a client and of the server: weights, adapter, code exactly, activations traced on the real architecture.
 
 Activations are traced with torch's fake tensors: two layers of the true width run forward on a batch of the configured
 size, and every tensor that autograd keeps is counted, without a byte being allocated. One layer's share times the
@@ -17,12 +17,15 @@ from transformers.pytorch_utils import Conv1D
 
 from common.architectures import Shape, build_shape, quantisable
 from common.config import LoraConfig, ModelConfig, RunConfig
+from server_app.evaluation_batches import LOGITS, TOKENS
 
 RUNTIME_BYTES = 1_000_000_000
 """Assumed: CUDA context, cuBLAS workspaces, and what the allocator cannot use."""
 _BLOCK, _NESTED_BLOCK = 64, 256  # weights per 8-bit scale, scales per float32 scale: bitsandbytes' 4-bit format
 _ITEM = {"float32": 4, "bfloat16": 2, "float16": 2}
 _CODEC_BYTES = 28  # per adapter value: permutation 8, signs 4, sorting them 16 (gathered values 4 come later)
+_LOGIT_BYTES = 12  # per scored logit: as the model gives it, as float32, and its log-probability
+_STREAMS = 8  # hidden states alive at a time in a layer without gradients, beside three of its widest
 _LOGIT_COPIES = 8  # bytes per logit in the backward pass: float32 gradient, its copy in the logits' dtype and padding
 
 
@@ -55,6 +58,38 @@ def estimate(config: RunConfig, shape: Shape, *, sends_code: bool) -> Memory:
         activations=whole,
         activations_checkpointed=checkpointed,
         checkpointing=config.model.gradient_checkpointing,
+    )
+
+
+@dataclass(frozen=True)
+class ServerMemory:
+    """Bytes on the server's device: between rounds it holds the model, in an evaluation pass one pass more."""
+
+    weights: int
+    adapter: int
+    codec: int
+    evaluation: int
+
+    @property
+    def total(self) -> int:
+        """Everything."""
+        return self.weights + self.adapter + self.codec + self.evaluation + RUNTIME_BYTES
+
+
+def estimate_server(config: RunConfig, shape: Shape, *, sends_code: bool) -> ServerMemory:
+    """Memory of the server under ``config``; one evaluation pass is bounded (``evaluation_batches``)."""
+    moments = {"sgd": 0, "momentum": 1, "adam": 2}.get(config.server.optimizer, 2)
+    quantised = config.model.quantization != "none"  # float32 between layers, bfloat16 inside
+    stream, inside = (4, 2) if quantised else (_ITEM[config.model.dtype],) * 2
+    widest = max((max(module.weight.shape) for module in quantisable(shape.model.get_base_model())), default=0)
+    text = shape.config.get_text_config()
+    tokens = max(TOKENS, config.data.max_length)
+    logits = max(LOGITS, config.data.max_length * text.vocab_size)
+    return ServerMemory(
+        weights=weight_bytes(config.model, shape),
+        adapter=4 * shape.layout.size * (6 + moments),  # values, gradients, initial, the optimizer's, a sum, a decoding
+        codec=_CODEC_BYTES * shape.layout.size if sends_code else 4 * shape.layout.size,
+        evaluation=tokens * (_STREAMS * text.hidden_size * stream + 3 * widest * inside) + _LOGIT_BYTES * logits,
     )
 
 

@@ -22,6 +22,7 @@ from common.config import (
     slots_of,
 )
 from common.models import AdaptedModel
+from common.token_ids import token_ids
 
 _BATCH, _BATCHES = 256, 16
 _LONGEST_REASON = 160  # characters of a library's error that are passed on
@@ -99,7 +100,7 @@ def sample(adapted: AdaptedModel, prompts: Sequence[str], new_tokens: int, seed:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         for start in range(0, len(prompts), _BATCH):
-            rows: list[list[int]] = [adapted.tokenizer(text)["input_ids"] for text in prompts[start : start + _BATCH]]
+            rows = token_ids(adapted.tokenizer, prompts[start : start + _BATCH])
             width = max(map(len, rows))
             ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=adapted.device)
             mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=adapted.device)
@@ -112,6 +113,7 @@ def sample(adapted: AdaptedModel, prompts: Sequence[str], new_tokens: int, seed:
                 top_p=1.0,
                 min_new_tokens=1,
                 max_new_tokens=new_tokens,
+                eos_token_id=adapted.tokenizer.eos_token_id,
                 pad_token_id=pad,
             )
             for row, new in zip(rows, output[:, width:].tolist(), strict=True):
@@ -182,7 +184,7 @@ def _check_lengths(adapted: AdaptedModel, settings: PublicPriorConfig, places: d
 
 
 def _tokens(adapted: AdaptedModel, text: str) -> int:
-    return len(adapted.tokenizer(text)["input_ids"])
+    return len(token_ids(adapted.tokenizer, [text])[0])
 
 
 def _reason(error: Exception) -> str:

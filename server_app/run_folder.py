@@ -85,9 +85,9 @@ class RunFolder:
         (self.path / "config.toml").write_text(tomli_w.dumps(nest(flat)))
 
     def save_adapter(self, adapted: "AdaptedModel", adapter: "Tensor") -> None:
-        """Write ``adapter/`` in PEFT's format."""
+        """Write ``adapter/`` in PEFT's format: the adapter alone, also where it adapts the embedding."""
         adapted.load(adapter)
-        adapted.model.save_pretrained(str(self.path / "adapter"))
+        adapted.model.save_pretrained(str(self.path / "adapter"), save_embedding_layers=False)
 
     def _point_latest(self) -> None:
         link = self.path.parent / "latest"

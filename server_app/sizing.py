@@ -12,7 +12,7 @@ from common.architectures import Shape, shape_of
 from common.config import RunConfig
 from common.positions import check_length
 from common.wire import Task, pack_instruction, pack_release, serialised_bytes
-from server_app.memory import Memory, estimate, weight_bytes
+from server_app.memory import Memory, ServerMemory, estimate, estimate_server
 from server_app.privacy_plan import PrivacyPlan, round_terms, why_infinite
 from server_app.run import plan_run
 from server_app.strategies import recipe_of, strategy_of
@@ -48,6 +48,7 @@ class Sizes:
     bytes_down: int
     bytes_up_plain_lora: int
     memory: Memory
+    server: ServerMemory
     placements: tuple[Placement, ...]
 
 
@@ -67,6 +68,7 @@ def solve(config: RunConfig) -> Sizes:
     release = serialised_bytes(pack_release(np.zeros(size, terms.dtype), 1))
     instruction = pack_instruction(recipe.broadcast, encoder.spec, Task(1, terms, app_digest()))
     memory = estimate(config, shape, sends_code=not recipe.sends_whole)
+    server = estimate_server(config, shape, sends_code=not recipe.sends_whole)
     return Sizes(
         config=config,
         shape=shape,
@@ -77,19 +79,19 @@ def solve(config: RunConfig) -> Sizes:
         bytes_down=serialised_bytes(instruction) + encoder.other_bytes,
         bytes_up_plain_lora=shape.layout.size * round_terms(config.privacy, plan, shape.layout.size).dtype.itemsize,
         memory=memory,
-        placements=tuple(_place(name, *cards, config, shape, memory) for name, cards in _CARDS.items()),
+        server=server,
+        placements=tuple(_place(name, *cards, server, memory) for name, cards in _CARDS.items()),
     )
 
 
-def _place(name: str, gigabytes: int, cards: int, config: RunConfig, shape: Shape, memory: Memory) -> Placement:
+def _place(name: str, gigabytes: int, cards: int, server: ServerMemory, memory: Memory) -> Placement:
     """A simulation keeps the server's model on the first card, and one model for every client at a time.
 
     Ray places clients by their share of a card alone and knows nothing of the server's model, so no card is promised
     more clients than the first one takes.
     """
     room = _USABLE * gigabytes * 1e9
-    server = weight_bytes(config.model, shape) + memory.adapter + (memory.total - memory.weights - memory.adapter) // 2
-    first = max(0, math.floor((room - server) / memory.total))
+    first = max(0, math.floor((room - server.total) / memory.total))
     share = math.floor(_SHARES / first) / _SHARES if first else 0.0
     return Placement(name, cards * first, share, math.floor(room / memory.total) > 0)
 
@@ -110,6 +112,7 @@ def to_json(config: RunConfig) -> str:
         "bytes_up_per_client_round": sizes.bytes_up,
         "bytes_down_per_client_round": sizes.bytes_down,
         "memory_per_client": {**asdict(memory), "total": memory.total},
+        "memory_of_server": {**asdict(sizes.server), "total": sizes.server.total},
         "clients": plan.clients,
         "expected_cohort": plan.expected_cohort,
         "rounds": plan.rounds,
@@ -146,6 +149,8 @@ def to_text(config: RunConfig) -> str:
         f"    codec                     {_size(memory.codec)}",
         f"    activations               {_size(memory.activations)}; with checkpointing "
         f"{_size(memory.activations_checkpointed)}",
+        f"  memory of the server        {_size(sizes.server.total)}, of which {_size(sizes.server.evaluation)} in a "
+        "pass over held-out rows; an estimate",
         f"  clients                     {plan.clients:,}, expected cohort {plan.expected_cohort:g}, "
         f"{plan.rounds} rounds of {_work(config)}",
         f"  noise multiplier            {plan.round.noise_multiplier:.4f} (stage 2){stage_one}",

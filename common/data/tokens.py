@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from common.config import ConfigError, DataConfig
+from common.token_ids import split_at_word, token_ids
 
 IGNORED = -100  # label that cross-entropy skips
 
@@ -87,16 +88,25 @@ def tokenise(
     *,
     end: bool = False,
     special: bool = True,
+    questions: Sequence[int] | None = None,
 ) -> TokenisedExamples:
     """Tokenise prompt + completion, right-padded; an example over ``max_length`` loses the start of its prompt.
 
-    The completion begins at the first token in which the whole differs from the prompt alone, so a token that spans
-    both is learned. ``end`` appends the end-of-text token where the tokenizer has one; ``special`` = false adds no
-    begin-of-text (a chat template has written its own). Raises ``ConfigError`` for an example with nothing to learn.
+    White space at a prompt's end belongs to the completion. The completion begins at the first token in which the whole
+    differs from the prompt alone, so a token that spans both is learned. ``end`` appends the end-of-text token where
+    the tokenizer has one; without it there is none, whatever the tokenizer does by itself. ``special`` = false: a chat
+    template has written the prompts, with their begin-of-text and their white space. ``questions``: number of every
+    example's question; options of one question begin at the same token, so that they are scored over the same span.
+    Raises ``ConfigError`` for an example with nothing to learn.
     """
-    texts = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
-    heads = tokenizer(list(prompts), add_special_tokens=special)["input_ids"] if prompts else []
-    wholes = tokenizer(texts, add_special_tokens=special)["input_ids"] if texts else []
+    pairs = list(zip(prompts, completions, strict=True))
+    if special:
+        pairs = [split_at_word(prompt, completion) for prompt, completion in pairs]
+    heads = token_ids(tokenizer, [prompt for prompt, _ in pairs], special=special)
+    wholes = token_ids(tokenizer, [prompt + completion for prompt, completion in pairs], special=special)
+    starts = [_shared(head, whole) for head, whole in zip(heads, wholes, strict=True)]
+    if questions is not None:
+        starts = _earliest(starts, questions)
     last = [tokenizer.eos_token_id] if end and tokenizer.eos_token_id is not None else []
     wholes = [ids if ids[-1:] == last else ids + last for ids in wholes]
     rows = [ids[-max_length:] for ids in wholes]
@@ -105,8 +115,8 @@ def tokenise(
     input_ids = torch.full(shape, 0 if pad is None else int(pad), dtype=torch.long)
     mask = torch.zeros(shape, dtype=torch.long)
     labels = torch.full(shape, IGNORED, dtype=torch.long)
-    for index, (row, head, whole) in enumerate(zip(rows, heads, wholes, strict=True)):
-        start = max(0, _shared(head, whole) - (len(whole) - len(row)))
+    for index, (row, whole_start, whole) in enumerate(zip(rows, starts, wholes, strict=True)):
+        start = max(0, whole_start - (len(whole) - len(row)))
         if len(row) < 2 or start == len(row):
             raise ConfigError(
                 f"example {index + 1} has nothing to learn: its completion {completions[index]!r} gives no token that "
@@ -116,6 +126,14 @@ def tokenise(
         mask[index, : len(row)] = 1
         labels[index, start : len(row)] = torch.tensor(row[start:])
     return TokenisedExamples(input_ids, mask, labels)
+
+
+def _earliest(starts: Sequence[int], questions: Sequence[int]) -> list[int]:
+    """Every start replaced by the earliest one of the same question."""
+    first: dict[int, int] = {}
+    for start, question in zip(starts, questions, strict=True):
+        first[question] = min(start, first.get(question, start))
+    return [first[question] for question in questions]
 
 
 def _shared(head: Sequence[int], whole: Sequence[int]) -> int:

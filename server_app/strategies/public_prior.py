@@ -16,11 +16,11 @@ from common.adapter import Layout
 from common.codecs.base import Codec
 from common.codecs.rows import BlockRows
 from common.codecs.subspace import SubspaceCodec
-from common.config import TEMPLATE, RunConfig
+from common.config import TEMPLATE, ConfigError, RunConfig
 from common.data import check_demo, held_out_prompts
 from common.demo.prompts import public_questions
 from common.demo.tasks import template_of
-from common.group_gradients import group_gradients
+from common.group_gradients import are_linear, group_gradients
 from common.tangents import ModelTangents
 from server_app.privacy_plan import mean_noise
 from server_app.public_gradients import directions, pseudo_clients, rows_bytes
@@ -45,6 +45,11 @@ class PublicPrior(FederatedAdapter):
         """
         prior, codec = config.public_prior, config.codec
         check_size(config, layout)
+        if not are_linear(layout):
+            raise ConfigError(
+                f'lora.target-modules = "{config.lora.target_modules}": strategy public-prior needs the gradients '
+                "of linear layers; leave the embedding out"
+            )
         if prior.prompts == TEMPLATE and not prior.slots:
             check_enough(prior, len(_demo_questions(config)))
         none = BlockRows(layout, torch.tensor([[0, layout.size, 0]]), torch.zeros(0))

@@ -115,6 +115,29 @@ def test_the_result_does_not_depend_on_what_the_model_did_before(
     assert torch.equal(local_update(adapted, adapter, examples, train, seed=1), first)
 
 
+@pytest.mark.parametrize(("size", "pieces"), [(4, 2), (2, 4), (1, 8)])
+def test_however_a_step_of_uneven_rows_is_cut_its_gradient_is_the_same(
+    adapted: AdaptedModel, adapter: Tensor, size: int, pieces: int
+) -> None:
+    """Completions of 1 to 9 tokens: a mean of micro-batch means would weigh a short one too much."""
+    prompts = [fact.fill(PRIVATE_PROMPT) for fact in FACTS]
+    answers = [f" {fact.answer}" * (1 + 8 * (number % 2)) for number, fact in enumerate(FACTS)]
+    uneven = tokenise(adapted.tokenizer, prompts, answers, 64)
+    expected = plain_gradient(adapted, adapter, uneven)
+    cut = settings(batch_size=size, gradient_accumulation=pieces)
+    found = local_update(adapted, adapter, uneven, cut, seed=3)
+    assert (found - local_update(adapted, adapter, uneven, settings(), seed=3)).norm() < 1e-6 * expected.norm()
+    assert (found - expected).norm() < 1e-5 * expected.norm()
+    steps = {"local_steps": 2, "learning_rate": 0.1}
+    one, other = (
+        local_update(adapted, adapter, uneven, settings(**steps, **shape), seed=3)
+        for shape in ({"batch_size": 8}, {"batch_size": size, "gradient_accumulation": pieces})
+    )
+    assert (one - other).norm() < 1e-5 * one.norm(), "the pseudo-gradient too"
+    first = [next(gradient_stream(adapted, adapter, uneven, train, seed=3)) for train in (settings(), cut)]
+    assert (first[0] - first[1]).norm() < 1e-6 * first[0].norm()
+
+
 def test_a_batch_larger_than_the_data_is_the_data() -> None:
     (step,) = _batches(3, settings(batch_size=100), seed=1)
     assert sorted(step[0].tolist()) == [0, 1, 2]

@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +22,14 @@ from server_app import cli, evaluation_columns, evaluation_generation, evaluatio
 from server_app.evaluation import Evaluator
 from server_app.evaluation_adapter import adapter_config, load_adapter
 from server_app.evaluation_columns import SubjectScore, benchmarks
-from server_app.evaluation_generation import Prompts, score_texts, write_texts
+from server_app.evaluation_generation import (
+    GREEDY,
+    Beams,
+    Prompts,
+    generation_settings,
+    score_texts,
+    write_texts,
+)
 from server_app.evaluation_harness import Harness, HarnessSettings
 from tests.benchmark_files import CEVAL, MMLU, mmlu_questions, save_model, save_run, save_tasks
 from tests.tiny import write_jsonl
@@ -169,6 +177,48 @@ def test_texts_are_those_of_greedy_decoding_one_by_one(loaded: tuple[AdaptedMode
         assert write_texts(adapted, values, prompts, DataConfig(), batch_size, 6) == expected
 
 
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"repetition_penalty": 1.5, "do_sample": True, "temperature": 0.7, "top_k": 3},
+        {"no_repeat_ngram_size": 1},
+        {"num_beams": 4},
+        {"min_new_tokens": 6},
+        {"suppress_tokens": list(range(40))},
+        {"forced_eos_token_id": 3, "max_length": 5},
+    ],
+)
+def test_the_model_folder_has_no_say_in_how_texts_are_written(
+    adapter: Path, model: str, own: dict[str, Any], tmp_path: Path, loaded: tuple[AdaptedModel, torch.Tensor]
+) -> None:
+    prompts = ["Data: a\nText:", "Data: name[Fern], food[French]\nText:", "x"]
+    expected = write_texts(*loaded, prompts, DataConfig(), 3, 8)
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    plain = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps(plain | own))
+    config = adapter_config(adapter, {"model.name": str(folder)})
+    again, values = load_adapter(adapter, config)
+    assert write_texts(again, values, prompts, DataConfig(), 3, 8) == expected
+
+
+def test_beams_change_texts_and_their_penalty_is_passed_on(loaded: tuple[AdaptedModel, torch.Tensor]) -> None:
+    adapted, values = loaded
+    prompts = [f"Data: name[{name}], food[French]\nText:" for name in ("Fern", "Oak", "Elm", "a", "b")]
+
+    greedy = write_texts(adapted, values, prompts, DataConfig(), 3, 6)
+    beams = write_texts(adapted, values, prompts, DataConfig(), 3, 6, Beams(8, 0.0))
+    assert beams != greedy, "or the test says nothing"
+    assert generation_settings(adapted, 6, Beams(8, 0.5))["length_penalty"] == 0.5
+    assert "length_penalty" not in generation_settings(adapted, 6, GREEDY)
+
+
+def test_white_space_at_a_prompts_end_is_left_to_the_model(loaded: tuple[AdaptedModel, torch.Tensor]) -> None:
+    prompts = ["Data: a\nText:", "x"]
+    expected = write_texts(*loaded, prompts, DataConfig(), 3, 6)
+    assert write_texts(*loaded, [f"{prompt} \n" for prompt in prompts], DataConfig(), 3, 6) == expected
+
+
 def test_references_of_one_prompt_are_gathered(loaded: tuple[AdaptedModel, torch.Tensor]) -> None:
     data = DataConfig(format="dialogsum")
     rows = load_examples(str(FORMATS / "dialogsum.jsonl"), data)
@@ -195,9 +245,15 @@ def test_bleu_and_rouge_take_the_best_of_several_references() -> None:
 def test_a_generation_set_is_scored_with_its_held_out_loss(adapter: Path, tmp_path: Path, name: str) -> None:
     out = tmp_path / "scores.json"
     path = FORMATS / f"{name}.jsonl"
-    code, output = evaluate(adapter, "--tasks", name, "--data", str(path), "--new-tokens", "4", "--out", str(out))
+    options = ["--new-tokens", "4", "--beams", "2", "--length-penalty", "0.8", "--out", str(out)]
+    code, output = evaluate(adapter, "--tasks", name, "--data", str(path), *options)
     assert code == 0
-    found: dict[str, Any] = json.loads(out.read_text())["scores"]
+    report = json.loads(out.read_text())
+    said = report["generation"]
+    assert (said["num_beams"], said["length_penalty"], said["max_new_tokens"]) == (2, 0.8, 4)
+    assert (said["do_sample"], said["repetition_penalty"], said["bleu_tokenizer"]) == (False, 1.0, "13a")
+    assert "texts: do_sample = False, num_beams = 2, length_penalty = 0.8" in output
+    found: dict[str, Any] = report["scores"]
     assert list(found["adapter"][name]) == ["bleu", "rouge1", "rouge2", "rougeL", "prompts"]
     assert found["adapter"][name]["prompts"] == 2
     assert found["adapter"]["held-out"]["examples"] == 3
@@ -264,6 +320,7 @@ def test_adapters_of_another_kind_are_refused(
         (("--tasks", "e2e"), "task e2e: give its held-out rows with --data"),
         (("--tasks", "e2e,dart", "--data", "x.jsonl"), "tasks e2e, dart: one set with its --data at a time"),
         (("--data", "/absent.jsonl"), 'data.evaluation = "/absent.jsonl": no such file'),
+        (("--length-penalty", "0.5"), "--length-penalty 0.5: only beams read it; give --beams 5, say"),
         (("--set", "seed"), '--set "seed": expected key=value'),
         (("--set", "seeds=1"), "seeds: unknown key"),
     ],

@@ -7,6 +7,7 @@ from datasets import Dataset
 from common.config import DataConfig, EvaluationConfig
 from common.demo.tasks import evaluation_examples
 from common.models import AdaptedModel
+from server_app import evaluation_batches
 from server_app.evaluation import Evaluator
 from tests.tiny import vectors
 
@@ -53,6 +54,51 @@ def test_a_completion_of_several_tokens_counts_by_its_mean(adapted: AdaptedModel
         found = Evaluator(adapted, Dataset.from_list([row]), data, EvaluationConfig())(adapted.initial)
         whole = row["completion"] + " </s>" * end
         assert found.loss == pytest.approx(plain_loss(adapted, row["prompt"], whole) / tokens, rel=1e-4)
+
+
+def test_the_loss_is_the_mean_over_tokens_in_all_and_by_group(adapted: AdaptedModel) -> None:
+    rows = [
+        {"prompt": "what is the sum of 2 and 3 ?", "completion": " 5 is the sum of 2 and 3", "group": "long"},
+        {"prompt": "what is the sum of 1 and 1 ?", "completion": " 2", "group": "short"},
+        {"prompt": "what is the sum of 1 and 2 ?", "completion": " 3 is", "group": "short"},
+    ]
+    losses = [plain_loss(adapted, row["prompt"], row["completion"]) for row in rows]
+    found = Evaluator(adapted, Dataset.from_list(rows), DataConfig(append_eos=False), EvaluationConfig())(
+        adapted.initial
+    )
+    assert found.loss == pytest.approx(sum(losses) / (8 + 1 + 2), rel=1e-4)
+    assert found.loss_by_group == pytest.approx({"long": losses[0] / 8, "short": sum(losses[1:]) / 3}, rel=1e-4)
+
+
+def test_a_pass_is_bounded_in_tokens_scored_places_and_rows(
+    adapted: AdaptedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = evaluator(adapted, ROWS)(adapted.initial)
+    monkeypatch.setattr(evaluation_batches, "TOKENS", 40)
+    monkeypatch.setattr(evaluation_batches, "LOGITS", 3 * adapted.words)
+    small = evaluator(adapted, ROWS, 3)
+    assert len(small._batches) > 5
+    for batch in small._batches:
+        assert len(batch.input_ids) <= 3
+        assert len(batch.input_ids) == 1 or batch.input_ids.numel() <= 40
+        assert len(batch.input_ids) == 1 or len(batch.targets) <= 3
+        assert batch.attention_mask.sum(1).max() == batch.input_ids.shape[1], "no padding beyond the longest row"
+    found = small(adapted.initial)
+    assert found.loss == pytest.approx(expected.loss, rel=1e-5)
+    assert found.accuracy == expected.accuracy
+
+
+def test_white_space_at_a_prompts_end_changes_no_score(adapted: AdaptedModel) -> None:
+    """As in the evaluation harness: it belongs to every option."""
+    inside = Dataset.from_list([{key: row[key] for key in ("prompt", "completion", "choices")} for row in ROWS])
+    before = inside.map(
+        lambda row: {
+            "prompt": row["prompt"] + " ",
+            "completion": row["completion"].removeprefix(" "),
+            "choices": [choice.removeprefix(" ") for choice in row["choices"]],
+        }
+    )
+    assert evaluator(adapted, before)(adapted.initial) == evaluator(adapted, inside)(adapted.initial)
 
 
 def test_the_first_token_of_a_cut_example_is_not_counted(adapted: AdaptedModel) -> None:

@@ -184,9 +184,26 @@ def test_the_command_answers_in_json_and_in_words() -> None:
     assert answer["noise_over_signal"] == pytest.approx(2.0 * 16 / 100)
     parts = answer["memory_per_client"]
     assert parts["total"] == sum(parts[name] for name in ("weights", "adapter", "codec", "activations")) + 10**9
+    own = answer["memory_of_server"]
+    assert own["total"] == sum(own[name] for name in ("weights", "adapter", "codec", "evaluation")) + 10**9
     code, output = invoke("--preset", "demo", *settings)
     assert code == 0
     assert "24,576 values in 32 tensors" in output
+    assert "memory of the server" in output
+
+
+def test_the_servers_evaluation_pass_is_bounded_and_grows_with_what_it_holds() -> None:
+    config = preset_config("dolly-llama", GIVEN_NOISE)
+    shape = shape_of(config.model, config.lora)
+    found = memory.estimate_server(config, shape, sends_code=True)
+    more = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"batch_size": 10_000})})
+    assert memory.estimate_server(more, shape, sends_code=True) == found, "tokens bound a pass, not rows"
+    hidden = 2 * memory.TOKENS * (8 * 4096 + 3 * 11008)  # bfloat16
+    assert found.evaluation == hidden + 12 * memory.LOGITS
+    adam = config.model_copy(update={"server": config.server.model_copy(update={"optimizer": "adam"})})
+    grown = memory.estimate_server(adam, shape, sends_code=True).adapter - found.adapter
+    moments = {"sgd": 2, "momentum": 1, "adam": 0}[config.server.optimizer]
+    assert grown == moments * 4 * shape.layout.size
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,61 @@
+"""Texts as token ids, in one way wherever a text is read: begin tokens once, no end token that nobody asked for.
+
+Tokenizers differ in what they put around a text. Many begin it, some end it too (``add_eos_token``): an end token after
+a prompt tells the model that the text is over, and after a choice it is scored with it.
+"""
+
+from collections.abc import Sequence
+
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+_PROBE = "a"
+
+
+def token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, special: bool = True) -> list[list[int]]:
+    """The tokens of every text, behind the tokenizer's begin tokens where ``special``, and never an added end token.
+
+    A text in which the begin tokens are written gets no second ones.
+    """
+    if not texts:
+        return []
+    bare: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    begin = begin_ids(tokenizer) if special else []
+    return [ids if ids[: len(begin)] == begin else begin + ids for ids in bare]
+
+
+def begin_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What the tokenizer puts before a text; empty for most byte-level ones."""
+    whole: list[int] = tokenizer(_PROBE)["input_ids"]
+    bare: list[int] = tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
+    for start in range(len(whole) - len(bare) + 1):
+        if whole[start : start + len(bare)] == bare:
+            return whole[:start]
+    return []
+
+
+def leave_ends_open(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Keep a tokenizer from ending texts by itself, for libraries that call it as it is (the evaluation harness).
+
+    Only the begin tokens stay. One without a fast backend is left alone: ``token_ids`` needs no such change.
+    """
+    begin, bare = begin_ids(tokenizer), tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
+    if len(tokenizer(_PROBE)["input_ids"]) == len(begin) + len(bare) or not isinstance(
+        tokenizer, PreTrainedTokenizerFast
+    ):
+        return
+    names = [str(name) for name in tokenizer.convert_ids_to_tokens(begin)]
+    single = [*names, "$A"]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=single, pair=[*single, "$B:1"], special_tokens=list(dict(zip(names, begin, strict=True)).items())
+    )
+
+
+def split_at_word(prompt: str, completion: str) -> tuple[str, str]:
+    """Move white space at the prompt's end to the completion, as lm-evaluation-harness does (``_encode_pair``).
+
+    Most tokenizers write a space into the word that it stands before. A prompt that ends with one is a text that the
+    model has hardly seen, and options of several words would be scored over different spans.
+    """
+    kept = prompt.rstrip()
+    return kept, prompt[len(kept) :] + completion
