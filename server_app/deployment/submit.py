@@ -1,5 +1,7 @@
 """``flwr run`` to its end, with the exit code that it lacks: 0 only for a run that Flower has seen completed.
 
+What the run warned of (a model below the base, rounds without replies) is repeated at the end.
+
 ``flwr run --stream`` ends with 0 when the ServerApp failed, and ends early when the SuperLink is restarted under it.
 """
 
@@ -11,8 +13,10 @@ from typing import Annotated, NoReturn
 import typer
 
 from server_app.flower_cli import FlowerCommandError, ask_flower, listed_run
+from server_app.terminal import MARK
 
 _POLL_SECONDS = 2.0
+_WARNING = f"{MARK}WARNING: "
 _TRIES = 30  # of asking a SuperLink that does not answer: a minute or more, in which it may be restarted
 
 
@@ -29,13 +33,28 @@ def submit(
         _fail(f"the run was refused: {error}")
     typer.echo(f"run {run} started; Ctrl-C leaves it running, `flwr stop {run} {connection}` ends it")
     status = "unknown"
+    warnings: dict[str, None] = {}  # in the order in which they came, each once
     while not status.startswith("finished"):
-        subprocess.run(["flwr", "log", str(run), connection, "--stream"], check=False)  # noqa: S603, S607
+        warnings |= dict.fromkeys(_show_log(run, connection))
         status = _status(run, connection)
         time.sleep(_POLL_SECONDS)
     typer.echo(f"run {run} is {status}")
+    for warning in warnings:
+        typer.secho(f"  {warning}", fg=typer.colors.RED)
     if status != "finished:completed":
         raise typer.Exit(1)
+
+
+def _show_log(run: int, connection: str) -> list[str]:
+    """Pass the run's log on as it comes; returns what it warned of, which the last line must not hide."""
+    found = []
+    command = ["flwr", "log", str(run), connection, "--stream"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8", errors="replace") as process:  # noqa: S603
+        for line in process.stdout or ():
+            typer.echo(line, nl=False)
+            if _WARNING in line:
+                found.append(line.split(MARK, 1)[1].strip())
+    return found
 
 
 def _status(run: int, connection: str) -> str:

@@ -20,6 +20,8 @@ if sys.argv[1] == "run":
     if (here / "refused").exists():
         sys.exit("no such connection")
     print(json.dumps({{"success": True, "run-id": "7"}}))
+if sys.argv[1] == "log" and (here / "log").exists():
+    print((here / "log").read_text())
 if sys.argv[1] == "ls":
     answers = (here / "statuses").read_text().split()
     (here / "statuses").write_text(" ".join(answers[1:] or answers))
@@ -52,6 +54,15 @@ def test_a_completed_run_ends_with_0_through_a_restart_of_the_superlink(flwr: Pa
     calls = (flwr / "calls").read_text().splitlines()
     assert calls[0] == f"run @clinic/app==1.2.3 hospital -c {flwr / 'run.toml'} --format json"
     assert calls.count("log 7 hospital --stream") == 3, "the log is taken up again after each interruption"
+
+
+def test_what_the_run_warned_of_is_the_last_that_is_said_and_said_once(flwr: Path) -> None:
+    """The log is shown anew after each restart of the SuperLink."""
+    (flwr / "statuses").write_text("running finished:completed")
+    (flwr / "log").write_text("[dr-encoder] finished: all\n[dr-encoder] WARNING: MOST ROUNDS\nWARNING: other")
+    code, output = run()
+    assert code == 0
+    assert output.endswith("run 7 is finished:completed\n  WARNING: MOST ROUNDS\n")
 
 
 @pytest.mark.parametrize("status", ["finished:failed", "finished:stopped"])
