@@ -2,11 +2,11 @@
 
 import logging
 import math
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from flwr.app import MetricRecord
 from flwr.serverapp import Grid
 from torch import Tensor
@@ -14,12 +14,13 @@ from torch import Tensor
 from common.adapter import Layout
 from common.app_digest import app_digest
 from common.codecs import conv_code_size
-from common.config import ConfigError, RunConfig, flatten
+from common.config import ConfigError, RunConfig
 from common.data import check_chat_template, evaluation_examples, retention_examples, validation_examples
 from common.models import AdaptedModel, load_adapted_model
 from common.positions import check_length
 from common.privacy.ledger import Ledger
 from common.privacy.sampling import key_from_seed, new_sampling_key
+from server_app.availability import site_names
 from server_app.checkpoints import (
     CheckpointError,
     Progress,
@@ -37,6 +38,7 @@ from server_app.privacy_account import PrivacyAccount
 from server_app.privacy_plan import PrivacyPlan, make_plan, round_terms, stage_one_terms
 from server_app.progress import Narrator, Watch
 from server_app.report import write_report
+from server_app.resuming import check_same_run, why_not_resumable
 from server_app.run_folder import RunFolder
 from server_app.run_state import VALIDATION_LOSS, Hooks, RoundSummary, RunState, judged_loss, pack_adapter
 from server_app.scalars import Scalars, check_tensorboard
@@ -59,9 +61,11 @@ def run_federation(grid: Grid, config: RunConfig, run: int = 0) -> RunFolder:
     nodes = connect(grid, config.federation.num_clients, config.federation.connect_timeout, say)
     plan = plan_run(config, adapted, len(nodes))
     folder = RunFolder.create(config)
-    with recording(folder.events, run):
+    names = site_names(grid)
+    with recording(folder.events, run, names):
         session = Session.open(config, adapted, plan, nodes, folder, say)
         strategy = session.strategy
+        strategy.attendance.names = names
         say.opening(config, plan, adapted.layout.size, folder.path)
         say.warning("" if config.resume else empty_stage_one(config, plan, adapted.layout))
         strategy.start(
@@ -80,8 +84,12 @@ def check_run(config: RunConfig) -> None:
         raise ConfigError(f'strategy.name = "{config.strategy.name}": registered are {", ".join(sorted(STRATEGIES))}')
     config.check_files()
     check_tensorboard(config)
+    RunFolder.check_new(config)
     if config.resume:
-        _check_same_run(config)
+        check_same_run(config)
+        why = why_not_resumable(Path(config.resume))
+        if why:  # before its folder is touched: a finished run's log is not written into
+            raise CheckpointError(f'resume = "{config.resume}": {why}')
 
 
 class HasLayout(Protocol):
@@ -129,18 +137,6 @@ def code_size(config: RunConfig, layout: Layout) -> int:
     return conv_code_size(layout.size, settings.depth)
 
 
-def _check_same_run(config: RunConfig) -> None:
-    """A run is resumed under the configuration that it was planned with, or its epsilon would mean nothing."""
-    saved = RunConfig.parse(flatten(tomllib.loads((Path(config.resume) / "config.toml").read_text()))).flat()
-    free = {"resume", "output.dir", "output.name", "output.tensorboard"}
-    if not config.federation.num_clients:
-        free.add("federation.num-clients")  # the number that is connected is checked against the plan's
-    changed = [key for key, value in config.flat().items() if key not in free and saved[key] != value]
-    if changed:
-        lines = "; ".join(f"{key} was {saved[key]!r}, is {config.flat()[key]!r}" for key in changed)
-        raise ConfigError(f'resume = "{config.resume}": the configuration differs from that run\'s: {lines}')
-
-
 @dataclass
 class Session:
     """A strategy bound to its folder: what happens around the rounds."""
@@ -155,6 +151,7 @@ class Session:
     retention: Evaluator | None
     scalars: Scalars | None
     say: Narrator
+    scored: tuple[Tensor, MetricRecord] | None = None
 
     @classmethod
     def open(
@@ -193,7 +190,7 @@ class Session:
         hooks = Hooks(lambda *_: None, lambda *_: None, lambda *_: None)
         strategy = STRATEGIES[config.strategy.name](config, adapted, nodes, account, state, hooks)
         session = cls(config, adapted, folder, strategy, watch, evaluator, validation, retention, scalars, say)
-        strategy.hooks = Hooks(session.evaluate, session.on_prepared, session.on_round)
+        strategy.hooks = Hooks(session.evaluate, session.on_prepared, session.on_round, session.on_attendance)
         if not config.resume:
             session.evaluate_base()
         return session
@@ -212,12 +209,18 @@ class Session:
         self.say.base(metrics)
 
     def evaluate(self, server_round: int, adapter: Tensor, *, whole: bool = False) -> MetricRecord | None:
-        """Held-out scores, in all and by group, and validation loss; retention if ``whole``; ``None`` without data."""
+        """Held-out scores, in all and by group, and validation loss; retention if ``whole``; ``None`` without data.
+
+        An adapter that was scored last, as the last round's is at the end, is not scored again.
+        """
         if self.evaluator is None:
             return None
-        record = _metrics(self.evaluator(adapter))
-        if self.validation is not None:
-            record[VALIDATION_LOSS] = self.validation(adapter).loss
+        if self.scored is None or not torch.equal(self.scored[0], adapter):
+            scores = _metrics(self.evaluator(adapter))
+            if self.validation is not None:
+                scores[VALIDATION_LOSS] = self.validation(adapter).loss
+            self.scored = adapter.clone(), scores
+        record = self.scored[1].copy()
         if whole and self.retention is not None:
             kept = self.retention(adapter)
             record["retention"] = kept.accuracy if kept.accuracy is not None else math.nan
@@ -241,14 +244,19 @@ class Session:
         self._save(state)
         self.say.round(summary, metrics, self.watch)
 
+    def on_attendance(self, line: str) -> None:
+        """Nodes are waited for, are back, or are silent."""
+        self.say(line)
+
     def finish(self) -> None:
-        """Certify epsilon, write adapter, report and plots, forget the sampling key."""
+        """Certify epsilon, write adapter, report and plots, forget the sampling key; ``latest`` is this run now."""
         adapter = self.strategy.state.optimizer.adapter
         rounds = self.strategy.state.round
         scores = _plain(self.evaluate(rounds, adapter, whole=True))
         final = {"round": rounds, **scores} if scores else {}
         self.folder.save_adapter(self.adapted, adapter)
         report = write_report(self.folder, self.config, self.strategy, final, self.watch.elapsed)
+        self.folder.point_latest()
         forget_sampling_key(self.folder.checkpoint)
         if self.scalars is not None:
             self.scalars.close()
