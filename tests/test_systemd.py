@@ -1,5 +1,6 @@
 """The units for machines without containers: the commands of deploy-demo, each with no more than it needs."""
 
+import os
 import re
 import shlex
 import shutil
@@ -109,7 +110,31 @@ def test_what_a_unit_waits_for_is_there_and_its_end_is_not_the_other_s() -> None
         found = settings(unit)
         assert found["Wants"] == found["After"]
         assert found["Wants"][0].removesuffix(".service") in {*UNITS, "network-online.target"}
-        assert not {"Requires", "BindsTo", "PartOf"} & set(found)
+        assert not {"Requires", "BindsTo"} & set(found)
+        partner = ["dr-encoder-site-superexec.service"] if unit == "dr-encoder-supernode" else None
+        assert found.get("PartOf") == partner, "one may hang when the other is stopped: they restart together"
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_unit_s_memory_has_an_end_and_nothing_wants_a_home_folder(unit: str) -> None:
+    found = settings(unit)
+    assert found["MemoryMax"] == ["85%" if unit.endswith("superexec") else "4G"]
+    if unit.endswith("superexec"):
+        assert "MPLCONFIGDIR=%S/dr-encoder-app/matplotlib" in " ".join(found["Environment"]).split()
+
+
+@pytest.mark.skipif(shutil.which("systemd-sysusers") is None, reason="systemd-sysusers is not installed")
+@pytest.mark.skipif(os.geteuid() != 0, reason="systemd-sysusers --root changes owners, so it needs root")
+def test_systemd_makes_both_users(tmp_path: Path) -> None:
+    """It ends with 0 even if it has skipped every line, so the users are looked for."""
+    (tmp_path / "etc").mkdir()
+    program, file = shutil.which("systemd-sysusers") or "", ROOT / "systemd" / "dr-encoder.sysusers.conf"
+    done = subprocess.run(
+        [program, f"--root={tmp_path}", "-"], stdin=file.open(), capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr.replace("Creating user", "").count("not a valid")) == (0, 0), done.stderr
+    users = {line.split(":")[0] for line in (tmp_path / "etc" / "passwd").read_text().splitlines()}
+    assert {f"dr-encoder-{kind}" for kind in ("link", "app")} <= users
 
 
 def test_the_site_s_own_words_arrive_as_one_argument() -> None:
