@@ -32,6 +32,7 @@ from server_app.checkpoints import (
 from server_app.evaluation import Evaluation, Evaluator
 from server_app.events import log_event, recording
 from server_app.federation import connect
+from server_app.monitor import Monitor
 from server_app.optimizer import ServerOptimizer
 from server_app.prior_settings import prior_settings
 from server_app.privacy_account import PrivacyAccount
@@ -68,13 +69,17 @@ def run_federation(grid: Grid, config: RunConfig, run: int = 0) -> RunFolder:
         strategy.attendance.names = names
         say.opening(config, plan, adapted.layout.size, folder.path)
         say.warning("" if config.resume else empty_stage_one(config, plan, adapted.layout))
-        strategy.start(
-            grid,
-            pack_adapter(strategy.state.optimizer.adapter),
-            num_rounds=config.num_server_rounds,
-            timeout=config.federation.round_timeout,
-        )
-        session.finish()
+        try:
+            strategy.start(
+                grid,
+                pack_adapter(strategy.state.optimizer.adapter),
+                num_rounds=config.num_server_rounds,
+                timeout=config.federation.round_timeout,
+            )
+            session.finish()
+        except BaseException:
+            session.monitor.write("failed")
+            raise
     return folder
 
 
@@ -151,6 +156,7 @@ class Session:
     retention: Evaluator | None
     scalars: Scalars | None
     say: Narrator
+    monitor: Monitor
     scored: tuple[Tensor, MetricRecord] | None = None
 
     @classmethod
@@ -189,7 +195,8 @@ class Session:
         watch = Watch(config.num_server_rounds, progress.elapsed)
         hooks = Hooks(lambda *_: None, lambda *_: None, lambda *_: None)
         strategy = STRATEGIES[config.strategy.name](config, adapted, nodes, account, state, hooks)
-        session = cls(config, adapted, folder, strategy, watch, evaluator, validation, retention, scalars, say)
+        monitor = Monitor(folder, config.num_server_rounds, account, strategy.attendance)
+        session = cls(config, adapted, folder, strategy, watch, evaluator, validation, retention, scalars, say, monitor)
         strategy.hooks = Hooks(session.evaluate, session.on_prepared, session.on_round, session.on_attendance)
         if not config.resume:
             session.evaluate_base()
@@ -242,11 +249,13 @@ class Session:
         level = logging.WARNING if summary.shortage else logging.INFO
         log_event("round_finished", level=level, round=summary.round, cohort=summary.cohort, replies=summary.replies)
         self._save(state)
+        self.monitor.write()
         self.say.round(summary, metrics, self.watch)
 
     def on_attendance(self, line: str) -> None:
         """Nodes are waited for, are back, or are silent."""
         self.say(line)
+        self.monitor.write()
 
     def finish(self) -> None:
         """Certify epsilon, write adapter, report and plots, forget the sampling key; ``latest`` is this run now."""
@@ -260,6 +269,7 @@ class Session:
         forget_sampling_key(self.folder.checkpoint)
         if self.scalars is not None:
             self.scalars.close()
+        self.monitor.write("completed")
         log_event("run_ended", round=rounds, reason=report["outcome"]["stopped_because"])
         self.say.closing(report)
 
