@@ -10,16 +10,14 @@ from common.config import ConfigError
 
 def check_site(
     site_env: Annotated[
-        Path | None, typer.Option(help="the unit's file: SUPERLINK and NODE_CONFIG are taken from it", exists=True)
+        Path | None, typer.Option(help="the unit's file: SUPERLINK and NODE_CONFIG are taken from it")
     ] = None,
     node_config: Annotated[str, typer.Option(help="what flower-supernode gets, in place of the file's")] = "",
     superlink: Annotated[str, typer.Option(help="host:port to ask for certificate and clock, likewise")] = "",
     root_certificates: Annotated[
-        Path | None, typer.Option(help="the authority of that server; left out: the system's", exists=True)
+        Path | None, typer.Option(help="the authority of that server; left out: the system's")
     ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="TOML file with the run's keys; left out: the demo's", exists=True)
-    ] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with the run's keys; left out: the demo's")] = None,
 ) -> None:
     """Try a site before a run: limits, data, model, one local update; certificate and clock. Nothing is released."""
     from client_app.check_site import check_site as check  # noqa: PLC0415 - flwr, which other commands need not wait for
