@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,61 @@ def test_a_superlink_that_is_gone_is_not_asked_for_ever(flwr: Path) -> None:
     assert code == 1
     assert "no longer answers for run 7: flwr ls" in output
     assert "said: SuperLink is not reachable" in output
+
+
+def of_a_run(flwr: Path, *saved: str) -> str:
+    """A configuration whose run's folder has these files; none: it has not begun."""
+    folder = flwr / "results" / "first"
+    for name in saved:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    path = flwr / "first.toml"
+    path.write_text(f'output.dir = "{folder.parent}"\noutput.name = "first"\nseed = 3\n')
+    return str(path)
+
+
+def sent(flwr: Path) -> list[str]:
+    """The words of the command that has started a run."""
+    calls = (flwr / "calls").read_text().splitlines() if (flwr / "calls").exists() else []
+    return next((call.split() for call in calls if call.startswith("run ")), [])
+
+
+@pytest.mark.parametrize(
+    ("saved", "code", "said", "starts"),
+    [
+        ((), 0, "run 7 is finished:completed", True),
+        (("checkpoint/latest", "checkpoint/sampling.key"), 0, "first: resumed", True),
+        (("report.json",), 0, "this run has ended", False),
+        (("ledger.jsonl",), 2, "it stopped before its first checkpoint; nothing had been charged", False),
+    ],
+    ids=["new", "interrupted", "done", "without a checkpoint"],
+)
+def test_a_unit_that_tries_again_resumes_and_never_pays_twice(
+    flwr: Path, saved: tuple[str, ...], code: int, said: str, starts: bool
+) -> None:
+    """Exit status 2 is the one that the unit does not try again after."""
+    (flwr / "statuses").write_text("finished:completed")
+    found, output = run("--config", of_a_run(flwr, *saved), "--resume-existing")
+    assert (found, said in output, bool(sent(flwr))) == (code, True, starts), output
+    unit = (Path(__file__).parents[2] / "systemd" / "dr-encoder-run@.service").read_text()
+    assert "RestartPreventExitStatus=2\n" in unit
+    assert "--config /etc/dr-encoder/runs/%i.toml --resume-existing\n" in unit
+
+
+def test_a_resumed_run_has_the_keys_of_its_file_and_its_folder(flwr: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[dict[str, object]] = []
+
+    def keep(_connection: str, _app: str, keys: list[str]) -> None:
+        kept.append(tomllib.loads(Path(keys[1]).read_text()))
+
+    monkeypatch.setattr(submit, "_submit", keep)
+    run("--config", of_a_run(flwr, "checkpoint/latest", "checkpoint/sampling.key"), "--resume-existing")
+    results = str(flwr / "results")
+    assert kept == [{"output": {"dir": results, "name": "first"}, "seed": 3, "resume": f"{results}/first"}]
+
+
+def test_without_a_place_nothing_can_be_told_of_an_earlier_run(flwr: Path) -> None:
+    (flwr / "x.toml").write_text("seed = 1\n")
+    code, output = run("--config", str(flwr / "x.toml"), "--resume-existing")
+    assert (code, "needs output.name, and an absolute output.dir" in output) == (2, True)
+    assert run("--resume-existing")[0] == 2
