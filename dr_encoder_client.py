@@ -31,7 +31,9 @@ from flwr.clientapp import ClientApp  # noqa: E402
 from client_app.resident import answer, in_flower_client_process  # noqa: E402 - only now are they this app's
 
 if in_flower_client_process():  # a process for this one message: nothing heavy is imported, the worker has it
-    _answer = answer
+    from client_app.stopping import stoppable
+
+    _answer = stoppable(answer)
 else:
     from client_app.app import app as _answer
 

@@ -9,8 +9,11 @@ from typing import Annotated
 import typer
 
 from common.config import ConfigError
+from compare.cli_site import check_site
 from server_app.cli import app
 from server_app.launcher import LaunchError, read_preset
+
+app.command()(check_site)
 
 
 @app.command()

@@ -146,7 +146,9 @@ def _remarks(outcome: Outcome, done: list[dict[str, Any]]) -> list[str]:
         )
     worse = sum(bool(report["outcome"]["warning"]) for report in done)
     if worse:
-        found.append(f"{worse} of {count(len(runs), 'run')} ended more than 2 points below the base model, and said so")
+        found.append(
+            f"{worse} of {count(len(runs), 'run')} ended below the base model by accuracy or loss, and said so"
+        )
     if outcome.search.at_edge:
         found.append("the best step lies at the edge of those tried")
     if len(outcome.trials) < outcome.search.trials:

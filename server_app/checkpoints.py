@@ -19,6 +19,7 @@ from common.adapter import Layout
 from common.codecs.base import Codec, CodecState, codec_from_state
 from common.config import RunConfig
 from server_app.optimizer import ServerOptimizer
+from server_app.resuming import why_not_resumable
 from server_app.run_state import Best, RunState
 
 _LATEST, _KEY, _TENSORS, _STATE = "latest", "sampling.key", "tensors.safetensors", "state.json"
@@ -73,16 +74,11 @@ def save_checkpoint(folder: Path, state: RunState, progress: Progress) -> None:
 
 def load_checkpoint(folder: Path, config: RunConfig, layout: Layout) -> tuple[RunState, Progress]:
     """Read the last complete checkpoint of a run folder's ``checkpoint`` directory."""
-    pointer = folder / _LATEST
-    if not pointer.exists():
-        raise CheckpointError(f'resume = "{folder.parent}": it stopped before its first checkpoint; start it anew')
-    source = folder / pointer.read_text().strip()
+    why = why_not_resumable(folder.parent)
+    if why:
+        raise CheckpointError(f'resume = "{folder.parent}": {why}')
+    source = folder / (folder / _LATEST).read_text().strip()
     payload: dict[str, Any] = json.loads((source / _STATE).read_text())
-    if not (folder / _KEY).exists():
-        raise CheckpointError(
-            f'resume = "{folder.parent}": this run has ended, and the secret key of its cohorts was deleted with it; '
-            "start a new run"
-        )
     tensors = load_file(source / _TENSORS)
     if tensors["adapter"].shape != (layout.size,):
         raise CheckpointError(

@@ -13,6 +13,8 @@ from server_app.cli_evaluate import evaluate
 from server_app.cli_traffic import traffic
 from server_app.launcher import LaunchError, Resources, launch, read_preset, read_resumed
 from server_app.overrides import parse_override
+from server_app.resuming import why_not_resumable
+from server_app.run_folder import RunFolder
 from server_app.scalars import check_tensorboard
 from server_app.terminal import clock, kilobytes, show
 
@@ -59,13 +61,13 @@ def run(
         log_path = folder.parent / f"{folder.name}.flower.log"
         log_path.parent.mkdir(parents=True, exist_ok=True)
         typer.echo(f"starting Flower's simulation engine (about 20 s; its log: {log_path})")
-        with log_path.open("a") as log:
+        with log_path.open("a" if config.resume else "w", encoding="utf-8") as log:  # a new run begins a new log
             launch(config, clients, Resources(cpus, cpus_per_client, gpus_per_client), log)
     except (ConfigError, LaunchError) as error:
         typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        hint = "" if _why_not_resumable(folder) else f"; continue with: dr-encoder run --resume {folder}"
+        hint = _how_to_go_on(folder)
         typer.secho(f"\nstopped{hint}", err=True)
         raise typer.Exit(130) from None
     _summarise(folder, time.monotonic() - started)
@@ -192,10 +194,11 @@ def _read(preset: str, changes: dict[str, Scalar], resume: Path | None) -> tuple
 
 def _check(config: RunConfig, clients: int) -> None:
     """Refuse at once what the ServerApp or a client would refuse half a minute later."""
-    why = _why_not_resumable(Path(config.resume)) if config.resume else ""
+    why = why_not_resumable(Path(config.resume)) if config.resume else ""
     if why:
-        raise ConfigError(f'resume = "{config.resume}": {why}; start a new run')
+        raise ConfigError(f'resume = "{config.resume}": {why}')
     check_tensorboard(config)
+    RunFolder.check_new(config)
     _check_is_there(config.data.name)
     _check_delta(config.privacy.delta, clients)
     _check_strategy(config.strategy.name)
@@ -208,11 +211,12 @@ def _check(config: RunConfig, clients: int) -> None:
     _check_data(config, clients)
 
 
-def _why_not_resumable(folder: Path) -> str:
-    """Why the run in ``folder`` cannot be continued, or ``""``: its secret key is deleted when it ends."""
-    if not (folder / "checkpoint" / "latest").exists():
-        return "it stopped before its first checkpoint"
-    return "" if (folder / "checkpoint" / "sampling.key").exists() else "this run has ended"
+def _how_to_go_on(folder: Path) -> str:
+    """What a person who has stopped a run may do; the log of one that never began goes."""
+    if not folder.is_dir():
+        (folder.parent / f"{folder.name}.flower.log").unlink(missing_ok=True)
+        return ""
+    return "; " + (why_not_resumable(folder) or f"continue with: dr-encoder run --resume {folder}")
 
 
 def _check_is_there(name: str) -> None:
@@ -295,8 +299,7 @@ def _summarise(folder: Path, seconds: float) -> None:
         lines.append("  THE TWO ACCOUNTANTS DISAGREE on that epsilon: see report.md before you rely on it")
     if report["run"]["control"] != "none":
         lines.append(f"  CONTROL RUN, not a result: server.control = {report['run']['control']}")
-    if outcome["warning"]:
-        lines.append(f"  WARNING: {outcome['warning']}")
+    lines += [f"  WARNING: {text}" for text in (outcome["warning"], outcome["shortage_warning"]) if text]
     if privacy["not_private_because"]:
         lines.append(f"  NOT PRIVATE end to end: {privacy['not_private_because']}")
     if privacy["printed"]:

@@ -6,7 +6,7 @@ it belongs to the server: it names nodes that were asked, and amplification hold
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,15 +26,16 @@ def log_event(event: str, *, level: int = logging.INFO, **fields: Any) -> None: 
 
 
 @contextmanager
-def recording(path: Path, run: int) -> Iterator[None]:
+def recording(path: Path, run: int, sites: Mapping[int, str] | None = None) -> Iterator[None]:
     """Write the events of this block to ``path``, behind what is there; ``run`` is Flower's id (0: no SuperLink).
 
+    ``sites``: registered names by node id; an event that tells a ``node`` tells its ``site`` too where it has a name.
     An error that leaves the block is the last event, ``run_failed``. A log that ends with neither that nor
     ``run_ended`` is of a process that was killed.
     """
     json_lines.mend(path)
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(_JsonLine(run))
+    handler.setFormatter(_JsonLine(run, sites or {}))
     _LOG.addHandler(handler)
     try:
         yield
@@ -52,11 +53,12 @@ def read_events(path: Path) -> list[dict[str, Any]]:
 
 
 class _JsonLine(logging.Formatter):
-    """``time`` (UTC), ``level``, ``event``, ``run``, then the event's fields in their order."""
+    """``time`` (UTC), ``level``, ``event``, ``run``, then the event's fields in their order, and ``site``."""
 
-    def __init__(self, run: int) -> None:
+    def __init__(self, run: int, sites: Mapping[int, str]) -> None:
         super().__init__()
         self._run = run
+        self._sites = sites
 
     def format(self, record: logging.LogRecord) -> str:
         head = {
@@ -65,7 +67,9 @@ class _JsonLine(logging.Formatter):
             "event": record.getMessage(),
             "run": self._run,
         }
-        return json.dumps(head | {key: _short(value) for key, value in record.__dict__["fields"].items()})
+        fields = {key: _short(value) for key, value in record.__dict__["fields"].items()}
+        site = self._sites.get(fields.get("node", 0))
+        return json.dumps(head | fields | ({"site": site} if site else {}))
 
 
 def _short(value: Any) -> Any:  # noqa: ANN401 - any JSON value

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from flwr.app import Message, RecordDict
+from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_object import UnexpectedObjectContentError
 from google.protobuf.message import DecodeError
@@ -38,11 +39,15 @@ class FederationError(RuntimeError):
 
 @dataclass(frozen=True)
 class Replies:
-    """What came back from one question: valid releases by node, reasons of failures, bytes on the wire."""
+    """What came back from one question: valid releases by node, reasons of failures, bytes on the wire.
+
+    ``silent``: who of the failed gave no answer of its own, be it that none came or that the SuperLink answered for it.
+    """
 
     releases: dict[int, np.ndarray]
     failures: dict[int, str]
     bytes_up: int
+    silent: frozenset[int] = frozenset()
 
     @property
     def commonest_failure(self) -> str:
@@ -95,15 +100,18 @@ class Question:
                 continue
             bytes_up += serialised_bytes(reply.content)
         failures = {node: _LATE for node in self.cohort if node not in releases}
+        silent = set(failures)
         for node, sender, reason in refused:
             if node in failures:
                 failures[node] = reason
+                if sender != SUPERLINK_NODE_ID:
+                    silent.discard(node)
             else:
                 of = node or sender
                 log_event("reply_dropped", level=logging.WARNING, round=self.round, node=of, reason=reason)
         for node, reason in failures.items():
             log_event("node_failed", level=logging.WARNING, round=self.round, node=node, reason=reason)
-        return Replies(releases, failures, bytes_up)
+        return Replies(releases, failures, bytes_up, frozenset(silent))
 
     def _open(self, reply: Message, node: int, releases: Mapping[int, np.ndarray]) -> np.ndarray:
         """The release in a reply; ``ValueError`` says why it cannot be used."""

@@ -26,7 +26,7 @@ import tomli_w
 
 from common.config import RunConfig, Scalar, flatten, nest
 from server_app.flower_cli import FlowerCommandError, listed_run
-from server_app.terminal import MARK
+from server_app.terminal import MARK, TRACEBACK
 
 APP = Path(__file__).resolve().parent.parent
 CONNECTION = "launcher"
@@ -73,6 +73,10 @@ def launch(config: RunConfig, num_clients: int, resources: Resources, log: IO[st
         _launch(config, num_clients, resources, log)
     except LaunchError as error:
         reason = _last_error(Path(log.name), begin)
+        began = (Path(config.output.dir) / config.output.name).exists()
+        if reason and not began and TRACEBACK not in reason and _is_own(Path(log.name), begin):
+            Path(log.name).unlink()  # all that it could tell is told
+            raise LaunchError(f"{error}; its last error is: {reason}") from None
         said = f", and its last error is: {reason}" if reason else ""
         raise LaunchError(f"{error}; its log is {log.name}{said}") from None
 
@@ -94,14 +98,23 @@ def _last_error(log: Path, begin: int) -> str:
 
     Flower's last ERROR line tells its exit code only, so it is the last resort.
     """
-    with log.open("rb") as handle:
-        handle.seek(begin)
-        lines = _COLOUR.sub("", handle.read().decode(errors="replace")).splitlines()
+    lines = _lines(log, begin)
     for pattern in _ERRORS:
         found = [line.strip() for line in lines if pattern.search(line)]
         if found:
             return found[-1].removeprefix(MARK).removeprefix("ERROR:").strip()
     return ""
+
+
+def _is_own(log: Path, begin: int) -> bool:
+    """Whether the app itself has said what went wrong."""
+    return any(_ERRORS[0].search(line) for line in _lines(log, begin))
+
+
+def _lines(log: Path, begin: int) -> list[str]:
+    with log.open("rb") as handle:
+        handle.seek(begin)
+        return _COLOUR.sub("", handle.read().decode(errors="replace")).splitlines()
 
 
 @contextmanager

@@ -104,6 +104,7 @@ class Narrator:
             self(str(report["strategy"]["summary"]))
         self(f"finished: {report['outcome']['stopped_because']}")
         self.warning(report["outcome"]["warning"])
+        self.warning(report["outcome"]["shortage_warning"])
 
 
 def _scores(metrics: MetricRecord) -> str:

@@ -21,7 +21,7 @@ from server_app.terminal import show
 
 SCHEMA = 1
 _POINTS = 2.0  # of accuracy below the base model: more is said
-_LOSS_FACTOR = 1.02  # above the base model's loss, of data without choices: more is said
+_MANY = 0.5  # of the rounds had too few replies: more is said
 _PACKAGES = ("flwr", "torch", "transformers", "peft", "datasets", "flwr-datasets", "dp-accounting")
 
 
@@ -72,6 +72,7 @@ def _outcome(rows: list[dict[str, Any]], strategy: FederatedAdapter, final: dict
         "base": _scores(scored[0]) if scored else {},
         "final": final,
         "warning": _warning(_scores(scored[0]) if scored else {}, final),
+        "shortage_warning": _shortage_warning(rows),
     }
 
 
@@ -83,14 +84,29 @@ def _judges(scored: list[dict[str, Any]]) -> str:
 
 
 def _warning(base: dict[str, Any], final: dict[str, Any]) -> str:
-    """What to say of a model that came out worse than it went in, by two points, or by loss without choices."""
+    """What to say of a model that came out worse than it went in: by two points of accuracy, or by loss as printed."""
     advice = "do not use this adapter (smaller steps, larger epsilon)"
-    if "accuracy" in base and "accuracy" in final:
-        points = 100 * (base["accuracy"] - final["accuracy"])
-        return f"ended {points:.1f} points BELOW the base model: {advice}" if points > _POINTS else ""
-    if "loss" in base and "loss" in final and final["loss"] > _LOSS_FACTOR * base["loss"]:
-        return f"ended with held-out loss {final['loss']:.3f}, ABOVE the base model's {base['loss']:.3f}: {advice}"
-    return ""
+    judged = "accuracy" in base and "accuracy" in final
+    points = 100 * (base["accuracy"] - final["accuracy"]) if judged else 0.0
+    if points > _POINTS:
+        return f"ended {points:.1f} points BELOW the base model: {advice}"
+    if "loss" not in base or "loss" not in final or round(final["loss"], 3) <= round(base["loss"], 3):
+        return ""
+    said = f"ended with held-out loss {final['loss']:.3f}, ABOVE the base model's {base['loss']:.3f}"
+    if judged and points < 0:
+        return f"{said}, though accuracy rose by {-points:.1f} points: look at both before you use this adapter"
+    return f"{said}: {advice}"
+
+
+def _shortage_warning(rows: list[dict[str, Any]]) -> str:
+    """What to say of a run most of whose rounds had too few replies; how many would tell of the secret cohorts."""
+    rounds = [row for row in rows if row["round"]]
+    if sum(1 for row in rounds if row.get("shortage")) <= _MANY * len(rounds):
+        return ""
+    return (
+        "MOST ROUNDS HAD TOO FEW REPLIES: they spent budget and added noise, so this is no success; find out why "
+        "(events.jsonl) before you use this adapter"
+    )
 
 
 def _scores(row: dict[str, Any]) -> dict[str, Any]:
@@ -191,7 +207,7 @@ def markdown(report: dict[str, Any]) -> str:
         f"{run['rounds_run']} of {run['rounds_planned']} rounds with {run['clients']} clients "
         f"in {run['seconds']:.0f} s; ended because: {outcome['stopped_because']}. "
         f"Divergence was judged on {outcome['divergence_judged_on']}.",
-        *_loud(control_warning(run["control"]), outcome["warning"]),
+        *_loud(control_warning(run["control"]), outcome["warning"], outcome["shortage_warning"]),
         "",
         "## Utility (held-out examples that you named public; their losses are published)",
         "",

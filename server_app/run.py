@@ -2,16 +2,16 @@
 
 import logging
 import math
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from flwr.app import MetricRecord
 from flwr.serverapp import Grid
 from torch import Tensor
 
 from common.app_digest import app_digest
-from common.config import ConfigError, RunConfig, flatten
+from common.config import ConfigError, RunConfig
 from common.data import (
     check_chat_template,
     check_evaluation_is_public,
@@ -23,6 +23,7 @@ from common.models import AdaptedModel, load_adapted_model
 from common.positions import check_length
 from common.privacy.ledger import Ledger
 from common.privacy.sampling import key_from_seed, new_sampling_key
+from server_app.availability import site_names
 from server_app.checkpoints import (
     CheckpointError,
     Progress,
@@ -34,11 +35,13 @@ from server_app.checkpoints import (
 from server_app.evaluation import Evaluation, Evaluator
 from server_app.events import log_event, recording
 from server_app.federation import connect
+from server_app.monitor import Monitor
 from server_app.optimizer import ServerOptimizer
 from server_app.privacy_account import PrivacyAccount
 from server_app.privacy_plan import PrivacyPlan, make_plan, round_terms, stage_one_terms
 from server_app.progress import Narrator, Watch
 from server_app.report import write_report
+from server_app.resuming import check_same_run, why_not_resumable
 from server_app.run_folder import RunFolder
 from server_app.run_state import VALIDATION_LOSS, Hooks, RoundSummary, RunState, judged_loss, pack_adapter
 from server_app.scalars import Scalars, check_tensorboard
@@ -63,19 +66,25 @@ def run_federation(grid: Grid, config: RunConfig, run: int = 0) -> RunFolder:
     check_evaluation_is_public(config.data, len(nodes), config.seed)
     plan = plan_run(config, recipe, len(nodes))
     folder = RunFolder.create(config)
-    with recording(folder.events, run):
+    names = site_names(grid)
+    with recording(folder.events, run, names):
         session = Session.open(config, adapted, recipe, plan, nodes, folder, say)
         strategy = session.strategy
+        strategy.attendance.names = names
         say.opening(config, plan, adapted.layout.size, folder.path)
         if not config.resume:
             say.warning(empty_stage_one(recipe.stage_one, plan.clients, noisy=plan.noisy_stage_one))
-        strategy.start(
-            grid,
-            pack_adapter(strategy.state.optimizer.adapter),
-            num_rounds=config.num_server_rounds,
-            timeout=config.federation.round_timeout,
-        )
-        session.finish()
+        try:
+            strategy.start(
+                grid,
+                pack_adapter(strategy.state.optimizer.adapter),
+                num_rounds=config.num_server_rounds,
+                timeout=config.federation.round_timeout,
+            )
+            session.finish()
+        except BaseException:
+            session.monitor.write("failed")
+            raise
     return folder
 
 
@@ -84,8 +93,12 @@ def check_run(config: RunConfig) -> None:
     strategy_of(config)
     config.check_files()
     check_tensorboard(config)
+    RunFolder.check_new(config)
     if config.resume:
-        _check_same_run(config)
+        check_same_run(config)
+        why = why_not_resumable(Path(config.resume))
+        if why:  # before its folder is touched: a finished run's log is not written into
+            raise CheckpointError(f'resume = "{config.resume}": {why}')
 
 
 def plan_run(config: RunConfig, recipe: Recipe, clients: int) -> PrivacyPlan:
@@ -105,18 +118,6 @@ def open_account(config: RunConfig, recipe: Recipe, plan: PrivacyPlan, ledger: L
     )
 
 
-def _check_same_run(config: RunConfig) -> None:
-    """A run is resumed under the configuration that it was planned with, or its epsilon would mean nothing."""
-    saved = RunConfig.parse(flatten(tomllib.loads((Path(config.resume) / "config.toml").read_text()))).flat()
-    free = {"resume", "output.dir", "output.name", "output.tensorboard"}
-    if not config.federation.num_clients:
-        free.add("federation.num-clients")  # the number that is connected is checked against the plan's
-    changed = [key for key, value in config.flat().items() if key not in free and saved[key] != value]
-    if changed:
-        lines = "; ".join(f"{key} was {saved[key]!r}, is {config.flat()[key]!r}" for key in changed)
-        raise ConfigError(f'resume = "{config.resume}": the configuration differs from that run\'s: {lines}')
-
-
 @dataclass
 class Session:
     """A strategy bound to its folder: what happens around the rounds."""
@@ -131,6 +132,8 @@ class Session:
     retention: Evaluator | None
     scalars: Scalars | None
     say: Narrator
+    monitor: Monitor
+    scored: tuple[Tensor, MetricRecord] | None = None
 
     @classmethod
     def open(
@@ -169,8 +172,9 @@ class Session:
         watch = Watch(config.num_server_rounds, progress.elapsed)
         hooks = Hooks(lambda *_: None, lambda *_: None, lambda *_: None)
         strategy = strategy_of(config)(recipe, config, adapted, nodes, account, state, hooks)
-        session = cls(config, adapted, folder, strategy, watch, evaluator, validation, retention, scalars, say)
-        strategy.hooks = Hooks(session.evaluate, session.on_prepared, session.on_round)
+        monitor = Monitor(folder, config.num_server_rounds, account, strategy.attendance)
+        session = cls(config, adapted, folder, strategy, watch, evaluator, validation, retention, scalars, say, monitor)
+        strategy.hooks = Hooks(session.evaluate, session.on_prepared, session.on_round, session.on_attendance)
         if not config.resume:
             session.evaluate_base()
         return session
@@ -189,12 +193,18 @@ class Session:
         self.say.base(metrics)
 
     def evaluate(self, server_round: int, adapter: Tensor, *, whole: bool = False) -> MetricRecord | None:
-        """Held-out scores, in all and by group, and validation loss; retention if ``whole``; ``None`` without data."""
+        """Held-out scores, in all and by group, and validation loss; retention if ``whole``; ``None`` without data.
+
+        An adapter that was scored last, as the last round's is at the end, is not scored again.
+        """
         if self.evaluator is None:
             return None
-        record = _metrics(self.evaluator(adapter))
-        if self.validation is not None:
-            record[VALIDATION_LOSS] = self.validation(adapter).loss
+        if self.scored is None or not torch.equal(self.scored[0], adapter):
+            scores = _metrics(self.evaluator(adapter))
+            if self.validation is not None:
+                scores[VALIDATION_LOSS] = self.validation(adapter).loss
+            self.scored = adapter.clone(), scores
+        record = self.scored[1].copy()
         if whole and self.retention is not None:
             kept = self.retention(adapter)
             record["retention"] = kept.accuracy if kept.accuracy is not None else math.nan
@@ -216,19 +226,27 @@ class Session:
         level = logging.WARNING if summary.shortage else logging.INFO
         log_event("round_finished", level=level, round=summary.round, cohort=summary.cohort, replies=summary.replies)
         self._save(state)
+        self.monitor.write()
         self.say.round(summary, metrics, self.watch)
 
+    def on_attendance(self, line: str) -> None:
+        """Nodes are waited for, are back, or are silent."""
+        self.say(line)
+        self.monitor.write()
+
     def finish(self) -> None:
-        """Certify epsilon, write adapter, report and plots, forget the sampling key."""
+        """Certify epsilon, write adapter, report and plots, forget the sampling key; ``latest`` is this run now."""
         adapter = self.strategy.state.optimizer.adapter
         rounds = self.strategy.state.round
         scores = _plain(self.evaluate(rounds, adapter, whole=True))
         final = {"round": rounds, **scores} if scores else {}
         self.folder.save_adapter(self.adapted, adapter)
         report = write_report(self.folder, self.config, self.strategy, final, self.watch.elapsed)
+        self.folder.point_latest()
         forget_sampling_key(self.folder.checkpoint)
         if self.scalars is not None:
             self.scalars.close()
+        self.monitor.write("completed")
         log_event("run_ended", round=rounds, reason=report["outcome"]["stopped_because"])
         self.say.closing(report)
 

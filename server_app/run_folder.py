@@ -1,4 +1,4 @@
-"""The folder of one run: ``results/<run>/``, and ``results/latest`` pointing at it."""
+"""The folder of one run: ``results/<run>/``, and ``results/latest`` pointing at the last that has ended."""
 
 import json
 import math
@@ -26,21 +26,23 @@ class RunFolder:
 
     @classmethod
     def create(cls, config: RunConfig) -> "RunFolder":
-        """Make the folder of a new run, or take the one that is resumed; ``latest`` points at it afterwards."""
+        """Make the folder of a new run, or take the one that is resumed."""
         if config.resume:
             folder = cls(Path(config.resume).resolve())
         else:
-            name = config.folder_name()
-            folder = cls(Path(config.output.dir).resolve() / name)
+            folder = cls(Path(config.output.dir).resolve() / config.folder_name())
             try:
                 folder.path.mkdir(parents=True, exist_ok=False)
             except FileExistsError:
-                raise ConfigError(
-                    f'output.name = "{name}": {folder.path} exists already; choose another name, or set '
-                    f'resume = "{folder.path}" to continue it'
-                ) from None
-        folder._point_latest()
+                raise _taken(folder.path) from None
         return folder
+
+    @staticmethod
+    def check_new(config: RunConfig) -> None:
+        """Raise ``ConfigError`` where the folder of a new run exists already."""
+        path = Path(config.output.dir).resolve() / config.output.name
+        if config.output.name and not config.resume and path.exists():
+            raise _taken(path)
 
     @property
     def checkpoint(self) -> Path:
@@ -89,12 +91,20 @@ class RunFolder:
         adapted.load(adapter)
         adapted.model.save_pretrained(str(self.path / "adapter"), save_embedding_layers=False)
 
-    def _point_latest(self) -> None:
+    def point_latest(self) -> None:
+        """Let ``latest`` name this run, which has something to show: an adapter and a report."""
         link = self.path.parent / "latest"
         fresh = self.path.parent / f".latest-{os.getpid()}"
         fresh.unlink(missing_ok=True)
         fresh.symlink_to(self.path.name)
         fresh.replace(link)
+
+
+def _taken(path: Path) -> ConfigError:
+    return ConfigError(
+        f'output.name = "{path.name}": {path} exists already; choose another name, or set '
+        f'resume = "{path}" to continue it'
+    )
 
 
 def _finite(value: Any) -> Any:  # noqa: ANN401 - walks arbitrary JSON

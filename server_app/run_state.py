@@ -60,11 +60,12 @@ class RoundSummary:
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the app does around the rounds: evaluate (None when it has no data), log, save."""
+    """What the app does around the rounds: evaluate (None when it has no data), log, save, tell who is missing."""
 
     evaluate: Callable[[int, Tensor], MetricRecord | None]
     on_prepared: Callable[[RunState], None]
     on_round: Callable[[RunState, RoundSummary, MetricRecord | None], None]
+    on_attendance: Callable[[str], None] = print
 
 
 def judged_loss(metrics: MetricRecord | None) -> tuple[float, str]:

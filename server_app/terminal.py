@@ -3,6 +3,7 @@
 import math
 
 MARK = "[dr-encoder] "
+TRACEBACK = "(a traceback is in Flower's log)"  # behind an error that the app did not expect
 
 
 def show(epsilon: float | str) -> str:

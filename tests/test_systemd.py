@@ -1,5 +1,7 @@
 """The units for machines without containers: the commands of deploy-demo, each with no more than it needs."""
 
+import inspect
+import os
 import re
 import shlex
 import shutil
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from server_app.deployment import commands
+from server_app.deployment import commands, submit
 from server_app.deployment.certificates import Certificates
 from tests.test_docker import TLS, options
 
@@ -20,6 +22,7 @@ UNITS = {
     "dr-encoder-supernode": "supernode",
     "dr-encoder-site-superexec": "site-superexec",
 }
+RUN = "dr-encoder-run@"
 BINARIES = "/opt/dr-encoder/venv/bin"
 CREDENTIALS = "${CREDENTIALS_DIRECTORY}"
 
@@ -50,7 +53,7 @@ def values(words: list[str]) -> dict[str, str]:
 
 
 def test_there_is_a_unit_for_every_process() -> None:
-    assert {path.stem for path in (ROOT / "systemd").glob("*.service")} == set(UNITS)
+    assert {path.stem for path in (ROOT / "systemd").glob("*.service")} == {*UNITS, RUN}
 
 
 @pytest.mark.parametrize(("unit", "process"), UNITS.items())
@@ -109,7 +112,47 @@ def test_what_a_unit_waits_for_is_there_and_its_end_is_not_the_other_s() -> None
         found = settings(unit)
         assert found["Wants"] == found["After"]
         assert found["Wants"][0].removesuffix(".service") in {*UNITS, "network-online.target"}
-        assert not {"Requires", "BindsTo", "PartOf"} & set(found)
+        assert not {"Requires", "BindsTo"} & set(found)
+        partner = ["dr-encoder-site-superexec.service"] if unit == "dr-encoder-supernode" else None
+        assert found.get("PartOf") == partner, "one may hang when the other is stopped: they restart together"
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_unit_s_memory_has_an_end_and_nothing_wants_a_home_folder(unit: str) -> None:
+    found = settings(unit)
+    assert found["MemoryMax"] == ["85%" if unit.endswith("superexec") else "4G"]
+    if unit.endswith("superexec"):
+        assert "MPLCONFIGDIR=%S/dr-encoder-app/matplotlib" in " ".join(found["Environment"]).split()
+
+
+def test_a_run_is_tried_again_a_bounded_number_of_times_and_confined() -> None:
+    found = settings(RUN)
+    assert (found["Restart"], found["StartLimitBurst"], found["StartLimitIntervalSec"]) == (
+        ["on-failure"],
+        ["5"],
+        ["86400"],
+    )
+    words = command(RUN)
+    assert words[1:3] == ["-m", "server_app.deployment.submit"]
+    assert set(inspect.signature(submit.submit).parameters) >= {
+        option[2:].replace("-", "_") for option in options(words)
+    }
+    for name in ("NoNewPrivileges", "ProtectSystem", "ProtectHome", "PrivateTmp", "IPAddressDeny", "MemoryMax"):
+        assert name in found
+
+
+@pytest.mark.skipif(shutil.which("systemd-sysusers") is None, reason="systemd-sysusers is not installed")
+@pytest.mark.skipif(os.geteuid() != 0, reason="systemd-sysusers --root changes owners, so it needs root")
+def test_systemd_makes_both_users(tmp_path: Path) -> None:
+    """It ends with 0 even if it has skipped every line, so the users are looked for."""
+    (tmp_path / "etc").mkdir()
+    program, file = shutil.which("systemd-sysusers") or "", ROOT / "systemd" / "dr-encoder.sysusers.conf"
+    done = subprocess.run(
+        [program, f"--root={tmp_path}", "-"], stdin=file.open(), capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr.replace("Creating user", "").count("not a valid")) == (0, 0), done.stderr
+    users = {line.split(":")[0] for line in (tmp_path / "etc" / "passwd").read_text().splitlines()}
+    assert {f"dr-encoder-{kind}" for kind in ("link", "app")} <= users
 
 
 def test_the_site_s_own_words_arrive_as_one_argument() -> None:
@@ -126,7 +169,7 @@ def test_the_site_s_own_words_arrive_as_one_argument() -> None:
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 def test_systemd_itself_finds_nothing_to_say(tmp_path: Path) -> None:
     """Unknown settings, wrong values, programs that are not there: of all units at once, for these programs."""
-    for unit in UNITS:
+    for unit in (*UNITS, RUN):
         (tmp_path / f"{unit}.service").write_text(text_of(unit).replace(BINARIES, str(Path(sys.executable).parent)))
     program = shutil.which("systemd-analyze") or ""
     done = subprocess.run(

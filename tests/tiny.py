@@ -34,6 +34,7 @@ TINY: dict[str, Any] = {
     "num-server-rounds": 3,
     "federation.num-clients": CLIENTS,
     "federation.connect-timeout": 0.1,
+    "federation.wait-timeout": 0.1,
     "lora.rank": 2,
     "lora.alpha": 4.0,
     "lora.target-modules": "q_proj,v_proj",

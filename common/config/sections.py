@@ -41,6 +41,10 @@ class FederationConfig(Section):
     )
     round_timeout: PositiveFloat = Field(600.0, description="seconds to wait for a round's replies")
     min_reply_rate: Rate = Field(0.5, description="share of the cohort that must reply, or the round counts as failed")
+    wait_timeout: PositiveFloat = Field(
+        3600.0,
+        description="seconds to wait, before a round is charged, until min-reply-rate of the enrolled are online",
+    )
     max_failed_rounds: PositiveInt = Field(3, description="failed rounds in a row after which the run stops")
 
 

@@ -19,6 +19,7 @@ from common.demo.tasks import training_examples
 from server_app.deployment.federation import DeploymentError, LocalFederation, Site
 from server_app.deployment.processes import Processes
 from server_app.launcher import APP, LaunchError, read_resumed, terminate_as_interrupt
+from server_app.resuming import why_not_resumable
 from server_app.run_folder import RunFolder
 from server_app.terminal import MARK, kilobytes, show
 from server_app.traffic import add_traffic, describe
@@ -127,9 +128,7 @@ def _run(federation: LocalFederation, config: RunConfig) -> tuple[int, dict[str,
 
 
 def _how_to_go_on(results: Path) -> str:
-    if not (results / "checkpoint" / "latest").exists():
-        return "it had no checkpoint yet, so start it anew"
-    return f"continue with: python -m server_app.deployment.demo --resume {results}"
+    return why_not_resumable(results) or f"continue with: python -m server_app.deployment.demo --resume {results}"
 
 
 def _keep_logs(logs: Path, results: Path) -> None:
@@ -147,8 +146,13 @@ def _summarise(folder: RunFolder, traffic: dict[str, Any]) -> None:
         f"  up per client and round  {kilobytes(wire['bytes_up_per_client_round'])} of records\n"
         f"  Flower's own count       {describe(traffic)}\n"
         f"  results                  {folder.path} (report.md, adapter/, logs/)\n"
+        f"{_warnings(report['outcome'])}"
         "Three sites cannot hide in a crowd: at this noise the model learns little. What is shown is the deployment."
     )
+
+
+def _warnings(outcome: dict[str, Any]) -> str:
+    return "".join(f"  WARNING: {text}\n" for text in (outcome["warning"], outcome["shortage_warning"]) if text)
 
 
 if __name__ == "__main__":

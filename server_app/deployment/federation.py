@@ -28,6 +28,7 @@ from server_app.launcher import APP, flower_environment, free_ports
 
 CONNECTION = "deployment"
 _START_SECONDS = 90.0
+_SUBMIT_SECONDS = 900.0  # Flower walks through every file of the folder, a virtual environment in it included
 _POLL_SECONDS = 0.5
 
 
@@ -98,7 +99,12 @@ class LocalFederation:
         )
         self._start(site.name, command)
         if not self.processes.is_running(f"{site.name}-superexec"):
-            self._start(f"{site.name}-superexec", commands.client_superexec(port, secret), home=site.name)
+            self.start_superexec(site)
+
+    def start_superexec(self, site: Site) -> None:
+        """Start what starts the ClientApps of a site whose SuperNode was started."""
+        command = commands.client_superexec(self._node_ports[site.name], self._secret(site.name))
+        self._start(f"{site.name}-superexec", command, home=site.name)
 
     def key_of(self, site: Site) -> Path:
         """The private key of a site's SuperNode."""
@@ -109,7 +115,7 @@ class LocalFederation:
         flat = config.flat() if isinstance(config, RunConfig) else dict(config)
         path = self._home("operator") / f"run-{secrets.token_hex(4)}.toml"
         path.write_text(tomli_w.dumps(nest(flat)))
-        return int(self.flwr("run", str(app), CONNECTION, "-c", str(path))["run-id"])
+        return int(self.flwr("run", str(app), CONNECTION, "-c", str(path), seconds=_SUBMIT_SECONDS)["run-id"])
 
     def run_state(self, run_id: int) -> dict[str, Any]:
         """What Flower tells of a run: ``status`` (``finished:completed``, ...), bytes, times."""
@@ -136,10 +142,11 @@ class LocalFederation:
         )  # fmt: skip
         return done.stdout + done.stderr
 
-    def flwr(self, *arguments: str) -> dict[str, Any]:
-        """What an operator's ``flwr`` command prints as JSON; ``DeploymentError`` when it fails."""
+    def flwr(self, *arguments: str, seconds: float = 120.0) -> dict[str, Any]:
+        """What an operator's ``flwr`` command prints as JSON; ``DeploymentError`` when it fails or takes too long."""
+        home, environment = self._home("operator"), self.environment("operator")
         with _flower_errors():
-            return ask_flower(*arguments, folder=self._home("operator"), environment=self.environment("operator"))
+            return ask_flower(*arguments, folder=home, environment=environment, seconds=seconds)
 
     def remove_secrets(self) -> None:
         """Delete every private key and shared secret."""

@@ -25,6 +25,7 @@ from common.privacy.noise import RandomSource
 from common.privacy.sampling import poisson_sample
 from common.quantize import QuantisedAdapter
 from common.wire import TRAIN, Task, pack_instruction
+from server_app.availability import Attendance
 from server_app.control import controlled_code, controlled_gradient
 from server_app.events import log_event
 from server_app.federation import FederationError, Question, Replies, exchange
@@ -67,6 +68,7 @@ class FederatedAdapter(Strategy):
         self.state = state
         self.hooks = hooks
         self.stop_reason = ""
+        self.attendance = Attendance(nodes, {}, config.federation, self._tell)
         self._question: Question | None = None
         self._replies = Replies({}, {}, 0)
         self._shortage = ""
@@ -102,6 +104,7 @@ class FederatedAdapter(Strategy):
         """Run stage 1 (unless a checkpoint holds its result), then rounds until they, the budget or the model end."""
         result = Result(arrays=initial_arrays)
         if self.state.codec is None:
+            self.attendance.wait(grid, 0)
             self.state.codec = self.prepare(grid)
             self.hooks.on_prepared(self.state)
         arrays = pack_adapter(self.state.optimizer.adapter)
@@ -109,6 +112,7 @@ class FederatedAdapter(Strategy):
             if not self.account.affords_round():
                 self.stop_reason = "privacy budget spent"
                 break
+            self.attendance.wait(grid, server_round, self.state.failed_in_a_row)
             started = time.monotonic()
             self.account.charge_round(server_round)  # first the charge, then anything that could be seen
             messages = self.configure_train(server_round, arrays, train_config or ConfigRecord(), grid)
@@ -116,6 +120,7 @@ class FederatedAdapter(Strategy):
             replies = self.ask(grid, messages, timeout)
             new_arrays, _ = self.aggregate_train(server_round, replies)
             arrays = new_arrays or arrays
+            self.attendance.note(grid, server_round, self._open_question(server_round).cohort, self._replies.silent)
             metrics = self._evaluate(server_round, num_rounds)
             self.hooks.on_round(self.state, self._summarise(server_round, started), metrics)
             self._record(result, server_round, metrics)
@@ -272,6 +277,9 @@ class FederatedAdapter(Strategy):
             noise_promised=self.account.plan.round.noise_multiplier * question.terms.clip_norm,
             noise_present=question.terms.total_std(len(self._replies.releases)),
         )
+
+    def _tell(self, line: str) -> None:
+        self.hooks.on_attendance(line)  # those of now: the app sets its own once there is a strategy
 
     @staticmethod
     def _record(result: Result, server_round: int, metrics: MetricRecord | None) -> None:

@@ -148,7 +148,7 @@ def test_a_failed_run_is_left_out_of_the_means_and_told() -> None:
             1.0,
             "3 of 3 runs diverged (judged on the held-out examples that are scored): the best",
         ),
-        ({"warning": "ended 4 points BELOW"}, 1.0, "3 of 3 runs ended more than 2 points below the base model"),
+        ({"warning": "ended 4 points BELOW"}, 1.0, "3 of 3 runs ended below the base model by accuracy or loss"),
         ({}, 9.0, "the best step lies at the edge of those tried"),
         ({}, 1e-4, "no step beat the base model in tuning"),
     ],

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from server_app.deployment.federation import Site
-from tests.faults.conftest import Field, wait_for
+from tests.faults.conftest import Field, has_ended, wait_for
 
 pytestmark = pytest.mark.faults
 RUN_SECONDS = 1200.0
@@ -161,3 +161,29 @@ def test_two_runs_at_once_end_with_books_of_their_own(field: Field) -> None:
     for name, run in zip(names, runs, strict=True):
         assert rows(field, name) == [(1, 3)]
         field.check_books(name, run)
+
+
+def test_a_site_s_superexec_killed_in_mid_message_costs_one_reply_and_hangs_no_supernode(field: Field) -> None:
+    """Its ClientApp ends with it. Flower's SuperNode would wait for that answer for ever, were it not given one."""
+    run = field.federation.submit(field.config("superexec", rounds=3))
+    wait_for(lambda: field.rounds_done("superexec") >= 1, 600, "no first round")
+    (frozen,) = [worker for worker in map(psutil.Process, workers(field)) if is_of(worker, field, "south")]
+    frozen.suspend()  # so that the message is under way
+    try:
+        client = field.process("south-superexec", "flwr-clientapp", born_after=time.time())
+        wait_for(lambda: connected(client), 120, "the ClientApp never came to its worker")
+        field.federation.processes.kill("south-superexec")
+        wait_for(lambda: has_ended(client), 60, "the ClientApp outlived its superexec")
+    finally:
+        frozen.resume()
+    field.federation.start_superexec(field.sites["south"])
+    completed(field, run)
+    print(f"OBSERVED superexec killed: rounds {rows(field, 'superexec')}: {failures(field, 'superexec')}")
+    assert rows(field, "superexec") == [(1, 3), (2, 2), (3, 3)]
+    assert "Stopped" in failures(field, "superexec")[0]
+    field.check_books("superexec", run)
+
+
+def connected(client: psutil.Process) -> bool:
+    """Whether a ClientApp has opened its connection to the resident worker."""
+    return any(connection.status == psutil.CONN_NONE for connection in client.net_connections(kind="unix"))

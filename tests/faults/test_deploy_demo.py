@@ -92,7 +92,7 @@ def test_an_interrupted_demonstration_leaves_nothing_either(tmp_path: Path, inte
     process.send_signal(interrupt)
     rest, _ = process.communicate(timeout=120)
     assert process.returncode == 1, rest
-    assert "interrupted; it had no checkpoint yet, so start it anew" in rest
+    assert "interrupted; it stopped before its first checkpoint; nothing had been charged; start it anew" in rest
     assert_nothing_is_left(tmp_path, read_port(lines[0]))
 
 

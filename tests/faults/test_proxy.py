@@ -5,9 +5,12 @@ import re
 import shutil
 import ssl
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
+from flwr.supercore.retry import http_retry
 
 from server_app.deployment.federation import DeploymentError, LocalFederation
 from server_app.deployment.processes import Processes
@@ -52,7 +55,7 @@ def configuration(folder: Path, port: int, federation: LocalFederation) -> str:
         "/etc/fl/ca.crt": str(files.authority),
         "https://127.0.0.1:8000/": f"https://{federation.address}/",
     }.items():
-        assert server.count(written) == 1, written
+        assert server.count(written) >= 1, written
         server = server.replace(written, here)
     return AROUND.format(folder=folder, server=server)
 
@@ -82,12 +85,12 @@ def passed(field: Field) -> list[tuple[int, str]]:
     return [(int(line.split(" ", 1)[0]), line.split(" ", 1)[1]) for line in lines]
 
 
-def ask(field: Field, address: str, path: str) -> int:
+def ask(field: Field, address: str, path: str, body: bytes = b"") -> int:
     """The status of a POST to exactly this path, which no client library has tidied up."""
     trust = ssl.create_default_context(cafile=str(field.federation.certificates.authority))
     connection = http.client.HTTPSConnection(address, context=trust, timeout=30.0)
     try:
-        connection.request("POST", path, b"", {"content-type": "application/x-protobuf"})
+        connection.request("POST", path, body, {"content-type": "application/x-protobuf"})
         return connection.getresponse().status
     finally:
         connection.close()
@@ -127,6 +130,25 @@ def test_the_control_path_that_the_proxy_refuses_is_open_behind_it(behind: Field
     """So it is the proxy that keeps it closed, and the paths above are the right ones to try."""
     for path in CLOSED[:3]:
         assert ask(behind, behind.federation.address, path) not in {403, 404}
+
+
+@pytest.mark.parametrize(
+    ("path", "most"), [("pull-messages", 64 << 10), ("send-node-heartbeat", 64 << 10), ("push-messages", 4 << 20)]
+)
+def test_only_replies_may_be_long(behind: Field, path: str, most: int) -> None:
+    """The SuperLink reads all of it before it asks who sends it."""
+    address = behind.federation.fleet_address
+    assert ask(behind, address, f"/v1/fleet/{path}", bytes(most - 1024)) not in {403, 404, 413}
+    assert ask(behind, address, f"/v1/fleet/{path}", bytes(most + 1)) == 413
+    assert ask(behind, address, "/v1/fleet/push-object", bytes(8 << 20)) not in {403, 404, 413}
+
+
+def test_too_many_requests_are_told_to_wait_with_the_status_that_supernodes_wait_out(behind: Field) -> None:
+    address = behind.federation.fleet_address
+    with ThreadPoolExecutor(32) as pool:
+        found = set(pool.map(lambda _: ask(behind, address, "/v1/fleet/pull-messages"), range(1500)))
+    assert 503 in found
+    assert httpx.codes.SERVICE_UNAVAILABLE in http_retry._RETRYABLE_STATUS_CODES
 
 
 def test_an_operator_s_command_is_refused_by_the_proxy(behind: Field) -> None:

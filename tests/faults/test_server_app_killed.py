@@ -12,7 +12,7 @@ from tests.faults.conftest import Field, has_ended, wait_for
 
 pytestmark = pytest.mark.faults
 RUN_SECONDS = 1200.0
-NO_CHECKPOINT = "it stopped before its first checkpoint; start it anew"
+NO_CHECKPOINT = "it stopped before its first checkpoint; its ledger has charged stage 1: statistics: epsilon "
 
 
 def told(field: Field, name: str) -> list[str]:
@@ -40,8 +40,7 @@ def assert_not_resumable(field: Field, name: str, *runs: int, **changes: Any) ->
     again, status = resume(field, name, **changes)
     assert status == "finished:failed"
     assert NO_CHECKPOINT in field.federation.run_log(again)
-    last = read_events(field.folder(name).events)[-1]
-    assert (last["event"], last["error"], last["run"]) == ("run_failed", "CheckpointError", again)
+    assert again not in {event["run"] for event in read_events(field.folder(name).events)}
     assert list(Ledger(field.folder(name).ledger).charges) == before
 
 

@@ -46,10 +46,20 @@ def test_a_model_that_ends_more_than_two_points_below_the_base_is_called_so(fina
     assert found.startswith(said) if said else found == ""
 
 
-@pytest.mark.parametrize(("final", "said"), [(0.9, ""), (1.01, ""), (1.03, "ended with held-out loss 1.030, ABOVE")])
+@pytest.mark.parametrize(("final", "said"), [(0.9, ""), (1.0004, ""), (1.01, "ended with held-out loss 1.010, ABOVE")])
 def test_without_choices_the_loss_tells_that_a_model_ended_below_the_base(final: float, said: str) -> None:
     found = _warning({"loss": 1.0}, {"loss": final})
     assert found.startswith(said) if said else found == ""
+
+
+def test_a_loss_above_the_base_is_told_though_the_accuracy_rose() -> None:
+    """A model that picks better and is surer of what it gets wrong: no success without a word."""
+    base = {"accuracy": 0.3, "loss": 1.0}
+    assert "ABOVE the base model's 1.000, though accuracy rose by 20.0 points" in _warning(
+        base, {"accuracy": 0.5, "loss": 8.2}
+    )
+    assert "do not use this adapter" in _warning(base, {"accuracy": 0.29, "loss": 1.1})
+    assert _warning(base, {"accuracy": 0.29, "loss": 0.9}) == ""
 
 
 def test_without_held_out_data_there_is_nothing_to_warn_of() -> None:

@@ -13,6 +13,7 @@ from common.config import ConfigError, RunConfig
 from server_app import cli, launcher
 from server_app.launcher import LaunchError, Resources, flower_environment, read_preset
 from server_app.overrides import parse_override
+from server_app.terminal import TRACEBACK
 from tests.server_app.flwr_program import write_flwr
 
 runner = CliRunner()
@@ -110,6 +111,7 @@ REPORT: dict[str, Any] = {
         "base": {"loss": 3.5, "accuracy": 0.25},
         "final": {"loss": 1.5, "accuracy": 0.75},
         "warning": "ended below the base model",
+        "shortage_warning": "MOST ROUNDS HAD TOO FEW REPLIES",
     },
     "privacy": {
         "released_model": FIGURE | {"cross_check": {"agrees": False}},
@@ -143,6 +145,7 @@ def test_run_launches_the_configured_federation_and_sums_up(tmp_path: Path, monk
     assert "THE TWO ACCOUNTANTS DISAGREE" in result.output
     assert "CONTROL RUN, not a result: server.control = codes-zeroed" in result.output
     assert "WARNING: ended below the base model" in result.output
+    assert "WARNING: MOST ROUNDS HAD TOO FEW REPLIES" in result.output
     assert "NOT PRIVATE" not in result.output
 
 
@@ -188,10 +191,14 @@ def test_an_interrupt_says_how_to_continue_where_that_is_possible(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: set[str]
 ) -> None:
     """Without ``latest`` the run had no checkpoint yet; without the key it has ended."""
-    Launched(monkeypatch, KeyboardInterrupt())
-    (tmp_path / "x" / "checkpoint").mkdir(parents=True)
-    for name in saved:
-        (tmp_path / "x" / "checkpoint" / name).touch()
+
+    def interrupted(*_: Any) -> None:
+        (tmp_path / "x" / "checkpoint").mkdir(parents=True)
+        for name in saved:
+            (tmp_path / "x" / "checkpoint" / name).touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "launch", interrupted)
     result = runner.invoke(cli.app, options(tmp_path))
     assert result.exit_code == 130
     assert (f"dr-encoder run --resume {tmp_path / 'x'}" in result.output) == (len(saved) == 2)
@@ -247,11 +254,65 @@ def test_a_failed_run_names_its_log_and_the_error_in_it(
     monkeypatch.setattr(launcher, "_launch", fail)
     path = tmp_path / "x.flower.log"
     path.write_text("[dr-encoder] ERROR: é, of an earlier run\n")
+    (tmp_path / "x").mkdir()
     with path.open("a") as log, pytest.raises(LaunchError) as caught:
-        launcher.launch(RunConfig(), 1, Resources(1), log)
+        launcher.launch(named(tmp_path), 1, Resources(1), log)
     assert str(caught.value).startswith(
         f"the run ended as finished:failed; its log is {path}, and its last error is: {expected}"
     )
+
+
+def named(tmp_path: Path) -> RunConfig:
+    return RunConfig.parse({"output.dir": str(tmp_path), "output.name": "x"})
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [(APP_ERROR, False), (f"{APP_ERROR} {TRACEBACK}", True), (FLOWER_ERROR, True)],
+    ids=["the app told why", "the traceback is in the log", "Flower failed"],
+)
+def test_the_log_of_a_start_that_failed_stays_only_where_it_tells_more_than_the_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str, kept: bool
+) -> None:
+    def fail(_config: RunConfig, _clients: int, _resources: Resources, log: Any) -> None:
+        log.write(written)
+        log.flush()
+        raise LaunchError("the run ended as finished:failed")
+
+    monkeypatch.setattr(launcher, "_launch", fail)
+    path = tmp_path / "x.flower.log"
+    with path.open("w") as log, pytest.raises(LaunchError, match="its last error is: ") as caught:
+        launcher.launch(named(tmp_path), 1, Resources(1), log)
+    assert path.exists() is kept is (str(path) in str(caught.value))
+
+
+def test_the_log_of_a_run_that_was_stopped_before_it_began_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Launched(monkeypatch, KeyboardInterrupt())
+    result = runner.invoke(cli.app, options(tmp_path))
+    assert (result.exit_code, list(tmp_path.iterdir())) == (130, [])
+    assert result.output.endswith("\nstopped\n")
+
+
+def test_a_second_run_of_one_name_is_refused_before_the_first_one_s_log_is_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched = Launched(monkeypatch)
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x.flower.log").write_text("of the finished run\n")
+    result = runner.invoke(cli.app, options(tmp_path))
+    assert (result.exit_code, launched.calls) == (1, [])
+    assert 'output.name = "x"' in result.output
+    assert (tmp_path / "x.flower.log").read_text() == "of the finished run\n"
+
+
+def test_a_new_run_begins_a_new_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left of an earlier attempt that never became a run is not this run's."""
+    Launched(monkeypatch)
+    (tmp_path / "x.flower.log").write_text("of an attempt that failed\n")
+    assert runner.invoke(cli.app, options(tmp_path)).exit_code == 0
+    assert (tmp_path / "x.flower.log").read_text() == ""
 
 
 def test_a_failed_run_without_any_error_still_names_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,8 @@ from common.config import ConfigError, RunConfig, flatten
 from common.demo.model import load_model, load_tokenizer
 from common.models import AdaptedModel
 from common.privacy.ledger import Ledger
+from server_app.evaluation import Evaluation, Evaluator
+from server_app.federation import FederationError
 from server_app.run import check_run, run_federation
 from server_app.run_folder import RunFolder
 from tests.server_app.strategy_runs import faulty
@@ -55,7 +57,10 @@ KEYS = {
         *("name", "strategy", "model", "data", "seed", "clients", "rounds_planned", "rounds_run", "seconds"),
         *("app_digest", "versions"),
     },
-    "outcome": {"stopped_because", "divergence_judged_on", "rounds_short_of_replies", "base", "final"},
+    "outcome": {
+        *("stopped_because", "divergence_judged_on", "rounds_short_of_replies", "base", "final"),
+        *("warning", "shortage_warning"),
+    },
     "privacy": {
         *("released_model", "one_client_against_server", "not_private_because", "insecure_noise", "trust"),
         *("clip_norm", "clipping", "sampling_rate", "noise_multiplier", "statistics_noise_multiplier"),
@@ -248,11 +253,49 @@ def test_plots_are_pictures_with_something_in_them(noisy: RunFolder, clear: RunF
         assert name in (folder.path / "report.md").read_text()
 
 
-def test_latest_points_at_the_newest_run(files: Files, tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        folder = RunFolder.create(tiny_config(files, tmp_path, {"output.name": name}))
-        assert (tmp_path / "latest").resolve() == folder.path == tmp_path / name
-    assert (tmp_path / "latest").is_symlink()
+def test_latest_points_at_the_newest_run_that_has_something_to_show(
+    noisy: RunFolder, files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that has only begun, or that failed, does not take the place of one with an adapter."""
+    assert (noisy.path.parent / "latest").resolve() == noisy.path
+    assert (noisy.path.parent / "latest").is_symlink()
+    first = run_tiny(tiny_config(files, tmp_path, {"output.name": "one"}))
+    failing = tiny_config(files, tmp_path, {"output.name": "two", "federation.max-failed-rounds": 1})
+    with pytest.raises(FederationError):
+        run_tiny(failing, faulty(tiny_grid(failing), raising={1, 2, 3, 4, 5, 6}, silent=set()))
+    assert (tmp_path / "two").is_dir()
+    assert (tmp_path / "latest").resolve() == first.path
+    third = run_tiny(tiny_config(files, tmp_path, {"output.name": "three"}))
+    assert (tmp_path / "latest").resolve() == third.path
+
+
+def test_no_adapter_is_scored_twice(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last round's scores are the final ones; base, three rounds."""
+    calls: list[int] = []
+    scored = Evaluator.__call__
+
+    def counted(self: Evaluator, adapter: torch.Tensor) -> Evaluation:
+        calls.append(1)
+        return scored(self, adapter)
+
+    monkeypatch.setattr(Evaluator, "__call__", counted)
+    folder = run_tiny(tiny_config(files, tmp_path, NOISY))
+    assert len(calls) == 4
+    assert report_of(folder)["outcome"]["final"]["loss"] == folder.read_metrics()[-1]["loss"]
+
+
+@pytest.mark.parametrize(("broken_until", "loud"), [(2, True), (1, False)])
+def test_a_run_most_of_whose_rounds_were_empty_does_not_end_as_a_plain_success(
+    files: Files, tmp_path: Path, capfd: pytest.CaptureFixture[str], broken_until: int, loud: bool
+) -> None:
+    config = tiny_config(files, tmp_path, {**NOISY, "strategy.name": "lora"})
+    grid = faulty(tiny_grid(config), raising={1, 2, 3, 4, 5, 6}, silent=set(), until=broken_until)
+    folder = run_tiny(config, grid)
+    said = capfd.readouterr().out
+    assert bool(report_of(folder)["outcome"]["shortage_warning"]) is loud
+    for text in (said, (folder.path / "report.md").read_text()):
+        assert ("MOST ROUNDS HAD TOO FEW REPLIES" in text) is loud
+    assert " 2 " not in report_of(folder)["outcome"]["shortage_warning"], "how many is told on no page"
 
 
 def test_an_existing_folder_is_never_written_into(noisy: RunFolder, files: Files) -> None:

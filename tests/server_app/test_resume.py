@@ -13,13 +13,16 @@ from flwr.app import MetricRecord
 
 from client_app.app import app as client_app
 from common.config import ConfigError, RunConfig
+from common.privacy.accounting import epsilon
 from common.privacy.gaussian import gaussian_epsilon
 from common.privacy.ledger import Ledger
 from server_app.checkpoints import CheckpointError
 from server_app.in_process import InProcessGrid
 from server_app.progress import Narrator
+from server_app.resuming import why_not_resumable
 from server_app.run import run_federation
 from server_app.run_folder import RunFolder
+from server_app.terminal import show
 from tests.tiny import Files, final_adapter, run_tiny, tiny_config, tiny_grid
 
 REPEATABLE: dict[str, Any] = {
@@ -203,15 +206,29 @@ def test_a_run_is_resumed_with_as_many_clients_as_it_was_planned_for(
     assert [row["round"] for row in folder.read_metrics()] == [0, 1, 2, 3, 4]
 
 
-def test_a_run_that_has_ended_is_refused(config: RunConfig, whole: RunFolder) -> None:
+def test_a_run_that_has_ended_is_refused_and_nothing_of_it_is_written_into(config: RunConfig, whole: RunFolder) -> None:
+    before = {path: path.read_bytes() for path in whole.path.rglob("*") if path.is_file()}
     with pytest.raises(CheckpointError, match="this run has ended, and the secret key of its cohorts was deleted"):
         resumed(config, whole)
+    assert {path: path.read_bytes() for path in whole.path.rglob("*") if path.is_file()} == before
 
 
-def test_a_run_that_never_saved_is_refused(config: RunConfig, killed: RunFolder) -> None:
+def test_a_run_that_never_saved_is_refused_with_what_it_has_spent(config: RunConfig, killed: RunFolder) -> None:
     (killed.checkpoint / "latest").unlink()
-    with pytest.raises(CheckpointError, match="it stopped before its first checkpoint; start it anew"):
+    spent = epsilon(Ledger(killed.ledger).charges, 1e-3)
+    with pytest.raises(CheckpointError, match=r"it stopped before its first checkpoint; .*; start it anew") as refusal:
         resumed(config, killed)
+    assert f"has charged stage 1: statistics, stage 2: gradient: epsilon {show(spent)} at delta 0.001" in str(
+        refusal.value
+    )
+
+
+def test_a_run_that_stopped_before_any_charge_has_spent_nothing(tmp_path: Path) -> None:
+    assert "; nothing had been charged; " in why_not_resumable(tmp_path)
+    (tmp_path / "ledger.jsonl").touch()
+    assert "; nothing had been charged; " in why_not_resumable(tmp_path)
+    (tmp_path / "ledger.jsonl").write_text("no ledger\n")
+    assert "what it has spent cannot be read" in why_not_resumable(tmp_path)
 
 
 def test_the_cohort_key_is_the_owners_only_and_is_deleted_at_the_end(whole: RunFolder, killed: RunFolder) -> None:

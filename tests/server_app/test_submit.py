@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ if sys.argv[1] == "run":
     if (here / "refused").exists():
         sys.exit("no such connection")
     print(json.dumps({{"success": True, "run-id": "7"}}))
+if sys.argv[1] == "log" and (here / "log").exists():
+    print((here / "log").read_text())
 if sys.argv[1] == "ls":
     answers = (here / "statuses").read_text().split()
     (here / "statuses").write_text(" ".join(answers[1:] or answers))
@@ -54,6 +57,15 @@ def test_a_completed_run_ends_with_0_through_a_restart_of_the_superlink(flwr: Pa
     assert calls.count("log 7 hospital --stream") == 3, "the log is taken up again after each interruption"
 
 
+def test_what_the_run_warned_of_is_the_last_that_is_said_and_said_once(flwr: Path) -> None:
+    """The log is shown anew after each restart of the SuperLink."""
+    (flwr / "statuses").write_text("running finished:completed")
+    (flwr / "log").write_text("[dr-encoder] finished: all\n[dr-encoder] WARNING: MOST ROUNDS\nWARNING: other")
+    code, output = run()
+    assert code == 0
+    assert output.endswith("run 7 is finished:completed\n  WARNING: MOST ROUNDS\n")
+
+
 @pytest.mark.parametrize("status", ["finished:failed", "finished:stopped"])
 def test_a_run_that_did_not_complete_ends_with_1(flwr: Path, status: str) -> None:
     (flwr / "statuses").write_text(status)
@@ -72,3 +84,61 @@ def test_a_superlink_that_is_gone_is_not_asked_for_ever(flwr: Path) -> None:
     assert code == 1
     assert "no longer answers for run 7: flwr ls" in output
     assert "said: SuperLink is not reachable" in output
+
+
+def of_a_run(flwr: Path, *saved: str) -> str:
+    """A configuration whose run's folder has these files; none: it has not begun."""
+    folder = flwr / "results" / "first"
+    for name in saved:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    path = flwr / "first.toml"
+    path.write_text(f'output.dir = "{folder.parent}"\noutput.name = "first"\nseed = 3\n')
+    return str(path)
+
+
+def sent(flwr: Path) -> list[str]:
+    """The words of the command that has started a run."""
+    calls = (flwr / "calls").read_text().splitlines() if (flwr / "calls").exists() else []
+    return next((call.split() for call in calls if call.startswith("run ")), [])
+
+
+@pytest.mark.parametrize(
+    ("saved", "code", "said", "starts"),
+    [
+        ((), 0, "run 7 is finished:completed", True),
+        (("checkpoint/latest", "checkpoint/sampling.key"), 0, "first: resumed", True),
+        (("report.json",), 0, "this run has ended", False),
+        (("ledger.jsonl",), 2, "it stopped before its first checkpoint; nothing had been charged", False),
+    ],
+    ids=["new", "interrupted", "done", "without a checkpoint"],
+)
+def test_a_unit_that_tries_again_resumes_and_never_pays_twice(
+    flwr: Path, saved: tuple[str, ...], code: int, said: str, starts: bool
+) -> None:
+    """Exit status 2 is the one that the unit does not try again after."""
+    (flwr / "statuses").write_text("finished:completed")
+    found, output = run("--config", of_a_run(flwr, *saved), "--resume-existing")
+    assert (found, said in output, bool(sent(flwr))) == (code, True, starts), output
+    unit = (Path(__file__).parents[2] / "systemd" / "dr-encoder-run@.service").read_text()
+    assert "RestartPreventExitStatus=2\n" in unit
+    assert "--config /etc/dr-encoder/runs/%i.toml --resume-existing\n" in unit
+
+
+def test_a_resumed_run_has_the_keys_of_its_file_and_its_folder(flwr: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[dict[str, object]] = []
+
+    def keep(_connection: str, _app: str, keys: list[str]) -> None:
+        kept.append(tomllib.loads(Path(keys[1]).read_text()))
+
+    monkeypatch.setattr(submit, "_submit", keep)
+    run("--config", of_a_run(flwr, "checkpoint/latest", "checkpoint/sampling.key"), "--resume-existing")
+    results = str(flwr / "results")
+    assert kept == [{"output": {"dir": results, "name": "first"}, "seed": 3, "resume": f"{results}/first"}]
+
+
+def test_without_a_place_nothing_can_be_told_of_an_earlier_run(flwr: Path) -> None:
+    (flwr / "x.toml").write_text("seed = 1\n")
+    code, output = run("--config", str(flwr / "x.toml"), "--resume-existing")
+    assert (code, "needs output.name, and an absolute output.dir" in output) == (2, True)
+    assert run("--resume-existing")[0] == 2

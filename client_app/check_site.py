@@ -1,0 +1,170 @@
+"""``dr-encoder check-site``: what a run would ask of a site, tried beforehand and at the site alone.
+
+The same code as in a run reads the limits, the data and the model; nothing is released, charged or sent. The server is
+asked for one answer over TLS, for its certificate and its clock.
+"""
+
+import email.utils
+import os
+import shlex
+import socket
+import ssl
+import time
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from flwr.common.config import parse_config_args
+
+from common.config import ConfigError, RunConfig, flatten
+
+_FEWEST_DAYS = 14.0
+_MOST_SECONDS = 3.0  # Flower 1.41 turns away what is signed 5 s ahead
+_PATIENCE = 15.0
+
+
+class CheckFailed(RuntimeError):
+    """One thing is not as it must be; the message says what would be right."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found: its name, whether it passed, and in words what was found."""
+
+    what: str
+    passed: bool
+    text: str
+
+
+def check_site(node_config: str, run_config: Mapping[str, Any], superlink: str, authority: str) -> list[Finding]:
+    """Every check in order; ``superlink`` ("": not asked) is host and port, ``authority`` its certificate file."""
+    found: list[Finding] = []
+    node: dict[str, Any] = {}
+
+    def parse() -> str:
+        node.update(parse_config_args([node_config] if node_config else []))
+        if node_config and not node:  # Flower passes over what it cannot read
+            raise CheckFailed(f"{node_config}: write key=value, text in double quotes, separated by blanks")
+        return f"{len(node)} keys" if node else "empty: no data of this site's own, and no limits"
+
+    _run(found, "node config", parse)
+    if found[-1].passed:
+        _run(found, "limits", lambda: _limits(node))
+        _run(found, "data and model", lambda: _data_and_model(node, run_config))
+    if superlink:
+        _run(found, "server", lambda: f"{superlink} {_server(superlink, authority)}")
+    return found
+
+
+def read_site_env(path: Path) -> dict[str, str]:
+    """The assignments of a unit's environment file, quoted as systemd reads them."""
+    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    words = (shlex.split(line) for line in lines if line and line[0] not in "#;")
+    return dict(word[0].split("=", 1) for word in words if word and "=" in word[0])
+
+
+def read_run(path: Path | None) -> dict[str, Any]:
+    """All keys of a run: the defaults, and over them those of a TOML file."""
+    given = flatten(tomllib.loads(path.read_text(encoding="utf-8"))) if path else {}
+    return dict(RunConfig.parse(given).flat())
+
+
+def _run(found: list[Finding], what: str, check: Callable[[], str]) -> None:
+    try:
+        found.append(Finding(what, True, check()))
+    except (CheckFailed, ConfigError, PermissionError) as error:  # the last is a policy's refusal too
+        found.append(Finding(what, False, str(error)))
+    except Exception as error:  # a tool that looks for what is wrong must survive finding it
+        found.append(Finding(what, False, f"{type(error).__name__}: {error}"))
+
+
+def _limits(node: Mapping[str, Any]) -> str:
+    from client_app.policy import SitePolicy  # noqa: PLC0415 - torch, which --help need not wait for
+
+    policy = SitePolicy.from_node_config(node)
+    if policy.ledger_path:
+        _check_ledger(Path(policy.ledger_path))
+    shown = {
+        "min-noise-multiplier": policy.min_noise_multiplier,
+        "max-clip-norm": policy.max_clip_norm,
+        "max-releases": policy.max_releases or "none",
+        "max-epsilon": policy.max_epsilon or "none",
+        "allow-raw-gradients": str(policy.allow_raw_gradients).lower(),
+        "ledger-path": policy.ledger_path or "none: the ledger ends with a run or a restart",
+    }
+    return ", ".join(f"{key} {value}" for key, value in shown.items())
+
+
+def _check_ledger(path: Path) -> None:
+    """It is opened for appending by the user that runs submitted code: try it as that user."""
+    there = path if path.exists() else path.parent
+    if not os.access(there, os.W_OK):
+        raise CheckFailed(
+            f"ledger-path = {path}: this user may not write to {there}; check as the superexec's user (sudo -u "
+            "dr-encoder-app), or name a file in a folder of that user's"
+        )
+
+
+def _data_and_model(node: Mapping[str, Any], run_config: Mapping[str, Any]) -> str:
+    """One local update, as a round would compute it, on the site's own examples; its result goes nowhere."""
+    from flwr.app import Context, RecordDict  # noqa: PLC0415 - as above
+
+    from client_app.app import gradient_of  # noqa: PLC0415
+    from client_app.site import Site  # noqa: PLC0415
+
+    context = Context(
+        run_id=0, node_id=0, node_config=dict(node), state=RecordDict(), run_config=dict(run_config), series_id=0
+    )
+    site = Site.of(context)
+    started = time.monotonic()
+    gradient = gradient_of(site, site.adapted.initial, 1)
+    seconds = time.monotonic() - started
+    if not gradient.isfinite().all():
+        raise CheckFailed("the local gradient is not finite: look at model.dtype and at the rows")
+    where = node.get("data-path") or "the run's own data"
+    return (
+        f"{len(site.examples)} examples from {where}, model {run_config['model.name']} on {site.adapted.device}, "
+        f"one local update in {seconds:.1f} s"
+    )
+
+
+def _server(superlink: str, authority: str) -> str:
+    where = urlsplit(f"//{superlink}")
+    if not where.hostname or not where.port:
+        raise CheckFailed(f"superlink = {superlink}: write host:port, as for flower-supernode")
+    trust = ssl.create_default_context(cafile=authority or None)
+    try:
+        with (
+            socket.create_connection((where.hostname, where.port), _PATIENCE) as plain,
+            trust.wrap_socket(plain, server_hostname=where.hostname) as secure,
+        ):
+            days = _days_left(secure.getpeercert() or {})
+            ahead = _seconds_ahead(secure, where.hostname)
+    except OSError as error:  # ssl.SSLError is one
+        raise CheckFailed(f"superlink = {superlink}: {error}") from None
+    if days < _FEWEST_DAYS:
+        raise CheckFailed(f"its certificate ends in {days:.1f} days; ask the operator for a new one in time")
+    if abs(ahead) > _MOST_SECONDS:
+        raise CheckFailed(
+            f"this clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the server's; Flower turns away "
+            "what is 5 s ahead or 5 min old, without a word: set up NTP on both"
+        )
+    return f"answers over TLS, certificate valid for {days:.0f} days, clocks within {_MOST_SECONDS:.0f} s"
+
+
+def _days_left(certificate: Mapping[str, Any]) -> float:
+    return (ssl.cert_time_to_seconds(str(certificate["notAfter"])) - time.time()) / 86400
+
+
+def _seconds_ahead(secure: ssl.SSLSocket, host: str) -> float:
+    """How far this clock is ahead, by the ``Date`` of any answer, which has whole seconds."""
+    secure.sendall(f"HEAD /v1/fleet/ HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+    answer = b"".join(iter(lambda: secure.recv(4096), b"")).decode("latin-1")
+    dates = [line.partition(":")[2] for line in answer.splitlines() if line.lower().startswith("date:")]
+    if not dates:
+        raise CheckFailed("it answers without a date: is it the SuperLink, or the proxy before it?")
+    return (datetime.now(UTC) - email.utils.parsedate_to_datetime(dates[0].strip())).total_seconds()

@@ -1,0 +1,147 @@
+"""``dr-encoder check-site``: a site that is ready, and each thing that may be wrong with one."""
+
+import http.server
+import json
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from client_app import check_site as module
+from client_app.check_site import Finding, read_run, read_site_env
+from common.demo.tasks import training_examples
+from compare.cli import app
+from server_app.deployment.certificates import Certificates, make_certificates
+from tests.tiny import write_jsonl
+
+ROOT = Path(__file__).parents[2]
+RUN = {**read_run(None), "lora.rank": 2, "train.batch-size": 4}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "site.jsonl", training_examples("elicitation", 8, 1).to_list())
+
+
+class Server:
+    """A TLS server that says what time it is by its own clock."""
+
+    ahead = 0.0
+
+    def __init__(self, folder: Path) -> None:
+        self.files: Certificates = make_certificates(folder)
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_HEAD(self) -> None:
+                self.send_response(403)
+                self.end_headers()
+
+            def date_time_string(self, timestamp: float | None = None) -> str:
+                return super().date_time_string(int(time.time() + outer.ahead))
+
+            def log_message(self, *_: object) -> None:
+                """Silent."""
+
+        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.files.certificate, self.files.key)
+        self.http.socket = context.wrap_socket(self.http.socket, server_side=True)
+        self.address = f"127.0.0.1:{self.http.server_address[1]}"
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    made = Server(tmp_path / "certificates")
+    yield made
+    made.http.shutdown()
+    made.http.server_close()
+
+
+def check(node_config: str = "", superlink: str = "", authority: str = "") -> dict[str, Finding]:
+    return {finding.what: finding for finding in module.check_site(node_config, RUN, superlink, authority)}
+
+
+def test_a_site_that_is_ready_passes_everything_and_nothing_is_written(
+    data: Path, server: Server, tmp_path: Path
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    ledger = tmp_path / "ledger.jsonl"
+    found = check(
+        f'data-path="{data}" max-releases=9 ledger-path="{ledger}"', server.address, str(server.files.authority)
+    )
+    assert {what: finding.passed for what, finding in found.items()} == {
+        "node config": True, "limits": True, "data and model": True, "server": True,
+    }, found  # fmt: skip
+    assert found["data and model"].text.startswith(f"8 examples from {data}, model demo on ")
+    assert "max-releases 9" in found["limits"].text
+    assert "valid for 30 days" in found["server"].text or "valid for 29 days" in found["server"].text
+    assert sorted(tmp_path.rglob("*")) == before, "no release, no charge"
+
+
+def test_each_wrong_thing_is_named_and_the_other_checks_go_on(tmp_path: Path, data: Path, server: Server) -> None:
+    found = check(f'data-path="{tmp_path}/absent.jsonl" max-releases=1.5', server.address, str(server.files.authority))
+    assert {what for what, finding in found.items() if not finding.passed} == {"limits", "data and model"}
+    assert "max-releases = 1.5: write a whole number" in found["limits"].text
+    assert "absent.jsonl" in found["data and model"].text
+    assert not check("max-releases")["node config"].passed
+    wrong = write_jsonl(tmp_path / "wrong.jsonl", [{"question": "a", "answer": "b"}])
+    assert "prompt" in check(f'data-path="{wrong}"')["data and model"].text
+
+
+def test_a_ledger_that_cannot_be_written_is_found_before_the_first_message(tmp_path: Path, data: Path) -> None:
+    text = check(f'data-path="{data}" ledger-path="{tmp_path}/none/ledger.jsonl"')["limits"].text
+    assert text.startswith(f"ledger-path = {tmp_path}/none/ledger.jsonl: this user may not write")
+
+
+@pytest.mark.parametrize(("ahead", "said"), [(30.0, "30 s behind"), (-30.0, "30 s ahead of"), (1.0, "")])
+def test_a_clock_that_flower_would_turn_away_is_told(server: Server, ahead: float, said: str) -> None:
+    server.ahead = ahead
+    finding = check("", server.address, str(server.files.authority))["server"]
+    assert finding.passed is not bool(said)
+    near = {said, said.replace("30", "29"), said.replace("30", "31")}
+    assert any(text in finding.text for text in near)
+
+
+def test_a_certificate_that_ends_soon_or_is_nobody_s_is_told(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "CERTIFICATE_VERIFY_FAILED" in check("", server.address)["server"].text
+    later = SimpleNamespace(time=lambda: time.time() + 20 * 86400, monotonic=time.monotonic)
+    monkeypatch.setattr(module, "time", later)
+    finding = check("", server.address, str(server.files.authority))["server"]
+    assert (finding.passed, "ends in 10.0 days" in finding.text or "ends in 9.9 days" in finding.text) == (False, True)
+
+
+@pytest.mark.parametrize("superlink", ["fl.example.org", "127.0.0.1:1"])
+def test_a_server_that_cannot_be_asked_is_told(superlink: str) -> None:
+    finding = check("", superlink)["server"]
+    assert not finding.passed
+    assert superlink in finding.text
+
+
+def test_the_unit_s_file_is_read_as_systemd_reads_it() -> None:
+    found = read_site_env(ROOT / "systemd" / "site.env")
+    assert found["SUPERLINK"] == "fl.example.org:443"
+    assert found["NODE_CONFIG"].startswith('data-path="/srv/dr-encoder/site.jsonl" min-noise')
+
+
+def test_the_command_ends_with_1_when_anything_failed(data: Path, tmp_path: Path) -> None:
+    env, run = tmp_path / "site.env", tmp_path / "run.toml"
+    env.write_text(f"NODE_CONFIG='data-path=\"{data}\"'\n")
+    run.write_text("lora.rank = 2\n")
+    runner: Any = CliRunner()
+    good = runner.invoke(app, ["check-site", "--site-env", str(env), "--config", str(run)])
+    assert (good.exit_code, good.output.count("ok  ")) == (0, 3), good.output
+    env.write_text(f"NODE_CONFIG='data-path=\"{tmp_path}/other.jsonl\"'\n")
+    (tmp_path / "other.jsonl").write_text(json.dumps({"question": "a"}) + "\n")
+    bad = runner.invoke(app, ["check-site", "--site-env", str(env), "--config", str(run)])
+    assert (bad.exit_code, "FAIL data and model" in bad.output) == (1, True)
+    run.write_text("lora.rnk = 2\n")
+    refused = runner.invoke(app, ["check-site", "--config", str(run)])
+    assert (refused.exit_code, "lora.rnk: unknown key" in refused.output) == (1, True)

@@ -1,0 +1,244 @@
+"""Nodes that vanish and come back: what a run charges meanwhile, how it waits, and whom it calls silent."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from flwr.app import Error, Message
+from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.proto.node_pb2 import NodeInfo
+
+from common.config import FederationConfig
+from common.privacy.ledger import Ledger
+from server_app import availability
+from server_app.availability import Attendance, site_names
+from server_app.events import read_events
+from server_app.federation import FederationError
+from server_app.in_process import InProcessGrid
+from server_app.run import run_federation
+from server_app.run_folder import RunFolder
+from tests.server_app.strategy_runs import NOISY
+from tests.tiny import CLIENTS, Files, tiny_config, tiny_grid
+
+EVERYBODY = frozenset(range(1, CLIENTS + 1))
+
+
+class Clock:
+    """Time that passes only while somebody sleeps, with something that may happen each time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        self.pauses: list[float] = []
+        self.happens: Callable[[float], None] = lambda _: None
+        passing = SimpleNamespace(monotonic=lambda: self.now, sleep=self.sleep, time=lambda: 1e9 + self.now)
+        monkeypatch.setattr(availability, "time", passing)
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds > 0
+        self.now += seconds
+        self.pauses.append(seconds)
+        self.happens(self.now)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+class Named(InProcessGrid):
+    """Nodes with registered names, some of them away: the SuperLink answers for these, as Flower's does."""
+
+    away: frozenset[int]
+    looked: Callable[[], None]
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        return [NodeInfo(node_id=node, name=f"site-{node}") for node in self.get_node_ids()]
+
+    def get_node_ids(self) -> list[int]:
+        self.looked()
+        return [node for node in super().get_node_ids() if node not in self.away]
+
+    def answer(self, message: Message) -> Message | None:
+        reply = super().answer(message)
+        if message.metadata.dst_node_id not in self.away or reply is None:
+            return reply
+        lost: Any = Message(Error(3, "Node Unavailable"), reply_to=message)
+        lost.metadata.__dict__["_src_node_id"] = SUPERLINK_NODE_ID
+        return lost  # type: ignore[no-any-return]
+
+
+def named(config: Any, away: Iterable[int] = ()) -> Named:
+    grid: Any = tiny_grid(config)
+    grid.__class__ = Named
+    grid.away, grid.looked = frozenset(away), lambda: None
+    return grid  # type: ignore[no-any-return]
+
+
+def attendance(said: list[str], **changes: Any) -> Attendance:
+    names = {node: f"site-{node}" for node in EVERYBODY}
+    return Attendance(sorted(EVERYBODY), names, FederationConfig(**changes), said.append)
+
+
+def outage(files: Files, tmp_path: Path, seconds: float, clock: Clock, **changes: Any) -> tuple[RunFolder, Any]:
+    """A run of four private rounds: everybody vanishes while round 2 is under way, for so many seconds."""
+    flat = {
+        **NOISY, "num-server-rounds": 4, "strategy.name": "lora", "federation.wait-timeout": 3600.0,
+        "privacy.stop-epsilon": 8.0, "data.evaluation": "", **changes,
+    }  # fmt: skip
+    config = tiny_config(files, tmp_path, flat)
+    grid = named(config)
+    answer = grid.answer
+
+    def vanish(message: Message) -> Message | None:
+        if message.metadata.group_id == "2" and not clock.pauses:
+            grid.away = EVERYBODY
+        return answer(message)
+
+    grid.answer = vanish  # type: ignore[method-assign]
+    clock.happens = lambda now: setattr(grid, "away", EVERYBODY if now < seconds else frozenset())
+    return RunFolder(tmp_path / "run"), lambda: run_federation(grid, config, 7)
+
+
+def test_an_outage_of_everybody_costs_time_and_at_most_one_charged_round(
+    files: Files, tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three minutes: the round that was under way is lost, the next is charged only when enough are back."""
+    folder, run = outage(files, tmp_path, 180.0, clock)
+    run()
+    rows = [row for row in folder.read_metrics() if row["round"]]
+    assert [row["replies"] for row in rows] == [6, 0, 6, 6]
+    assert [Ledger(folder.ledger).rounds_charged(number) for number in (1, 2, 3, 4)] == [1, 1, 1, 1]
+    assert clock.now >= 180.0
+    events = [event for event in read_events(folder.events) if event["event"].startswith(("waiting", "nodes_are"))]
+    told = [event for event in events if event["event"] == "waiting_for_nodes"]
+    assert [(event["online"], event["needed"], event["round"]) for event in told] == [(0, 3, 3)] * len(told)
+    assert 3 <= len(told) <= 4, "at once, then once a minute"
+    assert events[-1]["event"] == "nodes_are_back"
+    assert events[-1]["waited"] == pytest.approx(clock.now - 5.0, abs=0.1), "all but the pause after the failed round"
+    said = capsys.readouterr().out
+    assert (
+        "WAITING: 0 of 6 enrolled nodes online, 3 are needed; missing: site-1, site-2, site-3, site-4, site-5" in said
+    )
+    assert "and 1 more. Nothing is charged" in said
+    assert "6 of 6 enrolled nodes online again after 2:56: the run goes on" in said
+
+
+def test_an_outage_beyond_the_limit_ends_the_run_uncharged_and_resumable(
+    files: Files, tmp_path: Path, clock: Clock
+) -> None:
+    folder, run = outage(files, tmp_path, 1e9, clock, **{"federation.wait-timeout": 600.0})
+    with pytest.raises(FederationError, match=r"0 of 6 .* for 600 s \(federation\.wait-timeout\).*round 3 was not cha"):
+        run()
+    assert sum(Ledger(folder.ledger).rounds_charged(number) for number in (1, 2, 3, 4)) == 2
+    assert (folder.checkpoint / "latest").exists()
+    assert read_events(folder.events)[-1]["event"] == "run_failed"
+
+
+def test_stage_one_is_not_charged_before_enough_are_online_either(files: Files, tmp_path: Path, clock: Clock) -> None:
+    """They were connected when the run began, and left while the base model was evaluated."""
+    config = tiny_config(files, tmp_path, {**NOISY, "strategy.name": "dr-encoder", "federation.wait-timeout": 60.0})
+    grid = named(config)
+    looks = iter([frozenset(), frozenset()])  # connecting, names; then nobody
+    grid.looked = lambda: setattr(grid, "away", next(looks, EVERYBODY))
+    with pytest.raises(FederationError, match=r"stage 1 was not charged\. Start it anew"):
+        run_federation(grid, config)
+    assert Ledger(tmp_path / "run" / "ledger.jsonl").charges == ()
+
+
+def test_a_run_waits_no_longer_than_for_the_share_that_must_reply(clock: Clock) -> None:
+    """Half of six: three that are online suffice, whoever they are; waiting asks nothing of a cohort."""
+    said: list[str] = []
+    watched = attendance(said, min_reply_rate=0.5)
+    grid = named_only({4, 5, 6})
+    watched.wait(grid, 1)
+    assert (said, clock.pauses, watched.online) == ([], [], 3)
+    grid.away = frozenset({3, 4, 5, 6})
+    clock.happens = lambda _: setattr(grid, "away", frozenset({1, 2, 3}))
+    watched.wait(grid, 2)
+    assert len(clock.pauses) == 1
+    assert watched.waiting is False
+
+
+def named_only(away: Iterable[int]) -> Named:
+    grid: Any = InProcessGrid(None, {}, CLIENTS)  # type: ignore[arg-type]
+    grid.__class__ = Named
+    grid.away, grid.looked = frozenset(away), lambda: None
+    return grid  # type: ignore[no-any-return]
+
+
+def test_failed_rounds_are_followed_by_pauses_that_double_up_to_a_limit(clock: Clock) -> None:
+    watched = attendance([])
+    for failed in range(10):
+        watched.wait(named_only(()), failed + 1, failed)
+    assert clock.pauses == [5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0, 300.0]
+    short = attendance([], wait_timeout=7.0)
+    clock.pauses.clear()
+    short.wait(named_only(()), 3, 2)
+    assert clock.pauses == [7.0], "never longer than the run may wait at all"
+
+
+def test_a_node_that_is_online_and_long_silent_is_told_by_name(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setattr(availability, "log_event", lambda name, **fields: events.append((name, fields)))
+    said: list[str] = []
+    watched, grid = attendance(said), named_only({6})
+    for number in range(1, 6):
+        watched.note(grid, number, [1, 2, 6], {2, 6})  # 2 hangs, 6 is offline: only a hang needs somebody's hand
+    assert [fields["rounds"] for _, fields in events] == [2, 3, 4, 5]
+    assert {(name, fields["node"]) for name, fields in events} == {("node_silent", 2)}
+    assert [line.split(" without")[0] for line in said] == [
+        "WARNING: site-2 is online, 2 rounds",
+        "WARNING: site-2 is online, 4 rounds",
+    ]
+    watched.note(grid, 6, [2], ())
+    assert watched.unanswered == {6: 5}
+    assert set(watched.last_answer) == {1, 2}
+
+
+def test_a_round_in_which_a_node_is_not_asked_counts_neither_way() -> None:
+    watched = attendance([])
+    watched.note(named_only(()), 1, [1, 2], {1})
+    watched.note(named_only(()), 2, [2], ())
+    assert watched.unanswered == {1: 1}
+
+
+def test_an_error_of_the_node_itself_is_an_answer_and_one_of_the_superlink_s_is_none(
+    files: Files, tmp_path: Path, clock: Clock
+) -> None:
+    config = tiny_config(
+        files, tmp_path, {"strategy.name": "lora", "data.evaluation": "", "federation.wait-timeout": 60.0}
+    )
+    grid = named(config, away={5})
+    online = InProcessGrid.get_node_ids
+    grid.get_node_ids = lambda: online(grid)  # type: ignore[method-assign]  # "online", as a hanging SuperNode is
+    answer = grid.answer
+
+    def failing(message: Message) -> Message | None:
+        reply = answer(message)
+        if message.metadata.dst_node_id != 2:
+            return reply
+        broken: Any = Message(Error(0, "MemoryError"), reply_to=message)
+        return broken  # type: ignore[no-any-return]
+
+    grid.answer = failing  # type: ignore[method-assign]
+    folder = run_federation(grid, config, 7)
+    silent = [event for event in read_events(folder.events) if event["event"] == "node_silent"]
+    assert [(event["node"], event["site"], event["rounds"], event["level"]) for event in silent] == [
+        (5, "site-5", 2, "warning"),
+        (5, "site-5", 3, "warning"),
+    ]
+    failed = [event for event in read_events(folder.events) if event["event"] == "node_failed"]
+    assert {(event["node"], event["site"]) for event in failed} == {(2, "site-2"), (5, "site-5")}
+
+
+def test_nodes_without_a_name_and_with_the_same_one_can_be_told_apart() -> None:
+    class Some(InProcessGrid):
+        def get_nodes(self) -> Iterable[NodeInfo]:
+            names = {1: "north", 2: "south", 3: "south", 4: ""}
+            return [NodeInfo(node_id=node, name=name) for node, name in names.items()]
+
+    found = site_names(Some(None, {}, 4))  # type: ignore[arg-type]
+    assert found == {1: "north", 2: "south (2)", 3: "south (3)"}
+    assert Attendance([4], found, FederationConfig(), print).name_of(4) == "node 4"

@@ -1,0 +1,136 @@
+"""What a Prometheus reads of a run, and that the rules and the board ask for metrics that there are."""
+
+import json
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from server_app.federation import FederationError
+from server_app.monitor import NAME
+from server_app.run import run_federation
+from server_app.run_folder import RunFolder
+from tests.server_app.strategy_runs import NOISY, faulty
+from tests.server_app.test_availability import named
+from tests.tiny import CLIENTS, Files, run_tiny, tiny_config, tiny_grid
+
+MONITORING = Path(__file__).parents[2] / "docker" / "monitoring"
+OF_THE_APP = re.compile(r"dr_encoder_\w+")
+QUIET: dict[str, Any] = {**NOISY, "strategy.name": "lora", "data.evaluation": "", "num-server-rounds": 3}
+
+
+def samples(folder: RunFolder) -> dict[str, dict[str, float]]:
+    """Value by site (``""`` where there is none) of every sample."""
+    found: dict[str, dict[str, float]] = {}
+    for family in text_string_to_metric_families((folder.path / NAME).read_text()):
+        for sample in family.samples:
+            assert sample.labels["run"] == folder.path.name
+            found.setdefault(sample.name, {})[sample.labels.get("site", "")] = sample.value
+    return found
+
+
+def one(folder: RunFolder, name: str) -> float:
+    return samples(folder)[f"dr_encoder_{name}"][""]
+
+
+@pytest.fixture(scope="module")
+def told(files: Files, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """Named sites, one of which never answers, over three rounds."""
+    config = tiny_config(files, tmp_path_factory.mktemp("told"), QUIET)
+    grid, looks = named(config), iter([frozenset[int](), frozenset[int]()])  # while it connects
+    grid.looked = lambda: setattr(grid, "away", next(looks, frozenset({5})))
+    return run_federation(grid, config, 7)
+
+
+def test_the_figures_are_those_of_the_round_lines(told: RunFolder) -> None:
+    rows = [row for row in told.read_metrics() if row["round"]]
+    for name, value in {
+        "rounds_total": 3,
+        "rounds_planned": 3,
+        "rounds_short_total": 0,
+        "replies_total": 3 * (CLIENTS - 1),
+        "failures_total": 3,
+        "bytes_up_total": sum(row["bytes_up"] for row in rows),
+        "bytes_down_total": sum(row["bytes_down"] for row in rows),
+        "epsilon_spent": rows[-1]["epsilon"],
+        "round_seconds": rows[-1]["seconds"],
+        "failed_in_a_row": 0,
+        "nodes_enrolled": CLIENTS,
+        "nodes_online": CLIENTS - 1,
+        "nodes_needed": CLIENTS / 2,
+        "waiting": 0,
+        "running": 0,
+        "completed": 1,
+        "failed": 0,
+    }.items():
+        assert one(told, name) == value, name
+    assert one(told, "epsilon_spent") == pytest.approx(one(told, "epsilon_budget"), rel=1e-6), "all that was planned"
+
+
+def test_sites_are_called_by_their_names(told: RunFolder) -> None:
+    found = samples(told)
+    assert set(found["dr_encoder_site_rounds_unanswered"]) == {f"site-{node}" for node in range(1, CLIENTS + 1)}
+    assert found["dr_encoder_site_rounds_unanswered"]["site-5"] == 3
+    answered = found["dr_encoder_site_last_answer_timestamp_seconds"]
+    assert "site-5" not in answered, "who has never answered has no time of it"
+    assert len(answered) == CLIENTS - 1
+    assert all(abs(when - one(told, "updated_timestamp_seconds")) < 300 for when in answered.values())
+
+
+def test_the_file_is_the_owner_s_alone(told: RunFolder) -> None:
+    assert stat.S_IMODE((told.path / NAME).stat().st_mode) == 0o600
+    assert not list(told.path.glob("*.new"))
+
+
+def test_a_run_that_fails_says_so(files: Files, tmp_path: Path) -> None:
+    config = tiny_config(files, tmp_path, {**QUIET, "federation.max-failed-rounds": 2})
+    with pytest.raises(FederationError):
+        run_tiny(config, faulty(tiny_grid(config), raising=set(range(1, 7)), silent=set()))
+    folder = RunFolder(tmp_path / "run")
+    names = ("running", "failed", "failed_in_a_row", "rounds_short_total")
+    assert [one(folder, name) for name in names] == [0, 1, 2, 2]
+
+
+def test_a_run_that_waits_says_so_while_it_waits(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looked at from inside of the waiting."""
+    config = tiny_config(files, tmp_path, {**QUIET, "federation.wait-timeout": 60.0})
+    grid = named(config)
+    folder, seen = RunFolder(tmp_path / "run"), []
+
+    def leave() -> None:
+        if folder.read_metrics():  # after the base model's row or a round: everybody is away once
+            grid.away = frozenset(range(1, CLIENTS + 1)) if not seen else frozenset()
+
+    def look(_: float) -> None:
+        seen.append((one(folder, "waiting"), one(folder, "nodes_online")))
+
+    grid.looked = leave
+    monkeypatch.setattr("server_app.availability.time.sleep", look)
+    run_federation(grid, config, 7)
+    assert seen[0] == (1, 0)
+    assert one(folder, "waiting") == 0
+
+
+def test_three_rules_and_a_board_ask_for_metrics_that_there_are(told: RunFolder) -> None:
+    known = set(samples(told))
+    (group,) = yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"]
+    assert len(group["rules"]) >= 3
+    for rule in group["rules"]:
+        asked = set(OF_THE_APP.findall(rule["expr"]))
+        assert asked, rule["alert"]
+        assert asked <= known, rule["alert"]
+        assert {"summary", "description"} <= set(rule["annotations"])
+    board = json.loads((MONITORING / "grafana.json").read_text())
+    targets = [target["expr"] for panel in board["panels"] for target in panel.get("targets", [])]
+    assert targets
+    for expression in targets:
+        asked = set(OF_THE_APP.findall(expression))
+        assert asked, expression
+        assert asked <= known, expression
+    areas = [tuple(panel["gridPos"][key] for key in "xywh") for panel in board["panels"]]
+    assert all(x + w <= 24 for x, _, w, _ in areas)
+    assert len({panel["id"] for panel in board["panels"]}) == len(areas) == len(set(areas))
