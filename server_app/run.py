@@ -2,7 +2,6 @@
 
 import logging
 import math
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,12 +13,13 @@ from torch import Tensor
 from common.adapter import Layout
 from common.app_digest import app_digest
 from common.codecs import conv_code_size
-from common.config import ConfigError, RunConfig, flatten
+from common.config import ConfigError, RunConfig
 from common.data import check_chat_template, evaluation_examples, retention_examples, validation_examples
 from common.models import AdaptedModel, load_adapted_model
 from common.positions import check_length
 from common.privacy.ledger import Ledger
 from common.privacy.sampling import key_from_seed, new_sampling_key
+from common.private_files import private_files
 from server_app.checkpoints import (
     CheckpointError,
     Progress,
@@ -31,6 +31,7 @@ from server_app.checkpoints import (
 from server_app.evaluation import Evaluation, Evaluator
 from server_app.events import log_event, recording
 from server_app.federation import connect
+from server_app.model_card import write_card
 from server_app.optimizer import ServerOptimizer
 from server_app.prior_settings import prior_settings
 from server_app.privacy_account import PrivacyAccount
@@ -45,10 +46,12 @@ from server_app.strategies import STRATEGIES
 from server_app.strategies.base import FederatedAdapter
 
 
+@private_files()
 def run_federation(grid: Grid, config: RunConfig, run: int = 0) -> RunFolder:
     """Run the configured strategy to its end and write its results; returns their folder.
 
-    ``run``: Flower's id of the run, for the structured log; 0 where no SuperLink gave one.
+    ``run``: Flower's id of the run, for the structured log; 0 where no SuperLink gave one. All that it writes is its
+    owner's alone until it ends, then ``run_folder.PUBLISHED`` may be read by others.
     """
     check_run(config)
     say = Narrator()
@@ -131,7 +134,7 @@ def code_size(config: RunConfig, layout: Layout) -> int:
 
 def _check_same_run(config: RunConfig) -> None:
     """A run is resumed under the configuration that it was planned with, or its epsilon would mean nothing."""
-    saved = RunConfig.parse(flatten(tomllib.loads((Path(config.resume) / "config.toml").read_text()))).flat()
+    saved = RunFolder(Path(config.resume)).read_config().flat()
     free = {"resume", "output.dir", "output.name", "output.tensorboard"}
     if not config.federation.num_clients:
         free.add("federation.num-clients")  # the number that is connected is checked against the plan's
@@ -247,9 +250,11 @@ class Session:
         rounds = self.strategy.state.round
         scores = _plain(self.evaluate(rounds, adapter, whole=True))
         final = {"round": rounds, **scores} if scores else {}
-        self.folder.save_adapter(self.adapted, adapter)
+        self.folder.save_adapter(self.adapted, adapter, self.config.model.name)
         report = write_report(self.folder, self.config, self.strategy, final, self.watch.elapsed)
+        write_card(self.folder.adapter, self.config, report)
         forget_sampling_key(self.folder.checkpoint)
+        self.folder.publish()
         if self.scalars is not None:
             self.scalars.close()
         log_event("run_ended", round=rounds, reason=report["outcome"]["stopped_because"])
