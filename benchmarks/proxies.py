@@ -69,7 +69,7 @@ def broadcasts(config: RunConfig) -> Kept:
     with contextlib.redirect_stdout(io.StringIO()):
         folder = run_federation(grid, config)
     sent = [received_adapter(unpack_instruction(content)[0], layout) for content in grid.contents.values()]
-    report = json.loads((folder.path / "report.json").read_text())
+    report = json.loads((folder.path / "report.json").read_text(encoding="utf-8"))
     return Kept(sent, report)
 
 

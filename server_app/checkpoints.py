@@ -76,8 +76,8 @@ def load_checkpoint(folder: Path, config: RunConfig, layout: Layout) -> tuple[Ru
     pointer = folder / _LATEST
     if not pointer.exists():
         raise CheckpointError(f'resume = "{folder.parent}": it stopped before its first checkpoint; start it anew')
-    source = folder / pointer.read_text().strip()
-    payload: dict[str, Any] = json.loads((source / _STATE).read_text())
+    source = folder / pointer.read_text(encoding="utf-8").strip()
+    payload: dict[str, Any] = json.loads((source / _STATE).read_text(encoding="utf-8"))
     if not (folder / _KEY).exists():
         raise CheckpointError(
             f'resume = "{folder.parent}": this run has ended, and the secret key of its cohorts was deleted with it; '
@@ -132,7 +132,7 @@ def _codec_of(state: RunState) -> Codec:
 
 
 def _write_durably(path: Path, text: str) -> None:
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     _sync(path)
 
 

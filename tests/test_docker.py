@@ -299,7 +299,7 @@ def test_what_the_dockerfile_copies_is_there_and_let_in() -> None:
 def test_the_dockerfile_passes_its_linter() -> None:
     """hadolint, of the development dependencies; every finding counts, style included."""
     program = shutil.which("hadolint", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    assert program, 'make setup brings hadolint'
+    assert program, "make setup brings hadolint"
     done = subprocess.run(
         [program, "--no-color", str(DOCKER / "Dockerfile")], capture_output=True, text=True, check=False, timeout=60
     )

@@ -56,7 +56,10 @@ def test_the_lists_are_of_one_mind_with_the_constraints() -> None:
 
 def test_the_app_s_own_pins_are_in_the_lists() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = {"app": project["dependencies"], "dev": sum(project["optional-dependencies"].values(), [])}
+    wanted = {
+        "app": project["dependencies"],
+        "dev": [line for extra in project["optional-dependencies"].values() for line in extra],
+    }
     for name, lines in wanted.items():
         listed = pins(entries(name)) | pins(entries("torch-pypi"))
         asked = pins([line for line in lines if not line.startswith("dr-encoder")])

@@ -3,6 +3,7 @@
 ``flwr run --stream`` ends with 0 when the ServerApp failed, and ends early when the SuperLink is restarted under it.
 """
 
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from server_app.flower_cli import FlowerCommandError, ask_flower, listed_run
+from server_app.flower_cli import FlowerCommandError, ask_flower, listed_run, past_proxies
 
 _POLL_SECONDS = 2.0
 _TRIES = 30  # of asking a SuperLink that does not answer: a minute or more, in which it may be restarted
@@ -30,7 +31,8 @@ def submit(
     typer.echo(f"run {run} started; Ctrl-C leaves it running, `flwr stop {run} {connection}` ends it")
     status = "unknown"
     while not status.startswith("finished"):
-        subprocess.run(["flwr", "log", str(run), connection, "--stream"], check=False)  # noqa: S603, S607
+        follow = ["flwr", "log", str(run), connection, "--stream"]
+        subprocess.run(follow, env=past_proxies(os.environ), check=False)  # noqa: S603
         status = _status(run, connection)
         time.sleep(_POLL_SECONDS)
     typer.echo(f"run {run} is {status}")
