@@ -175,7 +175,7 @@ def kept(tmp_path: Path) -> SitePolicy:
 
 
 def on_disk(policy: SitePolicy) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in Path(policy.ledger_path).read_text().splitlines()]
+    return [json.loads(line) for line in Path(policy.ledger_path).read_text(encoding="utf-8").splitlines()]
 
 
 def test_a_file_counts_all_runs_together(kept: SitePolicy) -> None:
@@ -218,10 +218,10 @@ def test_a_line_torn_by_a_crash_was_not_paid_with(kept: SitePolicy, before: int,
 
 @pytest.mark.parametrize("text", ["[]\n", "not JSON\n", '{"releases": 3}\n', "\n", "a file of something else"])
 def test_a_file_that_is_no_ledger_is_a_refusal_and_is_left_as_it_is(kept: SitePolicy, text: str) -> None:
-    Path(kept.ledger_path).write_text(text)
+    Path(kept.ledger_path).write_text(text, encoding="utf-8")
     with pytest.raises(PolicyRefusal, match=r"ledger-path = .* so what it has spent is unknown$"):
         charge_release(RecordDict(), kept, terms(2.0))
-    assert Path(kept.ledger_path).read_text() == text
+    assert Path(kept.ledger_path).read_text(encoding="utf-8") == text
 
 
 def test_a_file_that_cannot_be_opened_is_a_refusal(tmp_path: Path) -> None:
@@ -239,4 +239,6 @@ def test_two_runs_at_once_share_a_file(tmp_path: Path) -> None:
     path = str(tmp_path / "spent.jsonl")
     with ThreadPoolExecutor(4) as pool:  # flock is per open file, so threads stand for processes
         list(pool.map(_charge_often, [path] * 4))
-    assert [json.loads(line)["releases"] for line in Path(path).read_text().splitlines()] == list(range(1, 81))
+    assert [json.loads(line)["releases"] for line in Path(path).read_text(encoding="utf-8").splitlines()] == list(
+        range(1, 81)
+    )
