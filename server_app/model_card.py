@@ -1,6 +1,5 @@
 """``adapter/README.md``: the model card with which an adapter is published, and what its epsilon says and does not."""
 
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
@@ -25,10 +24,10 @@ model = PeftModel.from_pretrained(base, "adapter")  # this folder
 ```"""
 
 
-def write_card(folder: Path, config: RunConfig, report: dict[str, Any]) -> None:
-    """Write the card of the adapter in ``folder`` from the run's configuration and ``report.json``'s content."""
+def model_card(config: RunConfig, report: dict[str, Any]) -> str:
+    """The card of a run's adapter, from its configuration and what ``report.json`` holds."""
     card = ModelCard(f"---\n{_metadata(config).to_yaml()}\n---\n\n{_text(config, report)}", ignore_metadata_errors=True)
-    card.save(folder / "README.md")
+    return str(card)
 
 
 def _metadata(config: RunConfig) -> ModelCardData:

@@ -31,7 +31,7 @@ from server_app.checkpoints import (
 from server_app.evaluation import Evaluation, Evaluator
 from server_app.events import log_event, recording
 from server_app.federation import connect
-from server_app.model_card import write_card
+from server_app.model_card import model_card
 from server_app.optimizer import ServerOptimizer
 from server_app.prior_settings import prior_settings
 from server_app.privacy_account import PrivacyAccount
@@ -48,10 +48,9 @@ from server_app.strategies.base import FederatedAdapter
 
 @private_files()
 def run_federation(grid: Grid, config: RunConfig, run: int = 0) -> RunFolder:
-    """Run the configured strategy to its end and write its results; returns their folder.
+    """Run the configured strategy to its end and write its results, as private files; returns their folder.
 
-    ``run``: Flower's id of the run, for the structured log; 0 where no SuperLink gave one. All that it writes is its
-    owner's alone until it ends, then ``run_folder.PUBLISHED`` may be read by others.
+    ``run``: Flower's id of the run, for the structured log; 0 where no SuperLink gave one.
     """
     check_run(config)
     say = Narrator()
@@ -252,9 +251,8 @@ class Session:
         final = {"round": rounds, **scores} if scores else {}
         self.folder.save_adapter(self.adapted, adapter, self.config.model.name)
         report = write_report(self.folder, self.config, self.strategy, final, self.watch.elapsed)
-        write_card(self.folder.adapter, self.config, report)
+        self.folder.publish(model_card(self.config, report))
         forget_sampling_key(self.folder.checkpoint)
-        self.folder.publish()
         if self.scalars is not None:
             self.scalars.close()
         log_event("run_ended", round=rounds, reason=report["outcome"]["stopped_because"])

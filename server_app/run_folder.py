@@ -112,8 +112,9 @@ class RunFolder:
         adapted.model.peft_config["default"].base_model_name_or_path = public_name(base_model)
         adapted.model.save_pretrained(str(self.adapter), save_embedding_layers=False)
 
-    def publish(self) -> None:
-        """Let others read what is meant for them, as soon as it is copied out of this folder."""
+    def publish(self, card: str) -> None:
+        """Put the model card to the adapter, and let others read what is meant for them once it is copied from here."""
+        (self.adapter / "README.md").write_text(card, encoding="utf-8")
         for name in PUBLISHED:
             open_to_others(self.path / name)
 

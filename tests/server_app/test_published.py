@@ -27,7 +27,7 @@ from compare.cli import app
 from server_app import cli, plots
 from server_app.deployment.certificates import make_certificates, make_node_key
 from server_app.deployment.processes import Processes
-from server_app.model_card import write_card
+from server_app.model_card import model_card
 from server_app.published_names import public_name
 from server_app.run_folder import PUBLISHED, RunFolder
 from tests.server_app.strategy_runs import faulty
@@ -149,7 +149,7 @@ def test_no_plot_tells_a_time_or_a_place(
         drawn.append(path.name)
 
     monkeypatch.setattr(plots, "_save", save)
-    monkeypatch.setattr(RunFolder, "publish", lambda _: None)
+    monkeypatch.setattr(RunFolder, "publish", lambda *_: None)
     folder = run_tiny(tiny_config(files, tmp_path, {**NOISY, "privacy.trust": trust}))
     said = "\n".join(drawn)
     assert "held-out loss" in said
@@ -286,7 +286,7 @@ def test_the_card_says_what_the_epsilon_is_and_is_not(demo: RunFolder, files: Fi
     assert "INSECURE TEST RUN" in (demo.adapter / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_card_s_head_is_one_that_hubs_read(demo: RunFolder, local: RunFolder, tmp_path: Path) -> None:
+def test_the_card_s_head_is_one_that_hubs_read(demo: RunFolder, local: RunFolder) -> None:
     for folder in (demo, local):
         head = ModelCard.load(folder.adapter / "README.md").data
         assert (head.license, head.library_name, head.pipeline_tag) == ("unknown", "peft", "text-generation")
@@ -295,11 +295,11 @@ def test_the_card_s_head_is_one_that_hubs_read(demo: RunFolder, local: RunFolder
         assert head.datasets is None
     report = json.loads((demo.path / "report.json").read_text(encoding="utf-8"))
     hub = RunConfig.parse({"model.name": "some-org/some-model", "data.name": "x.jsonl", "data.task": "elicitation"})
-    write_card(tmp_path, hub, {**report, "privacy": finite(report["privacy"])})
-    head = ModelCard.load(tmp_path / "README.md").data
+    text = model_card(hub, {**report, "privacy": finite(report["privacy"])})
+    head = ModelCard(text).data
     assert head.base_model == "some-org/some-model"
     assert "base_model:adapter:some-org/some-model" in head.tags
-    assert 'from_pretrained("some-org/some-model")\n' in (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert 'from_pretrained("some-org/some-model")\n' in text
 
 
 def finite(privacy: dict[str, Any]) -> dict[str, Any]:
