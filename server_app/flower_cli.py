@@ -35,7 +35,7 @@ def ask_flower(
         done = subprocess.run(  # noqa: S603 - fixed program, no shell
             command,
             cwd=folder,
-            env=past_proxies(os.environ if environment is None else environment),
+            env=for_flower(os.environ if environment is None else environment),
             capture_output=True,
             encoding="utf-8",
             errors="replace",
@@ -51,12 +51,12 @@ def ask_flower(
     return printed
 
 
-def past_proxies(environment: Mapping[str, str]) -> dict[str, str]:
-    """The same environment, in which no proxy is asked for what is on this machine; other exceptions stay."""
+def for_flower(environment: Mapping[str, str]) -> dict[str, str]:
+    """The same environment in UTF-8, and without a proxy for what is on this machine; other exceptions from it stay."""
     said = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
     named = [name.strip() for name in said.split(",") if name.strip()]
     direct = ",".join([*named, *(name for name in _LOOPBACK if name not in named)])
-    return {**environment, "no_proxy": direct, "NO_PROXY": direct}
+    return {**environment, "no_proxy": direct, "NO_PROXY": direct, "PYTHONUTF8": "1"}
 
 
 def listed_run(

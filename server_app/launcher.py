@@ -26,7 +26,7 @@ import tomli_w
 
 from common.config import RunConfig, Scalar, flatten, nest
 from common.private_files import OWNER_ONLY
-from server_app.flower_cli import FlowerCommandError, listed_run, past_proxies
+from server_app.flower_cli import FlowerCommandError, for_flower, listed_run
 from server_app.terminal import MARK, speak
 
 APP = Path(__file__).resolve().parent.parent
@@ -52,7 +52,7 @@ class Resources:
 
 def flower_environment(home: Path) -> dict[str, str]:
     """Environment for every Flower process: own state directory, no network at run time, UTF-8, no proxy to itself."""
-    return past_proxies(os.environ) | {
+    return for_flower(os.environ) | {
         "FLWR_HOME": str(home),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -60,7 +60,6 @@ def flower_environment(home: Path) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "PYTHONUNBUFFERED": "1",
-        "PYTHONUTF8": "1",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
     }
 

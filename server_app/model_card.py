@@ -47,7 +47,7 @@ def _text(config: RunConfig, report: dict[str, Any]) -> str:
         f"# LoRA adapter of {_base_words(config.model.name)}",
         "",
         "Made by federated fine-tuning with DR-Encoder for Flower: the clients' examples stayed with them. They sent "
-        "clipped codes of their gradients, under the terms below.",
+        "codes of gradients, and before that what the strategy's first stage measures, under the terms below.",
         *_loud(control_warning(run["control"]), report["outcome"]["warning"]),
         "",
         "## Privacy",

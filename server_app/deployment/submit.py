@@ -11,7 +11,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from server_app.flower_cli import FlowerCommandError, ask_flower, listed_run, past_proxies
+from server_app.flower_cli import FlowerCommandError, ask_flower, for_flower, listed_run
+from server_app.terminal import use_utf8
 
 _POLL_SECONDS = 2.0
 _TRIES = 30  # of asking a SuperLink that does not answer: a minute or more, in which it may be restarted
@@ -32,7 +33,7 @@ def submit(
     status = "unknown"
     while not status.startswith("finished"):
         follow = ["flwr", "log", str(run), connection, "--stream"]
-        subprocess.run(follow, env=past_proxies(os.environ), check=False)  # noqa: S603
+        subprocess.run(follow, env=for_flower(os.environ), check=False)  # noqa: S603
         status = _status(run, connection)
         time.sleep(_POLL_SECONDS)
     typer.echo(f"run {run} is {status}")
@@ -57,4 +58,5 @@ def _fail(message: str) -> NoReturn:
 
 
 if __name__ == "__main__":
+    use_utf8()
     typer.run(submit)
