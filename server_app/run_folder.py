@@ -115,8 +115,9 @@ class RunFolder:
     def publish(self, card: str) -> None:
         """Put the model card to the adapter, and let others read what is meant for them once it is copied from here."""
         (self.adapter / "README.md").write_text(card, encoding="utf-8")
-        for name in PUBLISHED:
-            open_to_others(self.path / name)
+        for path in (self.path / name for name in PUBLISHED):
+            if path.exists():  # who runs many, as a comparison does, draws no plots
+                open_to_others(path)
 
     def _point_latest(self) -> None:
         link = self.path.parent / "latest"
