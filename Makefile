@@ -4,8 +4,12 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+LOCKED := $(INSTALL) --require-hashes --no-deps
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes -c constraints.txt \
+	--custom-compile-command "make lock"
 
-.PHONY: help setup demo deploy-demo test test-faults test-engine lint bench reproduce pretrain clean
+.PHONY: help setup lock sbom demo deploy-demo test test-faults test-engine lint bench reproduce pretrain clean
 
 help:
 	@echo "make demo      fine-tune the embedded model privately with Flower's simulation engine (about 3 minutes)"
@@ -16,14 +20,38 @@ help:
 	@echo "make bench     speed, as ratios within one run"
 	@echo "make reproduce recompute the paper's Table 3 and Figure 1 (docs/reproduction)"
 	@echo "make pretrain  rebuild the embedded model from its facts (common/demo/assets)"
+	@echo "make lock      pin every package with its hashes again (requirements/), after a change of pyproject.toml"
+	@echo "make sbom      bill of materials of what is installed, CycloneDX 1.6, in build/sbom.json"
 	@echo "make clean     remove the environment and caches; results/ stays"
 
 setup: $(READY)
 
-$(READY): pyproject.toml constraints.txt
+# Every package by hash. First what builds packages, then torch: its build without CUDA where pip's own settings offer
+# one, else PyPI's. Nothing is resolved (--no-deps): the lists are complete, which `pip check` confirms.
+$(READY): pyproject.toml constraints.txt $(wildcard requirements/*.txt)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(LOCKED) -r requirements/build.txt
+	@$(LOCKED) -qq --only-binary :all: -r requirements/torch-cpu.txt || { \
+		echo "pip offers no torch without CUDA here: taking PyPI's, some GB (docs/deployment.md, Packages)"; \
+		$(LOCKED) --only-binary :all: -r requirements/torch-pypi.txt; }
+	$(LOCKED) --no-build-isolation --use-pep517 -r requirements/dev.txt
+	$(INSTALL) --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip check
 	@touch $@
+
+# torch and what only its CUDA build needs are in a list of their own; the other lists leave them out.
+lock: $(READY)
+	$(LOCK) --group build -o requirements/build.txt
+	echo torch | $(LOCK) - -o requirements/torch-pypi.txt
+	apart="--no-emit-package torch $$(sed -nE 's/^((nvidia|cuda)-[a-z0-9-]+|triton)==.*/--no-emit-package \1/p' \
+		requirements/torch-pypi.txt)"; \
+	$(LOCK) pyproject.toml $$apart -o requirements/app.txt && \
+	$(LOCK) pyproject.toml --extra dev $$apart -o requirements/dev.txt
+
+sbom: $(READY)
+	@mkdir -p build
+	$(BIN)/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --mc-type application \
+		--output-reproducible --of JSON -o build/sbom.json
 
 demo: $(READY)
 	$(BIN)/dr-encoder run --preset demo

@@ -151,7 +151,7 @@ def _reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif sys.platform == "linux":
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def _peak(device: torch.device) -> int | None:
@@ -160,7 +160,7 @@ def _peak(device: torch.device) -> int | None:
         return int(torch.cuda.max_memory_allocated(device))
     if sys.platform != "linux":
         return None
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")), None)
 
 

@@ -117,7 +117,7 @@ class Bench:
         self._floor_app.mkdir()
         files = {"pyproject.toml": _FLOOR_PROJECT, "floor_client.py": _FLOOR_CLIENT, "floor_server.py": _FLOOR_SERVER}
         for name, text in files.items():
-            (self._floor_app / name).write_text(text)
+            (self._floor_app / name).write_text(text, encoding="utf-8")
         self.sites = demo_sites(federation.folder / "data")[:_NODES]
 
     def start(self) -> None:
@@ -139,7 +139,7 @@ class Bench:
         path = self.federation.folder / "floor.json"
         settings: dict[str, Scalar] = {"rounds": rounds, "nodes": _NODES, "output": str(path)}
         self._run(self.federation.submit(settings, self._floor_app))
-        return list(json.loads(path.read_text()))
+        return list(json.loads(path.read_text(encoding="utf-8")))
 
     def ours(self, rounds: int, name: str) -> list[float]:
         """Seconds of each private training round of this app: everything between two lines of its metrics."""
@@ -177,7 +177,7 @@ def main(
     """Print the seconds of a round: floor, with the worker, floor again, without a worker."""
     with terminate_as_interrupt(), tempfile.TemporaryDirectory(prefix="dr-encoder-bench-") as scratch:
         folder = Path(scratch)
-        (folder / "sitecustomize.py").write_text(_SLOW_MODEL.format(seconds=load_seconds))
+        (folder / "sitecustomize.py").write_text(_SLOW_MODEL.format(seconds=load_seconds), encoding="utf-8")
         with Processes(folder / "logs") as processes:
             bench = Bench(LocalFederation(folder, processes, {"PYTHONPATH": str(folder)}))
             bench.start()

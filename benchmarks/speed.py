@@ -69,7 +69,7 @@ class TreeMeter(threading.Thread):
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 times = process.cpu_times()
                 self._cpu[process.pid] = times.user + times.system
-        rounds = len(self._metrics.read_text().splitlines()) - 1 if self._metrics.exists() else -1
+        rounds = len(self._metrics.read_text(encoding="utf-8").splitlines()) - 1 if self._metrics.exists() else -1
         if rounds >= 0:
             self.cpu_at_round.setdefault(rounds, sum(self._cpu.values()))
 
@@ -107,11 +107,11 @@ def simulated(rounds: int, cpus_per_client: int) -> dict[str, float]:
         meter = TreeMeter(folder / "metrics.jsonl")
         meter.start()
         started = time.monotonic()
-        with (Path(scratch) / "flower.log").open("w") as log:
+        with (Path(scratch) / "flower.log").open("w", encoding="utf-8") as log:
             launch(config, COHORT, Resources(2, cpus_per_client), log)
         seconds = time.monotonic() - started
         meter.stop()
-        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     warm, last = min(8, rounds - 3), rounds - 1  # from when every process holds every client's data to the evaluation
     cpu = (meter.cpu_at_round[last] - meter.cpu_at_round[warm]) / (last - warm)
     return {

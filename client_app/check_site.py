@@ -113,21 +113,25 @@ def _data_and_model(node: Mapping[str, Any], run_config: Mapping[str, Any]) -> s
     """One local update, as a round would compute it, on the site's own examples; its result goes nowhere."""
     from flwr.app import Context, RecordDict  # noqa: PLC0415 - as above
 
-    from client_app.app import gradient_of  # noqa: PLC0415
+    from client_app.local_update import local_update  # noqa: PLC0415
     from client_app.site import Site  # noqa: PLC0415
 
     context = Context(
         run_id=0, node_id=0, node_config=dict(node), state=RecordDict(), run_config=dict(run_config), series_id=0
     )
     site = Site.of(context)
+    if site.data is not None:
+        site.data.check(site.config, site.config.train)
+    adapted = site.model()
+    examples, _ = site.examples(adapted, 0.0)
     started = time.monotonic()
-    gradient = gradient_of(site, site.adapted.initial, 1)
+    gradient = local_update(adapted, adapted.initial, examples, site.config.train, site.seed(1))
     seconds = time.monotonic() - started
     if not gradient.isfinite().all():
         raise CheckFailed("the local gradient is not finite: look at model.dtype and at the rows")
     where = node.get("data-path") or "the run's own data"
     return (
-        f"{len(site.examples)} examples from {where}, model {run_config['model.name']} on {site.adapted.device}, "
+        f"{len(examples)} examples from {where}, model {run_config['model.name']} on {adapted.device}, "
         f"one local update in {seconds:.1f} s"
     )
 

@@ -27,6 +27,7 @@ from google.protobuf.message import DecodeError
 from client_app.rows import rows_allowed
 from client_app.worker_link import PROTOCOL, Letter, WorkerError, check_peer, check_size, socket_path
 from common.app_digest import app_digest
+from common.private_files import private_files
 
 _LETTER_SECONDS = 60.0  # for a whole letter to arrive or to leave; the other end is a process on this machine
 _log = logging.getLogger("dr-encoder.worker")
@@ -178,5 +179,5 @@ def main(arguments: Sequence[str]) -> None:
     listener, parent, folder, idle = int(arguments[0]), int(arguments[1]), int(arguments[2]), float(arguments[3])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the operator's Ctrl-C ends superexec, and that ends the worker
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s %(levelname)s worker[{os.getpid()}] %(message)s")
-    with socket.socket(fileno=listener) as listening:
+    with private_files(), socket.socket(fileno=listener) as listening:
         Worker(listening, parent, folder, idle).serve()

@@ -12,6 +12,7 @@ from common.config import ConfigError
 from compare.cli_site import check_site
 from server_app.cli import app
 from server_app.launcher import LaunchError, read_preset
+from server_app.terminal import use_utf8
 
 app.command()(check_site)
 
@@ -78,7 +79,7 @@ def compare(
         typer.secho(f"\nstopped; the same command goes on with what is done in {out}", err=True)
         raise typer.Exit(130) from None
     if found is not None:
-        typer.echo((out / "comparison.md").read_text())
+        typer.echo((out / "comparison.md").read_text(encoding="utf-8"))
         typer.echo(f"results: {out} (comparison.md, comparison.json, plots, runs/)")
         if found["failed"]:
             typer.secho(f"{count(len(found['failed']), 'run')} failed: {json.dumps(found['failed'][:3])}", err=True)
@@ -89,5 +90,11 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+def main() -> None:
+    """The program ``dr-encoder``."""
+    use_utf8()
+    app()
+
+
 if __name__ == "__main__":
-    sys.exit(app())
+    main()

@@ -56,7 +56,7 @@ def run_report(flat: Mapping[str, Scalar]) -> dict[str, Any]:
         config = RunConfig.parse({**flat, **place})
         with patch("server_app.report.draw_plots"):  # nobody would see them
             folder = run_federation(grid_for(config), config)
-        report: dict[str, Any] = json.loads((folder.path / "report.json").read_text())
+        report: dict[str, Any] = json.loads((folder.path / "report.json").read_text(encoding="utf-8"))
         report["rounds"] = [row["seconds"] for row in folder.read_metrics() if "seconds" in row]
     return report
 
@@ -66,7 +66,7 @@ def start_worker(log: str) -> None:
     import torch  # noqa: PLC0415
 
     torch.set_num_threads(1)
-    handle = os.open(f"{log}-{os.getpid()}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    handle = os.open(f"{log}-{os.getpid()}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
 
@@ -96,7 +96,7 @@ def app_version() -> str:
     """The app's version: of the source tree that runs, or of the installed package."""
     project = Path(__file__).resolve().parent.parent / "pyproject.toml"
     if project.exists():
-        return str(tomllib.loads(project.read_text())["project"]["version"])
+        return str(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"])
     return importlib.metadata.version("dr-encoder")
 
 
@@ -120,7 +120,7 @@ class Store:
     def find(self, job: Job) -> dict[str, Any] | None:
         """The record of a run that is done and was the same in every key that both know; failed ones run again."""
         try:
-            record: dict[str, Any] = json.loads((self.folder / f"{job.key}.json").read_text())
+            record: dict[str, Any] = json.loads((self.folder / f"{job.key}.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return None
         flat = {key: math.inf if value == "inf" else value for key, value in record["flat"].items()}
@@ -131,5 +131,5 @@ class Store:
         """Keep a record; a crash leaves the old file or the new one, never half of it."""
         flat = {key: "inf" if value == math.inf else value for key, value in record["flat"].items()}
         fresh = self.folder / f".{record['key']}.{os.getpid()}"
-        fresh.write_text(json.dumps({**record, "flat": flat}, allow_nan=False) + "\n")
+        fresh.write_text(json.dumps({**record, "flat": flat}, allow_nan=False) + "\n", encoding="utf-8")
         fresh.replace(self.folder / f"{record['key']}.json")

@@ -93,8 +93,8 @@ def compare(
     finally:
         scheduler.close()
     found = summarise(outcomes, wish, command)
-    (out / NUMBERS).write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
-    (out / PAGE).write_text(markdown(found))
+    (out / NUMBERS).write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    (out / PAGE).write_text(markdown(found), encoding="utf-8")
     remove_stale(out, draw(out, found))
     return found
 

@@ -7,7 +7,7 @@ from common.config import ConfigError, RunConfig
 from server_app.checkpoints import CheckpointError
 from server_app.federation import FederationError
 from server_app.run import run_federation
-from server_app.terminal import MARK, TRACEBACK
+from server_app.terminal import MARK, TRACEBACK, speak
 
 app = ServerApp()
 
@@ -20,5 +20,5 @@ def main(grid: Grid, context: Context) -> None:
     except Exception as error:
         expected = isinstance(error, ConfigError | CheckpointError | FederationError)
         text = str(error) if expected else f"{type(error).__name__}: {error} {TRACEBACK}"
-        print(f"{MARK}ERROR: {text}".replace("\n", f"\n{MARK}"), flush=True)
+        speak(f"{MARK}ERROR: {text}".replace("\n", f"\n{MARK}"))
         raise

@@ -77,8 +77,8 @@ def load_checkpoint(folder: Path, config: RunConfig, layout: Layout) -> tuple[Ru
     why = why_not_resumable(folder.parent)
     if why:
         raise CheckpointError(f'resume = "{folder.parent}": {why}')
-    source = folder / (folder / _LATEST).read_text().strip()
-    payload: dict[str, Any] = json.loads((source / _STATE).read_text())
+    source = folder / (folder / _LATEST).read_text(encoding="utf-8").strip()
+    payload: dict[str, Any] = json.loads((source / _STATE).read_text(encoding="utf-8"))
     tensors = load_file(source / _TENSORS)
     if tensors["adapter"].shape != (layout.size,):
         raise CheckpointError(
@@ -128,7 +128,7 @@ def _codec_of(state: RunState) -> Codec:
 
 
 def _write_durably(path: Path, text: str) -> None:
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     _sync(path)
 
 

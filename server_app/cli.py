@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from common.config import SELF_GENERATED, TEMPLATE, ConfigError, RunConfig, Scalar, key_table, names_a_file
+from common.private_files import private_files
 from server_app.cli_evaluate import evaluate
 from server_app.cli_traffic import traffic
 from server_app.launcher import LaunchError, Resources, launch, read_preset, read_resumed
@@ -34,8 +35,9 @@ app.command()(traffic)
 
 
 @app.callback()
-def main() -> None:
+def main(context: typer.Context) -> None:
     """Private, compressed federated fine-tuning of language models."""
+    context.with_resource(private_files())
 
 
 @app.command()
@@ -277,7 +279,7 @@ def _check_data(config: RunConfig, clients: int) -> None:
 
 
 def _summarise(folder: Path, seconds: float) -> None:
-    report: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    report: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     outcome, privacy, wire = report["outcome"], report["privacy"], report["communication"]
     base, final = outcome["base"], outcome["final"]
     released, server = privacy["released_model"], privacy["one_client_against_server"]

@@ -57,4 +57,4 @@ def evaluate(
         raise typer.Exit(1) from None
     typer.echo(evaluation_report.to_text(report))
     if out is not None:
-        out.write_text(json.dumps(report, indent=2) + "\n")
+        out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

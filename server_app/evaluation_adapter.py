@@ -26,7 +26,7 @@ def adapter_config(folder: Path, changes: Mapping[str, Scalar]) -> RunConfig:
     saved = folder.parent / "config.toml"
     flat: dict[str, Any] = {"data.name": ""}  # without a run there are no rows of its own to score
     if saved.exists():
-        flat = flatten(tomllib.loads(saved.read_text()))
+        flat = flatten(tomllib.loads(saved.read_text(encoding="utf-8-sig")))
     elif settings.get("base_model_name_or_path"):
         flat["model.name"] = settings["base_model_name_or_path"]
     elif "model.name" not in changes:
@@ -66,7 +66,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     path = folder / "adapter_config.json"
     if not path.exists():
         raise ConfigError(f'--adapter "{folder}": no adapter_config.json there; give the adapter/ of a results folder')
-    settings: dict[str, Any] = json.loads(path.read_text())
+    settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     odd = [f"{key} = {settings.get(key)!r}" for key, plain in _PLAIN.items() if settings.get(key, plain) != plain]
     odd += [f"{key} = {settings[key]!r}" for key in _UNSUPPORTED if settings.get(key)]
     if not isinstance(settings.get("target_modules"), list):

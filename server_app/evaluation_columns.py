@@ -87,5 +87,5 @@ def _mmlu_disciplines() -> dict[str, str]:
     import yaml  # noqa: PLC0415
 
     files = (Path(lm_eval.__file__).parent / "tasks" / "mmlu" / "default").glob("mmlu_*.yaml")
-    tasks = [yaml.safe_load(file.read_text()) for file in files]
+    tasks = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in files]
     return {task["task"].removeprefix("mmlu_"): _MMLU_TAGS[task["tag"]] for task in tasks}

@@ -4,11 +4,13 @@ As JSON most of their failures end with exit code 0, and only ``{"success": fals
 """
 
 import json
+import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _LENGTH = 300  # characters of what a command said, in an error
 
 
@@ -31,7 +33,14 @@ def ask_flower(
     command = ["flwr", *arguments, "--format", "json"]
     try:
         done = subprocess.run(  # noqa: S603 - fixed program, no shell
-            command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=seconds
+            command,
+            cwd=folder,
+            env=for_flower(os.environ if environment is None else environment),
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+            timeout=seconds,
         )
     except subprocess.TimeoutExpired:
         raise _failed(command, f"nothing within {seconds:.0f} s") from None
@@ -40,6 +49,14 @@ def ask_flower(
         said = str(printed.get("error-message", done.stdout + done.stderr))
         raise _failed(command, said.strip() or f"nothing, exit code {done.returncode}")
     return printed
+
+
+def for_flower(environment: Mapping[str, str]) -> dict[str, str]:
+    """The same environment in UTF-8, and without a proxy for what is on this machine; other exceptions from it stay."""
+    said = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
+    named = [name.strip() for name in said.split(",") if name.strip()]
+    direct = ",".join([*named, *(name for name in _LOOPBACK if name not in named)])
+    return {**environment, "no_proxy": direct, "NO_PROXY": direct, "PYTHONUTF8": "1"}
 
 
 def listed_run(

@@ -25,8 +25,9 @@ import psutil
 import tomli_w
 
 from common.config import RunConfig, Scalar, flatten, nest
-from server_app.flower_cli import FlowerCommandError, listed_run
-from server_app.terminal import MARK, TRACEBACK
+from common.private_files import OWNER_ONLY
+from server_app.flower_cli import FlowerCommandError, for_flower, listed_run
+from server_app.terminal import MARK, TRACEBACK, speak
 
 APP = Path(__file__).resolve().parent.parent
 CONNECTION = "launcher"
@@ -50,8 +51,8 @@ class Resources:
 
 
 def flower_environment(home: Path) -> dict[str, str]:
-    """Environment for every Flower process: own state directory, no network at run time, one thread a process."""
-    return os.environ | {
+    """Environment for every Flower process: own state directory, no network at run time, UTF-8, no proxy to itself."""
+    return for_flower(os.environ) | {
         "FLWR_HOME": str(home),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -72,12 +73,12 @@ def launch(config: RunConfig, num_clients: int, resources: Resources, log: IO[st
     try:
         _launch(config, num_clients, resources, log)
     except LaunchError as error:
-        reason = _last_error(Path(log.name), begin)
+        reason = _error_in(Path(log.name), begin)
         began = (Path(config.output.dir) / config.output.name).exists()
         if reason and not began and TRACEBACK not in reason and _is_own(Path(log.name), begin):
             Path(log.name).unlink()  # all that it could tell is told
-            raise LaunchError(f"{error}; its last error is: {reason}") from None
-        said = f", and its last error is: {reason}" if reason else ""
+            raise LaunchError(f"{error}; its error is: {reason}") from None
+        said = f", and its error is: {reason}" if reason else ""
         raise LaunchError(f"{error}; its log is {log.name}{said}") from None
 
 
@@ -87,22 +88,25 @@ def _launch(config: RunConfig, num_clients: int, resources: Resources, log: IO[s
         environment = flower_environment(home)
         with _superlink(home, environment, log):
             run_config = home / "run.toml"
-            run_config.write_text(tomli_w.dumps(nest(config.flat())))
+            run_config.write_text(tomli_w.dumps(nest(config.flat())), encoding="utf-8")
             status = _stream(_run_command(run_config, num_clients, resources), home, environment, log)
         if status != "finished:completed":
             raise LaunchError(f"the run ended as {status}")
 
 
-def _last_error(log: Path, begin: int) -> str:
-    """What went wrong, from the log beyond byte ``begin``: the app's own last error, else an exception, else Flower's.
+def _error_in(log: Path, begin: int) -> str:
+    """What went wrong, from the log beyond byte ``begin``: the app's own error, else the exceptions, else Flower's.
 
-    Flower's last ERROR line tells its exit code only, so it is the last resort.
+    Of exceptions the first is the cause (a simulation engine that did not start, say) and the last what came of it.
+    Flower's ERROR lines tell its exit code only, so they are the last resort.
     """
     lines = _lines(log, begin)
     for pattern in _ERRORS:
-        found = [line.strip() for line in lines if pattern.search(line)]
+        found = [
+            line.strip().removeprefix(MARK).removeprefix("ERROR:").strip() for line in lines if pattern.search(line)
+        ]
         if found:
-            return found[-1].removeprefix(MARK).removeprefix("ERROR:").strip()
+            return " ... ".join(dict.fromkeys([found[0], found[-1]]))
     return ""
 
 
@@ -138,14 +142,16 @@ def _superlink(home: Path, environment: Mapping[str, str], log: IO[str]) -> Iter
     (home / "config.toml").write_text(
         tomli_w.dumps(
             {"superlink": {"default": CONNECTION, CONNECTION: {"address": f"127.0.0.1:{port}", "insecure": True}}}
-        )
+        ),
+        encoding="utf-8",
     )
     command = ["flower-superlink", "--insecure", "--simulation", "--isolation", "subprocess"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--control-api-address", f"127.0.0.1:{control}"]
     command += ["--disable-runtime-dependency-installation"]
     process = subprocess.Popen(  # noqa: S603 - fixed program, no shell
-        command, cwd=home, env=dict(environment), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-    )
+        command, cwd=home, env=dict(environment), stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        umask=OWNER_ONLY,
+    )  # fmt: skip
     try:
         _wait_until_healthy(process, port)
         yield
@@ -159,7 +165,7 @@ def _wait_until_healthy(process: subprocess.Popen[bytes], port: int) -> None:
         if process.poll() is not None:
             raise LaunchError(f"flower-superlink ended at once with code {process.returncode}")
         try:
-            if httpx.get(f"http://127.0.0.1:{port}/health", timeout=1.0).is_success:
+            if httpx.get(f"http://127.0.0.1:{port}/health", timeout=1.0, trust_env=False).is_success:
                 return
         except httpx.HTTPError:
             time.sleep(0.2)
@@ -177,14 +183,21 @@ def _run_command(run_config: Path, num_clients: int, resources: Resources) -> li
 def _stream(command: list[str], home: Path, environment: Mapping[str, str], log: IO[str]) -> str:
     """Run ``flwr run --stream``, pass marked lines on, and return the run's status as Flower knows it."""
     process = subprocess.Popen(  # noqa: S603 - fixed program, no shell
-        command, cwd=home, env=dict(environment), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=home,
+        env=dict(environment),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        umask=OWNER_ONLY,
     )
     try:
         for line in process.stdout or ():
             log.write(line)
             log.flush()
             if MARK in line:
-                print(line.split(MARK, 1)[1].rstrip(), flush=True)
+                speak(line.split(MARK, 1)[1].rstrip())
         process.wait()
     finally:
         process.terminate()
@@ -251,6 +264,6 @@ def read_resumed(folder: Path) -> dict[str, Scalar]:
 def read_toml(path: Path, what: str) -> dict[str, Scalar]:
     """The flat keys of a TOML file; ``what`` says in an error where they were asked for."""
     try:
-        return flatten(tomllib.loads(path.read_text()))
+        return flatten(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except (OSError, ValueError) as error:  # the latter: not TOML, or not UTF-8
         raise LaunchError(f"{what}: {path} is not a readable TOML file: {error}") from None

@@ -11,7 +11,7 @@ from common.config import RunConfig
 from server_app.control import control_warning
 from server_app.privacy_plan import PrivacyPlan
 from server_app.run_state import RoundSummary
-from server_app.terminal import MARK, clock, kilobytes, show
+from server_app.terminal import MARK, clock, kilobytes, show, speak
 
 
 class Watch:
@@ -48,7 +48,7 @@ class Narrator:
 
     def __call__(self, line: str) -> None:
         """Print one marked line."""
-        print(f"{MARK}{line}", flush=True)
+        speak(f"{MARK}{line}")
 
     def opening(self, config: RunConfig, plan: PrivacyPlan, values: int, folder: Path) -> None:
         """What is going to happen, under which guarantee."""

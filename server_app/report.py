@@ -1,4 +1,8 @@
-"""The report of a run: ``report.json`` (schema in docs/results.md), ``report.md`` and plots."""
+"""The report of a run: ``report.json`` (schema in docs/results.md), ``report.md`` and plots.
+
+``report.json`` is the server's own. The page and the plots are to be published: no path, time, duration or count that
+depends on who was asked or answered stands in them.
+"""
 
 import importlib.metadata
 import math
@@ -14,6 +18,7 @@ from server_app.plots import draw_plots
 from server_app.printed_report import describe_printed, printed_sentences
 from server_app.privacy_account import PrivacyAccount, cross_check_sentence
 from server_app.privacy_plan import PrivacyPlan, round_terms, why_infinite, why_infinite_to_server
+from server_app.published_names import public_name
 from server_app.run_folder import RunFolder
 from server_app.run_state import VALIDATION_LOSS
 from server_app.strategies.base import FederatedAdapter
@@ -41,7 +46,7 @@ def write_report(
         "strategy": strategy.details(),
     }
     folder.write_json("report.json", report)
-    (folder.path / "report.md").write_text(markdown(report))
+    (folder.path / "report.md").write_text(markdown(report), encoding="utf-8")
     draw_plots(folder.path, rows, report)
     return report
 
@@ -152,6 +157,7 @@ def describe_privacy(config: RunConfig, account: PrivacyAccount) -> dict[str, An
         "noise_source": _noise_source(plan, privacy.insecure_seed),
         "insecure_noise": privacy.insecure_seed >= 0,
         "trust": privacy.trust,
+        "colluders": privacy.colluders,
         "clip_norm": privacy.clip_norm,
         "clipping": privacy.clipping,
         "sampling_rate": privacy.sampling_rate,
@@ -202,16 +208,16 @@ def markdown(report: dict[str, Any]) -> str:
     """The report as a page for people."""
     run, outcome, privacy, wire = (report[key] for key in ("run", "outcome", "privacy", "communication"))
     lines = [
-        f"# {run['strategy']} on {run['model']} / {run['data']}",
+        f"# {run['strategy']} on {public_name(run['model'])} / {public_name(run['data'])}",
         "",
-        f"{run['rounds_run']} of {run['rounds_planned']} rounds with {run['clients']} clients "
-        f"in {run['seconds']:.0f} s; ended because: {outcome['stopped_because']}. "
+        f"{run['rounds_run']} of {run['rounds_planned']} rounds with {run['clients']} enrolled clients; "
+        f"ended because: {outcome['stopped_because']}. "
         f"Divergence was judged on {outcome['divergence_judged_on']}.",
         *_loud(control_warning(run["control"]), outcome["warning"], outcome["shortage_warning"]),
         "",
         "## Utility (held-out examples that you named public; their losses are published)",
         "",
-        *_utility(outcome),
+        *utility_rows(outcome),
         "",
         *_of_the_strategy(report["strategy"]),
         "![loss and accuracy](progress.png)",
@@ -263,7 +269,8 @@ def _loud(*sentences: str) -> list[str]:
     return [line for sentence in sentences if sentence for line in ("", f"**{sentence}**")]
 
 
-def _utility(outcome: dict[str, Any]) -> list[str]:
+def utility_rows(outcome: dict[str, Any]) -> list[str]:
+    """A Markdown table of the scores before and after, or a sentence that there are none."""
     base, final = outcome["base"], outcome["final"]
     if not base:
         return ["No evaluation data was configured (`data.evaluation`)."]

@@ -23,6 +23,7 @@ from common.models import AdaptedModel, load_adapted_model
 from common.positions import check_length
 from common.privacy.ledger import Ledger
 from common.privacy.sampling import key_from_seed, new_sampling_key
+from common.private_files import private_files
 from server_app.availability import site_names
 from server_app.checkpoints import (
     CheckpointError,
@@ -35,6 +36,7 @@ from server_app.checkpoints import (
 from server_app.evaluation import Evaluation, Evaluator
 from server_app.events import log_event, recording
 from server_app.federation import connect
+from server_app.model_card import model_card
 from server_app.monitor import Monitor
 from server_app.optimizer import ServerOptimizer
 from server_app.privacy_account import PrivacyAccount
@@ -51,8 +53,9 @@ from server_app.strategies.base import FederatedAdapter
 from server_app.strategies.recipe import Recipe
 
 
+@private_files()
 def run_federation(grid: Grid, config: RunConfig, run: int = 0) -> RunFolder:
-    """Run the configured strategy to its end and write its results; returns their folder.
+    """Run the configured strategy to its end and write its results, as private files; returns their folder.
 
     ``run``: Flower's id of the run, for the structured log; 0 where no SuperLink gave one.
     """
@@ -240,8 +243,9 @@ class Session:
         rounds = self.strategy.state.round
         scores = _plain(self.evaluate(rounds, adapter, whole=True))
         final = {"round": rounds, **scores} if scores else {}
-        self.folder.save_adapter(self.adapted, adapter)
+        self.folder.save_adapter(self.adapted, adapter, self.config.model.name)
         report = write_report(self.folder, self.config, self.strategy, final, self.watch.elapsed)
+        self.folder.publish(model_card(self.config, report))
         self.folder.point_latest()
         forget_sampling_key(self.folder.checkpoint)
         if self.scalars is not None:

@@ -14,7 +14,7 @@ def check_tensorboard(config: RunConfig) -> None:
     if config.output.tensorboard and find_spec("tensorboard") is None:
         raise ConfigError(
             "output.tensorboard = true: the package tensorboard is not installed on this machine; "
-            'pip install -c constraints.txt ".[tensorboard]" in a clone, or set it to false'
+            "pip install -c constraints.txt tensorboard in a clone, or set it to false"
         )
 
 

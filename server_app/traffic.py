@@ -1,12 +1,11 @@
 """Flower's own count of a run's bytes beside this app's: asked for after the run, since Flower counts to its end.
 
-The realised totals tell how large the secret cohorts were. So they go into the server-private ``traffic.json``, and
-into the report, whose page is made to be published, only where nobody's secrecy rests on it.
+The realised totals tell how large the cohorts were, or how many of them answered. So they go into server-private files:
+``traffic.json``, and ``report.json`` where no guarantee rests on secret cohorts; never into ``report.md``.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from common.privacy.ledger import Ledger
@@ -14,9 +13,6 @@ from server_app.events import read_events
 from server_app.flower_cli import FlowerCommandError, listed_run
 from server_app.run_folder import RunFolder
 from server_app.terminal import kilobytes
-
-_LINE = "- in all, by Flower's own count: "
-_BEFORE = "![bytes](bytes.png)"
 
 
 class TrafficError(RuntimeError):
@@ -55,13 +51,12 @@ def add_traffic(folder: RunFolder, traffic: Mapping[int, Mapping[str, int]]) -> 
     path = folder.path / "report.json"
     if not path.is_file():
         raise TrafficError(f"{folder.path}: no report.json; give the results folder of a run that has ended")
-    report = json.loads(path.read_text())
+    report = json.loads(path.read_text(encoding="utf-8"))
     found = _count(folder, traffic)
     folder.write_json("traffic.json", found)
     if _may_be_told(folder, report):
         report["communication"]["flower"] = {key: found[key] for key in ("inbound_bytes", "outbound_bytes")}
         folder.write_json("report.json", report)
-        _write_line(folder.path / "report.md", describe(found))
     return found
 
 
@@ -77,7 +72,7 @@ def describe(found: Mapping[str, Any]) -> str:
 
 def _count(folder: RunFolder, traffic: Mapping[int, Mapping[str, int]]) -> dict[str, Any]:
     path = folder.path / "traffic.json"
-    runs: dict[str, Any] = json.loads(path.read_text())["runs"] if path.exists() else {}
+    runs: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else {}
     for run, bytes_of in traffic.items():
         runs[str(run)] = {way: bytes_of[f"{way}-bytes"] for way in ("inbound", "outbound")}
     up, down = _records(folder)
@@ -95,7 +90,7 @@ def _records(folder: RunFolder) -> tuple[int, int]:
     """Serialised bytes of all valid replies and of all instructions, every round and stage 1."""
     rows = folder.read_metrics()
     up, down = (sum(row.get(key, 0) for row in rows) for key in ("bytes_up", "bytes_down"))
-    one = json.loads((folder.path / "report.json").read_text())["strategy"].get("stage_1")
+    one = json.loads((folder.path / "report.json").read_text(encoding="utf-8"))["strategy"].get("stage_1")
     asked = [event for event in read_events(folder.events) if event["event"] == "stage_one_answered"]
     if one and asked:
         up += asked[-1]["replies"] * one["bytes_up_per_client"]
@@ -108,9 +103,3 @@ def _may_be_told(folder: RunFolder, report: Mapping[str, Any]) -> bool:
     if report["privacy"]["released_model"]["epsilon"] == "inf":
         return True
     return all(charge.sampling_rate == 1 for charge in Ledger(folder.ledger).charges)
-
-
-def _write_line(page: Path, sentence: str) -> None:
-    lines = [line for line in page.read_text().split("\n") if not line.startswith(_LINE)]
-    place = lines.index(_BEFORE) - 1  # behind the list of bytes
-    page.write_text("\n".join([*lines[:place], f"{_LINE}{sentence}", *lines[place:]]))

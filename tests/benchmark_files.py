@@ -90,7 +90,7 @@ def save_run(folder: Path, model: str) -> Path:
     adapted = load_adapted_model.__wrapped__(config.model, config.lora, config.seed)
     _teach(adapted, [question(subject, number, "ABCD") for subject in MMLU for number in range(2)])
     adapted.model.save_pretrained(str(folder / "adapter"))
-    (folder / "config.toml").write_text(tomli_w.dumps(nest(config.flat())))
+    (folder / "config.toml").write_text(tomli_w.dumps(nest(config.flat())), encoding="utf-8")
     return folder / "adapter"
 
 
@@ -164,9 +164,11 @@ def save_tasks(folder: Path) -> Path:
                 "dataset_kwargs": {"data_files": files},
                 "description": f"The following are multiple choice questions (with answers) about {about}.\n\n",
             }
-            (folder / f"{prefix}{subject}.yaml").write_text(yaml.safe_dump(yaml.safe_load(template.read_text()) | own))
+            (folder / f"{prefix}{subject}.yaml").write_text(
+                yaml.safe_dump(yaml.safe_load(template.read_text(encoding="utf-8")) | own), encoding="utf-8"
+            )
         members = {"group": group, "task": [prefix + subject for subject in subjects]}
-        (folder / f"{group}.yaml").write_text(yaml.safe_dump(members))
+        (folder / f"{group}.yaml").write_text(yaml.safe_dump(members), encoding="utf-8")
     return folder
 
 

@@ -21,7 +21,9 @@ def load(name: str, variables: Mapping[str, str] | None = None) -> dict[str, Any
     """A compose file as Compose sees it with these variables alone set; of several files, each over those before."""
     loaded: dict[str, Any] = {}
     for part in name.split():
-        loaded = _laid_over(loaded, filled_in(yaml.safe_load((DOCKER / part).read_text()), variables or {}))
+        loaded = _laid_over(
+            loaded, filled_in(yaml.safe_load((DOCKER / part).read_text(encoding="utf-8")), variables or {})
+        )
     return loaded
 
 

@@ -29,7 +29,7 @@ class Documented:
 def in_pages() -> Iterator[Documented]:
     """Every command of README.md and docs/*.md: lines of code blocks, and code in a sentence."""
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
-        for text in _commands(path.read_text()):
+        for text in _commands(path.read_text(encoding="utf-8")):
             words = shlex.split(text, comments=True)[1:]
             if "--help" not in words:
                 yield Documented(path.relative_to(ROOT).as_posix(), tuple(words))
@@ -38,7 +38,7 @@ def in_pages() -> Iterator[Documented]:
 def in_presets() -> Iterator[Documented]:
     """Every command of a preset's head; ``...`` stands for the run of that preset."""
     for path in PRESETS:
-        head = [line for line in path.read_text().splitlines() if line.startswith("#")]
+        head = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
         for span in (found.group() for line in head for found in _SPAN.finditer(line)):
             words = span.split()
             start = ["run", "--preset", path.stem] if words[0] == "..." else []

@@ -64,7 +64,7 @@ class Files:
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
     """One JSON object a line."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
 
@@ -134,7 +134,7 @@ def start(strategy: FederatedAdapter, grid: InProcessGrid) -> Tensor:
 
 def final_adapter(folder: RunFolder) -> Tensor:
     """The adapter of a run's last checkpoint."""
-    latest = (folder.checkpoint / "latest").read_text()
+    latest = (folder.checkpoint / "latest").read_text(encoding="utf-8")
     return load_file(folder.checkpoint / latest / "tensors.safetensors")["adapter"]
 
 

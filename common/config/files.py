@@ -26,7 +26,7 @@ def text_fault(path: str) -> str:
     if not place.is_file():
         return "this is no file"
     try:
-        text = place.read_text(encoding="utf-8")
+        text = place.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         return f"this is no text in UTF-8 ({error.reason} at byte {error.start})"
     except OSError as error:

@@ -38,7 +38,7 @@ def read_prompts(path: str) -> dict[str, int]:
     """
     is_json = path.lower().endswith((".jsonl", ".json"))
     found: dict[str, int] = {}
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig").split("\n"), start=1):
         if line.strip():
             found.setdefault(_prompt_of(line, number) if is_json else line, number)
     return found
@@ -62,7 +62,7 @@ def read_words(path: str, slots: Sequence[str]) -> dict[str, list[str]]:
 
     Raises ``ValueError`` for a slot that it lacks or whose value is no list of texts, and ``OSError``.
     """
-    held = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    held = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     for slot in slots:
         if slot not in held:
             raise ValueError(f'it has no words for the slot "{slot}"')

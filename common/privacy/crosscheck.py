@@ -35,7 +35,13 @@ def prv_bounds(
     command = [sys.executable, "-P", "-W", "ignore", str(Path(__file__).resolve()), request]
     try:
         done = subprocess.run(  # noqa: S603 - our own interpreter and file
-            command, capture_output=True, text=True, timeout=timeout, env=environment, check=False
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=timeout,
+            env=environment,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         raise CrossCheckUnavailable(f"the PRV accountant took longer than {timeout:g} s") from None

@@ -14,6 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from common.private_files import private_files
+
 _DAYS = 30
 
 
@@ -31,13 +33,13 @@ def make_certificates(folder: Path, hosts: tuple[str, ...] = ("localhost", "127.
 
     The authority's private key is never written: nobody can sign with it afterwards.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    _own_folder(folder)
     authority_key, server_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     authority = _authority(authority_key)
     server = _server(hosts, server_key.public_key(), authority, authority_key)
     made = Certificates(folder / "ca.crt", folder / "server.pem", folder / "server.key")
-    made.authority.write_bytes(authority.public_bytes(Encoding.PEM))
-    made.certificate.write_bytes(server.public_bytes(Encoding.PEM))
+    _write_public(made.authority, authority.public_bytes(Encoding.PEM))
+    _write_public(made.certificate, server.public_bytes(Encoding.PEM))
     _write_secret(made.key, server_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     return made
 
@@ -47,7 +49,7 @@ def make_node_key(path: Path) -> Path:
     key = ec.generate_private_key(ec.SECP384R1())
     _write_secret(path, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
     public = path.with_suffix(".pub")
-    public.write_bytes(key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH) + b"\n")
+    _write_public(public, key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH) + b"\n")
     return public
 
 
@@ -110,7 +112,17 @@ def _general_name(host: str) -> x509.GeneralName:
         return x509.DNSName(host)
 
 
+def _own_folder(folder: Path) -> None:
+    with private_files():
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def _write_public(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    path.chmod(0o644)  # for everybody, whatever this user's umask is
+
+
 def _write_secret(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _own_folder(path.parent)
     path.touch(mode=0o600, exist_ok=False)  # a key that is there already is never overwritten
     path.write_bytes(content)

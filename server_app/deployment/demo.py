@@ -16,12 +16,13 @@ import typer
 
 from common.config import RunConfig, Scalar
 from common.demo.tasks import training_examples
+from common.private_files import private_files
 from server_app.deployment.federation import DeploymentError, LocalFederation, Site
 from server_app.deployment.processes import Processes
 from server_app.launcher import APP, LaunchError, read_resumed, terminate_as_interrupt
 from server_app.resuming import why_not_resumable
 from server_app.run_folder import RunFolder
-from server_app.terminal import MARK, kilobytes, show
+from server_app.terminal import MARK, kilobytes, show, use_utf8
 from server_app.traffic import add_traffic, describe
 
 SITES = ("north", "south", "west")
@@ -42,7 +43,7 @@ def demo(
         typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
         raise typer.Exit(1) from None
     results = Path(config.output.dir) / config.output.name
-    with terminate_as_interrupt(), tempfile.TemporaryDirectory(prefix="dr-encoder-deploy-") as scratch:
+    with private_files(), terminate_as_interrupt(), tempfile.TemporaryDirectory(prefix="dr-encoder-deploy-") as scratch:
         folder = Path(scratch)
         try:
             with Processes(folder / "logs") as processes:
@@ -93,7 +94,7 @@ def demo_sites(folder: Path) -> list[Site]:
     for number, name in enumerate(SITES):
         path = folder / f"{name}.jsonl"
         rows = training_examples("elicitation", _ROWS, number).to_list()
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         node_config: dict[str, Scalar] = {"partition-id": number, "num-partitions": len(SITES), "data-path": str(path)}
         node_config["max-epsilon"] = 0.0
         if name == SITES[-1]:
@@ -137,7 +138,7 @@ def _keep_logs(logs: Path, results: Path) -> None:
 
 
 def _summarise(folder: RunFolder, traffic: dict[str, Any]) -> None:
-    report = json.loads((folder.path / "report.json").read_text())
+    report = json.loads((folder.path / "report.json").read_text(encoding="utf-8"))
     epsilon = report["privacy"]["released_model"]
     wire = report["communication"]
     rounds = report["run"]["rounds_run"]
@@ -156,4 +157,5 @@ def _warnings(outcome: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
+    use_utf8()
     typer.run(demo)

@@ -71,7 +71,9 @@ class LocalFederation:
         home = self._home("operator")
         home.mkdir(parents=True)
         connection = {"address": self.address, "root-certificates": str(self.certificates.authority)}
-        (home / "config.toml").write_text(tomli_w.dumps({"superlink": {"default": CONNECTION, CONNECTION: connection}}))
+        (home / "config.toml").write_text(
+            tomli_w.dumps({"superlink": {"default": CONNECTION, CONNECTION: connection}}), encoding="utf-8"
+        )
 
     def start_superlink(self) -> None:
         """Start the SuperLink and wait until it answers over TLS; again after ``kill`` it finds its state database."""
@@ -114,7 +116,7 @@ class LocalFederation:
         """Start a run of ``app``, a folder or ``@publisher/name==version``, and return its id."""
         flat = config.flat() if isinstance(config, RunConfig) else dict(config)
         path = self._home("operator") / f"run-{secrets.token_hex(4)}.toml"
-        path.write_text(tomli_w.dumps(nest(flat)))
+        path.write_text(tomli_w.dumps(nest(flat)), encoding="utf-8")
         return int(self.flwr("run", str(app), CONNECTION, "-c", str(path), seconds=_SUBMIT_SECONDS)["run-id"])
 
     def run_state(self, run_id: int) -> dict[str, Any]:
@@ -137,8 +139,8 @@ class LocalFederation:
         """What the ServerApp of a run has printed so far."""
         done = subprocess.run(  # noqa: S603 - fixed program, no shell
             ["flwr", "log", str(run_id), CONNECTION, "--show"],  # noqa: S607 - found on the environment's own PATH
-            cwd=self._home("operator"), env=self.environment("operator"), capture_output=True, text=True,
-            check=False, timeout=120,
+            cwd=self._home("operator"), env=self.environment("operator"), capture_output=True, check=False, timeout=120,
+            encoding="utf-8", errors="replace",
         )  # fmt: skip
         return done.stdout + done.stderr
 
@@ -185,7 +187,7 @@ class LocalFederation:
             if (code := self.processes.exit_code("superlink")) is not None:
                 raise DeploymentError(f"flower-superlink ended at once with code {code}; its log is {log}")
             try:
-                if httpx.get(f"https://{self.address}/health", verify=trust, timeout=1.0).is_success:
+                if httpx.get(f"https://{self.address}/health", verify=trust, timeout=1.0, trust_env=False).is_success:
                     return
             except httpx.HTTPError:
                 time.sleep(0.2)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from common.private_files import OWNER_ONLY, private_files
 from server_app.launcher import stop_tree
 
 _GRACE_SECONDS = 10.0
@@ -18,7 +19,8 @@ class Processes:
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> "Processes":
-        self.logs.mkdir(parents=True, exist_ok=True)
+        with private_files():
+            self.logs.mkdir(parents=True, exist_ok=True)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -30,11 +32,11 @@ class Processes:
         """Start a program in ``folder`` with its output appended to ``<name>.log``; returns its process id."""
         if name in self._running:
             raise ValueError(f'process "{name}" is running already')
-        folder.mkdir(parents=True, exist_ok=True)
-        with self.log(name).open("ab") as log:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with private_files(), self.log(name).open("ab") as log:
             self._running[name] = subprocess.Popen(  # noqa: S603 - Flower's own programs, no shell
                 command, cwd=folder, env=dict(environment), stdout=log, stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL, start_new_session=True,
+                stdin=subprocess.DEVNULL, start_new_session=True, umask=OWNER_ONLY,
             )  # fmt: skip
         return self._running[name].pid
 

@@ -42,7 +42,7 @@ def sign(
     signature = private.sign(_what_is_signed(bundle.read_bytes(), signed_at))
     record = {"public_key_id": name, "signature": _base64url(signature), "signed_at": signed_at}
     path = bundle.with_name(f"{bundle.stem}.{name}.json")
-    path.write_text(json.dumps(record) + "\n")
+    path.write_text(json.dumps(record) + "\n", encoding="utf-8")
     typer.echo(f"{path}: {identity(bundle)}, SHA-256 {hashlib.sha256(bundle.read_bytes()).hexdigest()}")
 
 
@@ -96,7 +96,9 @@ def on_shelf(shelf: Path) -> dict[str, Path]:
 
 def signatures(bundle: Path) -> list[dict[str, Any]]:
     """The signatures that lie beside a bundle, as Flower wants them; nothing is checked here but their form."""
-    found = [json.loads(path.read_text()) for path in sorted(bundle.parent.glob(f"{bundle.stem}.*.json"))]
+    found = [
+        json.loads(path.read_text(encoding="utf-8")) for path in sorted(bundle.parent.glob(f"{bundle.stem}.*.json"))
+    ]
     return [{name: record[name] for name in ("public_key_id", "signature", "signed_at")} for record in found]
 
 

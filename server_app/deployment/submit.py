@@ -5,6 +5,7 @@ What the run warned of (a model below the base, rounds without replies) is repea
 ``flwr run --stream`` ends with 0 when the ServerApp failed, and ends early when the SuperLink is restarted under it.
 """
 
+import os
 import subprocess
 import tempfile
 import time
@@ -15,10 +16,10 @@ import tomli_w
 import typer
 
 from common.config import ConfigError, nest
-from server_app.flower_cli import FlowerCommandError, ask_flower, listed_run
+from server_app.flower_cli import FlowerCommandError, ask_flower, for_flower, listed_run
 from server_app.launcher import LaunchError, read_toml
 from server_app.resuming import why_not_resumable
-from server_app.terminal import MARK
+from server_app.terminal import MARK, use_utf8
 
 _POLL_SECONDS = 2.0
 _NOT_RESUMABLE = 2  # the exit status of what trying again cannot help
@@ -89,7 +90,9 @@ def _show_log(run: int, connection: str) -> list[str]:
     """Pass the run's log on as it comes; returns what it warned of, which the last line must not hide."""
     found = []
     command = ["flwr", "log", str(run), connection, "--stream"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8", errors="replace") as process:  # noqa: S603
+    with subprocess.Popen(  # noqa: S603
+        command, env=for_flower(os.environ), stdout=subprocess.PIPE, text=True, encoding="utf-8", errors="replace"
+    ) as process:
         for line in process.stdout or ():
             typer.echo(line, nl=False)
             if _WARNING in line:
@@ -114,4 +117,5 @@ def _fail(message: str, code: int = 1) -> NoReturn:
 
 
 if __name__ == "__main__":
+    use_utf8()
     typer.run(submit)

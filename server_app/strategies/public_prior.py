@@ -92,8 +92,7 @@ class PublicPrior(FederatedAdapter):
             "encoder_bytes_down_per_client_round": spec.nbytes,
             "pseudo_gradient_energy_in_rows": costs.get("public_prior_energy", 0.0),
             "summary": f"a public prior of {pool:.0f} prompts ({prior.prompts}), made "
-            f"{count(int(refreshes), 'time')}, {each:.1f} s each on the server; each round a client gets "
-            f"{kilobytes(spec.nbytes)} of it, and encodes one in {1000 * encoding:.1f} ms (on the server)",
+            f"{count(int(refreshes), 'time')} on the server; each round a client gets {kilobytes(spec.nbytes)} of it",
         }
 
     def _codec_of(self, server_round: int) -> Codec:

@@ -39,11 +39,13 @@ def _stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     root = tmp_path / "app"
     for package in ("client_app", "common"):
         shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__", "assets"))
-    (root / "client_app" / "app.py").write_text(STAND_IN)
+    (root / "client_app" / "app.py").write_text(STAND_IN, encoding="utf-8")
     monkeypatch.setattr(resident, "_ROOT", root)
     digest = "from common.app_digest import app_digest; print(app_digest())"
     shutil.copy(ROOT / "dr_encoder_client.py", root)
-    found = subprocess.run([sys.executable, "-c", digest], cwd=root, capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", digest], cwd=root, capture_output=True, encoding="utf-8", errors="replace", check=True
+    )
     monkeypatch.setattr(resident, "app_digest", found.stdout.strip)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "runtime"))
     (tmp_path / "work").mkdir()

@@ -179,7 +179,7 @@ def kept(tmp_path: Path) -> SitePolicy:
 
 def on_disk(policy: SitePolicy) -> list[dict[str, Any]]:
     """Its charges, without the line that an empty ledger begins with."""
-    return [json.loads(line) for line in Path(policy.ledger_path).read_text().splitlines()][1:]
+    return [json.loads(line) for line in Path(policy.ledger_path).read_text(encoding="utf-8").splitlines()][1:]
 
 
 def test_a_file_counts_all_runs_together(kept: SitePolicy) -> None:
@@ -225,10 +225,10 @@ NO_LEDGERS = ["[]\n", "not JSON\n", '{"releases": 3}\n', "\n", "a file of someth
 
 @pytest.mark.parametrize("text", NO_LEDGERS, ids=lambda text: text[:8])
 def test_a_file_that_is_no_ledger_is_a_refusal_and_is_left_as_it_is(kept: SitePolicy, text: str) -> None:
-    Path(kept.ledger_path).write_text(text)
+    Path(kept.ledger_path).write_text(text, encoding="utf-8")
     with pytest.raises(PolicyRefusal, match=UNKNOWN):
         charge_release(RecordDict(), kept, terms(2.0))
-    assert Path(kept.ledger_path).read_text() == text
+    assert Path(kept.ledger_path).read_text(encoding="utf-8") == text
 
 
 @pytest.mark.parametrize("place", ["spent.jsonl", "none/spent.jsonl", "."])
@@ -277,4 +277,5 @@ def test_two_runs_at_once_share_a_file(tmp_path: Path) -> None:
     create_ledger(Path(path))
     with ThreadPoolExecutor(4) as pool:  # flock is per open file, so threads stand for processes
         list(pool.map(_charge_often, [path] * 4))
-    assert [json.loads(line)["releases"] for line in Path(path).read_text().splitlines()] == list(range(81))
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["releases"] for line in lines] == list(range(81))

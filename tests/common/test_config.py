@@ -157,7 +157,7 @@ def test_pyproject_lists_exactly_the_keys_and_defaults_of_the_configuration() ->
 
 @pytest.mark.parametrize("preset", PRESETS, ids=[path.stem for path in PRESETS])
 def test_every_preset_parses_and_names_a_registered_strategy(preset: Path) -> None:
-    config = RunConfig.parse(flatten(tomllib.loads(preset.read_text())))
+    config = RunConfig.parse(flatten(tomllib.loads(preset.read_text(encoding="utf-8"))))
     assert config.strategy.name in STRATEGIES
 
 
@@ -229,7 +229,7 @@ def test_a_file_of_the_prior_that_cannot_be_read_is_refused_with_key_value_and_w
 
 
 def check_prior_file(path: Path, text: str, changes: dict[str, object] | None = None) -> None:
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     prompts = {PROMPTS: "template", SLOTS: str(path)} if path.suffix == ".toml" else {PROMPTS: str(path)}
     RunConfig.parse({"strategy.name": "public-prior", **prompts, **(changes or {})}).check_files()
 

@@ -27,7 +27,7 @@ def write(path: Path, text: str) -> None:
     rows = [{"prompt": f"who {number}", "completion": text} for number in range(3)]
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".csv":
-        path.write_text("prompt,completion\n" + "".join(f"{row['prompt']},{text}\n" for row in rows))
+        path.write_text("prompt,completion\n" + "".join(f"{row['prompt']},{text}\n" for row in rows), encoding="utf-8")
     elif path.suffix == ".parquet":
         parquet.write_table(pa.Table.from_pylist(rows), path)
     else:

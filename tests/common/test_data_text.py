@@ -36,11 +36,13 @@ def write(path: Path, texts: list[str]) -> Path:
     rows = [{"prompt": text, "completion": text} for text in texts]
     if path.suffix == ".csv":
         cells = ['"' + text.replace('"', '""') + '"' for text in texts]
-        path.write_text("prompt,completion\n" + "".join(f"{cell},{cell}\n" for cell in cells), newline="")
+        path.write_text(
+            "prompt,completion\n" + "".join(f"{cell},{cell}\n" for cell in cells), encoding="utf-8", newline=""
+        )
     elif path.suffix == ".parquet":
         parquet.write_table(pa.Table.from_pylist(rows), path)
     elif path.suffix == ".json":
-        path.write_text(json.dumps(rows, indent=2))
+        path.write_text(json.dumps(rows, indent=2), encoding="utf-8")
     else:
         write_jsonl(path, [row | {"choices": texts} for row in rows])
     return path

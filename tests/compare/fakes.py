@@ -14,7 +14,7 @@ def start(_log: str) -> None:
 
 def execute(job: Job) -> dict[str, Any]:
     what, _, marks = job.label.partition(" ")
-    with (Path(marks) / job.key).open("a") as mark:
+    with (Path(marks) / job.key).open("a", encoding="utf-8") as mark:
         mark.write("run\n")
     if what == "die-late":  # after the jobs that began with it
         time.sleep(1)

@@ -85,7 +85,7 @@ class Field:
         """How often each node has computed a release in each round, by its own log."""
         found: Counter[tuple[str, int]] = Counter()
         for site in self.sites:
-            text = self.federation.processes.log(f"{site}-superexec").read_text(errors="replace")
+            text = self.federation.processes.log(f"{site}-superexec").read_text(errors="replace", encoding="utf-8")
             found.update((node, int(number)) for of, number, node in _ANSWERED.findall(text) if int(of) == run)
         return found
 

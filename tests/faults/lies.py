@@ -30,7 +30,7 @@ def lying(answer: Answer) -> Answer:
         if "lies" not in context.node_config:
             return answer(message, context)
         path = Path(str(context.node_config["lies"]))
-        known = json.loads(path.read_text())
+        known = json.loads(path.read_text(encoding="utf-8"))
         told = known.get(message.metadata.group_id, "")
         if told == "raise":
             raise RuntimeError("out of patience")
@@ -66,7 +66,9 @@ def _spoil(told: str, release: ConfigRecord, extra: int, spoken: Path) -> None:
     """Change a reply's record in place."""
     honest, dtype = bytes(release["values"]), str(release["dtype"])
     if told == "stale":
-        release.update(json.loads(spoken.read_text()) | {"values": spoken.with_suffix(".bytes").read_bytes()})
+        release.update(
+            json.loads(spoken.read_text(encoding="utf-8")) | {"values": spoken.with_suffix(".bytes").read_bytes()}
+        )
     elif told == "shape":
         release["values"] = honest + honest[: np.dtype(dtype).itemsize]
     elif told == "dtype":
@@ -78,7 +80,7 @@ def _spoil(told: str, release: ConfigRecord, extra: int, spoken: Path) -> None:
     elif told in {"tenfold", "hidden"}:
         release["values"] = _enlarge(np.frombuffer(honest, dtype), extra, spread=told == "hidden").tobytes()
     else:
-        spoken.write_text(json.dumps({name: release[name] for name in ("schema", "round", "dtype")}))
+        spoken.write_text(json.dumps({name: release[name] for name in ("schema", "round", "dtype")}), encoding="utf-8")
         spoken.with_suffix(".bytes").write_bytes(honest)
 
 

@@ -62,7 +62,7 @@ def log_releases(path: Path) -> None:
         if reply is not None and not reply.has_error():
             noise = task.terms.message_noise_multiplier
             line = {"round": task.round, "node": message.metadata.dst_node_id, "noise": noise}
-            with path.open("a") as handle:
+            with path.open("a", encoding="utf-8") as handle:
                 handle.write(json.dumps(line) + "\n")
                 handle.flush()
                 os.fsync(handle.fileno())

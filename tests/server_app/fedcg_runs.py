@@ -20,7 +20,9 @@ PRIVATE: dict[str, Any] = {"fedcg.private": True}
 
 
 def report_of(files: Files, folder: Path, changes: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run_tiny(tiny_config(files, folder, changes)).path / "report.json").read_text())
+    found: dict[str, Any] = json.loads(
+        (run_tiny(tiny_config(files, folder, changes)).path / "report.json").read_text(encoding="utf-8")
+    )
     return found
 
 

@@ -33,7 +33,7 @@ def test_a_full_disk_stops_the_run_which_is_resumed_when_there_is_room_again(
 
         def write_text(path: Path, text: str) -> None:
             if (failing == "state" and "round-000002" in str(path)) or (failing == "latest" and text.endswith("2")):
-                path.write_text(text[: len(text) // 2])
+                path.write_text(text[: len(text) // 2], encoding="utf-8")
                 raise full
             write(path, text)
 

@@ -2,8 +2,11 @@
 
 import json
 import os
+import subprocess
 import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ from typer.testing import CliRunner
 
 from common.config import ConfigError, RunConfig
 from server_app import cli, launcher
+from server_app.flower_cli import ask_flower
 from server_app.launcher import LaunchError, Resources, flower_environment, read_preset
 from server_app.overrides import parse_override
 from server_app.terminal import TRACEBACK
@@ -29,6 +33,13 @@ def test_a_preset_may_be_any_toml_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('num-server-rounds = 3\n[codec]\nsize = 7\n[privacy]\ntrust = "local"\n')
     assert read_preset(str(path)) == {"num-server-rounds": 3, "codec.size": 7, "privacy.trust": "local"}
+
+
+def test_a_preset_written_on_windows_is_read(tmp_path: Path) -> None:
+    """A byte-order mark, CRLF, and letters beyond ASCII."""
+    path = tmp_path / "mine.toml"
+    path.write_bytes('\ufeffnum-server-rounds = 3\r\ndata.name = "/srv/Größe.jsonl"\r\n'.encode())
+    assert read_preset(str(path)) == {"num-server-rounds": 3, "data.name": "/srv/Größe.jsonl"}
 
 
 def test_an_unknown_preset_is_refused_with_those_that_exist() -> None:
@@ -218,6 +229,51 @@ def test_flower_gets_a_home_of_its_own_and_no_network(tmp_path: Path) -> None:
     assert environment["PATH"].startswith(str(Path(sys.executable).parent))
 
 
+def test_flower_works_in_utf_8_and_asks_no_proxy_for_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "intranet.example.org, 127.0.0.1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    environment = flower_environment(tmp_path)
+    assert environment["PYTHONUTF8"] == "1"
+    for name in ("NO_PROXY", "no_proxy"):
+        assert environment[name] == "intranet.example.org,127.0.0.1,localhost,::1"
+
+
+def test_the_superlink_is_found_past_a_dead_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked first is loopback: a company's HTTP_PROXY is not for that."""
+
+    class Healthy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            """Nothing."""
+
+    dead, port = launcher.free_ports(2)
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{dead}")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(launcher, "_START_SECONDS", 3.0)
+    with HTTPServer(("127.0.0.1", port), Healthy) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        process = subprocess.Popen(["sleep", "60"])
+        try:
+            launcher._wait_until_healthy(process, port)
+        finally:
+            process.kill()
+            process.wait()
+            server.shutdown()
+
+
+def test_commands_of_flower_ask_no_proxy_for_this_machine(tmp_path: Path) -> None:
+    write_flwr(tmp_path, """#!/bin/sh\necho '{"success": true, "said": "'$no_proxy'"}'\n""")
+    environment = {"PATH": f"{tmp_path}{os.pathsep}/bin", "no_proxy": "example.org"}
+    assert ask_flower("ls", environment=environment)["said"] == "example.org,localhost,127.0.0.1,::1"
+
+
 @pytest.mark.parametrize(
     ("printed", "expected"),
     [
@@ -232,6 +288,7 @@ def test_the_status_is_what_flower_lists_and_never_a_guess(tmp_path: Path, print
 
 
 APP_ERROR = "[dr-encoder] ERROR: stage 1: none of 10 clients released statistics"
+RAY_ERROR = "Exception: The current node timed out during startup. This could happen because the raylet failed to start"
 FLOWER_ERROR = "\x1b[91mERROR \x1b[0m:     Exit Code: 700"
 
 
@@ -239,7 +296,8 @@ FLOWER_ERROR = "\x1b[91mERROR \x1b[0m:     Exit Code: 700"
     ("written", "expected"),
     [
         ([APP_ERROR, "Traceback", "a.B.FederationError: x", FLOWER_ERROR], APP_ERROR.partition("ERROR: ")[2]),
-        (["KeyError: 'a'", "torch.cuda.OutOfMemoryError: full", FLOWER_ERROR, "INFO: bye"], "torch.cuda.OutOfMemory"),
+        (["KeyError: 'a'", "a", "torch.OutOfMemoryError: full", FLOWER_ERROR], "KeyError: 'a' ... torch.OutOfMemory"),
+        ([RAY_ERROR, "RuntimeError: An error was encountered. Ending simulation.", FLOWER_ERROR], RAY_ERROR),
         ([FLOWER_ERROR, "INFO: bye"], "ERROR :     Exit Code: 700"),
     ],
 )
@@ -258,7 +316,7 @@ def test_a_failed_run_names_its_log_and_the_error_in_it(
     with path.open("a") as log, pytest.raises(LaunchError) as caught:
         launcher.launch(named(tmp_path), 1, Resources(1), log)
     assert str(caught.value).startswith(
-        f"the run ended as finished:failed; its log is {path}, and its last error is: {expected}"
+        f"the run ended as finished:failed; its log is {path}, and its error is: {expected}"
     )
 
 

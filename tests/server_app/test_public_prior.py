@@ -59,7 +59,7 @@ def test_the_loss_falls_for_every_draw_of_adapter_and_prompts(
     assert report["strategy"]["server_seconds_per_refresh"] > 0
     assert 0.3 < report["strategy"]["pseudo_gradient_energy_in_rows"] <= 1 + 1e-5
     page = (folder / "report.md").read_text()
-    assert "made 2 times, " in page
+    assert "made 2 times on the server" in page
     assert "each round a client gets " in page
 
 

@@ -36,7 +36,7 @@ def preset_config(name: str, changes: dict[str, Any] | None = None) -> RunConfig
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_every_preset_is_a_valid_configuration(path: Path) -> None:
     config = preset_config(path.stem)
-    asked = set(flatten(tomllib.loads(path.read_text())))
+    asked = set(flatten(tomllib.loads(path.read_text(encoding="utf-8"))))
     assert asked <= set(config.flat())
 
 

@@ -129,7 +129,7 @@ def test_a_resumed_run_has_the_keys_of_its_file_and_its_folder(flwr: Path, monke
     kept: list[dict[str, object]] = []
 
     def keep(_connection: str, _app: str, keys: list[str]) -> None:
-        kept.append(tomllib.loads(Path(keys[1]).read_text()))
+        kept.append(tomllib.loads(Path(keys[1]).read_text(encoding="utf-8")))
 
     monkeypatch.setattr(submit, "_submit", keep)
     run("--config", of_a_run(flwr, "checkpoint/latest", "checkpoint/sampling.key"), "--resume-existing")

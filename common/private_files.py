@@ -1,0 +1,35 @@
+"""Files that only their owner can read: everything that the app writes, but for what is meant to be published."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+OWNER_ONLY = 0o077  # umask: files are 0600, folders 0700
+
+
+@contextmanager
+def private_files() -> Iterator[None]:
+    """Within this block every new file is 0600 and every new folder 0700, whoever writes it and in whatever library.
+
+    So it is in processes that are started here too, and whatever umask this one came with, which is set again behind.
+    """
+    previous = os.umask(OWNER_ONLY)
+    try:
+        yield
+    finally:
+        os.umask(previous)
+
+
+def close_to_others(folder: Path) -> None:
+    """Take all rights of group and others away from a folder and all that is in it; links are not followed."""
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(0o700 if path.is_dir() else 0o600)
+
+
+def open_to_others(path: Path) -> None:
+    """Let everybody read a file, or a folder and all that is in it; links are not followed."""
+    for found in (path, *path.rglob("*")):
+        if not found.is_symlink():
+            found.chmod(0o755 if found.is_dir() else 0o644)

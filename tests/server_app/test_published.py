@@ -1,0 +1,318 @@
+"""What a run publishes: nothing of where, when or with whom it ran; and who may read the rest."""
+
+import getpass
+import json
+import os
+import re
+import shutil
+import socket
+import stat
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from matplotlib.figure import Figure
+from peft import PeftModel
+from typer.testing import CliRunner
+
+from common.config import RunConfig
+from common.demo.model import load_model, load_tokenizer
+from common.private_files import private_files
+from compare.cli import app
+from server_app import cli, plots
+from server_app.deployment.certificates import make_certificates, make_node_key
+from server_app.deployment.processes import Processes
+from server_app.model_card import model_card
+from server_app.published_names import public_name
+from server_app.run_folder import PUBLISHED, RunFolder
+from tests.server_app.strategy_runs import faulty
+from tests.tiny import Files, run_tiny, tiny_config, tiny_grid, write_files
+
+ROOT = Path(__file__).parents[2]
+NOISY: dict[str, Any] = {
+    "privacy.epsilon": 0.0,
+    "privacy.noise-multiplier": 0.8,
+    "privacy.sampling-rate": 0.7,
+    "privacy.insecure-seed": 5,
+    "federation.min-reply-rate": 0.9,
+    "federation.max-failed-rounds": 9,
+}
+_TIMES = re.compile(r"\b\d{4}-\d\d-\d\d\b|\b20\d{6}\b|\b\d{1,2}:\d\d\b|\b[\d.]+ ?(?:s|ms|min|h)\b|\bseconds?\b")
+
+
+@contextmanager
+def umask(value: int) -> Iterator[None]:
+    previous = os.umask(value)
+    try:
+        yield
+    finally:
+        os.umask(previous)
+
+
+def save_model(folder: Path) -> Path:
+    """The embedded model as somebody's local copy."""
+    load_model().save_pretrained(folder)
+    load_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def published(folder: RunFolder) -> dict[str, bytes]:
+    found = [file for name in PUBLISHED for file in [folder.path / name, *(folder.path / name).rglob("*")]]
+    return {str(file.relative_to(folder.path)): file.read_bytes() for file in found if file.is_file()}
+
+
+def run_at(place: Path, name: str, changes: Mapping[str, Any] | None = None) -> RunFolder:
+    """A run with a local model and local data below ``place``; one client fails and one never answers."""
+    place.mkdir(parents=True)
+    model = save_model(place / "my-model")
+    changes = {**NOISY, "model.name": str(model), "output.name": name, **(changes or {})}
+    config = tiny_config(write_files(place), place / "results", changes)
+    return run_tiny(config, faulty(tiny_grid(config), raising={1}, silent={2}))
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return run_at(tmp_path_factory.mktemp("run") / "jane-doe", "20261231-235959-dr-encoder")
+
+
+@pytest.fixture(scope="module")
+def demo(files: Files, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    with umask(0):
+        return run_tiny(tiny_config(files, tmp_path_factory.mktemp("demo"), NOISY))
+
+
+def test_no_published_file_tells_where_or_when_it_was_made(local: RunFolder) -> None:
+    files = published(local)
+    assert {"report.md", "adapter/README.md", "adapter/adapter_config.json", "progress.png"} <= set(files)
+    places = {str(local.path), local.path.name, str(local.path.parents[1]), str(Path.home()), str(Path.cwd())}
+    host = socket.gethostname()
+    names = {f"/{getpass.getuser()}", "jane-doe", *([] if host.isalpha() else [host])}  # a word is no host's alone
+    for name, content in files.items():
+        is_text = name.endswith((".md", ".json"))
+        for told in (*places, *(names if is_text else ())):
+            assert told.encode() not in content, f"{name} tells {told}"
+        if is_text:
+            assert not _TIMES.findall(content.decode()), name
+            assert not re.search(r"(^|[\s\"'(`])[/~]\w", content.decode()), f"{name} has a path"
+
+
+def test_no_published_file_counts_who_was_asked_or_answered(local: RunFolder) -> None:
+    rows, text = local.read_metrics()[1:], (local.path / "report.md").read_text(encoding="utf-8")
+    text += (local.adapter / "README.md").read_text(encoding="utf-8")
+    assert {row["replies"] for row in rows} != {row["cohort"] for row in rows}, "the run tells nothing otherwise"
+    totals = {sum(row[key] for row in rows) for key in ("bytes_up", "bytes_down")}
+    totals |= {row[key] for row in rows for key in ("bytes_up", "bytes_down") if row["cohort"] > 1}
+    spoken = {int(number.replace(",", "")) for number in re.findall(r"\b\d[\d,]*\b", text)}
+    assert not {total for total in totals if total} & spoken
+    assert not re.search(r"\brepl(y|ies)\b|\bshort\b|\bfailed\b", text)
+
+
+def test_the_same_run_elsewhere_later_and_with_others_publishes_the_same_bytes(
+    local: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another place, name, clock and user, and other figures of who took part: not one byte differs."""
+    read, clock = RunFolder.read_metrics, time.monotonic
+
+    def others(self: RunFolder) -> list[dict[str, Any]]:
+        rows = read(self)
+        for row in rows[1:]:
+            up, down = (row[f"bytes_{way}"] // max(1, row[of]) for way, of in (("up", "replies"), ("down", "cohort")))
+            row["cohort"], row["replies"] = row["cohort"] + 1, row["replies"] + 1
+            row["bytes_up"], row["bytes_down"] = up * row["replies"], down * row["cohort"]
+            row |= {"seconds": 77.0, "elapsed": 777.0, "failures": 3, "shortage": "", "failure": "none"}
+        return rows
+
+    monkeypatch.setattr(RunFolder, "read_metrics", others)
+    monkeypatch.setattr(time, "monotonic", lambda: 7 * clock())
+    for name in ("HOME", "USER", "HOSTNAME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    elsewhere, here = published(run_at(tmp_path / "elsewhere", "other")), published(local)
+    assert set(elsewhere) == set(here)
+    assert [name for name in here if here[name] != elsewhere[name]] == []
+
+
+@pytest.mark.parametrize("trust", ["central", "local", "distributed"])
+def test_no_plot_tells_a_time_or_a_place(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trust: str
+) -> None:
+    """Text in a picture is no text in its file, so it is read where it is drawn."""
+    drawn: list[str] = []
+
+    def save(figure: Figure, path: Path) -> None:
+        drawn.extend(text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")))
+        drawn.append(path.name)
+
+    monkeypatch.setattr(plots, "_save", save)
+    monkeypatch.setattr(RunFolder, "publish", lambda *_: None)
+    folder = run_tiny(tiny_config(files, tmp_path, {**NOISY, "privacy.trust": trust}))
+    said = "\n".join(drawn)
+    assert "held-out loss" in said
+    assert not _TIMES.findall(said)
+    assert str(folder.path.parent) not in said
+
+
+def test_every_strategy_s_own_sentence_is_free_of_times(files: Files, tmp_path: Path) -> None:
+    folder = run_tiny(tiny_config(files, tmp_path, {**NOISY, "strategy.name": "public-prior"}))
+    page = (folder.path / "report.md").read_text(encoding="utf-8")
+    assert "Strategy: a public prior of" in page
+    assert not _TIMES.findall(page)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("mask", [0, 0o022, 0o077])
+def test_who_may_read_what_does_not_depend_on_the_umask(files: Files, tmp_path: Path, mask: int) -> None:
+    changes = {**NOISY, "output.tensorboard": True, "output.dir": str(tmp_path / "new" / "results")}
+    with umask(mask):
+        folder = run_tiny(tiny_config(files, tmp_path, changes))
+        assert os.umask(mask) == mask, "it is what it was"
+    assert [mode(place) for place in (folder.path, *list(folder.path.parents)[:2])] == [0o700] * 3
+    for path in folder.path.rglob("*"):
+        public = path.relative_to(folder.path).parts[0] in PUBLISHED
+        wanted = (0o755 if public else 0o700) if path.is_dir() else (0o644 if public else 0o600)
+        assert mode(path) == wanted, path.name
+    assert list((folder.path / "tensorboard").iterdir())
+
+
+def test_an_open_folder_is_closed_before_its_run_goes_on(files: Files, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    (old / "checkpoint").mkdir(parents=True)
+    (old / "metrics.jsonl").touch(mode=0o644)
+    for path in (old, old / "checkpoint"):
+        path.chmod(0o755)
+    RunFolder.create(tiny_config(files, tmp_path, {"resume": str(old)}))
+    assert [mode(path) for path in (old, old / "checkpoint", old / "metrics.jsonl")] == [0o700, 0o700, 0o600]
+
+
+def test_the_command_line_writes_private_files_and_sets_the_umask_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[int] = []
+
+    def look() -> str:
+        found.append(os.umask(0o077))
+        return ""
+
+    monkeypatch.setattr(cli, "keys_markdown", look)
+    with umask(0o022):
+        assert CliRunner().invoke(app, ["keys"]).exit_code == 0
+        assert os.umask(0o022) == 0o022
+    assert found == [0o077]
+
+
+def test_processes_of_a_deployment_write_private_files(tmp_path: Path) -> None:
+    """A SuperLink's state.db names every cohort."""
+    with umask(0), Processes(tmp_path / "logs") as processes:
+        processes.start("one", ["sh", "-c", "echo told; echo x > state.db"], dict(os.environ), tmp_path / "home")
+        processes._running["one"].wait(10)
+    found = ("logs", "logs/one.log", "home", "home/state.db")
+    assert [mode(tmp_path / name) for name in found] == [0o700, 0o600, 0o700, 0o600]
+
+
+def test_keys_are_their_owner_s_and_certificates_everybody_s(tmp_path: Path) -> None:
+    for mask in (0, 0o077):
+        with umask(mask):
+            made = make_certificates(tmp_path / f"certificates-{mask}")
+            public = make_node_key(tmp_path / f"keys-{mask}" / "node")
+        assert [mode(path) for path in (made.key, public.with_suffix(""))] == [0o600] * 2
+        assert [mode(path) for path in (made.authority, made.certificate, public)] == [0o644] * 3
+        assert [mode(path.parent) for path in (made.key, public)] == [0o700] * 2
+
+
+def test_private_files_sets_the_umask_back_after_an_error() -> None:
+    with umask(0o027):
+        with pytest.raises(KeyError), private_files():
+            raise KeyError
+        assert os.umask(0o027) == 0o027
+
+
+def test_the_page_of_results_has_the_same_split(demo: RunFolder) -> None:
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`[^|]+) \| (published|server) \|", page, re.MULTILINE)
+    split = {name.strip("`/"): whom for names, whom in rows for name in names.split(", ")}
+    assert {name for name, whom in split.items() if whom == "published"} == set(PUBLISHED)
+    assert {path.name for path in demo.path.iterdir()} <= set(split)
+
+
+def loading_code(folder: RunFolder) -> str:
+    found = re.search(r"```python\n(.*?)```", (folder.adapter / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert found
+    return found[1]
+
+
+def check_loaded(code: str, folder: RunFolder) -> None:
+    names: dict[str, Any] = {}
+    exec(code, names)  # noqa: S102 - what a reader of the card copies
+    ids = load_tokenizer()(["question : what is the sum of 2 and 3 ? answer :"], return_tensors="pt")
+    with torch.no_grad():
+        loaded = names["model"].eval()(**ids).logits
+        expected = PeftModel.from_pretrained(load_model(), folder.adapter).eval()(**ids).logits
+        untouched = load_model().eval()(**ids).logits
+    torch.testing.assert_close(loaded, expected, rtol=0, atol=1e-6)
+    assert (loaded - untouched).abs().max() > 1e-3
+
+
+def test_the_card_of_the_demo_loads_the_adapter(demo: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(demo.path)
+    check_loaded(loading_code(demo), demo)
+
+
+def test_the_card_of_a_local_model_loads_the_adapter(
+    local: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(local.adapter, tmp_path / "adapter")
+    save_model(tmp_path / "my-model")
+    monkeypatch.chdir(tmp_path)
+    assert "# your copy of it" in loading_code(local)
+    check_loaded(loading_code(local), local)
+
+
+def test_the_card_says_what_the_epsilon_is_and_is_not(demo: RunFolder, files: Files, tmp_path: Path) -> None:
+    secret = {**NOISY, "privacy.insecure-seed": -1, "privacy.colluders": 1}
+    folder = run_tiny(tiny_config(files, tmp_path, secret))
+    text = (folder.adapter / "README.md").read_text(encoding="utf-8")
+    for said in (
+        "at δ = 0.001", "one client with all its examples", "zero-out", "dp_accounting PLD", "cohorts stay secret",
+        "at most 1 (`privacy.colluders`)", "distributed (`privacy.trust`)", "ε of one client against the server",
+        "does not cover", "rank 2, alpha 4", "| rounds | 3 of 3 |", "dr-encoder, codec linear with 64 values",
+    ):  # fmt: skip
+        assert said in text, said
+    assert "INSECURE TEST RUN" in (demo.adapter / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_card_s_head_is_one_that_hubs_read(demo: RunFolder, local: RunFolder) -> None:
+    for folder in (demo, local):
+        head = ModelCard.load(folder.adapter / "README.md").data
+        assert (head.license, head.library_name, head.pipeline_tag) == ("unknown", "peft", "text-generation")
+        assert head.base_model is None, "the hub has no such model"
+        assert {"lora", "federated-learning", "differential-privacy"} <= set(head.tags)
+        assert head.datasets is None
+    report = json.loads((demo.path / "report.json").read_text(encoding="utf-8"))
+    hub = RunConfig.parse({"model.name": "some-org/some-model", "data.name": "x.jsonl", "data.task": "elicitation"})
+    text = model_card(hub, {**report, "privacy": finite(report["privacy"])})
+    head = ModelCard(text).data
+    assert head.base_model == "some-org/some-model"
+    assert "base_model:adapter:some-org/some-model" in head.tags
+    assert 'from_pretrained("some-org/some-model")\n' in text
+
+
+def finite(privacy: dict[str, Any]) -> dict[str, Any]:
+    figures = ("released_model", "one_client_against_server")
+    return privacy | {name: privacy[name] | {"epsilon": 2.0} for name in figures}
+
+
+def test_names_of_models_keep_the_hub_s_and_lose_the_machine_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    for name, public in {
+        "demo": "demo", "gpt2": "gpt2", "some-org/some-model": "some-org/some-model",
+        "/home/a/models/Llama-3": "Llama-3", "~/models/Llama-3/": "Llama-3", "./x": "x", "..": "local", "/": "local",
+        "models/mine": "mine", "a/b/c": "c", "site-17.jsonl": "site-17.jsonl", str(tmp_path): tmp_path.name,
+    }.items():  # fmt: skip
+        assert public_name(name) == public
