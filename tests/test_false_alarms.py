@@ -56,6 +56,7 @@ UNMARKED: dict[str, set[str]] = {
         "test_a_failure_while_collecting_from_a_sites_own_data_is_answered_with_noise",
         "test_terms_that_do_not_fit_the_gradients_are_refused_before_data_or_budget_are_touched",
         "test_a_client_whose_gradients_are_not_finite_releases_noise",
+        "test_a_client_knows_stage_one_from_its_instruction_alone",
         "test_a_resumed_run_ends_where_an_uninterrupted_one_ends",
         "test_a_site_refuses_naming_its_limit",
         "test_a_site_refuses_what_is_beyond_its_policy_whatever_the_strategy",
