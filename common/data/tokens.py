@@ -73,11 +73,18 @@ def completion_texts(texts: Sequence[str], data: DataConfig) -> list[str]:
     return [text.strip() for text in texts] if data.chat_template else list(texts)
 
 
-def encode(rows: Dataset, data: DataConfig, tokenizer: PreTrainedTokenizerBase, *, end: bool) -> TokenisedExamples:
-    """Rows with the configured columns as tokens; ``end`` puts the tokenizer's end-of-text after each completion."""
+def encode(
+    rows: Dataset, data: DataConfig, tokenizer: PreTrainedTokenizerBase, *, end: bool, lenient: bool = False
+) -> TokenisedExamples:
+    """Rows with the configured columns as tokens; ``end`` puts the tokenizer's end-of-text after each completion.
+
+    ``lenient``: rows with nothing to learn are left out, where others would raise ``ConfigError``.
+    """
     prompts = prompt_texts(rows, data, tokenizer)
     completions = completion_texts(rows[data.completion_column], data)
-    return tokenise(tokenizer, prompts, completions, data.max_length, end=end, special=not data.chat_template)
+    return tokenise(
+        tokenizer, prompts, completions, data.max_length, end=end, special=not data.chat_template, lenient=lenient
+    )
 
 
 def tokenise(
@@ -89,6 +96,7 @@ def tokenise(
     end: bool = False,
     special: bool = True,
     questions: Sequence[int] | None = None,
+    lenient: bool = False,
 ) -> TokenisedExamples:
     """Tokenise prompt + completion, right-padded; an example over ``max_length`` loses the start of its prompt.
 
@@ -97,7 +105,7 @@ def tokenise(
     the tokenizer has one; without it there is none, whatever the tokenizer does by itself. ``special`` = false: a chat
     template has written the prompts, with their begin-of-text and their white space. ``questions``: number of every
     example's question; options of one question begin at the same token, so that they are scored over the same span.
-    Raises ``ConfigError`` for an example with nothing to learn.
+    Raises ``ConfigError`` for an example with nothing to learn; ``lenient`` leaves it out.
     """
     pairs = list(zip(prompts, completions, strict=True))
     if special:
@@ -109,19 +117,26 @@ def tokenise(
         starts = _earliest(starts, questions)
     last = [tokenizer.eos_token_id] if end and tokenizer.eos_token_id is not None else []
     wholes = [ids if ids[-1:] == last else ids + last for ids in wholes]
-    rows = [ids[-max_length:] for ids in wholes]
-    pad = tokenizer.pad_token_id
-    shape = (len(rows), max((len(row) for row in rows), default=0))
+    cut = [max(0, len(ids) - max_length) for ids in wholes]
+    spans = [(ids[gone:], max(0, start - gone)) for ids, gone, start in zip(wholes, cut, starts, strict=True)]
+    bare = [index for index, (row, start) in enumerate(spans) if len(row) < 2 or start == len(row)]
+    if bare and not lenient:
+        raise ConfigError(
+            f"example {bare[0] + 1} has nothing to learn: its completion {completions[bare[0]]!r} gives no token that "
+            "follows another one"
+        )
+    left_out = set(bare)
+    spans = [span for index, span in enumerate(spans) if index not in left_out]
+    return _padded(spans, tokenizer.pad_token_id)
+
+
+def _padded(spans: Sequence[tuple[Sequence[int], int]], pad: int | None) -> TokenisedExamples:
+    """Token ids with the place of their first label, padded at the right."""
+    shape = (len(spans), max((len(row) for row, _ in spans), default=0))
     input_ids = torch.full(shape, 0 if pad is None else int(pad), dtype=torch.long)
     mask = torch.zeros(shape, dtype=torch.long)
     labels = torch.full(shape, IGNORED, dtype=torch.long)
-    for index, (row, whole_start, whole) in enumerate(zip(rows, starts, wholes, strict=True)):
-        start = max(0, whole_start - (len(whole) - len(row)))
-        if len(row) < 2 or start == len(row):
-            raise ConfigError(
-                f"example {index + 1} has nothing to learn: its completion {completions[index]!r} gives no token that "
-                "follows another one"
-            )
+    for index, (row, start) in enumerate(spans):
         input_ids[index, : len(row)] = torch.tensor(row)
         mask[index, : len(row)] = 1
         labels[index, start : len(row)] = torch.tensor(row[start:])

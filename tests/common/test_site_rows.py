@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.config import DataConfig
-from common.data import FORMATS, load_examples, private_examples, sets
+from common.config import ConfigError, DataConfig
+from common.data import FORMATS, load_examples, private_examples, private_tokens, sets
+from common.demo.model import load_tokenizer
 from tests.common.test_data_faults import FAULTS
 from tests.common.test_formats import RECORDS
 from tests.tiny import write_jsonl
@@ -146,7 +147,7 @@ def test_the_log_of_a_site_says_nothing_of_a_row(tmp_path: Path, caplog: pytest.
 
 _READ = """
 import sys
-from common.config import DataConfig
+from common.config import ConfigError, DataConfig
 from common.data import private_examples, private_tokens
 from common.demo.model import load_tokenizer
 for path in sys.argv[1:]:
@@ -180,3 +181,13 @@ def test_public_rows_are_not_read_with_such_patience(tmp_path: Path) -> None:
     assert own_rows(path) == ["good"]
     with pytest.raises(ValueError, match="row 2"):
         load_examples(str(path), DataConfig())
+
+
+def test_a_row_that_gives_nothing_to_learn_is_left_out_at_a_site_and_an_error_elsewhere(tmp_path: Path) -> None:
+    """White space is text, so the row is read, but this tokenizer makes no token of it."""
+    rows = [{"prompt": "what is 2", "completion": " red"}, {"prompt": "what is 2", "completion": " \n "}]
+    path, tokenizer = write_jsonl(tmp_path / "site.jsonl", rows), load_tokenizer()
+    data = DataConfig(append_eos=False)
+    assert len(private_tokens(data, tokenizer, 0, 1, 1, str(path))) == 1
+    with pytest.raises(ConfigError, match="example 2 has nothing to learn"):
+        private_tokens(DataConfig(name=str(path), partitioner="iid", append_eos=False), tokenizer, 0, 1, 1)
