@@ -85,9 +85,12 @@ class RunFolder:
         (self.path / "config.toml").write_text(tomli_w.dumps(nest(flat)))
 
     def save_adapter(self, adapted: "AdaptedModel", adapter: "Tensor") -> None:
-        """Write ``adapter/`` in PEFT's format: the adapter alone, also where it adapts the embedding."""
+        """Write ``adapter/`` in PEFT's format, also of an embedding the factors alone; and a sample of its base."""
+        from common.base_sample import BASE_FILE, base_sample  # noqa: PLC0415 - torch, as above
+
         adapted.load(adapter)
         adapted.model.save_pretrained(str(self.path / "adapter"), save_embedding_layers=False)
+        self.write_json(f"adapter/{BASE_FILE}", {"input_embedding": base_sample(adapted.model)})
 
     def _point_latest(self) -> None:
         link = self.path.parent / "latest"
