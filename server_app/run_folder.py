@@ -106,13 +106,17 @@ class RunFolder:
         return RunConfig.parse(flatten(tomllib.loads((self.path / "config.toml").read_text(encoding="utf-8-sig"))))
 
     def save_adapter(self, adapted: "AdaptedModel", adapter: "Tensor", base_model: str) -> None:
-        """Write ``adapter/`` in PEFT's format; of a local ``base_model`` it has the last name only, never the path.
+        """Write ``adapter/`` in PEFT's format, and a sample of its base model, by which another is recognised.
 
-        Embeddings are the base model's: PEFT would save them whole, after it has looked for the base model on the hub.
+        Of a local ``base_model`` it has the last name only, never the path. Of an embedding it has the factors alone:
+        PEFT would save it whole, after it has looked for the base model on the hub.
         """
+        from common.base_sample import BASE_FILE, base_sample  # noqa: PLC0415 - torch, as above
+
         adapted.load(adapter)
         adapted.model.peft_config["default"].base_model_name_or_path = public_name(base_model)
         adapted.model.save_pretrained(str(self.adapter), save_embedding_layers=False)
+        self.write_json(f"adapter/{BASE_FILE}", {"input_embedding": base_sample(adapted.model)})
 
     def publish(self, card: str) -> None:
         """Put the model card to the adapter, and let others read what is meant for them once it is copied from here."""

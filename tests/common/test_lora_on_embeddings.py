@@ -1,5 +1,6 @@
 """LoRA on the embedding: the seed's start, freeze-a, and an adapter folder without the base model's rows."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from common.base_model import load_base
+from common.base_sample import BASE_FILE, is_same_base
 from common.config import LoraConfig, ModelConfig
 from common.group_gradients import are_linear
 from common.models import load_adapted_model
@@ -61,6 +63,7 @@ def test_freeze_a_holds_and_b_still_learns(model: ModelConfig) -> None:
 def test_the_adapter_folder_holds_the_adapter_alone(model: ModelConfig, tmp_path: Path) -> None:
     adapted = fresh(model, lora(), 5)
     RunFolder(tmp_path).save_adapter(adapted, adapted.initial + vectors(1, adapted.layout.size, 1)[0])
+    assert is_same_base(adapted.model, json.loads((tmp_path / "adapter" / BASE_FILE).read_text())["input_embedding"])
     saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     assert sum(values.numel() for values in saved.values()) == adapted.layout.size == 2 * (VOCABULARY + 5 * WIDTH)
     loaded = PeftModel.from_pretrained(load_base(model)[0], tmp_path / "adapter")

@@ -13,8 +13,10 @@ import pytest
 import torch
 import yaml
 from lm_eval.tasks import TaskManager
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from common.base_sample import BASE_FILE
 from common.config import ConfigError, DataConfig, EvaluationConfig
 from common.data import load_examples
 from common.models import AdaptedModel
@@ -31,6 +33,7 @@ from server_app.evaluation_generation import (
     write_texts,
 )
 from server_app.evaluation_harness import Harness, HarnessSettings
+from server_app.run_folder import RunFolder
 from tests.benchmark_files import CEVAL, MMLU, mmlu_questions, save_model, save_run, save_tasks
 from tests.tiny import write_jsonl
 
@@ -295,6 +298,27 @@ def refused(adapter: Path, *options: str) -> str:
 def test_an_adapter_that_is_not_there_or_does_not_fit_is_refused(adapter: Path, tmp_path: Path) -> None:
     assert "no adapter_config.json there" in refused(tmp_path)
     assert "does not fit" in refused(adapter, "--model", "demo")
+
+
+def test_another_base_model_of_the_same_shape_is_refused_and_another_dtype_taken(
+    adapter: Path, model: str, loaded: tuple[AdaptedModel, torch.Tensor], tmp_path: Path
+) -> None:
+    RunFolder(tmp_path).save_adapter(*loaded)
+    own = tmp_path / "adapter"
+    for dtype in ("float32", "bfloat16", "float16"):
+        load_adapter(own, adapter_config(own, {"model.name": model, "model.dtype": dtype}))
+    other = tmp_path / "other"
+    shutil.copytree(model, other)
+    moved = {name: values + 0.02 * values.std() for name, values in load_file(other / "model.safetensors").items()}
+    save_file(moved, other / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ConfigError, match="is another base model than the one that it was trained on"):
+        load_adapter(own, adapter_config(own, {"model.name": str(other)}))
+    (own / BASE_FILE).unlink()
+    settings = json.loads((own / "adapter_config.json").read_text())
+    (own / "adapter_config.json").write_text(json.dumps(settings | {"r": settings["r"] * 2}))
+    with pytest.raises(ConfigError, match="size mismatch") as refusal:
+        load_adapter(own, adapter_config(own, {"model.name": model}))
+    assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize(
