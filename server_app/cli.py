@@ -215,6 +215,8 @@ def _check(config: RunConfig, clients: int) -> None:
 
 def _how_to_go_on(folder: Path) -> str:
     """What a person who has stopped a run may do; the log of one that never began goes."""
+    if not folder.name:  # stopped before it had one
+        return ""
     if not folder.is_dir():
         (folder.parent / f"{folder.name}.flower.log").unlink(missing_ok=True)
         return ""

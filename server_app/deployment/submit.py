@@ -19,7 +19,9 @@ from common.config import ConfigError, nest
 from server_app.flower_cli import FlowerCommandError, ask_flower, for_flower, listed_run
 from server_app.launcher import LaunchError, read_toml
 from server_app.resuming import why_not_resumable
+from server_app.run_folder import RunFolder
 from server_app.terminal import MARK, use_utf8
+from server_app.traffic import flower_runs
 
 _POLL_SECONDS = 2.0
 _NOT_RESUMABLE = 2  # the exit status of what trying again cannot help
@@ -39,17 +41,25 @@ def submit(
     """Start a run, pass its log on, and wait until it has finished, through restarts of the SuperLink."""
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            config = _resuming(config, Path(scratch)) if resume_existing else config
+            running = _still_running(config, connection) if resume_existing else 0
+            config = _resuming(config, Path(scratch)) if resume_existing and not running else config
         except (ConfigError, LaunchError) as error:
             _fail(str(error), code=_NOT_RESUMABLE)
-        _submit(connection, app, ["-c", str(config)] if config else [])
+        except FlowerCommandError as error:
+            _fail(f"whether the run still goes on is not known: {error}")
+        run = running or _start(connection, app, ["-c", str(config)] if config else [])
+    _follow(connection, run)
 
 
-def _submit(connection: str, app: str, keys: list[str]) -> None:
+def _start(connection: str, app: str, keys: list[str]) -> int:
     try:
-        run = int(ask_flower("run", app, connection, *keys, seconds=None)["run-id"])
+        return int(ask_flower("run", app, connection, *keys, seconds=None)["run-id"])
     except FlowerCommandError as error:
-        _fail(f"the run was refused: {error}")
+        return _fail(f"the run was refused: {error}")
+
+
+def _follow(connection: str, run: int) -> None:
+    """Pass the log of a run on until it has finished; raises ``typer.Exit`` with 1 unless it has completed."""
     typer.echo(f"run {run} started; Ctrl-C leaves it running, `flwr stop {run} {connection}` ends it")
     status = "unknown"
     warnings: dict[str, None] = {}  # in the order in which they came, each once
@@ -64,15 +74,29 @@ def _submit(connection: str, app: str, keys: list[str]) -> None:
         raise typer.Exit(1)
 
 
-def _resuming(config: Path | None, scratch: Path) -> Path:
-    """The keys of ``config``, with ``resume`` if its run has begun; what cannot be resumed is not begun anew."""
+def _still_running(config: Path | None, connection: str) -> int:
+    """Flower's id of the run in the folder of ``config`` if that goes on (only its watcher had ended); else 0."""
+    folder = _folder(config)
+    runs = flower_runs(RunFolder(folder)) if folder.exists() else []
+    if not runs or str(listed_run(connection, runs[-1])["status"]).startswith("finished"):
+        return 0
+    return runs[-1]
+
+
+def _folder(config: Path | None) -> Path:
     if config is None:
         raise ConfigError("--resume-existing needs --config")
     flat = read_toml(config, f'config "{config}"')
     folder = Path(str(flat.get("output.dir", ""))) / str(flat.get("output.name", ""))
     if not flat.get("output.name") or not folder.is_absolute():
         raise ConfigError(f"{config}: --resume-existing needs output.name, and an absolute output.dir")
-    if not folder.exists():
+    return folder
+
+
+def _resuming(config: Path | None, scratch: Path) -> Path | None:
+    """The keys of ``config``, with ``resume`` if its run has begun; what cannot be resumed is not begun anew."""
+    folder = _folder(config)
+    if config is None or not folder.exists():
         return config
     if (folder / "report.json").exists():
         typer.echo(f"{folder}: this run has ended")
@@ -81,6 +105,7 @@ def _resuming(config: Path | None, scratch: Path) -> Path:
     if why:
         raise ConfigError(f"{folder}: {why}")
     resumed = scratch / "run.toml"
+    flat = read_toml(config, f'config "{config}"')
     resumed.write_text(tomli_w.dumps(nest({**flat, "resume": str(folder)})), encoding="utf-8")
     typer.echo(f"{folder}: resumed")
     return resumed

@@ -297,7 +297,7 @@ def test_a_run_that_has_ended_cannot_be_resumed(tmp_path: Path) -> None:
     forget_sampling_key(run / "checkpoint")
     result = runner.invoke(cli.app, ["run", "--resume", str(run)])
     assert result.exit_code == 1
-    assert result.output.startswith(f'error: resume = "{run}": this run has ended; start a new run')
+    assert result.output.startswith(f'error: resume = "{run}": this run has ended, and the secret key of')
 
 
 def test_an_interrupt_after_the_end_does_not_offer_to_continue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -279,7 +279,7 @@ def test_no_adapter_is_scored_twice(files: Files, tmp_path: Path, monkeypatch: p
         return scored(self, adapter)
 
     monkeypatch.setattr(Evaluator, "__call__", counted)
-    folder = run_tiny(tiny_config(files, tmp_path, NOISY))
+    folder = run_tiny(tiny_config(files, tmp_path, {**NOISY, "privacy.insecure-seed": 2}))
     assert len(calls) == 4
     assert report_of(folder)["outcome"]["final"]["loss"] == folder.read_metrics()[-1]["loss"]
 
@@ -288,7 +288,7 @@ def test_no_adapter_is_scored_twice(files: Files, tmp_path: Path, monkeypatch: p
 def test_a_run_most_of_whose_rounds_were_empty_does_not_end_as_a_plain_success(
     files: Files, tmp_path: Path, capfd: pytest.CaptureFixture[str], broken_until: int, loud: bool
 ) -> None:
-    config = tiny_config(files, tmp_path, {**NOISY, "strategy.name": "lora"})
+    config = tiny_config(files, tmp_path, {**NOISY, "strategy.name": "lora", "privacy.insecure-seed": 2})
     grid = faulty(tiny_grid(config), raising={1, 2, 3, 4, 5, 6}, silent=set(), until=broken_until)
     folder = run_tiny(config, grid)
     said = capfd.readouterr().out

@@ -128,13 +128,28 @@ def test_a_unit_that_tries_again_resumes_and_never_pays_twice(
 def test_a_resumed_run_has_the_keys_of_its_file_and_its_folder(flwr: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[dict[str, object]] = []
 
-    def keep(_connection: str, _app: str, keys: list[str]) -> None:
+    def keep(_connection: str, _app: str, keys: list[str]) -> int:
         kept.append(tomllib.loads(Path(keys[1]).read_text(encoding="utf-8")))
+        return 7
 
-    monkeypatch.setattr(submit, "_submit", keep)
+    monkeypatch.setattr(submit, "_start", keep)
+    (flwr / "statuses").write_text("finished:completed")
     run("--config", of_a_run(flwr, "checkpoint/latest", "checkpoint/sampling.key"), "--resume-existing")
     results = str(flwr / "results")
     assert kept == [{"output": {"dir": results, "name": "first"}, "seed": 3, "resume": f"{results}/first"}]
+
+
+@pytest.mark.parametrize(("status", "again"), [("running", False), ("finished:failed", True)])
+def test_a_run_that_goes_on_though_its_watcher_ended_is_watched_and_not_resumed(
+    flwr: Path, status: str, again: bool
+) -> None:
+    """Two ServerApps in one folder would each charge and ask."""
+    config = of_a_run(flwr, "checkpoint/latest", "checkpoint/sampling.key")
+    (flwr / "results" / "first" / "events.jsonl").write_text('{"event": "run_started", "run": 7}\n')
+    (flwr / "statuses").write_text(f"{status} finished:completed")
+    code, output = run("--config", config, "--resume-existing")
+    assert (code, "run 7 is finished:completed" in output) == (0, True)
+    assert bool(sent(flwr)) is again is ("resumed" in output)
 
 
 def test_without_a_place_nothing_can_be_told_of_an_earlier_run(flwr: Path) -> None:
