@@ -17,7 +17,7 @@ from server_app.privacy_plan import PrivacyPlan, round_terms, why_infinite, why_
 from server_app.run_folder import RunFolder
 from server_app.run_state import VALIDATION_LOSS
 from server_app.strategies.base import FederatedAdapter
-from server_app.terminal import show
+from server_app.terminal import show, times
 
 SCHEMA = 1
 _POINTS = 2.0  # of accuracy below the base model: more is said
@@ -185,6 +185,7 @@ def _communication(rows: list[dict[str, Any]], strategy: FederatedAdapter) -> di
 def markdown(report: dict[str, Any]) -> str:
     """The report as a page for people."""
     run, outcome, privacy, wire = (report[key] for key in ("run", "outcome", "privacy", "communication"))
+    up, lora = wire["bytes_up_per_client_round"], wire["bytes_up_per_client_round_plain_lora"]
     lines = [
         f"# {run['strategy']} on {run['model']} / {run['data']}",
         "",
@@ -218,8 +219,7 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         "## Bytes on the wire (serialised records)",
         "",
-        f"- up, per client and round: {wire['bytes_up_per_client_round']:,.0f} B; plain LoRA under the same terms: "
-        f"{wire['bytes_up_per_client_round_plain_lora']:,} B ({wire['times_smaller_than_plain_lora']:.1f} times more)",
+        f"- up, per client and round: {up:,.0f} B; plain LoRA under the same terms: {lora:,} B ({times(lora, up)})",
         f"- down, per client and round: {wire['bytes_down_per_client_round']:,.0f} B",
         f"- up in all, expected: {wire['bytes_up_expected']:,.0f} B (the realised total would tell the cohorts' sizes)",
         "",

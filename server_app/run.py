@@ -32,6 +32,7 @@ from server_app.evaluation import Evaluation, Evaluator
 from server_app.events import log_event, recording
 from server_app.federation import connect
 from server_app.optimizer import ServerOptimizer
+from server_app.output_place import check_output
 from server_app.prior_settings import prior_settings
 from server_app.privacy_account import PrivacyAccount
 from server_app.privacy_plan import PrivacyPlan, make_plan, round_terms, stage_one_terms
@@ -41,7 +42,7 @@ from server_app.run_folder import RunFolder
 from server_app.run_state import VALIDATION_LOSS, Hooks, RoundSummary, RunState, judged_loss, pack_adapter
 from server_app.scalars import Scalars, check_tensorboard
 from server_app.stage_one_risk import empty_stage_one
-from server_app.strategies import STRATEGIES
+from server_app.strategies import STRATEGIES, check_strategy_name
 from server_app.strategies.base import FederatedAdapter
 
 
@@ -76,8 +77,8 @@ def run_federation(grid: Grid, config: RunConfig, run: int = 0) -> RunFolder:
 
 def check_run(config: RunConfig) -> None:
     """Refuse what can be refused before a model is loaded or a client is waited for."""
-    if config.strategy.name not in STRATEGIES:
-        raise ConfigError(f'strategy.name = "{config.strategy.name}": registered are {", ".join(sorted(STRATEGIES))}')
+    check_strategy_name(config.strategy.name)
+    check_output(config)
     config.check_files()
     check_tensorboard(config)
     if config.resume:

@@ -20,6 +20,7 @@ from dp_accounting.pld import privacy_loss_distribution
 from dp_accounting.rdp import RdpAccountant
 
 from common.privacy.crosscheck import CrossCheckUnavailable, prv_bounds
+from common.privacy.delta import check_delta, default_delta
 from common.privacy.gaussian import gaussian_delta, gaussian_epsilon, gaussian_mu, gdp_clt_mu
 
 __all__ = [
@@ -216,19 +217,6 @@ class RunningAccountant:
     def certify(self) -> float:
         """Upper bound for the report: all charges at once on the 1e-4 grid."""
         return _epsilon(self._charges, self._delta)
-
-
-def default_delta(clients: int) -> float:
-    """δ = 1/(10·M) for M clients."""
-    return 1 / (10 * clients)
-
-
-def check_delta(delta: float, clients: int) -> None:
-    """Raise ``ValueError`` unless 0 < δ < 1/M: at 1/M, publishing one random client counts as private."""
-    if not 0 < delta < 1 / clients:
-        raise ValueError(
-            f"delta = {delta:g} must be positive and below 1/M = {1 / clients:g} for M = {clients} clients"
-        )
 
 
 _epsilon = epsilon  # ``calibrate`` and ``max_rounds`` have a parameter of that name

@@ -18,7 +18,7 @@ from server_app.deployment.federation import DeploymentError, LocalFederation, S
 from server_app.deployment.processes import Processes
 from server_app.launcher import LaunchError, read_resumed, terminate_as_interrupt
 from server_app.run_folder import RunFolder
-from server_app.terminal import MARK, kilobytes, show
+from server_app.terminal import MARK, data_size, show
 from server_app.traffic import add_traffic, describe
 
 SITES = ("north", "south", "west")
@@ -129,7 +129,7 @@ def _summarise(folder: RunFolder, traffic: dict[str, Any]) -> None:
     rounds = report["run"]["rounds_run"]
     typer.echo(
         f"\nRounds {rounds}, epsilon of the released model {show(epsilon['epsilon'])} at delta {epsilon['delta']:g}\n"
-        f"  up per client and round  {kilobytes(wire['bytes_up_per_client_round'])} of records\n"
+        f"  up per client and round  {data_size(wire['bytes_up_per_client_round'])} of records\n"
         f"  Flower's own count       {describe(traffic)}\n"
         f"  results                  {folder.path} (report.md, adapter/, logs/)\n"
         "Three sites cannot hide in a crowd: at this noise the model learns little. What is shown is the deployment."

@@ -23,6 +23,7 @@ from common.config import RunConfig, Scalar, nest
 from server_app.deployment import commands
 from server_app.deployment.certificates import Certificates, make_certificates, make_node_key, make_secret
 from server_app.deployment.processes import Processes
+from server_app.errors import CommandError
 from server_app.flower_cli import FlowerCommandError, ask_flower, listed_run
 from server_app.launcher import APP, flower_environment, free_ports
 
@@ -31,7 +32,7 @@ _START_SECONDS = 90.0
 _POLL_SECONDS = 0.5
 
 
-class DeploymentError(RuntimeError):
+class DeploymentError(CommandError):
     """A process did not start, or Flower refused a command; the message says which, and where its log is."""
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from server_app.command_line import run_command
 from server_app.flower_cli import FlowerCommandError, ask_flower, listed_run
 
 _POLL_SECONDS = 2.0
@@ -55,4 +56,4 @@ def _fail(message: str) -> NoReturn:
 
 
 if __name__ == "__main__":
-    typer.run(submit)
+    run_command(submit)

@@ -27,7 +27,7 @@ from server_app.privacy_plan import mean_noise
 from server_app.public_gradients import directions, pseudo_clients, rows_bytes
 from server_app.public_prompts import check_enough, public_prompts
 from server_app.strategies.base import FederatedAdapter
-from server_app.terminal import count, kilobytes
+from server_app.terminal import count, data_size
 
 _ROUND_SPREAD = 1_000_003
 
@@ -93,7 +93,7 @@ class PublicPrior(FederatedAdapter):
             "pseudo_gradient_energy_in_rows": costs.get("public_prior_energy", 0.0),
             "summary": f"a public prior of {pool:.0f} prompts ({prior.prompts}), made "
             f"{count(int(refreshes), 'time')}, {each:.1f} s each on the server; each round a client gets "
-            f"{kilobytes(spec.nbytes)} of it, and encodes one in {1000 * encoding:.1f} ms (on the server)",
+            f"{data_size(spec.nbytes)} of it, and encodes one in {1000 * encoding:.1f} ms (on the server)",
         }
 
     def _codec_of(self, server_round: int) -> Codec:

@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from common.config import RunConfig
 from server_app import cli
-from server_app.checkpoints import forget_sampling_key, save_sampling_key
+from server_app.checkpoints import forget_sampling_key
 from tests.layouts import write_model
+from tests.server_app.interrupted_runs import write_interrupted
 
 runner = CliRunner()
 ROWS = [{"prompt": f"p{i}", "completion": f"c{i}", "group": f"g{i % 3}"} for i in range(6)]
@@ -209,11 +210,12 @@ def test_files_of_the_prior_are_found_from_where_flower_runs(
     (tmp_path / "own.txt").write_text("a ?\nb ?\nc ?\n")
     (tmp_path / "words.toml").write_text('relation = ["a", "b", "c"]\nsubject = ["d"]\n')
     (tmp_path / "template").write_text("a ?\n")
-    prior = ("strategy.name=public-prior", "public-prior.slots=words.toml")
-    for prompts in ("own.txt", "template"):
-        assert invoke(tmp_path, *prior, f"public-prior.prompts={prompts}")[0] == 130
+    for prompts in (["own.txt"], ["template", "public-prior.slots=words.toml"]):
+        assert (
+            invoke(tmp_path, "strategy.name=public-prior", f"public-prior.prompts={prompts[0]}", *prompts[1:])[0] == 130
+        )
     files = [(config.public_prior.prompts, config.public_prior.slots) for config in launched]
-    assert files == [(str(tmp_path / "own.txt"), str(tmp_path / "words.toml")), ("template", files[0][1])]
+    assert files == [(str(tmp_path / "own.txt"), ""), ("template", str(tmp_path / "words.toml"))]
 
 
 @pytest.mark.usefixtures("_no_launch")
@@ -229,11 +231,7 @@ def test_a_malformed_preset_is_one_clear_line(tmp_path: Path, content: bytes) ->
 
 def interrupted_run(folder: Path) -> Path:
     """A results folder with the files that a resume looks for first."""
-    run = folder / "results" / "mine"
-    save_sampling_key(run / "checkpoint", b"secret")
-    (run / "checkpoint" / "latest").write_text("round-000003")
-    (run / "config.toml").write_text('seed = 77\n[output]\ndir = "elsewhere"\n')
-    return run
+    return write_interrupted(folder / "results" / "mine")
 
 
 @pytest.mark.usefixtures("_no_launch")
@@ -273,7 +271,7 @@ def test_a_run_that_has_ended_cannot_be_resumed(tmp_path: Path) -> None:
     forget_sampling_key(run / "checkpoint")
     result = runner.invoke(cli.app, ["run", "--resume", str(run)])
     assert result.exit_code == 1
-    assert result.output.startswith(f'error: resume = "{run}": this run has ended; start a new run')
+    assert result.output.startswith(f'error: resume = "{run}": this run has ended, and the secret key')
 
 
 def test_an_interrupt_after_the_end_does_not_offer_to_continue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
