@@ -12,7 +12,8 @@ from torch import Tensor
 from benchmarks.reconstruction import Federation
 from client_app.local_update import local_update
 from common.config import RunConfig
-from compare.plan import TUNING_SEED
+from compare.wish import TUNING_SEED
+from server_app.command_line import main_with_plain_errors
 from server_app.launcher import read_preset
 
 LOCAL_STEPS = (1, 5, 10)
@@ -52,4 +53,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main_with_plain_errors(main)

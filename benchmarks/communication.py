@@ -14,6 +14,7 @@ from common.config import StatisticsConfig
 from common.privacy.mechanism import ReleaseTerms
 from common.scale_code import ScaleCode
 from common.wire import pack_encoder, pack_release, serialised_bytes
+from server_app.command_line import main_with_plain_errors
 
 STEPS = 20
 """Gradients of a client in stage 1, by the paper's formula."""
@@ -78,4 +79,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main_with_plain_errors(main)

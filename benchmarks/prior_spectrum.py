@@ -20,6 +20,7 @@ from common.config import RunConfig
 from common.demo.prompts import public_questions
 from common.demo.tasks import template_of
 from common.group_gradients import group_gradients
+from server_app.command_line import main_with_plain_errors
 from server_app.launcher import read_preset
 from server_app.public_gradients import Directions, directions, pseudo_clients
 from server_app.public_prompts import public_prompts
@@ -101,4 +102,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main_with_plain_errors(main)

@@ -22,20 +22,22 @@ import torch
 from flwr.app import Message
 from torch import Tensor
 
-from benchmarks.experiment import parse_value, points
+from benchmarks.experiment import points
 from client_app.app import app
 from client_app.local_update import local_update
 from common.config import RunConfig, Scalar
 from common.data import evaluation_examples, private_tokens
 from common.models import load_adapted_model
 from common.wire import received_adapter, unpack_instruction
-from compare.plan import TUNING, TUNING_SEED
 from compare.runs import run_report
 from compare.study import mean_score
 from compare.tuning import Score, best_of
+from compare.wish import TUNING, TUNING_SEED
+from server_app.command_line import main_with_plain_errors
 from server_app.evaluation import Evaluator
 from server_app.in_process import InProcessGrid
 from server_app.launcher import read_preset
+from server_app.overrides import parse_overrides
 from server_app.run import run_federation
 
 WINDOWS = (5, 10)  # rounds over which a client averages
@@ -170,9 +172,7 @@ def main() -> None:
     parser.add_argument("--tuning-seeds", type=int, default=2, help="runs of each step that is tried")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    fixed: dict[str, Scalar] = {
-        key: parse_value(text) for key, _, text in (entry.partition("=") for entry in arguments.set)
-    }
+    fixed = parse_overrides(arguments.set)
     steps = [float(text) for text in arguments.steps.split(",") if text]
     for point in points(arguments.grid):
         print(f"\n{', '.join(f'{key}={value}' for key, value in point.items()) or 'as preset'}", flush=True)
@@ -185,4 +185,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main_with_plain_errors(main)

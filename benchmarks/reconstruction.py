@@ -22,6 +22,7 @@ from common.config import RunConfig
 from common.data import TokenisedExamples, private_tokens
 from common.models import AdaptedModel, load_adapted_model
 from common.scale_code import ScaleCode
+from server_app.command_line import main_with_plain_errors
 from server_app.launcher import read_preset
 from server_app.prior import QUALITY_SAMPLES, SyntheticGradients, train_prior
 from server_app.prior_settings import prior_settings
@@ -210,4 +211,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main_with_plain_errors(main)

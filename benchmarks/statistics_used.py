@@ -28,6 +28,7 @@ from common.codecs import Codec
 from common.codecs.autoencoder import NeuralCodec
 from common.codecs.dense import DENSE
 from common.config import RunConfig
+from server_app.command_line import main_with_plain_errors
 from server_app.launcher import read_preset
 from server_app.prior import QUALITY_SAMPLES, train_autoencoder
 from server_app.prior_settings import prior_settings
@@ -194,4 +195,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main_with_plain_errors(main)

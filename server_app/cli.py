@@ -23,6 +23,7 @@ from server_app.overrides import parse_overrides
 from server_app.run_summary import summary_of
 from server_app.scalars import check_tensorboard
 from server_app.strategies import check_strategy_name
+from server_app.tracking import watched
 from server_app.unread_keys import refuse_unread, unread_warning
 from server_app.version import app_version
 
@@ -142,13 +143,14 @@ def _check(config: RunConfig, clients: int) -> None:
     """Refuse what the ServerApp or a client would refuse half a minute later; the dearest look comes last."""
     check_directory(config.model.name)
     _check_delta(config.privacy.delta, clients)
-    from common.base_model import device_of  # noqa: PLC0415 - torch, which a refusal above does not wait for
-    from server_app.local_model import check_known_codec, check_local_model  # noqa: PLC0415
+    with watched("checking the model and the data"):
+        from common.base_model import device_of  # noqa: PLC0415 - torch, which a refusal above does not wait for
+        from server_app.local_model import check_known_codec, check_local_model  # noqa: PLC0415
 
-    device_of(config.model)
-    check_local_model(config)
-    check_known_codec(config)
-    _check_data(config, clients)
+        device_of(config.model)
+        check_local_model(config)
+        check_known_codec(config)
+        _check_data(config, clients)
 
 
 def _check_is_there(name: str) -> None:
@@ -185,13 +187,11 @@ def _warn(text: str) -> None:
 
 
 def _check_data(config: RunConfig, clients: int) -> None:
-    """Read local files as the run will; a hub data set is left to the run, and the demo needs no check."""
-    local, held_out = Path(config.data.name).is_absolute(), Path(config.data.evaluation).is_absolute()
-    if not (local or held_out):
-        return
-    from common.data import evaluation_examples, private_examples  # noqa: PLC0415 - seconds, which the demo saves
+    """Read local files, or the demo's examples, as the run will; a hub data set is left to the run."""
+    from common.data import evaluation_examples, private_examples  # noqa: PLC0415 - seconds, after all else
 
-    if held_out:
+    local, held_out = Path(config.data.name).is_absolute(), Path(config.data.evaluation).is_absolute()
+    if held_out or (config.data.name == "demo" and not config.data.evaluation):
         evaluation_examples(config.data, config.seed)
     try:
         if local:

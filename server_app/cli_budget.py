@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from server_app.budget_question import Accountant, Question, Trust, config_of
-from server_app.tracking import patience
+from server_app.tracking import watched
 
 
 def budget(
@@ -51,6 +51,6 @@ def budget(
     config_of(question)  # refuses at once what the planner would refuse after its imports
     from server_app import budget as planner  # noqa: PLC0415 - takes seconds to import
 
-    with patience("computing the privacy loss"):
+    with watched("computing the privacy loss"):
         text = planner.to_json(question) if as_json else planner.to_text(question)
     typer.echo(text)

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from common.config import DataConfig, EvaluationConfig
 from common.data import IGNORED, completion_texts, prompt_texts, tokenise
 from common.models import AdaptedModel
+from server_app.tracking import tracked
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Evaluator:
         labels = self._tokens.labels[self._scored, self._position + 1]
         owner = self._inverse[self._scored]
         losses = torch.zeros(len(self._inverse))
-        for start in range(0, len(inputs), self._batch_size):
+        for start in tracked(range(0, len(inputs), self._batch_size), "batches of held-out rows"):
             rows = slice(start, start + self._batch_size)
             width = int(mask[rows].sum(dim=1).max()) - 1
             logits = self._adapted.model(

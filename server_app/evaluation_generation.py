@@ -12,9 +12,7 @@ from common.config import ConfigError, DataConfig
 from common.data import prompt_texts
 from common.models import AdaptedModel
 from server_app.evaluation_harness import EXTRA
-
-SETS = ("e2e", "dart", "dialogsum")
-"""Formats that are scored this way."""
+from server_app.tracking import tracked
 
 _ROUGE = ("rouge1", "rouge2", "rougeL")
 
@@ -51,7 +49,7 @@ def write_texts(
     rows = [ids[-data.max_length :] for ids in encoded]
     texts = [""] * len(rows)
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
-    for start in range(0, len(order), batch_size):
+    for start in tracked(range(0, len(order), batch_size), "batches of texts"):
         numbers = order[start : start + batch_size]
         ids, mask = _left_padded([rows[number] for number in numbers], tokenizer.pad_token_id or 0)
         written = adapted.model.generate(

@@ -30,11 +30,20 @@ def check_output(config: RunConfig) -> None:
         )
 
 
-def _fault(place: Path) -> str:
-    """Why no folder can be made in ``place``, or ``""``: it is tried, and what was made is taken away again."""
+def check_file(path: Path) -> None:
+    """Refuse a file that cannot be written; raises ``ConfigError``."""
+    why = f"{path} is a directory" if path.is_dir() else _fault(path.absolute().parent, make=False)
+    if why:
+        raise ConfigError(f'--out "{path}": {why}; name a file in a folder that you may write into')
+
+
+def _fault(place: Path, *, make: bool = True) -> str:
+    """Why nothing can be written in ``place``, made if need be, or ``""``: it is tried, and leaves nothing behind."""
     above = next(folder for folder in (place, *place.parents) if folder.exists())
     if not above.is_dir():
         return f"{above} is a file"
+    if above != place and not make:
+        return f"there is no folder {place}"
     made: list[Path] = []
     try:
         for folder in [*reversed(place.parents), place]:

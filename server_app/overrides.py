@@ -15,7 +15,7 @@ def parse_override(text: str, where: str = "--set") -> tuple[str, Scalar]:
     """The key and the value of ``key=value``. Raises ``ConfigError``, in which ``where`` says what was written."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f'{where} "{text}": expected key=value, for example {where} privacy.epsilon=4.0')
+        raise ConfigError(f'{where} "{text}": expected key=value, for example codec.size=64')
     try:
         return key.strip(), parse_value(value)
     except ValueError as error:

@@ -44,6 +44,7 @@ from server_app.scalars import Scalars, check_tensorboard
 from server_app.stage_one_risk import empty_stage_one
 from server_app.strategies import STRATEGIES, check_strategy_name
 from server_app.strategies.base import FederatedAdapter
+from server_app.tracking import phase, watched
 
 
 def run_federation(grid: Grid, config: RunConfig, run: int = 0) -> RunFolder:
@@ -216,7 +217,12 @@ class Session:
         """Held-out scores, in all and by group, and validation loss; retention if ``whole``; ``None`` without data."""
         if self.evaluator is None:
             return None
-        record = _metrics(self.evaluator(adapter))
+        step = f"round {server_round}" if server_round else "base model"
+        with watched(f"{step}, evaluation", self.say), phase(step):
+            return self._scores(self.evaluator, adapter, whole=whole)
+
+    def _scores(self, evaluator: Evaluator, adapter: Tensor, *, whole: bool) -> MetricRecord:
+        record = _metrics(evaluator(adapter))
         if self.validation is not None:
             record[VALIDATION_LOSS] = self.validation(adapter).loss
         if whole and self.retention is not None:

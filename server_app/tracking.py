@@ -1,7 +1,7 @@
 """Progress of long work: who does it says how far it is, who watches decides how that is shown.
 
-``tracked`` wraps the loop that takes long, wherever it is; ``reporting`` says who is told, ``watched`` tells a person
-at a terminal by a bar, and a pipe by a plain line now and then. Nothing is said of what is done within seconds.
+``tracked`` wraps the loop that takes long, wherever it is. ``watched`` tells a person at a terminal by bars, and a pipe
+or a log by a plain line now and then; of what is done within seconds a pipe is told nothing.
 """
 
 import sys
@@ -77,29 +77,44 @@ def phase(name: str) -> Iterator[None]:
         _phase.reset(token)
 
 
-class Lines:
-    """Tells of work by a plain line: first after some seconds, then at intervals.
+class _Teller:
+    """Tells of work by a plain line: first after some seconds, then at intervals; by a clock where no steps are told.
 
     Args:
+        what: the work as a whole.
         say: prints a line.
-        first: seconds of work before anything is said of it.
+        first: seconds before the first line.
         every: seconds between two lines.
 
     """
 
-    def __init__(self, say: Callable[[str], None], first: float = _FIRST, every: float = _EVERY) -> None:
-        self._say, self._first, self._every = say, first, every
-        self._said = -every
+    def __init__(self, what: str, say: Callable[[str], None], first: float, every: float) -> None:
+        self._what, self._say, self._first, self._every = what, say, first, every
+        self._step: Step | None = None
+        self._over, self._started = threading.Event(), time.monotonic()
+        self._thread = threading.Thread(target=self._tell, daemon=True)
 
     def __call__(self, step: Step) -> None:
-        """Say it if it is time."""
-        now = time.monotonic()
-        if step.done < step.total and step.seconds >= self._first and now - self._said >= self._every:
-            self._said = now
-            self._say(str(step))
+        """Note how far it is."""
+        self._step = step
+
+    def __enter__(self) -> "_Teller":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _tell(self) -> None:
+        pause = self._first
+        while not self._over.wait(pause):
+            step, pause = self._step, self._every
+            under_way = step is not None and step.done < step.total
+            self._say(str(step) if under_way else f"{self._what}: {clock(time.monotonic() - self._started)} so far")
 
 
-class Bars:
+class _Bars:
     """Tells of work by a bar for each piece, which goes when the piece is done."""
 
     def __init__(self, progress: Progress) -> None:
@@ -116,46 +131,30 @@ class Bars:
 
 
 @contextmanager
-def watched() -> Iterator[None]:
-    """Show the tracked work within on standard error: bars on a terminal, else plain lines."""
+def watched(
+    what: str, say: Callable[[str], None] | None = None, first: float = _FIRST, every: float = _EVERY
+) -> Iterator[None]:
+    """Show the work within, and what of it is tracked: by plain lines through ``say``, or on standard error.
+
+    On standard error there are bars where that is a terminal, else lines: ``first`` seconds after the start, then
+    every ``every`` seconds.
+    """
     console = Console(stderr=True)
-    if not console.is_terminal:
-        with reporting(Lines(_to_stderr)):
+    if say is None and console.is_terminal:
+        with _bars(console, what):
             yield
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left"))
-    with (
-        Progress(
-            *columns, TimeRemainingColumn(), console=console, transient=True, speed_estimate_period=_HOUR
-        ) as progress,
-        reporting(Bars(progress)),
-    ):
+    with _Teller(what, say or _to_stderr, first, every) as teller, reporting(teller):
         yield
 
 
 @contextmanager
-def patience(what: str, first: float = _FIRST, every: float = _EVERY) -> Iterator[None]:
-    """Say now and then that ``what`` is still under way, where nobody can tell how far it is."""
-    console = Console(stderr=True)
-    if console.is_terminal:
-        with console.status(what):
-            yield
-        return
-    over, started = threading.Event(), time.monotonic()
-
-    def tell() -> None:
-        pause = first
-        while not over.wait(pause):
-            _to_stderr(f"{what}: {clock(time.monotonic() - started)} so far")
-            pause = every
-
-    teller = threading.Thread(target=tell, daemon=True)
-    teller.start()
-    try:
+def _bars(console: Console, what: str) -> Iterator[None]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left"))
+    progress = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, speed_estimate_period=_HOUR)
+    with progress, reporting(_Bars(progress)):
+        progress.add_task(what, total=None)
         yield
-    finally:
-        over.set()
-        teller.join()
 
 
 def _to_stderr(line: str) -> None:

@@ -20,6 +20,7 @@ from common.config.fields import (
     kebab,
 )
 
+DemoTask = Literal["elicitation", "knowledge", "knowledge-validation"]
 Control = Literal["none", "codes-zeroed", "no-update"]
 LARGEST_EPSILON = 20.0
 """Nothing above it is claimed, since the approximations that delta pays for are computed up to it."""
@@ -95,7 +96,7 @@ class DataConfig(Section):
     subset: str = Field("", description="hub set or directory: its configuration, or several, comma-separated")
     train_split: str = Field("train", description="hub set or directory: split of the private examples")
     revision: str = Field("", description='hub set: branch or commit; "" = its default branch')
-    task: str = Field("elicitation", description="demo task: elicitation, knowledge or knowledge-validation")
+    task: DemoTask = Field("elicitation", description="task of the demo data")
     evaluation: str = Field("", description='file or hub id of held-out examples; "" = the demo\'s own, or none')
     evaluation_subset: str = Field("", description='subset of data.evaluation; "" = the same as data.subset')
     evaluation_split: str = Field("test", description="split of data.evaluation if that is a hub set or directory")
