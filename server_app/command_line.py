@@ -35,7 +35,7 @@ def plain_errors() -> Iterator[None]:
         sys.exit(130)
 
 
-def main_with_plain_errors(main: Callable[[], None]) -> None:
+def main_with_plain_errors(main: Callable[[], object]) -> None:
     """Run the ``main`` of a ``python -m`` program that reads its own options."""
     with plain_errors():
         main()

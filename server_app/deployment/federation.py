@@ -10,7 +10,7 @@ import shutil
 import ssl
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,14 +117,18 @@ class LocalFederation:
         with _flower_errors():
             return listed_run(CONNECTION, run_id, self._home("operator"), self.environment("operator"))
 
-    def wait(self, run_id: int, timeout: float) -> dict[str, Any]:
-        """Wait until a run has finished and return its last state; ``DeploymentError`` after ``timeout`` seconds."""
+    def wait(self, run_id: int, timeout: float, meanwhile: Callable[[], None] = lambda: None) -> dict[str, Any]:
+        """Wait until a run has finished and return its last state; ``DeploymentError`` after ``timeout`` seconds.
+
+        ``meanwhile`` is called between two looks.
+        """
         deadline = time.monotonic() + timeout
         while not str((state := self.run_state(run_id))["status"]).startswith("finished"):
             if time.monotonic() > deadline:
                 raise DeploymentError(
                     f"run {run_id} is {state['status']} after {timeout:.0f} s: {self.run_log(run_id)}"
                 )
+            meanwhile()
             time.sleep(_POLL_SECONDS)
         return state
 

@@ -67,7 +67,7 @@ def test_both_counts_stand_in_the_report_where_everybody_is_asked(everybody: Run
     after = report_of(everybody)
     assert after["communication"].pop("flower") == {"inbound_bytes": 1_500_000, "outbound_bytes": 2_500_000}
     assert after == before
-    assert "Flower's own count: 1,500.0 kB from the SuperNodes" in (everybody.path / "report.md").read_text()
+    assert "Flower's own count: 1.50 MB from the SuperNodes" in (everybody.path / "report.md").read_text()
 
 
 def test_asking_again_replaces_what_was_told(everybody: RunFolder) -> None:
@@ -111,7 +111,7 @@ def test_the_command_asks_for_every_session_of_the_run(everybody: RunFolder) -> 
     assert flower_runs(everybody) == [41, 42]
     result = CliRunner().invoke(app, ["traffic", str(everybody.path), "hospital"])
     assert result.exit_code == 0, result.output
-    assert "1,500.0 kB from the SuperNodes and 2,500.0 kB to them" in result.output
+    assert "1.50 MB from the SuperNodes and 2.50 MB to them" in result.output
     assert "not known" not in result.output
 
 
