@@ -1,5 +1,6 @@
 """What is said before and during a comparison of how many runs there are and how long they take."""
 
+import io
 import math
 
 import pytest
@@ -80,3 +81,16 @@ def scored(job: Job) -> Record:
     """A run's record, best at a step of 1.07."""
     accuracy = -abs(math.log(float(job.flat["server.learning-rate"]) / 1.07))
     return {"status": "done", "report": {"outcome": {"final": {"accuracy": accuracy, "loss": 0.0}}}}
+
+
+def test_a_line_of_a_run_is_whole_in_a_pipe_and_tells_how_far_it_is(clock: Clock) -> None:
+    """Programs that read it look for the seconds at its end; rich would break it at 80 columns."""
+    page = io.StringIO()
+    display = session._Display(Console(file=page, width=80), 3)
+    outcome = {"final": {"accuracy": 0.9, "loss": 0.2}, "warning": "x" * 100}
+    record = {"status": "done", "label": "l" * 70, "seconds": 16.0, "report": {"outcome": outcome}}
+    clock.now += 30.0
+    display.on_record(record, False)
+    (line,) = page.getvalue().splitlines()
+    assert line.startswith("1 of 3, about 1:00 left:  lll")
+    assert line.endswith(f"(16 s)  WARNING: {'x' * 100}")
