@@ -2,6 +2,8 @@
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -192,10 +194,12 @@ def _check_data(config: RunConfig, clients: int) -> None:
 
     local, held_out = Path(config.data.name).is_absolute(), Path(config.data.evaluation).is_absolute()
     if held_out or (config.data.name == "demo" and not config.data.evaluation):
-        evaluation_examples(config.data, config.seed)
+        with _text_of("data.evaluation", config.data.evaluation):
+            evaluation_examples(config.data, config.seed)
     try:
         if local:
-            private_examples(config.data, 0, clients, config.seed)
+            with _text_of("data.name", config.data.name):
+                private_examples(config.data, 0, clients, config.seed)
     except ConfigError:
         raise
     except ValueError as error:
@@ -203,6 +207,16 @@ def _check_data(config: RunConfig, clients: int) -> None:
             f'data.partitioner = "{config.data.partitioner}": cannot split "{config.data.name}" among {clients} '
             f"clients: {error}"
         ) from error
+
+
+@contextmanager
+def _text_of(key: str, name: str) -> Iterator[None]:
+    """Name the file in what is said of one that is no text in UTF-8."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        byte = f"byte {error.object[error.start]:#04x} at {error.start}"
+        raise ConfigError(f'{key} = "{name}": this is not text in UTF-8 ({byte}); save it as UTF-8') from None
 
 
 if __name__ == "__main__":

@@ -28,6 +28,9 @@ def plain_errors() -> Iterator[None]:
         _refuse(_usage(error), error.exit_code)
     except (ConfigError, CommandError) as error:
         _refuse(str(error), 1)
+    except UnicodeDecodeError as error:
+        byte = f"byte {error.object[error.start]:#04x} at {error.start}"
+        _refuse(f"a file that was named is not text in UTF-8 ({byte}); save it as UTF-8", 1)
     except OSError as error:
         _refuse(_of_the_system(error), 1)
     except KeyboardInterrupt:

@@ -300,3 +300,20 @@ def test_an_interrupt_before_there_is_a_folder_is_no_traceback(monkeypatch: pyte
 def test_the_command_line_starts_without_the_heavy_libraries() -> None:
     code = "import sys, server_app.cli; sys.exit(bool({'torch', 'flwr', 'scipy', 'datasets'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.usefixtures("_no_launch")
+@pytest.mark.parametrize("key", ["data.name", "data.evaluation"])
+@pytest.mark.parametrize("name", ["own.jsonl", "own.csv"])
+def test_a_file_in_latin_1_is_told_of_by_name(tmp_path: Path, key: str, name: str) -> None:
+    path = tmp_path / name
+    rows = ['{"prompt": "a", "completion": "grün"}'] if name.endswith("jsonl") else ["prompt,completion", "a,grün"]
+    path.write_bytes("\n".join([*rows, ""]).encode("latin-1"))
+    output = refused(tmp_path, f"{key}={path}", "federation.num-clients=1", "privacy.delta=0")
+    assert str(path) in output
+    assert "codec can't decode" in output or "not text in UTF-8" in output
+
+
+@pytest.mark.usefixtures("_no_launch")
+def test_a_split_that_the_demo_lacks_is_refused_before_the_engine_starts(tmp_path: Path) -> None:
+    assert 'data.split = "xx": data.task = "elicitation" has evaluation' in refused(tmp_path, "data.split=xx")
