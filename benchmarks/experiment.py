@@ -7,7 +7,6 @@ The same handlers, strategies and messages run as under Flower; a test proves bo
 import argparse
 import itertools
 import time
-import tomllib
 from collections.abc import Iterator
 from statistics import mean, stdev
 from typing import Any
@@ -16,24 +15,17 @@ import torch
 
 from common.config import Scalar
 from compare.runs import run_report
+from server_app.command_line import main_with_plain_errors
 from server_app.launcher import read_preset
+from server_app.overrides import parse_override, parse_overrides, parse_value
 
 
 def points(grid: list[str]) -> Iterator[dict[str, Scalar]]:
     """Every combination of ``key=value,value,...``."""
-    keys = [entry.partition("=")[0] for entry in grid]
+    named = [parse_override(entry, "--grid")[0] for entry in grid]
     values = [[parse_value(text) for text in entry.partition("=")[2].split(",")] for entry in grid]
     for combination in itertools.product(*values):
-        yield dict(zip(keys, combination, strict=True))
-
-
-def parse_value(text: str) -> Scalar:
-    """A value as TOML reads it, else the text itself."""
-    try:
-        value: Scalar = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-    return value
+        yield dict(zip(named, combination, strict=True))
 
 
 def row(point: dict[str, Scalar], reports: list[dict[str, Any]], seconds: float) -> str:
@@ -62,8 +54,7 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=1, help="1001: those that comparisons tune with")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    fixed = dict(entry.split("=", 1) for entry in arguments.set)
-    base = read_preset(arguments.preset) | {key: parse_value(text) for key, text in fixed.items()}
+    base = read_preset(arguments.preset) | parse_overrides(arguments.set)
     rows = ["| point | base | accuracy, mean (each seed) | sd | retention | epsilon | s a run |"]
     rows.append("|---|---|---|---|---|---|---|")
     for point in points(arguments.grid):
@@ -76,4 +67,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main_with_plain_errors(main)

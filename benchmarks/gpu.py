@@ -32,6 +32,7 @@ from common.demo.model import load_tokenizer
 from common.models import AdaptedModel, assemble
 from common.privacy.mechanism import ReleaseTerms
 from common.privacy.noise import RandomSource
+from server_app.command_line import main_with_plain_errors
 
 SMALL = LlamaConfig(hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4, vocab_size=512)
 _READ_BYTES = 4 + 8 + 4  # per adapter value: float32 vector, int64 permutation, float32 signs
@@ -197,4 +198,4 @@ def _print_row(lines: list[str], row: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main_with_plain_errors(main)

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from common.config import RunConfig, Scalar
+from server_app.command_line import run_command
 from server_app.deployment.demo import demo_sites
 from server_app.deployment.federation import DeploymentError, LocalFederation, Site
 from server_app.deployment.processes import Processes
@@ -196,4 +197,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

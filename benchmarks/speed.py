@@ -26,6 +26,7 @@ from common.data import private_tokens
 from common.models import load_adapted_model
 from common.privacy.mechanism import ReleaseTerms
 from common.privacy.noise import RandomSource
+from server_app.command_line import main_with_plain_errors
 from server_app.launcher import Resources, launch, read_preset
 
 COHORT = 100
@@ -163,4 +164,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main_with_plain_errors(main)

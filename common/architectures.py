@@ -96,7 +96,10 @@ def architecture(name: str) -> PreTrainedConfig:
 def build_shape(config: PreTrainedConfig, lora: LoraConfig) -> Shape:
     """Build the model of ``config`` with its adapter on the ``meta`` device and count."""
     with torch.device("meta"):
-        base = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+        try:
+            base = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+        except ValueError as error:
+            raise ConfigError(_no_causal_model(config, error)) from None
         parameters = sum(parameter.numel() for parameter in base.parameters())
         linear = quantisable(base)
         weights = [module.weight for module in linear]
@@ -105,6 +108,17 @@ def build_shape(config: PreTrainedConfig, lora: LoraConfig) -> Shape:
         model = adapt(base, lora)
     layout = Layout.of({name: p.shape for name, p in model.named_parameters() if p.requires_grad})
     return Shape(config, model, layout, *counts)
+
+
+def _no_causal_model(config: PreTrainedConfig, error: ValueError) -> str:
+    """Why there is no causal language model of an architecture, without transformers' list of all that there are."""
+    name = f'model.name = "{config.name_or_path}"' if config.name_or_path else "model.name"
+    if "Unrecognized configuration class" not in str(error):
+        return f"{name}: its config.json makes no model ({str(error).splitlines()[0]})"
+    return (
+        f'{name}: its config.json is of type "{config.model_type}", which is no causal language model; give a decoder, '
+        "for example a Llama, Qwen, Mistral, Gemma or GPT-2"
+    )
 
 
 def quantisable(base: nn.Module) -> list[nn.Linear | Conv1D]:

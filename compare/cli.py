@@ -8,11 +8,14 @@ from typing import Annotated
 
 import typer
 
-from common.config import ConfigError
 from compare.cli_site import check_site
+from compare.folder import PAGE, check_folder
+from compare.tuning import FIRST
+from compare.wish import Wish, check_wish, read_changes, read_epsilons, refuse_without_effect
 from server_app.cli import app
-from server_app.launcher import LaunchError, read_preset
-from server_app.terminal import use_utf8
+from server_app.launcher import read_preset
+from server_app.terminal import count, use_utf8
+from server_app.tracking import watched
 
 app.command()(check_site)
 
@@ -26,12 +29,12 @@ def compare(
     preset: Annotated[str, typer.Option(help="preset name, or a TOML file: the keys that all runs share")] = "demo",
     overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value for all runs; repeatable")] = None,
     tasks: Annotated[str, typer.Option(help="comma-separated: elicitation, knowledge")] = "elicitation",
-    seeds: Annotated[int, typer.Option(help="evaluated seeds of each row: 1, 2, ...")] = 5,
+    seeds: Annotated[int, typer.Option(help="evaluated seeds of each row: 1, 2, ...", min=1)] = 5,
     clients: Annotated[int, typer.Option(help="enrolled clients M (then delta = 1/(10 M)); 0 = the preset's")] = 0,
     cohort: Annotated[int, typer.Option(help="expected clients in a round K; 0 = 100, or all if fewer")] = 0,
     rounds: Annotated[int, typer.Option(help="rounds T; 0 = the preset's")] = 0,
-    trials: Annotated[int, typer.Option(help="step sizes tried for each row, at most")] = 6,
-    tuning_seeds: Annotated[int, typer.Option(help="runs of each trial")] = 2,
+    trials: Annotated[int, typer.Option(help="step sizes tried for each row, at most", min=FIRST)] = 6,
+    tuning_seeds: Annotated[int, typer.Option(help="runs of each trial", min=1)] = 2,
     controls: Annotated[str, typer.Option(help="learned = for trained codecs; all; none")] = "learned",
     centralised: Annotated[bool, typer.Option(help="the reference row of pooled data without privacy")] = True,
     jobs: Annotated[int, typer.Option(help="runs at a time, a process each", min=1)] = 2,
@@ -41,45 +44,38 @@ def compare(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check, measure and estimate, but do not run")] = False,
 ) -> None:
     """Run strategies side by side at equal ε, tuned with equal effort, and draw the picture. Can be interrupted."""
-    from compare import session  # noqa: PLC0415 - torch, which other commands need not wait for
-    from compare.folder import check_folder  # noqa: PLC0415
-    from compare.plan import Wish, make_cells, read_changes, read_epsilons  # noqa: PLC0415
-    from server_app.terminal import count  # noqa: PLC0415
+    wish = Wish(
+        strategies=_names(strategies),
+        epsilons=read_epsilons(epsilons),
+        tasks=_names(tasks),
+        seeds=seeds,
+        clients=clients,
+        cohort=cohort,
+        rounds=rounds,
+        trials=trials,
+        tuning_seeds=tuning_seeds,
+        controls=controls,
+        centralised=centralised,
+    )
+    changes, keys = read_changes(overrides or [], "--set"), read_preset(preset)
+    refuse_without_effect(wish, check_wish(wish, keys, changes), changes)
+    check_folder(out)
+    from compare import session  # noqa: PLC0415 - torch, which a refusal above need not wait for
+    from compare.plan import make_cells  # noqa: PLC0415
 
-    try:
-        wish = Wish(
-            strategies=_names(strategies),
-            epsilons=read_epsilons(epsilons),
-            tasks=_names(tasks),
-            seeds=seeds,
-            clients=clients,
-            cohort=cohort,
-            rounds=rounds,
-            trials=trials,
-            tuning_seeds=tuning_seeds,
-            controls=controls,
-            centralised=centralised,
-        )
-        changes = read_changes(overrides or [], "--set")
-        check_folder(out)
-        typer.echo("planning: the noise of every row")
-        cells = make_cells(wish, read_preset(preset), changes)
-        for warning in dict.fromkeys(cell.warning for cell in cells if cell.warning):
-            typer.secho(f"warning: {warning}", fg=typer.colors.YELLOW, err=True)
-    except (ConfigError, LaunchError) as error:
-        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
-        raise typer.Exit(1) from None
+    typer.echo("planning: the noise of every row")
+    with watched("planning"):
+        cells = make_cells(wish, keys, changes)
+    for warning in dict.fromkeys(cell.warning for cell in cells if cell.warning):
+        typer.secho(f"warning: {warning}", fg=typer.colors.YELLOW, err=True)
     command = shlex.join(["dr-encoder", *sys.argv[1:]])
     try:
         found = session.compare(cells, wish, command, out, jobs, dry_run=dry_run)
-    except ConfigError as error:
-        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
-        raise typer.Exit(1) from None
     except KeyboardInterrupt:
         typer.secho(f"\nstopped; the same command goes on with what is done in {out}", err=True)
         raise typer.Exit(130) from None
     if found is not None:
-        typer.echo((out / "comparison.md").read_text(encoding="utf-8"))
+        typer.echo((out / PAGE).read_text(encoding="utf-8"))
         typer.echo(f"results: {out} (comparison.md, comparison.json, plots, runs/)")
         if found["failed"]:
             typer.secho(f"{count(len(found['failed']), 'run')} failed: {json.dumps(found['failed'][:3])}", err=True)

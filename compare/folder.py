@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from common.config import ConfigError
-from compare.plots import PLOTS
-from compare.summary import SCHEMA
+from compare.wish import TUNING
 
+SCHEMA = 1
+"""Version of ``comparison.json``."""
+PLOTS = tuple(f"{kind}-{task}.png" for task in TUNING for kind in ("utility", "bytes", "reconstruction"))
+"""Every name that ``draw`` can give a plot."""
 NUMBERS, PAGE = "comparison.json", "comparison.md"
 
 

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from compare.plan import CENTRALISED, TUNING
 from compare.released import Row, is_above_asked, is_private, name_of, place
+from compare.wish import CENTRALISED
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c564b")  # Okabe and Ito's
 _MARKERS = "osD^vPX*"
@@ -21,10 +21,6 @@ _DODGE, _BYTES_DODGE = 0.08, 1.08
 """Of strategies at the same place: shift between neighbours in steps of the ε axis, and factor in bytes."""
 
 _OUTLINE = (withStroke(linewidth=3.5, foreground="white"),)  # so that a black line is seen on a bar of any colour
-_KINDS = ("utility", "bytes", "reconstruction")
-
-PLOTS = tuple(f"{kind}-{task}.png" for task in TUNING for kind in _KINDS)
-"""Every name that ``draw`` can give a plot."""
 
 
 def draw(folder: Path, found: dict[str, Any]) -> list[Path]:

@@ -1,13 +1,11 @@
 """One run of a comparison: its identity, how a worker process executes it, and where its result is kept."""
 
 import hashlib
-import importlib.metadata
 import json
 import math
 import os
 import tempfile
 import time
-import tomllib
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from unittest.mock import patch
 
 from common.app_digest import app_digest
 from common.config import RunConfig, Scalar
+from server_app.version import app_version
 
 _PLACE = ("output.dir", "output.name", "resume")  # where a run is kept says nothing of what it is
 
@@ -89,15 +88,6 @@ def failed(job: Job, error: str) -> dict[str, Any]:
 
 def _record(job: Job) -> dict[str, Any]:
     return {"key": job.key, "purpose": job.purpose, "label": job.label, "flat": dict(job.flat), "code": code_digest()}
-
-
-@lru_cache(maxsize=1)
-def app_version() -> str:
-    """The app's version: of the source tree that runs, or of the installed package."""
-    project = Path(__file__).resolve().parent.parent / "pyproject.toml"
-    if project.exists():
-        return str(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"])
-    return importlib.metadata.version("dr-encoder")
 
 
 @lru_cache(maxsize=1)

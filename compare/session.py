@@ -20,14 +20,16 @@ from rich.progress import (
 
 from common.config import ConfigError
 from compare.folder import NUMBERS, PAGE, remove_stale
-from compare.plan import Cell, Wish
+from compare.plan import Cell
 from compare.plots import draw
 from compare.runs import Job, Store
 from compare.scheduler import Scheduler
 from compare.study import Batch, Outcome, Record, count_runs, study
 from compare.summary import summarise
 from compare.table import markdown
+from compare.wish import Wish
 from server_app.terminal import clock, count
+from server_app.tracking import watched
 
 _PROBE_ROUNDS = 2
 _HOUR = 3600.0  # rich forgets its pace after 30 s unless told otherwise; a run takes longer
@@ -48,7 +50,8 @@ class _Display:
             speed_estimate_period=_HOUR,
         )
         self._task: TaskID = self.progress.add_task("runs", total=total)
-        self._total = total
+        self._total, self._done = total, 0
+        self._started = time.monotonic()
 
     def leave_out(self, runs: int) -> None:
         """Expect so many runs less."""
@@ -61,7 +64,19 @@ class _Display:
             self.leave_out(1)  # what was there already must not count into the pace
         else:
             self.progress.advance(self._task)
-            self.progress.console.print(_line(record), highlight=False, markup=False)
+            self._done += 1
+            say(self.progress.console, f"{self._how_far()}  {_line(record)}")
+
+    def _how_far(self) -> str:
+        """Runs done of all, and the time left at the pace so far, for those who see no bar."""
+        missing = max(0, self._total - self._done)
+        left = (time.monotonic() - self._started) / self._done * missing
+        return f"{self._done} of {self._total}, about {clock(left)} left:"
+
+
+def say(console: Console, text: str) -> None:
+    """Print a line as it is: a program that reads it needs it whole."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def compare(
@@ -79,12 +94,14 @@ def compare(
     display = _Display(console, total)
     scheduler = Scheduler(store, jobs, out / "workers", display.on_record)
     try:
-        console.print(f"{count(total, 'run')}, {total - missing} of them done already", highlight=False)
+        say(console, f"{count(total, 'run')}, {total - missing} of them done already")
         if missing:
-            said, failed = _estimate(scheduler, cells, missing, jobs, afresh=dry_run)
+            say(console, "measuring how long a run takes, by short ones")
+            with watched("measuring"):
+                estimate, failed = _estimate(scheduler, cells, missing, jobs, afresh=dry_run)
             if failed and dry_run:
-                raise ConfigError(said)
-            console.print(said, highlight=False)
+                raise ConfigError(estimate)
+            say(console, estimate)
         if dry_run:
             return None
         with display.progress:

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any
 
-from compare.plan import Cell, Wish
+from compare.plan import Cell
 from compare.runs import Job
 from compare.tuning import Score, StepSearch
+from compare.wish import Wish
 
 Record = dict[str, Any]
 Batch = list[Job]

@@ -7,14 +7,14 @@ from statistics import mean, stdev
 from typing import Any
 
 from common.config import Scalar
-from common.privacy.accounting import default_delta
-from compare.plan import CENTRALISED, TUNING, Wish
+from common.privacy.delta import default_delta
+from compare.folder import SCHEMA
 from compare.released import is_above_asked, is_private
-from compare.runs import app_version
 from compare.study import Outcome, Record
+from compare.wish import CENTRALISED, TUNING, Wish
 from server_app.terminal import count
+from server_app.version import app_version
 
-SCHEMA = 1
 _SCORES = ("accuracy", "loss", "retention")
 _UNNAMED = "gradients that its runs do not name"
 

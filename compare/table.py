@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from compare.plan import CENTRALISED
+from compare.wish import CENTRALISED
 from server_app.terminal import count, show
 
 _HEAD = ("strategy", "ε asked", "accuracy", "difference", "loss", "retention", "ε released", "ε server", "bytes up",

@@ -9,11 +9,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
-from common.config import ConfigError, RunConfig, Scalar
+from common.config import ConfigError, RunConfig
 from common.privacy.accounting import Charge, RunningAccountant, epsilon
-from common.privacy.mechanism import SLACK_EPSILON, Trust, message_charge
+from common.privacy.mechanism import message_charge
+from server_app.budget_question import MAX_ROUNDS, Accountant, Question, as_options, config_of
 from server_app.privacy_account import (
     compare_with_prv,
     cross_check_sentence,
@@ -33,55 +34,8 @@ from server_app.privacy_plan import (
 from server_app.stage_one import statistics_stage
 from server_app.terminal import show
 
-Accountant = Literal["pld", "prv", "rdp", "gdp"]
-
 ADJACENCY = "zero-out: one client's whole contribution replaced by zero"
-MAX_ROUNDS = 100_000
-"""The search for rounds ends here."""
 _CURVE_POINTS, _TABLE_POINTS = 1000, 10
-_OPTIONS = {
-    "privacy.statistics-share": "--statistics-share",
-    "statistics.sampling-rate": "--statistics-rate",
-    "privacy.sampling-rate": "--sampling-rate",
-    "privacy.noise-multiplier": "--noise-multiplier",
-    "privacy.stop-epsilon": "--epsilon",
-    "privacy.epsilon": "--epsilon",
-    "privacy.delta": "--delta",
-    "privacy.trust": "--trust",
-    "privacy.colluders": "--colluders",
-    "num-server-rounds": "--rounds",
-    "The run configuration is": "The options are",
-}
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is given: two of ``epsilon``, ``noise_multiplier`` (over the clip norm) and ``rounds``, and the terms.
-
-    ``delta``: ``None`` for 1/(10 M). ``statistics_share``: part of epsilon for stage 1; 0: no stage 1. Where the noise
-    is given, stage 1 has twice that noise, as in a run. ``statistics_rate``: ``None`` for ``sampling_rate``.
-    ``code_values``: of either stage; they move nothing but the part of delta that is set aside for discrete noise.
-    ``colluders``: clients that pool their noise shares; the others then add more. ``check``: ask PRV, for seconds.
-    """
-
-    clients: int
-    sampling_rate: float
-    delta: float | None = None
-    epsilon: float | None = None
-    noise_multiplier: float | None = None
-    rounds: int | None = None
-    statistics_share: float = 0.0
-    statistics_rate: float | None = None
-    trust: Trust = "distributed"
-    accountant: Accountant = "pld"
-    code_values: int = 256
-    colluders: int = 0
-    check: bool = True
-
-    @property
-    def solved(self) -> str:
-        """The one that is not given."""
-        return next(name for name in ("epsilon", "noise_multiplier", "rounds") if getattr(self, name) is None)
 
 
 @dataclass(frozen=True)
@@ -108,15 +62,14 @@ def solve(question: Question, *, curve_points: int) -> Budget:
 
     Raises ``ConfigError``, in terms of the command's options, for what is out of range, contradictory or unaffordable.
     """
-    _check(question)
+    config = config_of(question)
     try:
-        config = _config(question)
         stage = statistics_stage(config, question.code_values) if question.statistics_share else None
         plan = make_plan(config, question.clients, question.code_values, stage)
         participations = participation_limit(plan, plan.rounds)
         messages = _messages(question, config, plan)
     except ConfigError as error:
-        raise ConfigError(_as_options(str(error))) from None
+        raise ConfigError(as_options(str(error))) from None
     charges = _charges(plan, plan.rounds)
     check = compare_with_prv(plan, charges, plan.epsilon) if question.check else {"unavailable": "--no-check"}
     return Budget(
@@ -185,52 +138,6 @@ def to_text(question: Question) -> str:
         *(f"  {number:>11,}  {show(value)}" for number, value in budget.curve),
     ]
     return "\n".join(lines)
-
-
-def _check(question: Question) -> None:
-    given = {
-        "--epsilon": question.epsilon,
-        "--noise-multiplier": question.noise_multiplier,
-        "--rounds": question.rounds,
-    }
-    named = [f"{option} {value:g}" for option, value in given.items() if value is not None]
-    if len(named) != 2:
-        raise ConfigError(f"give two of {', '.join(given)}, not {', '.join(named) or 'none'}: the third is solved")
-    for option, value in (given | {"--delta": question.delta}).items():
-        if value is not None and not 0 < value < math.inf:
-            raise ConfigError(f"{option} = {value:g}: must be above 0 and finite")
-    if question.statistics_rate is not None and not question.statistics_share:
-        raise ConfigError(f"--statistics-rate = {question.statistics_rate:g}: give --statistics-share too, say 0.1")
-    if question.epsilon and question.epsilon > SLACK_EPSILON:
-        raise ConfigError(f"--epsilon = {question.epsilon:g}: nothing above {SLACK_EPSILON:g} is claimed; ask for less")
-    if question.accountant == "prv" and not question.check:
-        raise ConfigError("--accountant prv with --no-check: PRV is the check; leave one of them out")
-
-
-def _config(question: Question) -> RunConfig:
-    """The configuration of a run of these terms."""
-    by_noise = question.noise_multiplier is not None
-    flat: dict[str, Scalar] = {
-        "num-server-rounds": question.rounds or MAX_ROUNDS,
-        "privacy.epsilon": 0.0 if by_noise else question.epsilon or 0.0,
-        "privacy.noise-multiplier": question.noise_multiplier or 0.0,
-        "privacy.stop-epsilon": (question.epsilon or 0.0) if by_noise else 0.0,
-        "privacy.delta": question.delta or 0.0,
-        "privacy.trust": question.trust,
-        "privacy.colluders": question.colluders,
-        "privacy.sampling-rate": question.sampling_rate,
-    }
-    if question.statistics_share:
-        rate = question.statistics_rate
-        flat["privacy.statistics-share"] = question.statistics_share
-        flat["statistics.sampling-rate"] = question.sampling_rate if rate is None else rate
-    return RunConfig.parse(flat)
-
-
-def _as_options(text: str) -> str:
-    for key, option in _OPTIONS.items():
-        text = text.replace(key, option)
-    return text
 
 
 def _charges(plan: PrivacyPlan, rounds: int) -> list[Charge]:

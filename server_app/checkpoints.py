@@ -18,16 +18,17 @@ from torch import Tensor
 from common.adapter import Layout
 from common.codecs.base import Codec, CodecState, codec_from_state
 from common.config import RunConfig
+from server_app.checkpoint_files import KEY, LATEST, STATE, TENSORS, read_state
+from server_app.errors import CommandError
 from server_app.optimizer import ServerOptimizer
 from server_app.resuming import why_not_resumable
 from server_app.run_state import Best, RunState
 
-_LATEST, _KEY, _TENSORS, _STATE = "latest", "sampling.key", "tensors.safetensors", "state.json"
 _CODEC = "codec."
 _BEST = "best"
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(CommandError):
     """A checkpoint is missing or does not belong to this run; the message says which and why."""
 
 
@@ -49,7 +50,7 @@ def save_checkpoint(folder: Path, state: RunState, progress: Progress) -> None:
     tensors = state.optimizer.tensors() | {f"{_CODEC}{name}": value for name, value in codec.arrays.items()}
     if state.best is not None:
         tensors[_BEST] = state.best.adapter
-    save_file({name: value.contiguous().clone() for name, value in tensors.items()}, target / _TENSORS)
+    save_file({name: value.contiguous().clone() for name, value in tensors.items()}, target / TENSORS)
     payload = {
         "round": state.round,
         "failed-in-a-row": state.failed_in_a_row,
@@ -62,11 +63,11 @@ def save_checkpoint(folder: Path, state: RunState, progress: Progress) -> None:
         "ledger-head": progress.ledger_head,
         "clients": progress.clients,
     }
-    _write_durably(target / _STATE, json.dumps(payload))
-    _sync(target / _TENSORS)
+    _write_durably(target / STATE, json.dumps(payload))
+    _sync(target / TENSORS)
     save_sampling_key(folder, state.sampling_key)
-    _write_durably(folder / f"{_LATEST}.new", target.name)
-    (folder / f"{_LATEST}.new").replace(folder / _LATEST)
+    _write_durably(folder / f"{LATEST}.new", target.name)
+    (folder / f"{LATEST}.new").replace(folder / LATEST)
     for old in folder.glob("round-*"):
         if old != target:
             shutil.rmtree(old, ignore_errors=True)
@@ -77,9 +78,9 @@ def load_checkpoint(folder: Path, config: RunConfig, layout: Layout) -> tuple[Ru
     why = why_not_resumable(folder.parent)
     if why:
         raise CheckpointError(f'resume = "{folder.parent}": {why}')
-    source = folder / (folder / _LATEST).read_text(encoding="utf-8").strip()
-    payload: dict[str, Any] = json.loads((source / _STATE).read_text(encoding="utf-8"))
-    tensors = load_file(source / _TENSORS)
+    source = folder / (folder / LATEST).read_text(encoding="utf-8").strip()
+    payload = read_state(source / STATE)
+    tensors = load_file(source / TENSORS)
     if tensors["adapter"].shape != (layout.size,):
         raise CheckpointError(
             f'resume = "{folder.parent}": its adapter has {len(tensors["adapter"])} values, this configuration makes '
@@ -89,7 +90,7 @@ def load_checkpoint(folder: Path, config: RunConfig, layout: Layout) -> tuple[Ru
     optimizer.restore({name: value for name, value in tensors.items() if not name.startswith(_CODEC)})
     state = RunState(
         optimizer=optimizer,
-        sampling_key=(folder / _KEY).read_bytes(),
+        sampling_key=(folder / KEY).read_bytes(),
         codec=_load_codec(payload["codec"], tensors, layout),
         round=payload["round"],
         failed_in_a_row=payload["failed-in-a-row"],
@@ -103,7 +104,7 @@ def load_checkpoint(folder: Path, config: RunConfig, layout: Layout) -> tuple[Ru
 
 def save_sampling_key(folder: Path, key: bytes) -> None:
     """Keep the cohort key where only the owner can read it."""
-    path = folder / _KEY
+    path = folder / KEY
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)
@@ -113,7 +114,7 @@ def save_sampling_key(folder: Path, key: bytes) -> None:
 
 def forget_sampling_key(folder: Path) -> None:
     """Delete the cohort key: the run has ended."""
-    (folder / _KEY).unlink(missing_ok=True)
+    (folder / KEY).unlink(missing_ok=True)
 
 
 def _load_codec(described: dict[str, Any], tensors: dict[str, Tensor], layout: Layout) -> Codec:

@@ -2,12 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from common.config import ConfigError
-from server_app.overrides import parse_override
+from server_app.evaluation_request import Beams, Request, configured
+from server_app.model_directory import check_directory
+from server_app.output_place import check_file
+from server_app.overrides import parse_overrides
+from server_app.tracking import watched
 
 
 def evaluate(
@@ -31,30 +34,35 @@ def evaluate(
         float, typer.Option(help="power of a beam's length that divides its log-probability; above 0 longer texts win")
     ] = 1.0,
     base: Annotated[bool, typer.Option(help="score the base model without the adapter too")] = True,
-    out: Annotated[Path | None, typer.Option(help="write the scores as JSON to this file")] = None,
+    out: Annotated[Path | None, typer.Option(help="write the scores as JSON to this file, after each model")] = None,
 ) -> None:
     """Score a saved adapter, and its base model, on public tasks; the held-out loss always where there are rows."""
-    from server_app import evaluation_generation, evaluation_report  # noqa: PLC0415 - torch: `keys` need not wait
-
-    try:
-        changes = dict(parse_override(text) for text in overrides or [])
-        request = evaluation_report.Request(
-            adapter=adapter,
-            tasks=tuple(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip())),
-            data=data,
-            changes=changes | ({"model.name": model} if model else {}),
-            include_path=include_path,
-            limit=limit,
-            batch_size=batch_size,
-            shots=shots,
-            new_tokens=new_tokens,
-            beams=evaluation_generation.Beams(beams, length_penalty),
-            base=base,
-        )
-        report = evaluation_report.evaluate(request)
-    except ConfigError as error:
-        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
-        raise typer.Exit(1) from None
-    typer.echo(evaluation_report.to_text(report))
+    changes = parse_overrides(overrides)
+    request = Request(
+        adapter=adapter,
+        tasks=tuple(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip())),
+        data=data,
+        changes=changes | ({"model.name": model} if model else {}),
+        include_path=include_path,
+        limit=limit,
+        batch_size=batch_size,
+        shots=shots,
+        new_tokens=new_tokens,
+        beams=Beams(beams, length_penalty),
+        base=base,
+    )
+    check_directory(configured(request).model.name)
     if out is not None:
-        out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        check_file(out)
+    with watched("loading the libraries"):
+        from server_app import evaluation_report  # noqa: PLC0415 - torch, which a refusal above need not wait for
+
+    def keep(report: dict[str, Any]) -> None:
+        scored = list(report["scores"])[-1]
+        typer.echo(f"scored: {scored}", err=True)
+        if out is not None:
+            out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+    with watched("loading the model"):
+        report = evaluation_report.evaluate(request, keep)
+    typer.echo(evaluation_report.to_text(report))

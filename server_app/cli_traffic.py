@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from server_app.tracking import watched
+
 
 def traffic(
     results: Annotated[Path, typer.Argument(help="results/<run> of a run that has ended, on this machine")],
@@ -15,12 +17,9 @@ def traffic(
     from server_app.run_folder import RunFolder  # noqa: PLC0415
 
     folder = RunFolder(results)
-    try:
-        runs = counts.flower_runs(folder)
-        if not runs:
-            raise counts.TrafficError(f"{folder.events}: no run of Flower's is named there")
+    runs = counts.flower_runs(folder)
+    if not runs:
+        raise counts.TrafficError(f"{folder.events}: no run of Flower's is named there")
+    with watched("asking Flower"):
         found = counts.add_traffic(folder, counts.ask_for_all(runs, connection))
-    except counts.TrafficError as error:
-        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
-        raise typer.Exit(1) from None
     typer.echo(f"Flower's own count: {counts.describe(found)}")

@@ -14,6 +14,7 @@ from common.data import IGNORED, completion_texts, prompt_texts, tokenise
 from common.label_logits import logits_at
 from common.models import AdaptedModel
 from server_app.evaluation_batches import batches_of
+from server_app.tracking import tracked
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Evaluator:
         """Summed negative log-likelihood of every option's completion, shape ``[options]``, float64."""
         device = self._adapted.device
         losses = torch.zeros(len(self._lengths), dtype=torch.float64)
-        for batch in self._batches:
+        for batch in tracked(self._batches, "batches of held-out rows"):
             ids, mask = batch.input_ids.to(device), batch.attention_mask.to(device)
             logits = logits_at(self._adapted.model, ids, mask, batch.rows, batch.columns)
             told = cross_entropy(logits.float(), batch.targets.to(logits.device), reduction="none")

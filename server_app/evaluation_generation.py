@@ -14,10 +14,9 @@ from common.data import prompt_texts
 from common.models import AdaptedModel
 from common.token_ids import token_ids
 from server_app.evaluation_harness import EXTRA
+from server_app.evaluation_request import GREEDY, Beams
 from server_app.evaluation_words import ROUGE_WORDS, Words, bleu_tokenizer
-
-SETS = ("e2e", "dart", "dialogsum")
-"""Formats that are scored this way."""
+from server_app.tracking import tracked
 
 _ROUGE = ("rouge1", "rouge2", "rougeL")
 
@@ -37,24 +36,6 @@ class Prompts:
             found.setdefault(prompt, []).append(text.strip())
         kept = list(found.items())[:limit]
         return cls([prompt for prompt, _ in kept], [references for _, references in kept])
-
-
-@dataclass(frozen=True)
-class Beams:
-    """How many continuations are followed: one is greedy, the likeliest token each time.
-
-    ``length_penalty``: a beam's log-probability is divided by its length to this power.
-    """
-
-    count: int = 1
-    length_penalty: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.count == 1 and self.length_penalty != 1.0:
-            raise ConfigError(f"--length-penalty {self.length_penalty:g}: only beams read it; give --beams 5, say")
-
-
-GREEDY = Beams()
 
 
 def generation_settings(adapted: AdaptedModel, new_tokens: int, beams: Beams) -> dict[str, Any]:
@@ -97,7 +78,7 @@ def write_texts(
     settings = GenerationConfig(**generation_settings(adapted, new_tokens, beams))
     texts = [""] * len(rows)
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
-    for start in range(0, len(order), batch_size):
+    for start in tracked(range(0, len(order), batch_size), "batches of texts"):
         numbers = order[start : start + batch_size]
         ids, mask = _left_padded([rows[number] for number in numbers], tokenizer.pad_token_id or 0)
         written = adapted.model.generate(

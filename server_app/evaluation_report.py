@@ -1,67 +1,34 @@
 """``dr-encoder evaluate``: a saved adapter, and the base model beside it, on public tasks and held-out rows."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from torch import Tensor
 
-from common.config import ConfigError, EvaluationConfig, RunConfig, Scalar
+from common.config import EvaluationConfig, RunConfig
 from common.data import evaluation_examples
 from common.models import AdaptedModel
 from common.positions import check_length
 from server_app.evaluation import Evaluator
-from server_app.evaluation_adapter import adapter_config, load_adapter
+from server_app.evaluation_adapter import load_adapter
 from server_app.evaluation_columns import AVERAGE, DISCIPLINES, HARD
-from server_app.evaluation_generation import (
-    GREEDY,
-    SETS,
-    Beams,
-    Prompts,
-    generation_settings,
-    score_texts,
-    scoring,
-    write_texts,
-)
+from server_app.evaluation_generation import Prompts, generation_settings, score_texts, scoring, write_texts
 from server_app.evaluation_harness import Harness, HarnessSettings
+from server_app.evaluation_request import SETS, Request, configured
+from server_app.tracking import phase
 
 HELD_OUT = "held-out"
 _Scorer = Callable[[Tensor], dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class Request:
-    """What to evaluate, and on what; ``changes`` are keys of the run configuration."""
-
-    adapter: Path
-    tasks: tuple[str, ...] = ()
-    data: str = ""
-    changes: Mapping[str, Scalar] = field(default_factory=dict)
-    include_path: str = ""
-    limit: int | None = None
-    batch_size: int = 8
-    shots: int = 5
-    new_tokens: int = 128
-    beams: Beams = GREEDY
-    base: bool = True
-
-    @property
-    def generation(self) -> str:
-        """The generation set among the tasks, or ``""``. Raises ``ConfigError`` for more than one."""
-        asked = [task for task in self.tasks if task in SETS]
-        if len(asked) > 1:
-            raise ConfigError(f"tasks {', '.join(asked)}: one set with its --data at a time")
-        return asked[0] if asked else ""
-
-
-def evaluate(request: Request) -> dict[str, Any]:
+def evaluate(request: Request, keep: Callable[[dict[str, Any]], None] = lambda _: None) -> dict[str, Any]:
     """Score base and adapter; ``scores`` has an entry for each, with one for every task and for the held-out rows.
 
+    ``keep`` gets the report as soon as one of them is scored, so that what was done is not lost with what was not.
     Everything that can be refused is refused before the model is loaded (``ConfigError``).
     """
-    config = _config(request)
+    config = configured(request)
     named = [task for task in request.tasks if task not in SETS]
     settings = HarnessSettings(
         request.shots, request.limit, request.batch_size, request.include_path, config.data.chat_template
@@ -75,8 +42,8 @@ def evaluate(request: Request) -> dict[str, Any]:
     check_length(adapted.model.get_base_model(), config.model.name, config.data.max_length, new_tokens)
     prompts = Prompts.of(rows, config.data, adapted, request.limit) if rows is not None and request.generation else None
     score = _scorer(request, config, adapted, harness, rows, prompts)
-    scores = {"base": score(adapted.initial)} if request.base else {}
-    return {
+    wanted = {"base": adapted.initial} if request.base else {}
+    report: dict[str, Any] = {
         "schema": 1,
         "adapter": str(request.adapter),
         "model": config.model.name,
@@ -85,26 +52,13 @@ def evaluate(request: Request) -> dict[str, Any]:
         "shots": request.shots,
         "limit": request.limit,
         "generation": _generation(request, adapted, prompts),
-        "scores": scores | {"adapter": score(adapter)},
+        "scores": {},
     }
-
-
-def _config(request: Request) -> RunConfig:
-    changes = dict(request.changes)
-    if request.data:
-        changes["data.evaluation"] = request.data
-    if request.generation:
-        changes |= {"data.format": request.generation}
-        changes |= {
-            "data.prompt-column": "prompt",
-            "data.completion-column": "completion",
-            "data.group-column": "group",
-        }
-    config = adapter_config(request.adapter, changes)
-    if request.generation and not config.data.evaluation:
-        raise ConfigError(f"task {request.generation}: give its held-out rows with --data")
-    config.check_files()
-    return config
+    for name, values in (wanted | {"adapter": adapter}).items():
+        with phase(f"{name} model" if name == "base" else name):
+            report["scores"][name] = score(values)
+        keep(report)
+    return report
 
 
 def _scorer(

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 
 from common.privacy.mechanism import ReleaseTerms, check_release
 from common.wire import reply_failure, serialised_bytes, unpack_release
+from server_app.errors import CommandError
 from server_app.events import log_event
 
 _NOBODY = 0  # no node has this id
@@ -33,7 +34,7 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in cut)
 
 
-class FederationError(RuntimeError):
+class FederationError(CommandError):
     """Too few clients connected or replied; the message says how many, and why they failed."""
 
 

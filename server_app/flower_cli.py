@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from server_app.errors import CommandError
+
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _LENGTH = 300  # characters of what a command said, in an error
 
 
-class FlowerCommandError(RuntimeError):
+class FlowerCommandError(CommandError):
     """A command of Flower's failed or told nothing that can be read; the message holds the end of what it said."""
 
 

@@ -26,10 +26,12 @@ import tomli_w
 
 from common.config import RunConfig, Scalar, flatten, nest
 from common.private_files import OWNER_ONLY
+from server_app.errors import CommandError
 from server_app.flower_cli import FlowerCommandError, for_flower, listed_run
 from server_app.terminal import MARK, TRACEBACK, speak
 
 APP = Path(__file__).resolve().parent.parent
+PRESETS = APP / "common" / "presets"
 CONNECTION = "launcher"
 _START_SECONDS = 60.0
 _STOP_SECONDS = 15.0
@@ -37,7 +39,7 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _ERRORS = tuple(re.compile(text) for text in (rf"^{re.escape(MARK)}ERROR", r"^[\w.]*(Error|Exception)\b", "ERROR"))
 
 
-class LaunchError(RuntimeError):
+class LaunchError(CommandError):
     """The SuperLink did not start, or the run did not complete; the message says which, and where the log is."""
 
 
@@ -243,12 +245,15 @@ def free_ports(count: int) -> list[int]:
 
 def read_preset(name: str) -> dict[str, Scalar]:
     """The flat keys of a preset by name (``common/presets/<name>.toml``) or of any TOML file by path."""
-    builtin = APP / "common" / "presets" / f"{name}.toml"
-    path = builtin if builtin.exists() else Path(name)
+    path = PRESETS / f"{name}.toml" if name in preset_names() else Path(name)
     if not path.is_file():
-        known = ", ".join(sorted(preset.stem for preset in builtin.parent.glob("*.toml")))
-        raise LaunchError(f'preset "{name}": neither a preset ({known}) nor a TOML file')
+        raise LaunchError(f'preset "{name}": neither a preset ({", ".join(preset_names())}) nor a TOML file')
     return read_toml(path, f'preset "{name}"')
+
+
+def preset_names() -> list[str]:
+    """The presets that come with the app."""
+    return sorted(preset.stem for preset in PRESETS.glob("*.toml"))
 
 
 def read_resumed(folder: Path) -> dict[str, Scalar]:

@@ -4,10 +4,11 @@ from pathlib import Path
 
 from common.architectures import shape_of
 from common.base_model import check_ids, load_tokenizer
-from common.config import ConfigError, RunConfig, names_a_file
+from common.config import RunConfig
 from common.data import check_chat_template
 from common.positions import check_length
 from common.weights_check import check_local_weights
+from server_app.model_directory import check_directory
 from server_app.strategies import recipe_of
 
 
@@ -26,14 +27,9 @@ def check_local_model(config: RunConfig) -> None:
     name = config.model.name
     if name == "demo":
         return
+    check_directory(name)
     if not Path(name).is_dir():
-        if names_a_file(name):
-            raise ConfigError(f'model.name = "{name}": no such directory; give "demo", a hub id or a directory')
         return
-    if not (Path(name) / "config.json").is_file():
-        raise ConfigError(
-            f'model.name = "{name}": no config.json there; give a directory that save_pretrained or hf download made'
-        )
     shape = shape_of(config.model, config.lora)
     tokenizer = load_tokenizer(name)
     check_chat_template(config.data, tokenizer)

@@ -10,7 +10,9 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
+_FEW = 12  # points that are marked one by one
 _BLUE, _ORANGE, _GREY = "#1f5fa8", "#d9731a", "#777777"
 
 
@@ -77,8 +79,9 @@ def _draw_bytes(path: Path, report: dict[str, Any]) -> None:
 def _line(
     axis: Axes, x: list[int], y: list[float], colour: str, x_label: str, y_label: str, label: str | None = None
 ) -> None:
-    axis.plot(x, y, color=colour, lw=2, label=label)
+    axis.plot(x, y, color=colour, lw=2, label=label, marker="o" if len(x) <= _FEW else None, ms=4)
     axis.set_xlabel(x_label)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))  # there is no round 0.5
     axis.set_ylabel(y_label)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(alpha=0.25)

@@ -11,7 +11,7 @@ from common.config import RunConfig
 from server_app.control import control_warning
 from server_app.privacy_plan import PrivacyPlan
 from server_app.run_state import RoundSummary
-from server_app.terminal import MARK, clock, kilobytes, show, speak
+from server_app.terminal import MARK, clock, data_size, show, speak
 
 
 class Watch:
@@ -94,7 +94,7 @@ class Narrator:
         failed += f"  TOO FEW REPLIES: {summary.shortage}" if summary.shortage else ""
         self(
             f"round {summary.round:>3}  {scores}  cohort {summary.replies}/{summary.cohort}  "
-            f"epsilon {show(summary.epsilon)}  up {kilobytes(summary.bytes_up)}  "
+            f"epsilon {show(summary.epsilon)}  up {data_size(summary.bytes_up)}  "
             f"left {clock(watch.left(summary.round, summary.seconds))}{failed}"
         )
 

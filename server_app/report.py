@@ -22,7 +22,7 @@ from server_app.published_names import public_name
 from server_app.run_folder import RunFolder
 from server_app.run_state import VALIDATION_LOSS
 from server_app.strategies.base import FederatedAdapter
-from server_app.terminal import show
+from server_app.terminal import show, times
 
 SCHEMA = 1
 _POINTS = 2.0  # of accuracy below the base model: more is said
@@ -207,6 +207,7 @@ def _communication(rows: list[dict[str, Any]], strategy: FederatedAdapter) -> di
 def markdown(report: dict[str, Any]) -> str:
     """The report as a page for people."""
     run, outcome, privacy, wire = (report[key] for key in ("run", "outcome", "privacy", "communication"))
+    up, lora = wire["bytes_up_per_client_round"], wire["bytes_up_per_client_round_plain_lora"]
     lines = [
         f"# {run['strategy']} on {public_name(run['model'])} / {public_name(run['data'])}",
         "",
@@ -240,8 +241,7 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         "## Bytes on the wire (serialised records)",
         "",
-        f"- up, per client and round: {wire['bytes_up_per_client_round']:,.0f} B; plain LoRA under the same terms: "
-        f"{wire['bytes_up_per_client_round_plain_lora']:,} B ({wire['times_smaller_than_plain_lora']:.1f} times more)",
+        f"- up, per client and round: {up:,.0f} B; plain LoRA under the same terms: {lora:,} B ({times(lora, up)})",
         f"- down, per client and round: {wire['bytes_down_per_client_round']:,.0f} B",
         f"- up in all, expected: {wire['bytes_up_expected']:,.0f} B (the realised total would tell the cohorts' sizes)",
         "",

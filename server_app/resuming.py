@@ -4,6 +4,7 @@ import tomllib
 from pathlib import Path
 
 from common.config import ConfigError, RunConfig, flatten
+from server_app.checkpoint_files import checkpoint_fault
 from server_app.terminal import show
 
 _FREE = {"resume", "output.dir", "output.name", "output.tensorboard"}  # keys that say nothing of the guarantee
@@ -18,7 +19,7 @@ def why_not_resumable(folder: Path) -> str:
         return f"it stopped before its first checkpoint; {_spent(folder)}; start it anew"
     if not (folder / "checkpoint" / "sampling.key").exists():
         return "this run has ended, and the secret key of its cohorts was deleted with it; start a new run"
-    return ""
+    return checkpoint_fault(folder / "checkpoint")
 
 
 def check_same_run(config: RunConfig) -> None:

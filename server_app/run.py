@@ -39,6 +39,7 @@ from server_app.federation import connect
 from server_app.model_card import model_card
 from server_app.monitor import Monitor
 from server_app.optimizer import ServerOptimizer
+from server_app.output_place import check_output
 from server_app.privacy_account import PrivacyAccount
 from server_app.privacy_plan import PrivacyPlan, make_plan, round_terms, stage_one_terms
 from server_app.progress import Narrator, Watch
@@ -48,9 +49,10 @@ from server_app.run_folder import RunFolder
 from server_app.run_state import VALIDATION_LOSS, Hooks, RoundSummary, RunState, judged_loss, pack_adapter
 from server_app.scalars import Scalars, check_tensorboard
 from server_app.stage_one import empty_stage_one
-from server_app.strategies import recipe_of, strategy_of
+from server_app.strategies import check_strategy_name, recipe_of, strategy_of
 from server_app.strategies.base import FederatedAdapter
 from server_app.strategies.recipe import Recipe
+from server_app.tracking import phase, watched
 
 
 @private_files()
@@ -93,10 +95,10 @@ def run_federation(grid: Grid, config: RunConfig, run: int = 0) -> RunFolder:
 
 def check_run(config: RunConfig) -> None:
     """Refuse what can be refused before a model is loaded or a client is waited for."""
-    strategy_of(config)
+    check_strategy_name(config.strategy.name)
+    check_output(config)
     config.check_files()
     check_tensorboard(config)
-    RunFolder.check_new(config)
     if config.resume:
         check_same_run(config)
         why = why_not_resumable(Path(config.resume))
@@ -202,8 +204,13 @@ class Session:
         """
         if self.evaluator is None:
             return None
+        step = f"round {server_round}" if server_round else "base model"
+        with watched(f"{step}, evaluation", self.say), phase(step):
+            return self._scores(self.evaluator, adapter, whole=whole)
+
+    def _scores(self, evaluator: Evaluator, adapter: Tensor, *, whole: bool) -> MetricRecord:
         if self.scored is None or not torch.equal(self.scored[0], adapter):
-            scores = _metrics(self.evaluator(adapter))
+            scores = _metrics(evaluator(adapter))
             if self.validation is not None:
                 scores[VALIDATION_LOSS] = self.validation(adapter).loss
             self.scored = adapter.clone(), scores

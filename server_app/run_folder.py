@@ -47,13 +47,6 @@ class RunFolder:
                 raise _taken(folder.path) from None
         return folder
 
-    @staticmethod
-    def check_new(config: RunConfig) -> None:
-        """Raise ``ConfigError`` where the folder of a new run exists already."""
-        path = Path(config.output.dir).resolve() / config.output.name
-        if config.output.name and not config.resume and path.exists():
-            raise _taken(path)
-
     @property
     def checkpoint(self) -> Path:
         """Where checkpoints go."""

@@ -15,8 +15,8 @@ from common.wire import Task, pack_instruction, pack_release, serialised_bytes
 from server_app.memory import Memory, ServerMemory, estimate, estimate_server
 from server_app.privacy_plan import PrivacyPlan, round_terms, why_infinite
 from server_app.run import plan_run
-from server_app.strategies import recipe_of, strategy_of
-from server_app.terminal import show
+from server_app.strategies import check_strategy_name, recipe_of
+from server_app.terminal import data_size, show, times
 
 SIMULATED_CLIENTS = 10
 """Clients of a simulation when the configuration does not say."""
@@ -58,7 +58,7 @@ def solve(config: RunConfig) -> Sizes:
     Raises ``ConfigError`` for a strategy that is not registered, a model whose shape is not known, examples longer than
     its positions, and a budget that cannot be met.
     """
-    strategy_of(config)
+    check_strategy_name(config.strategy.name)
     shape = shape_of(config.model, config.lora)
     check_length(shape.model.get_base_model(), config.model.name, config.data.max_length)
     recipe = recipe_of(config, shape.layout)
@@ -138,19 +138,19 @@ def to_text(config: RunConfig) -> str:
         f"{config.strategy.name} on {config.model.name}",
         f"  parameters                  {sizes.shape.parameters:,}",
         f"  adapter                     {values:,} values in {len(sizes.shape.layout.tensors)} tensors, "
-        f"{_size(4 * values)} as float32",
+        f"{data_size(4 * values)} as float32",
         f"  code                        {sizes.code_values:,} values of {sizes.code_dtype}",
-        f"  up per client and round     {_size(sizes.bytes_up)}{_saving(sizes)}",
-        f"  down per client and round   {_size(sizes.bytes_down)}",
-        f"  memory of one client        {_size(memory.total)} in a step of {config.train.batch_size} x "
+        f"  up per client and round     {data_size(sizes.bytes_up)}{_saving(sizes)}",
+        f"  down per client and round   {data_size(sizes.bytes_down)}",
+        f"  memory of one client        {data_size(memory.total)} in a step of {config.train.batch_size} x "
         f"{config.data.max_length} tokens, {kept}; an estimate",
-        f"    weights                   {_size(memory.weights)} ({_weights(config)})",
-        f"    adapter and gradients     {_size(memory.adapter)}",
-        f"    codec                     {_size(memory.codec)}",
-        f"    activations               {_size(memory.activations)}; with checkpointing "
-        f"{_size(memory.activations_checkpointed)}",
-        f"  memory of the server        {_size(sizes.server.total)}, of which {_size(sizes.server.evaluation)} in a "
-        "pass over held-out rows; an estimate",
+        f"    weights                   {data_size(memory.weights)} ({_weights(config)})",
+        f"    adapter and gradients     {data_size(memory.adapter)}",
+        f"    codec                     {data_size(memory.codec)}",
+        f"    activations               {data_size(memory.activations)}; with checkpointing "
+        f"{data_size(memory.activations_checkpointed)}",
+        f"  memory of the server        {data_size(sizes.server.total)}, of which {data_size(sizes.server.evaluation)} "
+        "in a pass over held-out rows; an estimate",
         f"  clients                     {plan.clients:,}, expected cohort {plan.expected_cohort:g}, "
         f"{plan.rounds} rounds of {_work(config)}",
         f"  noise multiplier            {plan.round.noise_multiplier:.4f} (stage 2){stage_one}",
@@ -163,8 +163,7 @@ def to_text(config: RunConfig) -> str:
 
 
 def _saving(sizes: Sizes) -> str:
-    times = round(sizes.bytes_up_plain_lora / sizes.bytes_up)
-    return f" ({times:,} times less than plain LoRA)" if times > 1 else ""
+    return f" (plain LoRA: {times(sizes.bytes_up_plain_lora, sizes.bytes_up)})"
 
 
 def _noise_line(sizes: Sizes) -> list[str]:
@@ -195,10 +194,3 @@ def _weights(config: RunConfig) -> str:
 def _work(config: RunConfig) -> str:
     train = config.train
     return f"{train.local_epochs} local epochs" if train.local_epochs else f"{train.local_steps} local steps"
-
-
-def _size(count: int) -> str:
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= scale:
-            return f"{count / scale:.3g} {unit}" if count < 1000 * scale else f"{count / scale:,.0f} {unit}"
-    return f"{count} B"

@@ -31,12 +31,42 @@ def use_utf8() -> None:
 def show(epsilon: float | str) -> str:
     """An epsilon rounded up at the third digit, so that what is printed still holds; ``"inf"`` passes."""
     value = float(epsilon)
+    if 0 < value < 0.001:  # two digits of it, rounded up
+        scale = 10.0 ** (1 - math.floor(math.log10(value)))
+        return f"{math.ceil(value * scale) / scale:.1e}"
     return "inf" if math.isinf(value) else f"{math.ceil(value * 1000) / 1000:.3f}"
 
 
-def kilobytes(count: float) -> str:
-    """A byte count in kB (1,000 bytes)."""
-    return f"{count / 1000:,.1f} kB"
+def data_size(count: float) -> str:
+    """A byte count in B, kB, MB or GB (powers of 1,000), with three digits.
+
+    >>> data_size(589), data_size(49_234), data_size(9_838_800), data_size(999_990)
+    ('589 B', '49.2 kB', '9.84 MB', '1.00 MB')
+    """
+    value, units = float(count), ["GB", "MB", "kB", "B"]
+    while units[-1] != "GB" and abs(value) >= 999.5:
+        value /= 1000
+        units.pop()
+    digits = 0 if units[-1] == "B" or value >= 99.95 else 1 if value >= 9.995 else 2
+    return f"{value:,.{digits}f} {units[-1]}"
+
+
+def times(more: float, less: float) -> str:
+    """How many times ``more`` is as large as ``less``, in words; below that, that it is less or the same."""
+    ratio = more / less
+    if math.isnan(ratio):  # as where no client replied
+        return "not known"
+    if 0.95 < ratio < 1.05:
+        return "about the same"
+    factor, word = (ratio, "more") if ratio > 1 else (1 / ratio, "less")
+    return f"{factor:,.0f} times {word}" if factor >= 9.95 else f"{factor:.1f} times {word}"
+
+
+def bytes_against_lora(up: float | None, plain: float | None) -> str:
+    """A client's bytes up in a round beside plain LoRA's; ``None``, as JSON has NaN, where no client replied."""
+    if not up or not plain:
+        return "no client sent anything"
+    return f"{data_size(up)}, plain LoRA {data_size(plain)} ({times(plain, up)})"
 
 
 def clock(seconds: float) -> str:

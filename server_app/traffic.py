@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from common.privacy.ledger import Ledger
+from server_app.errors import CommandError
 from server_app.events import read_events
 from server_app.flower_cli import FlowerCommandError, listed_run
 from server_app.run_folder import RunFolder
-from server_app.terminal import kilobytes
+from server_app.terminal import data_size
 
 
-class TrafficError(RuntimeError):
+class TrafficError(CommandError):
     """The folder is of no finished run, or Flower does not know the run; the message says which."""
 
 
@@ -64,9 +65,9 @@ def describe(found: Mapping[str, Any]) -> str:
     """One sentence of both counts."""
     lacks = f"; of {len(found['runs_not_counted'])} more run(s) Flower's count is not known"
     return (
-        f"{kilobytes(found['inbound_bytes'])} from the SuperNodes and {kilobytes(found['outbound_bytes'])} to them; "
-        f"the records of this app alone: {kilobytes(found['records_up_bytes'])} up, "
-        f"{kilobytes(found['records_down_bytes'])} down{lacks if found['runs_not_counted'] else ''}"
+        f"{data_size(found['inbound_bytes'])} from the SuperNodes and {data_size(found['outbound_bytes'])} to them; "
+        f"the records of this app alone: {data_size(found['records_up_bytes'])} up, "
+        f"{data_size(found['records_down_bytes'])} down{lacks if found['runs_not_counted'] else ''}"
     )
 
 

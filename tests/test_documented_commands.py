@@ -12,9 +12,11 @@ from typer.testing import CliRunner
 
 from common.config import RunConfig
 from compare.cli import app
-from compare.plan import Entry, read_changes
+from compare.wish import Entry, read_changes
 from server_app.launcher import read_preset
 from server_app.overrides import parse_override
+from server_app.strategies import STRATEGIES
+from server_app.unread_keys import refuse_unread
 from tests.documented_commands import PRESETS, Documented, in_pages, in_presets
 
 COMMANDS: Any = typer.main.get_command(app)
@@ -53,7 +55,9 @@ def test_a_documented_command_is_taken(documented: Documented) -> None:
         entries = [Entry.parse(name) for name in options["strategies"].split(",")]
         changes = read_changes(options["overrides"] or [], "--set") | dict(entries[0].changes)
     preset = "demo" if "/" in options["preset"] else options["preset"]  # a path is the reader's own
-    RunConfig.parse(read_preset(preset) | changes)
+    config = RunConfig.parse(read_preset(preset) | changes)
+    if "strategies" not in options and config.strategy.name in STRATEGIES:  # docs/extending.md has one of its own
+        refuse_unread(config, changes)
 
 
 @pytest.mark.parametrize("bits", ["4", "8"])

@@ -1,12 +1,15 @@
 """The configuration of a run; see ``run`` for parsing, ``sections`` and ``strategy_sections`` for the keys."""
 
+from common.config.effect import ONLY_IF
 from common.config.fields import Section
 from common.config.prompts import SELF_GENERATED, TEMPLATE, read_prompts, read_words, slots_of
-from common.config.run import ConfigError, RunConfig, Scalar, flatten, key_table, names_a_file, nest
+from common.config.run import ConfigError, RunConfig, Scalar, allowed_values, flatten, key_table, names_a_file, nest
 from common.config.sections import (
+    LARGEST_EPSILON,
     CodecConfig,
     Control,
     DataConfig,
+    DemoTask,
     EvaluationConfig,
     FederationConfig,
     LoraConfig,
@@ -27,12 +30,15 @@ from common.config.strategy_sections import (
 )
 
 __all__ = [
+    "LARGEST_EPSILON",
+    "ONLY_IF",
     "SELF_GENERATED",
     "TEMPLATE",
     "CodecConfig",
     "ConfigError",
     "Control",
     "DataConfig",
+    "DemoTask",
     "EvaluationConfig",
     "FedCgConfig",
     "FederationConfig",
@@ -51,6 +57,7 @@ __all__ = [
     "StatisticsConfig",
     "StrategyConfig",
     "TrainConfig",
+    "allowed_values",
     "flatten",
     "key_table",
     "names_a_file",

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
-from common.config.fields import NonNegativeInt, PositiveInt, Section, kebab
+from common.config.allowed import describe_allowed
+from common.config.fields import PositiveInt, Section, Seed, kebab
 from common.config.files import prior_file_faults
 from common.config.prompts import template_faults
 from common.config.sections import (
@@ -49,7 +51,7 @@ class RunConfig(Section):
     """The whole configuration of a run."""
 
     num_server_rounds: PositiveInt = Field(40, description="communication rounds T")
-    seed: NonNegativeInt = Field(1, description="seed of everything that is not privacy noise")
+    seed: Seed = Field(1, description="seed of everything that is not privacy noise")
     resume: str = Field("", description="folder of an interrupted run to continue")
     strategy: StrategyConfig = StrategyConfig()
     federation: FederationConfig = FederationConfig()
@@ -227,11 +229,14 @@ def _explain(error: ValidationError) -> str:
     for fault in error.errors():
         key = ".".join(kebab(str(part)) for part in fault["loc"])
         if fault["type"] == "extra_forbidden":
-            lines.append(f"{key}: unknown key; {_nearest(key)}`dr-encoder keys` lists all of them")
+            nearest = _nearest_table(key) if isinstance(fault["input"], Mapping) else _nearest(key)
+            lines.append(f"{key}: unknown key; {nearest}`dr-encoder keys` lists all of them")
         elif fault["type"] == "value_error":
             lines.append(str(fault["ctx"]["error"]))
         else:
-            lines.append(f"{key} = {fault['input']!r}: {fault['msg']}{_describe(key)}")
+            allowed = allowed_values(key)
+            right = f"; allowed: {allowed}" if allowed else ""
+            lines.append(f"{key} = {fault['input']!r}: {fault['msg']}{right}{_describe(key)}")
     return _list_faults(lines)
 
 
@@ -251,6 +256,13 @@ def _nearest(key: str) -> str:
     return f"did you mean {' or '.join(alike[:_SUGGESTIONS])}? " if alike else ""
 
 
+def _nearest_table(table: str) -> str:
+    """The section that looks most like ``table``, as a question; ``""`` when none does."""
+    sections = [name for name, value in RunConfig().model_dump(by_alias=True).items() if isinstance(value, Mapping)]
+    alike = difflib.get_close_matches(table, sections, 1, _ALIKE)
+    return f"did you mean [{alike[0]}]? " if alike else ""
+
+
 def _likeness(key: str, name: str) -> float:
     """From 0 to 1, of two keys: as they stand or without their sections; a last part that holds the other is alike."""
     last, other = (text.rpartition(".")[2] for text in (key, name))
@@ -264,8 +276,20 @@ def _describe(key: str) -> str:
 
 
 def _field_text(key: str) -> str:
+    field = _field_of(key)
+    return field.description or "" if field is not None else ""
+
+
+def allowed_values(key: str) -> str:
+    """What the values of a key may be, in words: choices, or a kind with its range; "" for an unknown key."""
+    field = _field_of(key)
+    return describe_allowed(field) if field is not None else ""
+
+
+def _field_of(key: str) -> FieldInfo | None:
     section, dot, name = key.partition(".")
     field: Any = RunConfig.model_fields.get((section if dot else key).replace("-", "_"))
     if field is not None and dot and field.annotation is not None:
-        field = field.annotation.model_fields.get(name.replace("-", "_"))
-    return field.description or "" if field is not None else ""
+        members = getattr(field.annotation, "model_fields", {})
+        field = members.get(name.replace("-", "_"))
+    return field if isinstance(field, FieldInfo) else None

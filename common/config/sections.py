@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from common.config.fields import (
+    LARGEST_SEED,
     Fraction,
     NonNegativeFloat,
     NonNegativeInt,
@@ -19,7 +20,10 @@ from common.config.fields import (
     kebab,
 )
 
+DemoTask = Literal["elicitation", "knowledge", "knowledge-validation"]
 Control = Literal["none", "codes-zeroed", "no-update"]
+LARGEST_EPSILON = 20.0
+"""Nothing above it is claimed, since the approximations that delta pays for are computed up to it."""
 
 
 class StrategyConfig(Section):
@@ -96,7 +100,7 @@ class DataConfig(Section):
     subset: str = Field("", description="hub set or directory: its configuration, or several, comma-separated")
     train_split: str = Field("train", description="hub set or directory: split of the private examples")
     revision: str = Field("", description='hub set: branch or commit; "" = its default branch')
-    task: str = Field("elicitation", description="demo task: elicitation, knowledge or knowledge-validation")
+    task: DemoTask = Field("elicitation", description="task of the demo data")
     evaluation: str = Field("", description='file or hub id of held-out examples; "" = the demo\'s own, or none')
     evaluation_subset: str = Field("", description='subset of data.evaluation; "" = the same as data.subset')
     evaluation_split: str = Field("test", description="split of data.evaluation if that is a hub set or directory")
@@ -196,7 +200,9 @@ class PrivacyConfig(Section):
         1.0, description="bound on the l2 norm of one client's whole code"
     )
     statistics_share: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="share of epsilon for stage 1")
-    insecure_seed: int = Field(-1, ge=-1, description="INSECURE, tests only: reproducible noise; -1 = secure noise")
+    insecure_seed: int = Field(
+        -1, ge=-1, le=LARGEST_SEED, description="INSECURE, tests only: reproducible noise; -1 = secure noise"
+    )
 
     @model_validator(mode="after")
     def _one_target(self) -> "PrivacyConfig":
@@ -208,6 +214,12 @@ class PrivacyConfig(Section):
             )
         if 0 < self.noise_multiplier < 1e-4:
             raise ValueError(f"privacy.noise-multiplier = {self.noise_multiplier}: at least 1e-4, or 0 to solve for it")
+        for name, value in (("epsilon", self.epsilon), ("stop-epsilon", self.stop_epsilon)):
+            if LARGEST_EPSILON < value < math.inf and self.mechanism != "printed":
+                raise ValueError(
+                    f"privacy.{name} = {value:g}: nothing above {LARGEST_EPSILON:g} is claimed; ask for less, or for "
+                    "no privacy with privacy.epsilon = inf"
+                )
         if math.isnan(self.epsilon):
             raise ValueError("privacy.epsilon = nan: give a positive number, or inf for no privacy")
         if self.delta >= 1:

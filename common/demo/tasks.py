@@ -17,17 +17,25 @@ from itertools import cycle, islice
 from datasets import Dataset
 
 from common.demo.facts import GROUPS, PRIVATE_PROMPT, PUBLIC_PROMPTS, Fact, answers_of, facts_of, split_known
+from common.demo.task_names import TASKS, VALIDATION
 
-TASKS = ("elicitation", "knowledge", "knowledge-validation")
+__all__ = [
+    "CHOICES",
+    "DRAWS",
+    "TASKS",
+    "VALIDATION",
+    "evaluation_examples",
+    "splits_of",
+    "template_of",
+    "training_examples",
+]
+
 CHOICES = 4
 DRAWS = 2
 """Evaluation questions per fact, each with its own distractors."""
 
 _PUBLIC_PROMPT = PUBLIC_PROMPTS[0]
 _TRAIN = "train"
-
-VALIDATION = {"elicitation": ("elicitation", "validation"), "knowledge": ("knowledge-validation", "evaluation")}
-"""For every private task the task and split of other, public facts: what a run decides, it decides on them."""
 
 _Part = tuple[str, Callable[[], tuple[Fact, ...]]]
 

@@ -20,7 +20,9 @@ from dp_accounting.pld import privacy_loss_distribution
 from dp_accounting.rdp import RdpAccountant
 
 from common.privacy.crosscheck import CrossCheckUnavailable, prv_bounds
+from common.privacy.delta import check_delta, default_delta
 from common.privacy.gaussian import gaussian_delta, gaussian_epsilon, gaussian_mu, gdp_clt_mu
+from common.privacy.untold import UNTOLD_EPSILON, is_untold
 
 __all__ = [
     "PAPER_ORDERS",
@@ -73,9 +75,9 @@ class Charge:
 def epsilon(charges: Sequence[Charge], delta: float, accountant: str = "pld", *, grid: float = CERTIFY_GRID) -> float:
     """ε of all ``charges`` together at ``delta``; ∞ as soon as one has no noise, 0 if there are none.
 
-    ``accountant``: "pld", the guarantee, at discretisation ``grid``; "prv", an upper bound, or
-    ``CrossCheckUnavailable``; "rdp", looser; "gdp", equation (7) of the paper, an approximation that may lie
-    *below* the true ε. Raises ``ValueError`` for a δ outside (0, 1), an unknown accountant, or "gdp" with
+    Where ``is_untold``, ∞ too. ``accountant``: "pld", the guarantee, at discretisation ``grid``; "prv", an upper
+    bound, or ``CrossCheckUnavailable``; "rdp", looser; "gdp", equation (7) of the paper, an approximation that may
+    lie *below* the true ε. Raises ``ValueError`` for a δ outside (0, 1), an unknown accountant, or "gdp" with
     charges of several kinds.
     """
     if not 0 < delta < 1:
@@ -85,6 +87,8 @@ def epsilon(charges: Sequence[Charge], delta: float, accountant: str = "pld", *,
     if any(charge.noise_multiplier == 0 and charge.count for charge in charges):
         return math.inf
     events = _events(charges)
+    if accountant in ("pld", "prv") and any(is_untold(*event, delta) for event in events):
+        return math.inf
     return _ACCOUNTANTS[accountant](events, delta, grid) if events else 0.0
 
 
@@ -97,6 +101,8 @@ def cross_check(charges: Sequence[Charge], delta: float, *, timeout: float = 60.
     if any(charge.noise_multiplier == 0 and charge.count for charge in charges):
         return "not cross-checked: a release without noise has no finite ε"
     events = _events(charges)
+    if any(is_untold(*event, delta) for event in events):
+        return f"not cross-checked: epsilon is above {UNTOLD_EPSILON:g}"
     try:
         bounds = prv_bounds(events, delta, epsilon_error=0.02, timeout=timeout, memory_gib=4) if events else (0.0, 0.0)
     except CrossCheckUnavailable as reason:
@@ -194,9 +200,9 @@ class RunningAccountant:
     def charge(self, charge: Charge) -> None:
         """Add one charge; nothing is ever taken back."""
         self._charges.append(charge)
-        if charge.count == 0:
+        if charge.count == 0 or self._infinite:
             return
-        if charge.noise_multiplier == 0:
+        if charge.noise_multiplier == 0 or any(is_untold(*e, self._delta) for e in _events(self._charges)):
             self._infinite = True
         elif charge.sampling_rate == 1:
             self._mu_squared += charge.count / charge.noise_multiplier**2
@@ -216,19 +222,6 @@ class RunningAccountant:
     def certify(self) -> float:
         """Upper bound for the report: all charges at once on the 1e-4 grid."""
         return _epsilon(self._charges, self._delta)
-
-
-def default_delta(clients: int) -> float:
-    """δ = 1/(10·M) for M clients."""
-    return 1 / (10 * clients)
-
-
-def check_delta(delta: float, clients: int) -> None:
-    """Raise ``ValueError`` unless 0 < δ < 1/M: at 1/M, publishing one random client counts as private."""
-    if not 0 < delta < 1 / clients:
-        raise ValueError(
-            f"delta = {delta:g} must be positive and below 1/M = {1 / clients:g} for M = {clients} clients"
-        )
 
 
 _epsilon = epsilon  # ``calibrate`` and ``max_rounds`` have a parameter of that name

@@ -9,6 +9,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,31 +19,32 @@ import typer
 from common.config import RunConfig, Scalar
 from common.demo.tasks import training_examples
 from common.private_files import private_files
+from server_app.command_line import run_command
 from server_app.deployment.federation import DeploymentError, LocalFederation, Site
 from server_app.deployment.processes import Processes
 from server_app.launcher import APP, LaunchError, read_resumed, terminate_as_interrupt
+from server_app.output_place import check_output
 from server_app.resuming import why_not_resumable
 from server_app.run_folder import RunFolder
-from server_app.terminal import MARK, kilobytes, show, use_utf8
+from server_app.terminal import MARK, data_size, show, use_utf8
+from server_app.tracking import watched
 from server_app.traffic import add_traffic, describe
 
 SITES = ("north", "south", "west")
 _ROWS = 120
 _RUN_SECONDS = 1200.0
+_LOG_SECONDS = 5.0
 
 
 def demo(
-    rounds: Annotated[int, typer.Option(help="communication rounds")] = 3,
+    rounds: Annotated[int, typer.Option(help="communication rounds", min=1)] = 3,
     output: Annotated[Path, typer.Option(help="where results go")] = Path("results"),
     name: Annotated[str, typer.Option(help="folder of this run; left out: made from the time")] = "",
     resume: Annotated[Path | None, typer.Option(help="continue the interrupted run in this results folder")] = None,
 ) -> None:
     """Run a TLS federation of three authenticated SuperNodes on this machine, from certificates to results."""
-    try:
-        config = resumed_config(resume.resolve()) if resume else demo_config(rounds, output.resolve(), name)
-    except LaunchError as error:
-        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
-        raise typer.Exit(1) from None
+    config = resumed_config(resume.resolve()) if resume else demo_config(rounds, output.resolve(), name)
+    check_output(config)
     results = Path(config.output.dir) / config.output.name
     with private_files(), terminate_as_interrupt(), tempfile.TemporaryDirectory(prefix="dr-encoder-deploy-") as scratch:
         folder = Path(scratch)
@@ -79,8 +82,11 @@ def demo_config(rounds: int, output: Path, name: str = "") -> RunConfig:
 
 def resumed_config(results: Path) -> RunConfig:
     """The configuration under which the run in ``results`` is continued; ``LaunchError`` where none was started."""
+    saved, why = read_resumed(results), why_not_resumable(results)
+    if why:
+        raise LaunchError(f'resume = "{results}": {why}')
     place = {"resume": str(results), "output.dir": str(results.parent), "output.name": results.name}
-    return RunConfig.parse(read_resumed(results) | place)
+    return RunConfig.parse(saved | place)
 
 
 def demo_sites(folder: Path) -> list[Site]:
@@ -121,11 +127,36 @@ def _run(federation: LocalFederation, config: RunConfig) -> tuple[int, dict[str,
     federation.start_server_superexec()  # the last, so the first to be stopped: no round is run while sites are ended
     run = federation.submit(config)
     typer.echo(f"flwr run: run {run}")
-    state = federation.wait(run, _RUN_SECONDS)
-    for line in federation.run_log(run).splitlines():
-        if MARK in line:
-            typer.echo(line.split(MARK, 1)[1])
+    story = _Story(lambda: federation.run_log(run))
+    with watched("the run"):
+        state = federation.wait(run, _RUN_SECONDS, story.go_on)
+    story.tell()
     return run, state
+
+
+class _Story:
+    """The app's own lines of a log that grows, each printed once, as soon as it is found there.
+
+    Args:
+        read: the log so far; asked for every few seconds only, for it costs a process.
+
+    """
+
+    def __init__(self, read: Callable[[], str]) -> None:
+        self._read, self._told, self._next = read, 0, 0.0
+
+    def go_on(self) -> None:
+        """Tell what is new, if it is time to look."""
+        if time.monotonic() >= self._next:
+            self.tell()
+            self._next = time.monotonic() + _LOG_SECONDS
+
+    def tell(self) -> None:
+        """Tell what is new."""
+        lines = [line.split(MARK, 1)[1] for line in self._read().splitlines() if MARK in line]
+        for line in lines[self._told :]:
+            typer.echo(line)
+        self._told = max(self._told, len(lines))
 
 
 def _how_to_go_on(results: Path) -> str:
@@ -144,7 +175,7 @@ def _summarise(folder: RunFolder, traffic: dict[str, Any]) -> None:
     rounds = report["run"]["rounds_run"]
     typer.echo(
         f"\nRounds {rounds}, epsilon of the released model {show(epsilon['epsilon'])} at delta {epsilon['delta']:g}\n"
-        f"  up per client and round  {kilobytes(wire['bytes_up_per_client_round'])} of records\n"
+        f"  up per client and round  {data_size(wire['bytes_up_per_client_round'])} of records\n"
         f"  Flower's own count       {describe(traffic)}\n"
         f"  results                  {folder.path} (report.md, adapter/, logs/)\n"
         f"{_warnings(report['outcome'])}"
@@ -158,4 +189,4 @@ def _warnings(outcome: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     use_utf8()
-    typer.run(demo)
+    run_command(demo)

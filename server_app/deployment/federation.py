@@ -10,7 +10,7 @@ import shutil
 import ssl
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from common.config import RunConfig, Scalar, nest
 from server_app.deployment import commands
 from server_app.deployment.certificates import Certificates, make_certificates, make_node_key, make_secret
 from server_app.deployment.processes import Processes
+from server_app.errors import CommandError
 from server_app.flower_cli import FlowerCommandError, ask_flower, listed_run
 from server_app.launcher import APP, flower_environment, free_ports
 
@@ -32,7 +33,7 @@ _SUBMIT_SECONDS = 900.0  # Flower walks through every file of the folder, a virt
 _POLL_SECONDS = 0.5
 
 
-class DeploymentError(RuntimeError):
+class DeploymentError(CommandError):
     """A process did not start, or Flower refused a command; the message says which, and where its log is."""
 
 
@@ -124,14 +125,18 @@ class LocalFederation:
         with _flower_errors():
             return listed_run(CONNECTION, run_id, self._home("operator"), self.environment("operator"))
 
-    def wait(self, run_id: int, timeout: float) -> dict[str, Any]:
-        """Wait until a run has finished and return its last state; ``DeploymentError`` after ``timeout`` seconds."""
+    def wait(self, run_id: int, timeout: float, meanwhile: Callable[[], None] = lambda: None) -> dict[str, Any]:
+        """Wait until a run has finished and return its last state; ``DeploymentError`` after ``timeout`` seconds.
+
+        ``meanwhile`` is called between two looks.
+        """
         deadline = time.monotonic() + timeout
         while not str((state := self.run_state(run_id))["status"]).startswith("finished"):
             if time.monotonic() > deadline:
                 raise DeploymentError(
                     f"run {run_id} is {state['status']} after {timeout:.0f} s: {self.run_log(run_id)}"
                 )
+            meanwhile()
             time.sleep(_POLL_SECONDS)
         return state
 

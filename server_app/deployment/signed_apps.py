@@ -22,10 +22,12 @@ import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
+from server_app.command_line import PlainGroup
+
 _FETCH, _BUNDLES = "/hub/fetch-fab", "/bundles/"
 _QUESTION_BYTES = 65_536
 
-app = typer.Typer(help=__doc__, no_args_is_help=True)
+app = typer.Typer(help=__doc__, cls=PlainGroup, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 @app.command()

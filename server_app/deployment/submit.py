@@ -16,6 +16,7 @@ import tomli_w
 import typer
 
 from common.config import ConfigError, nest
+from server_app.command_line import run_command
 from server_app.flower_cli import FlowerCommandError, ask_flower, for_flower, listed_run
 from server_app.launcher import LaunchError, read_toml
 from server_app.resuming import why_not_resumable
@@ -143,4 +144,4 @@ def _fail(message: str, code: int = 1) -> NoReturn:
 
 if __name__ == "__main__":
     use_utf8()
-    typer.run(submit)
+    run_command(submit)

@@ -1,36 +1,107 @@
-"""The strategies by name. A new one is one file and one line here."""
+"""The strategies by name. A new one is one file and one line here.
 
-from common.adapter import Layout
+Nothing is imported before a strategy is asked for: what only needs the names, or the keys that a strategy reads, need
+not wait for torch and Flower.
+"""
+
+from collections.abc import Callable, Iterator, MutableMapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from common.config import ConfigError, RunConfig
-from server_app.strategies.base import FederatedAdapter
-from server_app.strategies.dr_encoder import DrEncoder
-from server_app.strategies.fedcg import FedCg
-from server_app.strategies.fedlpp import FedLpp
-from server_app.strategies.history_prior import HistoryPrior
-from server_app.strategies.lora import Lora
-from server_app.strategies.public_prior import PublicPrior
-from server_app.strategies.random_projection import RandomProjection
-from server_app.strategies.recipe import Recipe
 
-STRATEGIES: dict[str, type[FederatedAdapter]] = {
-    "dr-encoder": DrEncoder,
-    "fedcg": FedCg,
-    "fedlpp": FedLpp,
-    "history-prior": HistoryPrior,
-    "lora": Lora,
-    "public-prior": PublicPrior,
-    "random-projection": RandomProjection,
-}
+if TYPE_CHECKING:
+    from common.adapter import Layout
+    from server_app.strategies.base import FederatedAdapter
+    from server_app.strategies.recipe import Recipe
+
+OPTIONAL_SECTIONS = ("codec", "prior", "history", "fedcg", "fedlpp", "public-prior", "statistics")
+"""Sections of the configuration that only some strategies read; every strategy reads all the others."""
 
 
-def strategy_of(config: RunConfig) -> type[FederatedAdapter]:
-    """The configured strategy; raises ``ConfigError`` for a name that is not registered."""
-    name = config.strategy.name
+def _codec(config: RunConfig) -> tuple[str, ...]:
+    """``codec`` alone, which most strategies read."""
+    return ("codec",)
+
+
+def _learnable(config: RunConfig) -> tuple[str, ...]:
+    """``codec``, and ``prior`` where the AutoEncoder is trained."""
+    codec = config.codec
+    trained = codec.kind == "conv" or (codec.kind, codec.form) == ("linear", "trained")
+    return ("codec", "prior") if trained else ("codec",)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A strategy's class, ``module:Name`` in this package, and which of ``OPTIONAL_SECTIONS`` it reads."""
+
+    place: str
+    sections: Callable[[RunConfig], tuple[str, ...]]
+
+    def load(self) -> type["FederatedAdapter"]:
+        """Import the class."""
+        module, _, name = self.place.partition(":")
+        found: type[FederatedAdapter] = getattr(import_module(f"{__name__}.{module}"), name)
+        return found
+
+
+class Registry(MutableMapping[str, type["FederatedAdapter"]]):
+    """Names of strategies to their classes; a class may be put in directly, and is then taken to read every section."""
+
+    def __init__(self, entries: dict[str, Entry]) -> None:
+        self._entries: dict[str, Entry | type[FederatedAdapter]] = dict(entries)
+
+    def __getitem__(self, name: str) -> type["FederatedAdapter"]:
+        entry = self._entries[name]
+        return entry.load() if isinstance(entry, Entry) else entry
+
+    def __setitem__(self, name: str, strategy: type["FederatedAdapter"]) -> None:
+        self._entries[name] = strategy
+
+    def __delitem__(self, name: str) -> None:
+        del self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def sections(self, config: RunConfig) -> tuple[str, ...]:
+        """Which of ``OPTIONAL_SECTIONS`` the strategy of ``config`` reads."""
+        entry = self._entries[config.strategy.name]
+        return entry.sections(config) if isinstance(entry, Entry) else OPTIONAL_SECTIONS
+
+
+STRATEGIES = Registry(
+    {
+        "dr-encoder": Entry("dr_encoder:DrEncoder", lambda config: (*_learnable(config), "statistics")),
+        "fedcg": Entry("fedcg:FedCg", lambda _: ("codec", "prior", "fedcg")),
+        "fedlpp": Entry("fedlpp:FedLpp", lambda c: ("fedlpp", "codec") if c.fedlpp.compress else ("fedlpp",)),
+        "history-prior": Entry("history_prior:HistoryPrior", lambda config: (*_codec(config), "history")),
+        "lora": Entry("lora:Lora", lambda _: ()),
+        "public-prior": Entry("public_prior:PublicPrior", lambda config: (*_codec(config), "public-prior")),
+        "random-projection": Entry("random_projection:RandomProjection", _codec),
+    }
+)
+
+
+def check_strategy_name(name: str) -> None:
+    """Raise ``ConfigError`` for a strategy that is not registered."""
     if name not in STRATEGIES:
         raise ConfigError(f'strategy.name = "{name}": registered are {", ".join(sorted(STRATEGIES))}')
-    return STRATEGIES[name]
 
 
-def recipe_of(config: RunConfig, layout: Layout) -> Recipe:
+def strategy_of(config: RunConfig) -> type["FederatedAdapter"]:
+    """The configured strategy; raises ``ConfigError`` for a name that is not registered."""
+    check_strategy_name(config.strategy.name)
+    return STRATEGIES[config.strategy.name]
+
+
+def recipe_of(config: RunConfig, layout: "Layout") -> "Recipe":
     """What the configured strategy is for an adapter; raises ``ConfigError`` where it could make no codec for it."""
     return strategy_of(config).recipe_for(config, layout)

@@ -27,7 +27,7 @@ from server_app.public_gradients import directions, pseudo_clients, rows_bytes
 from server_app.public_prompts import check_enough, public_prompts
 from server_app.strategies.base import FederatedAdapter
 from server_app.strategies.recipe import PlannedEncoder, Recipe, check_size
-from server_app.terminal import count, kilobytes
+from server_app.terminal import count, data_size
 
 _ROUND_SPREAD = 1_000_003
 
@@ -92,7 +92,7 @@ class PublicPrior(FederatedAdapter):
             "encoder_bytes_down_per_client_round": spec.nbytes,
             "pseudo_gradient_energy_in_rows": costs.get("public_prior_energy", 0.0),
             "summary": f"a public prior of {pool:.0f} prompts ({prior.prompts}), made "
-            f"{count(int(refreshes), 'time')} on the server; each round a client gets {kilobytes(spec.nbytes)} of it",
+            f"{count(int(refreshes), 'time')} on the server; each round a client gets {data_size(spec.nbytes)} of it",
         }
 
     def _codec_of(self, server_round: int) -> Codec:

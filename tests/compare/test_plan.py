@@ -9,7 +9,8 @@ import pytest
 
 from common.config import ConfigError, RunConfig
 from common.data import evaluation_examples, private_examples
-from compare.plan import CENTRALISED, Cell, Wish, make_cells, read_changes, read_epsilons
+from compare.plan import Cell, make_cells
+from compare.wish import CENTRALISED, Wish, read_changes, read_epsilons
 from server_app.launcher import read_preset
 from server_app.privacy_plan import mean_noise, round_terms
 from tests.tiny import TINY, planned
@@ -34,7 +35,7 @@ def cells_of(**changes: Any) -> list[Cell]:
         ({"strategies": ["lora", "lorra"]}, '"lorra": registered are dr-encoder'),
         ({"strategies": ["lora", "lora"]}, "name each once"),
         ({"strategies": []}, "at least one"),
-        ({"strategies": ["dr-encoder+codec.form"]}, "is not key=value"),
+        ({"strategies": ["dr-encoder+codec.form"]}, "expected key=value"),
         ({"strategies": ["dr-encoder+codec.form=circle"]}, "dr-encoder\\+codec.form=circle at epsilon 4"),
         ({"strategies": ["lora+privacy.epsilon=9"]}, "privacy.epsilon is the comparison's own; use --epsilons"),
         (

@@ -9,7 +9,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from compare import plots
-from compare.plots import PLOTS, draw
+from compare.folder import PLOTS
+from compare.plots import draw
 
 BASE = {"accuracy": {"mean": 0.3, "se": 0.0}, "loss": {"mean": 3.0, "se": 0.0}}
 

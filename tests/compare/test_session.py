@@ -1,5 +1,6 @@
 """What is said before and during a comparison of how many runs there are and how long they take."""
 
+import io
 import math
 
 import pytest
@@ -7,10 +8,11 @@ from rich.console import Console
 
 from common.config import RunConfig
 from compare import session
-from compare.plan import Cell, Entry, Wish
+from compare.plan import Cell
 from compare.runs import Job
 from compare.scheduler import Scheduler
 from compare.study import Record, runs_of
+from compare.wish import Entry, Wish
 
 FLAT = {**RunConfig().flat(), "data.task": "elicitation", "num-server-rounds": 10}
 WISH = Wish(["lora"], [2.0], ["elicitation"], seeds=2, trials=3, tuning_seeds=1)
@@ -79,3 +81,16 @@ def scored(job: Job) -> Record:
     """A run's record, best at a step of 1.07."""
     accuracy = -abs(math.log(float(job.flat["server.learning-rate"]) / 1.07))
     return {"status": "done", "report": {"outcome": {"final": {"accuracy": accuracy, "loss": 0.0}}}}
+
+
+def test_a_line_of_a_run_is_whole_in_a_pipe_and_tells_how_far_it_is(clock: Clock) -> None:
+    """Programs that read it look for the seconds at its end; rich would break it at 80 columns."""
+    page = io.StringIO()
+    display = session._Display(Console(file=page, width=80), 3)
+    outcome = {"final": {"accuracy": 0.9, "loss": 0.2}, "warning": "x" * 100}
+    record = {"status": "done", "label": "l" * 70, "seconds": 16.0, "report": {"outcome": outcome}}
+    clock.now += 30.0
+    display.on_record(record, False)
+    (line,) = page.getvalue().splitlines()
+    assert line.startswith("1 of 3, about 1:00 left:  lll")
+    assert line.endswith(f"(16 s)  WARNING: {'x' * 100}")

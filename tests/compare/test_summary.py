@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from common.config import RunConfig
-from compare.plan import TUNING_SEED, Cell, Entry, Wish
+from compare.plan import Cell
 from compare.runs import failed
 from compare.study import Outcome, Record, count_runs, runs_of, score_of, study
 from compare.summary import statistics, summarise
 from compare.table import markdown
 from compare.tuning import Score
+from compare.wish import TUNING_SEED, Entry, Wish
 from server_app.terminal import count
 
 WISH = Wish(["lora", "random-projection"], [2.0], ["elicitation"], seeds=3, trials=3, tuning_seeds=2)

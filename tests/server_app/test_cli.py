@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from common.config import RunConfig
 from server_app import cli
-from server_app.checkpoints import forget_sampling_key, save_sampling_key
+from server_app.checkpoints import forget_sampling_key
 from tests.layouts import write_model
+from tests.server_app.interrupted_runs import write_interrupted
 
 runner = CliRunner()
 ROWS = [{"prompt": f"p{i}", "completion": f"c{i}", "group": f"g{i % 3}"} for i in range(6)]
@@ -233,11 +234,12 @@ def test_files_of_the_prior_are_found_from_where_flower_runs(
     (tmp_path / "own.txt").write_text("a ?\nb ?\nc ?\n")
     (tmp_path / "words.toml").write_text('relation = ["a", "b", "c"]\nsubject = ["d"]\n')
     (tmp_path / "template").write_text("a ?\n")
-    prior = ("strategy.name=public-prior", "public-prior.slots=words.toml")
-    for prompts in ("own.txt", "template"):
-        assert invoke(tmp_path, *prior, f"public-prior.prompts={prompts}")[0] == 130
+    for prompts in (["own.txt"], ["template", "public-prior.slots=words.toml"]):
+        assert (
+            invoke(tmp_path, "strategy.name=public-prior", f"public-prior.prompts={prompts[0]}", *prompts[1:])[0] == 130
+        )
     files = [(config.public_prior.prompts, config.public_prior.slots) for config in launched]
-    assert files == [(str(tmp_path / "own.txt"), str(tmp_path / "words.toml")), ("template", files[0][1])]
+    assert files == [(str(tmp_path / "own.txt"), ""), ("template", str(tmp_path / "words.toml"))]
 
 
 @pytest.mark.usefixtures("_no_launch")
@@ -253,11 +255,7 @@ def test_a_malformed_preset_is_one_clear_line(tmp_path: Path, content: bytes) ->
 
 def interrupted_run(folder: Path) -> Path:
     """A results folder with the files that a resume looks for first."""
-    run = folder / "results" / "mine"
-    save_sampling_key(run / "checkpoint", b"secret")
-    (run / "checkpoint" / "latest").write_text("round-000003")
-    (run / "config.toml").write_text('seed = 77\n[output]\ndir = "elsewhere"\n')
-    return run
+    return write_interrupted(folder / "results" / "mine")
 
 
 @pytest.mark.usefixtures("_no_launch")
@@ -297,7 +295,7 @@ def test_a_run_that_has_ended_cannot_be_resumed(tmp_path: Path) -> None:
     forget_sampling_key(run / "checkpoint")
     result = runner.invoke(cli.app, ["run", "--resume", str(run)])
     assert result.exit_code == 1
-    assert result.output.startswith(f'error: resume = "{run}": this run has ended, and the secret key of')
+    assert result.output.startswith(f'error: resume = "{run}": this run has ended, and the secret key')
 
 
 def test_an_interrupt_after_the_end_does_not_offer_to_continue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,3 +324,20 @@ def test_an_interrupt_before_there_is_a_folder_is_no_traceback(monkeypatch: pyte
 def test_the_command_line_starts_without_the_heavy_libraries() -> None:
     code = "import sys, server_app.cli; sys.exit(bool({'torch', 'flwr', 'scipy', 'datasets'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.usefixtures("_no_launch")
+@pytest.mark.parametrize("key", ["data.name", "data.evaluation"])
+@pytest.mark.parametrize("name", ["own.jsonl", "own.csv"])
+def test_a_file_in_latin_1_is_told_of_by_name(tmp_path: Path, key: str, name: str) -> None:
+    path = tmp_path / name
+    rows = ['{"prompt": "a", "completion": "grün"}'] if name.endswith("jsonl") else ["prompt,completion", "a,grün"]
+    path.write_bytes("\n".join([*rows, ""]).encode("latin-1"))
+    output = refused(tmp_path, f"{key}={path}", "federation.num-clients=1", "privacy.delta=0")
+    assert str(path) in output
+    assert "codec can't decode" in output or "not text in UTF-8" in output
+
+
+@pytest.mark.usefixtures("_no_launch")
+def test_a_split_that_the_demo_lacks_is_refused_before_the_engine_starts(tmp_path: Path) -> None:
+    assert 'data.split = "xx": data.task = "elicitation" has evaluation' in refused(tmp_path, "data.split=xx")

@@ -23,6 +23,7 @@ from server_app.deployment.federation import CONNECTION, DeploymentError, LocalF
 from server_app.deployment.processes import Processes
 from server_app.launcher import LaunchError, stop_tree
 from server_app.run_folder import RunFolder
+from tests.server_app.interrupted_runs import write_checkpoint
 
 CHILD = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], **{})"
 
@@ -134,6 +135,7 @@ def test_a_killed_process_can_be_started_again_under_its_name(tmp_path: Path) ->
 def test_an_interrupted_demonstration_is_continued_under_its_own_configuration(tmp_path: Path) -> None:
     first = demo_config(5, tmp_path, "run")
     RunFolder.create(first).write_config(first, clients=3)
+    write_checkpoint(tmp_path / "run")
     again = resumed_config(tmp_path / "run")
     assert again.resume == str(tmp_path / "run")
     assert again.flat() | {"resume": ""} == first.flat()

@@ -21,8 +21,9 @@ from common.config import ConfigError, DataConfig, EvaluationConfig
 from common.data import load_examples
 from common.models import AdaptedModel
 from server_app import cli, evaluation_columns, evaluation_generation, evaluation_harness, evaluation_report
+from server_app.adapter_settings import adapter_config
 from server_app.evaluation import Evaluator
-from server_app.evaluation_adapter import adapter_config, load_adapter
+from server_app.evaluation_adapter import load_adapter
 from server_app.evaluation_columns import SubjectScore, benchmarks
 from server_app.evaluation_generation import (
     GREEDY,

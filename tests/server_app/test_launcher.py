@@ -19,6 +19,7 @@ from server_app.launcher import LaunchError, Resources, flower_environment, read
 from server_app.overrides import parse_override
 from server_app.terminal import TRACEBACK
 from tests.server_app.flwr_program import write_flwr
+from tests.server_app.interrupted_runs import write_checkpoint, write_interrupted
 
 runner = CliRunner()
 
@@ -89,8 +90,7 @@ def test_overrides_win_over_the_preset() -> None:
 
 def test_resume_takes_the_configuration_and_the_place_of_the_run(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
-    (folder / "checkpoint").mkdir(parents=True)
-    (folder / "config.toml").write_text('seed = 77\n[output]\ndir = "elsewhere"\n')
+    write_interrupted(folder)
     config = cli._configure("demo", [], folder)
     assert (config.seed, config.resume) == (77, str(folder))
     assert (config.output.dir, config.output.name) == (str(tmp_path), "mine")
@@ -150,7 +150,13 @@ def test_run_launches_the_configured_federation_and_sums_up(tmp_path: Path, monk
     ((config, clients, resources),) = launched.calls
     assert clients == config.federation.num_clients == 1000
     assert resources == Resources(3, gpus_per_client=0.25)
-    for part in ("25.0% -> 75.0%", "3.500 -> 1.500", "1.235 at delta 1e-05", "inf", "0.7 kB", "140 times"):
+    for part in (
+        "25.0% -> 75.0%",
+        "3.500 -> 1.500",
+        "1.235 at delta 1e-05",
+        "inf",
+        "700 B, plain LoRA 98.0 kB (140 times more)",
+    ):
         assert part in result.output, "an epsilon is rounded up, never down"
     assert "inf (nothing is claimed: epsilon is above 20)" in result.output
     assert "THE TWO ACCOUNTANTS DISAGREE" in result.output
@@ -203,13 +209,13 @@ def test_an_interrupt_says_how_to_continue_where_that_is_possible(
 ) -> None:
     """Without ``latest`` the run had no checkpoint yet; without the key it has ended."""
 
-    def interrupted(*_: Any) -> None:
-        (tmp_path / "x" / "checkpoint").mkdir(parents=True)
-        for name in saved:
-            (tmp_path / "x" / "checkpoint" / name).touch()
+    def interrupt(*_: Any) -> None:
+        write_checkpoint(tmp_path / "x")
+        for name in {"latest", "sampling.key"} - saved:
+            (tmp_path / "x" / "checkpoint" / name).unlink()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "launch", interrupted)
+    monkeypatch.setattr(cli, "launch", interrupt)
     result = runner.invoke(cli.app, options(tmp_path))
     assert result.exit_code == 130
     assert (f"dr-encoder run --resume {tmp_path / 'x'}" in result.output) == (len(saved) == 2)
@@ -217,7 +223,7 @@ def test_an_interrupt_says_how_to_continue_where_that_is_possible(
 
 def test_the_page_of_keys_is_what_the_command_prints() -> None:
     page = (launcher.APP / "docs" / "configuration.md").read_text()
-    assert runner.invoke(cli.app, ["keys"]).output == page
+    assert runner.invoke(cli.app, ["keys", "--markdown"]).output == page
     assert all(f"| `{key}` |" in page for key in RunConfig().flat())
 
 

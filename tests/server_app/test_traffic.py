@@ -107,7 +107,7 @@ def test_the_command_asks_for_every_session_of_the_run(everybody: RunFolder) -> 
     assert flower_runs(everybody) == [41, 42]
     result = CliRunner().invoke(app, ["traffic", str(everybody.path), "hospital"])
     assert result.exit_code == 0, result.output
-    assert "1,500.0 kB from the SuperNodes and 2,500.0 kB to them" in result.output
+    assert "1.50 MB from the SuperNodes and 2.50 MB to them" in result.output
     assert "not known" not in result.output
 
 

@@ -1,0 +1,50 @@
+"""Keys that are read only beside certain values of others, so that one without an effect is not set in vain."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from common.config.run import RunConfig
+
+_Test = Callable[["RunConfig"], bool]
+
+
+def _seeded(config: "RunConfig") -> bool:
+    return config.codec.kind == "linear" and config.strategy.name != "fedcg"
+
+
+def _several_steps(config: "RunConfig") -> bool:
+    return config.train.local_steps > 1 or config.train.local_epochs > 0
+
+
+def _ema(config: "RunConfig") -> bool:
+    return config.statistics.estimator == "ema"
+
+
+def _demo(config: "RunConfig") -> bool:
+    return config.data.name == "demo"
+
+
+ONLY_IF: dict[str, tuple[_Test, str]] = {
+    "codec.form": (_seeded, 'codec.kind = "linear", and not by strategy fedcg'),
+    "codec.transform": (
+        lambda config: _seeded(config) and config.codec.form != "trained",
+        'codec.kind = "linear" and a form that is not trained',
+    ),
+    "codec.depth": (lambda config: config.codec.kind == "conv", 'codec.kind = "conv"'),
+    "data.dirichlet-alpha": (lambda config: config.data.partitioner == "dirichlet", 'data.partitioner = "dirichlet"'),
+    "data.partition-by": (lambda config: config.data.partitioner != "iid", 'data.partitioner = "dirichlet", "natural"'),
+    "data.task": (_demo, 'data.name = "demo"'),
+    "data.examples-per-client": (_demo, 'data.name = "demo"'),
+    "fedcg.clip-norm": (lambda config: config.fedcg.private, "fedcg.private = true"),
+    "public-prior.slots": (
+        lambda config: config.public_prior.prompts == "template",
+        'public-prior.prompts = "template"',
+    ),
+    "public-prior.tucker-width": (lambda config: config.public_prior.form == "tucker", 'public-prior.form = "tucker"'),
+    "server.momentum": (lambda config: config.server.optimizer == "momentum", 'server.optimizer = "momentum"'),
+    "statistics.beta1": (_ema, 'statistics.estimator = "ema"'),
+    "statistics.beta2": (_ema, 'statistics.estimator = "ema"'),
+    "train.learning-rate": (_several_steps, "train.local-steps above 1, or train.local-epochs"),
+}
+"""For every such key, whether a configuration reads it, and beside what it is read, in words."""

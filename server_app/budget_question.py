@@ -1,0 +1,122 @@
+"""What ``dr-encoder budget`` is asked, and whether it can be answered; imports nothing heavy."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from common.config import LARGEST_EPSILON, ConfigError, RunConfig, Scalar
+from common.privacy.delta import check_delta
+
+Trust = Literal["central", "distributed", "local"]
+Accountant = Literal["pld", "prv", "rdp", "gdp"]
+
+MAX_ROUNDS = 100_000
+"""The search for rounds ends here."""
+_OPTIONS = {
+    "privacy.statistics-share": "--statistics-share",
+    "statistics.sampling-rate": "--statistics-rate",
+    "privacy.sampling-rate": "--sampling-rate",
+    "privacy.noise-multiplier": "--noise-multiplier",
+    "privacy.stop-epsilon": "--epsilon",
+    "privacy.epsilon": "--epsilon",
+    "privacy.delta": "--delta",
+    "privacy.trust": "--trust",
+    "privacy.colluders": "--colluders",
+    "num-server-rounds": "--rounds",
+    "The run configuration is": "The options are",
+}
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is given: two of ``epsilon``, ``noise_multiplier`` (over the clip norm) and ``rounds``, and the terms.
+
+    ``delta``: ``None`` for 1/(10 M). ``statistics_share``: part of epsilon for stage 1; 0: no stage 1. Where the noise
+    is given, stage 1 has twice that noise, as in a run. ``statistics_rate``: ``None`` for ``sampling_rate``.
+    ``code_values``: of either stage; they move nothing but the part of delta that is set aside for discrete noise.
+    ``colluders``: clients that pool their noise shares; the others then add more. ``check``: ask PRV, for seconds.
+    """
+
+    clients: int
+    sampling_rate: float
+    delta: float | None = None
+    epsilon: float | None = None
+    noise_multiplier: float | None = None
+    rounds: int | None = None
+    statistics_share: float = 0.0
+    statistics_rate: float | None = None
+    trust: Trust = "distributed"
+    accountant: Accountant = "pld"
+    code_values: int = 256
+    colluders: int = 0
+    check: bool = True
+
+    @property
+    def solved(self) -> str:
+        """The one that is not given."""
+        return next(name for name in ("epsilon", "noise_multiplier", "rounds") if getattr(self, name) is None)
+
+
+def check_question(question: Question) -> None:
+    """Refuse what is not two of the three, and values that no run could have; raises ``ConfigError``."""
+    given = {
+        "--epsilon": question.epsilon,
+        "--noise-multiplier": question.noise_multiplier,
+        "--rounds": question.rounds,
+    }
+    named = [f"{option} {value:g}" for option, value in given.items() if value is not None]
+    if len(named) != 2:
+        raise ConfigError(f"give two of {', '.join(given)}, not {', '.join(named) or 'none'}: the third is solved")
+    for option, value in (given | {"--delta": question.delta}).items():
+        if value is not None and not 0 < value < math.inf:
+            raise ConfigError(f"{option} = {value:g}: must be above 0 and finite")
+    if question.statistics_rate is not None and not question.statistics_share:
+        raise ConfigError(f"--statistics-rate = {question.statistics_rate:g}: give --statistics-share too, say 0.1")
+    if question.epsilon and question.epsilon > LARGEST_EPSILON:
+        raise ConfigError(
+            f"--epsilon = {question.epsilon:g}: nothing above {LARGEST_EPSILON:g} is claimed; ask for less"
+        )
+    if question.accountant == "prv" and not question.check:
+        raise ConfigError("--accountant prv with --no-check: PRV is the check; leave one of them out")
+
+
+def config_of(question: Question) -> RunConfig:
+    """The configuration of a run of these terms.
+
+    Raises ``ConfigError``, in terms of the command's options, for what is out of range or contradictory.
+    """
+    check_question(question)
+    try:
+        if question.delta is not None:
+            check_delta(question.delta, question.clients)
+        return RunConfig.parse(_flat(question))
+    except ConfigError as error:
+        raise ConfigError(as_options(str(error))) from None
+    except ValueError as error:
+        raise ConfigError(f"--delta = {question.delta:g}: {error}; left out: 1/(10 M)") from None
+
+
+def _flat(question: Question) -> dict[str, Scalar]:
+    by_noise = question.noise_multiplier is not None
+    flat: dict[str, Scalar] = {
+        "num-server-rounds": question.rounds or MAX_ROUNDS,
+        "privacy.epsilon": 0.0 if by_noise else question.epsilon or 0.0,
+        "privacy.noise-multiplier": question.noise_multiplier or 0.0,
+        "privacy.stop-epsilon": (question.epsilon or 0.0) if by_noise else 0.0,
+        "privacy.delta": question.delta or 0.0,
+        "privacy.trust": question.trust,
+        "privacy.colluders": question.colluders,
+        "privacy.sampling-rate": question.sampling_rate,
+    }
+    if question.statistics_share:
+        rate = question.statistics_rate
+        flat["privacy.statistics-share"] = question.statistics_share
+        flat["statistics.sampling-rate"] = question.sampling_rate if rate is None else rate
+    return flat
+
+
+def as_options(text: str) -> str:
+    """A message about keys as one about the command's options."""
+    for key, option in _OPTIONS.items():
+        text = text.replace(key, option)
+    return text

@@ -1,0 +1,120 @@
+"""The edge of every command line of this app: where what a person can mend becomes a line or two and an exit code.
+
+A mistake in what was typed ends with 2, anything else that a person can mend with 1, Ctrl-C with 130. A defect of the
+app keeps its traceback.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import click
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from common.config import ConfigError
+from server_app.errors import CommandError
+
+_LONGEST = 400  # characters of a library's message
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """End the process with a line or two for a person's mistake; anything else passes."""
+    try:
+        yield
+    except click.ClickException as error:
+        _refuse(_usage(error), error.exit_code)
+    except (ConfigError, CommandError) as error:
+        _refuse(str(error), 1)
+    except UnicodeDecodeError as error:
+        byte = f"byte {error.object[error.start]:#04x} at {error.start}"
+        _refuse(f"a file that was named is not text in UTF-8 ({byte}); save it as UTF-8", 1)
+    except OSError as error:
+        _refuse(_of_the_system(error), 1)
+    except KeyboardInterrupt:
+        typer.secho("\nstopped", err=True)
+        sys.exit(130)
+
+
+def main_with_plain_errors(main: Callable[[], object]) -> None:
+    """Run the ``main`` of a ``python -m`` program that reads its own options."""
+    with plain_errors():
+        main()
+
+
+def run_command(function: Callable[..., None]) -> NoReturn:
+    """Run a program that is one command: ``function``, whose parameters are its options."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command(cls=PlainCommand)(function)
+    app()
+    sys.exit(0)
+
+
+class _Plain:
+    """What the two below share; a mix-in for click's commands."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,  # noqa: ANN401 - click's signature
+    ) -> Any:  # noqa: ANN401 - click's signature
+        """Run to the end of the process, unless ``standalone_mode`` is false."""
+        above: Any = super()
+        if not standalone_mode:
+            return above.main(args, prog_name, complete_var, False, windows_expand_args, **extra)
+        with plain_errors():
+            code = above.main(args, prog_name, complete_var, False, windows_expand_args, **extra)
+        sys.exit(code if isinstance(code, int) else 0)
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
+        """Run the command; Typer would end it in silence after Ctrl-C."""
+        above: Any = super()
+        try:
+            return above.invoke(ctx)
+        except KeyboardInterrupt:
+            typer.secho("\nstopped", err=True)
+            raise typer.Exit(130) from None
+
+
+class PlainCommand(_Plain, TyperCommand):
+    """A command whose errors are a line or two."""
+
+
+class PlainGroup(_Plain, TyperGroup):
+    """Commands whose errors are a line or two, in the order of their names."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, sorted."""
+        return sorted(super().list_commands(ctx))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; click suggests a near one by itself, and Typer would say it again."""
+        return click.Group.resolve_command(self, ctx, args)
+
+
+def _refuse(message: str, code: int) -> NoReturn:
+    typer.secho(f"error: {message}", fg=typer.colors.RED, err=True)
+    sys.exit(code)
+
+
+def _usage(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    hint = f"\n`{context.command_path} --help` has the options" if context is not None else ""
+    return f"{error.format_message()}{hint}"
+
+
+def _of_the_system(error: OSError) -> str:
+    """What the system refused, with the file; the first line of what a library made of it."""
+    if error.filename is not None and error.strerror:
+        other = f" -> {error.filename2}" if error.filename2 is not None else ""
+        return f"{error.filename}{other}: {error.strerror}"
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:_LONGEST]

@@ -1,0 +1,59 @@
+"""Where a run's results go: whether they can, asked before anything is loaded or started."""
+
+import tempfile
+from pathlib import Path
+
+from common.config import ConfigError, RunConfig
+
+_LATEST = "latest"  # the link to the last run
+
+
+def check_output(config: RunConfig) -> None:
+    """Refuse a folder that has the run's name already, or cannot be made; nothing is left behind.
+
+    Raises ``ConfigError``.
+    """
+    if config.resume:
+        return
+    name, place = config.output.name, Path(config.output.dir).resolve()
+    if name and (Path(name).name != name or name in (".", "..", _LATEST) or not name.isprintable()):
+        raise ConfigError(
+            f'output.name = "{name}": give the plain name of a folder in output.dir, other than "{_LATEST}"'
+        )
+    why = _fault(place)
+    if why:
+        raise ConfigError(f'output.dir = "{config.output.dir}": {why}; name a folder that you may write into')
+    if name and (place / name).exists():
+        raise ConfigError(
+            f'output.name = "{name}": {place / name} exists already; choose another name, or continue that run with '
+            f"--resume {place / name}"
+        )
+
+
+def check_file(path: Path) -> None:
+    """Refuse a file that cannot be written; raises ``ConfigError``."""
+    why = f"{path} is a directory" if path.is_dir() else _fault(path.absolute().parent, make=False)
+    if why:
+        raise ConfigError(f'--out "{path}": {why}; name a file in a folder that you may write into')
+
+
+def _fault(place: Path, *, make: bool = True) -> str:
+    """Why nothing can be written in ``place``, made if need be, or ``""``: it is tried, and leaves nothing behind."""
+    above = next(folder for folder in (place, *place.parents) if folder.exists())
+    if not above.is_dir():
+        return f"{above} is a file"
+    if above != place and not make:
+        return f"there is no folder {place}"
+    made: list[Path] = []
+    try:
+        for folder in [*reversed(place.parents), place]:
+            if not folder.exists():
+                folder.mkdir()
+                made.append(folder)
+        with tempfile.TemporaryDirectory(dir=place):
+            return ""
+    except OSError as error:
+        return f"{error.filename or place}: {error.strerror}"
+    finally:
+        for folder in reversed(made):
+            folder.rmdir()

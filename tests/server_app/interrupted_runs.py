@@ -1,0 +1,31 @@
+"""A results folder as an interrupted run leaves it, with the smallest files that pass for a checkpoint."""
+
+import json
+from pathlib import Path
+
+from server_app.checkpoint_files import KEY, LATEST, STATE, TENSORS
+
+LAST = "round-000003"
+STATE_KEYS = {
+    **{"round": 3, "failed-in-a-row": 0, "base-loss": 1.0, "best": None, "prior": {}, "stage-one": {}},
+    **{"codec": {}, "elapsed": 1.0, "ledger-head": "", "clients": 10},
+}
+
+
+def write_checkpoint(run: Path) -> Path:
+    """The folder of the last checkpoint of ``run``."""
+    folder = run / "checkpoint" / LAST
+    folder.mkdir(parents=True)
+    (run / "checkpoint" / LATEST).write_text(LAST)
+    (run / "checkpoint" / KEY).write_bytes(b"secret")
+    (folder / STATE).write_text(json.dumps(STATE_KEYS))
+    header = json.dumps({"adapter": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
+    (folder / TENSORS).write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    return folder
+
+
+def write_interrupted(run: Path) -> Path:
+    """The same with the configuration of the run."""
+    write_checkpoint(run)
+    (run / "config.toml").write_text('seed = 77\n[output]\ndir = "elsewhere"\n')
+    return run

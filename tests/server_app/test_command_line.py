@@ -1,0 +1,113 @@
+"""The edge of the command line: what is told in a line or two, and what keeps its traceback."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from common.config import ConfigError
+from server_app import cli
+from server_app.command_line import PlainGroup, main_with_plain_errors, plain_errors
+from server_app.errors import CommandError
+from server_app.version import app_version
+
+runner = CliRunner()
+
+
+def told(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[object, str]:
+    with pytest.raises(SystemExit) as ended, plain_errors():
+        raise error
+    return ended.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (ConfigError("codec.size = 0: too small"), 1, "error: codec.size = 0: too small\n"),
+        (CommandError("nobody answers"), 1, "error: nobody answers\n"),
+        (PermissionError(13, "Permission denied", "/root/x"), 1, "error: /root/x: Permission denied\n"),
+        (OSError("a hub's words\nand a page of more"), 1, "error: a hub's words\n"),
+        (OSError(), 1, "error: OSError\n"),
+        (typer.BadParameter("no key"), 2, "error: Invalid value: no key\n"),
+        (KeyboardInterrupt(), 130, "\nstopped\n"),
+    ],
+)
+def test_what_a_person_can_mend_is_a_line_and_an_exit_code(
+    error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert told(error, capsys) == (code, said)
+
+
+@pytest.mark.parametrize("error", [ValueError("a defect"), KeyError("x"), RuntimeError("y")])
+def test_a_defect_keeps_its_traceback(error: Exception) -> None:
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        main_with_plain_errors(fail)
+    app = typer.Typer(cls=PlainGroup, pretty_exceptions_enable=False)
+    app.command()(fail)
+    app.command("other")(lambda: None)
+    assert runner.invoke(app, ["fail"]).exception is error
+
+
+def test_ctrl_c_ends_with_130_and_a_word() -> None:
+    def wait() -> None:
+        raise KeyboardInterrupt
+
+    app = typer.Typer(cls=PlainGroup)
+    app.command()(wait)
+    app.command("other")(lambda: None)
+    result = runner.invoke(app, ["wait"])
+    assert (result.exit_code, result.output) == (130, "\nstopped\n")
+
+
+@pytest.mark.parametrize(
+    "module", ["server_app.deployment.demo", "server_app.deployment.submit", "benchmarks.experiment"]
+)
+def test_every_program_has_that_edge(module: str, tmp_path: Path) -> None:
+    wrong = {
+        "server_app.deployment.demo": ["--output", "/dev/null/x"],
+        "server_app.deployment.submit": ["--config", str(tmp_path / "absent.toml"), "here"],
+        "benchmarks.experiment": ["--set", "codec"],
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", module, *wrong[module]], capture_output=True, text=True, check=False,
+        cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert done.returncode in (1, 2)
+    assert done.stderr.splitlines()[-1].startswith(("error: ", "`"))
+    assert "Traceback" not in done.stderr
+
+
+def test_the_version_is_that_of_the_project() -> None:
+    result = runner.invoke(cli.app, ["--version"])
+    assert (result.exit_code, result.output) == (0, f"dr-encoder {app_version()}\n")
+
+
+def test_without_a_command_the_help_is_shown() -> None:
+    result = runner.invoke(cli.app, [])
+    assert result.exit_code == 2
+    assert "budget" in result.output
+    assert "--version" in result.output
+
+
+def test_help_names_the_presets_and_the_least_number_of_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    from compare.cli import app  # noqa: PLC0415 - the whole program
+
+    monkeypatch.setenv("COLUMNS", "200")
+    assert "fedlpp-cross-silo" in runner.invoke(app, ["run", "--help"]).output
+    assert "x>=3" in runner.invoke(app, ["compare", "--help"]).output
+
+
+def test_keys_are_printed_with_what_they_may_be() -> None:
+    output = runner.invoke(cli.app, ["keys", "privacy.trust"]).output
+    assert output.splitlines()[0] == 'privacy.trust = "distributed"    [central, distributed, local]'
+    everything = runner.invoke(cli.app, ["keys"]).output
+    assert "privacy.sampling-rate = 0.1    [number > 0 and ≤ 1]" in everything
+    assert f"strategy.name = {json.dumps('dr-encoder')}    [dr-encoder, fedcg, " in everything
+    assert "presets (run --preset NAME): demo, " in everything

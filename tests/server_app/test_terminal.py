@@ -1,0 +1,42 @@
+"""How figures are written for people."""
+
+import math
+
+import pytest
+
+from server_app.terminal import bytes_against_lora, data_size, show, times
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        *[(0, "0 B"), (589, "589 B"), (999, "999 B"), (999.6, "1.00 kB"), (1000, "1.00 kB"), (49_234, "49.2 kB")],
+        *[(98_400, "98.4 kB"), (999_400, "999 kB"), (999_990, "1.00 MB"), (9_838_800, "9.84 MB")],
+        *[(33_554_432, "33.6 MB"), (2.56e10, "25.6 GB"), (7.1e12, "7,100 GB")],
+    ],
+)
+def test_sizes_have_the_unit_that_fits(count: float, text: str) -> None:
+    assert data_size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("more", "less", "text"),
+    [
+        *[(49_234, 589, "84 times more"), (100, 100, "about the same"), (100, 103, "about the same")],
+        *[(150, 100, "1.5 times more"), (50, 100, "2.0 times less"), (1, math.nan, "not known")],
+    ],
+)
+def test_nothing_is_one_times_more(more: float, less: float, text: str) -> None:
+    assert times(more, less) == text
+
+
+def test_a_run_in_which_nobody_replied_is_summed_up_too() -> None:
+    assert bytes_against_lora(None, 49_234) == "no client sent anything"
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "text"),
+    [(1.2341, "1.235"), (0.0, "0.000"), (9.9e-6, "9.9e-06"), (9.91e-6, "1.0e-05"), (math.inf, "inf"), ("inf", "inf")],
+)
+def test_an_epsilon_is_rounded_up_and_never_to_many_times_itself(epsilon: float | str, text: str) -> None:
+    assert show(epsilon) == text
