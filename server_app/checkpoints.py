@@ -1,8 +1,8 @@
 """Checkpoints: after every round, atomically, safetensors and JSON; a crash leaves the previous one intact.
 
-``checkpoint/latest`` names the folder of the last complete checkpoint and is replaced in one rename. The key that draws
-the cohorts lies beside it, readable by the owner only, and is deleted when the run ends: amplification by sampling
-holds only while it is secret.
+``checkpoint/latest`` names the folder of the last complete checkpoint and is replaced in one rename;
+``checkpoint/ended`` says that there is nothing left to continue. No file here tells a cohort or lets one be drawn
+again: amplification by sampling holds only while cohorts are secret.
 """
 
 import json
@@ -21,7 +21,7 @@ from common.config import RunConfig
 from server_app.optimizer import ServerOptimizer
 from server_app.run_state import Best, RunState
 
-_LATEST, _KEY, _TENSORS, _STATE = "latest", "sampling.key", "tensors.safetensors", "state.json"
+_LATEST, _ENDED, _TENSORS, _STATE = "latest", "ended", "tensors.safetensors", "state.json"
 _CODEC = "codec."
 _BEST = "best"
 
@@ -63,7 +63,6 @@ def save_checkpoint(folder: Path, state: RunState, progress: Progress) -> None:
     }
     _write_durably(target / _STATE, json.dumps(payload))
     _sync(target / _TENSORS)
-    save_sampling_key(folder, state.sampling_key)
     _write_durably(folder / f"{_LATEST}.new", target.name)
     (folder / f"{_LATEST}.new").replace(folder / _LATEST)
     for old in folder.glob("round-*"):
@@ -78,11 +77,8 @@ def load_checkpoint(folder: Path, config: RunConfig, layout: Layout) -> tuple[Ru
         raise CheckpointError(f'resume = "{folder.parent}": it stopped before its first checkpoint; start it anew')
     source = folder / pointer.read_text().strip()
     payload: dict[str, Any] = json.loads((source / _STATE).read_text())
-    if not (folder / _KEY).exists():
-        raise CheckpointError(
-            f'resume = "{folder.parent}": this run has ended, and the secret key of its cohorts was deleted with it; '
-            "start a new run"
-        )
+    if has_ended(folder):
+        raise CheckpointError(f'resume = "{folder.parent}": this run has ended; start a new run')
     tensors = load_file(source / _TENSORS)
     if tensors["adapter"].shape != (layout.size,):
         raise CheckpointError(
@@ -93,7 +89,6 @@ def load_checkpoint(folder: Path, config: RunConfig, layout: Layout) -> tuple[Ru
     optimizer.restore({name: value for name, value in tensors.items() if not name.startswith(_CODEC)})
     state = RunState(
         optimizer=optimizer,
-        sampling_key=(folder / _KEY).read_bytes(),
         codec=_load_codec(payload["codec"], tensors, layout),
         round=payload["round"],
         failed_in_a_row=payload["failed-in-a-row"],
@@ -105,19 +100,15 @@ def load_checkpoint(folder: Path, config: RunConfig, layout: Layout) -> tuple[Ru
     return state, Progress(payload["elapsed"], payload["ledger-head"], payload["clients"])
 
 
-def save_sampling_key(folder: Path, key: bytes) -> None:
-    """Keep the cohort key where only the owner can read it."""
-    path = folder / _KEY
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600)
-        path.write_bytes(key)
-        _sync(path)
+def mark_ended(folder: Path) -> None:
+    """The run has its results: it is not to be continued, however its last checkpoint looks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_durably(folder / _ENDED, "")
 
 
-def forget_sampling_key(folder: Path) -> None:
-    """Delete the cohort key: the run has ended."""
-    (folder / _KEY).unlink(missing_ok=True)
+def has_ended(folder: Path) -> bool:
+    """Whether ``mark_ended`` was called for this ``checkpoint`` directory."""
+    return (folder / _ENDED).exists()
 
 
 def _load_codec(described: dict[str, Any], tensors: dict[str, Tensor], layout: Layout) -> Codec:

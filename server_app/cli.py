@@ -209,10 +209,10 @@ def _check(config: RunConfig, clients: int) -> None:
 
 
 def _why_not_resumable(folder: Path) -> str:
-    """Why the run in ``folder`` cannot be continued, or ``""``: its secret key is deleted when it ends."""
+    """Why the run in ``folder`` cannot be continued, or ``""``."""
     if not (folder / "checkpoint" / "latest").exists():
         return "it stopped before its first checkpoint"
-    return "" if (folder / "checkpoint" / "sampling.key").exists() else "this run has ended"
+    return "this run has ended" if (folder / "checkpoint" / "ended").exists() else ""
 
 
 def _check_is_there(name: str) -> None:

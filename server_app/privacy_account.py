@@ -123,10 +123,10 @@ class PrivacyAccount:
         return compare_with_prv(self.plan, self._ledger.charges, epsilon)
 
     def draw_number(self, round_index: int) -> int:
-        """Which draw of a cohort a round is, for ``poisson_sample``: the number of charges, its own included.
+        """Which draw of a cohort a round is: the number of charges, its own included. Only seeded draws depend on it.
 
-        A round that is asked again after a crash was charged again as an independent draw, so it must be one. Without
-        noise nothing is charged for, and the same cohort is asked again.
+        A round that is asked again after a crash was charged again as an independent draw, so it must be one under the
+        insecure test seed, too. Without noise nothing is charged for, and the same cohort is asked again.
         """
         return self.rounds_charged if self.plan.round.noise_multiplier else round_index
 

@@ -114,7 +114,7 @@ def describe_privacy(config: RunConfig, account: PrivacyAccount) -> dict[str, An
         "against": _outsiders(privacy.trust),
         "accountant": "dp_accounting PLD, pessimistic grid 1e-4, over every charge in ledger.jsonl",
         "cross_check": account.cross_check(epsilon),
-        "assumes": "cohorts stay secret (they are drawn with a key that is deleted when the run ends)",
+        "assumes": "cohorts stay secret (nothing is kept that could draw one again; server logs name who was asked)",
         **shared,
     }
     server = {

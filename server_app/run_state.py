@@ -20,7 +20,6 @@ class RunState:
     """Everything that changes from round to round, and hence all that a checkpoint must hold."""
 
     optimizer: ServerOptimizer
-    sampling_key: bytes
     codec: Codec | None = None
     round: int = 0
     failed_in_a_row: int = 0

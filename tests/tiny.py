@@ -18,7 +18,6 @@ from common.demo.facts import PRIVATE_PROMPT
 from common.demo.tasks import evaluation_examples, training_examples
 from common.models import AdaptedModel
 from common.privacy.ledger import Ledger
-from common.privacy.sampling import key_from_seed
 from server_app.in_process import InProcessGrid
 from server_app.optimizer import ServerOptimizer
 from server_app.run import open_account, plan_run, run_federation
@@ -97,9 +96,7 @@ def tiny_strategy(
     """A strategy without a results folder; its ledger is ``folder/ledger.jsonl``, its rounds are in ``rounds``."""
     clients = config.federation.num_clients
     account = open_account(config, adapted, plan_run(config, adapted, clients), Ledger(folder / "ledger.jsonl"))
-    state = RunState(
-        ServerOptimizer(config.server, adapted.initial.clone()), key_from_seed(config.seed), base_loss=math.inf
-    )
+    state = RunState(ServerOptimizer(config.server, adapted.initial.clone()), base_loss=math.inf)
     rounds: list[Any] = []
     hooks = Hooks(evaluate, lambda _: None, lambda _, summary, __: rounds.append(summary))
     nodes = list(range(1, clients + 1))

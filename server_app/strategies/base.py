@@ -22,7 +22,7 @@ from common.config import RunConfig
 from common.models import AdaptedModel
 from common.privacy.mechanism import combine
 from common.privacy.noise import RandomSource
-from common.privacy.sampling import poisson_sample
+from common.privacy.sampling import poisson_sample, seeded_coins
 from common.quantize import QuantisedAdapter
 from common.wire import TRAIN, Task, pack_instruction
 from server_app.control import controlled_code, controlled_gradient
@@ -219,11 +219,14 @@ class FederatedAdapter(Strategy):
         print(f"{type(self).__name__}: {self.layout.size:,} adapter values, {len(self.nodes)} clients")
 
     def draw_cohort(self, draw: int, rate: float, limit: int) -> list[int]:
-        """The clients of draw number ``draw`` (0 is stage 1), by independent coin flips with the run's secret key.
+        """The clients of draw number ``draw`` (0 is stage 1), by independent coin flips of the operating system.
 
+        Only without privacy, or under the insecure test seed, can a draw be repeated: its number and ``seed`` make it.
         A cohort above ``limit``, the public number of noise shares, counts as empty; delta holds the probability.
         """
-        cohort = poisson_sample(self.nodes, rate, self.state.sampling_key, draw)
+        secret = bool(self.account.plan.round.noise_multiplier) and self.config.privacy.insecure_seed < 0
+        coins = RandomSource.system() if secret else seeded_coins(self.config.seed, draw)
+        cohort = poisson_sample(self.nodes, rate, coins)
         return cohort if len(cohort) <= limit else []
 
     def ask(self, grid: Grid, messages: list[Message], timeout: float) -> list[Message]:

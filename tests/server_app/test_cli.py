@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from common.config import RunConfig
 from server_app import cli
-from server_app.checkpoints import forget_sampling_key, save_sampling_key
+from server_app.checkpoints import mark_ended
 from tests.layouts import write_model
 
 runner = CliRunner()
@@ -230,7 +230,7 @@ def test_a_malformed_preset_is_one_clear_line(tmp_path: Path, content: bytes) ->
 def interrupted_run(folder: Path) -> Path:
     """A results folder with the files that a resume looks for first."""
     run = folder / "results" / "mine"
-    save_sampling_key(run / "checkpoint", b"secret")
+    (run / "checkpoint").mkdir(parents=True)
     (run / "checkpoint" / "latest").write_text("round-000003")
     (run / "config.toml").write_text('seed = 77\n[output]\ndir = "elsewhere"\n')
     return run
@@ -270,7 +270,7 @@ def test_a_preset_may_say_what_to_resume(tmp_path: Path, launched: list[RunConfi
 @pytest.mark.usefixtures("_no_launch")
 def test_a_run_that_has_ended_cannot_be_resumed(tmp_path: Path) -> None:
     run = interrupted_run(tmp_path)
-    forget_sampling_key(run / "checkpoint")
+    mark_ended(run / "checkpoint")
     result = runner.invoke(cli.app, ["run", "--resume", str(run)])
     assert result.exit_code == 1
     assert result.output.startswith(f'error: resume = "{run}": this run has ended; start a new run')
@@ -280,7 +280,7 @@ def test_an_interrupt_after_the_end_does_not_offer_to_continue(tmp_path: Path, m
     run = interrupted_run(tmp_path)
 
     def finish(*_: Any) -> None:
-        forget_sampling_key(run / "checkpoint")
+        mark_ended(run / "checkpoint")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "launch", finish)
