@@ -15,6 +15,7 @@ from common.config import ConfigError, RunConfig, Scalar
 from common.privacy.accounting import Charge, RunningAccountant, epsilon
 from common.privacy.mechanism import SLACK_EPSILON, Trust, message_charge
 from server_app.privacy_account import (
+    assumptions,
     compare_with_prv,
     cross_check_sentence,
     epsilon_of_messages,
@@ -22,6 +23,7 @@ from server_app.privacy_account import (
 )
 from server_app.privacy_plan import (
     PrivacyPlan,
+    colluders_counted,
     make_plan,
     noise_against,
     provable,
@@ -75,7 +77,7 @@ class Question:
     trust: Trust = "distributed"
     accountant: Accountant = "pld"
     code_values: int = 256
-    colluders: int = 0
+    colluders: int = 1
     check: bool = True
 
     @property
@@ -258,7 +260,8 @@ def _messages(question: Question, config: RunConfig, plan: PrivacyPlan) -> tuple
     if not plan.statistics:
         return (rounds,)
     shares = plan.statistics_shares
-    noise = noise_against(question.colluders, plan.statistics.noise_multiplier, shares)
+    counted = colluders_counted(config.privacy, plan.clients)
+    noise = noise_against(counted, plan.statistics.noise_multiplier, shares)
     first = message_charge(stage_two_terms(config.privacy, question.code_values, noise, shares))
     return rounds, first.noise_multiplier
 
@@ -303,7 +306,8 @@ def _spread(count: int, points: int) -> list[int]:
 def _model_figure(budget: Budget) -> str:
     plan, name = budget.plan, budget.question.accountant
     reason = why_infinite(plan.reason, plan.epsilon)
-    guarantee = f"{show(plan.epsilon)} by PLD{f' ({reason})' if reason else ''}"
+    assumed = assumptions(plan, _config(budget.question).privacy)
+    guarantee = f"{show(plan.epsilon)} by PLD ({reason or assumed})"
     if name == "pld":
         return guarantee
     return f"{show(budget.epsilon)} by {name.upper()}: comparison, not a guarantee (that is {guarantee})"
@@ -318,9 +322,8 @@ def _server_terms(budget: Budget) -> str:
 
 def _sampling(budget: Budget) -> str:
     asked, charged = budget.question.sampling_rate, budget.plan.round.sampling_rate
-    colluders = f", {budget.question.colluders:,} of them colluding" if budget.question.colluders else ""
     amplified = "" if asked == charged else f", charged as {charged:g} (no amplification)"
-    return f"sampling rate {asked:g}{amplified}{colluders}"
+    return f"sampling rate {asked:g}{amplified}"
 
 
 def _number(value: float) -> float | str:

@@ -95,8 +95,8 @@ def budget(
         "distributed"
     ),
     colluders: Annotated[
-        int, typer.Option(help="distributed: clients that pool their noise shares; the others add more", min=0)
-    ] = 0,
+        int, typer.Option(help="distributed: clients that subtract their own noise shares; the others add more", min=0)
+    ] = 1,
     code_values: Annotated[
         int, typer.Option(help="size of a code; moves only the delta that is set aside", min=1)
     ] = 256,
@@ -286,7 +286,8 @@ def _summarise(folder: Path, seconds: float) -> None:
         lines.append(f"  held-out loss                {base['loss']:.3f} -> {final['loss']:.3f}")
     unclaimed = f" (nothing is claimed: {server['not_claimed_because']})" if server["not_claimed_because"] else ""
     lines += [
-        f"  epsilon, released model      {show(released['epsilon'])} at delta {released['delta']:g}, end to end",
+        f"  epsilon, released model      {show(released['epsilon'])} at delta {released['delta']:g}, end to end; "
+        f"assumes: {released['assumes']}",
         f"  epsilon, client v. server    {show(server['epsilon'])}{unclaimed}",
         f"  up per client and round      {kilobytes(wire['bytes_up_per_client_round'])}, plain LoRA "
         f"{kilobytes(wire['bytes_up_per_client_round_plain_lora'])} "

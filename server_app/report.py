@@ -12,8 +12,8 @@ from common.wire import pack_release, serialised_bytes
 from server_app.control import control_warning
 from server_app.plots import draw_plots
 from server_app.printed_report import describe_printed, printed_sentences
-from server_app.privacy_account import PrivacyAccount, cross_check_sentence
-from server_app.privacy_plan import PrivacyPlan, round_terms, why_infinite, why_infinite_to_server
+from server_app.privacy_account import PrivacyAccount, assumptions, cross_check_sentence
+from server_app.privacy_plan import PrivacyPlan, colluders_counted, round_terms, why_infinite, why_infinite_to_server
 from server_app.run_folder import RunFolder
 from server_app.run_state import VALIDATION_LOSS
 from server_app.strategies.base import FederatedAdapter
@@ -114,7 +114,7 @@ def describe_privacy(config: RunConfig, account: PrivacyAccount) -> dict[str, An
         "against": _outsiders(privacy.trust),
         "accountant": "dp_accounting PLD, pessimistic grid 1e-4, over every charge in ledger.jsonl",
         "cross_check": account.cross_check(epsilon),
-        "assumes": "cohorts stay secret (nothing is kept that could draw one again; server logs name who was asked)",
+        "assumes": assumptions(plan, privacy),
         **shared,
     }
     server = {
@@ -126,7 +126,7 @@ def describe_privacy(config: RunConfig, account: PrivacyAccount) -> dict[str, An
         "more than any is expected to be",
         "against": "the server, which sees each message by itself (no secure aggregation, no amplification)",
         "accountant": "exact Gaussian composition: mu^2 = sum over its messages of 1/z^2",
-        "assumes": "inf means: no protection is claimed, the server is trusted with the messages",
+        "assumes": "nothing of other clients; cohorts need not be secret",
         **shared,
     }
     return {
@@ -136,6 +136,7 @@ def describe_privacy(config: RunConfig, account: PrivacyAccount) -> dict[str, An
         "noise_source": _noise_source(plan, privacy.insecure_seed),
         "insecure_noise": privacy.insecure_seed >= 0,
         "trust": privacy.trust,
+        "colluders": colluders_counted(privacy, plan.clients),
         "clip_norm": privacy.clip_norm,
         "clipping": privacy.clipping,
         "sampling_rate": privacy.sampling_rate,
@@ -270,6 +271,7 @@ def _guarantee(figure: dict[str, Any]) -> str:
         because = figure.get("not_claimed_because")
         return f"- **ε = inf** (nothing is claimed{f': {because}' if because else ''}) {what}."
     return (
-        f"- **ε = {show(figure['epsilon'])}** at δ = {figure['delta']:g}, {what}. Unit: {figure['unit']}. "
+        f"- **ε = {show(figure['epsilon'])}** at δ = {figure['delta']:g} (assumes: "
+        f"{figure['assumes']}), {what}. Unit: {figure['unit']}. "
         f"Adjacency: {figure['adjacency']}. Accountant: {figure['accountant']}."
     )

@@ -13,6 +13,7 @@ from common.config import ConfigError, RunConfig
 from common.positions import check_length
 from common.wire import Task, pack_instruction, pack_release, serialised_bytes
 from server_app.memory import Memory, estimate, weight_bytes
+from server_app.privacy_account import assumptions
 from server_app.privacy_plan import PrivacyPlan, round_terms, why_infinite
 from server_app.run import code_size, plan_run
 from server_app.strategies import STRATEGIES
@@ -153,7 +154,8 @@ def to_text(config: RunConfig) -> str:
         f"  clients                     {plan.clients:,}, expected cohort {plan.expected_cohort:g}, "
         f"{plan.rounds} rounds of {_work(config)}",
         f"  noise multiplier            {plan.round.noise_multiplier:.4f} (stage 2){stage_one}",
-        f"  epsilon, released model     {show(plan.epsilon)} at delta {plan.delta:g}{f' ({reason})' if reason else ''}",
+        f"  epsilon, released model     {show(plan.epsilon)} at delta {plan.delta:g} "
+        f"({reason or assumptions(plan, config.privacy)})",
         *_noise_line(sizes),
         "  a simulation on             clients at a time   options of dr-encoder run             deployed, one a card",
         *(f"    {_placement(placement)}" for placement in sizes.placements),
@@ -174,7 +176,8 @@ def _noise_line(sizes: Sizes) -> list[str]:
 def _noise_over_signal(sizes: Sizes) -> float:
     """Norm of the noise in the mean code, z C √k / K, over the largest norm that the mean code can have, C."""
     plan = sizes.privacy
-    return plan.round.noise_multiplier * math.sqrt(sizes.code_values) / plan.expected_cohort
+    noise = round_terms(sizes.config.privacy, plan, sizes.code_values).noise_multiplier  # more than z with colluders
+    return noise * math.sqrt(sizes.code_values) / plan.expected_cohort
 
 
 def _placement(placement: Placement) -> str:

@@ -101,7 +101,7 @@ class Launched:
         (folder / "report.json").write_text(json.dumps(REPORT))
 
 
-FIGURE = {"epsilon": 1.2341, "delta": 1e-5}
+FIGURE = {"epsilon": 1.2341, "delta": 1e-5, "assumes": "at most 1 client colludes, cohorts stay secret"}
 REPORT: dict[str, Any] = {
     "run": {"control": "codes-zeroed"},
     "strategy": {},
