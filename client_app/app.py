@@ -10,13 +10,13 @@ from torch import Tensor
 
 from client_app.guard import guarded, or_nothing
 from client_app.local_update import gradient_stream, local_update
-from client_app.release import release_gradient
+from client_app.release import release_gradient, release_nothing
 from client_app.site import Site, encoder_for
 from client_app.statistics import gradient_statistics
 from common.codecs.statistics import NonFiniteStatistics
 from common.privacy.mechanism import release
 from common.scale_code import ScaleCode
-from common.wire import WireError, pack_release, received_adapter, unpack_instruction
+from common.wire import Task, WireError, pack_release, received_adapter, unpack_instruction
 
 app = ClientApp()
 
@@ -33,6 +33,8 @@ def statistics(message: Message, context: Context) -> Message:
     if not task.raw and task.terms.size != ScaleCode.of(layout, settings).size:
         raise WireError(f"release terms say {task.terms.size} values; these statistics have another number")
     site.charge(task, context)
+    if not task.sampled:
+        return _cover(message, task, site)
     train = site.config.train.model_copy(
         update={"local_steps": settings.steps, "local_epochs": 0, "learning_rate": settings.learning_rate}
     )
@@ -68,6 +70,8 @@ def gradients(message: Message, context: Context) -> Message:
     if size != task.terms.size:
         raise WireError(f"the gradients have {size} values, the release terms say {task.terms.size}")
     site.charge(task, context)
+    if not task.sampled:
+        return _cover(message, task, site)
     train = site.config.train.model_copy(
         update={
             "local_steps": settings.gradients_per_client,
@@ -102,9 +106,16 @@ def train(message: Message, context: Context) -> Message:
     adapter = received_adapter(sent, site.adapted.layout)
     encoder = encoder_for(spec, site, task.terms.size)
     site.charge(task, context)  # the last that may refuse: from here on the answer is a release
+    if not task.sampled:
+        return _cover(message, task, site)
     gradient = or_nothing(lambda: gradient_of(site, adapter, task.round), site.adapted.layout.size, context)
     values = release_gradient(gradient, encoder, task.terms, site.noise_source(task.round))
     return Message(pack_release(values, task.round), reply_to=message)
+
+
+def _cover(message: Message, task: Task, site: Site) -> Message:
+    """The answer of a client that is not in the cohort, of the length that a member's has."""
+    return Message(pack_release(release_nothing(task, site.noise_source(task.round)), task.round), reply_to=message)
 
 
 def gradient_of(site: Site, adapter: Tensor, round_index: int) -> Tensor:

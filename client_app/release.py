@@ -16,6 +16,13 @@ from common.codecs.base import Encoder
 from common.privacy.clipping import SMALLEST_BOUND, clip_parts
 from common.privacy.mechanism import ReleaseTerms, release
 from common.privacy.noise import RandomSource
+from common.wire import Task
+
+
+def release_nothing(task: Task, source: RandomSource) -> np.ndarray:
+    """What a client outside the cohort answers (cover traffic): the zero code with its noise; in the clear, zeros."""
+    zeros = torch.zeros(task.terms.size)
+    return zeros.numpy() if task.raw else release(zeros, task.terms, source)
 
 
 def release_gradient(gradient: Tensor, encoder: Encoder, terms: ReleaseTerms, source: RandomSource) -> np.ndarray:

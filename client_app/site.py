@@ -88,9 +88,12 @@ class Site:
         self.policy.check(task.terms, raw=task.raw)
 
     def charge(self, task: Task, context: Context) -> None:
-        """Charge the release to the site's ledger before it is made; ``PolicyRefusal`` when the ledger has no room."""
+        """Charge the release to the site's ledger before it is made; ``PolicyRefusal`` when the ledger has no room.
+
+        A client that is not in the cohort is refused as a member would be, but releases nothing and is not charged.
+        """
         bare = task.raw or self.config.privacy.insecure_seed >= 0
-        charge_release(context.state, self.policy, task.terms, bare=bare)
+        charge_release(context.state, self.policy, task.terms, bare=bare, spend=task.sampled)
 
     def seed(self, round_index: int) -> int:
         """Seed of this client's batches and dropout in a round."""

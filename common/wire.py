@@ -36,12 +36,17 @@ class WireError(ValueError):
 
 @dataclass(frozen=True)
 class Task:
-    """What one instruction asks: which round, under which release terms, with which app code."""
+    """What one instruction asks: which round, under which release terms, with which app code.
+
+    ``sampled``: whether the client is in the cohort. One that is not answers cover traffic: the zero code with its
+    noise, of equal length, without touching its data.
+    """
 
     round: int
     terms: ReleaseTerms
     code_digest: str
     raw: bool = False
+    sampled: bool = True
 
 
 def pack_instruction(adapter: Tensor | QuantisedAdapter, encoder: EncoderSpec, task: Task) -> RecordDict:
@@ -52,6 +57,7 @@ def pack_instruction(adapter: Tensor | QuantisedAdapter, encoder: EncoderSpec, t
         "round": task.round,
         "code-digest": task.code_digest,
         "raw": task.raw,
+        "sampled": task.sampled,
         "size": terms.size,
         "clip-norm": terms.clip_norm,
         "noise-multiplier": terms.noise_multiplier,
@@ -76,6 +82,15 @@ def pack_encoder(encoder: EncoderSpec) -> RecordDict:
     return RecordDict({ENCODER: ConfigRecord(cast("Any", fields)), f"{ENCODER}-arrays": ArrayRecord(arrays)})
 
 
+def as_cover(instruction: RecordDict) -> RecordDict:
+    """The same instruction for a client that is not in the cohort; it shares all records but the task.
+
+    Equally long when it is serialised, since Flower writes a false value as it writes a true one.
+    """
+    task = ConfigRecord({**_config(instruction, TASK), "sampled": False})
+    return RecordDict({name: task if name == TASK else record for name, record in instruction.items()})
+
+
 def unpack_instruction(content: RecordDict) -> tuple[Tensor | QuantisedAdapter, EncoderSpec, Task]:
     """The inverse of ``pack_instruction``; anything malformed raises ``WireError``."""
     header = _config(content, TASK)
@@ -97,7 +112,8 @@ def unpack_instruction(content: RecordDict) -> tuple[Tensor | QuantisedAdapter, 
             normalize=bool(header["normalize"]),
             per_tensor=bool(header["per-tensor"]),
         )
-        return adapter, spec, Task(int(header["round"]), terms, str(header["code-digest"]), bool(header["raw"]))
+        round_index, digest = int(header["round"]), str(header["code-digest"])
+        return adapter, spec, Task(round_index, terms, digest, bool(header["raw"]), bool(header["sampled"]))
     except (KeyError, TypeError, ValueError) as error:
         raise WireError(f"instruction is malformed: {error!r}") from error
 

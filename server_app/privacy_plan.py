@@ -220,6 +220,11 @@ def _unit_charge(privacy: PrivacyConfig, rate: float, label: str) -> Charge:
     return outsider_charge(stage_two_terms(privacy, 1, 1.0, 1), rate, label)
 
 
+def clients_asked(config: RunConfig, plan: PrivacyPlan) -> float:
+    """Clients that a round is expected to ask: p M, or with cover traffic all M."""
+    return float(plan.clients) if config.federation.cover else plan.expected_cohort
+
+
 def colluders_counted(privacy: PrivacyConfig, clients: int) -> int:
     """How many clients' own noise shares are taken to be known to who looks at the model.
 

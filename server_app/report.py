@@ -13,7 +13,14 @@ from server_app.control import control_warning
 from server_app.plots import draw_plots
 from server_app.printed_report import describe_printed, printed_sentences
 from server_app.privacy_account import PrivacyAccount, assumptions, cross_check_sentence
-from server_app.privacy_plan import PrivacyPlan, colluders_counted, round_terms, why_infinite, why_infinite_to_server
+from server_app.privacy_plan import (
+    PrivacyPlan,
+    clients_asked,
+    colluders_counted,
+    round_terms,
+    why_infinite,
+    why_infinite_to_server,
+)
 from server_app.run_folder import RunFolder
 from server_app.run_state import VALIDATION_LOSS
 from server_app.strategies.base import FederatedAdapter
@@ -165,10 +172,10 @@ def _outsiders(trust: str) -> str:
 
 
 def _communication(rows: list[dict[str, Any]], strategy: FederatedAdapter) -> dict[str, Any]:
-    answered = next((row for row in rows if row.get("replies")), None)
-    up = answered["bytes_up"] / answered["replies"] if answered else math.nan
-    down = answered["bytes_down"] / answered["cohort"] if answered else math.nan
-    asked = strategy.account.plan.expected_cohort * strategy.state.round
+    answered = next((row for row in rows if row.get("answered")), None)
+    up = answered["bytes_up"] / answered["answered"] if answered else math.nan
+    down = answered["bytes_down"] / answered["asked"] if answered else math.nan
+    asked = clients_asked(strategy.config, strategy.account.plan) * strategy.state.round
     whole = round_terms(strategy.config.privacy, strategy.account.plan, strategy.layout.size)
     lora = serialised_bytes(pack_release(np.zeros(whole.size, dtype=whole.dtype), strategy.state.round))
     return {
@@ -178,6 +185,7 @@ def _communication(rows: list[dict[str, Any]], strategy: FederatedAdapter) -> di
         "bytes_up_per_client_round_plain_lora": lora,
         "times_smaller_than_plain_lora": lora / up,
         "bytes_down_per_client_round": down,
+        "cover": strategy.config.federation.cover,
         "bytes_up_expected": up * asked,
         "bytes_down_expected": down * asked,
     }
@@ -222,12 +230,17 @@ def markdown(report: dict[str, Any]) -> str:
         f"- up, per client and round: {wire['bytes_up_per_client_round']:,.0f} B; plain LoRA under the same terms: "
         f"{wire['bytes_up_per_client_round_plain_lora']:,} B ({wire['times_smaller_than_plain_lora']:.1f} times more)",
         f"- down, per client and round: {wire['bytes_down_per_client_round']:,.0f} B",
-        f"- up in all, expected: {wire['bytes_up_expected']:,.0f} B (the realised total would tell the cohorts' sizes)",
+        f"- up in all, expected: {wire['bytes_up_expected']:,.0f} B ({_of_whom(wire['cover'])})",
         "",
         "![bytes](bytes.png)",
         "",
     ]
     return "\n".join(lines)
+
+
+def _of_whom(cover: bool) -> str:
+    asked = "cover traffic included: every client is asked in every round"
+    return asked if cover else "the realised total would tell the cohorts' sizes"
 
 
 def _terms(privacy: dict[str, Any]) -> str:

@@ -48,6 +48,8 @@ class RoundSummary:
     shortage: str
     failures: int
     failure: str
+    asked: int  # clients that were sent an instruction: the cohort, or with cover traffic everybody
+    answered: int  # clients whose reply is counted in bytes_up
     bytes_up: int
     bytes_down: int
     seconds: float

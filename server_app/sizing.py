@@ -14,7 +14,7 @@ from common.positions import check_length
 from common.wire import Task, pack_instruction, pack_release, serialised_bytes
 from server_app.memory import Memory, estimate, weight_bytes
 from server_app.privacy_account import assumptions
-from server_app.privacy_plan import PrivacyPlan, round_terms, why_infinite
+from server_app.privacy_plan import PrivacyPlan, clients_asked, round_terms, why_infinite
 from server_app.run import code_size, plan_run
 from server_app.strategies import STRATEGIES
 from server_app.terminal import show
@@ -117,6 +117,9 @@ def to_json(config: RunConfig) -> str:
         "memory_per_client": {**asdict(memory), "total": memory.total},
         "clients": plan.clients,
         "expected_cohort": plan.expected_cohort,
+        "clients_asked_per_round": clients_asked(config, plan),
+        "bytes_up_per_round": round(sizes.bytes_up * clients_asked(config, plan)),
+        "bytes_down_per_round": round(sizes.bytes_down * clients_asked(config, plan)),
         "rounds": plan.rounds,
         "noise_multiplier": plan.round.noise_multiplier,
         "statistics_noise_multiplier": plan.statistics.noise_multiplier if plan.statistics else None,
@@ -144,6 +147,7 @@ def to_text(config: RunConfig) -> str:
         f"  code                        {sizes.code_values:,} values of {sizes.code_dtype}",
         f"  up per client and round     {_size(sizes.bytes_up)}{_saving(sizes)}",
         f"  down per client and round   {_size(sizes.bytes_down)}",
+        *_cover_line(sizes),
         f"  memory of one client        {_size(memory.total)} in a step of {config.train.batch_size} x "
         f"{config.data.max_length} tokens, {kept}; an estimate",
         f"    weights                   {_size(memory.weights)} ({_weights(config)})",
@@ -161,6 +165,14 @@ def to_text(config: RunConfig) -> str:
         *(f"    {_placement(placement)}" for placement in sizes.placements),
     ]
     return "\n".join(lines)
+
+
+def _cover_line(sizes: Sizes) -> list[str]:
+    if not sizes.config.federation.cover:
+        return []
+    asked = round(clients_asked(sizes.config, sizes.privacy))
+    up, down = _size(asked * sizes.bytes_up), _size(asked * sizes.bytes_down)
+    return [f"  with cover traffic          {up} up and {down} down in a round: all {asked:,} clients are asked"]
 
 
 def _saving(sizes: Sizes) -> str:

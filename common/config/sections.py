@@ -42,6 +42,11 @@ class FederationConfig(Section):
     round_timeout: PositiveFloat = Field(600.0, description="seconds to wait for a round's replies")
     min_reply_rate: Rate = Field(0.5, description="share of the cohort that must reply, or the round counts as failed")
     max_failed_rounds: PositiveInt = Field(3, description="failed rounds in a row after which the run stops")
+    cover: bool = Field(
+        False,
+        description="cover traffic: every client is asked in every round and answers at equal length, so that the "
+        "network does not see who is in the cohort",
+    )
 
 
 class ModelConfig(Section):

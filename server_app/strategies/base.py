@@ -66,7 +66,7 @@ class FederatedAdapter(Strategy):
         self.hooks = hooks
         self.stop_reason = ""
         self._question: Question | None = None
-        self._replies = Replies({}, {}, 0)
+        self._replies = Replies({}, {}, 0, 0)
         self._shortage = ""
 
     @classmethod
@@ -124,7 +124,7 @@ class FederatedAdapter(Strategy):
             started = time.monotonic()
             self.account.charge_round(server_round)  # first the charge, then anything that could be seen
             messages = self.configure_train(server_round, arrays, train_config or ConfigRecord(), grid)
-            log_event("round_started", round=server_round, cohort=len(messages))
+            log_event("round_started", round=server_round, cohort=len(self._open_question(server_round).cohort))
             replies = self.ask(grid, messages, timeout)
             new_arrays, _ = self.aggregate_train(server_round, replies)
             arrays = new_arrays or arrays
@@ -146,8 +146,8 @@ class FederatedAdapter(Strategy):
         terms = round_terms(self.config.privacy, plan, codec.size)
         draw = self.account.draw_number(server_round)
         cohort = self.draw_cohort(draw, self.config.privacy.sampling_rate, plan.shares)
-        self._question = Question(server_round, terms, cohort)
-        if not cohort:
+        self._question = Question(server_round, terms, cohort, covered=self.covered(cohort))
+        if not self._question.asked:
             return []
         task = Task(server_round, terms, app_digest())
         content = pack_instruction(self.broadcast(server_round, unpack_adapter(arrays)), codec.spec(), task)
@@ -229,6 +229,11 @@ class FederatedAdapter(Strategy):
         cohort = poisson_sample(self.nodes, rate, coins)
         return cohort if len(cohort) <= limit else []
 
+    def covered(self, cohort: Sequence[int]) -> list[int]:
+        """The clients outside ``cohort`` that are asked too: with ``federation.cover`` being asked tells nothing."""
+        members = set(cohort)
+        return [node for node in self.nodes if node not in members] if self.config.federation.cover else []
+
     def ask(self, grid: Grid, messages: list[Message], timeout: float) -> list[Message]:
         """Send instructions, at most ``federation.max-in-flight`` outstanding at a time, and gather the replies."""
         return exchange(grid, messages, timeout, self.config.federation.max_in_flight)
@@ -296,6 +301,8 @@ class FederatedAdapter(Strategy):
             shortage=self._shortage,
             failures=len(self._replies.failures) if question.messages else 0,
             failure=self._replies.commonest_failure if question.messages else "",
+            asked=len(question.messages),
+            answered=self._replies.answered,
             bytes_up=self._replies.bytes_up,
             bytes_down=question.bytes_down,
             seconds=time.monotonic() - started,
