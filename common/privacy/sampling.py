@@ -8,19 +8,27 @@ run's files tells no cohort, and a round that is asked again asks a cohort of it
 
 import hashlib
 from collections.abc import Sequence
+from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import binom
 
-from common.privacy.noise import RandomSource
+
+class Coins(Protocol):
+    """Independent uniform 64-bit words: ``noise.RandomSource``, the operating system's wherever privacy is claimed."""
+
+    def uint64(self, count: int) -> NDArray[np.uint64]:
+        """``count`` of them, shape ``[count]``."""
 
 
-def seeded_coins(seed: int, draw: int) -> RandomSource:
-    """Coins of draw number ``draw`` for tests and runs without privacy: who knows ``seed`` knows every cohort."""
+def insecure_cohort_seed(seed: int, draw: int) -> int:
+    """Seed of draw number ``draw`` in tests and runs without privacy: who knows ``seed`` knows every cohort."""
     digest = hashlib.blake2b(f"{seed}/{draw}".encode(), digest_size=16, person=b"insecure-cohort").digest()
-    return RandomSource.insecure(int.from_bytes(digest, "big"))
+    return int.from_bytes(digest, "big")
 
 
-def poisson_sample(ids: Sequence[int], rate: float, coins: RandomSource) -> list[int]:
+def poisson_sample(ids: Sequence[int], rate: float, coins: Coins) -> list[int]:
     """Select ids, each with probability ``rate``, independently of one another, order kept; the cohort may be empty.
 
     A client is selected iff its own 64-bit word of ``coins`` lies below ``rate·2^64``. Raises ``ValueError`` for a

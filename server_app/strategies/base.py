@@ -22,7 +22,7 @@ from common.config import RunConfig
 from common.models import AdaptedModel
 from common.privacy.mechanism import combine
 from common.privacy.noise import RandomSource
-from common.privacy.sampling import poisson_sample, seeded_coins
+from common.privacy.sampling import insecure_cohort_seed, poisson_sample
 from common.quantize import QuantisedAdapter
 from common.wire import TRAIN, Task, pack_instruction
 from server_app.control import controlled_code, controlled_gradient
@@ -225,7 +225,7 @@ class FederatedAdapter(Strategy):
         A cohort above ``limit``, the public number of noise shares, counts as empty; delta holds the probability.
         """
         secret = bool(self.account.plan.round.noise_multiplier) and self.config.privacy.insecure_seed < 0
-        coins = RandomSource.system() if secret else seeded_coins(self.config.seed, draw)
+        coins = RandomSource.system() if secret else RandomSource.insecure(insecure_cohort_seed(self.config.seed, draw))
         cohort = poisson_sample(self.nodes, rate, coins)
         return cohort if len(cohort) <= limit else []
 

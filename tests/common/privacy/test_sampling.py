@@ -6,10 +6,14 @@ import pytest
 from scipy import stats
 
 from common.privacy.noise import RandomSource
-from common.privacy.sampling import binomial_limit, poisson_sample, seeded_coins
+from common.privacy.sampling import binomial_limit, insecure_cohort_seed, poisson_sample
 from tests.false_alarms import beyond, statistical
 
 SEED = 4
+
+
+def seeded_coins(seed: int, draw: int) -> RandomSource:
+    return RandomSource.insecure(insecure_cohort_seed(seed, draw))
 
 
 @statistical(beyond(5, 2) + 1e-5, "seeded")
