@@ -92,19 +92,20 @@ class Site:
         """Charge the release before it is made; whether it may be made of private rows.
 
         A site with its own data never says that its ledger is full: the answer is then the zero code with its noise,
-        since "no" would tell one server what another has asked. A simulated client raises ``LimitReached``.
+        since "no" would tell one server what another has asked. A simulated client raises ``LimitReached``. A client
+        that is not in the cohort is refused as a member would be, but reads nothing and is not charged.
         """
         if not may_read_rows() and self.policy.ledger_path:
             return False  # charged already, by the attempt that died
         bare = task.raw or self.config.privacy.insecure_seed >= 0
         try:
-            charge_release(state, self.policy, task.terms, bare=bare)
+            charge_release(state, self.policy, task.terms, bare=bare, spend=task.sampled)
         except LimitReached as reached:
             if self.data is None:
                 raise
             _log.warning("%s; the release is of nothing but noise", reached)
             return False
-        return may_read_rows()
+        return may_read_rows() and task.sampled
 
     def examples(self, adapted: AdaptedModel, share: float) -> tuple[TokenisedExamples, TokenisedExamples]:
         """The private examples of stage 1 and those of the rounds: all in both, unless stage 1 keeps a ``share``."""

@@ -82,8 +82,13 @@ class SiteLedger:
         return value if value <= SLACK_EPSILON else math.inf
 
 
-def charge_release(state: RecordDict, policy: SitePolicy, terms: ReleaseTerms, *, bare: bool = False) -> None:
+def charge_release(
+    state: RecordDict, policy: SitePolicy, terms: ReleaseTerms, *, bare: bool = False, spend: bool = True
+) -> None:
     """Charge one message to the site's ledger; only when this has returned may it be made.
+
+    Without ``spend`` it is refused as it would be, but not charged: cover traffic holds nothing of the data, and is to
+    be answered or refused as if this client were in the cohort.
 
     The ledger is the file of ``ledger-path``, on disk when this returns, else a record in ``state``, which goes back to
     Flower with the reply. Without a limit none is kept. Raises ``PolicyRefusal`` and charges nothing when the message
@@ -95,11 +100,14 @@ def charge_release(state: RecordDict, policy: SitePolicy, terms: ReleaseTerms, *
     _check_alone(policy, terms, bare)
     if not policy.ledger_path:
         spent = SiteLedger() if state.get(RECORD) is None else SiteLedger.of(state[RECORD])
-        state[RECORD] = ConfigRecord(_charged(spent, policy, terms, bare).values())
+        after = _charged(spent, policy, terms, bare)
+        if spend:
+            state[RECORD] = ConfigRecord(after.values())
         return
     with _locked(policy.ledger_path) as file:
         after = _charged(_last(file), policy, terms, bare)
-        _append(file, json.dumps(after.values()))
+        if spend:
+            _append(file, json.dumps(after.values()))
 
 
 def create_ledger(path: Path) -> None:

@@ -42,7 +42,8 @@ class Task:
 
     A client knows stage 1 from here alone, whatever the strategy: ``steps`` local steps of size ``learning_rate`` (both
     0 in a round, which trains as the run's ``train`` section says), on the ``share`` of its examples that stage 1 has
-    to itself (0: every stage uses all of them).
+    to itself (0: every stage uses all of them). ``sampled``: whether the client is in the cohort. One that is not
+    answers cover traffic: the zero code with its noise, of equal length, without touching its data.
     """
 
     round: int
@@ -52,6 +53,7 @@ class Task:
     steps: int = 0
     learning_rate: float = 0.0
     share: float = 0.0
+    sampled: bool = True
 
     def __post_init__(self) -> None:
         if not (0 <= self.steps <= MOST_STEPS and 0 <= self.learning_rate < math.inf and 0 <= self.share < 1):
@@ -72,6 +74,7 @@ def pack_instruction(adapter: Tensor | QuantisedAdapter, encoder: EncoderSpec, t
         "steps": task.steps,
         "learning-rate": float(task.learning_rate),
         "share": float(task.share),
+        "sampled": task.sampled,
         "size": terms.size,
         "clip-norm": terms.clip_norm,
         "noise-multiplier": terms.noise_multiplier,
@@ -94,6 +97,15 @@ def pack_encoder(encoder: EncoderSpec) -> RecordDict:
     fields = {"kind": encoder.kind, "version": encoder.version, **encoder.fields}
     arrays = {f"array.{name}": Array(value.contiguous().numpy()) for name, value in encoder.arrays.items()}
     return RecordDict({ENCODER: ConfigRecord(cast("Any", fields)), f"{ENCODER}-arrays": ArrayRecord(arrays)})
+
+
+def as_cover(instruction: RecordDict) -> RecordDict:
+    """The same instruction for a client that is not in the cohort; it shares all records but the task.
+
+    Equally long when it is serialised, since Flower writes a false value as it writes a true one.
+    """
+    task = ConfigRecord({**_config(instruction, TASK), "sampled": False})
+    return RecordDict({name: task if name == TASK else record for name, record in instruction.items()})
 
 
 def unpack_instruction(content: RecordDict) -> tuple[Tensor | QuantisedAdapter, EncoderSpec, Task]:
@@ -125,6 +137,7 @@ def unpack_instruction(content: RecordDict) -> tuple[Tensor | QuantisedAdapter, 
             int(header["steps"]),
             float(header["learning-rate"]),
             float(header["share"]),
+            sampled=bool(header["sampled"]),
         )
         return adapter, spec, task
     except (KeyError, TypeError, ValueError, OverflowError) as error:

@@ -63,8 +63,10 @@ def statistics(values: Iterable[float]) -> dict[str, Any] | None:
 
 def trust_of(flat: Mapping[str, Scalar]) -> str:
     """The trust model that a row's ε holds in, for people."""
-    colluders = int(flat["privacy.colluders"])
-    return f"{flat['privacy.trust']}{f' (against {colluders} that collude)' if colluders else ''}"
+    trust, colluders = str(flat["privacy.trust"]), int(flat["privacy.colluders"])
+    if trust != "distributed" or not colluders:
+        return trust
+    return f"{trust}, against {count(colluders, 'colluding client')}"
 
 
 def _row(outcome: Outcome, trust: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from common.privacy.accounting import Charge, RunningAccountant, epsilon
 from common.privacy.mechanism import message_charge
 from server_app.budget_question import MAX_ROUNDS, Accountant, Question, as_options, config_of
 from server_app.privacy_account import (
+    assumptions,
     compare_with_prv,
     cross_check_sentence,
     epsilon_of_messages,
@@ -23,6 +24,7 @@ from server_app.privacy_account import (
 )
 from server_app.privacy_plan import (
     PrivacyPlan,
+    colluders_counted,
     make_plan,
     noise_against,
     provable,
@@ -165,7 +167,8 @@ def _messages(question: Question, config: RunConfig, plan: PrivacyPlan) -> tuple
     if not plan.statistics:
         return (rounds,)
     shares = plan.statistics_shares
-    noise = noise_against(question.colluders, plan.statistics.noise_multiplier, shares)
+    counted = colluders_counted(config.privacy, plan.clients)
+    noise = noise_against(counted, plan.statistics.noise_multiplier, shares)
     first = message_charge(stage_two_terms(config.privacy, question.code_values, noise, shares))
     return rounds, first.noise_multiplier
 
@@ -210,7 +213,8 @@ def _spread(count: int, points: int) -> list[int]:
 def _model_figure(budget: Budget) -> str:
     plan, name = budget.plan, budget.question.accountant
     reason = why_infinite(plan.reason, plan.epsilon)
-    guarantee = f"{show(plan.epsilon)} by PLD{f' ({reason})' if reason else ''}"
+    assumed = assumptions(plan, config_of(budget.question).privacy)
+    guarantee = f"{show(plan.epsilon)} by PLD ({reason or assumed})"
     if name == "pld":
         return guarantee
     return f"{show(budget.epsilon)} by {name.upper()}: comparison, not a guarantee (that is {guarantee})"
@@ -225,9 +229,8 @@ def _server_terms(budget: Budget) -> str:
 
 def _sampling(budget: Budget) -> str:
     asked, charged = budget.question.sampling_rate, budget.plan.round.sampling_rate
-    colluders = f", {budget.question.colluders:,} of them colluding" if budget.question.colluders else ""
     amplified = "" if asked == charged else f", charged as {charged:g} (no amplification)"
-    return f"sampling rate {asked:g}{amplified}{colluders}"
+    return f"sampling rate {asked:g}{amplified}"
 
 
 def _number(value: float) -> float | str:

@@ -34,7 +34,8 @@ class Question:
     ``delta``: ``None`` for 1/(10 M). ``statistics_share``: part of epsilon for stage 1; 0: no stage 1. Where the noise
     is given, stage 1 has twice that noise, as in a run. ``statistics_rate``: ``None`` for ``sampling_rate``.
     ``code_values``: of either stage; they move nothing but the part of delta that is set aside for discrete noise.
-    ``colluders``: clients that pool their noise shares; the others then add more. ``check``: ask PRV, for seconds.
+    ``colluders``: clients that subtract their own noise shares; the others then add more. ``check``: ask PRV, which
+    takes seconds.
     """
 
     clients: int
@@ -48,7 +49,7 @@ class Question:
     trust: Trust = "distributed"
     accountant: Accountant = "pld"
     code_values: int = 256
-    colluders: int = 0
+    colluders: int = 1
     check: bool = True
 
     @property

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-LATEST, KEY, TENSORS, STATE = "latest", "sampling.key", "tensors.safetensors", "state.json"
-"""Files of a ``checkpoint`` folder: what names the last one, the secret key, and what each one holds."""
+LATEST, ENDED, TENSORS, STATE = "latest", "ended", "tensors.safetensors", "state.json"
+"""Files of a ``checkpoint`` folder: what names the last one, the mark of a run that is over, what each one holds."""
 _NEEDED = (
     "round",
     "failed-in-a-row",
@@ -44,8 +44,6 @@ def _fault(folder: Path) -> str:
         return f"checkpoint/{LATEST} is damaged"
     if last == folder or not last.is_dir():
         return f'checkpoint/{LATEST} names "{last.name}", which is not there'
-    if not (folder / KEY).stat().st_size:
-        return f"checkpoint/{KEY} is empty"
     for name, check in ((STATE, read_state), (TENSORS, _check_tensors)):
         try:
             check(last / name)

@@ -1,8 +1,8 @@
 """Checkpoints: after every round, atomically, safetensors and JSON; a crash leaves the previous one intact.
 
-``checkpoint/latest`` names the folder of the last complete checkpoint and is replaced in one rename. The key that draws
-the cohorts lies beside it, readable by the owner only, and is deleted when the run ends: amplification by sampling
-holds only while it is secret.
+``checkpoint/latest`` names the folder of the last complete checkpoint and is replaced in one rename;
+``checkpoint/ended`` says that there is nothing left to continue. No file here tells a cohort or lets one be drawn
+again: amplification by sampling holds only while cohorts are secret.
 """
 
 import json
@@ -18,7 +18,7 @@ from torch import Tensor
 from common.adapter import Layout
 from common.codecs.base import Codec, CodecState, codec_from_state
 from common.config import RunConfig
-from server_app.checkpoint_files import KEY, LATEST, STATE, TENSORS, read_state
+from server_app.checkpoint_files import ENDED, LATEST, STATE, TENSORS, read_state
 from server_app.errors import CommandError
 from server_app.optimizer import ServerOptimizer
 from server_app.resuming import why_not_resumable
@@ -65,7 +65,6 @@ def save_checkpoint(folder: Path, state: RunState, progress: Progress) -> None:
     }
     _write_durably(target / STATE, json.dumps(payload))
     _sync(target / TENSORS)
-    save_sampling_key(folder, state.sampling_key)
     _write_durably(folder / f"{LATEST}.new", target.name)
     (folder / f"{LATEST}.new").replace(folder / LATEST)
     for old in folder.glob("round-*"):
@@ -90,7 +89,6 @@ def load_checkpoint(folder: Path, config: RunConfig, layout: Layout) -> tuple[Ru
     optimizer.restore({name: value for name, value in tensors.items() if not name.startswith(_CODEC)})
     state = RunState(
         optimizer=optimizer,
-        sampling_key=(folder / KEY).read_bytes(),
         codec=_load_codec(payload["codec"], tensors, layout),
         round=payload["round"],
         failed_in_a_row=payload["failed-in-a-row"],
@@ -102,19 +100,10 @@ def load_checkpoint(folder: Path, config: RunConfig, layout: Layout) -> tuple[Ru
     return state, Progress(payload["elapsed"], payload["ledger-head"], payload["clients"])
 
 
-def save_sampling_key(folder: Path, key: bytes) -> None:
-    """Keep the cohort key where only the owner can read it."""
-    path = folder / KEY
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600)
-        path.write_bytes(key)
-        _sync(path)
-
-
-def forget_sampling_key(folder: Path) -> None:
-    """Delete the cohort key: the run has ended."""
-    (folder / KEY).unlink(missing_ok=True)
+def mark_ended(folder: Path) -> None:
+    """The run has its results: it is not to be continued, however its last checkpoint looks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_durably(folder / ENDED, "")
 
 
 def _load_codec(described: dict[str, Any], tensors: dict[str, Tensor], layout: Layout) -> Codec:

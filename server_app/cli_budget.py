@@ -23,8 +23,8 @@ def budget(
     statistics_rate: Annotated[float | None, typer.Option(help="sampling rate of stage 1; left out: the same")] = None,
     trust: Annotated[Trust, typer.Option(help="who adds the noise")] = ("distributed"),
     colluders: Annotated[
-        int, typer.Option(help="distributed: clients that pool their noise shares; the others add more", min=0)
-    ] = 0,
+        int, typer.Option(help="distributed: clients that subtract their own noise shares; the others add more", min=0)
+    ] = 1,
     code_values: Annotated[
         int, typer.Option(help="size of a code; moves only the delta that is set aside", min=1)
     ] = 256,

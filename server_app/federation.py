@@ -13,7 +13,7 @@ from flwr.supercore.inflatable.inflatable_object import UnexpectedObjectContentE
 from google.protobuf.message import DecodeError
 
 from common.privacy.mechanism import ReleaseTerms, check_release
-from common.wire import reply_failure, serialised_bytes, unpack_release
+from common.wire import as_cover, reply_failure, serialised_bytes, unpack_release
 from server_app.errors import CommandError
 from server_app.events import log_event
 
@@ -40,14 +40,16 @@ class FederationError(CommandError):
 
 @dataclass(frozen=True)
 class Replies:
-    """What came back from one question: valid releases by node, reasons of failures, bytes on the wire.
+    """What came back from one question: valid releases of the cohort by node, reasons of its failures, bytes.
 
-    ``silent``: who of the failed gave no answer of its own, be it that none came or that the SuperLink answered for it.
+    ``answered``: clients whose reply is counted in ``bytes_up``, those of cover traffic among them. ``silent``: who of
+    those that were asked gave no answer of its own, be it that none came or that the SuperLink answered for it.
     """
 
     releases: dict[int, np.ndarray]
     failures: dict[int, str]
     bytes_up: int
+    answered: int
     silent: frozenset[int] = frozenset()
 
     @property
@@ -62,26 +64,47 @@ class Replies:
 
 @dataclass
 class Question:
-    """One instruction for every member of a cohort; answers are matched against it."""
+    """One instruction for every member of a cohort; answers are matched against it.
+
+    ``covered``: the clients outside the cohort that are asked as well, so that being asked tells nothing. Their answers
+    are noise around nothing. They are counted, judged like any other, and dropped: the sum then has the noise of the
+    cohort's replies and of the server's top-up, exactly what is charged, while one share for each of M clients would be
+    more than the public number of shares (``combine``), or in ``local`` trust M times the noise.
+    """
 
     round: int
     terms: ReleaseTerms
     cohort: Sequence[int]
     raw: bool = False
+    covered: Sequence[int] = ()
     bytes_down: int = 0
     messages: list[Message] = field(default_factory=list)
 
+    @property
+    def asked(self) -> list[int]:
+        """Everybody who gets a message, in an order that does not depend on who is in the cohort."""
+        return sorted([*self.cohort, *self.covered])
+
     def address(self, content: RecordDict, message_type: str, ttl: float) -> list[Message]:
-        """The same content as one message for each member."""
-        self.bytes_down = serialised_bytes(content) * len(self.cohort)
+        """The same content as one message for each member, and as cover for each client outside the cohort."""
+        self.bytes_down = serialised_bytes(content) * len(self.asked)
+        members, other = set(self.cohort), as_cover(content) if self.covered else content
         self.messages = [
-            Message(content=content, dst_node_id=node, message_type=message_type, ttl=ttl, group_id=str(self.round))
-            for node in self.cohort
+            Message(
+                content=content if node in members else other,
+                dst_node_id=node,
+                message_type=message_type,
+                ttl=ttl,
+                group_id=str(self.round),
+            )
+            for node in self.asked
         ]
         return self.messages
 
     def sort(self, replies: Sequence[Message]) -> Replies:
         """Valid releases (one a node at most) and, for every other member of the cohort, why it has none.
+
+        Of a covered client a reply counts by its bytes alone; that it has failed is logged, and nobody waits for more.
 
         Whose a reply is follows from the instruction that it answers, once these have been sent and have names: what
         it says of its sender is the sender's own word, and for a lost node the SuperLink signs with its own id. Replies
@@ -89,18 +112,20 @@ class Question:
         """
         asked = {sent.metadata.message_id: sent.metadata.dst_node_id for sent in self.messages}
         asked.pop("", None)
-        releases: dict[int, np.ndarray] = {}
+        answers: dict[int, np.ndarray | None] = {}  # of covered clients only that there is one
+        members, expected = set(self.cohort), self.asked
         refused: list[tuple[int, int, str]] = []  # node, who it says it is, reason
         bytes_up = 0
         for reply in replies:
             node = asked.get(reply.metadata.reply_to_message_id, _NOBODY) if asked else reply.metadata.src_node_id
             try:
-                releases[node] = self._open(reply, node, releases)
+                values = self._open(reply, node, expected, answers)
             except ValueError as refusal:
                 refused.append((node, reply.metadata.src_node_id, printable(str(refusal))))
                 continue
+            answers[node] = values if node in members else None
             bytes_up += serialised_bytes(reply.content)
-        failures = {node: _LATE for node in self.cohort if node not in releases}
+        failures = {node: _LATE for node in expected if node not in answers}
         silent = set(failures)
         for node, sender, reason in refused:
             if node in failures:
@@ -112,16 +137,18 @@ class Question:
                 log_event("reply_dropped", level=logging.WARNING, round=self.round, node=of, reason=reason)
         for node, reason in failures.items():
             log_event("node_failed", level=logging.WARNING, round=self.round, node=node, reason=reason)
-        return Replies(releases, failures, bytes_up, frozenset(silent))
+        releases = {node: values for node, values in answers.items() if values is not None}
+        of_members = {node: reason for node, reason in failures.items() if node in members}
+        return Replies(releases, of_members, bytes_up, len(answers), frozenset(silent))
 
-    def _open(self, reply: Message, node: int, releases: Mapping[int, np.ndarray]) -> np.ndarray:
+    def _open(self, reply: Message, node: int, asked: Sequence[int], answers: Mapping[int, object]) -> np.ndarray:
         """The release in a reply; ``ValueError`` says why it cannot be used."""
         failure = reply_failure(reply)
         if failure:
             raise ValueError(failure)
-        if node not in self.cohort:
+        if node not in asked:
             raise ValueError(f"it answers no instruction of round {self.round}")
-        if node in releases:
+        if node in answers:
             raise ValueError(f"node {node} replied twice")
         values = unpack_release(reply.content, self.round, self.terms)
         if not self.raw:

@@ -81,7 +81,7 @@ class InProcessGrid(Grid):
     def answer(self, message: Message) -> Message | None:
         """The client's reply; an exception in the app becomes an error reply, as on a real grid."""
         metadata: Any = message.metadata
-        metadata.__dict__["_message_id"] = f"message-{next(self._counter)}"
+        metadata.__dict__["_message_id"] = f"{next(self._counter):064x}"  # as long as Flower's own
         own = metadata_from_proto(metadata_to_proto(metadata))
         asked = make_message(own, content=self._received(message.content))
         try:

@@ -5,11 +5,12 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
+from common.config import PrivacyConfig
 from common.privacy.accounting import Charge, RunningAccountant, cross_check, epsilon
 from common.privacy.gaussian import gaussian_epsilon
 from common.privacy.ledger import Ledger
 from common.privacy.sampling import binomial_limit
-from server_app.privacy_plan import PrivacyPlan, provable, why_infinite
+from server_app.privacy_plan import PrivacyPlan, colluders_counted, provable, why_infinite
 
 _TAIL_SHARE = 1e-2  # of delta, for a client that is asked more often than the figure against the server assumes
 _CROSS_CHECK_SECONDS = 30.0
@@ -62,6 +63,25 @@ def cross_check_sentence(check: dict[str, Any]) -> str:
     return (
         f"inside {bracket}" if check["agrees"] else f"DISAGREES with {bracket}: rely on neither until it is explained"
     )
+
+
+def assumptions(plan: PrivacyPlan, privacy: PrivacyConfig) -> str:
+    """What epsilon of the released model rests on besides the mechanism: who colludes, and whether cohorts are secret.
+
+    To be printed beside it: it is no figure against more clients than these, nor against who knows the cohorts.
+    """
+    if privacy.trust == "distributed":
+        counted = colluders_counted(privacy, plan.clients)
+        few = (
+            "no client colludes"
+            if not counted
+            else f"at most {counted} client{'s collude' if counted > 1 else ' colludes'}"
+        )
+    else:
+        few = "any number of clients may collude"
+    charges = (plan.round, plan.statistics)
+    amplified = any(charge and charge.noise_multiplier and charge.sampling_rate < 1 for charge in charges)
+    return f"{few}, cohorts {'stay' if amplified else 'need not be'} secret"
 
 
 class PrivacyAccount:
@@ -123,10 +143,10 @@ class PrivacyAccount:
         return compare_with_prv(self.plan, self._ledger.charges, epsilon)
 
     def draw_number(self, round_index: int) -> int:
-        """Which draw of a cohort a round is, for ``poisson_sample``: the number of charges, its own included.
+        """Which draw of a cohort a round is: the number of charges, its own included. Only seeded draws depend on it.
 
-        A round that is asked again after a crash was charged again as an independent draw, so it must be one. Without
-        noise nothing is charged for, and the same cohort is asked again.
+        A round that is asked again after a crash was charged again as an independent draw, so it must be one under the
+        insecure test seed, too. Without noise nothing is charged for, and the same cohort is asked again.
         """
         return self.rounds_charged if self.plan.round.noise_multiplier else round_index
 

@@ -104,7 +104,7 @@ def make_plan(
 
 def round_terms(privacy: PrivacyConfig, plan: PrivacyPlan, code_size: int) -> ReleaseTerms:
     """Release terms of a round of stage 2 as planned."""
-    noise = noise_against(privacy.colluders, plan.round.noise_multiplier, plan.shares)
+    noise = noise_against(colluders_counted(privacy, plan.clients), plan.round.noise_multiplier, plan.shares)
     terms = stage_two_terms(privacy, code_size, noise, plan.shares)
     return replace(terms, clip_norm=plan.printed.joint_bound, per_tensor=True) if plan.printed else terms
 
@@ -121,7 +121,7 @@ def mean_noise(privacy: PrivacyConfig, plan: PrivacyPlan, code_size: int) -> flo
 def stage_one_terms(config: RunConfig, plan: PrivacyPlan, stage: StageOne) -> ReleaseTerms:
     """Release terms of stage 1 as planned; noise 0 when it sends in the clear."""
     charged = plan.statistics.noise_multiplier if plan.statistics else 0.0
-    noise = noise_against(config.privacy.colluders, charged, plan.statistics_shares)
+    noise = noise_against(colluders_counted(config.privacy, plan.clients), charged, plan.statistics_shares)
     return ReleaseTerms(
         size=stage.size if noise else stage.open_size,
         clip_norm=stage.clip_norm,
@@ -196,6 +196,20 @@ def _unit_charge(privacy: PrivacyConfig, rate: float, label: str) -> Charge:
     return outsider_charge(stage_two_terms(privacy, 1, 1.0, 1), rate, label)
 
 
+def clients_asked(config: RunConfig, plan: PrivacyPlan) -> float:
+    """Clients that a round is expected to ask: p M, or with cover traffic all M."""
+    return float(plan.clients) if config.federation.cover else plan.expected_cohort
+
+
+def colluders_counted(privacy: PrivacyConfig, clients: int) -> int:
+    """How many clients' own noise shares are taken to be known to who looks at the model.
+
+    None where the noise is not shared: in ``central`` no client has any of it, in ``local`` each one's is enough by
+    itself. None either where there is one client: nobody else is there to look.
+    """
+    return privacy.colluders if privacy.trust == "distributed" and clients > 1 else 0
+
+
 def noise_against(colluders: int, noise_multiplier: float, shares: int) -> float:
     """z·√(n/(n-c)), and a hair more: with n shares of it, what is left without the shares of c colluders is z.
 
@@ -203,13 +217,13 @@ def noise_against(colluders: int, noise_multiplier: float, shares: int) -> float
     the whole variance that pays for the discretisation (``MOST_SMOOTHING``), of which the colluders' shares had a part.
     Raises ``ConfigError`` unless c is below n.
     """
+    if not (colluders and noise_multiplier):
+        return noise_multiplier
     if colluders >= max(1, shares):
         raise ConfigError(
             f"privacy.colluders = {colluders}: must be below the {shares} noise shares of a round (about the largest "
             "cohort), or nothing of the noise is left"
         )
-    if not colluders:
-        return noise_multiplier
     others = shares - colluders
     return noise_multiplier * math.sqrt(shares / (others - MOST_SMOOTHING * colluders))
 

@@ -9,6 +9,7 @@ from flwr.app import MetricRecord
 
 from common.config import RunConfig
 from server_app.control import control_warning
+from server_app.privacy_account import assumptions
 from server_app.privacy_plan import PrivacyPlan
 from server_app.run_state import RoundSummary
 from server_app.terminal import MARK, clock, data_size, show, speak
@@ -63,7 +64,7 @@ class Narrator:
             self(f"NOT PRIVATE: {plan.reason}")
             return
         stage_one = f"stage-1 noise {plan.statistics.noise_multiplier:.3f}, " if plan.statistics else ""
-        goal = f"epsilon {show(plan.epsilon)} at delta {plan.delta:g}"
+        goal = f"epsilon {show(plan.epsilon)} at delta {plan.delta:g} ({assumptions(plan, config.privacy)})"
         self(f"plan: {stage_one}stage-2 noise {plan.round.noise_multiplier:.3f} (x clip norm) -> {goal}")
         if plan.reason:
             self(f"end-to-end epsilon is inf: {plan.reason}")

@@ -16,8 +16,15 @@ from common.wire import pack_release, serialised_bytes
 from server_app.control import control_warning
 from server_app.plots import draw_plots
 from server_app.printed_report import describe_printed, printed_sentences
-from server_app.privacy_account import PrivacyAccount, cross_check_sentence
-from server_app.privacy_plan import PrivacyPlan, round_terms, why_infinite, why_infinite_to_server
+from server_app.privacy_account import PrivacyAccount, assumptions, cross_check_sentence
+from server_app.privacy_plan import (
+    PrivacyPlan,
+    clients_asked,
+    colluders_counted,
+    round_terms,
+    why_infinite,
+    why_infinite_to_server,
+)
 from server_app.published_names import public_name
 from server_app.run_folder import RunFolder
 from server_app.run_state import VALIDATION_LOSS
@@ -135,7 +142,7 @@ def describe_privacy(config: RunConfig, account: PrivacyAccount) -> dict[str, An
         "against": _outsiders(privacy.trust),
         "accountant": "dp_accounting PLD, pessimistic grid 1e-4, over every charge in ledger.jsonl",
         "cross_check": account.cross_check(epsilon),
-        "assumes": "cohorts stay secret (they are drawn with a key that is deleted when the run ends)",
+        "assumes": assumptions(plan, privacy),
         **shared,
     }
     server = {
@@ -147,7 +154,7 @@ def describe_privacy(config: RunConfig, account: PrivacyAccount) -> dict[str, An
         "more than any is expected to be",
         "against": "the server, which sees each message by itself (no secure aggregation, no amplification)",
         "accountant": "exact Gaussian composition: mu^2 = sum over its messages of 1/z^2",
-        "assumes": "inf means: no protection is claimed, the server is trusted with the messages",
+        "assumes": "nothing of other clients; cohorts need not be secret",
         **shared,
     }
     return {
@@ -157,7 +164,7 @@ def describe_privacy(config: RunConfig, account: PrivacyAccount) -> dict[str, An
         "noise_source": _noise_source(plan, privacy.insecure_seed),
         "insecure_noise": privacy.insecure_seed >= 0,
         "trust": privacy.trust,
-        "colluders": privacy.colluders,
+        "colluders": colluders_counted(privacy, plan.clients),
         "clip_norm": privacy.clip_norm,
         "clipping": privacy.clipping,
         "sampling_rate": privacy.sampling_rate,
@@ -186,10 +193,10 @@ def _outsiders(trust: str) -> str:
 
 
 def _communication(rows: list[dict[str, Any]], strategy: FederatedAdapter) -> dict[str, Any]:
-    answered = next((row for row in rows if row.get("replies")), None)
-    up = answered["bytes_up"] / answered["replies"] if answered else math.nan
-    down = answered["bytes_down"] / answered["cohort"] if answered else math.nan
-    asked = strategy.account.plan.expected_cohort * strategy.state.round
+    answered = next((row for row in rows if row.get("answered")), None)
+    up = answered["bytes_up"] / answered["answered"] if answered else math.nan
+    down = answered["bytes_down"] / answered["asked"] if answered else math.nan
+    asked = clients_asked(strategy.config, strategy.account.plan) * strategy.state.round
     whole = round_terms(strategy.config.privacy, strategy.account.plan, strategy.layout.size)
     lora = serialised_bytes(pack_release(np.zeros(whole.size, dtype=whole.dtype), strategy.state.round))
     return {
@@ -199,6 +206,7 @@ def _communication(rows: list[dict[str, Any]], strategy: FederatedAdapter) -> di
         "bytes_up_per_client_round_plain_lora": lora,
         "times_smaller_than_plain_lora": lora / up,
         "bytes_down_per_client_round": down,
+        "cover": strategy.config.federation.cover,
         "bytes_up_expected": up * asked,
         "bytes_down_expected": down * asked,
     }
@@ -243,12 +251,17 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         f"- up, per client and round: {up:,.0f} B; plain LoRA under the same terms: {lora:,} B ({times(lora, up)})",
         f"- down, per client and round: {wire['bytes_down_per_client_round']:,.0f} B",
-        f"- up in all, expected: {wire['bytes_up_expected']:,.0f} B (the realised total would tell the cohorts' sizes)",
+        f"- up in all, expected: {wire['bytes_up_expected']:,.0f} B ({_of_whom(wire['cover'])})",
         "",
         "![bytes](bytes.png)",
         "",
     ]
     return "\n".join(lines)
+
+
+def _of_whom(cover: bool) -> str:
+    asked = "cover traffic included: every client is asked in every round"
+    return asked if cover else "the realised total would tell the cohorts' sizes"
 
 
 def _terms(privacy: dict[str, Any]) -> str:
@@ -293,6 +306,7 @@ def _guarantee(figure: dict[str, Any]) -> str:
         because = figure.get("not_claimed_because")
         return f"- **ε = inf** (nothing is claimed{f': {because}' if because else ''}) {what}."
     return (
-        f"- **ε = {show(figure['epsilon'])}** at δ = {figure['delta']:g}, {what}. Unit: {figure['unit']}. "
+        f"- **ε = {show(figure['epsilon'])}** at δ = {figure['delta']:g} (assumes: "
+        f"{figure['assumes']}), {what}. Unit: {figure['unit']}. "
         f"Adjacency: {figure['adjacency']}. Accountant: {figure['accountant']}."
     )

@@ -4,7 +4,7 @@ import tomllib
 from pathlib import Path
 
 from common.config import ConfigError, RunConfig, flatten
-from server_app.checkpoint_files import checkpoint_fault
+from server_app.checkpoint_files import ENDED, checkpoint_fault
 from server_app.terminal import show
 
 _FREE = {"resume", "output.dir", "output.name", "output.tensorboard"}  # keys that say nothing of the guarantee
@@ -13,12 +13,12 @@ _FREE = {"resume", "output.dir", "output.name", "output.tensorboard"}  # keys th
 def why_not_resumable(folder: Path) -> str:
     """Why the run in ``folder`` cannot be continued, with what it has spent; ``""`` where it can.
 
-    There is no checkpoint before stage 1 has ended, and the secret key of the cohorts is deleted when a run ends.
+    There is no checkpoint before stage 1 has ended.
     """
     if not (folder / "checkpoint" / "latest").exists():
         return f"it stopped before its first checkpoint; {_spent(folder)}; start it anew"
-    if not (folder / "checkpoint" / "sampling.key").exists():
-        return "this run has ended, and the secret key of its cohorts was deleted with it; start a new run"
+    if (folder / "checkpoint" / ENDED).exists():
+        return "this run has ended; start a new run"
     return checkpoint_fault(folder / "checkpoint")
 
 

@@ -22,16 +22,14 @@ from common.data import (
 from common.models import AdaptedModel, load_adapted_model
 from common.positions import check_length
 from common.privacy.ledger import Ledger
-from common.privacy.sampling import key_from_seed, new_sampling_key
 from common.private_files import private_files
 from server_app.availability import site_names
 from server_app.checkpoints import (
     CheckpointError,
     Progress,
-    forget_sampling_key,
     load_checkpoint,
+    mark_ended,
     save_checkpoint,
-    save_sampling_key,
 )
 from server_app.evaluation import Evaluation, Evaluator
 from server_app.events import log_event, recording
@@ -165,8 +163,8 @@ class Session:
                 )
         else:
             folder.write_config(config, len(nodes))
-            state, progress = _fresh_state(config, adapted, plan), Progress(0.0, ledger.head, len(nodes))
-            save_sampling_key(folder.checkpoint, state.sampling_key)
+            state = RunState(ServerOptimizer(config.server, adapted.initial.cpu()))
+            progress = Progress(0.0, ledger.head, len(nodes))
         account = open_account(config, recipe, plan, ledger)
         evaluator = _evaluator(adapted, config)
         kept = retention_examples(config.data, config.seed)
@@ -245,7 +243,7 @@ class Session:
         self.monitor.write()
 
     def finish(self) -> None:
-        """Certify epsilon, write adapter, report and plots, forget the sampling key; ``latest`` is this run now."""
+        """Certify epsilon, write adapter, report and plots, mark the run as ended; ``latest`` is this run now."""
         adapter = self.strategy.state.optimizer.adapter
         rounds = self.strategy.state.round
         scores = _plain(self.evaluate(rounds, adapter, whole=True))
@@ -254,7 +252,7 @@ class Session:
         report = write_report(self.folder, self.config, self.strategy, final, self.watch.elapsed)
         self.folder.publish(model_card(self.config, report))
         self.folder.point_latest()
-        forget_sampling_key(self.folder.checkpoint)
+        mark_ended(self.folder.checkpoint)
         if self.scalars is not None:
             self.scalars.close()
         self.monitor.write("completed")
@@ -271,12 +269,6 @@ class Session:
         progress = Progress(self.watch.elapsed, account.ledger_head, len(self.strategy.nodes))
         save_checkpoint(self.folder.checkpoint, state, progress)
         log_event("checkpoint_saved", round=state.round)
-
-
-def _fresh_state(config: RunConfig, adapted: AdaptedModel, plan: PrivacyPlan) -> RunState:
-    secret = bool(plan.round.noise_multiplier) and config.privacy.insecure_seed < 0
-    key = new_sampling_key() if secret else key_from_seed(config.seed)
-    return RunState(ServerOptimizer(config.server, adapted.initial.cpu()), key)
 
 
 def _evaluator(adapted: AdaptedModel, config: RunConfig) -> Evaluator | None:

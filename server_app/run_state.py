@@ -20,7 +20,6 @@ class RunState:
     """Everything that changes from round to round, and hence all that a checkpoint must hold."""
 
     optimizer: ServerOptimizer
-    sampling_key: bytes
     codec: Codec | None = None
     round: int = 0
     failed_in_a_row: int = 0
@@ -49,6 +48,8 @@ class RoundSummary:
     shortage: str
     failures: int
     failure: str
+    asked: int  # clients that were sent an instruction: the cohort, or with cover traffic everybody
+    answered: int  # clients whose reply is counted in bytes_up
     bytes_up: int
     bytes_down: int
     seconds: float

@@ -35,7 +35,8 @@ def _epsilons(privacy: dict[str, Any]) -> list[str]:
     released, server = privacy["released_model"], privacy["one_client_against_server"]
     unclaimed = f" (nothing is claimed: {server['not_claimed_because']})" if server["not_claimed_because"] else ""
     return [
-        f"  epsilon, released model      {show(released['epsilon'])} at delta {released['delta']:g}, end to end",
+        f"  epsilon, released model      {show(released['epsilon'])} at delta {released['delta']:g}, end to end; "
+        f"assumes: {released['assumes']}",
         f"  epsilon, client v. server    {show(server['epsilon'])}{unclaimed}",
     ]
 

@@ -13,7 +13,8 @@ from common.config import RunConfig
 from common.positions import check_length
 from common.wire import Task, pack_instruction, pack_release, serialised_bytes
 from server_app.memory import Memory, ServerMemory, estimate, estimate_server
-from server_app.privacy_plan import PrivacyPlan, round_terms, why_infinite
+from server_app.privacy_account import assumptions
+from server_app.privacy_plan import PrivacyPlan, clients_asked, round_terms, why_infinite
 from server_app.run import plan_run
 from server_app.strategies import check_strategy_name, recipe_of
 from server_app.terminal import data_size, show, times
@@ -115,6 +116,9 @@ def to_json(config: RunConfig) -> str:
         "memory_of_server": {**asdict(sizes.server), "total": sizes.server.total},
         "clients": plan.clients,
         "expected_cohort": plan.expected_cohort,
+        "clients_asked_per_round": clients_asked(config, plan),
+        "bytes_up_per_round": round(sizes.bytes_up * clients_asked(config, plan)),
+        "bytes_down_per_round": round(sizes.bytes_down * clients_asked(config, plan)),
         "rounds": plan.rounds,
         "noise_multiplier": plan.round.noise_multiplier,
         "statistics_noise_multiplier": plan.statistics.noise_multiplier if plan.statistics else None,
@@ -142,6 +146,7 @@ def to_text(config: RunConfig) -> str:
         f"  code                        {sizes.code_values:,} values of {sizes.code_dtype}",
         f"  up per client and round     {data_size(sizes.bytes_up)}{_saving(sizes)}",
         f"  down per client and round   {data_size(sizes.bytes_down)}",
+        *_cover_line(sizes),
         f"  memory of one client        {data_size(memory.total)} in a step of {config.train.batch_size} x "
         f"{config.data.max_length} tokens, {kept}; an estimate",
         f"    weights                   {data_size(memory.weights)} ({_weights(config)})",
@@ -154,12 +159,21 @@ def to_text(config: RunConfig) -> str:
         f"  clients                     {plan.clients:,}, expected cohort {plan.expected_cohort:g}, "
         f"{plan.rounds} rounds of {_work(config)}",
         f"  noise multiplier            {plan.round.noise_multiplier:.4f} (stage 2){stage_one}",
-        f"  epsilon, released model     {show(plan.epsilon)} at delta {plan.delta:g}{f' ({reason})' if reason else ''}",
+        f"  epsilon, released model     {show(plan.epsilon)} at delta {plan.delta:g} "
+        f"({reason or assumptions(plan, config.privacy)})",
         *_noise_line(sizes),
         "  a simulation on             clients at a time   options of dr-encoder run             deployed, one a card",
         *(f"    {_placement(placement)}" for placement in sizes.placements),
     ]
     return "\n".join(lines)
+
+
+def _cover_line(sizes: Sizes) -> list[str]:
+    if not sizes.config.federation.cover:
+        return []
+    asked = round(clients_asked(sizes.config, sizes.privacy))
+    up, down = data_size(asked * sizes.bytes_up), data_size(asked * sizes.bytes_down)
+    return [f"  with cover traffic          {up} up and {down} down in a round: all {asked:,} clients are asked"]
 
 
 def _saving(sizes: Sizes) -> str:
@@ -174,7 +188,8 @@ def _noise_line(sizes: Sizes) -> list[str]:
 def _noise_over_signal(sizes: Sizes) -> float:
     """Norm of the noise in the mean code, z C √k / K, over the largest norm that the mean code can have, C."""
     plan = sizes.privacy
-    return plan.round.noise_multiplier * math.sqrt(sizes.code_values) / plan.expected_cohort
+    noise = round_terms(sizes.config.privacy, plan, sizes.code_values).noise_multiplier  # more than z with colluders
+    return noise * math.sqrt(sizes.code_values) / plan.expected_cohort
 
 
 def _placement(placement: Placement) -> str:

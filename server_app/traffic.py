@@ -94,8 +94,8 @@ def _records(folder: RunFolder) -> tuple[int, int]:
     one = json.loads((folder.path / "report.json").read_text(encoding="utf-8"))["strategy"].get("stage_1")
     asked = [event for event in read_events(folder.events) if event["event"] == "stage_one_answered"]
     if one and asked:
-        up += asked[-1]["replies"] * one["bytes_up_per_client"]
-        down += asked[-1]["cohort"] * one["bytes_down_per_client"]
+        up += asked[-1]["answered"] * one["bytes_up_per_client"]
+        down += asked[-1]["asked"] * one["bytes_down_per_client"]
     return int(up), int(down)
 
 

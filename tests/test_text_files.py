@@ -102,7 +102,7 @@ def test_a_run_in_another_locale_ends_with_all_that_it_leaves(files: Files, tmp_
     assert "**ε = " in page
     assert "| ε |" in (tmp_path / "run" / "adapter" / "README.md").read_text(encoding="utf-8")
     assert (tmp_path / "run" / "bytes.png").stat().st_size > 4000
-    assert not (tmp_path / "run" / "checkpoint" / "sampling.key").exists()
+    assert (tmp_path / "run" / "checkpoint" / "ended").exists()
     assert json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))["schema"] == 1
 
 

@@ -50,6 +50,11 @@ class FederationConfig(Section):
         description="seconds to wait, before a round is charged, until min-reply-rate of the enrolled are online",
     )
     max_failed_rounds: PositiveInt = Field(3, description="failed rounds in a row after which the run stops")
+    cover: bool = Field(
+        False,
+        description="cover traffic: every client is asked in every round and answers at equal length, so that the "
+        "network does not see who is in the cohort",
+    )
 
 
 class ModelConfig(Section):
@@ -192,7 +197,8 @@ class PrivacyConfig(Section):
     delta: NonNegativeFloat = Field(1e-5, description="delta of the guarantee, below 1/M; 0 = 1/(10 M)")
     trust: Literal["central", "distributed", "local"] = Field("distributed", description="who adds the noise")
     colluders: NonNegativeInt = Field(
-        0, description="distributed: clients that may pool their noise shares; the others then add more"
+        1,
+        description="distributed: curious clients that may subtract their own noise shares; the others then add more",
     )
     sampling_rate: Rate = Field(0.1, description="probability that a client is in a round's cohort")
     clipping: Literal["normalize", "clip"] = Field("normalize", description="scale every code to the bound, or clip")
@@ -224,15 +230,6 @@ class PrivacyConfig(Section):
             raise ValueError("privacy.epsilon = nan: give a positive number, or inf for no privacy")
         if self.delta >= 1:
             raise ValueError(f"privacy.delta = {self.delta}: a probability well below 1/M is needed")
-        return self
-
-    @model_validator(mode="after")
-    def _colluders_share_noise(self) -> "PrivacyConfig":
-        if self.colluders and self.trust != "distributed":
-            raise ValueError(
-                f'privacy.colluders = {self.colluders} with privacy.trust = "{self.trust}": only in "distributed" do '
-                "clients hold shares of one another's noise; set it to 0"
-            )
         return self
 
     @model_validator(mode="after")

@@ -1,44 +1,45 @@
-"""Poisson sampling of clients from a secret key, and how large a cohort can become.
+"""Poisson sampling of clients, and how large a cohort can become.
 
-Amplification by sampling holds only against those who cannot tell who was selected. Cohorts are therefore
-derived from a 32-byte secret key of the run: a resumed run redraws the same cohorts, nobody else can, and the
-key is deleted when the run ends. Source: Balle, Barthe, Gaboardi 2018 (arXiv:1807.01647) for amplification.
+Amplification by sampling holds only against those who cannot tell who was selected. Every cohort is therefore drawn
+from the operating system's randomness when it is needed, and nothing is kept that could draw it again: a copy of a
+run's files tells no cohort, and a round that is asked again asks a cohort of its own. Source: Balle, Barthe, Gaboardi
+2018 (arXiv:1807.01647) for amplification.
 """
 
 import hashlib
-import os
 from collections.abc import Sequence
+from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import binom
 
-KEY_BYTES = 32
+
+class Coins(Protocol):
+    """Independent uniform 64-bit words: ``noise.RandomSource``, the operating system's wherever privacy is claimed."""
+
+    def uint64(self, count: int) -> NDArray[np.uint64]:
+        """``count`` of them, shape ``[count]``."""
 
 
-def new_sampling_key() -> bytes:
-    """Draw 32 secret bytes; keep them with the checkpoint and delete them at the end of the run."""
-    return os.urandom(KEY_BYTES)
+def insecure_cohort_seed(seed: int, draw: int) -> int:
+    """Seed of draw number ``draw`` in tests and runs without privacy: who knows ``seed`` knows every cohort."""
+    digest = hashlib.blake2b(f"{seed}/{draw}".encode(), digest_size=16, person=b"insecure-cohort").digest()
+    return int.from_bytes(digest, "big")
 
 
-def key_from_seed(seed: int) -> bytes:
-    """Make an insecure key for tests and runs without privacy: who knows ``seed`` knows every cohort."""
-    return hashlib.blake2b(str(seed).encode(), digest_size=KEY_BYTES, person=b"insecure-seed").digest()
+def poisson_sample(ids: Sequence[int], rate: float, coins: Coins) -> list[int]:
+    """Select ids, each with probability ``rate``, independently of one another, order kept; the cohort may be empty.
 
-
-def poisson_sample(ids: Sequence[int], rate: float, key: bytes, round_index: int) -> list[int]:
-    """Select ids for round ``round_index``: each with probability ``rate``, independently, order kept.
-
-    A client is selected iff a keyed BLAKE2b of (round, id), read as a 64-bit number, lies below
-    ``rate·2^64``; whether one is selected therefore depends neither on the others nor on their order. The
-    cohort may be empty. Raises ``ValueError`` for a rate outside 0..1, a key that is not 32 bytes long, or
-    duplicate ids.
+    A client is selected iff its own 64-bit word of ``coins`` lies below ``rate·2^64``. Raises ``ValueError`` for a
+    rate outside 0..1 or for duplicate ids.
     """
     _check_rate(rate)
-    if len(key) != KEY_BYTES:
-        raise ValueError(f"the sampling key must be {KEY_BYTES} bytes long, not {len(key)}")
     if len(set(ids)) != len(ids):
         raise ValueError("client ids must be distinct: a client listed twice would be sampled twice")
     threshold = int(rate * 2**64)
-    return [client for client in ids if _uniform(client, key, round_index) < threshold]
+    words = coins.uint64(len(ids)).tolist()
+    return [client for client, word in zip(ids, words, strict=True) if word < threshold]
 
 
 def binomial_limit(trials: int, rate: float, repeats: int, delta: float) -> int:
@@ -57,11 +58,6 @@ def binomial_limit(trials: int, rate: float, repeats: int, delta: float) -> int:
     while repeats * float(binom.sf(limit, trials, rate)) > delta:
         limit += 1
     return limit
-
-
-def _uniform(client: int, key: bytes, round_index: int) -> int:
-    message = round_index.to_bytes(8, "big") + client.to_bytes(16, "big", signed=True)
-    return int.from_bytes(hashlib.blake2b(message, digest_size=8, key=key, person=b"poisson-sample").digest(), "big")
 
 
 def _check_rate(rate: float) -> None:

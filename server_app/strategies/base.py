@@ -22,7 +22,7 @@ from common.config import RunConfig
 from common.models import AdaptedModel
 from common.privacy.mechanism import combine
 from common.privacy.noise import RandomSource
-from common.privacy.sampling import poisson_sample
+from common.privacy.sampling import insecure_cohort_seed, poisson_sample
 from common.quantize import QuantisedAdapter
 from common.wire import TRAIN, Task, pack_instruction
 from server_app.availability import Attendance
@@ -70,7 +70,7 @@ class FederatedAdapter(Strategy):
         self.stop_reason = ""
         self.attendance = Attendance(nodes, {}, config.federation, self._tell)
         self._question: Question | None = None
-        self._replies = Replies({}, {}, 0)
+        self._replies = Replies({}, {}, 0, 0)
         self._shortage = ""
 
     @classmethod
@@ -116,7 +116,7 @@ class FederatedAdapter(Strategy):
             started = time.monotonic()
             self.account.charge_round(server_round)  # first the charge, then anything that could be seen
             messages = self.configure_train(server_round, arrays, train_config or ConfigRecord(), grid)
-            log_event("round_started", round=server_round, cohort=len(messages))
+            log_event("round_started", round=server_round, cohort=len(self._open_question(server_round).cohort))
             replies = self.ask(grid, messages, timeout)
             new_arrays, _ = self.aggregate_train(server_round, replies)
             arrays = new_arrays or arrays
@@ -139,8 +139,8 @@ class FederatedAdapter(Strategy):
         terms = round_terms(self.config.privacy, plan, codec.size)
         draw = self.account.draw_number(server_round)
         cohort = self.draw_cohort(draw, self.config.privacy.sampling_rate, plan.shares)
-        self._question = Question(server_round, terms, cohort)
-        if not cohort:
+        self._question = Question(server_round, terms, cohort, covered=self.covered(cohort))
+        if not self._question.asked:
             return []
         task = Task(server_round, terms, app_digest(), share=self.config.stage_one_share)
         content = pack_instruction(self.broadcast(server_round, unpack_adapter(arrays)), codec.spec(), task)
@@ -195,12 +195,20 @@ class FederatedAdapter(Strategy):
         print(f"{type(self).__name__}: {self.layout.size:,} adapter values, {len(self.nodes)} clients")
 
     def draw_cohort(self, draw: int, rate: float, limit: int) -> list[int]:
-        """The clients of draw number ``draw`` (0 is stage 1), by independent coin flips with the run's secret key.
+        """The clients of draw number ``draw`` (0 is stage 1), by independent coin flips of the operating system.
 
+        Only without privacy, or under the insecure test seed, can a draw be repeated: its number and ``seed`` make it.
         A cohort above ``limit``, the public number of noise shares, counts as empty; delta holds the probability.
         """
-        cohort = poisson_sample(self.nodes, rate, self.state.sampling_key, draw)
+        secret = bool(self.account.plan.round.noise_multiplier) and self.config.privacy.insecure_seed < 0
+        coins = RandomSource.system() if secret else RandomSource.insecure(insecure_cohort_seed(self.config.seed, draw))
+        cohort = poisson_sample(self.nodes, rate, coins)
         return cohort if len(cohort) <= limit else []
+
+    def covered(self, cohort: Sequence[int]) -> list[int]:
+        """The clients outside ``cohort`` that are asked too: with ``federation.cover`` being asked tells nothing."""
+        members = set(cohort)
+        return [node for node in self.nodes if node not in members] if self.config.federation.cover else []
 
     def ask(self, grid: Grid, messages: list[Message], timeout: float) -> list[Message]:
         """Send instructions, at most ``federation.max-in-flight`` outstanding at a time, and gather the replies."""
@@ -269,6 +277,8 @@ class FederatedAdapter(Strategy):
             shortage=self._shortage,
             failures=len(self._replies.failures) if question.messages else 0,
             failure=self._replies.commonest_failure if question.messages else "",
+            asked=len(question.messages),
+            answered=self._replies.answered,
             bytes_up=self._replies.bytes_up,
             bytes_down=question.bytes_down,
             seconds=time.monotonic() - started,

@@ -50,7 +50,7 @@ class TwoStage(FederatedAdapter):
             self.gradients_measured(), self.learning_rate_while_measured(), self.config.stage_one_share,
         )  # fmt: skip
         content = pack_instruction(self.state.optimizer.adapter, IdentityCodec(self.layout).spec(), task)
-        question = Question(0, terms, cohort, raw=raw)
+        question = Question(0, terms, cohort, raw=raw, covered=self.covered(cohort))
         timeout = self.config.federation.round_timeout
         messages = question.address(content, self.message_type, timeout)
         log_event("stage_one_started", round=0, cohort=len(cohort))
@@ -59,7 +59,7 @@ class TwoStage(FederatedAdapter):
         present = terms.total_std(len(replies.releases))
         log_event(
             "stage_one_answered", round=0, cohort=len(cohort), replies=len(replies.releases),
-            noise_promised=promised, noise_present=present,
+            asked=len(messages), answered=replies.answered, noise_promised=promised, noise_present=present,
         )  # fmt: skip
         if not replies.releases and (cohort or raw):  # an empty private cohort must go on, or it would be seen
             raise FederationError(

@@ -152,7 +152,7 @@ def test_a_prior_along_the_gradients_starts_at_the_steps_of_plain_lora() -> None
     ("trust", "more"),
     [
         ({"privacy.trust": "central"}, 1.0),
-        ({"privacy.trust": "distributed"}, 1.0),
+        ({"privacy.trust": "distributed", "privacy.colluders": 0}, 1.0),
         ({"privacy.trust": "distributed", "privacy.colluders": 2}, math.sqrt(6 / 4)),
         ({"privacy.trust": "local"}, math.sqrt(6)),
     ],

@@ -272,9 +272,9 @@ def head_of(found: dict[str, Any]) -> str:
 def test_delta_and_trust_model_are_said_once_where_they_are_equal() -> None:
     rows = [outcome("lora", [0.5] * 3), outcome("random-projection", [0.5] * 3)]
     found = summarise(rows, WISH, "command")
-    assert (found["delta"], found["trust"]) == (1e-5, "distributed")
+    assert (found["delta"], found["trust"]) == (1e-5, "distributed, against 1 colluding client")
     assert "20 clients, " in head_of(found)
-    assert "δ = 1e-05, trust model distributed; 3 paired seeds" in head_of(found)
+    assert "δ = 1e-05, trust model distributed, against 1 colluding client; 3 paired seeds" in head_of(found)
     assert all(row["remarks"] == [] for row in found["rows"])
 
 
@@ -288,7 +288,7 @@ def test_a_delta_that_is_left_to_the_clients_is_said_as_a_number() -> None:
     ("keys", "named"),
     [
         ({"privacy.trust": "local"}, "local"),
-        ({"privacy.colluders": 3}, "distributed (against 3 that collude)"),
+        ({"privacy.colluders": 3}, "distributed, against 3 colluding clients"),
     ],
 )
 @pytest.mark.parametrize("first", [True, False])
@@ -297,11 +297,13 @@ def test_a_row_in_another_trust_model_than_the_reference_says_so(keys: dict[str,
     rows = [outcome("lora", [0.5] * 3), outcome("random-projection", [0.5] * 3, keys=keys)]
     found = summarise(rows[:: 1 if first else -1], WISH, "command")
     own = {row["strategy"]: row for row in found["rows"]}
-    assert found["trust"] == own["lora"]["trust"] == "distributed"
-    assert own["random-projection"]["remarks"] == [f"trust model {named}, not distributed"]
+    assert found["trust"] == own["lora"]["trust"] == "distributed, against 1 colluding client"
+    assert own["random-projection"]["remarks"] == [f"trust model {named}, not distributed, against 1 colluding client"]
     assert own["lora"]["remarks"] == []
     assert own["random-projection"]["difference"]["mean"] == 0.0
-    assert "trust model distributed (unless a row's remarks name another);" in head_of(found)
+    assert "trust model distributed, against 1 colluding client (unless a row's remarks name another);" in head_of(
+        found
+    )
 
 
 def test_without_noise_nobody_is_told_of_trust() -> None:

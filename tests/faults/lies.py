@@ -77,8 +77,9 @@ def _spoil(told: str, release: ConfigRecord, extra: int, spoken: Path) -> None:
         release["schema"] = 2
     elif told == "nan":
         release["values"] = np.full(len(honest), np.nan, np.float32).tobytes()[: len(honest)]
-    elif told in {"tenfold", "hidden"}:
-        release["values"] = _enlarge(np.frombuffer(honest, dtype), extra, spread=told == "hidden").tobytes()
+    elif told in {"tenfold", "hidden", "spread"}:
+        larger = 3 * extra if told == "spread" else extra
+        release["values"] = _enlarge(np.frombuffer(honest, dtype), larger, spread=told != "tenfold").tobytes()
     else:
         spoken.write_text(json.dumps({name: release[name] for name in ("schema", "round", "dtype")}), encoding="utf-8")
         spoken.with_suffix(".bytes").write_bytes(honest)

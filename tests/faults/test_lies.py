@@ -12,6 +12,7 @@ from common.privacy.mechanism import ReleaseTerms
 from server_app.deployment.federation import Site
 from server_app.events import read_events
 from server_app.launcher import APP
+from server_app.privacy_plan import noise_against
 from tests.faults import lies
 from tests.faults.conftest import Field
 
@@ -31,6 +32,7 @@ TOLD = [  # the lie of a round, the replies that count in it, what the server sa
     ("raise inside", 3, ""),
     ("twice", 3, ""),
     ("hidden", 3, ""),
+    ("spread", 2, "exceeds what an honest client's ever is"),
     ("late", 2, LATE),
     ("", 3, ""),
 ]
@@ -60,7 +62,11 @@ def test_a_site_that_lies_in_every_way_costs_the_round_its_reply_at_most(field: 
     site = field.sites[LIAR]
     file = tmp_path / "lies.json"
     config = field.config("lies", rounds=len(TOLD), **{"federation.round-timeout": ROUND_TIMEOUT})
-    terms = ReleaseTerms(config.codec.size, config.privacy.clip_norm, 1.0, "distributed", len(field.sites), True)
+    noise = noise_against(config.privacy.colluders, 1.0, len(field.sites))
+    terms = ReleaseTerms(config.codec.size, config.privacy.clip_norm, noise, "distributed", len(field.sites), True)
+    assert 10 < terms.largest_norm / terms.resolution < 30, (
+        "hidden lies within what honest noise can be, spread does not"
+    )
     told_in = {str(number): told for number, (told, _, _) in enumerate(TOLD, start=1)}
     file.write_text(json.dumps({"tenfold": 10 * terms.resolution, **told_in}))
     field.federation.processes.stop(LIAR)

@@ -13,6 +13,8 @@ from server_app.strategies.base import FederatedAdapter
 from tests.server_app.strategy_runs import Make
 from tests.tiny import Files, tiny_config, tiny_grid, tiny_strategy
 
+_DRAW_COHORT = FederatedAdapter.draw_cohort
+
 
 @pytest.fixture
 def make(files: Files, adapted: AdaptedModel, tmp_path: Path) -> Make:
@@ -30,6 +32,10 @@ def draw(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Let the cohort of draw number ``t`` (0 is stage 1) be the first ``sizes[t]`` clients."""
 
     def drawing(*sizes: int) -> None:
-        monkeypatch.setattr(base, "poisson_sample", lambda nodes, _rate, _key, index: list(nodes)[: sizes[index]])
+        def drawn(strategy: FederatedAdapter, draw: int, rate: float, limit: int) -> list[int]:
+            monkeypatch.setattr(base, "poisson_sample", lambda nodes, *_: list(nodes)[: sizes[draw]])
+            return _DRAW_COHORT(strategy, draw, rate, limit)
+
+        monkeypatch.setattr(FederatedAdapter, "draw_cohort", drawn)
 
     return drawing

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from server_app.checkpoint_files import KEY, LATEST, STATE, TENSORS
+from server_app.checkpoint_files import LATEST, STATE, TENSORS
 
 LAST = "round-000003"
 STATE_KEYS = {
@@ -17,7 +17,6 @@ def write_checkpoint(run: Path) -> Path:
     folder = run / "checkpoint" / LAST
     folder.mkdir(parents=True)
     (run / "checkpoint" / LATEST).write_text(LAST)
-    (run / "checkpoint" / KEY).write_bytes(b"secret")
     (folder / STATE).write_text(json.dumps(STATE_KEYS))
     header = json.dumps({"adapter": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
     (folder / TENSORS).write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))

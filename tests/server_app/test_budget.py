@@ -22,7 +22,7 @@ NO_CHECK = "not cross-checked: not in this test"
 
 
 def command(*flags: str, **options: Any) -> Result:
-    named = {"clients": 10_000, "sampling_rate": 1, "delta": DELTA} | options
+    named = {"clients": 10_000, "sampling_rate": 1, "delta": DELTA, "colluders": 0} | options
     words = [f"--{key.replace('_', '-')}={value}" for key, value in named.items()]
     return CliRunner().invoke(app, ["budget", *words, *flags])
 
@@ -89,7 +89,7 @@ def test_rdp_is_a_labelled_comparison() -> None:
     assert found["epsilon_guaranteed"] == pytest.approx(8.5959, rel=1e-3)
     assert found["is_guarantee"] is False
     text = command(noise_multiplier=4, rounds=50, accountant="rdp").stdout
-    assert "9.236 by RDP: comparison, not a guarantee (that is 8.597 by PLD)" in text
+    assert "9.236 by RDP: comparison, not a guarantee (that is 8.597 by PLD (no client colludes" in text
 
 
 @pytest.mark.usefixtures("quick")
@@ -292,11 +292,19 @@ def test_colluders_leave_the_charge_as_it_is_and_add_to_every_message() -> None:
     assert alone["epsilon_server_view"] > together["epsilon_server_view"]
 
 
+def test_one_curious_client_is_reckoned_with_unless_the_question_says_otherwise() -> None:
+    words = ["budget", "--clients=100", "--sampling-rate=0.5", "--noise-multiplier=8", "--rounds=2", "--no-check"]
+    said = CliRunner().invoke(app, words).stdout
+    assert "by PLD (at most 1 client colludes, cohorts stay secret)" in said
+    assert (
+        "by PLD (no client colludes, cohorts stay secret)" in CliRunner().invoke(app, [*words, "--colluders=0"]).stdout
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"colluders": 10_000}, "--colluders = 10000: must be below the 10000 noise shares"),
-        ({"colluders": 1, "trust": "central"}, '--colluders = 1 with --trust = "central"'),
     ],
 )
 def test_colluders_are_refused_by_the_options_name(options: dict[str, Any], said: str) -> None:

@@ -34,7 +34,6 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda last: last.rename(last.with_name("x")),
         f'checkpoint/latest names "{LAST}", which is not there',
     ),
-    "empty key": (lambda last: (last.parent / "sampling.key").write_bytes(b""), "checkpoint/sampling.key is empty"),
     "empty pointer": (lambda last: (last.parent / "latest").write_text(""), "checkpoint/latest names"),
 }
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from common.config import RunConfig
 from server_app import cli
-from server_app.checkpoints import forget_sampling_key
+from server_app.checkpoints import mark_ended
 from tests.layouts import write_model
 from tests.server_app.interrupted_runs import write_interrupted
 
@@ -292,7 +292,7 @@ def test_a_preset_may_say_what_to_resume(tmp_path: Path, launched: list[RunConfi
 @pytest.mark.usefixtures("_no_launch")
 def test_a_run_that_has_ended_cannot_be_resumed(tmp_path: Path) -> None:
     run = interrupted_run(tmp_path)
-    forget_sampling_key(run / "checkpoint")
+    mark_ended(run / "checkpoint")
     result = runner.invoke(cli.app, ["run", "--resume", str(run)])
     assert result.exit_code == 1
     assert result.output.startswith(f'error: resume = "{run}": this run has ended, and the secret key')
@@ -302,7 +302,7 @@ def test_an_interrupt_after_the_end_does_not_offer_to_continue(tmp_path: Path, m
     run = interrupted_run(tmp_path)
 
     def finish(*_: Any) -> None:
-        forget_sampling_key(run / "checkpoint")
+        mark_ended(run / "checkpoint")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "launch", finish)

@@ -132,7 +132,7 @@ def test_a_code_beyond_the_clip_norm_is_refused_unless_statistics_are_sent_in_th
     question = Question(ROUND, CLEAR, [11], raw=raw)
     found = question.sort([box.reply(11, pack_release(np.full(8, 0.36, dtype=np.float32), ROUND))])
     assert sorted(found.releases) == ([11] if raw else [])
-    assert raw or "exceeds the clip norm of 1" in found.failures[11]
+    assert raw or "exceeds the clip norm, 1" in found.failures[11]
 
 
 def test_a_reply_counts_for_the_node_whose_instruction_it_answers(box: Mailbox, tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ class Launched:
         (folder / "report.json").write_text(json.dumps(REPORT))
 
 
-FIGURE = {"epsilon": 1.2341, "delta": 1e-5}
+FIGURE = {"epsilon": 1.2341, "delta": 1e-5, "assumes": "at most 1 client colludes, cohorts stay secret"}
 REPORT: dict[str, Any] = {
     "run": {"control": "codes-zeroed"},
     "strategy": {},
@@ -203,22 +203,24 @@ def test_a_failed_run_ends_non_zero_with_its_reason(tmp_path: Path, monkeypatch:
     assert "error: the run ended as finished:failed" in result.output
 
 
-@pytest.mark.parametrize("saved", [{"latest", "sampling.key"}, {"sampling.key"}, {"latest"}, set()])
+@pytest.mark.parametrize("saved", [{"latest"}, {"latest", "ended"}, {"ended"}, set()])
 def test_an_interrupt_says_how_to_continue_where_that_is_possible(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: set[str]
 ) -> None:
-    """Without ``latest`` the run had no checkpoint yet; without the key it has ended."""
+    """Without ``latest`` the run had no checkpoint yet; with ``ended`` there is nothing left to do."""
 
     def interrupt(*_: Any) -> None:
         write_checkpoint(tmp_path / "x")
-        for name in {"latest", "sampling.key"} - saved:
-            (tmp_path / "x" / "checkpoint" / name).unlink()
+        if "latest" not in saved:
+            (tmp_path / "x" / "checkpoint" / "latest").unlink()
+        for name in saved:
+            (tmp_path / "x" / "checkpoint" / name).touch()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "launch", interrupt)
     result = runner.invoke(cli.app, options(tmp_path))
     assert result.exit_code == 130
-    assert (f"dr-encoder run --resume {tmp_path / 'x'}" in result.output) == (len(saved) == 2)
+    assert (f"dr-encoder run --resume {tmp_path / 'x'}" in result.output) == (saved == {"latest"})
 
 
 def test_the_page_of_keys_is_what_the_command_prints() -> None:

@@ -181,7 +181,7 @@ def test_the_command_answers_in_json_and_in_words() -> None:
     answer = json.loads(output[output.index("{") :])
     assert code == 0
     assert (answer["adapter_values"], answer["code_values"], answer["noise_multiplier"]) == (24_576, 256, 2.0)
-    assert answer["noise_over_signal"] == pytest.approx(2.0 * 16 / 100)
+    assert answer["noise_over_signal"] == pytest.approx(2.0 * 16 / 100, rel=0.01)  # and what one colluder takes
     parts = answer["memory_per_client"]
     assert parts["total"] == sum(parts[name] for name in ("weights", "adapter", "codec", "activations")) + 10**9
     own = answer["memory_of_server"]

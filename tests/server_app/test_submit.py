@@ -86,9 +86,11 @@ def test_a_superlink_that_is_gone_is_not_asked_for_ever(flwr: Path) -> None:
     assert "said: SuperLink is not reachable" in output
 
 
-def of_a_run(flwr: Path, *saved: str) -> str:
+def of_a_run(flwr: Path, *saved: str, interrupted: bool = False) -> str:
     """A configuration whose run's folder has these files; none: it has not begun."""
     folder = flwr / "results" / "first"
+    if interrupted:
+        write_interrupted(folder)
     for name in saved:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
@@ -104,21 +106,21 @@ def sent(flwr: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("saved", "code", "said", "starts"),
+    ("saved", "interrupted", "code", "said", "starts"),
     [
-        ((), 0, "run 7 is finished:completed", True),
-        (("checkpoint/latest", "checkpoint/sampling.key"), 0, "first: resumed", True),
-        (("report.json",), 0, "this run has ended", False),
-        (("ledger.jsonl",), 2, "it stopped before its first checkpoint; nothing had been charged", False),
+        ((), False, 0, "run 7 is finished:completed", True),
+        ((), True, 0, "first: resumed", True),
+        (("report.json",), False, 0, "this run has ended", False),
+        (("ledger.jsonl",), False, 2, "it stopped before its first checkpoint; nothing had been charged", False),
     ],
     ids=["new", "interrupted", "done", "without a checkpoint"],
 )
 def test_a_unit_that_tries_again_resumes_and_never_pays_twice(
-    flwr: Path, saved: tuple[str, ...], code: int, said: str, starts: bool
+    flwr: Path, saved: tuple[str, ...], interrupted: bool, code: int, said: str, starts: bool
 ) -> None:
     """Exit status 2 is the one that the unit does not try again after."""
     (flwr / "statuses").write_text("finished:completed")
-    found, output = run("--config", of_a_run(flwr, *saved), "--resume-existing")
+    found, output = run("--config", of_a_run(flwr, *saved, interrupted=interrupted), "--resume-existing")
     assert (found, said in output, bool(sent(flwr))) == (code, True, starts), output
     unit = (Path(__file__).parents[2] / "systemd" / "dr-encoder-run@.service").read_text()
     assert "RestartPreventExitStatus=2\n" in unit
@@ -134,7 +136,7 @@ def test_a_resumed_run_has_the_keys_of_its_file_and_its_folder(flwr: Path, monke
 
     monkeypatch.setattr(submit, "_start", keep)
     (flwr / "statuses").write_text("finished:completed")
-    run("--config", of_a_run(flwr, "checkpoint/latest", "checkpoint/sampling.key"), "--resume-existing")
+    run("--config", of_a_run(flwr, interrupted=True), "--resume-existing")
     results = str(flwr / "results")
     assert kept == [{"output": {"dir": results, "name": "first"}, "seed": 3, "resume": f"{results}/first"}]
 
@@ -144,7 +146,7 @@ def test_a_run_that_goes_on_though_its_watcher_ended_is_watched_and_not_resumed(
     flwr: Path, status: str, again: bool
 ) -> None:
     """Two ServerApps in one folder would each charge and ask."""
-    config = of_a_run(flwr, "checkpoint/latest", "checkpoint/sampling.key")
+    config = of_a_run(flwr, interrupted=True)
     (flwr / "results" / "first" / "events.jsonl").write_text('{"event": "run_started", "run": 7}\n')
     (flwr / "statuses").write_text(f"{status} finished:completed")
     code, output = run("--config", config, "--resume-existing")

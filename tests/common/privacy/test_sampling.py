@@ -5,51 +5,63 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from common.privacy.sampling import binomial_limit, key_from_seed, new_sampling_key, poisson_sample
+from common.privacy.noise import RandomSource
+from common.privacy.sampling import binomial_limit, insecure_cohort_seed, poisson_sample
 from tests.false_alarms import beyond, statistical
 
-KEY = key_from_seed(4)
+SEED = 4
+
+
+def seeded_coins(seed: int, draw: int) -> RandomSource:
+    return RandomSource.insecure(insecure_cohort_seed(seed, draw))
 
 
 @statistical(beyond(5, 2) + 1e-5, "seeded")
 def test_clients_are_selected_independently_at_the_rate() -> None:
     """Counts per round against Bin(200, .05), mean and variance at 5 σ, and pairs exactly; false alarms 1.1e-5."""
-    sizes = np.array([len(poisson_sample(range(200), 0.05, KEY, index)) for index in range(3000)])
+    sizes = np.array([len(poisson_sample(range(200), 0.05, seeded_coins(SEED, index))) for index in range(3000)])
     assert abs(sizes.mean() - 10) < 5 * np.sqrt(9.5 / 3000)
     assert abs(sizes.var() / 9.5 - 1) < 5 * np.sqrt(2 / 3000) * 1.02  # the excess kurtosis is .075
     chosen = np.zeros((400, 2), dtype=int)
     for index in range(400):
-        cohort = poisson_sample([1, 2], 0.5, KEY, index)
+        cohort = poisson_sample([1, 2], 0.5, seeded_coins(SEED, index))
         chosen[index] = [1 in cohort, 2 in cohort]
     both = int((chosen.sum(axis=1) == 2).sum())
     assert stats.binomtest(both, 400, 0.25).pvalue > 1e-5
 
 
-def test_a_resumed_run_redraws_the_same_cohort_and_nobody_else_can() -> None:
+def test_a_seeded_draw_repeats_by_its_number() -> None:
     ids = list(range(-20, 20))
-    first = poisson_sample(ids, 0.5, KEY, 3)
-    assert first == poisson_sample(ids, 0.5, KEY, 3)
-    assert first != poisson_sample(ids, 0.5, KEY, 4)
-    assert first != poisson_sample(ids, 0.5, key_from_seed(5), 3)
-    assert set(first) == set(poisson_sample(ids[::-1], 0.5, KEY, 3))
-    assert poisson_sample(ids[:7], 0.5, KEY, 3) == [i for i in first if i in ids[:7]]
+    first = poisson_sample(ids, 0.5, seeded_coins(SEED, 3))
+    assert first == poisson_sample(ids, 0.5, seeded_coins(SEED, 3))
+    assert first != poisson_sample(ids, 0.5, seeded_coins(SEED, 4))
+    assert first != poisson_sample(ids, 0.5, seeded_coins(SEED + 1, 3))
+
+
+def test_a_client_is_selected_by_its_own_coin_alone() -> None:
+    ids = list(range(-20, 20))
+    first = poisson_sample(ids, 0.5, seeded_coins(SEED, 3))
+    assert poisson_sample(ids[:7], 0.5, seeded_coins(SEED, 3)) == [i for i in first if i in ids[:7]]
+    words = RandomSource(lambda count: np.arange(count, dtype=np.uint64) * np.uint64(2**61), secure=False)
+    assert poisson_sample(range(8), 0.5, words) == [0, 1, 2, 3]
+
+
+@statistical(2.0**-200, "system")
+def test_a_draw_from_the_system_never_repeats() -> None:
+    ids = range(200)
+    assert poisson_sample(ids, 0.5, RandomSource.system()) != poisson_sample(ids, 0.5, RandomSource.system())
 
 
 def test_rates_zero_and_one_are_exact_and_large_ids_work() -> None:
     ids = [2**63, -(2**63), 2**64 - 1]
-    assert poisson_sample(ids, 1.0, KEY, 0) == ids
-    assert poisson_sample(ids, 0.0, KEY, 0) == []
+    assert poisson_sample(ids, 1.0, seeded_coins(SEED, 0)) == ids
+    assert poisson_sample(ids, 0.0, seeded_coins(SEED, 0)) == []
 
 
-@pytest.mark.parametrize(("ids", "rate", "key"), [([1, 1], 0.5, KEY), ([1], 1.5, KEY), ([1], 0.5, b"short")])
-def test_bad_requests_are_refused(ids: list[int], rate: float, key: bytes) -> None:
-    with pytest.raises(ValueError, match=r"distinct|rate|key"):
-        poisson_sample(ids, rate, key, 0)
-
-
-def test_keys_from_the_system_differ() -> None:
-    assert new_sampling_key() != new_sampling_key()
-    assert len(new_sampling_key()) == 32
+@pytest.mark.parametrize(("ids", "rate"), [([1, 1], 0.5), ([1], 1.5)])
+def test_bad_requests_are_refused(ids: list[int], rate: float) -> None:
+    with pytest.raises(ValueError, match=r"distinct|rate"):
+        poisson_sample(ids, rate, seeded_coins(SEED, 0))
 
 
 def exact_tail(trials: int, rate: float, limit: int) -> Fraction:
