@@ -222,7 +222,7 @@ def markdown(report: dict[str, Any]) -> str:
         f"{run['rounds_run']} of {run['rounds_planned']} rounds with {run['clients']} enrolled clients; "
         f"ended because: {outcome['stopped_because']}. "
         f"Divergence was judged on {outcome['divergence_judged_on']}.",
-        *_loud(control_warning(run["control"]), outcome["warning"], outcome["shortage_warning"]),
+        *_loud(control_warning(run["control"]), outcome["warning"]),  # shortages tell who replied: not on this page
         "",
         "## Utility (held-out examples that you named public; their losses are published)",
         "",
