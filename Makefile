@@ -57,7 +57,7 @@ demo: $(READY)
 	$(BIN)/dr-encoder run --preset demo
 
 deploy-demo: $(READY)
-	$(BIN)/python -m server_app.deployment.demo
+	$(BIN)/python -m workbench.deployment.demo
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -81,7 +81,7 @@ reproduce: $(READY)
 	$(BIN)/python -m benchmarks.reproduction --out docs/reproduction
 
 pretrain: $(READY)
-	$(BIN)/python -m common.demo.build
+	$(BIN)/python -m benchmarks.pretrain.build
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from common.config import Scalar
-from compare.runs import run_report
-from server_app.command_line import main_with_plain_errors
-from server_app.launcher import read_preset
-from server_app.overrides import parse_override, parse_overrides, parse_value
+from workbench.cli.command_line import main_with_plain_errors
+from workbench.cli.overrides import parse_override, parse_overrides, parse_value
+from workbench.compare.runs import run_report
+from workbench.simulation.launcher import read_preset
 
 
 def points(grid: list[str]) -> Iterator[dict[str, Scalar]]:

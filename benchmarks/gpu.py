@@ -23,16 +23,16 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from client_app.local_update import local_update
 from client_app.release import release_gradient
-from common.architectures import PUBLISHED, quantisable
-from common.base_model import COMPUTE_DTYPE, prepare
 from common.codecs import LinearCodec
 from common.config import LoraConfig, ModelConfig, TrainConfig
 from common.data import TokenisedExamples
 from common.demo.model import load_tokenizer
-from common.models import AdaptedModel, assemble
+from common.model.adapted import AdaptedModel, assemble
+from common.model.base import COMPUTE_DTYPE, prepare
 from common.privacy.mechanism import ReleaseTerms
 from common.privacy.noise import RandomSource
-from server_app.command_line import main_with_plain_errors
+from workbench.cli.command_line import main_with_plain_errors
+from workbench.planning.architectures import PUBLISHED, quantisable
 
 SMALL = LlamaConfig(hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4, vocab_size=512)
 _READ_BYTES = 4 + 8 + 4  # per adapter value: float32 vector, int64 permutation, float32 signs

@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from benchmarks.paper_pages import claimed_page, readme_page, table3_page
 from benchmarks.paper_tables import SETTINGS, Setting, renyi_epsilon
-from server_app.command_line import main_with_plain_errors
+from workbench.cli.command_line import main_with_plain_errors
 
 COMMAND = "python -m benchmarks.reproduction --out docs/reproduction"
 Point = tuple[str, float, int, float]

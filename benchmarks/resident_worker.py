@@ -15,12 +15,12 @@ from typing import Annotated
 import typer
 
 from common.config import RunConfig, Scalar
-from server_app.command_line import run_command
-from server_app.deployment.demo import demo_sites
-from server_app.deployment.federation import DeploymentError, LocalFederation, Site
-from server_app.deployment.processes import Processes
-from server_app.launcher import terminate_as_interrupt
-from server_app.run_folder import RunFolder
+from server_app.results.folder import RunFolder
+from workbench.cli.command_line import run_command
+from workbench.deployment.demo import demo_sites
+from workbench.deployment.federation import DeploymentError, LocalFederation, Site
+from workbench.deployment.processes import Processes
+from workbench.simulation.launcher import terminate_as_interrupt
 
 _NODES = 2
 _RUN_SECONDS = 3600.0

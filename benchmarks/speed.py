@@ -23,11 +23,11 @@ from client_app.release import release_gradient
 from common.codecs import LinearCodec
 from common.config import RunConfig
 from common.data import private_tokens
-from common.models import load_adapted_model
+from common.model.adapted import load_adapted_model
 from common.privacy.mechanism import ReleaseTerms
 from common.privacy.noise import RandomSource
-from server_app.command_line import main_with_plain_errors
-from server_app.launcher import Resources, launch, read_preset
+from workbench.cli.command_line import main_with_plain_errors
+from workbench.simulation.launcher import Resources, launch, read_preset
 
 COHORT = 100
 PEER_MILLISECONDS = 513.0  # CPU per client of the usual trainer-per-call pattern, same size of step

@@ -20,10 +20,10 @@ from client_app.site import Site
 from common.codecs.base import EncoderSpec
 from common.config import TrainConfig
 from common.data import TokenisedExamples
-from common.models import AdaptedModel
+from common.model.adapted import AdaptedModel
 from common.privacy.mechanism import ReleaseTerms, release
 from common.privacy.noise import RandomSource
-from common.wire import Task, WireError, pack_release, received_adapter, unpack_instruction
+from common.wire.records import Task, WireError, pack_release, received_adapter, unpack_instruction
 
 
 @dataclass(frozen=True)

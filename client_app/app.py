@@ -20,7 +20,7 @@ from common.data import TokenisedExamples
 from common.privacy.mechanism import release
 from common.privacy.noise import RandomSource
 from common.scale_code import ScaleCode
-from common.wire import Task, WireError
+from common.wire.records import Task, WireError
 
 app = ClientApp()
 

@@ -12,7 +12,7 @@ from flwr.app import Context, Message
 
 from client_app.node_config import PolicyRefusal, brings_own_data
 from client_app.site import CodeMismatch, ModelUnavailable
-from common.wire import WireError
+from common.wire.records import WireError
 
 Handler = Callable[[Message, Context], Message]
 TELLABLE = (WireError, PolicyRefusal, CodeMismatch, ModelUnavailable)

@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy
 
 from common.config import TrainConfig
 from common.data import IGNORED, TokenisedExamples
-from common.label_logits import logits_at
-from common.models import AdaptedModel
+from common.model.adapted import AdaptedModel
+from common.model.label_logits import logits_at
 
 
 def local_update(

@@ -26,7 +26,7 @@ from flwr.common.serde import context_to_proto, message_to_proto, recorddict_fro
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 
 from client_app.worker_link import PROTOCOL, Letter, WorkerError, check_peer, open_folder, socket_path
-from common.app_digest import app_digest
+from common.wire.digest import app_digest
 
 IDLE_KEY, DEFAULT_IDLE_SECONDS = "worker-idle-seconds", 1800.0
 QUANTUM_KEY = "answer-seconds"

@@ -15,14 +15,14 @@ from client_app.policy import SitePolicy
 from client_app.rows import may_read_rows
 from client_app.site_data import SiteData
 from client_app.site_ledger import LimitReached, charge_release
-from common.app_digest import app_digest
 from common.codecs.base import Encoder, EncoderSpec, build_encoder
 from common.config import RunConfig, TrainConfig
 from common.data import TokenisedExamples, private_tokens, split_rows
-from common.models import AdaptedModel, load_adapted_model
+from common.model.adapted import AdaptedModel, load_adapted_model
+from common.model.tangents import ModelTangents
 from common.privacy.noise import RandomSource
-from common.tangents import ModelTangents
-from common.wire import Task, WireError
+from common.wire.digest import app_digest
+from common.wire.records import Task, WireError
 
 _MIX = 0x9E3779B97F4A7C15  # odd constant that spreads (seed, partition, round) over 63 bits
 _SPLIT = -1  # in place of a round

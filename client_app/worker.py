@@ -26,8 +26,8 @@ from google.protobuf.message import DecodeError
 
 from client_app.rows import rows_allowed
 from client_app.worker_link import PROTOCOL, Letter, WorkerError, check_peer, check_size, socket_path
-from common.app_digest import app_digest
 from common.private_files import private_files
+from common.wire.digest import app_digest
 
 _LETTER_SECONDS = 60.0  # for a whole letter to arrive or to leave; the other end is a process on this machine
 _log = logging.getLogger("dr-encoder.worker")

@@ -1,3 +1,3 @@
 """What server and clients must agree on; imports neither side."""
 
-import common.import_noise  # noqa: F401 - acts by being imported, before anything imports peft
+import common.model.quiet_imports  # noqa: F401 - acts by being imported, before anything imports peft

@@ -18,14 +18,14 @@ from common.codecs import Codec
 from common.codecs.statistics import GradientStatistics
 from common.config import RunConfig, TrainConfig
 from common.data import evaluation_examples, private_tokens
-from common.models import AdaptedModel, load_adapted_model
+from common.model.adapted import AdaptedModel, load_adapted_model
 from common.privacy.accounting import Charge, calibrate, epsilon
 from common.privacy.mechanism import ReleaseTerms, combine, release
 from common.privacy.noise import RandomSource
-from common.privacy.sampling import binomial_limit
 from common.scale_code import ScaleCode
-from server_app.evaluation import Evaluator
-from server_app.prior import train_prior
+from server_app.priors.synthetic import train_prior
+from server_app.privacy.sampling import binomial_limit
+from server_app.results.evaluation import Evaluator
 from server_app.strategies.two_stage import prior_settings
 
 CLIENTS, RATE, ROUNDS, EPSILON, DELTA, STEP = 1000, 0.1, 25, 2.0, 1e-5, 2.0

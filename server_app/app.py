@@ -4,10 +4,10 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from common.config import ConfigError, RunConfig
-from server_app.checkpoints import CheckpointError
-from server_app.federation import FederationError
+from server_app.results.checkpoints import CheckpointError
+from server_app.results.units import MARK, TRACEBACK, speak
+from server_app.rounds.cohort import FederationError
 from server_app.run import run_federation
-from server_app.terminal import MARK, TRACEBACK, speak
 
 app = ServerApp()
 

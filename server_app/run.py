@@ -10,7 +10,6 @@ from flwr.app import MetricRecord
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from common.app_digest import app_digest
 from common.config import ConfigError, RunConfig
 from common.data import (
     check_chat_template,
@@ -19,38 +18,39 @@ from common.data import (
     retention_examples,
     validation_examples,
 )
-from common.models import AdaptedModel, load_adapted_model
-from common.positions import check_length
-from common.privacy.ledger import Ledger
+from common.model.adapted import AdaptedModel, load_adapted_model
+from common.model.positions import check_length
 from common.private_files import private_files
-from server_app.availability import site_names
-from server_app.checkpoints import (
+from common.wire.digest import app_digest
+from server_app.log import log_event, recording
+from server_app.privacy.account import PrivacyAccount
+from server_app.privacy.ledger import Ledger
+from server_app.privacy.plan import PrivacyPlan, make_plan, round_terms, stage_one_terms
+from server_app.privacy.stage_one import empty_stage_one
+from server_app.results.checkpoints import (
     CheckpointError,
     Progress,
     load_checkpoint,
     mark_ended,
     save_checkpoint,
 )
-from server_app.evaluation import Evaluation, Evaluator
-from server_app.events import log_event, recording
-from server_app.federation import connect
-from server_app.model_card import model_card
-from server_app.monitor import Monitor
-from server_app.optimizer import ServerOptimizer
-from server_app.output_place import check_output
-from server_app.privacy_account import PrivacyAccount
-from server_app.privacy_plan import PrivacyPlan, make_plan, round_terms, stage_one_terms
-from server_app.progress import Narrator, Watch
-from server_app.report import write_report
-from server_app.resuming import check_same_run, why_not_resumable
-from server_app.run_folder import RunFolder
-from server_app.run_state import VALIDATION_LOSS, Hooks, RoundSummary, RunState, judged_loss, pack_adapter
-from server_app.scalars import Scalars, check_tensorboard
-from server_app.stage_one import empty_stage_one
+from server_app.results.console import Narrator, Watch
+from server_app.results.evaluation import Evaluation, Evaluator
+from server_app.results.folder import RunFolder
+from server_app.results.model_card import model_card
+from server_app.results.monitor import Monitor
+from server_app.results.output_place import check_output
+from server_app.results.report import write_report
+from server_app.results.resuming import check_same_run, why_not_resumable
+from server_app.results.tensorboard import Scalars, check_tensorboard
+from server_app.results.tracking import phase, watched
+from server_app.rounds.availability import site_names
+from server_app.rounds.cohort import connect
+from server_app.rounds.optimizer import ServerOptimizer
+from server_app.rounds.state import VALIDATION_LOSS, Hooks, RoundSummary, RunState, judged_loss, pack_adapter
 from server_app.strategies import check_strategy_name, recipe_of, strategy_of
 from server_app.strategies.base import FederatedAdapter
 from server_app.strategies.recipe import Recipe
-from server_app.tracking import phase, watched
 
 
 @private_files()

@@ -7,14 +7,14 @@ import datasets
 import pytest
 import torch
 
-from common.models import AdaptedModel, load_adapted_model
-from tests.tiny import Files, tiny_config, write_files
+from common.model.adapted import AdaptedModel, load_adapted_model
+from tests.support.tiny import Files, tiny_config, write_files
 
 torch.set_num_threads(1)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The marker of ``tests/false_alarms.py``."""
+    """The marker of ``tests/support/false_alarms.py``."""
     config.addinivalue_line("markers", "statistical(rate, source): fails for right code in a share ``rate`` of draws")
 
 

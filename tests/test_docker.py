@@ -17,10 +17,10 @@ from jsonschema import Draft202012Validator, ValidationError
 from typer.main import get_command
 
 from common.config import RunConfig, flatten
-from server_app.deployment import commands, signed_apps
-from server_app.deployment.certificates import Certificates
-from server_app.deployment.demo import SITES, demo_config
-from tests.compose_files import DOCKER, FILES, SIGNED, Missing, filled_in, load
+from tests.support.compose_files import DOCKER, FILES, SIGNED, Missing, filled_in, load
+from workbench.deployment import commands, signed_apps
+from workbench.deployment.certificates import Certificates
+from workbench.deployment.demo import SITES, demo_config
 
 ROOT = DOCKER.parent
 NOTHING = Path("/none")
@@ -131,7 +131,7 @@ def test_every_service_is_confined_and_tells_of_its_health(name: str) -> None:
         if of != "operator":  # it ends
             assert service["restart"] == "unless-stopped", of
             words = service["healthcheck"]["test"]
-            assert words[:4] == ["CMD", "python", "-m", "server_app.deployment.health"], of
+            assert words[:4] == ["CMD", "python", "-m", "workbench.deployment.health"], of
             assert urlsplit(words[4]).port, of
 
 
@@ -181,7 +181,7 @@ def test_the_demonstration_runs_the_commands_of_deploy_demo_without_the_proofs()
 def test_the_operator_submits_the_run_of_deploy_demo_and_results_reach_the_host() -> None:
     services = load("compose.yml")["services"]
     command, mounts = services["operator"]["command"], services["operator"]["volumes"]
-    assert command[:3] == ["python", "-m", "server_app.deployment.submit"]
+    assert command[:3] == ["python", "-m", "workbench.deployment.submit"]
     assert services["operator"]["profiles"] == ["operator"], "`up` alone submits nothing"
     assert values(command) == {"--app": "/app", "--config": "/demo/run.toml"}
     assert ["WORKDIR", "/app"] in dockerfile()
@@ -276,7 +276,7 @@ def test_the_shelf_is_found_by_the_superlink_and_by_nobody_else() -> None:
     before = load("compose.tls.yml")["services"]["superlink"]
     assert joined(superlink) == joined(before) | {"shelf"}
     program, arguments = shelf["command"][:3], shelf["command"][3:]
-    assert program == ["python", "-m", "server_app.deployment.signed_apps"]
+    assert program == ["python", "-m", "workbench.deployment.signed_apps"]
     commands_of_it: Any = get_command(signed_apps.app)
     parsed = commands_of_it.commands["serve"].make_context("serve", arguments[1:]).params
     assert (arguments[0], parsed["shelf"]) == ("serve", "/shelf")

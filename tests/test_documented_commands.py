@@ -11,13 +11,13 @@ import typer
 from typer.testing import CliRunner
 
 from common.config import RunConfig
-from compare.cli import app
-from compare.wish import Entry, read_changes
-from server_app.launcher import read_preset
-from server_app.overrides import parse_override
 from server_app.strategies import STRATEGIES
-from server_app.unread_keys import refuse_unread
-from tests.documented_commands import PRESETS, Documented, in_pages, in_presets
+from tests.support.documented_commands import PRESETS, Documented, in_pages, in_presets
+from workbench.cli.compare import app
+from workbench.cli.overrides import parse_override
+from workbench.cli.unread_keys import refuse_unread
+from workbench.compare.wish import Entry, read_changes
+from workbench.simulation.launcher import read_preset
 
 COMMANDS: Any = typer.main.get_command(app)
 DOCUMENTED = sorted(set(in_pages()) | set(in_presets()), key=str)

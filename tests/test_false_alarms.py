@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.common.privacy.audit import mu_lower_bound
-from tests.false_alarms import (
+from tests.support.false_alarms import (
     Statistical,
     all_tests,
     audit_outside,

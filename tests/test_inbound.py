@@ -16,19 +16,19 @@ from hypothesis import strategies as st
 from client_app import app as client_module
 from client_app.guard import TELLABLE
 from client_app.site_ledger import RECORD
-from common.app_digest import app_digest
 from common.codecs import CONV, LinearCodec
 from common.config import RunConfig
-from common.inbound_array import ArrayError, read_array
-from common.models import AdaptedModel
+from common.model.adapted import AdaptedModel
 from common.privacy.mechanism import ReleaseTerms, check_release, release
 from common.privacy.noise import RandomSource
 from common.scale_code import ScaleCode
-from common.wire import STATISTICS, TRAIN, Task, WireError, pack_instruction, pack_release, unpack_instruction
-from server_app.federation import Question
-from tests.messages import NODE, instruction
-from tests.mutations import false_arrays, mutated
-from tests.tiny import Files, tiny_config
+from common.wire.arrays import ArrayError, read_array
+from common.wire.digest import app_digest
+from common.wire.records import STATISTICS, TRAIN, Task, WireError, pack_instruction, pack_release, unpack_instruction
+from server_app.rounds.cohort import Question
+from tests.support.messages import NODE, instruction
+from tests.support.mutations import false_arrays, mutated
+from tests.support.tiny import Files, tiny_config
 
 FEW, MANY = 500, 10_000
 SPARE = 400 << 20  # bytes that a thousand hostile messages may cost; one that is believed costs more

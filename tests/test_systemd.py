@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from server_app.deployment import commands, submit
-from server_app.deployment.certificates import Certificates
 from tests.test_docker import TLS, options
+from workbench.deployment import commands, submit
+from workbench.deployment.certificates import Certificates
 
 ROOT = Path(__file__).parents[1]
 UNITS = {
@@ -133,7 +133,7 @@ def test_a_run_is_tried_again_a_bounded_number_of_times_and_confined() -> None:
         ["86400"],
     )
     words = command(RUN)
-    assert words[1:3] == ["-m", "server_app.deployment.submit"]
+    assert words[1:3] == ["-m", "workbench.deployment.submit"]
     assert set(inspect.signature(submit.submit).parameters) >= {
         option[2:].replace("-", "_") for option in options(words)
     }

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny import Files
+from tests.support.tiny import Files
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("benchmarks", "client_app", "common", "compare", "server_app", "tests")
@@ -85,10 +85,10 @@ RUN = """
 import os, sys
 from pathlib import Path
 assert sys.getfilesystemencoding() != "utf-8"
-from tests.tiny import Files, run_tiny, tiny_config
+from tests.support.tiny import Files, run_tiny, tiny_config
 files, out = Files(Path(sys.argv[1]), Path(sys.argv[2])), Path(sys.argv[3])
 config = tiny_config(files, out, {"privacy.epsilon": 0.0, "privacy.noise-multiplier": 0.8})
-from server_app.progress import Narrator
+from server_app.results.console import Narrator
 Narrator()("\\u03b5 of a run in Gr\\u00f6\\u00dfe")
 run_tiny(config)
 """
@@ -106,7 +106,7 @@ def test_a_run_in_another_locale_ends_with_all_that_it_leaves(files: Files, tmp_
     assert json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))["schema"] == 1
 
 
-COMMAND = "from compare.cli import main; main()"
+COMMAND = "from workbench.cli.compare import main; main()"
 
 
 def test_the_command_line_reads_and_names_files_as_utf_8_in_another_locale(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from common.config import ConfigError, DataConfig
-from common.token_ids import split_at_word, token_ids
+from common.model.token_ids import split_at_word, token_ids
 
 IGNORED = -100  # label that cross-entropy skips
 

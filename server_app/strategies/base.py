@@ -16,22 +16,22 @@ from flwr.serverapp.strategy import Result, Strategy
 from torch import Tensor
 
 from common.adapter import Layout
-from common.app_digest import app_digest
 from common.codecs.base import Codec
 from common.config import RunConfig
-from common.models import AdaptedModel
+from common.model.adapted import AdaptedModel
 from common.privacy.mechanism import combine
 from common.privacy.noise import RandomSource
-from common.privacy.sampling import insecure_cohort_seed, poisson_sample
-from common.quantize import QuantisedAdapter
-from common.wire import TRAIN, Task, pack_instruction
-from server_app.availability import Attendance
-from server_app.control import controlled_code, controlled_gradient
-from server_app.events import log_event
-from server_app.federation import FederationError, Question, Replies, exchange
-from server_app.privacy_account import PrivacyAccount
-from server_app.privacy_plan import round_terms
-from server_app.run_state import Best, Hooks, RoundSummary, RunState, judged_loss, pack_adapter, unpack_adapter
+from common.proxy import QuantisedAdapter
+from common.wire.digest import app_digest
+from common.wire.records import TRAIN, Task, pack_instruction
+from server_app.log import log_event
+from server_app.privacy.account import PrivacyAccount
+from server_app.privacy.plan import round_terms
+from server_app.privacy.sampling import insecure_cohort_seed, poisson_sample
+from server_app.rounds.availability import Attendance
+from server_app.rounds.cohort import FederationError, Question, Replies, exchange
+from server_app.rounds.controls import controlled_code, controlled_gradient
+from server_app.rounds.state import Best, Hooks, RoundSummary, RunState, judged_loss, pack_adapter, unpack_adapter
 from server_app.strategies.recipe import Recipe
 
 

@@ -14,9 +14,9 @@ from common.config import ConfigError, RunConfig
 from common.privacy.mechanism import ReleaseTerms, combine
 from common.privacy.noise import RandomSource
 from common.scale_code import ScaleCode
-from common.wire import STATISTICS
-from server_app.prior import PriorSettings, check_settings, code_size, train_prior
-from server_app.stage_one import statistics_stage
+from common.wire.records import STATISTICS
+from server_app.priors.synthetic import PriorSettings, check_settings, code_size, train_prior
+from server_app.privacy.stage_one import statistics_stage
 from server_app.strategies.recipe import PlannedEncoder, Recipe, learned_encoder
 from server_app.strategies.two_stage import TwoStage, prior_settings
 

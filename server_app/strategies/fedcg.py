@@ -15,11 +15,11 @@ from common.adapter import Layout
 from common.codecs.base import Codec
 from common.config import ConfigError, RunConfig
 from common.privacy.mechanism import combine
-from common.wire import GRADIENTS
-from server_app.federation import FederationError
-from server_app.informed_prior import train_informed
-from server_app.prior import check_trained, code_size
-from server_app.stage_one import StageOne
+from common.wire.records import GRADIENTS
+from server_app.priors.collected import train_informed
+from server_app.priors.synthetic import check_trained, code_size
+from server_app.privacy.stage_one import StageOne
+from server_app.rounds.cohort import FederationError
 from server_app.strategies.recipe import Recipe, learned_encoder
 from server_app.strategies.two_stage import TwoStage, prior_settings
 

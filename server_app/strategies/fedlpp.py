@@ -14,7 +14,7 @@ from torch import Tensor
 from common.adapter import Layout
 from common.codecs.identity import IdentityCodec
 from common.config import RunConfig
-from common.quantize import QuantisedAdapter, quantise
+from common.proxy import QuantisedAdapter, quantise
 from server_app.strategies.base import FederatedAdapter
 from server_app.strategies.random_projection import seeded_codec
 from server_app.strategies.recipe import Recipe

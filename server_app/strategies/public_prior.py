@@ -20,14 +20,14 @@ from common.config import TEMPLATE, ConfigError, RunConfig
 from common.data import check_demo, held_out_prompts
 from common.demo.prompts import public_questions
 from common.demo.tasks import template_of
-from common.group_gradients import are_linear, group_gradients
-from common.tangents import ModelTangents
-from server_app.privacy_plan import mean_noise
-from server_app.public_gradients import directions, pseudo_clients, rows_bytes
-from server_app.public_prompts import check_enough, public_prompts
+from common.model.group_gradients import are_linear, group_gradients
+from common.model.tangents import ModelTangents
+from server_app.priors.public_gradients import directions, pseudo_clients, rows_bytes
+from server_app.priors.public_prompts import check_enough, public_prompts
+from server_app.privacy.plan import mean_noise
+from server_app.results.units import count, data_size
 from server_app.strategies.base import FederatedAdapter
 from server_app.strategies.recipe import PlannedEncoder, Recipe, check_size
-from server_app.terminal import count, data_size
 
 _ROUND_SPREAD = 1_000_003
 

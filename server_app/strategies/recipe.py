@@ -12,8 +12,8 @@ from common.codecs.conv import CONV
 from common.codecs.dense import DENSE
 from common.codecs.identity import IdentityCodec
 from common.config import CodecConfig, ConfigError, RunConfig
-from common.quantize import QuantisedAdapter
-from server_app.stage_one import StageOne
+from common.proxy import QuantisedAdapter
+from server_app.privacy.stage_one import StageOne
 
 
 @dataclass(frozen=True)

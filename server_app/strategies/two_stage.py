@@ -8,17 +8,17 @@ import numpy as np
 from flwr.serverapp import Grid
 
 from common.adapter import Layout
-from common.app_digest import app_digest
 from common.codecs.autoencoder import NeuralCodec
 from common.codecs.identity import IdentityCodec
 from common.config import ConfigError, RunConfig
 from common.privacy.mechanism import ReleaseTerms
-from common.wire import Task, pack_encoder, pack_instruction, pack_release, serialised_bytes
-from server_app.events import log_event
-from server_app.federation import FederationError, Question
-from server_app.prior import PriorSettings
-from server_app.privacy_plan import stage_one_terms
-from server_app.stage_one import StageOne
+from common.wire.digest import app_digest
+from common.wire.records import Task, pack_encoder, pack_instruction, pack_release, serialised_bytes
+from server_app.log import log_event
+from server_app.priors.synthetic import PriorSettings
+from server_app.privacy.plan import stage_one_terms
+from server_app.privacy.stage_one import StageOne
+from server_app.rounds.cohort import FederationError, Question
 from server_app.strategies.base import FederatedAdapter
 from server_app.strategies.recipe import check_size
 

@@ -8,7 +8,7 @@ import torch
 from benchmarks import gpu
 from common.config import LoraConfig
 from common.demo.model import load_tokenizer
-from common.models import assemble
+from common.model.adapted import assemble
 
 OPTIONS = ["--small", "--device", "cpu", "--batch", "2", "--length", "16", "--codes", "16", "64", "--repeats", "2"]
 

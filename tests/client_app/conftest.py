@@ -10,9 +10,9 @@ import pytest
 
 from client_app import resident
 from common.config import RunConfig
-from server_app.in_process import InProcessGrid
 from tests.client_app.worker_runs import ROOT, STAND_IN, workers
-from tests.tiny import Files, tiny_config, tiny_grid, write_jsonl
+from tests.support.tiny import Files, tiny_config, tiny_grid, write_jsonl
+from workbench.simulation.in_process import InProcessGrid
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def _stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
         shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__", "assets"))
     (root / "client_app" / "app.py").write_text(STAND_IN, encoding="utf-8")
     monkeypatch.setattr(resident, "_ROOT", root)
-    digest = "from common.app_digest import app_digest; print(app_digest())"
+    digest = "from common.wire.digest import app_digest; print(app_digest())"
     shutil.copy(ROOT / "dr_encoder_client.py", root)
     found = subprocess.run(
         [sys.executable, "-c", digest], cwd=root, capture_output=True, encoding="utf-8", errors="replace", check=True

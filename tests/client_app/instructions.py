@@ -8,16 +8,16 @@ from flwr.app import Message
 from torch import Tensor
 
 from client_app.local_update import local_update
-from common.app_digest import app_digest
 from common.codecs import Codec, LinearCodec
 from common.config import RunConfig
 from common.data import private_tokens
-from common.models import AdaptedModel
+from common.model.adapted import AdaptedModel
 from common.privacy.clipping import clip
 from common.privacy.mechanism import ReleaseTerms, Trust
-from common.wire import TRAIN, Task, pack_instruction, unpack_release
-from server_app.in_process import InProcessGrid
-from tests.tiny import CLIENTS
+from common.wire.digest import app_digest
+from common.wire.records import TRAIN, Task, pack_instruction, unpack_release
+from tests.support.tiny import CLIENTS
+from workbench.simulation.in_process import InProcessGrid
 
 ROUND = 2
 

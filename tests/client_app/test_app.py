@@ -13,16 +13,16 @@ from client_app.local_update import gradient_stream
 from client_app.site import encoder_for
 from client_app.statistics import gradient_statistics
 from common.adapter import Layout
-from common.app_digest import app_digest
 from common.codecs import IdentityCodec, LinearCodec
 from common.codecs.base import EncoderSpec
 from common.config import RunConfig
 from common.data import private_tokens
-from common.models import AdaptedModel
-from common.wire import STATISTICS, serialised_bytes
-from server_app.in_process import InProcessGrid
+from common.model.adapted import AdaptedModel
+from common.wire.digest import app_digest
+from common.wire.records import STATISTICS, serialised_bytes
 from tests.client_app.instructions import answer, ask, plain_code, refusal, terms
-from tests.tiny import CLIENTS
+from tests.support.tiny import CLIENTS
+from workbench.simulation.in_process import InProcessGrid
 
 
 def test_without_noise_the_release_is_the_clipped_code_of_the_clients_own_gradient(

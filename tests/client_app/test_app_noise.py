@@ -10,14 +10,14 @@ import torch
 from client_app import app as client_module
 from common.codecs import Codec, IdentityCodec, LinearCodec
 from common.config import RunConfig
-from common.models import AdaptedModel
+from common.model.adapted import AdaptedModel
 from common.privacy.mechanism import ReleaseTerms, Trust
 from common.scale_code import ScaleCode
-from common.wire import STATISTICS
-from server_app.in_process import InProcessGrid
+from common.wire.records import STATISTICS
 from tests.client_app.instructions import answer, ask, refusal, terms
-from tests.false_alarms import beyond, correlation_beyond, count_outside, rms_outside, statistical
-from tests.tiny import Files, tiny_config, tiny_grid
+from tests.support.false_alarms import beyond, correlation_beyond, count_outside, rms_outside, statistical
+from tests.support.tiny import Files, tiny_config, tiny_grid
+from workbench.simulation.in_process import InProcessGrid
 
 TRUSTS: list[Trust] = ["distributed", "local"]
 

@@ -16,12 +16,12 @@ from client_app import app as client_module
 from client_app.guard import guarded
 from common.codecs import IdentityCodec, LinearCodec
 from common.config import RunConfig, StatisticsConfig
-from common.models import AdaptedModel
+from common.model.adapted import AdaptedModel
 from common.privacy.mechanism import ReleaseTerms
 from common.scale_code import ScaleCode
-from common.wire import STATISTICS, TRAIN
-from server_app.in_process import InProcessGrid
+from common.wire.records import STATISTICS, TRAIN
 from tests.client_app.instructions import answer, ask, plain_code, refusal, terms
+from workbench.simulation.in_process import InProcessGrid
 
 
 def test_a_site_with_its_own_data_releases_noised_codes_of_them_only(

@@ -14,11 +14,11 @@ import pytest
 from typer.testing import CliRunner
 
 from client_app import check_site as module
-from client_app.check_site import Finding, read_run, read_site_env
 from common.demo.tasks import training_examples
-from compare.cli import app
-from server_app.deployment.certificates import Certificates, make_certificates
-from tests.tiny import write_jsonl
+from tests.support.tiny import write_jsonl
+from workbench.cli.compare import app
+from workbench.deployment.certificates import Certificates, make_certificates
+from workbench.deployment.site_check import Finding, read_run, read_site_env
 
 ROOT = Path(__file__).parents[2]
 RUN = {**read_run(None), "lora.rank": 2, "train.batch-size": 4}

@@ -9,8 +9,8 @@ from types import ModuleType
 
 import pytest
 
-from common import app_digest as digest_module
-from common.app_digest import app_digest
+from common.wire import digest as digest_module
+from common.wire.digest import app_digest
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
@@ -84,7 +84,7 @@ def test_the_process_that_flower_starts_for_a_message_imports_nothing_heavy() ->
 
 
 def digest_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(digest_module, "__file__", str(folder / "common" / "app_digest.py"))
+    monkeypatch.setattr(digest_module, "__file__", str(folder / "common" / "wire" / "digest.py"))
     return app_digest.__wrapped__()
 
 

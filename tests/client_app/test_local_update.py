@@ -10,8 +10,8 @@ from client_app.local_update import _batches, gradient_stream, local_update
 from common.config import LoraConfig, ModelConfig, TrainConfig
 from common.data import TokenisedExamples, tokenise
 from common.demo.facts import PRIVATE_PROMPT, facts_of
-from common.models import AdaptedModel, load_adapted_model
-from tests.tiny import vectors
+from common.model.adapted import AdaptedModel, load_adapted_model
+from tests.support.tiny import vectors
 
 KNOWN = facts_of("known")
 FACTS = KNOWN[:: len(KNOWN) // 8][:8]

@@ -13,19 +13,19 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from client_app import app as client_module
 from client_app.site_ledger import RECORD, SiteLedger
 from common.adapter import Layout
-from common.app_digest import app_digest
 from common.codecs import DENSE, IdentityCodec, LinearCodec
 from common.codecs.base import Codec, EncoderSpec, layout_fields
 from common.config import RunConfig, StatisticsConfig
-from common.models import AdaptedModel
+from common.model.adapted import AdaptedModel
 from common.privacy import noise
 from common.privacy.accounting import epsilon
 from common.privacy.gaussian import gaussian_epsilon
 from common.privacy.mechanism import ReleaseTerms, message_charge, noise_slack
 from common.scale_code import ScaleCode
-from common.wire import STATISTICS, TASK, TRAIN, Task, pack_instruction, unpack_release
-from tests.false_alarms import rms_outside, statistical
-from tests.tiny import Files, run_tiny, tiny_config, tiny_grid, write_jsonl
+from common.wire.digest import app_digest
+from common.wire.records import STATISTICS, TASK, TRAIN, Task, pack_instruction, unpack_release
+from tests.support.false_alarms import rms_outside, statistical
+from tests.support.tiny import Files, run_tiny, tiny_config, tiny_grid, write_jsonl
 
 SITE = 3
 PRIVATE = "alice leukaemia seventeen"

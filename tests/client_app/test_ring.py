@@ -19,15 +19,15 @@ from client_app import app as client_module
 from client_app import site as site_module
 from client_app.rows import rows_allowed
 from client_app.site_ledger import create_ledger
-from common.app_digest import app_digest
 from common.codecs import IdentityCodec, LinearCodec
 from common.config import StatisticsConfig
-from common.models import AdaptedModel
+from common.model.adapted import AdaptedModel
 from common.privacy.mechanism import ReleaseTerms
 from common.scale_code import ScaleCode
-from common.wire import STATISTICS, TRAIN, Task, pack_instruction
-from tests.messages import NODE, instruction
-from tests.tiny import TINY
+from common.wire.digest import app_digest
+from common.wire.records import STATISTICS, TRAIN, Task, pack_instruction
+from tests.support.messages import NODE, instruction
+from tests.support.tiny import TINY
 
 ROOT = Path(__file__).parents[2]
 KEYS: dict[str, Any] = {

@@ -9,7 +9,7 @@ import torch
 from client_app.statistics import gradient_statistics
 from common.adapter import Layout
 from common.config import StatisticsConfig
-from tests.tiny import vectors
+from tests.support.tiny import vectors
 
 LAYOUT = Layout.of({"a": (2,), "b": (1, 2)})
 

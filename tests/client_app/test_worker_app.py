@@ -10,13 +10,13 @@ from flwr.app import Context, RecordDict
 from client_app import resident
 from client_app.app import app
 from client_app.worker_link import WorkerError, open_folder
-from common.app_digest import app_digest
 from common.codecs import LinearCodec
-from common.models import AdaptedModel
+from common.model.adapted import AdaptedModel
 from common.privacy.mechanism import ReleaseTerms
-from common.wire import Task, pack_instruction
-from tests.messages import NODE, instruction
-from tests.tiny import Files, tiny_config
+from common.wire.digest import app_digest
+from common.wire.records import Task, pack_instruction
+from tests.support.messages import NODE, instruction
+from tests.support.tiny import Files, tiny_config
 
 
 @pytest.fixture(autouse=True)

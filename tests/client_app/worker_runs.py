@@ -11,7 +11,7 @@ import psutil
 from flwr.app import ConfigRecord, Context, RecordDict
 
 from client_app import resident, worker_link
-from tests.messages import instruction
+from tests.support.messages import instruction
 
 ROOT = Path(__file__).parents[2]
 RUN: dict[str, Any] = {"model.name": "demo", "seed": 1, "num-server-rounds": 3}

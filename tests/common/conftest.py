@@ -3,7 +3,7 @@
 import pytest
 
 from tests.common.example_rows import ROWS
-from tests.tiny import write_jsonl
+from tests.support.tiny import write_jsonl
 
 
 @pytest.fixture(scope="module")

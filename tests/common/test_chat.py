@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from common.config import ConfigError, DataConfig
 from common.data import IGNORED, load_examples, private_tokens, prompt_texts
 from common.demo.model import load_tokenizer
-from tests.benchmark_files import save_model
+from tests.support.benchmark_files import save_model
 
 RECORDS = Path(__file__).parents[1] / "data" / "formats"
 DOLLY = DataConfig(format="dolly", chat_template=True)

@@ -11,7 +11,7 @@ from common.demo.facts import split_known
 from common.demo.tasks import evaluation_examples as demo_questions
 from common.demo.tasks import splits_of
 from tests.common.example_rows import ROWS, columns, parts
-from tests.tiny import write_jsonl
+from tests.support.tiny import write_jsonl
 
 
 @pytest.mark.parametrize("split", ["evaluation", "validation"])

@@ -8,7 +8,7 @@ import pytest
 from common.config import ConfigError, DataConfig
 from common.data import IGNORED, TokenisedExamples, evaluation_examples, load_examples, private_tokens
 from tests.common.example_rows import MAPPED, TOKENIZER, words
-from tests.tiny import write_jsonl
+from tests.support.tiny import write_jsonl
 
 
 @pytest.mark.parametrize(

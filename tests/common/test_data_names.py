@@ -13,7 +13,7 @@ from pyarrow import parquet
 
 from common.config import ConfigError, DataConfig
 from common.data import evaluation_examples, load_examples, private_examples, sets
-from tests.tiny import write_jsonl
+from tests.support.tiny import write_jsonl
 
 ODD = ["site[1]", "q*", "who?", "train [v2]", "größe ü", "a{b,c}", "!x", "[private] **", "%41", "a#b"]
 READERS = {

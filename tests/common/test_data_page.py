@@ -9,9 +9,9 @@ from lm_eval import tasks
 
 from common.config import DataConfig, RunConfig
 from common.data import FORMATS, evaluation_examples, private_examples
-from server_app.launcher import read_preset
 from server_app.strategies import STRATEGIES
-from tests.tiny import write_jsonl
+from tests.support.tiny import write_jsonl
+from workbench.simulation.launcher import read_preset
 
 PAGE = (Path(__file__).parents[2] / "docs" / "models-and-data.md").read_text()
 PRESETS = sorted((Path(__file__).parents[2] / "common" / "presets").glob("*.toml"))

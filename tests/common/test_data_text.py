@@ -15,7 +15,7 @@ from pyarrow import parquet
 
 from common.config import ConfigError, DataConfig
 from common.data import evaluation_examples, load_examples
-from tests.tiny import write_jsonl
+from tests.support.tiny import write_jsonl
 
 WRITTEN = [
     ["2024-05-01", "2023-12-31"],

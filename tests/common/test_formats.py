@@ -12,7 +12,7 @@ from datasets import Dataset
 from common.config import ConfigError, DataConfig, RunConfig
 from common.data import FORMATS, IGNORED, evaluation_examples, load_examples, private_examples, private_tokens
 from common.demo.model import load_tokenizer
-from tests.tiny import write_jsonl
+from tests.support.tiny import write_jsonl
 
 RECORDS = Path(__file__).parents[1] / "data" / "formats"
 TOKENIZER = load_tokenizer()

@@ -21,11 +21,11 @@ from client_app.local_update import local_update
 from common.config import LoraConfig, TrainConfig
 from common.data import IGNORED, TokenisedExamples
 from common.demo.model import load_tokenizer
-from common.group_gradients import group_gradients
-from common.label_logits import logits_at, output_layer
-from common.models import AdaptedModel, assemble
-from tests.layouts import config_of
-from tests.tiny import vectors
+from common.model.adapted import AdaptedModel, assemble
+from common.model.group_gradients import group_gradients
+from common.model.label_logits import logits_at, output_layer
+from tests.support.layouts import config_of
+from tests.support.tiny import vectors
 
 SIZES: dict[str, Any] = {
     "vocab_size": 300,

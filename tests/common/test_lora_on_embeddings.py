@@ -8,14 +8,14 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from common.base_model import load_base
-from common.base_sample import BASE_FILE, is_same_base
 from common.config import LoraConfig, ModelConfig
-from common.group_gradients import are_linear
-from common.models import load_adapted_model
-from server_app.run_folder import RunFolder
-from tests.layouts import VOCABULARY, WIDTH, write_model
-from tests.tiny import vectors
+from common.model.adapted import load_adapted_model
+from common.model.base import load_base
+from common.model.base_sample import BASE_FILE, is_same_base
+from common.model.group_gradients import are_linear
+from server_app.results.folder import RunFolder
+from tests.support.layouts import VOCABULARY, WIDTH, write_model
+from tests.support.tiny import vectors
 
 fresh = load_adapted_model.__wrapped__
 

@@ -15,15 +15,15 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from peft import PeftModel
 from torch import Tensor
 
-from common import base_model
-from common.adaptation import target_modules
-from common.architectures import shape_of
 from common.config import ConfigError, LoraConfig, ModelConfig
 from common.demo.model import load_model, load_tokenizer
-from common.models import AdaptedModel, RemoteFactors, load_adapted_model
-from tests.false_alarms import beyond, statistical
-from tests.layouts import write_model
-from tests.tiny import TINY, vectors
+from common.model import base as base_model
+from common.model.adapted import AdaptedModel, RemoteFactors, load_adapted_model
+from common.model.lora import target_modules
+from tests.support.false_alarms import beyond, statistical
+from tests.support.layouts import write_model
+from tests.support.tiny import TINY, vectors
+from workbench.planning.architectures import shape_of
 
 LORA = LoraConfig(rank=2, alpha=4.0, target_modules="q_proj,v_proj")
 NAME = "base_model.model.model.layers.2.self_attn.v_proj.lora_B.default.weight"
@@ -188,11 +188,11 @@ def test_a_gpu_that_is_not_there_is_refused_wherever_the_model_is_loaded(
 def test_importing_the_model_says_nothing_of_optional_kernels() -> None:
     """The line comes where the CPU has AVX-512 BF16 only, so it is said here as bitsandbytes says it."""
     code = (
-        "import logging, common.models\n"
+        "import logging, common.model.adapted\n"
         "log = logging.getLogger('bitsandbytes.backends.cpu.ops')\n"
         "log.warning('Failed to load CPU gemm_4bit_forward from kernels-community: %s.', 'x')\n"
         "log.warning('another matter')\n"
-        "from common.adaptation import adapt\nfrom common.config import LoraConfig\n"
+        "from common.model.lora import adapt\nfrom common.config import LoraConfig\n"
         "from common.demo.model import load_model\nadapt(load_model(), LoraConfig())\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

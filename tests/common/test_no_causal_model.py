@@ -3,8 +3,8 @@
 import pytest
 from transformers import CLIPConfig, PreTrainedConfig, T5Config
 
-from common.architectures import build_shape
 from common.config import ConfigError, LoraConfig
+from workbench.planning.architectures import build_shape
 
 
 @pytest.mark.parametrize("config", [T5Config(), CLIPConfig()], ids=lambda config: config.model_type)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from common.config import ConfigError, DataConfig
 from common.data import private_examples
 from tests.common.example_rows import ROWS, parts
-from tests.false_alarms import statistical
-from tests.tiny import write_jsonl
+from tests.support.false_alarms import statistical
+from tests.support.tiny import write_jsonl
 
 
 @pytest.mark.parametrize(("partitioner", "clients"), [("iid", 5), ("dirichlet", 5), ("natural", 4)])

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from common.adapter import Layout
-from common.quantize import Levels, QuantisedAdapter, pack, packed_bytes, quantise, unit_levels, unpack
-from tests.false_alarms import beyond, statistical
-from tests.tiny import vectors
+from common.proxy import Levels, QuantisedAdapter, pack, packed_bytes, quantise, unit_levels, unpack
+from tests.support.false_alarms import beyond, statistical
+from tests.support.tiny import vectors
 
 LAYOUT = Layout.of({"a": (10, 20), "b": (300,), "c": (1,), "d": (7,)})
 every_kind = pytest.mark.parametrize("levels", ["uniform", "normal"])

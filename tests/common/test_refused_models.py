@@ -27,11 +27,12 @@ from transformers import (
     XLNetLMHeadModel,
 )
 
-from common import base_model, causal
-from common.base_model import load_base
 from common.config import ConfigError, RunConfig
-from server_app.local_model import check_local_model
-from tests.layouts import VOCABULARY, write_model, write_tokenizer
+from common.model import base as base_model
+from common.model import causal
+from common.model.base import load_base
+from tests.support.layouts import VOCABULARY, write_model, write_tokenizer
+from workbench.planning.local_model import check_local_model
 
 BERT: dict[str, Any] = {
     "vocab_size": VOCABULARY,

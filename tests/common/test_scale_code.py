@@ -9,7 +9,7 @@ from torch import Tensor
 from common.adapter import Layout
 from common.config import StatisticsConfig
 from common.scale_code import ScaleCode, module_type, shrink
-from tests.false_alarms import beyond, statistical
+from tests.support.false_alarms import beyond, statistical
 
 LAYOUT = Layout.of(
     {f"layers.{layer}.{module}.lora_{factor}.weight": (3,) for layer in range(4) for module in "qv" for factor in "AB"}

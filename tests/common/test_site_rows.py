@@ -17,7 +17,7 @@ from common.data import FORMATS, load_examples, private_examples, private_tokens
 from common.demo.model import load_tokenizer
 from tests.common.test_data_faults import FAULTS
 from tests.common.test_formats import RECORDS
-from tests.tiny import write_jsonl
+from tests.support.tiny import write_jsonl
 
 GOOD = {"prompt": "good", "completion": "x"}
 BAD: dict[str, bytes] = {

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.group_gradients import group_gradients
-from common.models import AdaptedModel
-from common.tangents import ModelTangents
-from tests.tiny import vectors
+from common.model.adapted import AdaptedModel
+from common.model.group_gradients import group_gradients
+from common.model.tangents import ModelTangents
+from tests.support.tiny import vectors
 
 TOKENS = torch.randint(4, 200, (5, 3, 9), dtype=torch.int32, generator=torch.Generator().manual_seed(0))
 SPANS = torch.tensor([[[7, 8], [4, 6], [8, 9]]] * 4 + [[[5, 9], [1, 2], [6, 6]]], dtype=torch.int32)
@@ -66,7 +66,7 @@ def test_all_groups_at_once_equal_one_backward_pass_a_group(
     adapted: AdaptedModel, point: Tensor, jacobian: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for at_once in (600, 6):
-        monkeypatch.setattr("common.group_gradients._AT_ONCE", at_once)
+        monkeypatch.setattr("common.model.group_gradients._AT_ONCE", at_once)
         found = group_gradients(adapted, point, TOKENS, SPANS)
         assert ((found - jacobian).norm(dim=1) < 1e-5 * jacobian.norm(dim=1)).all()
         assert not adapted.gradients.any(), "nothing is left behind for the next backward pass"
@@ -75,7 +75,7 @@ def test_all_groups_at_once_equal_one_backward_pass_a_group(
 def test_many_losses_are_taken_in_pieces(adapted: AdaptedModel, point: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     model, direction = ModelTangents(adapted), vectors(1, adapted.layout.size, 5)[0]
     whole = model.push(point, TOKENS, SPANS, direction), model.pull(point, TOKENS, SPANS, torch.ones(5))
-    monkeypatch.setattr("common.tangents._AT_ONCE", 6)
+    monkeypatch.setattr("common.model.tangents._AT_ONCE", 6)
     pieces = model.push(point, TOKENS, SPANS, direction), model.pull(point, TOKENS, SPANS, torch.ones(5))
     for one, other in zip(whole, pieces, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
@@ -96,7 +96,7 @@ def test_a_layer_that_no_token_reaches_has_gradient_zero_and_one_that_is_not_lin
     layer = adapted.model.get_submodule(first.name.removesuffix(".weight"))
     monkeypatch.setattr(layer, "register_forward_hook", lambda _: _Nothing())
     assert not group_gradients(adapted, point, TOKENS, SPANS)[:, first.offset : first.end].any()
-    monkeypatch.setattr("common.group_gradients.nn.Linear", torch.nn.Conv1d)
+    monkeypatch.setattr("common.model.group_gradients.nn.Linear", torch.nn.Conv1d)
     with pytest.raises(TypeError, match=first.name):
         group_gradients(adapted, point, TOKENS, SPANS)
 

@@ -6,7 +6,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from common.data import IGNORED, tokenise
-from common.token_ids import begin_ids, leave_ends_open, split_at_word, token_ids
+from common.model.token_ids import begin_ids, leave_ends_open, split_at_word, token_ids
 
 TEXT = "Question: what is the colour of the house? Answer: green blue"
 

@@ -14,8 +14,8 @@ from common.adapter import Layout
 from common.codecs import CONV, IdentityCodec, LinearCodec, NeuralCodec
 from common.privacy.mechanism import ReleaseTerms, release
 from common.privacy.noise import RandomSource
-from common.quantize import QuantisedAdapter, quantise
-from common.wire import (
+from common.proxy import QuantisedAdapter, quantise
+from common.wire.records import (
     Task,
     WireError,
     pack_instruction,
@@ -25,7 +25,7 @@ from common.wire import (
     unpack_instruction,
     unpack_release,
 )
-from tests.tiny import vectors
+from tests.support.tiny import vectors
 
 LAYOUT = Layout.of({"a": (10, 20), "b": (300,)})
 ADAPTER = vectors(1, 500, 0)[0]

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from compare.runs import Job, failed
+from workbench.compare.runs import Job, failed
 
 
 def start(_log: str) -> None:

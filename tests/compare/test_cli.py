@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from compare import session
-from compare.cli import app
+from workbench.cli.compare import app
+from workbench.compare import session
 
 runner = CliRunner()
 TOML = """
@@ -111,7 +111,7 @@ def test_a_stage_one_that_may_ask_nobody_is_told_before_anything_starts(
 
 def test_a_dry_run_whose_short_run_fails_ends_non_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = [{"status": "failed", "error": "FederationError: nobody"}]
-    monkeypatch.setattr("compare.scheduler.Scheduler.measure", lambda *_: broken)
+    monkeypatch.setattr("workbench.compare.scheduler.Scheduler.measure", lambda *_: broken)
     code, output = invoke(tmp_path, "--strategies", "lora", "--epsilons", "inf", "--dry-run")
     assert code == 1
     assert "error: a short run to measure the time failed: FederationError: nobody" in output

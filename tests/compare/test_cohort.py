@@ -13,13 +13,13 @@ from client_app import app as client_module
 from client_app import site as site_module
 from common.config import ConfigError, RunConfig
 from common.data import TokenisedExamples
-from common.models import AdaptedModel, load_adapted_model
-from compare.cohort import CohortGrid, grid_for
-from server_app.in_process import InProcessGrid
+from common.model.adapted import AdaptedModel, load_adapted_model
+from server_app.results.folder import RunFolder
 from server_app.run import run_federation
-from server_app.run_folder import RunFolder
 from tests.server_app.strategy_runs import VARIANTS
-from tests.tiny import Files, final_adapter, run_tiny, tiny_config
+from tests.support.tiny import Files, final_adapter, run_tiny, tiny_config
+from workbench.simulation.cohort_grid import CohortGrid, grid_for
+from workbench.simulation.in_process import InProcessGrid
 
 FEW, NONE = 1, 4
 """Partitions of the client that holds fewer examples than a batch, and of the one that holds none."""
@@ -70,7 +70,7 @@ def test_a_base_model_that_drops_out_is_computed_client_by_client(
 ) -> None:
     """Its dropout is on in a client's step and off in the pass for all."""
     config = tiny_config(files, tmp_path)
-    with patch("compare.cohort.load_adapted_model", return_value=adapted):
+    with patch("workbench.simulation.cohort_grid.load_adapted_model", return_value=adapted):
         assert type(grid_for(config)) is CohortGrid
         monkeypatch.setattr(adapted.model.get_base_model().config, "attention_dropout", 0.1)
         assert type(grid_for(config)) is InProcessGrid

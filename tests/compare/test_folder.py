@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from common.config import ConfigError
-from compare.folder import check_folder, remove_stale
+from workbench.compare.folder import check_folder, remove_stale
 
 OURS = {"schema": 1, "rows": [], "command": "dr-encoder compare", "tuning": {}}
 

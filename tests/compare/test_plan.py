@@ -9,11 +9,11 @@ import pytest
 
 from common.config import ConfigError, RunConfig
 from common.data import evaluation_examples, private_examples
-from compare.plan import Cell, make_cells
-from compare.wish import CENTRALISED, Wish, read_changes, read_epsilons
-from server_app.launcher import read_preset
-from server_app.privacy_plan import mean_noise, round_terms
-from tests.tiny import TINY, planned
+from server_app.privacy.plan import mean_noise, round_terms
+from tests.support.tiny import TINY, planned
+from workbench.compare.plan import Cell, make_cells
+from workbench.compare.wish import CENTRALISED, Wish, read_changes, read_epsilons
+from workbench.simulation.launcher import read_preset
 
 SMALL: dict[str, Any] = {key: value for key, value in TINY.items() if key.startswith(("lora.", "codec.", "num-"))}
 WISH: dict[str, Any] = {

@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from compare import plots
-from compare.folder import PLOTS
-from compare.plots import draw
+from workbench.compare import plots
+from workbench.compare.folder import PLOTS
+from workbench.compare.plots import draw
 
 BASE = {"accuracy": {"mean": 0.3, "se": 0.0}, "loss": {"mean": 3.0, "se": 0.0}}
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from common.config import RunConfig
-from compare.runs import Job, Store, execute, failed
+from workbench.compare.runs import Job, Store, execute, failed
 
 
 def job(**changes: Any) -> Job:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from common.config import RunConfig
-from compare import scheduler
-from compare.runs import Job, Store
 from tests.compare import fakes
+from workbench.compare import scheduler
+from workbench.compare.runs import Job, Store
 
 FLAT = RunConfig().flat()
 

@@ -7,12 +7,12 @@ import pytest
 from rich.console import Console
 
 from common.config import RunConfig
-from compare import session
-from compare.plan import Cell
-from compare.runs import Job
-from compare.scheduler import Scheduler
-from compare.study import Record, runs_of
-from compare.wish import Entry, Wish
+from workbench.compare import session
+from workbench.compare.plan import Cell
+from workbench.compare.runs import Job
+from workbench.compare.scheduler import Scheduler
+from workbench.compare.study import Record, runs_of
+from workbench.compare.wish import Entry, Wish
 
 FLAT = {**RunConfig().flat(), "data.task": "elicitation", "num-server-rounds": 10}
 WISH = Wish(["lora"], [2.0], ["elicitation"], seeds=2, trials=3, tuning_seeds=1)

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from common.config import RunConfig
-from compare.plan import Cell
-from compare.runs import failed
-from compare.study import Outcome, Record, count_runs, runs_of, score_of, study
-from compare.summary import statistics, summarise
-from compare.table import markdown
-from compare.tuning import Score
-from compare.wish import TUNING_SEED, Entry, Wish
-from server_app.terminal import count
+from server_app.results.units import count
+from workbench.compare.plan import Cell
+from workbench.compare.runs import failed
+from workbench.compare.study import Outcome, Record, count_runs, runs_of, score_of, study
+from workbench.compare.summary import statistics, summarise
+from workbench.compare.table import markdown
+from workbench.compare.tuning import Score
+from workbench.compare.wish import TUNING_SEED, Entry, Wish
 
 WISH = Wish(["lora", "random-projection"], [2.0], ["elicitation"], seeds=3, trials=3, tuning_seeds=2)
 FLAT = {**RunConfig().flat(), "federation.num-clients": 20, "data.task": "elicitation"}

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from compare.tuning import Score, StepSearch, start_step
+from workbench.compare.tuning import Score, StepSearch, start_step
 
 
 def searched(best: float, centre: float, trials: int) -> StepSearch:

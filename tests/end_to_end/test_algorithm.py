@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from common.data import private_tokens
-from common.models import AdaptedModel
-from tests import reference
-from tests.tiny import Files, final_adapter, run_tiny, tiny_config
+from common.model.adapted import AdaptedModel
+from tests.support import reference
+from tests.support.tiny import Files, final_adapter, run_tiny, tiny_config
 
 CLIENTS = 12
 

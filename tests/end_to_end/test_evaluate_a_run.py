@@ -7,9 +7,9 @@ import pytest
 
 from common.config import ConfigError
 from server_app import run
-from server_app.evaluation_report import Request, evaluate
-from tests.benchmark_files import mmlu_questions, mmlu_rows, save_model, save_tasks
-from tests.tiny import Files, run_tiny, tiny_config, write_jsonl
+from tests.support.benchmark_files import mmlu_questions, mmlu_rows, save_model, save_tasks
+from tests.support.tiny import Files, run_tiny, tiny_config, write_jsonl
+from workbench.evaluation.report import Request, evaluate
 
 CHAT: dict[str, Any] = {"data.format": "mmlu", "data.chat-template": True, "model.device": "cpu"}
 

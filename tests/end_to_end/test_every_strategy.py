@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.models import AdaptedModel
-from server_app.launcher import Resources, launch
-from server_app.run_folder import RunFolder
+from common.model.adapted import AdaptedModel
+from server_app.results.folder import RunFolder
 from server_app.strategies import STRATEGIES
-from tests.tiny import Files, final_adapter, run_tiny, tiny_config
+from tests.support.tiny import Files, final_adapter, run_tiny, tiny_config
+from workbench.simulation.launcher import Resources, launch
 
 CLIENTS = 4
 ROUNDS = 2

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.models import AdaptedModel
-from server_app import launcher
-from server_app.launcher import LaunchError, Resources, launch
-from server_app.run_folder import RunFolder
-from tests import reference
-from tests.tiny import Files, final_adapter, run_tiny, tiny_config
+from common.model.adapted import AdaptedModel
+from server_app.results.folder import RunFolder
+from tests.support import reference
+from tests.support.tiny import Files, final_adapter, run_tiny, tiny_config
+from workbench.simulation import launcher
+from workbench.simulation.launcher import LaunchError, Resources, launch
 
 CLIENTS = 8
 

@@ -9,12 +9,12 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from common.base_model import load_base
 from common.config import ModelConfig
-from common.models import load_adapted_model
-from server_app.run_folder import RunFolder
-from tests.layouts import ADAPTER_VALUES, LAYOUTS, write_model
-from tests.tiny import Files, final_adapter, run_tiny, tiny_config
+from common.model.adapted import load_adapted_model
+from common.model.base import load_base
+from server_app.results.folder import RunFolder
+from tests.support.layouts import ADAPTER_VALUES, LAYOUTS, write_model
+from tests.support.tiny import Files, final_adapter, run_tiny, tiny_config
 
 
 @pytest.fixture(scope="session")

@@ -14,13 +14,13 @@ import psutil
 import pytest
 
 from common.config import RunConfig
-from common.privacy.ledger import Ledger
-from server_app.deployment.demo import demo_sites
-from server_app.deployment.federation import LocalFederation, Site
-from server_app.deployment.processes import Processes
-from server_app.events import read_events
-from server_app.launcher import terminate_as_interrupt
-from server_app.run_folder import RunFolder
+from server_app.log import read_events
+from server_app.privacy.ledger import Ledger
+from server_app.results.folder import RunFolder
+from workbench.deployment.demo import demo_sites
+from workbench.deployment.federation import LocalFederation, Site
+from workbench.deployment.processes import Processes
+from workbench.simulation.launcher import terminate_as_interrupt
 
 _ANSWERED = re.compile(r"run=(\d+) round=(\d+) node=(\d+) answered")
 

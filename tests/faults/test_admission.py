@@ -3,11 +3,11 @@
 import httpx
 import pytest
 
-from server_app.deployment import commands
-from server_app.deployment.certificates import make_certificates, make_node_key
-from server_app.deployment.federation import Site
-from server_app.launcher import free_ports
 from tests.faults.conftest import Field, wait_for
+from workbench.deployment import commands
+from workbench.deployment.certificates import make_certificates, make_node_key
+from workbench.deployment.federation import Site
+from workbench.simulation.launcher import free_ports
 
 pytestmark = pytest.mark.faults
 

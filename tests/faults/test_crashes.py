@@ -7,8 +7,8 @@ import time
 import psutil
 import pytest
 
-from server_app.deployment.federation import Site
 from tests.faults.conftest import Field, has_ended, wait_for
+from workbench.deployment.federation import Site
 
 pytestmark = pytest.mark.faults
 RUN_SECONDS = 1200.0

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from server_app.run_folder import RunFolder
+from server_app.results.folder import RunFolder
 from tests.end_to_end.test_flwr_run import left_running
 from tests.faults.conftest import nothing_left, wait_for
 
@@ -38,7 +38,7 @@ def _cleaned_up(tmp_path: Path) -> Iterator[None]:
 def start(tmp_path: Path, *options: str, rounds: int = 1) -> subprocess.Popen[str]:
     """The demonstration in a process of its own, everything temporary below ``scratch``."""
     (tmp_path / "scratch").mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "server_app.deployment.demo", "--rounds", str(rounds)]
+    command = [sys.executable, "-m", "workbench.deployment.demo", "--rounds", str(rounds)]
     command += ["--output", str(tmp_path / "results"), "--name", "run", *options]
     environment = os.environ | {"TMPDIR": str(tmp_path / "scratch"), "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -103,7 +103,7 @@ def test_a_demonstration_interrupted_in_a_round_is_continued_to_its_end(tmp_path
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1, output
-    assert f"python -m server_app.deployment.demo --resume {folder.path}" in output
+    assert f"python -m workbench.deployment.demo --resume {folder.path}" in output
     assert_nothing_is_left(tmp_path, read_port(output))
 
     process = start(tmp_path, "--resume", str(folder.path))

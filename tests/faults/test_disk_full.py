@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from server_app.deployment import commands
-from server_app.events import read_events
+from server_app.log import read_events
 from tests.faults.conftest import Field, wait_for
+from workbench.deployment import commands
 
 UNSHARE = ["unshare", "--user", "--map-root-user", "--mount"]  # a namespace in which anybody may mount
 MOUNTS = subprocess.run([*UNSHARE, "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True, check=False)

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from common.privacy.mechanism import ReleaseTerms
-from server_app.deployment.federation import Site
-from server_app.events import read_events
-from server_app.launcher import APP
-from server_app.privacy_plan import noise_against
+from server_app.log import read_events
+from server_app.privacy.plan import noise_against
 from tests.faults import lies
 from tests.faults.conftest import Field
+from workbench.deployment.federation import Site
+from workbench.simulation.launcher import APP
 
 pytestmark = pytest.mark.faults
 LIAR = "west"

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from server_app.deployment.federation import LocalFederation
-from server_app.deployment.processes import Processes
-from server_app.launcher import free_ports
 from tests.faults.conftest import Field, nothing_left
+from workbench.deployment.federation import LocalFederation
+from workbench.deployment.processes import Processes
+from workbench.simulation.launcher import free_ports
 
 pytestmark = pytest.mark.faults
 BURST = 50_000  # bytes: an instruction holds about 100 kB, polling for one far less

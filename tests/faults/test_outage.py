@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from common.privacy.ledger import Ledger
-from server_app.deployment import commands
-from server_app.deployment.certificates import make_certificates
-from server_app.deployment.federation import CONNECTION, LocalFederation
-from server_app.deployment.processes import Processes
+from server_app.privacy.ledger import Ledger
 from tests.faults.conftest import Field, nothing_left, wait_for
+from workbench.deployment import commands
+from workbench.deployment.certificates import make_certificates
+from workbench.deployment.federation import CONNECTION, LocalFederation
+from workbench.deployment.processes import Processes
 
 HERE, THERE = "10.213.71.1", "10.213.71.2"
 OUTAGE_SECONDS = 180.0

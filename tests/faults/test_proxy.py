@@ -13,10 +13,10 @@ import httpx
 import pytest
 from flwr.supercore.retry import http_retry
 
-from server_app.deployment.federation import DeploymentError, LocalFederation
-from server_app.deployment.processes import Processes
-from server_app.launcher import free_ports
 from tests.faults.conftest import Field, nothing_left, wait_for
+from workbench.deployment.federation import DeploymentError, LocalFederation
+from workbench.deployment.processes import Processes
+from workbench.simulation.launcher import free_ports
 
 NGINX = shutil.which("nginx")
 pytestmark = [pytest.mark.faults, pytest.mark.skipif(NGINX is None, reason="nginx is not installed")]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from common.privacy.ledger import Ledger
-from server_app.events import read_events
+from server_app.log import read_events
+from server_app.privacy.ledger import Ledger
 from tests.faults.conftest import Field, has_ended, wait_for
 
 pytestmark = pytest.mark.faults

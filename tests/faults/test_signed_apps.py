@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from server_app.deployment.federation import LocalFederation, Site
-from server_app.deployment.processes import Processes
-from server_app.deployment.signed_apps import identity
-from server_app.launcher import APP, free_ports
 from tests.faults.conftest import Field, wait_for
+from workbench.deployment.federation import LocalFederation, Site
+from workbench.deployment.processes import Processes
+from workbench.deployment.signed_apps import identity
+from workbench.simulation.launcher import APP, free_ports
 
 pytestmark = pytest.mark.faults
 
 
 def shelf_command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "server_app.deployment.signed_apps", *map(str, arguments)]
+    return [sys.executable, "-m", "workbench.deployment.signed_apps", *map(str, arguments)]
 
 
 def make_key(path: Path) -> Path:

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from common.models import AdaptedModel, load_adapted_model
-from server_app.in_process import InProcessGrid
+from common.model.adapted import AdaptedModel, load_adapted_model
 from server_app.strategies import base
 from server_app.strategies.base import FederatedAdapter
 from tests.server_app.strategy_runs import Make
-from tests.tiny import Files, tiny_config, tiny_grid, tiny_strategy
+from tests.support.tiny import Files, tiny_config, tiny_grid, tiny_strategy
+from workbench.simulation.in_process import InProcessGrid
 
 _DRAW_COHORT = FederatedAdapter.draw_cohort
 

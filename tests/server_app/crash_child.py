@@ -15,13 +15,15 @@ import torch
 from flwr.app import Message
 
 from common.config import RunConfig
-from common.privacy import accounting, ledger
-from common.wire import unpack_instruction
-from server_app import checkpoints, report, run
-from server_app.in_process import InProcessGrid
-from server_app.privacy_account import PrivacyAccount
+from common.privacy import accounting
+from common.wire.records import unpack_instruction
+from server_app import run
+from server_app.privacy import ledger
+from server_app.privacy.account import PrivacyAccount
+from server_app.results import checkpoints, report
 from server_app.strategies.base import FederatedAdapter
-from tests.tiny import CLIENTS, run_tiny
+from tests.support.tiny import CLIENTS, run_tiny
+from workbench.simulation.in_process import InProcessGrid
 
 ROUND = 2  # the round of stage 2 in which to die
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from common.codecs import build_encoder, codec_from_state
-from common.models import AdaptedModel
+from common.model.adapted import AdaptedModel
 from server_app.strategies import STRATEGIES
-from tests.tiny import Files, final_adapter, run_tiny, tiny_config, vectors
+from tests.support.tiny import Files, final_adapter, run_tiny, tiny_config, vectors
 
 
 @pytest.mark.parametrize("noise", [False, True])

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.tiny import Files, run_tiny, tiny_config
+from tests.support.tiny import Files, run_tiny, tiny_config
 
 STEPS = 2
 FEDCG: dict[str, Any] = {

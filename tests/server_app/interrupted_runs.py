@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from server_app.checkpoint_files import LATEST, STATE, TENSORS
+from server_app.results.checkpoint_files import LATEST, STATE, TENSORS
 
 LAST = "round-000003"
 STATE_KEYS = {

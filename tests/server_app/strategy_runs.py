@@ -5,9 +5,9 @@ from typing import Any
 
 from flwr.app import Error, Message
 
-from server_app.in_process import InProcessGrid
 from server_app.strategies import STRATEGIES
 from server_app.strategies.base import FederatedAdapter
+from workbench.simulation.in_process import InProcessGrid
 
 VARIANTS: dict[str, dict[str, Any]] = {
     **{name: {"strategy.name": name} for name in STRATEGIES},

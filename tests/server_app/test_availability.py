@@ -11,16 +11,16 @@ from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.proto.node_pb2 import NodeInfo
 
 from common.config import FederationConfig
-from common.privacy.ledger import Ledger
-from server_app import availability
-from server_app.availability import Attendance, site_names
-from server_app.events import read_events
-from server_app.federation import FederationError
-from server_app.in_process import InProcessGrid
+from server_app.log import read_events
+from server_app.privacy.ledger import Ledger
+from server_app.results.folder import RunFolder
+from server_app.rounds import availability
+from server_app.rounds.availability import Attendance, site_names
+from server_app.rounds.cohort import FederationError
 from server_app.run import run_federation
-from server_app.run_folder import RunFolder
 from tests.server_app.strategy_runs import NOISY
-from tests.tiny import CLIENTS, Files, tiny_config, tiny_grid
+from tests.support.tiny import CLIENTS, Files, tiny_config, tiny_grid
+from workbench.simulation.in_process import InProcessGrid
 
 EVERYBODY = frozenset(range(1, CLIENTS + 1))
 

@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 from common.config import RunConfig, flatten
 from common.privacy.accounting import Charge, cross_check, epsilon
-from server_app.cli import app
-from server_app.launcher import read_preset
-from server_app.privacy_plan import make_plan
-from server_app.stage_one import statistics_stage
+from server_app.privacy.plan import make_plan
+from server_app.privacy.stage_one import statistics_stage
 from tests.server_app.test_privacy_account import exact_epsilon
+from workbench.cli.main import app
+from workbench.simulation.launcher import read_preset
 
 DELTA = "1e-5"
 NO_CHECK = "not cross-checked: not in this test"
@@ -41,7 +41,7 @@ def asked(**options: Any) -> dict[str, Any]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The PRV accountant, which costs seconds, is not asked."""
-    monkeypatch.setattr("server_app.privacy_account.cross_check", lambda *_, **__: NO_CHECK)
+    monkeypatch.setattr("server_app.privacy.account.cross_check", lambda *_, **__: NO_CHECK)
 
 
 @pytest.mark.usefixtures("quick")
@@ -183,7 +183,7 @@ def test_a_long_curve_is_thinned() -> None:
 
 
 def test_text_states_the_terms_and_a_missing_cross_check(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server_app.privacy_account.cross_check", lambda *_, **__: NO_CHECK)
+    monkeypatch.setattr("server_app.privacy.account.cross_check", lambda *_, **__: NO_CHECK)
     text = command(rounds=3, noise_multiplier=5, trust="local", sampling_rate=0.5).stdout
     for part in (
         "not cross-checked: not in this test",
@@ -206,7 +206,7 @@ def test_a_comparison_is_made_at_the_noise_that_the_guarantee_needs() -> None:
 
 def test_the_second_accountant_is_asked_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     asked_for: list[object] = []
-    monkeypatch.setattr("server_app.privacy_account.cross_check", lambda *_, **__: asked_for.append(1) or (1.0, 9.0))
+    monkeypatch.setattr("server_app.privacy.account.cross_check", lambda *_, **__: asked_for.append(1) or (1.0, 9.0))
     options = {"noise_multiplier": 3, "rounds": 5}
     result = json.loads(command("--json", "--no-check", **options).stdout)
     assert result["cross_check"] == {"unavailable": "--no-check"}
@@ -233,10 +233,10 @@ def test_why_nothing_is_claimed_against_the_server() -> None:
 
 
 def test_prv_gives_the_upper_end_of_its_bracket(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server_app.privacy_account.cross_check", lambda *_, **__: (4.3, 4.4))
+    monkeypatch.setattr("server_app.privacy.account.cross_check", lambda *_, **__: (4.3, 4.4))
     found = asked(noise_multiplier=1, rounds=1, accountant="prv")
     assert (found["epsilon"], found["is_guarantee"]) == (4.4, False)
-    monkeypatch.setattr("server_app.privacy_account.cross_check", cross_check)
+    monkeypatch.setattr("server_app.privacy.account.cross_check", cross_check)
     monkeypatch.setattr("common.privacy.crosscheck.sys.executable", "/bin/false")
     refused = command(noise_multiplier=1, rounds=1, accountant="prv")
     assert refused.exit_code == 1

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from server_app import cli
-from server_app.checkpoint_files import STATE, TENSORS
-from server_app.checkpoints import load_checkpoint
-from server_app.resuming import why_not_resumable
+from server_app.results.checkpoint_files import STATE, TENSORS
+from server_app.results.checkpoints import load_checkpoint
+from server_app.results.resuming import why_not_resumable
 from tests.server_app.interrupted_runs import LAST, write_checkpoint, write_interrupted
+from workbench.cli import main as cli
 
 runner = CliRunner()
 

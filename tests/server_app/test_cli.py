@@ -11,10 +11,10 @@ import torch
 from typer.testing import CliRunner
 
 from common.config import RunConfig
-from server_app import cli
-from server_app.checkpoints import mark_ended
-from tests.layouts import write_model
+from server_app.results.checkpoints import mark_ended
 from tests.server_app.interrupted_runs import write_interrupted
+from tests.support.layouts import write_model
+from workbench.cli import main as cli
 
 runner = CliRunner()
 ROWS = [{"prompt": f"p{i}", "completion": f"c{i}", "group": f"g{i % 3}"} for i in range(6)]
@@ -322,7 +322,7 @@ def test_an_interrupt_before_there_is_a_folder_is_no_traceback(monkeypatch: pyte
 
 
 def test_the_command_line_starts_without_the_heavy_libraries() -> None:
-    code = "import sys, server_app.cli; sys.exit(bool({'torch', 'flwr', 'scipy', 'datasets'} & set(sys.modules)))"
+    code = "import sys, workbench.cli.main; sys.exit(bool({'torch', 'flwr', 'scipy', 'datasets'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -8,21 +8,21 @@ import pytest
 import torch
 
 from common.config import ConfigError, RunConfig
-from common.models import AdaptedModel
+from common.model.adapted import AdaptedModel
 from common.privacy.accounting import epsilon
 from common.privacy.mechanism import ReleaseTerms, combine, release
 from common.privacy.noise import RandomSource
-from server_app.privacy_account import assumptions
-from server_app.privacy_plan import (
+from server_app.privacy.account import assumptions
+from server_app.privacy.plan import (
     PrivacyPlan,
     make_plan,
     noise_against,
     round_terms,
     stage_one_terms,
 )
-from server_app.stage_one import statistics_stage
+from server_app.privacy.stage_one import statistics_stage
 from server_app.strategies.dr_encoder import DrEncoder
-from tests.false_alarms import rms_outside, statistical
+from tests.support.false_alarms import rms_outside, statistical
 
 PLANNED = {"privacy.epsilon": 2.0, "privacy.delta": 1e-5, "privacy.sampling-rate": 0.1, "num-server-rounds": 20}
 

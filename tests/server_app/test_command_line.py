@@ -10,10 +10,10 @@ import typer
 from typer.testing import CliRunner
 
 from common.config import ConfigError
-from server_app import cli
-from server_app.command_line import PlainGroup, main_with_plain_errors, plain_errors
 from server_app.errors import CommandError
-from server_app.version import app_version
+from workbench.cli import main as cli
+from workbench.cli.command_line import PlainGroup, main_with_plain_errors, plain_errors
+from workbench.version import app_version
 
 runner = CliRunner()
 
@@ -67,12 +67,12 @@ def test_ctrl_c_ends_with_130_and_a_word() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["server_app.deployment.demo", "server_app.deployment.submit", "benchmarks.experiment"]
+    "module", ["workbench.deployment.demo", "workbench.deployment.submit", "benchmarks.experiment"]
 )
 def test_every_program_has_that_edge(module: str, tmp_path: Path) -> None:
     wrong = {
-        "server_app.deployment.demo": ["--output", "/dev/null/x"],
-        "server_app.deployment.submit": ["--config", str(tmp_path / "absent.toml"), "here"],
+        "workbench.deployment.demo": ["--output", "/dev/null/x"],
+        "workbench.deployment.submit": ["--config", str(tmp_path / "absent.toml"), "here"],
         "benchmarks.experiment": ["--set", "codec"],
     }
     done = subprocess.run(
@@ -97,7 +97,7 @@ def test_without_a_command_the_help_is_shown() -> None:
 
 
 def test_help_names_the_presets_and_the_least_number_of_trials(monkeypatch: pytest.MonkeyPatch) -> None:
-    from compare.cli import app  # noqa: PLC0415 - the whole program
+    from workbench.cli.compare import app  # noqa: PLC0415 - the whole program
 
     monkeypatch.setenv("COLUMNS", "200")
     assert "fedlpp-cross-silo" in runner.invoke(app, ["run", "--help"]).output

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.models import AdaptedModel
-from server_app.control import CONTROLS, controlled_code, controlled_gradient
-from server_app.report import _warning
-from tests.tiny import Files, final_adapter, run_tiny, tiny_config
+from common.model.adapted import AdaptedModel
+from server_app.results.report import _warning
+from server_app.rounds.controls import CONTROLS, controlled_code, controlled_gradient
+from tests.support.tiny import Files, final_adapter, run_tiny, tiny_config
 
 CONV = {"strategy.name": "dr-encoder", "codec.kind": "conv", "codec.size": 0, "codec.depth": 2, "prior.steps": 20}
 

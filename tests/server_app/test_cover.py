@@ -18,15 +18,15 @@ from client_app.policy import PolicyRefusal, SitePolicy
 from client_app.site_ledger import RECORD, charge_release
 from common.codecs.identity import IdentityCodec
 from common.config import RunConfig
-from common.models import AdaptedModel
+from common.model.adapted import AdaptedModel
 from common.privacy.mechanism import ReleaseTerms
-from common.wire import TASK, Task, as_cover, pack_instruction, unpack_instruction
-from server_app.in_process import InProcessGrid
+from common.wire.records import TASK, Task, as_cover, pack_instruction, unpack_instruction
 from server_app.run import run_federation
 from server_app.strategies.base import FederatedAdapter
-from tests.false_alarms import rms_outside, statistical
 from tests.server_app.strategy_runs import Make, rounds_of
-from tests.tiny import CLIENTS, Files, run_tiny, start, tiny_config, tiny_grid
+from tests.support.false_alarms import rms_outside, statistical
+from tests.support.tiny import CLIENTS, Files, run_tiny, start, tiny_config, tiny_grid
+from workbench.simulation.in_process import InProcessGrid
 
 SAMPLED: dict[str, Any] = {
     "privacy.epsilon": 0.0,
@@ -213,7 +213,7 @@ def test_everybody_is_asked_in_an_order_that_does_not_tell(make: Make) -> None:
 
 
 def _packed(strategy: FederatedAdapter) -> Any:
-    from server_app.run_state import pack_adapter  # noqa: PLC0415
+    from server_app.rounds.state import pack_adapter  # noqa: PLC0415
 
     strategy.state.codec = IdentityCodec(strategy.layout)
     return pack_adapter(strategy.state.optimizer.adapter)

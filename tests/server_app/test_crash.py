@@ -12,10 +12,10 @@ import pytest
 
 from common.config import RunConfig
 from common.privacy.accounting import Charge, epsilon
-from common.privacy.ledger import Ledger
-from server_app.run_folder import RunFolder
+from server_app.privacy.ledger import Ledger
+from server_app.results.folder import RunFolder
 from tests.server_app import crash_child
-from tests.tiny import CLIENTS, Files, tiny_config
+from tests.support.tiny import CLIENTS, Files, tiny_config
 
 NOISY: dict[str, Any] = {
     "privacy.epsilon": 0.0,

@@ -17,13 +17,13 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key, l
 from flwr.proto import fleet_pb2
 from flwr.supernode.fleet_http_client import FleetHttpClient
 
-from server_app.deployment.certificates import Certificates, make_certificates, make_node_key
-from server_app.deployment.demo import _run, demo_config, resumed_config
-from server_app.deployment.federation import CONNECTION, DeploymentError, LocalFederation
-from server_app.deployment.processes import Processes
-from server_app.launcher import LaunchError, stop_tree
-from server_app.run_folder import RunFolder
+from server_app.results.folder import RunFolder
 from tests.server_app.interrupted_runs import write_checkpoint
+from workbench.deployment.certificates import Certificates, make_certificates, make_node_key
+from workbench.deployment.demo import _run, demo_config, resumed_config
+from workbench.deployment.federation import CONNECTION, DeploymentError, LocalFederation
+from workbench.deployment.processes import Processes
+from workbench.simulation.launcher import LaunchError, stop_tree
 
 CHILD = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], **{})"
 
@@ -104,7 +104,7 @@ def test_all_processes_are_stopped_though_stopping_one_is_interrupted(
         if len(stopped) == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("server_app.deployment.processes.stop_tree", interrupted)
+    monkeypatch.setattr("workbench.deployment.processes.stop_tree", interrupted)
     code = [sys.executable, "-c", "import time; time.sleep(60)"]
     with pytest.raises(KeyboardInterrupt), Processes(tmp_path / "logs") as processes:
         pids = [processes.start(name, code, {}, tmp_path) for name in ("one", "two", "three")]

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from common.privacy.ledger import Ledger
-from server_app import checkpoints
-from server_app.run_folder import RunFolder
-from tests.tiny import Files, run_tiny, tiny_config
+from server_app.privacy.ledger import Ledger
+from server_app.results import checkpoints
+from server_app.results.folder import RunFolder
+from tests.support.tiny import Files, run_tiny, tiny_config
 
 
 @pytest.mark.parametrize("failing", ["tensors", "state", "latest"])

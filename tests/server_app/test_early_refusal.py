@@ -7,12 +7,13 @@ import pytest
 from typer.testing import CliRunner
 
 from common.config import ConfigError
-from common.models import AdaptedModel
-from server_app import cli, run
+from common.model.adapted import AdaptedModel
+from server_app import run
 from server_app.run import run_federation
 from server_app.strategies import recipe_of
 from tests.server_app.strategy_runs import VARIANTS
-from tests.tiny import CLIENTS, Files, planned, tiny_config, tiny_grid, tiny_strategy
+from tests.support.tiny import CLIENTS, Files, planned, tiny_config, tiny_grid, tiny_strategy
+from workbench.cli import main as cli
 
 CONV: dict[str, Any] = {"codec.kind": "conv", "codec.depth": 3}
 ONLY = r"codec\.size = 64 with codec\.kind = 'conv'; allowed: 400, or 0 for it"

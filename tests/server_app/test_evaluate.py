@@ -16,16 +16,23 @@ from lm_eval.tasks import TaskManager
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from common.base_sample import BASE_FILE
 from common.config import ConfigError, DataConfig, EvaluationConfig
 from common.data import load_examples
-from common.models import AdaptedModel
-from server_app import cli, evaluation_columns, evaluation_generation, evaluation_harness, evaluation_report
-from server_app.adapter_settings import adapter_config
-from server_app.evaluation import Evaluator
-from server_app.evaluation_adapter import load_adapter
-from server_app.evaluation_columns import SubjectScore, benchmarks
-from server_app.evaluation_generation import (
+from common.model.adapted import AdaptedModel
+from common.model.base_sample import BASE_FILE
+from server_app.results.evaluation import Evaluator
+from server_app.results.folder import RunFolder
+from tests.support.benchmark_files import CEVAL, MMLU, mmlu_questions, save_model, save_run, save_tasks
+from tests.support.tiny import write_jsonl
+from workbench.cli import main as cli
+from workbench.evaluation import columns as evaluation_columns
+from workbench.evaluation import generation as evaluation_generation
+from workbench.evaluation import harness as evaluation_harness
+from workbench.evaluation import report as evaluation_report
+from workbench.evaluation.adapter import load_adapter
+from workbench.evaluation.adapter_settings import adapter_config
+from workbench.evaluation.columns import SubjectScore, benchmarks
+from workbench.evaluation.generation import (
     GREEDY,
     Beams,
     Prompts,
@@ -33,10 +40,7 @@ from server_app.evaluation_generation import (
     score_texts,
     write_texts,
 )
-from server_app.evaluation_harness import Harness, HarnessSettings
-from server_app.run_folder import RunFolder
-from tests.benchmark_files import CEVAL, MMLU, mmlu_questions, save_model, save_run, save_tasks
-from tests.tiny import write_jsonl
+from workbench.evaluation.harness import Harness, HarnessSettings
 
 FORMATS = Path(__file__).parents[1] / "data" / "formats"
 runner = CliRunner()

@@ -6,10 +6,10 @@ from datasets import Dataset
 
 from common.config import DataConfig, EvaluationConfig
 from common.demo.tasks import evaluation_examples
-from common.models import AdaptedModel
-from server_app import evaluation_batches
-from server_app.evaluation import Evaluator
-from tests.tiny import vectors
+from common.model.adapted import AdaptedModel
+from server_app.results import evaluation_batches
+from server_app.results.evaluation import Evaluator
+from tests.support.tiny import vectors
 
 ROWS = evaluation_examples("elicitation", "evaluation", 3).shuffle(seed=2).select(range(14))
 

@@ -5,8 +5,8 @@ from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
 from sacrebleu import corpus_bleu
 
-from server_app.evaluation_generation import score_texts, scoring
-from server_app.evaluation_words import Words, bleu_tokenizer
+from workbench.evaluation.generation import score_texts, scoring
+from workbench.evaluation.words import Words, bleu_tokenizer
 
 SCRIPTS = {
     "Это хороший ресторан у тихой реки": "13a",

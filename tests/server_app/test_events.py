@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from server_app.events import log_event, read_events, recording
-from server_app.federation import FederationError
-from server_app.in_process import InProcessGrid
+from server_app.log import log_event, read_events, recording
+from server_app.results.folder import RunFolder
+from server_app.rounds.cohort import FederationError
 from server_app.run import run_federation
-from server_app.run_folder import RunFolder
 from tests.server_app.strategy_runs import faulty
-from tests.tiny import CLIENTS, Files, tiny_config, tiny_grid
+from tests.support.tiny import CLIENTS, Files, tiny_config, tiny_grid
+from workbench.simulation.in_process import InProcessGrid
 
 RUN = 4_294_967_297
 ROUND = ["round_started", "round_finished", "checkpoint_saved"]

@@ -13,17 +13,17 @@ from flwr.app import Message
 
 from client_app.app import app as client_app
 from common.config import RunConfig
-from common.models import load_adapted_model
-from common.privacy.ledger import Ledger
-from common.wire import TRAIN, serialised_bytes
-from server_app.control import CONTROLS
-from server_app.federation import FederationError
-from server_app.in_process import InProcessGrid
+from common.model.adapted import load_adapted_model
+from common.wire.records import TRAIN, serialised_bytes
+from server_app.privacy.ledger import Ledger
+from server_app.rounds.cohort import FederationError
+from server_app.rounds.controls import CONTROLS
 from server_app.strategies import recipe_of
 from tests.server_app.strategy_runs import NOISY, VARIANTS, Make
 from tests.server_app.test_resume import REPEATABLE as PRIVATE
 from tests.server_app.test_resume import killed_after, resumed
-from tests.tiny import CLIENTS, Files, final_adapter, run_tiny, start, tiny_config
+from tests.support.tiny import CLIENTS, Files, final_adapter, run_tiny, start, tiny_config
+from workbench.simulation.in_process import InProcessGrid
 
 
 class Scales(InProcessGrid):

@@ -11,15 +11,15 @@ from torch import Tensor
 from client_app import app as client_module
 from common.config import ConfigError, RunConfig
 from common.data import private_tokens
-from common.models import AdaptedModel
-from common.privacy.ledger import Ledger
-from server_app.checkpoints import load_checkpoint
-from server_app.informed_prior import CollectedGradients, train_informed
+from common.model.adapted import AdaptedModel
+from server_app.priors.collected import CollectedGradients, train_informed
+from server_app.privacy.ledger import Ledger
+from server_app.results.checkpoints import load_checkpoint
 from server_app.strategies.fedcg import FedCg
 from tests.server_app.fedcg_runs import CONV, FEDCG, PRIVATE, report_of
 from tests.server_app.strategy_runs import NOISY, Make
 from tests.server_app.test_resume import killed_after, resumed
-from tests.tiny import CLIENTS, Files, final_adapter, planned, run_tiny, start, tiny_config, vectors
+from tests.support.tiny import CLIENTS, Files, final_adapter, planned, run_tiny, start, tiny_config, vectors
 
 
 def test_the_loss_falls(files: Files, tmp_path: Path) -> None:

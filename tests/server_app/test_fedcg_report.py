@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from common.codecs import NeuralCodec
-from common.models import AdaptedModel
-from common.privacy.ledger import Ledger
-from common.wire import GRADIENTS, TRAIN, serialised_bytes, unpack_instruction
+from common.model.adapted import AdaptedModel
+from common.wire.records import GRADIENTS, TRAIN, serialised_bytes, unpack_instruction
+from server_app.privacy.ledger import Ledger
 from tests.server_app.fedcg_runs import CONV, FEDCG, PRIVATE, STEPS, report_of
 from tests.server_app.strategy_runs import NOISY, Make
-from tests.tiny import CLIENTS, Files, planned, run_tiny, start, tiny_config
+from tests.support.tiny import CLIENTS, Files, planned, run_tiny, start, tiny_config
 
 
 def test_in_the_clear_no_epsilon_is_claimed_and_the_report_says_why(files: Files, tmp_path: Path) -> None:

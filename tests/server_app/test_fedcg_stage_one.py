@@ -11,18 +11,18 @@ import torch
 from torch import Tensor
 
 from client_app import app as client_module
-from common.models import AdaptedModel
+from common.model.adapted import AdaptedModel
 from common.privacy.mechanism import ReleaseTerms, combine, release
 from common.privacy.noise import RandomSource
-from common.wire import GRADIENTS, TRAIN, unpack_instruction
-from server_app.federation import FederationError
-from server_app.privacy_plan import stage_one_terms
+from common.wire.records import GRADIENTS, TRAIN, unpack_instruction
+from server_app.privacy.plan import stage_one_terms
+from server_app.rounds.cohort import FederationError
 from server_app.strategies.fedcg import FedCg
-from tests.false_alarms import rms_outside, statistical
 from tests.server_app.fedcg_runs import FEDCG, PRIVATE, STEPS, recorded_replies
 from tests.server_app.strategy_runs import NOISY, Make, faulty
 from tests.server_app.test_strategy_privacy import recorded
-from tests.tiny import CLIENTS, Files, planned, run_tiny, start, tiny_config, vectors
+from tests.support.false_alarms import rms_outside, statistical
+from tests.support.tiny import CLIENTS, Files, planned, run_tiny, start, tiny_config, vectors
 
 
 def test_in_the_clear_the_server_gets_every_gradient_as_it_is(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

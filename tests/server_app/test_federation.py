@@ -9,10 +9,10 @@ import pytest
 from flwr.app import Error, Message, RecordDict
 
 from common.privacy.mechanism import ReleaseTerms
-from common.wire import TRAIN, pack_release, serialised_bytes
-from server_app.events import read_events, recording
-from server_app.federation import FederationError, Question, connect, exchange
-from server_app.in_process import InProcessGrid
+from common.wire.records import TRAIN, pack_release, serialised_bytes
+from server_app.log import read_events, recording
+from server_app.rounds.cohort import FederationError, Question, connect, exchange
+from workbench.simulation.in_process import InProcessGrid
 
 ROUND = 3
 TERMS = ReleaseTerms(8, 1.0, 1.0, "local", 4, normalize=True)
@@ -168,7 +168,7 @@ class Slow(InProcessGrid):
 
 @pytest.fixture(autouse=True)
 def _fast_polls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server_app.federation._POLL_SECONDS", 0.01)
+    monkeypatch.setattr("server_app.rounds.cohort._POLL_SECONDS", 0.01)
 
 
 def test_connecting_waits_until_all_are_there_and_sorts_them() -> None:
@@ -224,8 +224,8 @@ def addressed(count: int) -> list[Message]:
 
 @pytest.fixture
 def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server_app.federation._SHORTEST_PAUSE", 0.001)
-    monkeypatch.setattr("server_app.federation._LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr("server_app.rounds.cohort._SHORTEST_PAUSE", 0.001)
+    monkeypatch.setattr("server_app.rounds.cohort._LONGEST_PAUSE", 0.01)
 
 
 @pytest.mark.usefixtures("_no_pause")

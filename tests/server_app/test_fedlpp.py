@@ -12,15 +12,15 @@ from flwr.app import ConfigRecord, Message, MetricRecord
 from torch import Tensor
 
 from common.config import ConfigError, RunConfig
-from common.models import AdaptedModel
-from common.quantize import QuantisedAdapter, quantise
-from common.wire import ADAPTER, pack_instruction, serialised_bytes, unpack_instruction
-from server_app.in_process import InProcessGrid
+from common.model.adapted import AdaptedModel
+from common.proxy import QuantisedAdapter, quantise
+from common.wire.records import ADAPTER, pack_instruction, serialised_bytes, unpack_instruction
 from server_app.strategies.base import FederatedAdapter
-from tests.false_alarms import rms_outside, statistical
 from tests.server_app.strategy_runs import NOISY, Make, rounds_of
 from tests.server_app.test_resume import killed_after, resumed
-from tests.tiny import CLIENTS, Files, final_adapter, planned, run_tiny, start, tiny_config
+from tests.support.false_alarms import rms_outside, statistical
+from tests.support.tiny import CLIENTS, Files, final_adapter, planned, run_tiny, start, tiny_config
+from workbench.simulation.in_process import InProcessGrid
 
 FEDLPP: dict[str, Any] = {"strategy.name": "fedlpp"}
 STOCHASTIC: dict[str, Any] = {**FEDLPP, "fedlpp.rounding": "stochastic"}
@@ -203,7 +203,7 @@ def test_the_page_and_the_terminal_tell_the_gap(noisy: Any, capsys: pytest.Captu
     assert f"{named['proxy']['accuracy']:.1%} (proxy)" in line
     assert f"{named['global']['loss']:.3f} (kept here)" in line
     assert line in (folder.path / "report.md").read_text()
-    from server_app.progress import Narrator  # noqa: PLC0415
+    from server_app.results.console import Narrator  # noqa: PLC0415
 
     Narrator().closing(report)
     assert line in capsys.readouterr().out
@@ -250,7 +250,7 @@ def test_a_client_refuses_a_proxy_that_is_not_of_its_adapter(make: Make, change:
     """Before its site is charged, saying why."""
     strategy, grid = make({**FEDLPP, **NOISY})
     strategy.state.codec = strategy.prepare(grid)
-    from server_app.run_state import pack_adapter  # noqa: PLC0415
+    from server_app.rounds.state import pack_adapter  # noqa: PLC0415
 
     (message, *_) = strategy.configure_train(1, pack_adapter(strategy.state.optimizer.adapter), ConfigRecord(), grid)
     held: Any = message.content[ADAPTER]

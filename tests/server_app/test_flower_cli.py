@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from server_app.flower_cli import FlowerCommandError, ask_flower, listed_run
 from tests.server_app.flwr_program import write_flwr
+from workbench.simulation.flower_cli import FlowerCommandError, ask_flower, listed_run
 
 TWO = '{"success": true, "runs": [{"run-id": "5", "status": "running"}, {"run-id": "7", "status": "pending"}]}'
 REFUSED = '{"success": false, "error-message": "Displaying run ID 5...\\\\n\\\\n[code: 2] Run not found"}'

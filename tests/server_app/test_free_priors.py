@@ -10,16 +10,16 @@ import torch
 
 from common.codecs import HistoryCodec, LinearCodec, build_encoder
 from common.config import ConfigError, RunConfig
-from common.models import AdaptedModel
-from common.privacy.ledger import Ledger
-from server_app.checkpoints import load_checkpoint
+from common.model.adapted import AdaptedModel
+from server_app.privacy.ledger import Ledger
+from server_app.results.checkpoints import load_checkpoint
 from server_app.strategies import STRATEGIES
-from tests import reference
-from tests.false_alarms import beyond, statistical
 from tests.server_app.strategy_runs import NOISY, Make, faulty
 from tests.server_app.test_resume import REPEATABLE as PRIVATE
 from tests.server_app.test_resume import killed_after, resumed
-from tests.tiny import Files, final_adapter, planned, run_tiny, start, tiny_config
+from tests.support import reference
+from tests.support.false_alarms import beyond, statistical
+from tests.support.tiny import Files, final_adapter, planned, run_tiny, start, tiny_config
 
 FREE = ("random-projection", "history-prior")
 free = pytest.mark.parametrize("name", FREE)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from server_app.deployment.certificates import make_certificates
-from server_app.deployment.health import answers
+from workbench.deployment.certificates import make_certificates
+from workbench.deployment.health import answers
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -55,7 +55,7 @@ def test_a_proxy_of_the_environment_is_not_asked(server: tuple[str, str], monkey
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/health", "tcp://127.0.0.1:1", "nonsense"])
 def test_what_is_not_there_is_not_healthy(url: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "server_app.deployment.health", url], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "workbench.deployment.health", url], capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
     assert done.stderr.startswith(url)

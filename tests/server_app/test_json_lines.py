@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from server_app.json_lines import append, mend, read
+from server_app.results.json_lines import append, mend, read
 
 
 def written(path: Path, *rows: dict[str, object]) -> None:

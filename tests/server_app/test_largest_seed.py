@@ -6,7 +6,7 @@ import pytest
 
 from common.config.fields import LARGEST_SEED
 from server_app.strategies import STRATEGIES
-from tests.tiny import Files, run_tiny, tiny_config
+from tests.support.tiny import Files, run_tiny, tiny_config
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

@@ -13,13 +13,14 @@ import pytest
 from typer.testing import CliRunner
 
 from common.config import ConfigError, RunConfig
-from server_app import cli, launcher
-from server_app.flower_cli import ask_flower
-from server_app.launcher import LaunchError, Resources, flower_environment, read_preset
-from server_app.overrides import parse_override
-from server_app.terminal import TRACEBACK
+from server_app.results.units import TRACEBACK
 from tests.server_app.flwr_program import write_flwr
 from tests.server_app.interrupted_runs import write_checkpoint, write_interrupted
+from workbench.cli import main as cli
+from workbench.cli.overrides import parse_override
+from workbench.simulation import launcher
+from workbench.simulation.flower_cli import ask_flower
+from workbench.simulation.launcher import LaunchError, Resources, flower_environment, read_preset
 
 runner = CliRunner()
 

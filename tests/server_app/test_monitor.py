@@ -10,13 +10,13 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from server_app.federation import FederationError
-from server_app.monitor import NAME
+from server_app.results.folder import RunFolder
+from server_app.results.monitor import NAME
+from server_app.rounds.cohort import FederationError
 from server_app.run import run_federation
-from server_app.run_folder import RunFolder
 from tests.server_app.strategy_runs import NOISY, faulty
 from tests.server_app.test_availability import named
-from tests.tiny import CLIENTS, Files, run_tiny, tiny_config, tiny_grid
+from tests.support.tiny import CLIENTS, Files, run_tiny, tiny_config, tiny_grid
 
 MONITORING = Path(__file__).parents[2] / "docker" / "monitoring"
 OF_THE_APP = re.compile(r"dr_encoder_\w+")
@@ -109,7 +109,7 @@ def test_a_run_that_waits_says_so_while_it_waits(files: Files, tmp_path: Path, m
         seen.append((one(folder, "waiting"), one(folder, "nodes_online")))
 
     grid.looked = leave
-    monkeypatch.setattr("server_app.availability.time.sleep", look)
+    monkeypatch.setattr("server_app.rounds.availability.time.sleep", look)
     run_federation(grid, config, 7)
     assert seen[0] == (1, 0)
     assert one(folder, "waiting") == 0

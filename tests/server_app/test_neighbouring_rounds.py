@@ -20,12 +20,12 @@ from common.codecs.base import Encoder
 from common.privacy import noise
 from common.privacy.mechanism import ReleaseTerms, release
 from common.privacy.noise import GridVector, RandomSource
-from server_app.in_process import InProcessGrid
-from server_app.run_state import pack_adapter
+from server_app.rounds.state import pack_adapter
 from server_app.strategies import STRATEGIES, base
 from server_app.strategies.base import FederatedAdapter
 from tests.server_app.strategy_runs import Make
-from tests.tiny import CLIENTS, vectors
+from tests.support.tiny import CLIENTS, vectors
+from workbench.simulation.in_process import InProcessGrid
 
 CLIP, RATE, TRIALS = 0.7, 0.9, 4
 CHANGED = 4  # the node whose contribution is there or not

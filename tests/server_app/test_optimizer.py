@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from common.config import ServerConfig
-from server_app.optimizer import ServerOptimizer
-from tests.tiny import vectors
+from server_app.rounds.optimizer import ServerOptimizer
+from tests.support.tiny import vectors
 
 START, *GRADIENTS = vectors(5, 30, 0)
 TORCH: dict[str, Any] = {

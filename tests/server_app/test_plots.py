@@ -3,7 +3,7 @@
 import matplotlib.pyplot as plt
 import pytest
 
-from server_app import plots
+from server_app.results import plots
 
 
 @pytest.mark.parametrize("last", [1, 2, 3, 25, 400])

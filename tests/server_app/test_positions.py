@@ -8,12 +8,12 @@ import torch
 from transformers import AutoModelForCausalLM, OPTConfig
 
 from common.config import ConfigError
-from common.positions import check_length, learned_positions
-from server_app.evaluation_report import Request, evaluate
+from common.model.positions import check_length, learned_positions
 from server_app.run import run_federation
-from tests.benchmark_files import save_model, save_run
-from tests.layouts import LAYOUTS, config_of, write_model
-from tests.tiny import Files, tiny_config
+from tests.support.benchmark_files import save_model, save_run
+from tests.support.layouts import LAYOUTS, config_of, write_model
+from tests.support.tiny import Files, tiny_config
+from workbench.evaluation.report import Request, evaluate
 
 E2E = Path(__file__).parents[1] / "data" / "formats" / "e2e.jsonl"
 
@@ -64,7 +64,7 @@ def test_a_run_is_refused_before_clients_are_waited_for(files: Files, tmp_path: 
 
 def test_a_generation_is_refused_when_its_new_tokens_go_beyond(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     adapter = save_run(tmp_path / "run", save_model(tmp_path / "model"))
-    monkeypatch.setattr("common.positions.learned_positions", lambda _: 64)
+    monkeypatch.setattr("common.model.positions.learned_positions", lambda _: 64)
     request = Request(adapter, ("e2e",), str(E2E), {"data.max-length": 60}, new_tokens=5)
     with pytest.raises(ConfigError, match=r"data.max-length = 60 and --new-tokens = 5: .*both together must not"):
         evaluate(request)

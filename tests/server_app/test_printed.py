@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from common.config import ConfigError, RunConfig
-from common.models import AdaptedModel
-from tests.tiny import CLIENTS, Files, planned, run_tiny, tiny_config
+from common.model.adapted import AdaptedModel
+from tests.support.tiny import CLIENTS, Files, planned, run_tiny, tiny_config
 
 PRINTED: dict[str, Any] = {
     "privacy.mechanism": "printed",

@@ -16,8 +16,8 @@ from common.codecs import (
     build_encoder,
     conv_code_size,
 )
-from server_app.prior import PriorSettings, SyntheticGradients, reconstruction_quality, train_prior
-from tests.false_alarms import beyond, statistical
+from server_app.priors.synthetic import PriorSettings, SyntheticGradients, reconstruction_quality, train_prior
+from tests.support.false_alarms import beyond, statistical
 
 LAYOUT = Layout.of({"0.a": (4, 16), "0.b": (16, 4), "1.a": (4, 24), "1.b": (24, 4), "odd": (36,)})
 STATISTICS = GradientStatistics(

@@ -11,14 +11,14 @@ from flwr.app import Message
 from scipy.optimize import brentq
 from scipy.stats import binom, norm
 
-from common.models import AdaptedModel
-from common.privacy.ledger import Ledger
-from server_app.in_process import InProcessGrid
-from server_app.privacy_account import PrivacyAccount, cross_check_sentence
-from server_app.report import describe_privacy
+from common.model.adapted import AdaptedModel
+from server_app.privacy.account import PrivacyAccount, cross_check_sentence
+from server_app.privacy.ledger import Ledger
+from server_app.results.report import describe_privacy
 from server_app.run import open_account
 from server_app.strategies import recipe_of
-from tests.tiny import CLIENTS, Files, planned, start, tiny_config, tiny_grid, tiny_strategy
+from tests.support.tiny import CLIENTS, Files, planned, start, tiny_config, tiny_grid, tiny_strategy
+from workbench.simulation.in_process import InProcessGrid
 
 NOISY: dict[str, Any] = {
     "privacy.epsilon": 0.0,
@@ -247,7 +247,7 @@ def test_a_cross_check_never_hides_what_it_found(
         asked.append((*arguments, options))
         return answer
 
-    monkeypatch.setattr("server_app.privacy_account.cross_check", prv)
+    monkeypatch.setattr("server_app.privacy.account.cross_check", prv)
     assert books.cross_check(2.0) == check
     assert sentence in cross_check_sentence(check)
     charges = Ledger(tmp_path / "ledger.jsonl").charges

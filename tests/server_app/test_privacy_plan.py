@@ -10,8 +10,8 @@ from scipy.stats import binom
 
 from common.config import ConfigError, RunConfig
 from common.privacy.accounting import Charge
-from server_app.privacy_plan import PrivacyPlan, make_plan
-from server_app.stage_one import statistics_stage
+from server_app.privacy.plan import PrivacyPlan, make_plan
+from server_app.privacy.stage_one import statistics_stage
 
 BASE: dict[str, Any] = {
     "num-server-rounds": 5,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from server_app import progress
-from server_app.progress import Watch
+from server_app.results import console as progress
+from server_app.results.console import Watch
 
 
 class Clock:

@@ -13,15 +13,15 @@ from common.adapter import Layout
 from common.codecs import Codec, SubspaceCodec
 from common.config import ConfigError, PublicPriorConfig, RunConfig
 from common.demo.tasks import evaluation_examples, splits_of, template_of
-from common.models import AdaptedModel
-from common.privacy.ledger import Ledger
-from server_app.public_gradients import Directions, PseudoClients, directions, layer_ranges, pseudo_clients
+from common.model.adapted import AdaptedModel
+from server_app.priors.public_gradients import Directions, PseudoClients, directions, layer_ranges, pseudo_clients
+from server_app.privacy.ledger import Ledger
 from server_app.strategies import public_prior
 from server_app.strategies.public_prior import row_scales
 from tests.server_app.strategy_runs import NOISY, Make, faulty
 from tests.server_app.test_free_priors import PRIVATE
 from tests.server_app.test_resume import killed_after, resumed
-from tests.tiny import Files, final_adapter, run_tiny, start, tiny_config, vectors
+from tests.support.tiny import Files, final_adapter, run_tiny, start, tiny_config, vectors
 
 PRIOR: dict[str, Any] = {"strategy.name": "public-prior", "codec.size": 24}
 FORMS = ("full", "per-layer", "tucker")

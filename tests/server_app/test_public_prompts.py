@@ -11,10 +11,10 @@ from common.config import ConfigError, PublicPriorConfig
 from common.demo.facts import PRIVATE_PROMPT, PUBLIC_PROMPTS, SECTIONS, facts_of
 from common.demo.prompts import public_questions
 from common.demo.tasks import evaluation_examples
-from common.models import AdaptedModel
-from server_app.public_prompts import public_prompts, sample
-from tests.false_alarms import beyond, statistical
-from tests.tiny import vectors
+from common.model.adapted import AdaptedModel
+from server_app.priors.public_prompts import public_prompts, sample
+from tests.support.false_alarms import beyond, statistical
+from tests.support.tiny import vectors
 
 
 def found(

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from common.config import ConfigError
 from common.demo.prompts import public_questions
-from common.models import AdaptedModel
-from server_app.public_gradients import PseudoClients, pseudo_clients
+from common.model.adapted import AdaptedModel
+from server_app.priors.public_gradients import PseudoClients, pseudo_clients
 from server_app.strategies import public_prior
 from tests.server_app.strategy_runs import Make
-from tests.tiny import CLIENTS, Files, planned, tiny_config
+from tests.support.tiny import CLIENTS, Files, planned, tiny_config
 
 PRIOR: dict[str, Any] = {"strategy.name": "public-prior", "codec.size": 24}
 OWN = {"public-prior.prompts": "template", "public-prior.template": "is {x} {y} ?"}

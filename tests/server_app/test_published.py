@@ -23,15 +23,16 @@ from typer.testing import CliRunner
 from common.config import RunConfig
 from common.demo.model import load_model, load_tokenizer
 from common.private_files import private_files
-from compare.cli import app
-from server_app import cli, plots
-from server_app.deployment.certificates import make_certificates, make_node_key
-from server_app.deployment.processes import Processes
-from server_app.model_card import model_card
-from server_app.published_names import public_name
-from server_app.run_folder import PUBLISHED, RunFolder
+from server_app.results import plots
+from server_app.results.folder import PUBLISHED, RunFolder
+from server_app.results.model_card import model_card
+from server_app.results.published_names import public_name
 from tests.server_app.strategy_runs import faulty
-from tests.tiny import Files, run_tiny, tiny_config, tiny_grid, write_files
+from tests.support.tiny import Files, run_tiny, tiny_config, tiny_grid, write_files
+from workbench.cli import main as cli
+from workbench.cli.compare import app
+from workbench.deployment.certificates import make_certificates, make_node_key
+from workbench.deployment.processes import Processes
 
 ROOT = Path(__file__).parents[2]
 NOISY: dict[str, Any] = {

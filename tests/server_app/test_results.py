@@ -13,14 +13,14 @@ from peft import PeftModel
 
 from common.config import ConfigError, RunConfig, flatten
 from common.demo.model import load_model, load_tokenizer
-from common.models import AdaptedModel
-from common.privacy.ledger import Ledger
-from server_app.evaluation import Evaluation, Evaluator
-from server_app.federation import FederationError
+from common.model.adapted import AdaptedModel
+from server_app.privacy.ledger import Ledger
+from server_app.results.evaluation import Evaluation, Evaluator
+from server_app.results.folder import RunFolder
+from server_app.rounds.cohort import FederationError
 from server_app.run import check_run, run_federation
-from server_app.run_folder import RunFolder
 from tests.server_app.strategy_runs import faulty
-from tests.tiny import CLIENTS, Files, final_adapter, run_tiny, tiny_config, tiny_grid
+from tests.support.tiny import CLIENTS, Files, final_adapter, run_tiny, tiny_config, tiny_grid
 
 NOISY: dict[str, Any] = {
     "privacy.epsilon": 0.0,

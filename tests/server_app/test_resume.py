@@ -14,17 +14,17 @@ from client_app.app import app as client_app
 from common.config import ConfigError, RunConfig
 from common.privacy.accounting import epsilon
 from common.privacy.gaussian import gaussian_epsilon
-from common.privacy.ledger import Ledger
-from server_app.checkpoints import CheckpointError
-from server_app.in_process import InProcessGrid
-from server_app.progress import Narrator
-from server_app.resuming import why_not_resumable
+from server_app.privacy.ledger import Ledger
+from server_app.results.checkpoints import CheckpointError
+from server_app.results.console import Narrator
+from server_app.results.folder import RunFolder
+from server_app.results.resuming import why_not_resumable
+from server_app.results.units import show
 from server_app.run import run_federation
-from server_app.run_folder import RunFolder
 from server_app.strategies.base import FederatedAdapter
-from server_app.terminal import show
-from tests.false_alarms import statistical
-from tests.tiny import Files, final_adapter, run_tiny, tiny_config, tiny_grid
+from tests.support.false_alarms import statistical
+from tests.support.tiny import Files, final_adapter, run_tiny, tiny_config, tiny_grid
+from workbench.simulation.in_process import InProcessGrid
 
 REPEATABLE: dict[str, Any] = {
     "num-server-rounds": 4,

@@ -8,11 +8,11 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from common.config import ConfigError
-from server_app import scalars
+from server_app.results import tensorboard as scalars
+from server_app.results.folder import RunFolder
+from server_app.results.tensorboard import Scalars
 from server_app.run import check_run
-from server_app.run_folder import RunFolder
-from server_app.scalars import Scalars
-from tests.tiny import Files, run_tiny, tiny_config
+from tests.support.tiny import Files, run_tiny, tiny_config
 
 NOISY: dict[str, Any] = {"privacy.epsilon": 0.0, "privacy.noise-multiplier": 2.0, "server.divergence-factor": 1e9}
 

@@ -20,7 +20,7 @@ from flwr.superlink.servicer.control.control_handlers import _format_verificatio
 from flwr.supernode.start_client_internal import _verify_fab
 from typer.testing import CliRunner
 
-from server_app.deployment import signed_apps
+from workbench.deployment import signed_apps
 
 NAME, VERSION = "@clinic/app", "1.2.3"
 

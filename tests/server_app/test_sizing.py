@@ -13,15 +13,16 @@ import typer
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from common.architectures import PUBLISHED, build_shape, shape_of
 from common.codecs import conv_code_size
 from common.config import ConfigError, LoraConfig, ModelConfig, RunConfig, flatten
-from common.models import load_adapted_model
-from server_app import cli, memory, sizing
-from server_app.launcher import APP, LaunchError, read_preset
-from server_app.overrides import parse_override
-from tests.layouts import LAYOUTS, config_of, write_model
-from tests.tiny import TINY, Files, run_tiny, tiny_config
+from common.model.adapted import load_adapted_model
+from tests.support.layouts import LAYOUTS, config_of, write_model
+from tests.support.tiny import TINY, Files, run_tiny, tiny_config
+from workbench.cli import main as cli
+from workbench.cli.overrides import parse_override
+from workbench.planning import memory, sizing
+from workbench.planning.architectures import PUBLISHED, build_shape, shape_of
+from workbench.simulation.launcher import APP, LaunchError, read_preset
 
 PRESETS = sorted((APP / "common" / "presets").glob("*.toml"))
 SEVEN_BILLION = ["dolly-llama", "mmlu-qwen"]

@@ -9,11 +9,11 @@ import torch
 from flwr.app import MetricRecord
 from torch import Tensor
 
-from server_app.federation import FederationError
-from server_app.run_state import VALIDATION_LOSS
-from tests.false_alarms import count_outside, statistical
+from server_app.rounds.cohort import FederationError
+from server_app.rounds.state import VALIDATION_LOSS
 from tests.server_app.strategy_runs import NOISY, Make, faulty, rounds_of
-from tests.tiny import start
+from tests.support.false_alarms import count_outside, statistical
+from tests.support.tiny import start
 
 
 def test_a_round_goes_on_without_the_clients_that_failed(make: Make) -> None:

@@ -13,18 +13,18 @@ from flwr.common.serde import recorddict_to_proto
 
 from client_app import app as client_module
 from client_app.release import release_gradient
-from common.models import AdaptedModel
-from common.privacy.ledger import Ledger
+from common.model.adapted import AdaptedModel
+from common.model.tangents import ModelTangents
 from common.privacy.mechanism import ReleaseTerms, Trust, combine, release
 from common.privacy.noise import RandomSource
 from common.scale_code import ScaleCode
-from common.tangents import ModelTangents
-from common.wire import ADAPTER, STATISTICS, TASK, TRAIN
-from server_app.in_process import InProcessGrid
+from common.wire.records import ADAPTER, STATISTICS, TASK, TRAIN
+from server_app.privacy.ledger import Ledger
 from server_app.strategies.base import FederatedAdapter
-from tests.false_alarms import count_outside, rms_outside, statistical
 from tests.server_app.strategy_runs import NOISY, VARIANTS, Make, faulty, rounds_of
-from tests.tiny import CLIENTS, start, vectors
+from tests.support.false_alarms import count_outside, rms_outside, statistical
+from tests.support.tiny import CLIENTS, start, vectors
+from workbench.simulation.in_process import InProcessGrid
 
 
 @pytest.mark.parametrize(("trust", "deviation"), [("central", 1.0), ("distributed", 1.0), ("local", CLIENTS**0.5)])

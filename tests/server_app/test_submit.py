@@ -9,9 +9,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from server_app.deployment import submit
 from tests.server_app.flwr_program import write_flwr
 from tests.server_app.interrupted_runs import write_interrupted
+from workbench.deployment import submit
 
 PROGRAM = f"""#!{sys.executable}
 import json, pathlib, sys

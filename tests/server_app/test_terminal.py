@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from server_app.terminal import bytes_against_lora, data_size, show, times
+from server_app.results.units import bytes_against_lora, data_size, show, times
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from server_app.tracking import Step, phase, reporting, tracked, watched
+from server_app.results.tracking import Step, phase, reporting, tracked, watched
 
 
 def test_every_item_comes_and_every_step_is_told() -> None:

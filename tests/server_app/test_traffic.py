@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from compare.cli import app
+from server_app.results.folder import RunFolder
 from server_app.run import run_federation
-from server_app.run_folder import RunFolder
-from server_app.traffic import TrafficError, add_traffic, ask_for_all, describe, flower_runs
 from tests.server_app.flwr_program import write_flwr
-from tests.tiny import CLIENTS, Files, tiny_config, tiny_grid
+from tests.support.tiny import CLIENTS, Files, tiny_config, tiny_grid
+from workbench.cli.compare import app
+from workbench.simulation.traffic import TrafficError, add_traffic, ask_for_all, describe, flower_runs
 
 NOISY: dict[str, Any] = {"privacy.epsilon": 0.0, "privacy.noise-multiplier": 4.0, "data.evaluation": ""}
 COUNT = {"inbound-bytes": 1_500_000, "outbound-bytes": 2_500_000}
@@ -127,7 +127,7 @@ def test_a_session_without_a_count_is_told(everybody: RunFolder) -> None:
 
 def test_who_only_reads_results_waits_for_no_torch() -> None:
     """It would also leave a folder of its own among deploy-demo's temporary files."""
-    code = "import sys, server_app.traffic, server_app.deployment.demo; sys.exit('torch' in sys.modules)"
+    code = "import sys, workbench.simulation.traffic, workbench.deployment.demo; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

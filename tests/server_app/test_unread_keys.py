@@ -8,11 +8,11 @@ import torch
 from typer.testing import CliRunner
 
 from common.config import ONLY_IF, ConfigError, RunConfig
-from server_app import cli
-from server_app.launcher import preset_names, read_preset
 from server_app.strategies import OPTIONAL_SECTIONS, STRATEGIES
-from server_app.unread_keys import refuse_unread, unread, unread_warning
-from tests.tiny import Files, final_adapter, run_tiny, tiny_config
+from tests.support.tiny import Files, final_adapter, run_tiny, tiny_config
+from workbench.cli import main as cli
+from workbench.cli.unread_keys import refuse_unread, unread, unread_warning
+from workbench.simulation.launcher import preset_names, read_preset
 
 OTHER: dict[str, dict[str, Any]] = {
     "codec": {"codec.size": 32, "codec.refresh-every": 0, "codec.form": "per-tensor"},

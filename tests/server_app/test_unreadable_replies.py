@@ -19,10 +19,10 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.superlink.grid.http_grid import HttpGrid
 
 from common.privacy.mechanism import ReleaseTerms
-from common.wire import TRAIN, pack_release
-from server_app.events import read_events, recording
-from server_app.federation import Question, exchange
-from server_app.in_process import InProcessGrid
+from common.wire.records import TRAIN, pack_release
+from server_app.log import read_events, recording
+from server_app.rounds.cohort import Question, exchange
+from workbench.simulation.in_process import InProcessGrid
 
 TERMS = ReleaseTerms(8, 1.0, 1.0, "local", 4, normalize=True)
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from common.codecs import HistoryCodec
 from tests.common.codecs.examples import HISTORIES, LAYOUT, led, past
-from tests.false_alarms import beyond, statistical
+from tests.support.false_alarms import beyond, statistical
 
 every = pytest.mark.parametrize("codec", HISTORIES.values(), ids=HISTORIES.keys())
 

@@ -15,7 +15,7 @@ from common.codecs import GradientStatistics, LinearCodec, LinearEncoder
 from common.codecs.allocation import FORMS, Block, apportion
 from common.codecs.transform import TRANSFORMS
 from tests.common.codecs.examples import LAYOUT, SEEDED, STATISTICS, linear
-from tests.false_alarms import beyond, statistical
+from tests.support.false_alarms import beyond, statistical
 
 seeded = pytest.mark.parametrize("codec", SEEDED.values(), ids=SEEDED.keys())
 

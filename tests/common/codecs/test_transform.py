@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from common.codecs.transform import TRANSFORMS, Draw, hartley, signed_permutation
-from tests.false_alarms import beyond, count_outside, statistical
+from tests.support.false_alarms import beyond, count_outside, statistical
 
 names = pytest.mark.parametrize("name", TRANSFORMS)
 SIZES = [(1, 1), (2, 1), (7, 3), (64, 16), (101, 100), (96, 96), (1009, 17)]

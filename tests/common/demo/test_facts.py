@@ -5,7 +5,7 @@ from itertools import islice
 
 import pytest
 
-from common.demo.corpus import documents
+from benchmarks.pretrain.corpus import documents
 from common.demo.facts import GROUPS, SECTIONS, answers_of, facts_of, split_known, vocabulary
 from common.demo.model import load_tokenizer
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from common.privacy.accounting import Charge, epsilon
-from common.privacy.ledger import GENESIS, Ledger, LedgerError
+from server_app.privacy.ledger import GENESIS, Ledger, LedgerError
 
 ROOT = Path(__file__).parents[3]
 
@@ -123,7 +123,7 @@ def test_several_writers_keep_one_chain(path: Path) -> None:
 WRITER = """
 import sys
 from common.privacy.accounting import Charge
-from common.privacy.ledger import Ledger
+from server_app.privacy.ledger import Ledger
 ledger = Ledger(sys.argv[1])
 for index in range(10**6):
     ledger.charge(Charge(1.5, 0.1), round_index=index, note="x" * 300)
@@ -155,7 +155,7 @@ def test_a_failed_write_spends_nothing_and_leaves_a_usable_ledger(path: Path, mo
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("common.privacy.ledger._write_all", half)
+        patch.setattr("server_app.privacy.ledger._write_all", half)
         with pytest.raises(OSError, match="disk full"):
             ledger.charge(Charge(4.0), round_index=4)
     assert len(ledger.charges) == 3

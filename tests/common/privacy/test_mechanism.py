@@ -23,7 +23,7 @@ from common.privacy.mechanism import (
     release,
 )
 from common.privacy.noise import RandomSource
-from tests.false_alarms import beyond, rms_outside, statistical
+from tests.support.false_alarms import beyond, rms_outside, statistical
 
 TRUSTS: tuple[Trust, ...] = ("central", "distributed", "local")
 BAND = (0.9901, 1.0099)

@@ -10,7 +10,7 @@ from scipy import stats
 
 from common.privacy import noise
 from common.privacy.noise import GridVector, RandomSource, add_noise, discrete_gaussian, quantize
-from tests.false_alarms import beyond, count_outside, statistical
+from tests.support.false_alarms import beyond, count_outside, statistical
 
 
 def exact_pmf(std: float, edge: int) -> np.ndarray:

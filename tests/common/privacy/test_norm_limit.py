@@ -12,7 +12,7 @@ from scipy.special import logsumexp
 from common.privacy.mechanism import FALSE_ALARM, ReleaseTerms, Trust, check_release, release
 from common.privacy.noise import RandomSource, discrete_gaussian
 from common.privacy.norms import noisy_norm_limit
-from tests.false_alarms import statistical
+from tests.support.false_alarms import statistical
 
 TRUSTS: tuple[Trust, ...] = ("central", "distributed", "local")
 

@@ -6,8 +6,8 @@ import pytest
 from scipy import stats
 
 from common.privacy.noise import RandomSource
-from common.privacy.sampling import binomial_limit, insecure_cohort_seed, poisson_sample
-from tests.false_alarms import beyond, statistical
+from server_app.privacy.sampling import binomial_limit, insecure_cohort_seed, poisson_sample
+from tests.support.false_alarms import beyond, statistical
 
 SEED = 4
 

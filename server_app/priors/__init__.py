@@ -1,0 +1,1 @@
+"""What codecs are made of: synthetic, collected and public gradients."""

@@ -1,0 +1,1 @@
+"""The plan of charges, the ledger and the account of what is spent."""

@@ -1,0 +1,171 @@
+"""What the run has spent: charged to the ledger before each release, read from it for every epsilon that is shown."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+from common.config import PrivacyConfig
+from common.privacy.accounting import Charge, RunningAccountant, cross_check, epsilon
+from common.privacy.gaussian import gaussian_epsilon
+from server_app.privacy.ledger import Ledger
+from server_app.privacy.plan import PrivacyPlan, colluders_counted, provable, why_infinite
+from server_app.privacy.sampling import binomial_limit
+
+_TAIL_SHARE = 1e-2  # of delta, for a client that is asked more often than the figure against the server assumes
+_CROSS_CHECK_SECONDS = 30.0
+
+
+def participation_limit(plan: PrivacyPlan, rounds: int) -> int:
+    """Rounds of ``rounds`` that a client is asked in at most: no client exceeds it, but with a hundredth of delta."""
+    return binomial_limit(rounds, plan.expected_cohort / plan.clients, plan.clients, _TAIL_SHARE * plan.delta)
+
+
+def epsilon_of_messages(plan: PrivacyPlan, multipliers: Sequence[tuple[float, int]]) -> float:
+    """Epsilon of one client's messages against who reads them: (noise multiplier of one message, how many).
+
+    Gaussian mechanisms compose exactly: mu^2 is the sum of 1/z^2. No amplification by sampling: the server knows whom
+    it asked. Delta is less what the participation limit takes.
+    """
+    if any(multiplier == 0 for multiplier, _ in multipliers):
+        return math.inf
+    squared = sum(count / multiplier**2 for multiplier, count in multipliers)
+    delta = plan.delta * (1 - _TAIL_SHARE) - plan.slack
+    return provable(gaussian_epsilon(math.sqrt(squared), delta)) if squared else 0.0
+
+
+def compare_with_prv(plan: PrivacyPlan, charges: Sequence[Charge], epsilon: float) -> dict[str, Any]:
+    """Whether the PRV accountant's bracket holds ``epsilon``: ``lower``, ``upper``, ``agrees``; or ``unavailable``.
+
+    Takes seconds, 30 at most. ``unavailable`` is the reason why there is no bracket.
+    """
+    reason = why_infinite(plan.reason, epsilon)
+    bounds = reason or _bounds(cross_check, tuple(charges), plan.delta - plan.slack)
+    if isinstance(bounds, str):
+        return {"unavailable": bounds.removeprefix("not cross-checked: ")}
+    lower, upper = bounds
+    return {"lower": lower, "upper": upper, "agrees": lower <= epsilon <= upper}
+
+
+@lru_cache(maxsize=64)
+def _bounds(
+    accountant: Callable[..., tuple[float, float] | str], charges: tuple[Charge, ...], delta: float
+) -> tuple[float, float] | str:
+    """Asked once a process: many runs of a comparison share their charges."""
+    return accountant(charges, delta, timeout=_CROSS_CHECK_SECONDS)
+
+
+def cross_check_sentence(check: dict[str, Any]) -> str:
+    """The outcome of ``compare_with_prv`` for people."""
+    if "unavailable" in check:
+        return f"not cross-checked: {check['unavailable']}"
+    bracket = f"the bracket [{check['lower']:.3f}, {check['upper']:.3f}] of an independent accountant (PRV)"
+    return (
+        f"inside {bracket}" if check["agrees"] else f"DISAGREES with {bracket}: rely on neither until it is explained"
+    )
+
+
+def assumptions(plan: PrivacyPlan, privacy: PrivacyConfig) -> str:
+    """What epsilon of the released model rests on besides the mechanism: who colludes, and whether cohorts are secret.
+
+    To be printed beside it: it is no figure against more clients than these, nor against who knows the cohorts.
+    """
+    if privacy.trust == "distributed":
+        counted = colluders_counted(privacy, plan.clients)
+        few = (
+            "no client colludes"
+            if not counted
+            else f"at most {counted} client{'s collude' if counted > 1 else ' colludes'}"
+        )
+    else:
+        few = "any number of clients may collude"
+    charges = (plan.round, plan.statistics)
+    amplified = any(charge and charge.noise_multiplier and charge.sampling_rate < 1 for charge in charges)
+    return f"{few}, cohorts {'stay' if amplified else 'need not be'} secret"
+
+
+class PrivacyAccount:
+    """The ledger of one run, and from it epsilon of the released model and of one client against the server.
+
+    ``message_noise`` and ``statistics_noise`` are the noise multipliers of one message by itself in stage 2 and stage 1
+    (0: in the clear).
+    """
+
+    def __init__(
+        self, plan: PrivacyPlan, ledger: Ledger, *, message_noise: float, statistics_noise: float = math.inf
+    ) -> None:
+        self.plan = plan
+        self._ledger = ledger
+        self.message_noise = message_noise
+        self._statistics_noise = statistics_noise
+        self._running = RunningAccountant(plan.delta, plan.slack)
+        for charge in ledger.charges:
+            self._running.charge(charge)
+
+    @property
+    def rounds_charged(self) -> int:
+        """Rounds of stage 2 that the ledger holds, repeated ones included."""
+        return sum(1 for charge in self._ledger.charges if charge.label == self.plan.round.label)
+
+    @property
+    def ledger_head(self) -> str:
+        """Hash of the ledger's last line, for a checkpoint."""
+        return self._ledger.head
+
+    def affords_round(self) -> bool:
+        """Whether one more round stays within the plan."""
+        return not self.plan.round.noise_multiplier or self.rounds_charged < self.plan.rounds
+
+    def charge_statistics(self) -> None:
+        """Write stage 1 to the ledger; to be called before its instructions go out."""
+        if self.plan.statistics:
+            self._charge(self.plan.statistics, 0)
+
+    def charge_round(self, round_index: int) -> None:
+        """Write one round to the ledger; to be called before its instructions go out."""
+        self._charge(self.plan.round, round_index)
+
+    def epsilon_model(self) -> float:
+        """Epsilon of the released model so far, at the plan's delta; inf when a stage is not private."""
+        return math.inf if self.plan.reason else provable(self._running.epsilon())
+
+    def certify(self) -> float:
+        """``epsilon_model`` on the accountant's fine grid, over every charge in the ledger."""
+        return math.inf if self.plan.reason else provable(self._running.certify())
+
+    def epsilon_of_statistics(self) -> float:
+        """Epsilon of the released model before round 1, that is of stage 1; inf when a stage is not private."""
+        first = [charge for charge in self._ledger.charges if charge.label != self.plan.round.label]
+        return math.inf if self.plan.reason else provable(epsilon(first, self.plan.delta - self.plan.slack))
+
+    def cross_check(self, epsilon: float) -> dict[str, Any]:
+        """Hold the certified ``epsilon`` against the PRV accountant, over every charge: see ``compare_with_prv``."""
+        return compare_with_prv(self.plan, self._ledger.charges, epsilon)
+
+    def draw_number(self, round_index: int) -> int:
+        """Which draw of a cohort a round is: the number of charges, its own included. Only seeded draws depend on it.
+
+        A round that is asked again after a crash was charged again as an independent draw, so it must be one under the
+        insecure test seed, too. Without noise nothing is charged for, and the same cohort is asked again.
+        """
+        return self.rounds_charged if self.plan.round.noise_multiplier else round_index
+
+    @property
+    def participations(self) -> int:
+        """Rounds that a client is asked in at most.
+
+        A function of public numbers only: how often clients *were* asked would tell the secret cohorts.
+        """
+        return participation_limit(self.plan, self.rounds_charged)
+
+    def epsilon_server(self) -> float:
+        """Epsilon of all messages of one client against the server, asked in ``participations`` rounds and stage 1."""
+        if self.plan.reason:
+            return math.inf
+        first = sum(1 for charge in self._ledger.charges if charge.label != self.plan.round.label)
+        messages = ((self.message_noise, self.participations), (self._statistics_noise, first))
+        return epsilon_of_messages(self.plan, messages)
+
+    def _charge(self, charge: Charge, round_index: int) -> None:
+        self._ledger.charge(charge, round_index=round_index)
+        self._running.charge(charge)

@@ -1,0 +1,305 @@
+"""From the configuration to a plan of charges: the noise of both stages and how many rounds the budget buys."""
+
+import math
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from common.config import ConfigError, PrivacyConfig, RunConfig
+from common.privacy.accounting import Charge, calibrate, check_delta, default_delta, epsilon, max_rounds
+from common.privacy.mechanism import MOST_SMOOTHING, SLACK_EPSILON, ReleaseTerms, noise_slack, outsider_charge
+from common.privacy.printed import PrintedMechanism, printed_sigma
+from server_app.privacy.sampling import binomial_limit
+from server_app.privacy.stage_one import StageOne
+
+_solved = lru_cache(maxsize=64)(calibrate)  # seconds each, and many runs of a comparison share a plan
+_TAIL_SHARE = 1e-3  # of delta, for a cohort larger than the public number of noise shares
+
+
+@dataclass(frozen=True)
+class PrivacyPlan:
+    """What the run will charge, fixed before it starts.
+
+    Attributes:
+        clients: enrolled clients M.
+        delta: delta of the guarantee.
+        slack: part of delta that is set aside for sampling and rounding approximations.
+        shares: public number of noise shares of a round, which no cohort exceeds but with a probability in ``slack``.
+        statistics_shares: the same for stage 1.
+        statistics: the charge of stage 1 (noise 0 when it is sent in the clear); ``None`` when there is no stage 1.
+        round: the charge of one round of stage 2; noise 0 when nothing is private.
+        rounds: rounds that the budget affords.
+        epsilon: end-to-end epsilon of the released model after ``rounds``; inf when any stage is not private.
+        reason: why epsilon is inf, else ``""``.
+        expected_cohort: p M, the fixed public denominator of a round.
+        printed: the paper's mechanism, when that is what runs.
+
+    """
+
+    clients: int
+    delta: float
+    slack: float
+    shares: int
+    statistics_shares: int
+    statistics: Charge | None
+    round: Charge
+    rounds: int
+    epsilon: float
+    reason: str
+    expected_cohort: float
+    printed: PrintedMechanism | None
+
+    @property
+    def noisy_stage_one(self) -> bool:
+        """Whether there is a stage 1 that releases with noise."""
+        return self.statistics is not None and self.statistics.noise_multiplier > 0
+
+
+def make_plan(
+    config: RunConfig, clients: int, code_size: int, stage: StageOne | None, *, tensors: int = 1
+) -> PrivacyPlan:
+    """Solve the noise of a run with ``clients`` enrolled; ``stage`` is ``None`` without a stage 1.
+
+    ``tensors``: LoRA factors of the adapter, which the paper's mechanism clips one by one.
+
+    Raises ``ConfigError`` when delta is not below 1/M or the budget affords nothing.
+    """
+    privacy = config.privacy
+    delta = _delta(privacy, clients)
+    tail = _TAIL_SHARE * delta
+    shares = binomial_limit(clients, privacy.sampling_rate, config.num_server_rounds, tail)
+    statistics_shares = binomial_limit(clients, stage.sampling_rate, 1, tail) if stage else 0
+    slack = _slack(config, delta, shares, statistics_shares, code_size, stage.size if stage else 0)
+    if slack >= delta:
+        raise ConfigError(
+            f"privacy.delta = {delta:g}: {slack:.2g} would have to be set aside for discrete noise on codes of "
+            f"{code_size:,} values over {config.num_server_rounds:,} rounds; raise it, or make the codes smaller"
+        )
+    statistics = _stage_one_charge(config, stage, delta, slack) if stage else None
+    before = (statistics,) if statistics and statistics.noise_multiplier else ()
+    printed = _printed(config, clients, delta, tensors)
+    unit = _unit_charge(privacy, privacy.sampling_rate, "stage 2: gradient")
+    if printed:
+        noise = printed.message_multiplier
+    else:
+        noise = _noise(config, delta, slack, unit, before) if privacy.is_private else 0.0
+    per_round = replace(unit, noise_multiplier=noise)
+    rounds = _affordable(config, delta, slack, per_round, before)
+    reason = _why_not_private(config, stage)
+    total = math.inf if reason else provable(epsilon((*before, replace(per_round, count=rounds)), delta - slack))
+    return PrivacyPlan(
+        clients=clients,
+        delta=delta,
+        slack=slack,
+        shares=shares,
+        statistics_shares=statistics_shares,
+        statistics=statistics,
+        round=per_round,
+        rounds=rounds,
+        epsilon=total,
+        reason=reason,
+        expected_cohort=privacy.sampling_rate * clients,
+        printed=printed,
+    )
+
+
+def round_terms(privacy: PrivacyConfig, plan: PrivacyPlan, code_size: int) -> ReleaseTerms:
+    """Release terms of a round of stage 2 as planned."""
+    noise = noise_against(colluders_counted(privacy, plan.clients), plan.round.noise_multiplier, plan.shares)
+    terms = stage_two_terms(privacy, code_size, noise, plan.shares)
+    return replace(terms, clip_norm=plan.printed.joint_bound, per_tensor=True) if plan.printed else terms
+
+
+def mean_noise(privacy: PrivacyConfig, plan: PrivacyPlan, code_size: int) -> float:
+    """Std, over the clip norm, of the noise on the mean of an expected cohort's codes of ``code_size`` values.
+
+    z/K in ``central``; more with the shares against colluders; z/√K in ``local``, where every client adds all of it.
+    """
+    terms = round_terms(privacy, plan, code_size)
+    return terms.total_std(round(plan.expected_cohort)) / (plan.expected_cohort * terms.clip_norm)
+
+
+def stage_one_terms(config: RunConfig, plan: PrivacyPlan, stage: StageOne) -> ReleaseTerms:
+    """Release terms of stage 1 as planned; noise 0 when it sends in the clear."""
+    charged = plan.statistics.noise_multiplier if plan.statistics else 0.0
+    noise = noise_against(colluders_counted(config.privacy, plan.clients), charged, plan.statistics_shares)
+    return ReleaseTerms(
+        size=stage.size if noise else stage.open_size,
+        clip_norm=stage.clip_norm,
+        noise_multiplier=noise,
+        trust=config.privacy.trust,
+        shares=plan.statistics_shares,
+        normalize=False,
+    )
+
+
+def _printed(config: RunConfig, clients: int, delta: float, tensors: int) -> PrintedMechanism | None:
+    """The paper's mechanism when it is asked for: σ as given, or by Eq (7) from the epsilon that it will claim."""
+    privacy = config.privacy
+    if privacy.mechanism != "printed":
+        return None
+    rate, rounds = privacy.sampling_rate, config.num_server_rounds
+    sigma = privacy.noise_multiplier or printed_sigma(privacy.epsilon, delta, rate, rounds)
+    return PrintedMechanism(sigma, max(1.0, rate * clients), tensors, privacy.clip_norm)
+
+
+def provable(value: float) -> float:
+    """An epsilon beyond what the bounds on the discrete noise were computed for is not claimed: it is inf."""
+    return value if value <= SLACK_EPSILON else math.inf
+
+
+def why_infinite(reason: str, epsilon: float) -> str:
+    """Why ``epsilon`` is inf: the plan's ``reason``, or that it is too large to be claimed; ``""`` when it is not."""
+    return reason or (f"epsilon is above {SLACK_EPSILON:g}" if math.isinf(epsilon) else "")
+
+
+def why_infinite_to_server(plan: PrivacyPlan, trust: str, epsilon: float) -> str:
+    """Why no ``epsilon`` is claimed for one client against the server; ``""`` when one is."""
+    if not plan.reason and trust == "central":
+        return "the server is trusted with single messages, which carry no noise of their own"
+    return why_infinite(plan.reason, epsilon)
+
+
+def _why_not_private(config: RunConfig, stage: StageOne | None) -> str:
+    """Why no finite epsilon can be stated end to end; ``""`` when one can."""
+    if not config.privacy.is_private:
+        return "privacy.epsilon = inf: no noise is added"
+    if config.privacy.insecure_seed >= 0:
+        return "privacy.insecure-seed makes the noise and the cohorts reproducible"
+    return stage.reason if stage and not stage.private else ""
+
+
+def _delta(privacy: PrivacyConfig, clients: int) -> float:
+    delta = privacy.delta or default_delta(clients)
+    try:
+        check_delta(delta, clients)
+    except ValueError as error:
+        raise ConfigError(f"privacy.delta = {delta:g}: {error}") from error
+    return delta
+
+
+def _slack(
+    config: RunConfig, delta: float, shares: int, statistics_shares: int, code_size: int, statistics_size: int
+) -> float:
+    """Delta set aside: cohorts beyond the public number of shares, and discrete noise charged as Gaussian."""
+    if not config.privacy.is_private:
+        return 0.0
+    # the approximation depends on z only through the grid, which keeps noise/step fixed: z = 1 stands for all
+    rounds = config.num_server_rounds * noise_slack(stage_two_terms(config.privacy, code_size, 1.0, shares))
+    if not statistics_size:
+        return _TAIL_SHARE * delta + rounds
+    stage_one = noise_slack(stage_two_terms(config.privacy, statistics_size, 1.0, statistics_shares))
+    return 2 * _TAIL_SHARE * delta + rounds + stage_one
+
+
+def _unit_charge(privacy: PrivacyConfig, rate: float, label: str) -> Charge:
+    """The charge of a release of noise multiplier 1: only its noise is left to solve for."""
+    return outsider_charge(stage_two_terms(privacy, 1, 1.0, 1), rate, label)
+
+
+def clients_asked(config: RunConfig, plan: PrivacyPlan) -> float:
+    """Clients that a round is expected to ask: p M, or with cover traffic all M."""
+    return float(plan.clients) if config.federation.cover else plan.expected_cohort
+
+
+def colluders_counted(privacy: PrivacyConfig, clients: int) -> int:
+    """How many clients' own noise shares are taken to be known to who looks at the model.
+
+    None where the noise is not shared: in ``central`` no client has any of it, in ``local`` each one's is enough by
+    itself. None either where there is one client: nobody else is there to look.
+    """
+    return privacy.colluders if privacy.trust == "distributed" and clients > 1 else 0
+
+
+def noise_against(colluders: int, noise_multiplier: float, shares: int) -> float:
+    """z·√(n/(n-c)), and a hair more: with n shares of it, what is left without the shares of c colluders is z.
+
+    Clients that pool what they know with an outsider can subtract their own shares; the rest must still carry z²C² and
+    the whole variance that pays for the discretisation (``MOST_SMOOTHING``), of which the colluders' shares had a part.
+    Raises ``ConfigError`` unless c is below n.
+    """
+    if not (colluders and noise_multiplier):
+        return noise_multiplier
+    if colluders >= max(1, shares):
+        raise ConfigError(
+            f"privacy.colluders = {colluders}: must be below the {shares} noise shares of a round (about the largest "
+            "cohort), or nothing of the noise is left"
+        )
+    others = shares - colluders
+    return noise_multiplier * math.sqrt(shares / (others - MOST_SMOOTHING * colluders))
+
+
+def stage_two_terms(privacy: PrivacyConfig, code_size: int, noise_multiplier: float, shares: int) -> ReleaseTerms:
+    """Release terms of a round with ``shares`` noise shares."""
+    return ReleaseTerms(
+        size=code_size,
+        clip_norm=privacy.clip_norm,
+        noise_multiplier=noise_multiplier,
+        trust=privacy.trust,
+        shares=shares,
+        normalize=privacy.clipping == "normalize",
+    )
+
+
+def _stage_one_charge(config: RunConfig, stage: StageOne, delta: float, slack: float) -> Charge:
+    unit = _unit_charge(config.privacy, stage.sampling_rate, stage.label)
+    if not (stage.private and config.privacy.is_private):
+        noise = 0.0
+    elif config.privacy.epsilon > 0:
+        share = config.privacy.epsilon * config.privacy.statistics_share
+        noise = _calibrate(config, share, delta, sampling_rate=unit.sampling_rate, rounds=1, slack=slack)
+    else:
+        noise = 2.0 * config.privacy.noise_multiplier
+    return replace(unit, noise_multiplier=noise)
+
+
+def _noise(config: RunConfig, delta: float, slack: float, unit: Charge, before: tuple[Charge, ...]) -> float:
+    privacy = config.privacy
+    if privacy.noise_multiplier > 0:
+        return privacy.noise_multiplier
+    return _calibrate(
+        config,
+        privacy.epsilon,
+        delta,
+        sampling_rate=unit.sampling_rate,
+        rounds=config.num_server_rounds,
+        before=before,
+        slack=slack,
+    )
+
+
+def _calibrate(
+    config: RunConfig,
+    budget: float,
+    delta: float,
+    *,
+    sampling_rate: float,
+    rounds: int,
+    before: tuple[Charge, ...] = (),
+    slack: float,
+) -> float:
+    try:
+        return _solved(budget, delta, sampling_rate=sampling_rate, rounds=rounds, before=before, slack=slack)
+    except ValueError as error:
+        raise ConfigError(
+            f"privacy.epsilon = {config.privacy.epsilon:g}: {error}; raise it, or run fewer rounds"
+        ) from error
+
+
+def _affordable(config: RunConfig, delta: float, slack: float, per_round: Charge, before: tuple[Charge, ...]) -> int:
+    stop = config.privacy.stop_epsilon
+    if not stop or not config.privacy.is_private:
+        return config.num_server_rounds
+    affordable = max_rounds(
+        stop,
+        delta,
+        noise_multiplier=per_round.noise_multiplier,
+        sampling_rate=per_round.sampling_rate,
+        limit=config.num_server_rounds,
+        before=before,
+        slack=slack,
+    )
+    if affordable == 0:
+        raise ConfigError(
+            f"privacy.stop-epsilon = {stop}: not even one round fits (stage 1 included); raise it, or the noise"
+        )
+    return affordable

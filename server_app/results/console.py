@@ -1,0 +1,114 @@
+"""What a person sees while a run is under way: one line per event, marked so that a launcher can pick them out."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flwr.app import MetricRecord
+
+from common.config import RunConfig
+from server_app.privacy.account import assumptions
+from server_app.privacy.plan import PrivacyPlan
+from server_app.results.units import MARK, clock, data_size, show, speak
+from server_app.rounds.controls import control_warning
+from server_app.rounds.state import RoundSummary
+
+
+class Watch:
+    """Elapsed time over all sessions of a run, and what is left at the pace of this one."""
+
+    def __init__(self, rounds: int, elapsed: float = 0.0) -> None:
+        self._rounds = rounds
+        self._before = elapsed
+        self._started = time.monotonic()
+        self._laps: list[float] = []
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds spent, earlier sessions included."""
+        return self._before + time.monotonic() - self._started
+
+    def lap(self) -> None:
+        """Note the end of a round."""
+        self._laps.append(time.monotonic())
+
+    def left(self, server_round: int, seconds: float) -> float:
+        """Seconds that the remaining rounds will take, by the mean of the last ten.
+
+        ``seconds``: what the last round took by itself, which stands for all while it is this session's only one (the
+        time before it went to start-up and stage 1).
+        """
+        recent = self._laps[-11:]
+        pace = (recent[-1] - recent[0]) / (len(recent) - 1) if len(recent) > 1 else seconds
+        return pace * (self._rounds - server_round)
+
+
+class Narrator:
+    """Prints the story of a run to standard output, which Flower streams to the terminal."""
+
+    def __call__(self, line: str) -> None:
+        """Print one marked line."""
+        speak(f"{MARK}{line}")
+
+    def opening(self, config: RunConfig, plan: PrivacyPlan, values: int, folder: Path) -> None:
+        """What is going to happen, under which guarantee."""
+        if config.server.control != "none":
+            self(control_warning(config.server.control))
+        self(f"strategy {config.strategy.name}, {values:,} adapter values, results in {folder}")
+        self(
+            f"{plan.clients} clients, expected cohort {plan.expected_cohort:g}, up to {plan.rounds} rounds, "
+            f"trust model: {config.privacy.trust}"
+        )
+        if not plan.round.noise_multiplier:
+            self(f"NOT PRIVATE: {plan.reason}")
+            return
+        stage_one = f"stage-1 noise {plan.statistics.noise_multiplier:.3f}, " if plan.statistics else ""
+        goal = f"epsilon {show(plan.epsilon)} at delta {plan.delta:g} ({assumptions(plan, config.privacy)})"
+        self(f"plan: {stage_one}stage-2 noise {plan.round.noise_multiplier:.3f} (x clip norm) -> {goal}")
+        if plan.reason:
+            self(f"end-to-end epsilon is inf: {plan.reason}")
+
+    def warning(self, text: str) -> None:
+        """What a person should mind; nothing is said of an empty text."""
+        if text:
+            self(f"WARNING: {text}")
+
+    def base(self, metrics: MetricRecord | None) -> None:
+        """How the untouched model does."""
+        if metrics is not None:
+            self(f"base model: {_scores(metrics)}")
+
+    def prepared(self, prior: Mapping[str, Any], size: int) -> None:
+        """How the codec came out of stage 1."""
+        if "captured_energy" in prior:
+            energy = float(prior["captured_energy"])
+            self(f"stage 1 done: code of {size} values holds {energy:.1%} of a training gradient's energy")
+        elif "public_prior_energy" in prior:
+            energy = float(prior["public_prior_energy"])
+            self(f"prior made: code of {size} values holds {energy:.1%} of a pseudo-gradient's energy")
+
+    def round(self, summary: RoundSummary, metrics: MetricRecord | None, watch: Watch) -> None:
+        """One line a round."""
+        scores = _scores(metrics) if metrics is not None else "not evaluated"
+        failed = f"  {summary.failures} failed: {summary.failure}" if summary.failures else ""
+        failed += f"  TOO FEW REPLIES: {summary.shortage}" if summary.shortage else ""
+        self(
+            f"round {summary.round:>3}  {scores}  cohort {summary.replies}/{summary.cohort}  "
+            f"epsilon {show(summary.epsilon)}  up {data_size(summary.bytes_up)}  "
+            f"left {clock(watch.left(summary.round, summary.seconds))}{failed}"
+        )
+
+    def closing(self, report: Mapping[str, Any]) -> None:
+        """What the strategy has to say, the end, and why."""
+        if report["strategy"].get("summary"):
+            self(str(report["strategy"]["summary"]))
+        self(f"finished: {report['outcome']['stopped_because']}")
+        self.warning(report["outcome"]["warning"])
+        self.warning(report["outcome"]["shortage_warning"])
+
+
+def _scores(metrics: MetricRecord) -> str:
+    accuracy = metrics.get("accuracy")
+    text = f"loss {metrics['loss']:.3f}"
+    return f"{text}  accuracy {accuracy:6.1%}" if isinstance(accuracy, float) else text

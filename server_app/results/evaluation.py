@@ -1,0 +1,113 @@
+"""Server-side evaluation on public held-out examples: loss of the completion, and 4-way choice where choices exist."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from common.config import DataConfig, EvaluationConfig
+from common.data import IGNORED, completion_texts, prompt_texts, tokenise
+from common.model.adapted import AdaptedModel
+from common.model.label_logits import logits_at
+from server_app.results.evaluation_batches import batches_of
+from server_app.results.tracking import tracked
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Loss, accuracy (None without choices), both also by group.
+
+    The loss is in nats per completion token, the mean over all tokens of all completions, so a long one counts for more
+    than a short one, as in training; of a group over its own tokens. Accuracy is the share of questions.
+    """
+
+    loss: float
+    accuracy: float | None
+    loss_by_group: dict[str, float]
+    accuracy_by_group: dict[str, float]
+    examples: int
+
+
+class Evaluator:
+    """Scores an adapter on a fixed set of public examples; everything is tokenised once."""
+
+    def __init__(self, adapted: AdaptedModel, examples: Dataset, data: DataConfig, settings: EvaluationConfig) -> None:
+        self._adapted = adapted
+        count = len(examples)
+        has_groups = data.group_column in examples.column_names
+        self._groups = [str(group) for group in examples[data.group_column]] if has_groups else ["all"] * count
+        prompts = prompt_texts(examples, data, adapted.tokenizer)
+        answers = list(examples[data.completion_column])
+        self._has_choices = "choices" in examples.column_names
+        options = list(examples["choices"]) if self._has_choices else [[answer] for answer in answers]
+        self._answers = torch.tensor([list(o).index(a) for o, a in zip(options, answers, strict=True)])
+        self._options = _option_numbers([len(opts) for opts in options])
+        asked = [(number, option) for number, opts in enumerate(options) for option in opts]
+        tokens = tokenise(
+            adapted.tokenizer,
+            [prompts[number] for number, _ in asked],
+            completion_texts([option for _, option in asked], data),
+            data.max_length,
+            end=data.append_eos and not self._has_choices,  # choices are compared by themselves, as lm-eval does
+            special=not data.chat_template,
+            questions=[number for number, _ in asked],
+        )
+        self._lengths = (tokens.labels[:, 1:] != IGNORED).sum(dim=1)
+        self._batches = batches_of(tokens, adapted.words, settings.batch_size)
+
+    def __call__(self, adapter: Tensor) -> Evaluation:
+        """Evaluate the adapter (shape ``[n]``)."""
+        self._adapted.load(adapter)
+        self._adapted.training_mode(False)
+        losses = self._option_losses()
+        right = self._options.gather(1, self._answers[:, None]).flatten()
+        loss, lengths = losses[right].tolist(), self._lengths[right].tolist()
+        by_option = torch.cat([losses, losses.new_tensor([torch.inf])])[self._options]
+        hits = (by_option.argmin(dim=1) == self._answers).double().tolist()
+        ones = [1] * len(hits)
+        return Evaluation(
+            loss=_ratio(loss, lengths),
+            accuracy=_ratio(hits, ones) if self._has_choices else None,
+            loss_by_group=self._by_group(loss, lengths),
+            accuracy_by_group=self._by_group(hits, ones) if self._has_choices else {},
+            examples=len(loss),
+        )
+
+    def _by_group(self, values: Sequence[float], weights: Sequence[int]) -> dict[str, float]:
+        groups: dict[str, list[int]] = defaultdict(list)
+        for row, group in enumerate(self._groups):
+            groups[group].append(row)
+        return {
+            group: _ratio([values[row] for row in rows], [weights[row] for row in rows])
+            for group, rows in sorted(groups.items())
+        }
+
+    @torch.no_grad()
+    def _option_losses(self) -> Tensor:
+        """Summed negative log-likelihood of every option's completion, shape ``[options]``, float64."""
+        device = self._adapted.device
+        losses = torch.zeros(len(self._lengths), dtype=torch.float64)
+        for batch in tracked(self._batches, "batches of held-out rows"):
+            ids, mask = batch.input_ids.to(device), batch.attention_mask.to(device)
+            logits = logits_at(self._adapted.model, ids, mask, batch.rows, batch.columns)
+            told = cross_entropy(logits.float(), batch.targets.to(logits.device), reduction="none")
+            losses.index_add_(0, batch.examples, told.double().cpu())
+        return losses
+
+
+def _option_numbers(counts: Sequence[int]) -> Tensor:
+    """Numbers of each question's options, shape ``[questions, most options]``; missing ones are -1, the last entry."""
+    numbers = torch.full((len(counts), max(counts, default=1)), -1)
+    first = 0
+    for question, count in enumerate(counts):
+        numbers[question, :count] = torch.arange(first, first + count)
+        first += count
+    return numbers
+
+
+def _ratio(values: Sequence[float], weights: Sequence[int]) -> float:
+    return sum(values) / sum(weights) if weights else float("nan")

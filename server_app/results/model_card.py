@@ -1,0 +1,154 @@
+"""``adapter/README.md``: the model card with which an adapter is published, and what its epsilon says and does not."""
+
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from common.config import RunConfig
+from server_app.results.published_names import is_local, public_name
+from server_app.results.report import utility_rows
+from server_app.results.units import show
+from server_app.rounds.controls import control_warning
+
+_TAGS = ["lora", "federated-learning", "differential-privacy", "flower", "dr-encoder"]
+_DEMO_BASE = """from common.demo.model import load_model  # the demo's base model comes with DR-Encoder for Flower
+
+base = load_model()"""
+_OTHER_BASE = """from transformers import AutoModelForCausalLM
+
+base = AutoModelForCausalLM.from_pretrained("{name}"){comment}"""
+_LOADING = """```python
+from peft import PeftModel
+{base}
+model = PeftModel.from_pretrained(base, "adapter")  # this folder
+```"""
+
+
+def model_card(config: RunConfig, report: dict[str, Any]) -> str:
+    """The card of a run's adapter, from its configuration and what ``report.json`` holds."""
+    card = ModelCard(f"---\n{_metadata(config).to_yaml()}\n---\n\n{_text(config, report)}", ignore_metadata_errors=True)
+    return str(card)
+
+
+def _metadata(config: RunConfig) -> ModelCardData:
+    """The head that model hubs read; a base model is named there only if it is one of a hub."""
+    name = config.model.name
+    base = None if name == "demo" or is_local(name) else name
+    tags = [f"base_model:adapter:{base}", *_TAGS] if base else _TAGS
+    return ModelCardData(
+        base_model=base, library_name="peft", pipeline_tag="text-generation", license="unknown", tags=list(tags)
+    )
+
+
+def _text(config: RunConfig, report: dict[str, Any]) -> str:
+    run, privacy, versions = report["run"], report["privacy"], report["run"]["versions"]
+    used = ", ".join(f"{name} {versions[name]}" for name in ("flwr", "peft", "transformers", "torch", "dp-accounting"))
+    lines = [
+        f"# LoRA adapter of {_base_words(config.model.name)}",
+        "",
+        "Made by federated fine-tuning with DR-Encoder for Flower: the clients' examples stayed with them. They sent "
+        "codes of gradients, and before that what the strategy's first stage measures, under the terms below.",
+        *_loud(control_warning(run["control"]), report["outcome"]["warning"]),
+        "",
+        "## Privacy",
+        "",
+        *_loud(_not_private(privacy)),
+        *_privacy_rows(privacy),
+        "",
+        "ε covers what this adapter tells of one client's examples to somebody who has it and every intermediate one. "
+        "It does not cover what single messages told the server (see above), what the base model was trained on, the "
+        "examples held out for evaluation (the operator named them public; their losses are published), or other runs "
+        "on the same clients: those add up.",
+        "",
+        "## Training",
+        "",
+        *_training_rows(config, run, report["codec"]),
+        "",
+        "## Evaluation",
+        "",
+        *utility_rows(report["outcome"]),
+        "",
+        "## How to load it",
+        "",
+        _LOADING.format(base=_base_code(config.model.name)),
+        "",
+        "## Licence",
+        "",
+        'Not stated: whoever publishes this adapter states one here and in the head of this file (`license`, "unknown" '
+        "until then). The base model's licence holds too.",
+        "",
+        f"Versions: {used}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _privacy_rows(privacy: dict[str, Any]) -> list[str]:
+    model, server = privacy["released_model"], privacy["one_client_against_server"]
+    first, why = privacy["statistics_noise_multiplier"], server["not_claimed_because"]
+    noise = f"{privacy['noise_multiplier']:.4f} in a round" + (f", {first:.4f} in stage 1" if first else "")
+    return _table(
+        {
+            "ε": f"{show(model['epsilon'])} at δ = {model['delta']:g}",
+            "of": model["of"],
+            "against": model["against"],
+            "unit": model["unit"],
+            "adjacency": model["adjacency"],
+            "accountant": model["accountant"],
+            "assumed": model["assumes"],
+            "clients that may pool what they know of the noise": _colluders(privacy),
+            "trust model": f"{privacy['trust']} (`privacy.trust`)",
+            "ε of one client against the server": show(server["epsilon"])
+            + (f" (nothing is claimed: {why})" if why else ""),
+            "noise multiplier (std over the clip norm)": noise,
+            "noise": privacy["noise_source"],
+        }
+    )
+
+
+def _training_rows(config: RunConfig, run: dict[str, Any], codec: dict[str, Any]) -> list[str]:
+    model, lora, privacy = config.model, config.lora, config.privacy
+    bits = "" if model.quantization == "none" else f", quantised to {model.quantization} bits while training"
+    return _table(
+        {
+            "base model": f"{_base_words(model.name)}{bits}",
+            "strategy": f"{run['strategy']}, codec {codec['kind']} with {codec['values']:,} values",
+            "rounds": f"{run['rounds_run']} of {run['rounds_planned']}",
+            "clients": f"{run['clients']} enrolled, each in a round with probability {privacy.sampling_rate:g}",
+            "LoRA": f"rank {lora.rank}, alpha {lora.alpha:g}, modules {lora.target_modules}",
+        }
+    )
+
+
+def _colluders(privacy: dict[str, Any]) -> str:
+    """Only shares of a common noise can be pooled: elsewhere no client knows any noise that the sum rests on."""
+    if privacy["trust"] != "distributed":
+        return "any number"
+    return f"at most {privacy['colluders']} (`privacy.colluders`)"
+
+
+def _base_words(name: str) -> str:
+    if name == "demo":
+        return "the demo model of DR-Encoder for Flower"
+    return f"{public_name(name)} (a local copy)" if is_local(name) else name
+
+
+def _base_code(name: str) -> str:
+    if name == "demo":
+        return _DEMO_BASE
+    return _OTHER_BASE.format(name=public_name(name), comment="  # your copy of it" if is_local(name) else "")
+
+
+def _not_private(privacy: dict[str, Any]) -> str:
+    if privacy["insecure_noise"]:
+        return "INSECURE TEST RUN: the noise was reproducible, so no ε holds."
+    why = privacy["not_private_because"]
+    return f"Not differentially private end to end, because {why}." if why else ""
+
+
+def _table(rows: dict[str, str]) -> list[str]:
+    return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
+
+
+def _loud(*sentences: str) -> list[str]:
+    return [line for sentence in sentences if sentence for line in ("", f"**{sentence}**", "")]

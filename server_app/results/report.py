@@ -1,0 +1,312 @@
+"""The report of a run: ``report.json`` (schema in docs/results.md), ``report.md`` and plots.
+
+``report.json`` is the server's own. The page and the plots are to be published: no path, time, duration or count that
+depends on who was asked or answered stands in them.
+"""
+
+import importlib.metadata
+import math
+from typing import Any
+
+import numpy as np
+
+from common.config import RunConfig
+from common.wire.digest import app_digest
+from common.wire.records import pack_release, serialised_bytes
+from server_app.privacy.account import PrivacyAccount, assumptions, cross_check_sentence
+from server_app.privacy.plan import (
+    PrivacyPlan,
+    clients_asked,
+    colluders_counted,
+    round_terms,
+    why_infinite,
+    why_infinite_to_server,
+)
+from server_app.results.folder import RunFolder
+from server_app.results.plots import draw_plots
+from server_app.results.printed import describe_printed, printed_sentences
+from server_app.results.published_names import public_name
+from server_app.results.units import show, times
+from server_app.rounds.controls import control_warning
+from server_app.rounds.state import VALIDATION_LOSS
+from server_app.strategies.base import FederatedAdapter
+
+SCHEMA = 1
+_POINTS = 2.0  # of accuracy below the base model: more is said
+_MANY = 0.5  # of the rounds had too few replies: more is said
+_PACKAGES = ("flwr", "torch", "transformers", "peft", "datasets", "flwr-datasets", "dp-accounting")
+
+
+def write_report(
+    folder: RunFolder, config: RunConfig, strategy: FederatedAdapter, final: dict[str, Any], seconds: float
+) -> dict[str, Any]:
+    """Write every document of the results folder and return the report; ``final`` scores the adapter that is saved."""
+    rows = folder.read_metrics()
+    report = {
+        "schema": SCHEMA,
+        "run": _run(folder, config, strategy, seconds),
+        "outcome": _outcome(rows, strategy, final),
+        "privacy": describe_privacy(config, strategy.account),
+        "communication": _communication(rows, strategy),
+        "codec": {"kind": config.codec.kind, "form": config.codec.form, "values": strategy.codec.size}
+        | strategy.state.prior,
+        "strategy": strategy.details(),
+    }
+    folder.write_json("report.json", report)
+    (folder.path / "report.md").write_text(markdown(report), encoding="utf-8")
+    draw_plots(folder.path, rows, report)
+    return report
+
+
+def _run(folder: RunFolder, config: RunConfig, strategy: FederatedAdapter, seconds: float) -> dict[str, Any]:
+    return {
+        "name": folder.path.name,
+        "strategy": config.strategy.name,
+        "control": config.server.control,
+        "model": config.model.name,
+        "data": config.data.name,
+        "seed": config.seed,
+        "clients": len(strategy.nodes),
+        "rounds_planned": config.num_server_rounds,
+        "rounds_run": strategy.state.round,
+        "seconds": round(seconds, 1),
+        "app_digest": app_digest(),
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
+
+
+def _outcome(rows: list[dict[str, Any]], strategy: FederatedAdapter, final: dict[str, Any]) -> dict[str, Any]:
+    scored = [row for row in rows if "loss" in row]
+    return {
+        "stopped_because": strategy.stop_reason or "all rounds done",
+        "divergence_judged_on": _judges(scored),
+        "rounds_short_of_replies": sum(1 for row in rows if row.get("shortage")),
+        "base": _scores(scored[0]) if scored else {},
+        "final": final,
+        "warning": _warning(_scores(scored[0]) if scored else {}, final),
+        "shortage_warning": _shortage_warning(rows),
+    }
+
+
+def _judges(scored: list[dict[str, Any]]) -> str:
+    """Which examples decided whether the run diverged, and so which adapter was kept."""
+    if not scored:
+        return "no examples: only whether the adapter is finite"
+    return "public validation examples" if VALIDATION_LOSS in scored[0] else "the held-out examples that are scored"
+
+
+def _warning(base: dict[str, Any], final: dict[str, Any]) -> str:
+    """What to say of a model that came out worse than it went in: by two points of accuracy, or by loss as printed."""
+    advice = "do not use this adapter (smaller steps, larger epsilon)"
+    judged = "accuracy" in base and "accuracy" in final
+    points = 100 * (base["accuracy"] - final["accuracy"]) if judged else 0.0
+    if points > _POINTS:
+        return f"ended {points:.1f} points BELOW the base model: {advice}"
+    if "loss" not in base or "loss" not in final or round(final["loss"], 3) <= round(base["loss"], 3):
+        return ""
+    said = f"ended with held-out loss {final['loss']:.3f}, ABOVE the base model's {base['loss']:.3f}"
+    if judged and points < 0:
+        return f"{said}, though accuracy rose by {-points:.1f} points: look at both before you use this adapter"
+    return f"{said}: {advice}"
+
+
+def _shortage_warning(rows: list[dict[str, Any]]) -> str:
+    """What to say of a run most of whose rounds had too few replies; how many would tell of the secret cohorts."""
+    rounds = [row for row in rows if row["round"]]
+    if sum(1 for row in rounds if row.get("shortage")) <= _MANY * len(rounds):
+        return ""
+    return (
+        "MOST ROUNDS HAD TOO FEW REPLIES: they spent budget and added noise, so this is no success; find out why "
+        "(events.jsonl) before you use this adapter"
+    )
+
+
+def _scores(row: dict[str, Any]) -> dict[str, Any]:
+    wanted = ("round", "loss", "accuracy", "retention")
+    return {key: value for key, value in row.items() if key in wanted or key.startswith(("loss.", "accuracy."))}
+
+
+def describe_privacy(config: RunConfig, account: PrivacyAccount) -> dict[str, Any]:
+    """Both epsilons with what each is of, against whom, under which adjacency, delta and accountant."""
+    plan, privacy = account.plan, config.privacy
+    shared = {
+        "delta": plan.delta,
+        "unit": "one client with all its examples, over the whole run",
+        "adjacency": "zero-out: the client's contribution replaced by zero",
+    }
+    epsilon, epsilon_server = account.certify(), account.epsilon_server()
+    released = {
+        "epsilon": epsilon,
+        "epsilon_of_stage_1": account.epsilon_of_statistics(),
+        "of": "the released model: adapter/ and every intermediate adapter that clients received",
+        "against": _outsiders(privacy.trust),
+        "accountant": "dp_accounting PLD, pessimistic grid 1e-4, over every charge in ledger.jsonl",
+        "cross_check": account.cross_check(epsilon),
+        "assumes": assumptions(plan, privacy),
+        **shared,
+    }
+    server = {
+        "epsilon": epsilon_server,
+        "not_claimed_because": why_infinite_to_server(plan, privacy.trust, epsilon_server),
+        "noise_multiplier_of_a_message": account.message_noise,
+        "of": f"all messages of a client that is asked in {account.participations} rounds"
+        f"{' and in stage 1' if plan.statistics else ''}, "
+        "more than any is expected to be",
+        "against": "the server, which sees each message by itself (no secure aggregation, no amplification)",
+        "accountant": "exact Gaussian composition: mu^2 = sum over its messages of 1/z^2",
+        "assumes": "nothing of other clients; cohorts need not be secret",
+        **shared,
+    }
+    return {
+        "released_model": released,
+        "one_client_against_server": server,
+        "not_private_because": why_infinite(plan.reason, epsilon),
+        "noise_source": _noise_source(plan, privacy.insecure_seed),
+        "insecure_noise": privacy.insecure_seed >= 0,
+        "trust": privacy.trust,
+        "colluders": colluders_counted(privacy, plan.clients),
+        "clip_norm": privacy.clip_norm,
+        "clipping": privacy.clipping,
+        "sampling_rate": privacy.sampling_rate,
+        "noise_multiplier": plan.round.noise_multiplier,
+        "statistics_noise_multiplier": plan.statistics.noise_multiplier if plan.statistics else 0.0,
+        "noise_shares": plan.shares,
+        "delta_set_aside": plan.slack,
+        "rounds_charged": account.rounds_charged,
+        "printed": describe_printed(plan, privacy, account.rounds_charged),
+    }
+
+
+def _noise_source(plan: PrivacyPlan, insecure_seed: int) -> str:
+    if not any(charge and charge.noise_multiplier for charge in (plan.round, plan.statistics)):
+        return "none: no noise is added"
+    if insecure_seed >= 0:
+        return "discrete Gaussian on an integer grid, from a public seed (INSECURE)"
+    return "discrete Gaussian on an integer grid, from the operating system's random generator"
+
+
+def _outsiders(trust: str) -> str:
+    if trust == "local":
+        return "anyone but the server and the clients' own machines; each client noises in full"
+    who = "the server adds the noise" if trust == "central" else "the clients share the noise, the server tops it up"
+    return f"anyone who sees the model but not the messages ({who}; the server is trusted with the messages)"
+
+
+def _communication(rows: list[dict[str, Any]], strategy: FederatedAdapter) -> dict[str, Any]:
+    answered = next((row for row in rows if row.get("answered")), None)
+    up = answered["bytes_up"] / answered["answered"] if answered else math.nan
+    down = answered["bytes_down"] / answered["asked"] if answered else math.nan
+    asked = clients_asked(strategy.config, strategy.account.plan) * strategy.state.round
+    whole = round_terms(strategy.config.privacy, strategy.account.plan, strategy.layout.size)
+    lora = serialised_bytes(pack_release(np.zeros(whole.size, dtype=whole.dtype), strategy.state.round))
+    return {
+        "adapter_values": strategy.layout.size,
+        "code_values": strategy.codec.size,
+        "bytes_up_per_client_round": up,
+        "bytes_up_per_client_round_plain_lora": lora,
+        "times_smaller_than_plain_lora": lora / up,
+        "bytes_down_per_client_round": down,
+        "cover": strategy.config.federation.cover,
+        "bytes_up_expected": up * asked,
+        "bytes_down_expected": down * asked,
+    }
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The report as a page for people."""
+    run, outcome, privacy, wire = (report[key] for key in ("run", "outcome", "privacy", "communication"))
+    up, lora = wire["bytes_up_per_client_round"], wire["bytes_up_per_client_round_plain_lora"]
+    lines = [
+        f"# {run['strategy']} on {public_name(run['model'])} / {public_name(run['data'])}",
+        "",
+        f"{run['rounds_run']} of {run['rounds_planned']} rounds with {run['clients']} enrolled clients; "
+        f"ended because: {outcome['stopped_because']}. "
+        f"Divergence was judged on {outcome['divergence_judged_on']}.",
+        *_loud(control_warning(run["control"]), outcome["warning"]),  # shortages tell who replied: not on this page
+        "",
+        "## Utility (held-out examples that you named public; their losses are published)",
+        "",
+        *utility_rows(outcome),
+        "",
+        *_of_the_strategy(report["strategy"]),
+        "![loss and accuracy](progress.png)",
+        "",
+        "## Privacy",
+        "",
+        *(_guarantee(privacy[key]) for key in ("released_model", "one_client_against_server")),
+        f"- Cross-check of the released model's ε: {cross_check_sentence(privacy['released_model']['cross_check'])}.",
+        _terms(privacy),
+    ]
+    if privacy["not_private_because"]:
+        lines.append(f"\nNot private end to end, because {privacy['not_private_because']}.")
+    if privacy["printed"]:
+        lines += ["", *printed_sentences(privacy["printed"])]
+    if privacy["insecure_noise"]:
+        lines.append("\n**INSECURE TEST RUN: the noise was reproducible, so no epsilon above holds.**")
+    lines += [
+        "",
+        "![epsilon](epsilon.png)",
+        "",
+        "## Bytes on the wire (serialised records)",
+        "",
+        f"- up, per client and round: {up:,.0f} B; plain LoRA under the same terms: {lora:,} B ({times(lora, up)})",
+        f"- down, per client and round: {wire['bytes_down_per_client_round']:,.0f} B",
+        f"- up in all, expected: {wire['bytes_up_expected']:,.0f} B ({_of_whom(wire['cover'])})",
+        "",
+        "![bytes](bytes.png)",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _of_whom(cover: bool) -> str:
+    asked = "cover traffic included: every client is asked in every round"
+    return asked if cover else "the realised total would tell the cohorts' sizes"
+
+
+def _terms(privacy: dict[str, Any]) -> str:
+    noise = privacy["noise_source"]
+    if not privacy["noise_multiplier"]:
+        return f"- Trust model: {privacy['trust']}. Noise: {noise}."
+    one = privacy["one_client_against_server"]["noise_multiplier_of_a_message"]
+    first = privacy["statistics_noise_multiplier"]
+    return (
+        f"- Trust model: {privacy['trust']}. Noise multiplier (std over the clip norm {privacy['clip_norm']:g}): "
+        f"{privacy['noise_multiplier']:.4f} in a round{f', {first:.4f} in stage 1' if first else ''}; one message of a "
+        f"round carries {one:.4f} by itself. Noise: {noise}. Of delta, {privacy['delta_set_aside']:.2g} is set aside "
+        "for approximations."
+    )
+
+
+def _loud(*sentences: str) -> list[str]:
+    return [line for sentence in sentences if sentence for line in ("", f"**{sentence}**")]
+
+
+def utility_rows(outcome: dict[str, Any]) -> list[str]:
+    """A Markdown table of the scores before and after, or a sentence that there are none."""
+    base, final = outcome["base"], outcome["final"]
+    if not base:
+        return ["No evaluation data was configured (`data.evaluation`)."]
+    rows = ["| | base model | after fine-tuning |", "|---|---|---|"]
+    for key in (key for key in base if key != "round"):
+        percent = key.startswith(("accuracy", "retention"))
+        cells = [f"{row[key]:.1%}" if percent else f"{row[key]:.3f}" for row in (base, final)]
+        rows.append(f"| {key.replace('.', ', ')} | {cells[0]} | {cells[1]} |")
+    return rows
+
+
+def _of_the_strategy(details: dict[str, Any]) -> list[str]:
+    """What the strategy itself has to say, if anything."""
+    return [f"Strategy: {details['summary']}.", ""] if details.get("summary") else []
+
+
+def _guarantee(figure: dict[str, Any]) -> str:
+    what = f"of {figure['of']}, against {figure['against']}"
+    if math.isinf(figure["epsilon"]):
+        because = figure.get("not_claimed_because")
+        return f"- **ε = inf** (nothing is claimed{f': {because}' if because else ''}) {what}."
+    return (
+        f"- **ε = {show(figure['epsilon'])}** at δ = {figure['delta']:g} (assumes: "
+        f"{figure['assumes']}), {what}. Unit: {figure['unit']}. "
+        f"Adjacency: {figure['adjacency']}. Accountant: {figure['accountant']}."
+    )

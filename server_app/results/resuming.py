@@ -1,0 +1,56 @@
+"""Whether the run in a folder can be continued, and what one that cannot has spent. Nothing heavy at the top."""
+
+import tomllib
+from pathlib import Path
+
+from common.config import ConfigError, RunConfig, flatten
+from server_app.results.checkpoint_files import ENDED, checkpoint_fault
+from server_app.results.units import show
+
+_FREE = {"resume", "output.dir", "output.name", "output.tensorboard"}  # keys that say nothing of the guarantee
+
+
+def why_not_resumable(folder: Path) -> str:
+    """Why the run in ``folder`` cannot be continued, with what it has spent; ``""`` where it can.
+
+    There is no checkpoint before stage 1 has ended.
+    """
+    if not (folder / "checkpoint" / "latest").exists():
+        return f"it stopped before its first checkpoint; {_spent(folder)}; start it anew"
+    if (folder / "checkpoint" / ENDED).exists():
+        return "this run has ended; start a new run"
+    return checkpoint_fault(folder / "checkpoint")
+
+
+def check_same_run(config: RunConfig) -> None:
+    """A run is resumed under the configuration that it was planned with, or its epsilon would mean nothing."""
+    saved = _saved(Path(config.resume)).flat()
+    free = set(_FREE)
+    if not config.federation.num_clients:
+        free.add("federation.num-clients")  # the number that is connected is checked against the plan's
+    changed = [key for key, value in config.flat().items() if key not in free and saved[key] != value]
+    if changed:
+        lines = "; ".join(f"{key} was {saved[key]!r}, is {config.flat()[key]!r}" for key in changed)
+        raise ConfigError(f'resume = "{config.resume}": the configuration differs from that run\'s: {lines}')
+
+
+def _saved(folder: Path) -> RunConfig:
+    return RunConfig.parse(flatten(tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))))
+
+
+def _spent(folder: Path) -> str:
+    """What the ledger of a run without a checkpoint holds: charged is spent, whether anybody has answered or not."""
+    path = folder / "ledger.jsonl"
+    if not path.exists() or not path.stat().st_size:
+        return "nothing had been charged"
+    from common.privacy.accounting import epsilon  # noqa: PLC0415 - scipy, which who can resume need not wait for
+    from server_app.privacy.ledger import Ledger, LedgerError  # noqa: PLC0415
+
+    try:
+        config, charges = _saved(folder), Ledger(path).charges
+    except (OSError, ValueError, LedgerError) as error:
+        return f"what it has spent cannot be read ({error})"
+    delta = config.privacy.delta or 1 / (10 * config.federation.num_clients)
+    cost = show(epsilon(charges, delta))
+    labels = ", ".join(dict.fromkeys(charge.label for charge in charges))
+    return f"its ledger has charged {labels}: epsilon {cost} at delta {delta:g} is spent on these clients"

@@ -1,0 +1,1 @@
+"""The rounds: cohorts, their state, the optimizer."""

@@ -1,0 +1,217 @@
+"""The clients that are there: waiting for them, asking them, sorting what they answer."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from flwr.app import Message, RecordDict
+from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_object import UnexpectedObjectContentError
+from google.protobuf.message import DecodeError
+
+from common.privacy.mechanism import ReleaseTerms, check_release
+from common.wire.records import as_cover, reply_failure, serialised_bytes, unpack_release
+from server_app.errors import CommandError
+from server_app.log import log_event
+
+_NOBODY = 0  # no node has this id
+_LATE = "no reply in time (node lost, or slower than federation.round-timeout)"
+_POLL_SECONDS = 0.5
+_LONGEST_REASON = 300
+_UNREADABLE = (  # what Flower's parser raises on replies that no honest SuperNode makes; a lost connection is none
+    *(AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError),
+    *(DecodeError, UnexpectedObjectContentError),
+)
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.03, 1.0  # seconds between two looks for replies
+
+
+def printable(text: str) -> str:
+    """One line for people of what may hold a site's own words: control characters escaped, its length bounded."""
+    cut = text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + "..."
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in cut)
+
+
+class FederationError(CommandError):
+    """Too few clients connected or replied; the message says how many, and why they failed."""
+
+
+@dataclass(frozen=True)
+class Replies:
+    """What came back from one question: valid releases of the cohort by node, reasons of its failures, bytes.
+
+    ``answered``: clients whose reply is counted in ``bytes_up``, those of cover traffic among them. ``silent``: who of
+    those that were asked gave no answer of its own, be it that none came or that the SuperLink answered for it.
+    """
+
+    releases: dict[int, np.ndarray]
+    failures: dict[int, str]
+    bytes_up: int
+    answered: int
+    silent: frozenset[int] = frozenset()
+
+    @property
+    def commonest_failure(self) -> str:
+        """The reason that most failures gave, with its count; ``""`` when none failed."""
+        reasons = list(self.failures.values())
+        if not reasons:
+            return ""
+        reason = max(set(reasons), key=reasons.count)
+        return f"{reason} ({reasons.count(reason)} of {len(reasons)} failures)"
+
+
+@dataclass
+class Question:
+    """One instruction for every member of a cohort; answers are matched against it.
+
+    ``covered``: the clients outside the cohort that are asked as well, so that being asked tells nothing. Their answers
+    are noise around nothing. They are counted, judged like any other, and dropped: the sum then has the noise of the
+    cohort's replies and of the server's top-up, exactly what is charged, while one share for each of M clients would be
+    more than the public number of shares (``combine``), or in ``local`` trust M times the noise.
+    """
+
+    round: int
+    terms: ReleaseTerms
+    cohort: Sequence[int]
+    raw: bool = False
+    covered: Sequence[int] = ()
+    bytes_down: int = 0
+    messages: list[Message] = field(default_factory=list)
+
+    @property
+    def asked(self) -> list[int]:
+        """Everybody who gets a message, in an order that does not depend on who is in the cohort."""
+        return sorted([*self.cohort, *self.covered])
+
+    def address(self, content: RecordDict, message_type: str, ttl: float) -> list[Message]:
+        """The same content as one message for each member, and as cover for each client outside the cohort."""
+        self.bytes_down = serialised_bytes(content) * len(self.asked)
+        members, other = set(self.cohort), as_cover(content) if self.covered else content
+        self.messages = [
+            Message(
+                content=content if node in members else other,
+                dst_node_id=node,
+                message_type=message_type,
+                ttl=ttl,
+                group_id=str(self.round),
+            )
+            for node in self.asked
+        ]
+        return self.messages
+
+    def sort(self, replies: Sequence[Message]) -> Replies:
+        """Valid releases (one a node at most) and, for every other member of the cohort, why it has none.
+
+        Of a covered client a reply counts by its bytes alone; that it has failed is logged, and nobody waits for more.
+
+        Whose a reply is follows from the instruction that it answers, once these have been sent and have names: what
+        it says of its sender is the sender's own word, and for a lost node the SuperLink signs with its own id. Replies
+        that are nobody's, or of a node whose release counts, are dropped; the log has each.
+        """
+        asked = {sent.metadata.message_id: sent.metadata.dst_node_id for sent in self.messages}
+        asked.pop("", None)
+        answers: dict[int, np.ndarray | None] = {}  # of covered clients only that there is one
+        members, expected = set(self.cohort), self.asked
+        refused: list[tuple[int, int, str]] = []  # node, who it says it is, reason
+        bytes_up = 0
+        for reply in replies:
+            node = asked.get(reply.metadata.reply_to_message_id, _NOBODY) if asked else reply.metadata.src_node_id
+            try:
+                values = self._open(reply, node, expected, answers)
+            except ValueError as refusal:
+                refused.append((node, reply.metadata.src_node_id, printable(str(refusal))))
+                continue
+            answers[node] = values if node in members else None
+            bytes_up += serialised_bytes(reply.content)
+        failures = {node: _LATE for node in expected if node not in answers}
+        silent = set(failures)
+        for node, sender, reason in refused:
+            if node in failures:
+                failures[node] = reason
+                if sender != SUPERLINK_NODE_ID:
+                    silent.discard(node)
+            else:
+                of = node or sender
+                log_event("reply_dropped", level=logging.WARNING, round=self.round, node=of, reason=reason)
+        for node, reason in failures.items():
+            log_event("node_failed", level=logging.WARNING, round=self.round, node=node, reason=reason)
+        releases = {node: values for node, values in answers.items() if values is not None}
+        of_members = {node: reason for node, reason in failures.items() if node in members}
+        return Replies(releases, of_members, bytes_up, len(answers), frozenset(silent))
+
+    def _open(self, reply: Message, node: int, asked: Sequence[int], answers: Mapping[int, object]) -> np.ndarray:
+        """The release in a reply; ``ValueError`` says why it cannot be used."""
+        failure = reply_failure(reply)
+        if failure:
+            raise ValueError(failure)
+        if node not in asked:
+            raise ValueError(f"it answers no instruction of round {self.round}")
+        if node in answers:
+            raise ValueError(f"node {node} replied twice")
+        values = unpack_release(reply.content, self.round, self.terms)
+        if not self.raw:
+            check_release(values, self.terms)
+        return values
+
+
+def connect(grid: Grid, expected: int, timeout: float, say: Callable[[str], None]) -> list[int]:
+    """Wait until ``expected`` clients are connected (0: at least one) and return all their node ids, sorted.
+
+    Raises ``FederationError`` when fewer have come after ``timeout`` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    nodes = sorted(grid.get_node_ids())
+    wanted = max(expected, 1)
+    if len(nodes) < wanted:
+        say(f"waiting for clients: {len(nodes)} of {wanted} connected")
+    while len(nodes) < wanted:
+        if time.monotonic() > deadline:
+            raise FederationError(
+                f"federation.num-clients = {expected}: only {len(nodes)} clients connected within "
+                f"{timeout:.0f} s (federation.connect-timeout). Start more SuperNodes (in simulation: "
+                f"--federation-config 'num-supernodes={wanted}'), or set federation.num-clients = 0"
+            )
+        time.sleep(_POLL_SECONDS)
+        nodes = sorted(grid.get_node_ids())
+    return nodes
+
+
+def exchange(grid: Grid, messages: Sequence[Message], timeout: float, in_flight: int) -> list[Message]:
+    """Send instructions, at most ``in_flight`` outstanding at a time (0: all), and gather replies for ``timeout`` s.
+
+    Flower's simulation engine compares every outstanding instruction with every node again and again, so many nodes
+    are served faster through a small window. It looks again after a tenth of the time since the last reply.
+    """
+    started = last_reply = time.monotonic()
+    unsent, waiting_for = list(messages), set[str]()
+    replies: list[Message] = []
+    while unsent or waiting_for:
+        room = max(0, in_flight - len(waiting_for)) if in_flight else len(unsent)
+        batch, unsent = unsent[:room], unsent[room:]
+        if batch:
+            waiting_for.update(name for name in grid.push_messages(batch) if name)  # None: could not be sent
+        came = _pull(grid, waiting_for) if waiting_for else []
+        waiting_for.difference_update(reply.metadata.reply_to_message_id for reply in came)
+        replies += came
+        now = time.monotonic()
+        if now > started + timeout:
+            break
+        last_reply = now if came else last_reply
+        if waiting_for:
+            time.sleep(min(max((now - last_reply) / 10, _SHORTEST_PAUSE), _LONGEST_PAUSE))
+    return replies
+
+
+def _pull(grid: Grid, names: set[str]) -> list[Message]:
+    """The replies that have come; none when Flower cannot read one of them.
+
+    It parses replies before this app sees any, and an exception there would end the run. Those that were fetched
+    together with the unreadable one are lost: the SuperLink answers for all of them with an error the next time.
+    """
+    try:
+        return list(grid.pull_messages(names))
+    except _UNREADABLE as error:
+        log_event("replies_unreadable", level=logging.WARNING, error=type(error).__name__, reason=printable(str(error)))
+        return []

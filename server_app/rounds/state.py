@@ -1,0 +1,87 @@
+"""What goes between a strategy and the app around its rounds: state, summaries, hooks, the adapter in Flower's form."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from flwr.app import Array, ArrayRecord, MetricRecord
+from torch import Tensor
+
+from common.codecs.base import Codec
+from server_app.rounds.optimizer import ServerOptimizer
+
+VALIDATION_LOSS = "validation_loss"
+"""Metric of public examples other than those that are scored: what is decided by it decides nothing of the score."""
+
+
+@dataclass
+class RunState:
+    """Everything that changes from round to round, and hence all that a checkpoint must hold."""
+
+    optimizer: ServerOptimizer
+    codec: Codec | None = None
+    round: int = 0
+    failed_in_a_row: int = 0
+    base_loss: float = math.nan
+    best: "Best | None" = None  # None: no released adapter has been judged better than the base model
+    prior: dict[str, float] = field(default_factory=dict)
+    stage_one: dict[str, float] = field(default_factory=dict)  # what it was in bytes, for the report
+
+
+@dataclass(frozen=True)
+class Best:
+    """The released adapter (shape ``[n]``) of the lowest loss by which divergence is judged, and its round."""
+
+    adapter: Tensor
+    loss: float
+    round: int
+
+
+@dataclass(frozen=True)
+class RoundSummary:
+    """What one round did, for the log, the report and the person who watches."""
+
+    round: int
+    cohort: int
+    replies: int
+    shortage: str
+    failures: int
+    failure: str
+    asked: int  # clients that were sent an instruction: the cohort, or with cover traffic everybody
+    answered: int  # clients whose reply is counted in bytes_up
+    bytes_up: int
+    bytes_down: int
+    seconds: float
+    epsilon: float
+    epsilon_server: float
+    noise_promised: float  # std of the noise on the sum of codes that the round was charged for, code units
+    noise_present: float  # of the replies that count and what the server added for those that are missing
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the app does around the rounds: evaluate (None when it has no data), log, save, tell who is missing."""
+
+    evaluate: Callable[[int, Tensor], MetricRecord | None]
+    on_prepared: Callable[[RunState], None]
+    on_round: Callable[[RunState, RoundSummary, MetricRecord | None], None]
+    on_attendance: Callable[[str], None] = print
+
+
+def judged_loss(metrics: MetricRecord | None) -> tuple[float, str]:
+    """The loss that divergence is judged by, and of which examples: those for validation where there are some."""
+    for key, name in ((VALIDATION_LOSS, "validation"), ("loss", "held-out")):
+        if metrics and key in metrics:
+            return float(metrics[key]), name  # type: ignore[arg-type]
+    return 0.0, "no"
+
+
+def pack_adapter(adapter: Tensor) -> ArrayRecord:
+    """A flat adapter as Flower carries it."""
+    return ArrayRecord({"flat": Array(adapter.numpy())})
+
+
+def unpack_adapter(arrays: ArrayRecord) -> Tensor:
+    """The inverse of ``pack_adapter``."""
+    return torch.from_numpy(arrays["flat"].numpy().copy())

@@ -1,0 +1,141 @@
+"""A federation small enough for tests: six clients of eight examples each, 3,072 adapter values, no noise."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from flwr.app import MetricRecord
+from safetensors.torch import load_file
+from torch import Tensor
+
+from client_app.app import app as client_app
+from common.adapter import Layout
+from common.config import RunConfig
+from common.demo.facts import PRIVATE_PROMPT
+from common.demo.tasks import evaluation_examples, training_examples
+from common.model.adapted import AdaptedModel
+from server_app.privacy.ledger import Ledger
+from server_app.privacy.plan import PrivacyPlan
+from server_app.results.folder import RunFolder
+from server_app.rounds.optimizer import ServerOptimizer
+from server_app.rounds.state import Hooks, RunState, pack_adapter
+from server_app.run import open_account, plan_run, run_federation
+from server_app.strategies import recipe_of, strategy_of
+from server_app.strategies.base import FederatedAdapter
+from workbench.simulation.in_process import InProcessGrid
+
+CLIENTS = 6
+TINY: dict[str, Any] = {
+    "num-server-rounds": 3,
+    "federation.num-clients": CLIENTS,
+    "federation.connect-timeout": 0.1,
+    "federation.wait-timeout": 0.1,
+    "lora.rank": 2,
+    "lora.alpha": 4.0,
+    "lora.target-modules": "q_proj,v_proj",
+    "data.partitioner": "iid",
+    "train.batch-size": 8,
+    "codec.size": 64,
+    "public-prior.template": PRIVATE_PROMPT,
+    "public-prior.pseudo-clients": 64,
+    "statistics.sampling-rate": 1.0,
+    "statistics.steps": 2,
+    "fedcg.sampling-rate": 1.0,
+    "fedcg.gradients-per-client": 2,
+    "privacy.epsilon": math.inf,
+    "privacy.sampling-rate": 1.0,
+    "privacy.delta": 1e-3,
+    "privacy.colluders": 0,  # so that a sum carries the very noise that was charged, which many tests measure
+    "output.name": "run",
+}
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where the private examples of all clients and the public held-out ones lie."""
+
+    private: Path
+    public: Path
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """One JSON object a line."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def write_files(folder: Path) -> Files:
+    """48 private examples and 12 public questions of the embedded model's world."""
+    private = training_examples("elicitation", 48, 1).to_list()
+    public = evaluation_examples("elicitation", "evaluation", 1).shuffle(seed=1).select(range(12)).to_list()
+    return Files(write_jsonl(folder / "private.jsonl", private), write_jsonl(folder / "public.jsonl", public))
+
+
+def tiny_config(files: Files, output: Path, changes: Mapping[str, Any] | None = None) -> RunConfig:
+    """The tiny run with some keys changed."""
+    paths = {"data.name": str(files.private), "data.evaluation": str(files.public), "output.dir": str(output)}
+    return RunConfig.parse({**TINY, **paths, **(changes or {})})
+
+
+def tiny_grid(config: RunConfig) -> InProcessGrid:
+    """The grid of a tiny run's clients."""
+    return InProcessGrid(client_app, config.flat(), config.federation.num_clients)
+
+
+def run_tiny(config: RunConfig, grid: InProcessGrid | None = None) -> RunFolder:
+    """Run to the end in this process."""
+    return run_federation(grid or tiny_grid(config), config)
+
+
+class HasLayout(Protocol):
+    """A model, or only the shape of one."""
+
+    @property
+    def layout(self) -> Layout:
+        """Where the adapter's tensors lie."""
+
+
+def planned(config: RunConfig, adapted: HasLayout, clients: int) -> PrivacyPlan:
+    """The privacy plan of the configured strategy for an adapter and a number of clients."""
+    return plan_run(config, recipe_of(config, adapted.layout), clients)
+
+
+def tiny_strategy(
+    config: RunConfig,
+    adapted: AdaptedModel,
+    folder: Path,
+    evaluate: Callable[[int, Tensor], MetricRecord | None] = lambda *_: None,
+) -> FederatedAdapter:
+    """A strategy without a results folder; its ledger is ``folder/ledger.jsonl``, its rounds are in ``rounds``."""
+    clients = config.federation.num_clients
+    recipe = recipe_of(config, adapted.layout)
+    account = open_account(config, recipe, planned(config, adapted, clients), Ledger(folder / "ledger.jsonl"))
+    state = RunState(ServerOptimizer(config.server, adapted.initial.clone()), base_loss=math.inf)
+    rounds: list[Any] = []
+    hooks = Hooks(evaluate, lambda _: None, lambda _, summary, __: rounds.append(summary))
+    nodes = list(range(1, clients + 1))
+    strategy = strategy_of(config)(recipe, config, adapted, nodes, account, state, hooks)
+    strategy.rounds = rounds  # type: ignore[attr-defined]
+    return strategy
+
+
+def start(strategy: FederatedAdapter, grid: InProcessGrid) -> Tensor:
+    """Run all rounds and return the final adapter."""
+
+    strategy.start(grid, pack_adapter(strategy.state.optimizer.adapter), strategy.config.num_server_rounds)
+    return strategy.state.optimizer.adapter
+
+
+def final_adapter(folder: RunFolder) -> Tensor:
+    """The adapter of a run's last checkpoint."""
+    latest = (folder.checkpoint / "latest").read_text(encoding="utf-8")
+    return load_file(folder.checkpoint / latest / "tensors.safetensors")["adapter"]
+
+
+def vectors(count: int, size: int, seed: int) -> Tensor:
+    """Reproducible Gaussian rows."""
+    return torch.randn(count, size, generator=torch.Generator().manual_seed(seed))

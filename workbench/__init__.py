@@ -1,0 +1,1 @@
+"""What a person runs and a site never needs: commands, simulation, planning, evaluation, comparison, deployment."""

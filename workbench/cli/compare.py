@@ -1,0 +1,96 @@
+"""``dr-encoder compare``, and with it the whole ``dr-encoder`` command; ``workbench.cli.main`` has the other parts."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from server_app.results.tracking import watched
+from server_app.results.units import count, use_utf8
+from workbench.cli.check_site import check_site
+from workbench.cli.main import app
+from workbench.compare.folder import PAGE, check_folder
+from workbench.compare.tuning import FIRST
+from workbench.compare.wish import Wish, check_wish, read_changes, read_epsilons, refuse_without_effect
+from workbench.simulation.launcher import read_preset
+
+app.command()(check_site)
+
+
+@app.command()
+def compare(
+    strategies: Annotated[
+        str, typer.Option(help="comma-separated names; name+key=value+key=value gives one its own keys")
+    ] = "dr-encoder,lora,random-projection,history-prior",
+    epsilons: Annotated[str, typer.Option(help="comma-separated budgets; inf = no privacy")] = "0.5,1,2,4,8,inf",
+    preset: Annotated[str, typer.Option(help="preset name, or a TOML file: the keys that all runs share")] = "demo",
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value for all runs; repeatable")] = None,
+    tasks: Annotated[str, typer.Option(help="comma-separated: elicitation, knowledge")] = "elicitation",
+    seeds: Annotated[int, typer.Option(help="evaluated seeds of each row: 1, 2, ...", min=1)] = 5,
+    clients: Annotated[int, typer.Option(help="enrolled clients M (then delta = 1/(10 M)); 0 = the preset's")] = 0,
+    cohort: Annotated[int, typer.Option(help="expected clients in a round K; 0 = 100, or all if fewer")] = 0,
+    rounds: Annotated[int, typer.Option(help="rounds T; 0 = the preset's")] = 0,
+    trials: Annotated[int, typer.Option(help="step sizes tried for each row, at most", min=FIRST)] = 6,
+    tuning_seeds: Annotated[int, typer.Option(help="runs of each trial", min=1)] = 2,
+    controls: Annotated[str, typer.Option(help="learned = for trained codecs; all; none")] = "learned",
+    centralised: Annotated[bool, typer.Option(help="the reference row of pooled data without privacy")] = True,
+    jobs: Annotated[int, typer.Option(help="runs at a time, a process each", min=1)] = 2,
+    out: Annotated[Path, typer.Option(help="folder of the results; one that exists is continued")] = Path(
+        "results/comparison"
+    ),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="check, measure and estimate, but do not run")] = False,
+) -> None:
+    """Run strategies side by side at equal ε, tuned with equal effort, and draw the picture. Can be interrupted."""
+    wish = Wish(
+        strategies=_names(strategies),
+        epsilons=read_epsilons(epsilons),
+        tasks=_names(tasks),
+        seeds=seeds,
+        clients=clients,
+        cohort=cohort,
+        rounds=rounds,
+        trials=trials,
+        tuning_seeds=tuning_seeds,
+        controls=controls,
+        centralised=centralised,
+    )
+    changes, keys = read_changes(overrides or [], "--set"), read_preset(preset)
+    refuse_without_effect(wish, check_wish(wish, keys, changes), changes)
+    check_folder(out)
+    from workbench.compare import session  # noqa: PLC0415 - torch, which a refusal above need not wait for
+    from workbench.compare.plan import make_cells  # noqa: PLC0415
+
+    typer.echo("planning: the noise of every row")
+    with watched("planning"):
+        cells = make_cells(wish, keys, changes)
+    for warning in dict.fromkeys(cell.warning for cell in cells if cell.warning):
+        typer.secho(f"warning: {warning}", fg=typer.colors.YELLOW, err=True)
+    command = shlex.join(["dr-encoder", *sys.argv[1:]])
+    try:
+        found = session.compare(cells, wish, command, out, jobs, dry_run=dry_run)
+    except KeyboardInterrupt:
+        typer.secho(f"\nstopped; the same command goes on with what is done in {out}", err=True)
+        raise typer.Exit(130) from None
+    if found is not None:
+        typer.echo((out / PAGE).read_text(encoding="utf-8"))
+        typer.echo(f"results: {out} (comparison.md, comparison.json, plots, runs/)")
+        if found["failed"]:
+            typer.secho(f"{count(len(found['failed']), 'run')} failed: {json.dumps(found['failed'][:3])}", err=True)
+            raise typer.Exit(2)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def main() -> None:
+    """The program ``dr-encoder``."""
+    use_utf8()
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""The command ``dr-encoder plan``."""
+
+from typing import Annotated
+
+import typer
+
+from common.config import RunConfig
+from server_app.strategies import check_strategy_name
+from workbench.cli.overrides import parse_overrides
+from workbench.cli.unread_keys import refuse_unread
+from workbench.planning.model_directory import check_directory
+from workbench.simulation.launcher import read_preset
+
+
+def plan(
+    preset: Annotated[str, typer.Option(help="preset name, or a TOML file")] = "demo",
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value on top; repeatable")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Size a run before anything is downloaded: parameters, bytes, memory, noise, GPUs."""
+    changes = parse_overrides(overrides)
+    flat = read_preset(preset)
+    config = RunConfig.parse(flat | changes)
+    check_strategy_name(config.strategy.name)
+    refuse_unread(config, changes)
+    check_directory(config.model.name)
+    from workbench.planning import sizing  # noqa: PLC0415 - takes seconds to import, which a refusal need not wait for
+
+    typer.echo(sizing.to_json(config) if as_json else sizing.to_text(config))

@@ -1,0 +1,102 @@
+"""What a comparison consists of: every cell (task, strategy, ε) with its configuration, checked before any run."""
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from common.config import ConfigError, RunConfig, Scalar
+from common.model.adapted import load_adapted_model
+from server_app.privacy.plan import mean_noise
+from server_app.privacy.stage_one import empty_stage_one
+from server_app.results.tracking import tracked
+from server_app.rounds.controls import CONTROLS
+from server_app.run import check_run, plan_run
+from server_app.strategies import recipe_of
+from workbench.compare.runs import Job
+from workbench.compare.tuning import start_step
+from workbench.compare.wish import CENTRALISED, TUNING, TUNING_SEED, Entry, Wish, cell_config, check_wish
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of the result: a strategy on a task at an ε, whose step is still to be found.
+
+    ``flat`` lacks seed, step and (in tuning) the validation split; ``controls`` are those that are run beside it;
+    ``warning``: what may go wrong in some of its runs, or ``""``.
+    """
+
+    task: str
+    entry: Entry
+    epsilon: float
+    flat: Mapping[str, Scalar]
+    start: float
+    controls: tuple[str, ...] = ()
+    warning: str = ""
+
+    @property
+    def label(self) -> str:
+        """How people are told of it."""
+        return f"{self.task}, {self.entry.label}, epsilon {self.epsilon:g}"
+
+    def tuning(self, step: float, number: int) -> Job:
+        """A trial of ``step`` with tuning seed ``number`` (from 1), on public examples that are never reported."""
+        changes = {**TUNING[self.task], "server.learning-rate": step, "seed": TUNING_SEED + number}
+        return Job("tuning", f"{self.label}, step {step:g}", {**self.flat, **changes})
+
+    def evaluation(self, step: float, seed: int, control: str = "none") -> Job:
+        """A run that is reported, or one of its controls."""
+        purpose = "evaluation" if control == "none" else f"control {control}"
+        changes: dict[str, Scalar] = {"server.learning-rate": step, "seed": seed, "server.control": control}
+        return Job(purpose, f"{self.label}, {purpose}, seed {seed}", {**self.flat, **changes})
+
+
+def make_cells(wish: Wish, preset: Mapping[str, Scalar], changes: Mapping[str, Scalar]) -> list[Cell]:
+    """Every cell of the comparison, the centralised reference of each task first if wanted.
+
+    Raises ``ConfigError`` for whatever would make a run be refused: unknown names, a cohort larger than the clients, a
+    budget that cannot be met.
+    """
+    flat = check_wish(wish, preset, changes)
+    entries = [Entry.parse(text) for text in wish.strategies]
+    cells = [_centralised(task, flat) for task in wish.tasks] if wish.centralised else []
+    rows = list(itertools.product(wish.tasks, entries, wish.epsilons))
+    cells += [_cell(*row, flat, wish.controls) for row in tracked(rows, "planned rows")]
+    return sorted(cells, key=lambda cell: wish.tasks.index(cell.task))  # a task's reference comes first
+
+
+def _cell(task: str, entry: Entry, epsilon: float, flat: Mapping[str, Scalar], controls: str) -> Cell:
+    label = f"{entry.label} at epsilon {epsilon:g}"
+    try:
+        config = cell_config(task, entry, epsilon, flat)
+        check_run(config)
+        adapted = load_adapted_model(config.model, config.lora, config.seed)
+        recipe = recipe_of(config, adapted.layout)
+        plan = plan_run(config, recipe, config.federation.num_clients)
+    except ConfigError as error:
+        raise ConfigError(f"{label}: {error}") from None
+    values, size = adapted.layout.size, recipe.code_size
+    kept = values if recipe.keeps_length else size
+    start = start_step(mean_noise(config.privacy, plan, size), values, kept)
+    wanted = controls == "all" or (controls == "learned" and recipe.learned)
+    warning = empty_stage_one(recipe.stage_one, plan.clients, noisy=plan.noisy_stage_one)
+    return Cell(task, entry, epsilon, config.flat(), start, CONTROLS[1:] if wanted else (), warning)
+
+
+def _centralised(task: str, flat: Mapping[str, Scalar]) -> Cell:
+    """The same data pooled at one party that trains without privacy: as many steps, each on as many examples."""
+    clients = int(flat["federation.num-clients"])
+    cohort = round(clients * float(flat["privacy.sampling-rate"]))
+    pooled: dict[str, Scalar] = {
+        "strategy.name": "lora",
+        "data.task": task,
+        "federation.num-clients": 1,
+        "data.partitioner": "iid",
+        "data.examples-per-client": clients * int(flat["data.examples-per-client"]),
+        "train.batch-size": cohort * int(flat["train.batch-size"]),
+        "privacy.epsilon": math.inf,
+        "privacy.sampling-rate": 1.0,
+        "privacy.delta": 0.0,
+    }
+    config = RunConfig.parse({**flat, **pooled})
+    return Cell(task, Entry(CENTRALISED, "lora"), math.inf, config.flat(), start_step(0.0, 1, 1))

@@ -1,0 +1,125 @@
+"""One run of a comparison: its identity, how a worker process executes it, and where its result is kept."""
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from common.config import RunConfig, Scalar
+from common.wire.digest import app_digest
+from workbench.version import app_version
+
+_PLACE = ("output.dir", "output.name", "resume")  # where a run is kept says nothing of what it is
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run to be done: what it is for, and its whole flat configuration."""
+
+    purpose: str
+    label: str
+    flat: Mapping[str, Scalar]
+
+    @property
+    def key(self) -> str:
+        """Hash of the app's version and of every key (seed included) that differs from its default.
+
+        Keys at their default are left out, so that a key which a later version adds does not orphan what was run
+        before it; ``Store`` compares all the keys that both know.
+        """
+        plain = RunConfig().flat()
+        changed = {key: value for key, value in sorted(self.flat.items()) if value != plain[key] and key not in _PLACE}
+        text = json.dumps([app_version(), changed])
+        return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def run_report(flat: Mapping[str, Scalar]) -> dict[str, Any]:
+    """The report of a run with these keys, in this process; its folder is thrown away.
+
+    ``rounds`` is added to it: seconds of every round.
+    """
+    from server_app.run import run_federation  # noqa: PLC0415
+    from workbench.simulation.cohort_grid import grid_for  # noqa: PLC0415 - torch, which the planning process may not need
+
+    with tempfile.TemporaryDirectory() as scratch:
+        place = {"output.dir": scratch, "output.name": "run", "federation.max-in-flight": 0}  # nobody to wait for
+        config = RunConfig.parse({**flat, **place})
+        with patch("server_app.results.report.draw_plots"):  # nobody would see them
+            folder = run_federation(grid_for(config), config)
+        report: dict[str, Any] = json.loads((folder.path / "report.json").read_text(encoding="utf-8"))
+        report["rounds"] = [row["seconds"] for row in folder.read_metrics() if "seconds" in row]
+    return report
+
+
+def start_worker(log: str) -> None:
+    """Prepare a worker process: one thread, and all that it prints goes to a file of its own."""
+    import torch  # noqa: PLC0415
+
+    torch.set_num_threads(1)
+    handle = os.open(f"{log}-{os.getpid()}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+
+
+def execute(job: Job) -> dict[str, Any]:
+    """Run ``job`` and return its record; an exception becomes a record of status "failed"."""
+    started = time.monotonic()
+    try:
+        report = run_report(job.flat)
+    except Exception as error:  # one run that fails must not end the comparison
+        traceback.print_exc()
+        return failed(job, f"{type(error).__name__}: {error}")
+    return _record(job) | {"status": "done", "seconds": round(time.monotonic() - started, 1), "report": report}
+
+
+def failed(job: Job, error: str) -> dict[str, Any]:
+    """The record of a run that came to no end."""
+    return _record(job) | {"status": "failed", "error": error}
+
+
+def _record(job: Job) -> dict[str, Any]:
+    return {"key": job.key, "purpose": job.purpose, "label": job.label, "flat": dict(job.flat), "code": code_digest()}
+
+
+@lru_cache(maxsize=1)
+def code_digest() -> str:
+    """Hash of what decides a result: the client's code (as ``app_digest``), the server's and the comparison's."""
+    root = Path(__file__).resolve().parents[2]
+    digest = hashlib.sha256(app_digest().encode())
+    for path in sorted([*(root / "server_app").rglob("*.py"), *(root / "workbench").rglob("*.py")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+class Store:
+    """Finished runs: one JSON file each in ``folder``, named by the run's key."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+
+    def find(self, job: Job) -> dict[str, Any] | None:
+        """The record of a run that is done and was the same in every key that both know; failed ones run again."""
+        try:
+            record: dict[str, Any] = json.loads((self.folder / f"{job.key}.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return None
+        flat = {key: math.inf if value == "inf" else value for key, value in record["flat"].items()}
+        same = all(job.flat[key] == flat[key] for key in job.flat.keys() & flat.keys() if key not in _PLACE)
+        return record if same and record["status"] == "done" else None
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Keep a record; a crash leaves the old file or the new one, never half of it."""
+        flat = {key: "inf" if value == math.inf else value for key, value in record["flat"].items()}
+        fresh = self.folder / f".{record['key']}.{os.getpid()}"
+        fresh.write_text(json.dumps({**record, "flat": flat}, allow_nan=False) + "\n", encoding="utf-8")
+        fresh.replace(self.folder / f"{record['key']}.json")

@@ -1,0 +1,160 @@
+"""A comparison from planned cells to files: estimate, run with progress, summarise."""
+
+import json
+import time
+from collections.abc import Generator
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from common.config import ConfigError
+from server_app.results.tracking import watched
+from server_app.results.units import clock, count
+from workbench.compare.folder import NUMBERS, PAGE, remove_stale
+from workbench.compare.plan import Cell
+from workbench.compare.plots import draw
+from workbench.compare.runs import Job, Store
+from workbench.compare.scheduler import Scheduler
+from workbench.compare.study import Batch, Outcome, Record, count_runs, study
+from workbench.compare.summary import summarise
+from workbench.compare.table import markdown
+from workbench.compare.wish import Wish
+
+_PROBE_ROUNDS = 2
+_HOUR = 3600.0  # rich forgets its pace after 30 s unless told otherwise; a run takes longer
+
+
+class _Display:
+    """The progress bar, and a line for every run that ends."""
+
+    def __init__(self, console: Console, total: int) -> None:
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            speed_estimate_period=_HOUR,
+        )
+        self._task: TaskID = self.progress.add_task("runs", total=total)
+        self._total, self._done = total, 0
+        self._started = time.monotonic()
+
+    def leave_out(self, runs: int) -> None:
+        """Expect so many runs less."""
+        self._total -= runs
+        self.progress.update(self._task, total=self._total)
+
+    def on_record(self, record: Record, found: bool) -> None:
+        """Count a run and tell of it, unless it was there already."""
+        if found:
+            self.leave_out(1)  # what was there already must not count into the pace
+        else:
+            self.progress.advance(self._task)
+            self._done += 1
+            say(self.progress.console, f"{self._how_far()}  {_line(record)}")
+
+    def _how_far(self) -> str:
+        """Runs done of all, and the time left at the pace so far, for those who see no bar."""
+        missing = max(0, self._total - self._done)
+        left = (time.monotonic() - self._started) / self._done * missing
+        return f"{self._done} of {self._total}, about {clock(left)} left:"
+
+
+def say(console: Console, text: str) -> None:
+    """Print a line as it is: a program that reads it needs it whole."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def compare(
+    cells: list[Cell], wish: Wish, command: str, out: Path, jobs: int, *, dry_run: bool = False
+) -> dict[str, Any] | None:
+    """Run what is not yet done in ``out`` and write ``comparison.json``, ``comparison.md`` and the plots there.
+
+    Returns what is in ``comparison.json``; ``None`` after a dry run. A dry run whose short run fails raises
+    ``ConfigError``.
+    """
+    console = Console()
+    store = Store(out / "runs")
+    counts = [count_runs(cell, wish, store.find) for cell in cells]
+    total, missing = (sum(numbers) for numbers in zip(*counts, strict=True))
+    display = _Display(console, total)
+    scheduler = Scheduler(store, jobs, out / "workers", display.on_record)
+    try:
+        say(console, f"{count(total, 'run')}, {total - missing} of them done already")
+        if missing:
+            say(console, "measuring how long a run takes, by short ones")
+            with watched("measuring"):
+                estimate, failed = _estimate(scheduler, cells, missing, jobs, afresh=dry_run)
+            if failed and dry_run:
+                raise ConfigError(estimate)
+            say(console, estimate)
+        if dry_run:
+            return None
+        with display.progress:
+            studies = zip(cells, counts, strict=True)
+            outcomes = scheduler.run([_counted(cell, wish, runs, display) for cell, (runs, _) in studies])
+    finally:
+        scheduler.close()
+    found = summarise(outcomes, wish, command)
+    (out / NUMBERS).write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    (out / PAGE).write_text(markdown(found), encoding="utf-8")
+    remove_stale(out, draw(out, found))
+    return found
+
+
+def _counted(cell: Cell, wish: Wish, expected: int, display: _Display) -> Generator[Batch, list[Record], Outcome]:
+    """A study that tells ``display`` at its end of runs that were expected and not needed."""
+    outcome = yield from study(cell, wish)
+    display.leave_out(expected - len(list(outcome.records)))
+    return outcome
+
+
+def _estimate(scheduler: Scheduler, cells: list[Cell], missing: int, jobs: int, *, afresh: bool) -> tuple[str, bool]:
+    """How long it will take, by short runs on all workers at once, scaled to all rounds; and whether one failed.
+
+    A worker's first run has its start in it (imports, the model), which no later one has: the pace is that of a second.
+    ``afresh``: what is estimated begins with new workers, so the start counts too, once, for they start together.
+    """
+    rounds = int(cells[-1].flat["num-server-rounds"])
+    walls = []
+    for number in (1, 2):
+        probe = cells[-1].tuning(cells[-1].start, number)
+        short = {"num-server-rounds": _PROBE_ROUNDS, "evaluation.every": _PROBE_ROUNDS}
+        began = time.monotonic()
+        records = scheduler.measure([Job("probe", "a short run", {**probe.flat, **short})] * jobs)
+        walls.append(time.monotonic() - began)
+        failed = [record["error"] for record in records if record["status"] != "done"]
+        if failed:
+            return f"a short run to measure the time failed: {failed[0]}", True
+    pace = max(mean(record["report"]["rounds"]) for record in records)
+    fixed = max(record["seconds"] - sum(record["report"]["rounds"]) for record in records)
+    seconds, start = fixed + rounds * pace, max(0.0, walls[0] - walls[1])
+    left = missing * seconds / jobs + (start if afresh else 0.0)
+    beginning = f", after {start:.0f} s to start" if afresh else ""
+    return (
+        f"{count(missing, 'run')} of about {seconds:.1f} s each, {jobs} at a time{beginning}: about {clock(left)} "
+        "(minutes:seconds) at the present load"
+    ), False
+
+
+def _line(record: Record) -> str:
+    if record["status"] != "done":
+        return f"FAILED {record['label']}: {record['error']}"
+    final, seconds = record["report"]["outcome"]["final"], record["seconds"]
+    warning = record["report"]["outcome"]["warning"]
+    said = f"  WARNING: {warning}" if warning else ""
+    return f"{record['label']}: accuracy {final['accuracy']:.3f}, loss {final['loss']:.3f} ({seconds:.0f} s){said}"

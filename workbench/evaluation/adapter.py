@@ -1,0 +1,58 @@
+"""A saved adapter's weights on its base model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from peft import load_peft_weights, set_peft_model_state_dict
+from torch import Tensor
+
+from common.config import ConfigError, RunConfig
+from common.model.adapted import AdaptedModel, load_adapted_model
+from common.model.base_sample import BASE_FILE, is_same_base
+from workbench.evaluation.adapter_settings import read_settings
+
+
+def load_adapter(folder: Path, config: RunConfig) -> tuple[AdaptedModel, Tensor]:
+    """The base model with the adapter's shape, and the adapter's values (shape ``[n]``).
+
+    Its ``initial`` is the base model: every B is zero. Raises ``ConfigError`` when the weights do not fit the model.
+    """
+    adapted = load_adapted_model(config.model, config.lora, config.seed)
+    _check_base(folder, config, adapted)
+    adapted.load(adapted.initial)
+    weights = load_peft_weights(str(folder), device="cpu")
+    try:
+        outcome: Any = set_peft_model_state_dict(adapted.model, weights)
+    except RuntimeError as error:
+        raise ConfigError(
+            f'--adapter "{folder}" does not fit model.name = "{config.model.name}": {_misfit(error)}. '
+            f"{_trained_on(folder)}"
+        ) from None
+    absent = [key for key in outcome.missing_keys if "lora_" in key]
+    if absent or outcome.unexpected_keys:
+        raise ConfigError(
+            f'--adapter "{folder}" does not fit model.name = "{config.model.name}": '
+            f"{len(absent)} tensors are absent, {len(outcome.unexpected_keys)} have no place in it"
+        )
+    return adapted, adapted.adapter()
+
+
+def _check_base(folder: Path, config: RunConfig, adapted: AdaptedModel) -> None:
+    """Refuse another base model of the same shape; an adapter that this app did not write has no sample."""
+    sample = folder / BASE_FILE
+    if sample.exists() and not is_same_base(adapted.model, json.loads(sample.read_bytes())["input_embedding"]):
+        raise ConfigError(
+            f'--adapter "{folder}": model.name = "{config.model.name}" is another base model than the one that it was '
+            f"trained on. {_trained_on(folder)}"
+        )
+
+
+def _trained_on(folder: Path) -> str:
+    return f'Its base model was "{read_settings(folder).get("base_model_name_or_path")}"; give that with --model'
+
+
+def _misfit(error: RuntimeError) -> str:
+    """What torch says of many tensors, as their number and the first of them."""
+    lines = [line.strip() for line in str(error).splitlines() if line.startswith(("\t", " "))]
+    return f"{len(lines)} tensors have another shape: {lines[0]}" if lines else str(error)

@@ -1,0 +1,60 @@
+"""A saved adapter's own description and its run's configuration, read without loading anything."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from common.config import ConfigError, RunConfig, Scalar
+from workbench.simulation.launcher import read_toml
+
+_PLAIN = {"peft_type": "LORA", "bias": "none"}  # what this app writes; anything else that changes the sum is refused
+_UNSUPPORTED = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save", "layer_replication")
+_NEEDED = ("r", "lora_alpha")
+_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+
+
+def adapter_config(folder: Path, changes: Mapping[str, Scalar]) -> RunConfig:
+    """The configuration to evaluate ``folder`` under: its run's ``config.toml`` beside it, then ``changes``.
+
+    The LoRA shape is the adapter's own. Without a ``config.toml`` the base model is the one that the adapter names.
+    Raises ``ConfigError`` when there is no adapter, or not one that this app can put on a model.
+    """
+    settings = read_settings(folder)
+    saved = folder.parent / "config.toml"
+    flat: dict[str, Any] = {"data.name": ""}  # without a run there are no rows of its own to score
+    if saved.exists():
+        flat = read_toml(saved, f'--adapter "{folder}"')
+    elif settings.get("base_model_name_or_path"):
+        flat["model.name"] = settings["base_model_name_or_path"]
+    elif "model.name" not in changes:
+        raise ConfigError(f'--adapter "{folder}": neither it nor a config.toml beside it names a model; give --model')
+    lora = {
+        "lora.rank": settings["r"],
+        "lora.alpha": float(settings["lora_alpha"]),
+        "lora.dropout": 0.0,
+        "lora.target-modules": ",".join(sorted(settings["target_modules"])),
+        "lora.freeze-a": False,
+    }
+    return RunConfig.parse(flat | dict(changes) | lora)
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """PEFT's description of the adapter in ``folder``; ``ConfigError`` where there is none that this app can use."""
+    path = folder / "adapter_config.json"
+    if not path.exists():
+        raise ConfigError(f'--adapter "{folder}": no adapter_config.json there; give the adapter/ of a results folder')
+    try:
+        settings: dict[str, Any] = json.loads(path.read_bytes())
+        odd = [f"{key} is missing" for key in _NEEDED if not settings.get(key)]
+    except (ValueError, AttributeError) as error:
+        raise ConfigError(f'--adapter "{folder}": its adapter_config.json is not what PEFT writes ({error})') from None
+    odd += [f"{key} = {settings.get(key)!r}" for key, plain in _PLAIN.items() if settings.get(key, plain) != plain]
+    odd += [f"{key} = {settings[key]!r}" for key in _UNSUPPORTED if settings.get(key)]
+    if not isinstance(settings.get("target_modules"), list):
+        odd.append(f"target_modules = {settings.get('target_modules')!r}")
+    if odd:
+        raise ConfigError(f'--adapter "{folder}": only plain LoRA on named modules is supported, not {", ".join(odd)}')
+    if not any((folder / name).is_file() for name in _WEIGHTS):
+        raise ConfigError(f'--adapter "{folder}": no {_WEIGHTS[0]} there; the adapter was not saved to its end')
+    return settings

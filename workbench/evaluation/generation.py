@@ -1,0 +1,123 @@
+"""Texts that a model writes, against references: BLEU (sacrebleu) and ROUGE (rouge-score)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import GenerationConfig
+
+from common.config import ConfigError, DataConfig
+from common.data import prompt_texts
+from common.model.adapted import AdaptedModel
+from common.model.token_ids import token_ids
+from server_app.results.tracking import tracked
+from workbench.evaluation.harness import EXTRA
+from workbench.evaluation.request import GREEDY, Beams
+from workbench.evaluation.words import ROUGE_WORDS, Words, bleu_tokenizer
+
+_ROUGE = ("rouge1", "rouge2", "rougeL")
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Distinct prompts, each with all of its references: sets repeat a prompt for every one."""
+
+    texts: list[str]
+    references: list[list[str]]
+
+    @classmethod
+    def of(cls, rows: Dataset, data: DataConfig, adapted: AdaptedModel, limit: int | None) -> "Prompts":
+        """The first ``limit`` (None = all) distinct prompts of the rows, with every reference that the rows give."""
+        found: dict[str, list[str]] = {}
+        for prompt, text in zip(prompt_texts(rows, data, adapted.tokenizer), rows[data.completion_column], strict=True):
+            found.setdefault(prompt, []).append(text.strip())
+        kept = list(found.items())[:limit]
+        return cls([prompt for prompt, _ in kept], [references for _, references in kept])
+
+
+def generation_settings(adapted: AdaptedModel, new_tokens: int, beams: Beams) -> dict[str, Any]:
+    """Every setting of ``generate``; from the model folder come only end-of-text tokens, beside the tokenizer's."""
+    base: Any = adapted.model.get_base_model()
+    penalty = {"length_penalty": beams.length_penalty, "early_stopping": False} if beams.count > 1 else {}
+    return {
+        "do_sample": False,
+        "num_beams": beams.count,
+        **penalty,
+        "max_new_tokens": new_tokens,
+        "min_new_tokens": 0,
+        "repetition_penalty": 1.0,
+        "no_repeat_ngram_size": 0,
+        "eos_token_id": base.generation_config.eos_token_id,
+        "pad_token_id": adapted.tokenizer.pad_token_id or 0,
+    }
+
+
+@torch.no_grad()
+def write_texts(
+    adapted: AdaptedModel,
+    adapter: Tensor,
+    prompts: Sequence[str],
+    data: DataConfig,
+    batch_size: int,
+    new_tokens: int,
+    beams: Beams = GREEDY,
+) -> list[str]:
+    """Continuations of up to ``new_tokens`` tokens, greedy or by ``beams``, each cut at its first line's end.
+
+    ``adapter`` has shape ``[n]``; a prompt over ``data.max-length`` tokens loses its start, as in training. White space
+    at a prompt's end is left for the model to write, as it is in training, but for what a chat template wrote.
+    """
+    adapted.load(adapter)
+    adapted.training_mode(False)
+    tokenizer, special = adapted.tokenizer, not data.chat_template
+    encoded = token_ids(tokenizer, [text.rstrip() if special else text for text in prompts], special=special)
+    rows = [ids[-data.max_length :] for ids in encoded]
+    settings = GenerationConfig(**generation_settings(adapted, new_tokens, beams))
+    texts = [""] * len(rows)
+    order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+    for start in tracked(range(0, len(order), batch_size), "batches of texts"):
+        numbers = order[start : start + batch_size]
+        ids, mask = _left_padded([rows[number] for number in numbers], tokenizer.pad_token_id or 0)
+        written = adapted.model.generate(
+            input_ids=ids.to(adapted.device), attention_mask=mask.to(adapted.device), generation_config=settings
+        )
+        decoded = tokenizer.batch_decode(written[:, ids.shape[1] :], skip_special_tokens=True)
+        for number, text in zip(numbers, decoded, strict=True):
+            texts[number] = text.strip().partition("\n")[0].strip()
+    return texts
+
+
+def _left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
+    width = max(len(row) for row in rows)
+    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    return ids, mask
+
+
+def scoring(references: Sequence[Sequence[str]]) -> dict[str, str]:
+    """What ``score_texts`` counts as words, for reports."""
+    return {"bleu_tokenizer": bleu_tokenizer(references), "rouge_tokenizer": ROUGE_WORDS}
+
+
+def score_texts(texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    """``bleu`` of the corpus (sacrebleu), mean F of ``rouge1``, ``rouge2``, ``rougeL`` (rouge-score): 0 to 100.
+
+    Words are those of ``scoring``, so identical texts score 100 in any script. Where a text has several references,
+    BLEU counts against all of them and ROUGE takes the best. BLEU counts up to four words in a row, or as many as any
+    text has. Raises ``ConfigError`` when the optional extra is not installed.
+    """
+    try:
+        from rouge_score.rouge_scorer import RougeScorer  # noqa: PLC0415 - an optional extra
+        from sacrebleu.metrics.bleu import BLEU  # noqa: PLC0415 - an optional extra
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"BLEU and ROUGE need sacrebleu and rouge-score: {EXTRA}") from error
+    most = max(len(given) for given in references)
+    streams: Any = [[given[i] if i < len(given) else None for given in references] for i in range(most)]
+    scorer = RougeScorer(list(_ROUGE), tokenizer=Words())
+    found = [scorer.score_multi(list(given), text) for text, given in zip(texts, references, strict=True)]
+    means = {name: 100 * sum(scores[name].fmeasure for scores in found) / len(found) for name in _ROUGE}
+    bleu = BLEU(tokenize=bleu_tokenizer(references), effective_order=True).corpus_score(list(texts), streams)
+    return {"bleu": float(bleu.score), **means}

@@ -1,0 +1,119 @@
+"""Public benchmarks through EleutherAI's lm-evaluation-harness, around a model that is loaded already."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from datasets.exceptions import DatasetsError
+from torch import Tensor
+
+from common.config import ConfigError
+from common.model.adapted import AdaptedModel
+from workbench.evaluation.columns import SubjectScore, benchmarks
+
+EXTRA = 'pip install "dr-encoder[evaluation]"'
+
+
+@dataclass(frozen=True)
+class HarnessSettings:
+    """How the harness asks: ``shots`` examples before each question, at most ``limit`` questions a task (None = all).
+
+    ``include_path`` is a folder of the user's own task files, which go before the harness's.
+    """
+
+    shots: int = 5
+    limit: int | None = None
+    batch_size: int = 8
+    include_path: str = ""
+    chat_template: bool = False
+
+
+class Harness:
+    """Tasks of the harness, found before any model is loaded. Raises ``ConfigError`` for one that does not exist."""
+
+    def __init__(self, tasks: Sequence[str], settings: HarnessSettings) -> None:
+        self._tasks = list(tasks)
+        self._settings = settings
+        self._manager = _task_manager(self._tasks, settings.include_path)
+
+    def __call__(self, adapted: AdaptedModel, adapter: Tensor) -> dict[str, dict[str, Any]]:
+        """Score the adapter (shape ``[n]``); the result has an entry for every asked task.
+
+        MMLU and C-Eval have ``columns`` (percent), ``subjects`` (accuracy, 0 to 1) and ``questions``; another task has
+        the harness's own ``metrics``.
+        """
+        from lm_eval import simple_evaluate  # noqa: PLC0415 - slow, and an optional extra
+        from lm_eval.models.huggingface import HFLM  # noqa: PLC0415
+
+        adapted.load(adapter)
+        adapted.training_mode(False)
+        model = HFLM(pretrained=adapted.model, tokenizer=adapted.tokenizer, batch_size=self._settings.batch_size)
+        try:
+            found = simple_evaluate(
+                model=model,
+                tasks=self._tasks,
+                num_fewshot=self._settings.shots,
+                limit=self._settings.limit,
+                batch_size=self._settings.batch_size,
+                apply_chat_template=self._settings.chat_template,
+                task_manager=self._manager,
+                log_samples=False,
+                bootstrap_iters=0,
+            )
+        except (OSError, DatasetsError) as error:
+            raise ConfigError(
+                f"tasks {', '.join(self._tasks)}: their data could not be read: {str(error).splitlines()[0]} "
+                "(log in with `hf auth login`, or give --include-path with task files that name local data)"
+            ) from error
+        except ValueError as error:
+            raise ConfigError(f"tasks {', '.join(self._tasks)}: the harness cannot run them: {error}") from error
+        return {task: _entry(task, found) for task in self._tasks}
+
+
+def _entry(task: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    benchmark = benchmarks().get(task)
+    results, counts = found["results"], found["n-samples"]
+    if benchmark is None:
+        return {"metrics": {key: value for key, value in results[task].items() if isinstance(value, int | float)}}
+    named = {benchmark.subject(name): name for name in counts}
+    scores = {
+        subject: SubjectScore(float(results[name]["acc,none"]), int(counts[name]["effective"]))
+        for subject, name in sorted((s, n) for s, n in named.items() if s is not None)
+    }
+    return {
+        "columns": benchmark.columns(scores),
+        "subjects": {subject: score.accuracy for subject, score in scores.items()},
+        "questions": sum(score.questions for score in scores.values()),
+    }
+
+
+def _task_manager(tasks: Sequence[str], include_path: str) -> Any:  # noqa: ANN401 - the extra may be absent
+    try:
+        from lm_eval.tasks import TaskManager  # noqa: PLC0415 - slow, and an optional extra
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"tasks {', '.join(tasks)} need the evaluation harness: {EXTRA}") from error
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    if include_path:
+        own = TaskManager(include_path=include_path, include_defaults=False)
+        if all(_is_complete(own.task_index, task) for task in tasks):  # spares the index of 15,000 task files
+            return own
+    manager = TaskManager(include_path=include_path or None)
+    unknown = [task for task in tasks if task not in manager.task_index]
+    if unknown:
+        near = [name for task in unknown for name in get_close_matches(task, manager.all_tasks)]
+        raise ConfigError(
+            f"tasks {', '.join(unknown)}: neither the harness nor this app knows them; near are "
+            f"{', '.join(near) or 'none'}; own task files go to --include-path"
+        )
+    return manager
+
+
+def _is_complete(index: Mapping[str, Any], name: str) -> bool:
+    """Whether an index holds a task, or a group with all that it names."""
+    if name not in index:
+        return False
+    members = (index[name].cfg or {}).get("task")
+    named = [member for member in members if isinstance(member, str)] if isinstance(members, list) else []
+    return all(_is_complete(index, member) for member in named)

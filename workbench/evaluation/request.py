@@ -1,0 +1,77 @@
+"""What ``dr-encoder evaluate`` is asked; imports nothing heavy."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common.config import ConfigError, RunConfig, Scalar
+from workbench.evaluation.adapter_settings import adapter_config
+
+SETS = ("e2e", "dart", "dialogsum")
+"""Formats whose rows are scored by the texts that the model writes."""
+_READ = ("model", "data", "seed")
+
+
+@dataclass(frozen=True)
+class Beams:
+    """How many continuations are followed: one is greedy, the likeliest token each time.
+
+    ``length_penalty``: a beam's log-probability is divided by its length to this power.
+    """
+
+    count: int = 1
+    length_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.count == 1 and self.length_penalty != 1.0:
+            raise ConfigError(f"--length-penalty {self.length_penalty:g}: only beams read it; give --beams 5, say")
+
+
+GREEDY = Beams()
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to evaluate, and on what; ``changes`` are keys of the run configuration."""
+
+    adapter: Path
+    tasks: tuple[str, ...] = ()
+    data: str = ""
+    changes: Mapping[str, Scalar] = field(default_factory=dict)
+    include_path: str = ""
+    limit: int | None = None
+    batch_size: int = 8
+    shots: int = 5
+    new_tokens: int = 128
+    beams: Beams = GREEDY
+    base: bool = True
+
+    @property
+    def generation(self) -> str:
+        """The generation set among the tasks, or ``""``. Raises ``ConfigError`` for more than one."""
+        asked = [task for task in self.tasks if task in SETS]
+        if len(asked) > 1:
+            raise ConfigError(f"tasks {', '.join(asked)}: one set with its --data at a time")
+        return asked[0] if asked else ""
+
+
+def configured(request: Request) -> RunConfig:
+    """The configuration to evaluate under; nothing is loaded. Raises ``ConfigError``."""
+    for key in request.changes:
+        if key in RunConfig().flat() and key.partition(".")[0] not in _READ:
+            raise ConfigError(f"--set {key}: no effect, for evaluate reads only {', '.join(_READ)}; leave it out")
+    changes = dict(request.changes)
+    if request.data:
+        changes["data.evaluation"] = request.data
+    if request.generation:
+        changes |= {"data.format": request.generation}
+        changes |= {
+            "data.prompt-column": "prompt",
+            "data.completion-column": "completion",
+            "data.group-column": "group",
+        }
+    config = adapter_config(request.adapter, changes)
+    if request.generation and not config.data.evaluation:
+        raise ConfigError(f"task {request.generation}: give its held-out rows with --data")
+    config.check_files()
+    return config

@@ -1,0 +1,1 @@
+"""Sizes, memory and budgets before a run."""

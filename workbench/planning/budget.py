@@ -1,0 +1,237 @@
+"""Plan a privacy budget without a run: of epsilon, noise and rounds, two are given and the third is solved.
+
+The plan is ``make_plan``'s own, so a run with the same settings charges the same. Every epsilon is at delta less what
+a run sets aside for cohorts beyond the noise shares and for discrete noise (a thousandth for each stage).
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+from common.config import ConfigError, RunConfig
+from common.privacy.accounting import Charge, RunningAccountant, epsilon
+from common.privacy.mechanism import message_charge
+from server_app.privacy.account import (
+    assumptions,
+    compare_with_prv,
+    cross_check_sentence,
+    epsilon_of_messages,
+    participation_limit,
+)
+from server_app.privacy.plan import (
+    PrivacyPlan,
+    colluders_counted,
+    make_plan,
+    noise_against,
+    provable,
+    round_terms,
+    stage_two_terms,
+    why_infinite,
+    why_infinite_to_server,
+)
+from server_app.privacy.stage_one import statistics_stage
+from server_app.results.units import show
+from workbench.planning.budget_question import MAX_ROUNDS, Accountant, Question, as_options, config_of
+
+ADJACENCY = "zero-out: one client's whole contribution replaced by zero"
+_CURVE_POINTS, _TABLE_POINTS = 1000, 10
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The answer: ``plan`` with its charges, and every figure that a report would state.
+
+    ``epsilon``: of the released model by the accountant that was asked for; ``plan.epsilon`` is the guarantee.
+    ``message_noise_multiplier``: of one message of a round by itself.
+    ``epsilon_server_view``: of one client against the server. ``curve``: (rounds, epsilon) by PLD, an upper bound.
+    """
+
+    question: Question
+    plan: PrivacyPlan
+    epsilon: float
+    message_noise_multiplier: float
+    epsilon_server_view: float
+    participations: int
+    cross_check: dict[str, Any]
+    curve: list[tuple[int, float]]
+
+
+def solve(question: Question, *, curve_points: int) -> Budget:
+    """Answer ``question``, with at most ``curve_points`` points on the curve of epsilon; takes seconds.
+
+    Raises ``ConfigError``, in terms of the command's options, for what is out of range, contradictory or unaffordable.
+    """
+    config = config_of(question)
+    try:
+        stage = statistics_stage(config, question.code_values) if question.statistics_share else None
+        plan = make_plan(config, question.clients, question.code_values, stage)
+        participations = participation_limit(plan, plan.rounds)
+        messages = _messages(question, config, plan)
+    except ConfigError as error:
+        raise ConfigError(as_options(str(error))) from None
+    charges = _charges(plan, plan.rounds)
+    check = compare_with_prv(plan, charges, plan.epsilon) if question.check else {"unavailable": "--no-check"}
+    return Budget(
+        question=question,
+        plan=plan,
+        epsilon=_by_accountant(question.accountant, plan, charges, check),
+        message_noise_multiplier=messages[0],
+        epsilon_server_view=_against_server(plan, messages, participations),
+        participations=participations,
+        cross_check=check,
+        curve=_curve(plan, curve_points),
+    )
+
+
+def to_json(question: Question) -> str:
+    """The answer as JSON, with up to 1,000 rounds of the curve: infinities are the text "inf", as in report.json."""
+    budget = solve(question, curve_points=_CURVE_POINTS)
+    plan = budget.plan
+    answer = {
+        "solved": question.solved,
+        "epsilon": _number(budget.epsilon),
+        "accountant": question.accountant,
+        "is_guarantee": question.accountant == "pld",
+        "epsilon_guaranteed": _number(plan.epsilon),
+        "not_private_because": why_infinite(plan.reason, plan.epsilon),
+        "noise_multiplier": plan.round.noise_multiplier,
+        "statistics_noise_multiplier": plan.statistics.noise_multiplier if plan.statistics else None,
+        "rounds": plan.rounds,
+        "epsilon_server_view": _number(budget.epsilon_server_view),
+        "message_noise_multiplier": budget.message_noise_multiplier,
+        "participations": budget.participations,
+        "cross_check": budget.cross_check,
+        "delta": plan.delta,
+        "delta_set_aside": plan.slack,
+        "adjacency": ADJACENCY,
+        "trust": question.trust,
+        "clients": plan.clients,
+        "sampling_rate": question.sampling_rate,
+        "charged_sampling_rate": plan.round.sampling_rate,
+        "noise_shares": plan.shares,
+        "colluders": question.colluders,
+        "curve": [{"round": number, "epsilon": _number(value)} for number, value in budget.curve],
+    }
+    return json.dumps(answer, indent=2, allow_nan=False)
+
+
+def to_text(question: Question) -> str:
+    """The answer for people."""
+    budget = solve(question, curve_points=_TABLE_POINTS)
+    plan = budget.plan
+    stage_one = f"{plan.statistics.noise_multiplier:.4f} (stage 1)" if plan.statistics else "no stage 1"
+    beyond = " (the search ends here)" if question.solved == "rounds" and plan.rounds == MAX_ROUNDS else ""
+    lines = [
+        f"solved for {question.solved.replace('_', ' ')}",
+        f"  noise multiplier            {plan.round.noise_multiplier:.4f} (stage 2), {stage_one}",
+        f"  noise of one message        {budget.message_noise_multiplier:.4f} by itself: all that the server faces",
+        f"  rounds                      {plan.rounds:,}{beyond}",
+        f"  epsilon, released model     {_model_figure(budget)}",
+        f"  epsilon, client v. server   {show(budget.epsilon_server_view)}{_server_terms(budget)}",
+        f"  cross-check                 {cross_check_sentence(budget.cross_check)}",
+        f"  delta                       {plan.delta:g}, of which {plan.slack:.2g} is set aside for approximations",
+        f"  adjacency                   {ADJACENCY}",
+        f"  trust                       {question.trust}, {plan.clients:,} clients, {_sampling(budget)}",
+        "",
+        "  after round  epsilon",
+        *(f"  {number:>11,}  {show(value)}" for number, value in budget.curve),
+    ]
+    return "\n".join(lines)
+
+
+def _charges(plan: PrivacyPlan, rounds: int) -> list[Charge]:
+    stage_two = replace(plan.round, count=rounds)
+    return [plan.statistics, stage_two] if plan.statistics else [stage_two]
+
+
+def _by_accountant(name: Accountant, plan: PrivacyPlan, charges: Sequence[Charge], check: dict[str, Any]) -> float:
+    """Epsilon by the named accountant; only PLD's is a guarantee."""
+    if name == "pld":
+        return plan.epsilon
+    if name != "prv":
+        try:
+            return epsilon(charges, plan.delta - plan.slack, name)
+        except ValueError as error:
+            raise ConfigError(f"--accountant {name}: {error}") from None
+    if "unavailable" in check:
+        raise ConfigError(f"--accountant prv: {check['unavailable']}; use pld")
+    return float(check["upper"])
+
+
+def _messages(question: Question, config: RunConfig, plan: PrivacyPlan) -> tuple[float, ...]:
+    """The noise multiplier of one message by itself: of stage 2, and of stage 1 where there is one."""
+    rounds = message_charge(round_terms(config.privacy, plan, question.code_values)).noise_multiplier
+    if not plan.statistics:
+        return (rounds,)
+    shares = plan.statistics_shares
+    counted = colluders_counted(config.privacy, plan.clients)
+    noise = noise_against(counted, plan.statistics.noise_multiplier, shares)
+    first = message_charge(stage_two_terms(config.privacy, question.code_values, noise, shares))
+    return rounds, first.noise_multiplier
+
+
+def _against_server(plan: PrivacyPlan, messages: Sequence[float], participations: int) -> float:
+    """Epsilon of one client's messages against the server, as a run would report it."""
+    return epsilon_of_messages(plan, list(zip(messages, (participations, 1), strict=False)))
+
+
+def _curve(plan: PrivacyPlan, points: int) -> list[tuple[int, float]]:
+    """Epsilon after each round, or after ``points`` rounds spread over the run; the last is the certified figure."""
+    numbers = _spread(plan.rounds, points)
+    exact = all(charge.sampling_rate == 1 for charge in _charges(plan, 1))  # in closed form, so at no cost
+    earlier = numbers[:-1]
+    values = _exact_values(plan, earlier) if exact else _running_values(plan, earlier)
+    capped = [min(provable(value), plan.epsilon) for value in values]
+    return [*zip(earlier, capped, strict=True), (plan.rounds, plan.epsilon)]
+
+
+def _exact_values(plan: PrivacyPlan, numbers: list[int]) -> list[float]:
+    return [epsilon(_charges(plan, number), plan.delta - plan.slack) for number in numbers]
+
+
+def _running_values(plan: PrivacyPlan, numbers: list[int]) -> list[float]:
+    running = RunningAccountant(plan.delta, plan.slack)
+    if plan.statistics:
+        running.charge(plan.statistics)
+    values = []
+    for before, number in pairwise([0, *numbers]):
+        running.charge(replace(plan.round, count=number - before))
+        values.append(running.epsilon())
+    return values
+
+
+def _spread(count: int, points: int) -> list[int]:
+    """At most ``points`` of 1..count, evenly spread, both ends among them."""
+    if count <= points:
+        return list(range(1, count + 1))
+    return [1 + round(index * (count - 1) / (points - 1)) for index in range(points)]
+
+
+def _model_figure(budget: Budget) -> str:
+    plan, name = budget.plan, budget.question.accountant
+    reason = why_infinite(plan.reason, plan.epsilon)
+    assumed = assumptions(plan, config_of(budget.question).privacy)
+    guarantee = f"{show(plan.epsilon)} by PLD ({reason or assumed})"
+    if name == "pld":
+        return guarantee
+    return f"{show(budget.epsilon)} by {name.upper()}: comparison, not a guarantee (that is {guarantee})"
+
+
+def _server_terms(budget: Budget) -> str:
+    because = why_infinite_to_server(budget.plan, budget.question.trust, budget.epsilon_server_view)
+    if because:
+        return f" (nothing is claimed: {because})"
+    return f" (asked in at most {budget.participations:,} rounds; no amplification)"
+
+
+def _sampling(budget: Budget) -> str:
+    asked, charged = budget.question.sampling_rate, budget.plan.round.sampling_rate
+    amplified = "" if asked == charged else f", charged as {charged:g} (no amplification)"
+    return f"sampling rate {asked:g}{amplified}"
+
+
+def _number(value: float) -> float | str:
+    return value if math.isfinite(value) else "inf"

@@ -1,0 +1,196 @@
+"""Memory of a client and of the server: weights, adapter, code exactly, activations traced on the real architecture.
+
+Activations are traced with torch's fake tensors: two layers of the true width run forward on a batch of the configured
+size, and every tensor that autograd keeps is counted, without a byte being allocated. One layer's share times the
+number of layers is what a step without checkpointing keeps.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import PreTrainedConfig
+from transformers.pytorch_utils import Conv1D
+
+from common.config import LoraConfig, ModelConfig, RunConfig
+from server_app.results.evaluation_batches import LOGITS, TOKENS
+from workbench.planning.architectures import Shape, build_shape, quantisable
+
+RUNTIME_BYTES = 1_000_000_000
+"""Assumed: CUDA context, cuBLAS workspaces, and what the allocator cannot use."""
+_BLOCK, _NESTED_BLOCK = 64, 256  # weights per 8-bit scale, scales per float32 scale: bitsandbytes' 4-bit format
+_ITEM = {"float32": 4, "bfloat16": 2, "float16": 2}
+_CODEC_BYTES = 28  # per adapter value: permutation 8, signs 4, sorting them 16 (gathered values 4 come later)
+_LOGIT_BYTES = 12  # per scored logit: as the model gives it, as float32, and its log-probability
+_STREAMS = 8  # hidden states alive at a time in a layer without gradients, beside three of its widest
+_LOGIT_COPIES = 8  # bytes per logit in the backward pass: float32 gradient, its copy in the logits' dtype and padding
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one client's device in a local step."""
+
+    weights: int
+    adapter: int
+    codec: int
+    activations: int
+    activations_checkpointed: int
+    checkpointing: bool
+
+    @property
+    def total(self) -> int:
+        """Everything, with the activations that the configuration keeps."""
+        kept = self.activations_checkpointed if self.checkpointing else self.activations
+        return self.weights + self.adapter + self.codec + kept + RUNTIME_BYTES
+
+
+def estimate(config: RunConfig, shape: Shape, *, sends_code: bool) -> Memory:
+    """Memory of one client under ``config``; ``sends_code``: whether it encodes (else the gradient is the code)."""
+    keeps = 2 if config.train.optimizer == "adamw" else 0
+    whole, checkpointed = activation_bytes(config, shape)
+    return Memory(
+        weights=weight_bytes(config.model, shape),
+        adapter=4 * shape.layout.size * (4 + keeps),  # values, gradients, initial ones, one copy of the gradient
+        codec=_CODEC_BYTES * shape.layout.size if sends_code else 4 * shape.layout.size,
+        activations=whole,
+        activations_checkpointed=checkpointed,
+        checkpointing=config.model.gradient_checkpointing,
+    )
+
+
+@dataclass(frozen=True)
+class ServerMemory:
+    """Bytes on the server's device: between rounds it holds the model, in an evaluation pass one pass more."""
+
+    weights: int
+    adapter: int
+    codec: int
+    evaluation: int
+
+    @property
+    def total(self) -> int:
+        """Everything."""
+        return self.weights + self.adapter + self.codec + self.evaluation + RUNTIME_BYTES
+
+
+def estimate_server(config: RunConfig, shape: Shape, *, sends_code: bool) -> ServerMemory:
+    """Memory of the server under ``config``; one evaluation pass is bounded (``evaluation_batches``)."""
+    moments = {"sgd": 0, "momentum": 1, "adam": 2}.get(config.server.optimizer, 2)
+    quantised = config.model.quantization != "none"  # float32 between layers, bfloat16 inside
+    stream, inside = (4, 2) if quantised else (_ITEM[config.model.dtype],) * 2
+    widest = max((max(module.weight.shape) for module in quantisable(shape.model.get_base_model())), default=0)
+    text = shape.config.get_text_config()
+    tokens = max(TOKENS, config.data.max_length)
+    logits = max(LOGITS, config.data.max_length * text.vocab_size)
+    return ServerMemory(
+        weights=weight_bytes(config.model, shape),
+        adapter=4 * shape.layout.size * (6 + moments),  # values, gradients, initial, the optimizer's, a sum, a decoding
+        codec=_CODEC_BYTES * shape.layout.size if sends_code else 4 * shape.layout.size,
+        evaluation=tokens * (_STREAMS * text.hidden_size * stream + 3 * widest * inside) + _LOGIT_BYTES * logits,
+    )
+
+
+def weight_bytes(model: ModelConfig, shape: Shape) -> int:
+    """Bytes of the frozen weights; beside quantised ones everything else is float32 (QLoRA's preparation)."""
+    if model.quantization == "none":
+        return shape.parameters * _ITEM[model.dtype]
+    rest = 4 * (shape.parameters - shape.linear_parameters)
+    count = shape.linear_parameters
+    if model.quantization == "8":
+        return rest + count + 4 * shape.linear_rows
+    return rest + count // 2 + count // _BLOCK + 4 * count // (_BLOCK * _NESTED_BLOCK)
+
+
+def activation_bytes(config: RunConfig, shape: Shape) -> tuple[int, int]:
+    """What the backward pass of one micro-batch needs kept: without and with gradient checkpointing."""
+    rows, length = config.train.batch_size, config.data.max_length
+    one, two = (_kept(config.model, config.lora, _shallow(shape.config, depth), rows, length) for depth in (1, 2))
+    layer, rest = two - one, 2 * one - two
+    layers = shape.config.num_hidden_layers
+    rest += _LOGIT_COPIES * rows * length * shape.config.vocab_size
+    stream = 4 if config.model.quantization != "none" else _ITEM[config.model.dtype]
+    inputs = rows * length * shape.config.hidden_size * stream
+    return rest + layers * layer, rest + layers * inputs + layer
+
+
+def _shallow(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
+    fields = config.to_dict() | {_layer_key(config): layers}
+    fields.pop("layer_types", None)  # one entry a layer; made anew
+    if fields.get("loss_type") is None:
+        fields.pop("loss_type", None)  # given as None it is warned of
+    return type(config).from_dict(fields)
+
+
+def _layer_key(config: PreTrainedConfig) -> str:
+    return config.attribute_map.get("num_hidden_layers", "num_hidden_layers")
+
+
+def _kept(model: ModelConfig, lora: LoraConfig, config: PreTrainedConfig, rows: int, length: int) -> int:
+    """Bytes that autograd keeps of a forward pass, beside the model itself."""
+    adapted = build_shape(config, lora).model
+    quantised = model.quantization != "none"
+    dtype = torch.float32 if quantised else getattr(torch, model.dtype)
+    with FakeTensorMode():
+        _materialise(adapted, dtype)
+        if quantised:
+            _imitate_quantisation(adapted)
+        adapted.train()
+        tokens = torch.zeros(rows, length, dtype=torch.long)
+        with torch.autocast("cpu", torch.bfloat16, enabled=quantised):
+            return kept_bytes(adapted, tokens)
+
+
+def kept_bytes(model: nn.Module, tokens: Tensor) -> int:
+    """Bytes of all distinct storages that autograd keeps of one forward pass, the model's own apart."""
+    own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage  # held, so that no later one gets its address
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(input_ids=tokens, attention_mask=torch.ones_like(tokens), labels=tokens, use_cache=False)
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+def _materialise(model: PeftModel, dtype: torch.dtype) -> None:
+    """Replace ``meta`` tensors by fake ones on the CPU, frozen floating ones in ``dtype``; tied ones stay tied."""
+    fakes: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, old in module._parameters.items():
+            if old is not None:
+                kind = old.dtype if old.requires_grad else dtype
+                if id(old) not in fakes:
+                    fakes[id(old)] = nn.Parameter(torch.empty(old.shape, dtype=kind), old.requires_grad)
+                module._parameters[name] = fakes[id(old)]
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+
+
+class _FrozenProduct(torch.autograd.Function):
+    """A product with quantised weights: of its input autograd keeps nothing."""
+
+    @staticmethod
+    def forward(_: object, values: Tensor, width: int) -> Tensor:
+        """The shape of the result, which is all that is asked."""
+        return values.new_empty(*values.shape[:-1], width)
+
+
+def _imitate_quantisation(model: PeftModel) -> None:
+    """Let every frozen linear layer compute as bitsandbytes' do: bfloat16 inside, the input's dtype outside."""
+    for module in quantisable(model.get_base_model()):
+        if not module.weight.requires_grad:
+            width = module.weight.shape[1] if isinstance(module, Conv1D) else module.weight.shape[0]
+            module.forward = partial(_quantised, width)  # type: ignore[method-assign]
+
+
+def _quantised(width: int, values: Tensor) -> Tensor:
+    product: Tensor = _FrozenProduct.apply(values.to(torch.bfloat16), width)  # type: ignore[no-untyped-call]
+    return product.to(values.dtype)

@@ -1,0 +1,211 @@
+"""``dr-encoder plan``: what a run needs and what it gives, before anything is downloaded."""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from common.config import RunConfig
+from common.model.positions import check_length
+from common.wire.digest import app_digest
+from common.wire.records import Task, pack_instruction, pack_release, serialised_bytes
+from server_app.privacy.account import assumptions
+from server_app.privacy.plan import PrivacyPlan, clients_asked, round_terms, why_infinite
+from server_app.results.units import data_size, show, times
+from server_app.run import plan_run
+from server_app.strategies import check_strategy_name, recipe_of
+from workbench.planning.architectures import Shape, shape_of
+from workbench.planning.memory import Memory, ServerMemory, estimate, estimate_server
+
+SIMULATED_CLIENTS = 10
+"""Clients of a simulation when the configuration does not say."""
+_USABLE = 0.95  # of a card's memory
+_SHARES = 10_000  # Ray counts in ten-thousandths of a card
+_CARDS = {"one 24 GB": (24, 1), "one 80 GB": (80, 1), "four 24 GB": (24, 4), "four 80 GB": (80, 4)}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How a simulation fits a set of cards: clients at a time, and the GPU share that says so to Flower."""
+
+    cards: str
+    clients_at_a_time: int
+    gpus_per_client: float
+    deployed: bool
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The answer, as counts, bytes and figures of the privacy plan."""
+
+    config: RunConfig
+    shape: Shape
+    privacy: PrivacyPlan
+    code_values: int
+    code_dtype: str
+    bytes_up: int
+    bytes_down: int
+    bytes_up_plain_lora: int
+    memory: Memory
+    server: ServerMemory
+    placements: tuple[Placement, ...]
+
+
+def solve(config: RunConfig) -> Sizes:
+    """Work out a configuration; a few seconds, no network.
+
+    Raises ``ConfigError`` for a strategy that is not registered, a model whose shape is not known, examples longer than
+    its positions, and a budget that cannot be met.
+    """
+    check_strategy_name(config.strategy.name)
+    shape = shape_of(config.model, config.lora)
+    check_length(shape.model.get_base_model(), config.model.name, config.data.max_length)
+    recipe = recipe_of(config, shape.layout)
+    plan = plan_run(config, recipe, config.federation.num_clients or SIMULATED_CLIENTS)
+    size, encoder = recipe.code_size, recipe.encoder
+    terms = round_terms(config.privacy, plan, size)
+    release = serialised_bytes(pack_release(np.zeros(size, terms.dtype), 1))
+    instruction = pack_instruction(recipe.broadcast, encoder.spec, Task(1, terms, app_digest()))
+    memory = estimate(config, shape, sends_code=not recipe.sends_whole)
+    server = estimate_server(config, shape, sends_code=not recipe.sends_whole)
+    return Sizes(
+        config=config,
+        shape=shape,
+        privacy=plan,
+        code_values=size,
+        code_dtype=str(terms.dtype),
+        bytes_up=release,
+        bytes_down=serialised_bytes(instruction) + encoder.other_bytes,
+        bytes_up_plain_lora=shape.layout.size * round_terms(config.privacy, plan, shape.layout.size).dtype.itemsize,
+        memory=memory,
+        server=server,
+        placements=tuple(_place(name, *cards, server, memory) for name, cards in _CARDS.items()),
+    )
+
+
+def _place(name: str, gigabytes: int, cards: int, server: ServerMemory, memory: Memory) -> Placement:
+    """A simulation keeps the server's model on the first card, and one model for every client at a time.
+
+    Ray places clients by their share of a card alone and knows nothing of the server's model, so no card is promised
+    more clients than the first one takes.
+    """
+    room = _USABLE * gigabytes * 1e9
+    first = max(0, math.floor((room - server.total) / memory.total))
+    share = math.floor(_SHARES / first) / _SHARES if first else 0.0
+    return Placement(name, cards * first, share, math.floor(room / memory.total) > 0)
+
+
+def to_json(config: RunConfig) -> str:
+    """The answer for programs; infinities are the text "inf"."""
+    sizes = solve(config)
+    plan, memory = sizes.privacy, sizes.memory
+    answer: dict[str, Any] = {
+        "model": config.model.name,
+        "strategy": config.strategy.name,
+        "parameters": sizes.shape.parameters,
+        "adapter_values": sizes.shape.layout.size,
+        "adapter_tensors": len(sizes.shape.layout.tensors),
+        "adapter_bytes": 4 * sizes.shape.layout.size,
+        "code_values": sizes.code_values,
+        "code_dtype": sizes.code_dtype,
+        "bytes_up_per_client_round": sizes.bytes_up,
+        "bytes_down_per_client_round": sizes.bytes_down,
+        "memory_per_client": {**asdict(memory), "total": memory.total},
+        "memory_of_server": {**asdict(sizes.server), "total": sizes.server.total},
+        "clients": plan.clients,
+        "expected_cohort": plan.expected_cohort,
+        "clients_asked_per_round": clients_asked(config, plan),
+        "bytes_up_per_round": round(sizes.bytes_up * clients_asked(config, plan)),
+        "bytes_down_per_round": round(sizes.bytes_down * clients_asked(config, plan)),
+        "rounds": plan.rounds,
+        "noise_multiplier": plan.round.noise_multiplier,
+        "statistics_noise_multiplier": plan.statistics.noise_multiplier if plan.statistics else None,
+        "epsilon": plan.epsilon if math.isfinite(plan.epsilon) else "inf",
+        "not_private_because": why_infinite(plan.reason, plan.epsilon),
+        "delta": plan.delta,
+        "noise_over_signal": _noise_over_signal(sizes),
+        "client_resources": [asdict(placement) for placement in sizes.placements],
+    }
+    return json.dumps(answer, indent=2, allow_nan=False)
+
+
+def to_text(config: RunConfig) -> str:
+    """The answer for people."""
+    sizes = solve(config)
+    plan, memory, values = sizes.privacy, sizes.memory, sizes.shape.layout.size
+    kept = "with checkpointing" if memory.checkpointing else "without checkpointing"
+    stage_one = f", {plan.statistics.noise_multiplier:.4f} (stage 1)" if plan.statistics else ""
+    reason = why_infinite(plan.reason, plan.epsilon)
+    lines = [
+        f"{config.strategy.name} on {config.model.name}",
+        f"  parameters                  {sizes.shape.parameters:,}",
+        f"  adapter                     {values:,} values in {len(sizes.shape.layout.tensors)} tensors, "
+        f"{data_size(4 * values)} as float32",
+        f"  code                        {sizes.code_values:,} values of {sizes.code_dtype}",
+        f"  up per client and round     {data_size(sizes.bytes_up)}{_saving(sizes)}",
+        f"  down per client and round   {data_size(sizes.bytes_down)}",
+        *_cover_line(sizes),
+        f"  memory of one client        {data_size(memory.total)} in a step of {config.train.batch_size} x "
+        f"{config.data.max_length} tokens, {kept}; an estimate",
+        f"    weights                   {data_size(memory.weights)} ({_weights(config)})",
+        f"    adapter and gradients     {data_size(memory.adapter)}",
+        f"    codec                     {data_size(memory.codec)}",
+        f"    activations               {data_size(memory.activations)}; with checkpointing "
+        f"{data_size(memory.activations_checkpointed)}",
+        f"  memory of the server        {data_size(sizes.server.total)}, of which {data_size(sizes.server.evaluation)} "
+        "in a pass over held-out rows; an estimate",
+        f"  clients                     {plan.clients:,}, expected cohort {plan.expected_cohort:g}, "
+        f"{plan.rounds} rounds of {_work(config)}",
+        f"  noise multiplier            {plan.round.noise_multiplier:.4f} (stage 2){stage_one}",
+        f"  epsilon, released model     {show(plan.epsilon)} at delta {plan.delta:g} "
+        f"({reason or assumptions(plan, config.privacy)})",
+        *_noise_line(sizes),
+        "  a simulation on             clients at a time   options of dr-encoder run             deployed, one a card",
+        *(f"    {_placement(placement)}" for placement in sizes.placements),
+    ]
+    return "\n".join(lines)
+
+
+def _cover_line(sizes: Sizes) -> list[str]:
+    if not sizes.config.federation.cover:
+        return []
+    asked = round(clients_asked(sizes.config, sizes.privacy))
+    up, down = data_size(asked * sizes.bytes_up), data_size(asked * sizes.bytes_down)
+    return [f"  with cover traffic          {up} up and {down} down in a round: all {asked:,} clients are asked"]
+
+
+def _saving(sizes: Sizes) -> str:
+    return f" (plain LoRA: {times(sizes.bytes_up_plain_lora, sizes.bytes_up)})"
+
+
+def _noise_line(sizes: Sizes) -> list[str]:
+    ratio = _noise_over_signal(sizes)
+    return [f"  noise over signal           {ratio:.2f} in a round, at best (docs/models-and-data.md)"] if ratio else []
+
+
+def _noise_over_signal(sizes: Sizes) -> float:
+    """Norm of the noise in the mean code, z C √k / K, over the largest norm that the mean code can have, C."""
+    plan = sizes.privacy
+    noise = round_terms(sizes.config.privacy, plan, sizes.code_values).noise_multiplier  # more than z with colluders
+    return noise * math.sqrt(sizes.code_values) / plan.expected_cohort
+
+
+def _placement(placement: Placement) -> str:
+    deployed = "yes" if placement.deployed else "no"
+    if not placement.clients_at_a_time:
+        hint = "does not fit: model.quantization = 4, model.gradient-checkpointing, train.batch-size"
+        return f"{placement.cards:<26}{hint}; deployed: {deployed}"
+    options = f"--gpus-per-client {placement.gpus_per_client:g} --cpus {placement.clients_at_a_time}"
+    return f"{placement.cards:<26}{placement.clients_at_a_time:<20}{options:<38}{deployed}"
+
+
+def _weights(config: RunConfig) -> str:
+    model = config.model
+    return model.dtype if model.quantization == "none" else f"{model.quantization}-bit, the rest float32"
+
+
+def _work(config: RunConfig) -> str:
+    train = config.train
+    return f"{train.local_epochs} local epochs" if train.local_epochs else f"{train.local_steps} local steps"

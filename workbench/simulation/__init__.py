@@ -1,0 +1,1 @@
+"""Runs on one machine: Flower's simulation engine, and an in-process grid."""

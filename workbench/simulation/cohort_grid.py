@@ -1,0 +1,118 @@
+"""A round's clients computed together: one pass over the model for a cohort instead of one for each client.
+
+Everything else of a client is the shipped path: its checks, charges, encoder, clip and noise. What differs is rounding.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import cast
+from unittest.mock import patch
+
+import torch
+from flwr.app import Message
+from flwr.clientapp import ClientApp
+from torch import Tensor, nn
+from torch.nn.functional import pad
+from transformers import PreTrainedModel
+
+from client_app import app as shipped
+from client_app.answer import Asked
+from client_app.local_update import first_batch
+from client_app.site import Site
+from common.config import ConfigError, RunConfig, Scalar
+from common.data import IGNORED, TokenisedExamples
+from common.model.adapted import AdaptedModel, load_adapted_model
+from common.model.group_gradients import are_linear, group_gradients
+from common.wire.records import TRAIN, received_adapter, unpack_instruction
+from workbench.simulation.in_process import InProcessGrid
+
+
+def grid_for(config: RunConfig) -> InProcessGrid:
+    """The clients of a run in this process: computed together where that is the same, else one after the other."""
+    grid = CohortGrid if _one_batch(config) and _can_join(config) else InProcessGrid
+    return grid(shipped.app, config.flat(), config.federation.num_clients)
+
+
+def _one_batch(config: RunConfig) -> bool:
+    """Whether a client's update is the gradient of one batch at the received adapter."""
+    train = config.train
+    return (train.local_steps, train.local_epochs, train.gradient_accumulation) == (1, 0, 1)
+
+
+def _can_join(config: RunConfig) -> bool:
+    """Whether the gradients of several clients can be had in one pass."""
+    adapted = load_adapted_model(config.model, config.lora, config.seed)
+    return are_linear(adapted.layout) and not _drops_out(adapted)
+
+
+def _drops_out(adapted: AdaptedModel) -> bool:
+    """Whether a forward pass in training mode draws anything at random: the base model may, whatever LoRA does."""
+    layers = any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in adapted.model.modules())
+    base = cast("PreTrainedModel", adapted.model.get_base_model())
+    settings = base.config.to_dict().items()
+    return layers or any(value for key, value in settings if "drop" in key and isinstance(value, int | float))
+
+
+class CohortGrid(InProcessGrid):
+    """An ``InProcessGrid`` that has the gradients of all train messages of a push before its clients ask for them.
+
+    Only for what ``grid_for`` finds to be one batch of one step without dropout.
+    """
+
+    def __init__(self, client_app: ClientApp, run_config: dict[str, Scalar], num_clients: int) -> None:
+        super().__init__(client_app, run_config, num_clients)
+        self._clients: dict[int, tuple[Site, TokenisedExamples]] = {}
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Compute the gradients together, then ask every client in turn as ever."""
+        messages = list(messages)
+        with _given(self._gradients([message for message in messages if message.metadata.message_type == TRAIN])):
+            return super().push_messages(messages)
+
+    def _gradients(self, messages: list[Message]) -> dict[int, Tensor]:
+        """Each client's gradient by its partition; whom one pass cannot do is left to the shipped path."""
+        if not messages:
+            return {}
+        sent, _, task = unpack_instruction(messages[0].content)
+        found: dict[int, Tensor] = {}
+        alike: dict[int, list[tuple[Site, TokenisedExamples]]] = {}
+        for message in messages:
+            with suppress(ConfigError):  # it has no examples, and will say so itself
+                site, examples = self._client(message.metadata.dst_node_id, task.share)
+                batch = first_batch(examples, site.config.train, site.seed(task.round))
+                alike.setdefault(len(batch), []).append((site, batch))
+        for group in alike.values():
+            adapted = group[0][0].model()
+            tokens, spans = _stacked([batch for _, batch in group])
+            gradients = group_gradients(adapted, received_adapter(sent, adapted.layout), tokens, spans)
+            found |= {site.partition: gradient for (site, _), gradient in zip(group, gradients, strict=True)}
+        return found
+
+    def _client(self, node: int, share: float) -> tuple[Site, TokenisedExamples]:
+        """A client and its examples of the rounds, found once for a run."""
+        if node not in self._clients:
+            site = Site.of(self._contexts[node])
+            self._clients[node] = (site, site.examples(site.model(), share)[1])
+        return self._clients[node]
+
+
+def _stacked(batches: list[TokenisedExamples]) -> tuple[Tensor, Tensor]:
+    """Batches of one size as ``[groups, sequences, length]``, and where each label begins and ends."""
+    width = max(batch.input_ids.shape[1] for batch in batches)
+    tokens = torch.stack([pad(batch.input_ids, (0, width - batch.input_ids.shape[1])) for batch in batches])
+    labelled = torch.stack([pad(batch.labels != IGNORED, (0, width - batch.labels.shape[1])) for batch in batches])
+    begins = labelled.int().argmax(-1)
+    return tokens, torch.stack((begins, begins + labelled.sum(-1)), -1)
+
+
+@contextmanager
+def _given(gradients: dict[int, Tensor]) -> Iterator[None]:
+    """Let the client's handler find its gradient here; one that is not here is computed by it as ever."""
+    shipped_gradient = shipped.gradient_of
+
+    def found(asked: Asked, examples: TokenisedExamples) -> Tensor:
+        known = gradients.pop(asked.site.partition, None)
+        return shipped_gradient(asked, examples) if known is None else known
+
+    with patch.object(shipped, "gradient_of", found):
+        yield

@@ -1,0 +1,58 @@
+"""What ``dr-encoder run`` prints when a run has ended."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from server_app.results.units import bytes_against_lora, clock, show
+
+
+def summary_of(folder: Path, seconds: float) -> str:
+    """The figures of the finished run in ``folder``, and everything that qualifies them; ``seconds`` it took in all."""
+    report: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    outcome, privacy, wire = report["outcome"], report["privacy"], report["communication"]
+    lines = ["", f"Done in {clock(seconds)} ({outcome['stopped_because']}).", *_scores(outcome), *_epsilons(privacy)]
+    up, plain = wire["bytes_up_per_client_round"], wire["bytes_up_per_client_round_plain_lora"]
+    lines += [
+        f"  up per client and round      {bytes_against_lora(up, plain)}",
+        f"  results                      {folder} (report.md, plots, adapter/)",
+        *_caveats(report),
+    ]
+    return "\n".join(lines)
+
+
+def _scores(outcome: dict[str, Any]) -> list[str]:
+    base, final = outcome["base"], outcome["final"]
+    lines = []
+    if "accuracy" in final:
+        lines.append(f"  accuracy on held-out facts   {base['accuracy']:.1%} -> {final['accuracy']:.1%}")
+    if final:
+        lines.append(f"  held-out loss                {base['loss']:.3f} -> {final['loss']:.3f}")
+    return lines
+
+
+def _epsilons(privacy: dict[str, Any]) -> list[str]:
+    released, server = privacy["released_model"], privacy["one_client_against_server"]
+    unclaimed = f" (nothing is claimed: {server['not_claimed_because']})" if server["not_claimed_because"] else ""
+    return [
+        f"  epsilon, released model      {show(released['epsilon'])} at delta {released['delta']:g}, end to end; "
+        f"assumes: {released['assumes']}",
+        f"  epsilon, client v. server    {show(server['epsilon'])}{unclaimed}",
+    ]
+
+
+def _caveats(report: dict[str, Any]) -> list[str]:
+    outcome, privacy = report["outcome"], report["privacy"]
+    lines = []
+    if privacy["released_model"]["cross_check"].get("agrees") is False:
+        lines.append("  THE TWO ACCOUNTANTS DISAGREE on that epsilon: see report.md before you rely on it")
+    if report["run"]["control"] != "none":
+        lines.append(f"  CONTROL RUN, not a result: server.control = {report['run']['control']}")
+    lines += [f"  WARNING: {text}" for text in (outcome["warning"], outcome["shortage_warning"]) if text]
+    if privacy["not_private_because"]:
+        lines.append(f"  NOT PRIVATE end to end: {privacy['not_private_because']}")
+    if privacy["printed"]:
+        lines.append(f"  the paper would claim        {privacy['printed']['claimed_epsilon']:.3f}: see report.md")
+    if privacy["insecure_noise"]:
+        lines.append("  INSECURE test noise: no epsilon above holds")
+    return lines

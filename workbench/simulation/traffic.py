@@ -1,0 +1,106 @@
+"""Flower's own count of a run's bytes beside this app's: asked for after the run, since Flower counts to its end.
+
+The realised totals tell how large the cohorts were, or how many of them answered. So they go into server-private files:
+``traffic.json``, and ``report.json`` where no guarantee rests on secret cohorts; never into ``report.md``.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from server_app.errors import CommandError
+from server_app.log import read_events
+from server_app.privacy.ledger import Ledger
+from server_app.results.folder import RunFolder
+from server_app.results.units import data_size
+from workbench.simulation.flower_cli import FlowerCommandError, listed_run
+
+
+class TrafficError(CommandError):
+    """The folder is of no finished run, or Flower does not know the run; the message says which."""
+
+
+def flower_runs(folder: RunFolder) -> list[int]:
+    """Flower's ids of the run in a folder: the first, and one for each time that it was resumed."""
+    told = read_events(folder.events)
+    return [event["run"] for event in told if event["event"] in {"run_started", "run_resumed"} and event["run"]]
+
+
+def ask_for_all(runs: Sequence[int], connection: str) -> dict[int, dict[str, int]]:
+    """``network-traffic`` of each run as ``flwr ls`` tells it (bytes), without those that Flower has forgotten.
+
+    ``TrafficError`` when it knows none.
+    """
+    found: dict[int, dict[str, int]] = {}
+    reason = ""
+    for run in runs:
+        try:
+            found[run] = dict(listed_run(connection, run)["network-traffic"])
+        except FlowerCommandError as error:
+            reason = str(error)
+    if not found:
+        raise TrafficError(reason)
+    return found
+
+
+def add_traffic(folder: RunFolder, traffic: Mapping[int, Mapping[str, int]]) -> dict[str, Any]:
+    """Write ``traffic.json`` from Flower's ``network-traffic`` by run id, and ``communication.flower`` of the report.
+
+    What an earlier call has written of other runs is kept. Returns the content of ``traffic.json``. Raises
+    ``TrafficError`` when the folder has no report, that is when the run has not ended.
+    """
+    path = folder.path / "report.json"
+    if not path.is_file():
+        raise TrafficError(f"{folder.path}: no report.json; give the results folder of a run that has ended")
+    report = json.loads(path.read_text(encoding="utf-8"))
+    found = _count(folder, traffic)
+    folder.write_json("traffic.json", found)
+    if _may_be_told(folder, report):
+        report["communication"]["flower"] = {key: found[key] for key in ("inbound_bytes", "outbound_bytes")}
+        folder.write_json("report.json", report)
+    return found
+
+
+def describe(found: Mapping[str, Any]) -> str:
+    """One sentence of both counts."""
+    lacks = f"; of {len(found['runs_not_counted'])} more run(s) Flower's count is not known"
+    return (
+        f"{data_size(found['inbound_bytes'])} from the SuperNodes and {data_size(found['outbound_bytes'])} to them; "
+        f"the records of this app alone: {data_size(found['records_up_bytes'])} up, "
+        f"{data_size(found['records_down_bytes'])} down{lacks if found['runs_not_counted'] else ''}"
+    )
+
+
+def _count(folder: RunFolder, traffic: Mapping[int, Mapping[str, int]]) -> dict[str, Any]:
+    path = folder.path / "traffic.json"
+    runs: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else {}
+    for run, bytes_of in traffic.items():
+        runs[str(run)] = {way: bytes_of[f"{way}-bytes"] for way in ("inbound", "outbound")}
+    up, down = _records(folder)
+    return {
+        "inbound_bytes": sum(run["inbound"] for run in runs.values()),
+        "outbound_bytes": sum(run["outbound"] for run in runs.values()),
+        "records_up_bytes": up,
+        "records_down_bytes": down,
+        "runs": runs,
+        "runs_not_counted": [run for run in flower_runs(folder) if str(run) not in runs],
+    }
+
+
+def _records(folder: RunFolder) -> tuple[int, int]:
+    """Serialised bytes of all valid replies and of all instructions, every round and stage 1."""
+    rows = folder.read_metrics()
+    up, down = (sum(row.get(key, 0) for row in rows) for key in ("bytes_up", "bytes_down"))
+    one = json.loads((folder.path / "report.json").read_text(encoding="utf-8"))["strategy"].get("stage_1")
+    asked = [event for event in read_events(folder.events) if event["event"] == "stage_one_answered"]
+    if one and asked:
+        up += asked[-1]["answered"] * one["bytes_up_per_client"]
+        down += asked[-1]["asked"] * one["bytes_down_per_client"]
+    return int(up), int(down)
+
+
+def _may_be_told(folder: RunFolder, report: Mapping[str, Any]) -> bool:
+    """Whether no guarantee rests on the sizes of the cohorts: none is given, or nothing is amplified by sampling."""
+    if report["privacy"]["released_model"]["epsilon"] == "inf":
+        return True
+    return all(charge.sampling_rate == 1 for charge in Ledger(folder.ledger).charges)
