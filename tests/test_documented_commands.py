@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from common.config import RunConfig
 from server_app.strategies import STRATEGIES
 from tests.support.documented_commands import PRESETS, Documented, in_pages, in_presets
-from workbench.cli.compare import app
+from workbench.cli.main import app
 from workbench.cli.overrides import parse_override
 from workbench.cli.unread_keys import refuse_unread
 from workbench.compare.wish import Entry, read_changes

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from workbench.cli.compare import app
+from workbench.cli.main import app
 from workbench.compare import session
 
 runner = CliRunner()

@@ -11,6 +11,7 @@ from server_app.results.checkpoints import load_checkpoint
 from server_app.results.resuming import why_not_resumable
 from tests.server_app.interrupted_runs import LAST, write_checkpoint, write_interrupted
 from workbench.cli import main as cli
+from workbench.cli import run as run_command
 
 runner = CliRunner()
 
@@ -42,7 +43,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_a_damaged_checkpoint_is_told_with_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], object], said: str
 ) -> None:
-    monkeypatch.setattr(cli, "launch", lambda *_: pytest.fail("the engine was started"))
+    monkeypatch.setattr(run_command, "launch", lambda *_: pytest.fail("the engine was started"))
     run = write_interrupted(tmp_path / "mine")
     damage(run / "checkpoint" / LAST)
     result = runner.invoke(cli.app, ["run", "--resume", str(run)])

@@ -15,6 +15,7 @@ from server_app.results.checkpoints import mark_ended
 from tests.server_app.interrupted_runs import write_interrupted
 from tests.support.layouts import write_model
 from workbench.cli import main as cli
+from workbench.cli import run as run_command
 
 runner = CliRunner()
 ROWS = [{"prompt": f"p{i}", "completion": f"c{i}", "group": f"g{i % 3}"} for i in range(6)]
@@ -26,7 +27,7 @@ def _no_launch(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         pytest.fail("Flower was started")
 
-    monkeypatch.setattr(cli, "launch", refuse)
+    monkeypatch.setattr(run_command, "launch", refuse)
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
         configs.append(config)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "launch", interrupt)
+    monkeypatch.setattr(run_command, "launch", interrupt)
     return configs
 
 
@@ -305,7 +306,7 @@ def test_an_interrupt_after_the_end_does_not_offer_to_continue(tmp_path: Path, m
         mark_ended(run / "checkpoint")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "launch", finish)
+    monkeypatch.setattr(run_command, "launch", finish)
     result = runner.invoke(cli.app, ["run", "--resume", str(run)])
     assert result.exit_code == 130
     assert "stopped" in result.output
@@ -316,7 +317,7 @@ def test_an_interrupt_before_there_is_a_folder_is_no_traceback(monkeypatch: pyte
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_configure", interrupt)
+    monkeypatch.setattr(run_command, "_configure", interrupt)
     result = runner.invoke(cli.app, ["run"])
     assert (result.exit_code, result.output.strip()) == (130, "stopped")
 

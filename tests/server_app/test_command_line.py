@@ -97,7 +97,7 @@ def test_without_a_command_the_help_is_shown() -> None:
 
 
 def test_help_names_the_presets_and_the_least_number_of_trials(monkeypatch: pytest.MonkeyPatch) -> None:
-    from workbench.cli.compare import app  # noqa: PLC0415 - the whole program
+    from workbench.cli.main import app  # noqa: PLC0415 - the whole program
 
     monkeypatch.setenv("COLUMNS", "200")
     assert "fedlpp-cross-silo" in runner.invoke(app, ["run", "--help"]).output

@@ -14,6 +14,7 @@ from server_app.strategies import recipe_of
 from tests.server_app.strategy_runs import VARIANTS
 from tests.support.tiny import CLIENTS, Files, planned, tiny_config, tiny_grid, tiny_strategy
 from workbench.cli import main as cli
+from workbench.cli import run as run_command
 
 CONV: dict[str, Any] = {"codec.kind": "conv", "codec.depth": 3}
 ONLY = r"codec\.size = 64 with codec\.kind = 'conv'; allowed: 400, or 0 for it"
@@ -68,7 +69,7 @@ def test_what_is_planned_is_what_is_prepared(
 
 @pytest.mark.parametrize("command", ["run", "plan"])
 def test_the_command_line_refuses_it_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
-    monkeypatch.setattr(cli, "launch", lambda *_, **__: pytest.fail("a run was started"), raising=False)
+    monkeypatch.setattr(run_command, "launch", lambda *_, **__: pytest.fail("a run was started"), raising=False)
     options = ["--set", "codec.kind=conv", "--set", f"output.dir={tmp_path / 'out'}"]
     result = CliRunner().invoke(cli.app, [command, *(options if command == "run" else options[:2])])
     assert result.exit_code == 1

@@ -17,6 +17,7 @@ from server_app.results.units import TRACEBACK
 from tests.server_app.flwr_program import write_flwr
 from tests.server_app.interrupted_runs import write_checkpoint, write_interrupted
 from workbench.cli import main as cli
+from workbench.cli import run as run_command
 from workbench.cli.overrides import parse_override
 from workbench.simulation import launcher
 from workbench.simulation.flower_cli import ask_flower
@@ -78,7 +79,7 @@ def test_paths_are_made_absolute_because_flower_runs_elsewhere(tmp_path: Path, m
         (tmp_path / name).touch()
     (tmp_path / "model").mkdir()
     overrides = ["data.name=own.jsonl", "data.evaluation=held-out.csv", "model.name=model", "output.name=mine"]
-    config = cli._configure("demo", overrides, None)
+    config = run_command._configure("demo", overrides, None)
     assert config.data.name == str(tmp_path / "own.jsonl")
     assert config.data.evaluation == str(tmp_path / "held-out.csv")
     assert config.model.name == str(tmp_path / "model")
@@ -86,13 +87,13 @@ def test_paths_are_made_absolute_because_flower_runs_elsewhere(tmp_path: Path, m
 
 
 def test_overrides_win_over_the_preset() -> None:
-    assert cli._configure("demo", ["federation.num-clients=5"], None).federation.num_clients == 5
+    assert run_command._configure("demo", ["federation.num-clients=5"], None).federation.num_clients == 5
 
 
 def test_resume_takes_the_configuration_and_the_place_of_the_run(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     write_interrupted(folder)
-    config = cli._configure("demo", [], folder)
+    config = run_command._configure("demo", [], folder)
     assert (config.seed, config.resume) == (77, str(folder))
     assert (config.output.dir, config.output.name) == (str(tmp_path), "mine")
 
@@ -103,7 +104,7 @@ class Launched:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, outcome: BaseException | None = None) -> None:
         self.calls: list[tuple[RunConfig, int, Resources]] = []
         self._outcome = outcome
-        monkeypatch.setattr(cli, "launch", self)
+        monkeypatch.setattr(run_command, "launch", self)
 
     def __call__(self, config: RunConfig, clients: int, resources: Resources, log: Any) -> None:
         self.calls.append((config, clients, resources))
@@ -218,7 +219,7 @@ def test_an_interrupt_says_how_to_continue_where_that_is_possible(
             (tmp_path / "x" / "checkpoint" / name).touch()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "launch", interrupt)
+    monkeypatch.setattr(run_command, "launch", interrupt)
     result = runner.invoke(cli.app, options(tmp_path))
     assert result.exit_code == 130
     assert (f"dr-encoder run --resume {tmp_path / 'x'}" in result.output) == (saved == {"latest"})

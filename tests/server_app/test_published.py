@@ -29,8 +29,8 @@ from server_app.results.model_card import model_card
 from server_app.results.published_names import public_name
 from tests.server_app.strategy_runs import faulty
 from tests.support.tiny import Files, run_tiny, tiny_config, tiny_grid, write_files
-from workbench.cli import main as cli
-from workbench.cli.compare import app
+from workbench.cli import keys as keys_command
+from workbench.cli.main import app
 from workbench.deployment.certificates import make_certificates, make_node_key
 from workbench.deployment.processes import Processes
 
@@ -200,7 +200,7 @@ def test_the_command_line_writes_private_files_and_sets_the_umask_back(monkeypat
         found.append(os.umask(0o077))
         return ""
 
-    monkeypatch.setattr(cli, "keys_markdown", look)
+    monkeypatch.setattr(keys_command, "keys_markdown", look)
     with umask(0o022):
         assert CliRunner().invoke(app, ["keys"]).exit_code == 0
         assert os.umask(0o022) == 0o022

@@ -11,6 +11,7 @@ from common.config import ONLY_IF, ConfigError, RunConfig
 from server_app.strategies import OPTIONAL_SECTIONS, STRATEGIES
 from tests.support.tiny import Files, final_adapter, run_tiny, tiny_config
 from workbench.cli import main as cli
+from workbench.cli import run as run_command
 from workbench.cli.unread_keys import refuse_unread, unread, unread_warning
 from workbench.simulation.launcher import preset_names, read_preset
 
@@ -74,7 +75,7 @@ def test_a_typed_key_without_effect_is_refused_and_one_of_a_file_is_told(
         ConfigError, match=r"--set codec\.size=64: no effect, for strategy lora does not read codec\.\*"
     ):
         refuse_unread(RunConfig.parse({"strategy.name": "lora"}), {"codec.size": 64, "seed": 3})
-    monkeypatch.setattr(cli, "launch", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(run_command, "launch", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     path = tmp_path / "own.toml"
     path.write_text('[strategy]\nname = "lora"\n[codec]\nsize = 64\nrefresh-every = 1\n')
     result = CliRunner().invoke(cli.app, ["run", "--preset", str(path), "--set", f"output.dir={tmp_path}"])

@@ -203,7 +203,7 @@ def command_lines() -> list[tuple[list[str], str]]:
 
 def fault(words: list[str], said: str, folder: Path) -> str:
     """What is wrong with the program's answer to a wrong command line, or ``""``."""
-    from workbench.cli.compare import app  # noqa: PLC0415 - so that what it imports is seen
+    from workbench.cli.main import app  # noqa: PLC0415 - so that what it imports is seen
 
     result = CliRunner().invoke(app, [word.replace("{}", str(folder)) for word in words])
     output = result.output

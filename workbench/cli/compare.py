@@ -1,4 +1,4 @@
-"""``dr-encoder compare``, and with it the whole ``dr-encoder`` command; ``workbench.cli.main`` has the other parts."""
+"""``dr-encoder compare``."""
 
 import json
 import shlex
@@ -9,18 +9,13 @@ from typing import Annotated
 import typer
 
 from server_app.results.tracking import watched
-from server_app.results.units import count, use_utf8
-from workbench.cli.check_site import check_site
-from workbench.cli.main import app
+from server_app.results.units import count
 from workbench.compare.folder import PAGE, check_folder
 from workbench.compare.tuning import FIRST
 from workbench.compare.wish import Wish, check_wish, read_changes, read_epsilons, refuse_without_effect
 from workbench.simulation.launcher import read_preset
 
-app.command()(check_site)
 
-
-@app.command()
 def compare(
     strategies: Annotated[
         str, typer.Option(help="comma-separated names; name+key=value+key=value gives one its own keys")
@@ -84,13 +79,3 @@ def compare(
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def main() -> None:
-    """The program ``dr-encoder``."""
-    use_utf8()
-    app()
-
-
-if __name__ == "__main__":
-    main()

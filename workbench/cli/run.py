@@ -1,0 +1,181 @@
+"""``dr-encoder run``: everything that can be checked first, from cheap to dear, then the real ``flwr run``."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from common.config import SELF_GENERATED, TEMPLATE, ConfigError, RunConfig, Scalar, names_a_file
+from common.privacy.delta import check_delta
+from server_app.results.output_place import check_output
+from server_app.results.resuming import why_not_resumable
+from server_app.results.tensorboard import check_tensorboard
+from server_app.results.tracking import watched
+from server_app.strategies import check_strategy_name
+from workbench.cli.overrides import parse_overrides
+from workbench.cli.unread_keys import refuse_unread, unread_warning
+from workbench.planning.model_directory import check_directory
+from workbench.simulation.launcher import Resources, launch, preset_names, read_preset, read_resumed
+from workbench.simulation.run_summary import summary_of
+
+_SIMULATED_CLIENTS = 10  # when neither the preset nor the user says how many
+
+
+def run(
+    preset: Annotated[
+        str, typer.Option(help=f"a preset ({', '.join(preset_names())}), or a TOML file: a run's config.toml, say")
+    ] = "demo",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="key=value on top of the preset, in TOML syntax; repeatable; dr-encoder keys lists them"
+        ),
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="continue the interrupted run in this results folder")] = None,
+    cpus: Annotated[int, typer.Option(help="CPU cores for simulated clients", min=1)] = 2,
+    cpus_per_client: Annotated[int, typer.Option(help="CPU cores that one client at a time occupies", min=1)] = 1,
+    gpus_per_client: Annotated[float, typer.Option(help="GPU share of one simulated client", min=0)] = 0.0,
+) -> None:
+    """Simulate a federation with the real flwr run; ends non-zero when the run did not complete."""
+    started = time.monotonic()
+    folder = Path()
+    try:
+        config = _configure(preset, overrides or [], resume)
+        clients = config.federation.num_clients or _SIMULATED_CLIENTS
+        _check(config, clients)
+        _warn_of_idle_gpus(config, gpus_per_client)
+        folder = Path(config.output.dir) / config.output.name
+        log_path = folder.parent / f"{folder.name}.flower.log"
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        typer.echo(f"starting Flower's simulation engine (about 20 s; its log: {log_path})")
+        with log_path.open("a" if config.resume else "w", encoding="utf-8") as log:  # a new run begins a new log
+            launch(config, clients, Resources(cpus, cpus_per_client, gpus_per_client), log)
+    except KeyboardInterrupt:
+        hint = _how_to_go_on(folder)
+        typer.secho(f"\nstopped{hint}", err=True)
+        raise typer.Exit(130) from None
+    typer.echo(summary_of(folder, time.monotonic() - started))
+
+
+def _configure(preset: str, overrides: list[str], resume: Path | None) -> RunConfig:
+    """The preset with the changes on top, checked as far as can be without a library; with absolute paths.
+
+    Absolute, since Flower runs elsewhere.
+    """
+    changes = parse_overrides(overrides)
+    key = str(changes.pop("resume", ""))
+    flat: dict[str, Scalar] = {} if resume or key else read_preset(preset)
+    wanted = str(resume or key or flat.pop("resume", ""))
+    folder = Path(wanted).resolve() if wanted else None
+    saved = read_resumed(folder) if folder else {}
+    config = RunConfig.parse(saved | flat | changes)
+    check_strategy_name(config.strategy.name)
+    refuse_unread(config, changes)
+    _warn(unread_warning(config, flat))
+    check_output(config) if folder is None else _check_resumable(folder)
+    config = RunConfig.parse(config.flat() | _absolute(config) | _place(config, folder))
+    config.check_files()
+    check_tensorboard(config)
+    _check_is_there(config.data.name)
+    return config
+
+
+def _check_resumable(folder: Path) -> None:
+    why = why_not_resumable(folder)
+    if why:
+        raise ConfigError(f'resume = "{folder}": {why}')
+
+
+def _place(config: RunConfig, resumed: Path | None) -> dict[str, Scalar]:
+    if resumed:
+        return {"output.dir": str(resumed.parent), "output.name": resumed.name, "resume": str(resumed)}
+    return {"output.dir": str(Path(config.output.dir).resolve()), "output.name": config.folder_name(), "resume": ""}
+
+
+def _absolute(config: RunConfig) -> dict[str, Scalar]:
+    absolute: dict[str, Scalar] = {}
+    for key in ("data.evaluation", "public-prior.prompts", "public-prior.slots"):
+        named = str(config.flat()[key])
+        if named not in ("", SELF_GENERATED, TEMPLATE) and (names_a_file(named) or Path(named).exists()):
+            absolute[key] = str(Path(named).resolve())
+    if config.data.name != "demo" and Path(config.data.name).exists():
+        absolute["data.name"] = str(Path(config.data.name).resolve())
+    if config.model.name != "demo" and Path(config.model.name).is_dir():
+        absolute["model.name"] = str(Path(config.model.name).resolve())
+    return absolute
+
+
+def _check(config: RunConfig, clients: int) -> None:
+    """Refuse what the ServerApp or a client would refuse half a minute later; the dearest look comes last."""
+    check_directory(config.model.name)
+    _check_delta(config.privacy.delta, clients)
+    with watched("checking the model and the data"):
+        from common.model.base import device_of  # noqa: PLC0415 - torch, which a refusal above does not wait for
+        from workbench.planning.local_model import check_known_codec, check_local_model  # noqa: PLC0415
+
+        device_of(config.model)
+        check_local_model(config)
+        check_known_codec(config)
+        _check_data(config, clients)
+
+
+def _how_to_go_on(folder: Path) -> str:
+    """What a person who has stopped a run may do; the log of one that never began goes."""
+    if not folder.name:  # stopped before it had one
+        return ""
+    if not folder.is_dir():
+        (folder.parent / f"{folder.name}.flower.log").unlink(missing_ok=True)
+        return ""
+    return "; " + (why_not_resumable(folder) or f"continue with: dr-encoder run --resume {folder}")
+
+
+def _check_is_there(name: str) -> None:
+    if names_a_file(name) and not Path(name).exists():
+        raise ConfigError(
+            f'data.name = "{name}": no such file or directory; give "demo", a JSONL, CSV or Parquet file, a directory '
+            "or a hub id"
+        )
+
+
+def _check_delta(delta: float, clients: int) -> None:
+    if not delta:
+        return
+    try:
+        check_delta(delta, clients)
+    except ValueError as error:
+        raise ConfigError(f"privacy.delta = {delta:g}: {error}; 0 = 1/(10 M)") from None
+
+
+def _warn_of_idle_gpus(config: RunConfig, gpus_per_client: float) -> None:
+    """Ray hides every card from a client that asked for none, and ``auto`` then means the CPU."""
+    import torch  # noqa: PLC0415 - which `keys` need not wait for
+
+    if config.model.name != "demo" and not gpus_per_client and torch.cuda.is_available():
+        _warn(
+            "--gpus-per-client is 0, so simulated clients train on the CPU though this machine has a GPU; dr-encoder "
+            "plan prints the share for each card"
+        )
+
+
+def _warn(text: str) -> None:
+    if text:
+        typer.secho(f"warning: {text}", fg=typer.colors.YELLOW, err=True)
+
+
+def _check_data(config: RunConfig, clients: int) -> None:
+    """Read local files, or the demo's examples, as the run will; a hub data set is left to the run."""
+    from common.data import (  # noqa: PLC0415 - seconds, after all else
+        check_evaluation_is_public,
+        evaluation_examples,
+        private_examples,
+    )
+
+    demo = config.data.name == "demo"
+    local, held_out = Path(config.data.name).is_absolute(), Path(config.data.evaluation).is_absolute()
+    if held_out or (demo and not config.data.evaluation):
+        evaluation_examples(config.data, config.seed)
+    if local:
+        private_examples(config.data, 0, clients, config.seed)
+    if held_out and (local or demo):
+        check_evaluation_is_public(config.data, clients, config.seed)
