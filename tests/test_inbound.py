@@ -57,7 +57,8 @@ def config(files: Files) -> RunConfig:
 
 def valid(adapted: AdaptedModel, config: RunConfig, kind: str = TRAIN) -> RecordDict:
     size = ScaleCode.of(adapted.layout, config.statistics).size if kind == STATISTICS else TERMS.size
-    task = Task(1, replace(TERMS, size=size), app_digest())
+    steps = {"steps": 2, "learning_rate": 0.5} if kind == STATISTICS else {}
+    task = Task(1, replace(TERMS, size=size), app_digest(), **steps)
     return pack_instruction(adapted.initial, LinearCodec.of_form(adapted.layout, 64, 1).spec(), task)
 
 
@@ -81,8 +82,9 @@ def test_a_client_meets_a_mutated_instruction_with_a_release_or_a_typed_error(
             outcomes["refused"] += 1
             return
         outcomes["released"] += 1
-        assert RECORD in place.state, "what was released was charged"
-        terms = unpack_instruction(content)[2].terms
+        _, _, task = unpack_instruction(content)
+        assert (RECORD in place.state) is task.sampled, "what was released was charged; cover holds nothing"
+        terms = task.terms
         assert len(reply.content["release"]["values"]) == terms.size * terms.dtype.itemsize  # type: ignore[index]
 
     run(count, mutated(lambda: valid(adapted, config, kind)), check)

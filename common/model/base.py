@@ -25,6 +25,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as hf_logging
 
 from common.config import ConfigError, ModelConfig, names_a_file
 from common.demo.model import load_model as load_demo_model
@@ -33,6 +34,7 @@ from common.model.causal import check_architecture, check_causal
 from common.model.token_ids import begin_ids, leave_ends_open
 from common.model.weights_check import check_loaded, damaged, first_line, load_with_info
 
+hf_logging.disable_progress_bar()  # it would mix into what a command says; who waits for a model is told otherwise
 COMPUTE_DTYPE = torch.bfloat16
 """Quantised weights are multiplied in this dtype (QLoRA)."""
 _TOKENIZER = ("tokenizer*", "vocab*", "*.model", "*.tiktoken")  # files, one of which every tokenizer has
@@ -92,7 +94,7 @@ def _fetch(model: ModelConfig, device: torch.device) -> tuple[PreTrainedModel, P
         return load_demo_model(), load_demo_tokenizer()
     tokenizer = load_tokenizer(model.name)
     try:
-        check_architecture(AutoConfig.from_pretrained(model.name), model.name)
+        check_architecture(AutoConfig.from_pretrained(model.name, trust_remote_code=False), model.name)
         base, info = load_with_info(model.name, **_loading_options(model, device))
     except SafetensorError as error:
         raise ConfigError(damaged(model.name, error)) from error

@@ -120,7 +120,7 @@ class FederatedAdapter(Strategy):
             replies = self.ask(grid, messages, timeout)
             new_arrays, _ = self.aggregate_train(server_round, replies)
             arrays = new_arrays or arrays
-            self.attendance.note(grid, server_round, self._open_question(server_round).cohort, self._replies.silent)
+            self.attendance.note(grid, server_round, self._open_question(server_round).asked, self._replies.silent)
             metrics = self._evaluate(server_round, num_rounds)
             self.hooks.on_round(self.state, self._summarise(server_round, started), metrics)
             self._record(result, server_round, metrics)

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from client_app import check_site as module
+from client_app.site_ledger import create_ledger
 from common.demo.tasks import training_examples
 from tests.support.tiny import write_jsonl
 from workbench.cli.main import app
+from workbench.deployment import site_check as module
 from workbench.deployment.certificates import Certificates, make_certificates
 from workbench.deployment.site_check import Finding, read_run, read_site_env
 
@@ -72,10 +73,13 @@ def check(node_config: str = "", superlink: str = "", authority: str = "") -> di
 def test_a_site_that_is_ready_passes_everything_and_nothing_is_written(
     data: Path, server: Server, tmp_path: Path
 ) -> None:
-    before = sorted(tmp_path.rglob("*"))
     ledger = tmp_path / "ledger.jsonl"
+    create_ledger(ledger)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     found = check(
-        f'data-path="{data}" max-releases=9 ledger-path="{ledger}"', server.address, str(server.files.authority)
+        f'data-path="{data}" max-epsilon=8.0 max-releases=9 ledger-path="{ledger}"',
+        server.address,
+        str(server.files.authority),
     )
     assert {what: finding.passed for what, finding in found.items()} == {
         "node config": True, "limits": True, "data and model": True, "server": True,
@@ -83,22 +87,29 @@ def test_a_site_that_is_ready_passes_everything_and_nothing_is_written(
     assert found["data and model"].text.startswith(f"8 examples from {data}, model demo on ")
     assert "max-releases 9" in found["limits"].text
     assert "valid for 30 days" in found["server"].text or "valid for 29 days" in found["server"].text
-    assert sorted(tmp_path.rglob("*")) == before, "no release, no charge"
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert after == before, "no release, no charge"
 
 
 def test_each_wrong_thing_is_named_and_the_other_checks_go_on(tmp_path: Path, data: Path, server: Server) -> None:
     found = check(f'data-path="{tmp_path}/absent.jsonl" max-releases=1.5', server.address, str(server.files.authority))
     assert {what for what, finding in found.items() if not finding.passed} == {"limits", "data and model"}
     assert "max-releases = 1.5: write a whole number" in found["limits"].text
-    assert "absent.jsonl" in found["data and model"].text
     assert not check("max-releases")["node config"].passed
+    absent = check(f'data-path="{tmp_path}/absent.jsonl" max-epsilon=8.0')["data and model"]
+    assert (absent.passed, "absent.jsonl" in absent.text) == (False, True)
     wrong = write_jsonl(tmp_path / "wrong.jsonl", [{"question": "a", "answer": "b"}])
-    assert "prompt" in check(f'data-path="{wrong}"')["data and model"].text
+    assert '"prompt"' in check(f'data-path="{wrong}" max-epsilon=8.0')["data and model"].text
+    gap = write_jsonl(
+        tmp_path / "gap.jsonl", [{"prompt": "a", "completion": " red"}, {"prompt": "b", "completion": ""}]
+    )
+    assert "row 2" in check(f'data-path="{gap}" max-epsilon=8.0')["data and model"].text
 
 
-def test_a_ledger_that_cannot_be_written_is_found_before_the_first_message(tmp_path: Path, data: Path) -> None:
-    text = check(f'data-path="{data}" ledger-path="{tmp_path}/none/ledger.jsonl"')["limits"].text
-    assert text.startswith(f"ledger-path = {tmp_path}/none/ledger.jsonl: this user may not write")
+def test_a_ledger_that_is_not_there_is_found_before_the_first_message(tmp_path: Path, data: Path) -> None:
+    text = check(f'data-path="{data}" max-epsilon=8.0 ledger-path="{tmp_path}/none/ledger.jsonl"')["limits"].text
+    assert text.startswith(f"ledger-path = {tmp_path}/none/ledger.jsonl: no ledger there")
+    assert "python -m client_app.new_ledger" in text
 
 
 @pytest.mark.parametrize(("ahead", "said"), [(30.0, "30 s behind"), (-30.0, "30 s ahead of"), (1.0, "")])
@@ -128,12 +139,12 @@ def test_a_server_that_cannot_be_asked_is_told(superlink: str) -> None:
 def test_the_unit_s_file_is_read_as_systemd_reads_it() -> None:
     found = read_site_env(ROOT / "systemd" / "site.env")
     assert found["SUPERLINK"] == "fl.example.org:443"
-    assert found["NODE_CONFIG"].startswith('data-path="/srv/dr-encoder/site.jsonl" min-noise')
+    assert found["NODE_CONFIG"].startswith('data-path="/srv/dr-encoder/site.jsonl" max-epsilon=')
 
 
 def test_the_command_ends_with_1_when_anything_failed(data: Path, tmp_path: Path) -> None:
     env, run = tmp_path / "site.env", tmp_path / "run.toml"
-    env.write_text(f"NODE_CONFIG='data-path=\"{data}\"'\n")
+    env.write_text(f"NODE_CONFIG='data-path=\"{data}\" max-epsilon=8.0'\n")
     run.write_text("lora.rank = 2\n")
     runner: Any = CliRunner()
     good = runner.invoke(app, ["check-site", "--site-env", str(env), "--config", str(run)])

@@ -27,7 +27,6 @@ def test_no_client_holds_a_fact_that_is_evaluated(split: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"task": "poetry"}, r'data.task = "poetry": the demo data have elicitation, knowledge'),
         ({"split": "test"}, r'data.split = "test": data.task = "elicitation" has evaluation, validation'),
     ],
 )

@@ -62,7 +62,7 @@ def test_freeze_a_holds_and_b_still_learns(model: ModelConfig) -> None:
 
 def test_the_adapter_folder_holds_the_adapter_alone(model: ModelConfig, tmp_path: Path) -> None:
     adapted = fresh(model, lora(), 5)
-    RunFolder(tmp_path).save_adapter(adapted, adapted.initial + vectors(1, adapted.layout.size, 1)[0])
+    RunFolder(tmp_path).save_adapter(adapted, adapted.initial + vectors(1, adapted.layout.size, 1)[0], "demo")
     assert is_same_base(adapted.model, json.loads((tmp_path / "adapter" / BASE_FILE).read_text())["input_embedding"])
     saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     assert sum(values.numel() for values in saved.values()) == adapted.layout.size == 2 * (VOCABULARY + 5 * WIDTH)

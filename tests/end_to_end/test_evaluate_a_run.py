@@ -16,7 +16,9 @@ CHAT: dict[str, Any] = {"data.format": "mmlu", "data.chat-template": True, "mode
 
 @pytest.fixture
 def files(tmp_path: Path) -> Files:
-    private = [row for subject in ("astronomy", "sociology") for row in mmlu_rows(subject, "ABCD" * 6)]
+    private = [
+        row for subject in ("astronomy", "sociology") for row in mmlu_rows(subject, "ABCD" * 9)[12:]
+    ]  # none is asked below
     public = mmlu_questions().to_list()
     return Files(write_jsonl(tmp_path / "private.jsonl", private), write_jsonl(tmp_path / "public.jsonl", public))
 

@@ -47,7 +47,7 @@ def test_plain_rounds_lower_the_held_out_loss_on_every_layout(
         "lora.target-modules": "auto",
         "data.max-length": 64,
         "num-server-rounds": 2,
-        "server.learning-rate": 0.5,
+        "server.learning-rate": 1.0,
     }
     config = tiny_config(files, tmp_path, changes)
     folder = run_tiny(config)

@@ -16,8 +16,8 @@ def write_checkpoint(run: Path) -> Path:
     """The folder of the last checkpoint of ``run``."""
     folder = run / "checkpoint" / LAST
     folder.mkdir(parents=True)
-    (run / "checkpoint" / LATEST).write_text(LAST)
-    (folder / STATE).write_text(json.dumps(STATE_KEYS))
+    (run / "checkpoint" / LATEST).write_text(LAST, encoding="utf-8")
+    (folder / STATE).write_text(json.dumps(STATE_KEYS), encoding="utf-8")
     header = json.dumps({"adapter": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
     (folder / TENSORS).write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
     return folder
@@ -26,5 +26,5 @@ def write_checkpoint(run: Path) -> Path:
 def write_interrupted(run: Path) -> Path:
     """The same with the configuration of the run."""
     write_checkpoint(run)
-    (run / "config.toml").write_text('seed = 77\n[output]\ndir = "elsewhere"\n')
+    (run / "config.toml").write_text('seed = 77\n[output]\ndir = "elsewhere"\n', encoding="utf-8")
     return run

@@ -349,7 +349,7 @@ def test_the_log_of_a_start_that_failed_stays_only_where_it_tells_more_than_the_
 
     monkeypatch.setattr(launcher, "_launch", fail)
     path = tmp_path / "x.flower.log"
-    with path.open("w") as log, pytest.raises(LaunchError, match="its last error is: ") as caught:
+    with path.open("w") as log, pytest.raises(LaunchError, match="its error is: ") as caught:
         launcher.launch(named(tmp_path), 1, Resources(1), log)
     assert path.exists() is kept is (str(path) in str(caught.value))
 

@@ -122,9 +122,9 @@ def test_the_same_run_elsewhere_later_and_with_others_publishes_the_same_bytes(
     def others(self: RunFolder) -> list[dict[str, Any]]:
         rows = read(self)
         for row in rows[1:]:
-            up, down = (row[f"bytes_{way}"] // max(1, row[of]) for way, of in (("up", "replies"), ("down", "cohort")))
-            row["cohort"], row["replies"] = row["cohort"] + 1, row["replies"] + 1
-            row["bytes_up"], row["bytes_down"] = up * row["replies"], down * row["cohort"]
+            up, down = (row[f"bytes_{way}"] // max(1, row[of]) for way, of in (("up", "answered"), ("down", "asked")))
+            row |= {name: row[name] + 1 for name in ("cohort", "replies", "asked", "answered")}
+            row["bytes_up"], row["bytes_down"] = up * row["answered"], down * row["asked"]
             row |= {"seconds": 77.0, "elapsed": 777.0, "failures": 3, "shortage": "", "failure": "none"}
         return rows
 
@@ -202,7 +202,7 @@ def test_the_command_line_writes_private_files_and_sets_the_umask_back(monkeypat
 
     monkeypatch.setattr(keys_command, "keys_markdown", look)
     with umask(0o022):
-        assert CliRunner().invoke(app, ["keys"]).exit_code == 0
+        assert CliRunner().invoke(app, ["keys", "--markdown"]).exit_code == 0
         assert os.umask(0o022) == 0o022
     assert found == [0o077]
 

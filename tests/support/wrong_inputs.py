@@ -179,16 +179,16 @@ def prepare(folder: Path) -> None:
     for name in ("empty", "broken", "list", "no-json", "no-weights", "adapter", "results/taken"):
         (folder / name).mkdir(parents=True)
     (folder / "model.gguf").write_bytes(b"GGUF")
-    (folder / "broken" / "config.json").write_text("{")
-    (folder / "list" / "config.json").write_text("[]")
+    (folder / "broken" / "config.json").write_text("{", encoding="utf-8")
+    (folder / "list" / "config.json").write_text("[]", encoding="utf-8")
     settings = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj"]}
-    (folder / "no-json" / "adapter_config.json").write_text("{")
+    (folder / "no-json" / "adapter_config.json").write_text("{", encoding="utf-8")
     for name in ("no-weights", "adapter"):
-        (folder / name / "adapter_config.json").write_text(json.dumps(settings))
+        (folder / name / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
     (folder / "adapter" / "adapter_model.safetensors").touch()
     (folder / "latin1.toml").write_bytes('[data]\nname = "Größe.jsonl"\n'.encode("latin-1"))
-    (folder / "cut.toml").write_text("[privacy\nepsilon = 2")
-    (folder / "table.toml").write_text("[privcy]\nepsilon = 2\n")
+    (folder / "cut.toml").write_text("[privacy\nepsilon = 2", encoding="utf-8")
+    (folder / "table.toml").write_text("[privcy]\nepsilon = 2\n", encoding="utf-8")
 
 
 def command_lines() -> list[tuple[list[str], str]]:

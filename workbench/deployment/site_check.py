@@ -100,12 +100,16 @@ def _limits(node: Mapping[str, Any]) -> str:
 
 
 def _check_ledger(path: Path) -> None:
-    """It is opened for appending by the user that runs submitted code: try it as that user."""
-    there = path if path.exists() else path.parent
-    if not os.access(there, os.W_OK):
+    """It must be there, and is opened for appending by the user that runs submitted code: try it as that user."""
+    if not path.exists():
         raise CheckFailed(
-            f"ledger-path = {path}: this user may not write to {there}; check as the superexec's user (sudo -u "
-            "dr-encoder-app), or name a file in a folder of that user's"
+            f"ledger-path = {path}: no ledger there; as the superexec's user make it once: python -m "
+            f"client_app.new_ledger {path}"
+        )
+    if not os.access(path, os.W_OK):
+        raise CheckFailed(
+            f"ledger-path = {path}: this user may not write to it; check as the superexec's user (sudo -u "
+            "dr-encoder-app)"
         )
 
 
@@ -115,6 +119,7 @@ def _data_and_model(node: Mapping[str, Any], run_config: Mapping[str, Any]) -> s
 
     from client_app.local_update import local_update  # noqa: PLC0415
     from client_app.site import Site  # noqa: PLC0415
+    from common.data import load_examples  # noqa: PLC0415
 
     context = Context(
         run_id=0, node_id=0, node_config=dict(node), state=RecordDict(), run_config=dict(run_config), series_id=0
@@ -122,6 +127,7 @@ def _data_and_model(node: Mapping[str, Any], run_config: Mapping[str, Any]) -> s
     site = Site.of(context)
     if site.data is not None:
         site.data.check(site.config, site.config.train)
+        load_examples(site.data.path, site.data.settings(site.config.data))  # names the row that a run would leave out
     adapted = site.model()
     examples, _ = site.examples(adapted, 0.0)
     started = time.monotonic()
