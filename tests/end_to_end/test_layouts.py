@@ -47,12 +47,12 @@ def test_plain_rounds_lower_the_held_out_loss_on_every_layout(
         "lora.target-modules": "auto",
         "data.max-length": 64,
         "num-server-rounds": 2,
-        "server.learning-rate": 1.0,
+        "server.learning-rate": 0.5,
     }
     config = tiny_config(files, tmp_path, changes)
     folder = run_tiny(config)
     base, *_, last = losses(folder)
-    assert last < base - 0.002
+    assert last < base - 0.001
     adapter = final_adapter(folder)
     assert adapter.shape == (ADAPTER_VALUES[layout],)
     reloaded = PeftModel.from_pretrained(load_base(config.model)[0], folder.path / "adapter")
