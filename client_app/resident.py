@@ -27,6 +27,7 @@ from flwr.app import Context, Message
 from flwr.common.serde import context_to_proto, message_to_proto, recorddict_from_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 
+from client_app.node_config import check_data_name
 from client_app.worker_link import PROTOCOL, Letter, WorkerError, check_peer, open_folder, socket_path
 from common.app_digest import app_digest
 
@@ -74,6 +75,7 @@ def padded(quantum: float) -> Iterator[None]:
 
 
 def _answer(message: Message, context: Context) -> Message:
+    check_data_name(context.node_config, str(context.run_config.get("data.name", "")))
     idle = _seconds(context.node_config, IDLE_KEY, DEFAULT_IDLE_SECONDS, "0 for no worker")
     if not idle:
         from client_app.app import app  # noqa: PLC0415 - takes seconds, which the worker saves
