@@ -9,8 +9,8 @@ import pytest
 from flwr.app import Context, RecordDict
 
 from client_app import resident
-from client_app.node_config import KEYS, check_data_name
-from client_app.policy import PolicyRefusal, SitePolicy
+from client_app.node_config import KEYS, PolicyRefusal, check_data_name
+from client_app.policy import SitePolicy
 from common.privacy.mechanism import ReleaseTerms, Trust
 from tests.messages import instruction
 
