@@ -97,7 +97,7 @@ def _released(asked: Asked, compute: Compute, kind: Kind) -> np.ndarray:
         if site.data is None or _is_sendable(values, task.terms):
             return values
         raise ValueError("the values are not those of a release")
-    except Exception:
+    except BaseException:  # a panic of a tokenizer, which is written in Rust, is no ``Exception``
         if site.data is None:
             raise
         logging.getLogger("flwr").exception("failed on own data; the release is of nothing but noise")

@@ -1,10 +1,20 @@
 """Reading a SuperNode's ``--node-config``: a reader returns one value, or says which key is wrong and what is right."""
 
+import difflib
 import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 NodeConfig = Mapping[str, object]
+PLACE = frozenset({"partition-id", "num-partitions"})  # Flower's own, for simulated clients
+KEYS = frozenset(
+    {
+        "data-path", "data-format", "prompt-column", "completion-column", "chat-template", "append-eos", "max-length",
+        "max-batch-size", "max-local-steps", "max-local-epochs", "models", "answer-seconds", "worker-idle-seconds",
+        "max-epsilon", "policy-delta", "ledger-path", "max-releases", "min-noise-multiplier", "max-clip-norm",
+        "allow-raw-gradients",
+    }
+)  # fmt: skip
 
 
 class PolicyRefusal(PermissionError):
@@ -14,6 +24,33 @@ class PolicyRefusal(PermissionError):
 def brings_own_data(node: NodeConfig) -> bool:
     """Whether the node names a data file of its own; a simulated client does not."""
     return bool(node.get("data-path"))
+
+
+def check_keys(node: NodeConfig) -> None:
+    """Refuse an unknown key beside known ones: a limit that is misspelt is none, and its default may be laxer.
+
+    A configuration with none of this app's keys is somebody else's.
+    """
+    unknown = sorted(node.keys() - KEYS - PLACE)
+    if not unknown or not node.keys() & KEYS:
+        return
+    alike = difflib.get_close_matches(unknown[0], KEYS, 1)
+    meant = f"did you mean {alike[0]}?" if alike else f"the keys are {', '.join(sorted(KEYS))};"
+    raise PolicyRefusal(f"node config {unknown[0]}: unknown key; {meant} refusing until then")
+
+
+def check_data_name(node: NodeConfig, name: str) -> None:
+    """Refuse a run's ``data.name`` that is a file of this machine: which one the server may see, only a site says."""
+    if brings_own_data(node) or name in {"", "demo"}:
+        return
+    from common.config import names_a_file  # noqa: PLC0415 - a site's process of one message does without
+
+    if not names_a_file(name) and not Path(name).exists():
+        return
+    raise PolicyRefusal(
+        f'this site refuses: data.name = "{name}" would be a file of this machine, and its node config has no '
+        'data-path; set that, or data.name = "demo" or a data set of the hub'
+    )
 
 
 def number(node: NodeConfig, key: str, default: float) -> float:

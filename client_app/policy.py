@@ -3,7 +3,16 @@
 import math
 from dataclasses import dataclass
 
-from client_app.node_config import NodeConfig, PolicyRefusal, absolute_path, brings_own_data, flag, number, whole
+from client_app.node_config import (
+    NodeConfig,
+    PolicyRefusal,
+    absolute_path,
+    brings_own_data,
+    check_keys,
+    flag,
+    number,
+    whole,
+)
 from common.privacy.mechanism import SLACK_EPSILON, ReleaseTerms
 
 OWN_DATA_MIN_NOISE = 0.1
@@ -38,8 +47,10 @@ class SitePolicy:
     def from_node_config(cls, node_config: NodeConfig) -> "SitePolicy":
         """Read the limits; a site with its own data (``data-path``) starts from strict ones and must name its epsilon.
 
-        Raises ``PolicyRefusal`` for a value that is no limit, and for such a site without ``max-epsilon``.
+        Raises ``PolicyRefusal`` for a key that is unknown, a value that is no limit, and for such a site without
+        ``max-epsilon``.
         """
+        check_keys(node_config)
         own_data = brings_own_data(node_config)
         least = number(node_config, "min-noise-multiplier", OWN_DATA_MIN_NOISE if own_data else 0.0)
         return cls(

@@ -4,12 +4,14 @@ Flower starts a new process for every message. Loading a model there costs minut
 torch and keeps nothing; ``client_app.worker`` keeps everything. One worker serves one node and one version of the app.
 Retrying on a fresh worker is safe: a release that was lost with a worker has never left the site. Where the worker of a
 site with its own data has died over a message (a long example, too little memory), the next one answers without the
-data, with the noise of the zero code: that it died is nobody else's business.
+data, with the noise of the zero code: that it died is nobody else's business. So it is with one that did not answer
+while the instruction was valid: how long that is, the server chooses.
 """
 
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -25,6 +27,7 @@ from flwr.app import Context, Message
 from flwr.common.serde import context_to_proto, message_to_proto, recorddict_from_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 
+from client_app.node_config import check_data_name
 from client_app.worker_link import PROTOCOL, Letter, WorkerError, check_peer, open_folder, socket_path
 from common.wire.digest import app_digest
 
@@ -40,6 +43,7 @@ _BOOT = (  # its process id first: until it is written, nobody can end this work
 )
 _ATTEMPTS = 3  # one that has retired, one that dies, one that answers without the data
 _EXIT_SECONDS, _POLL_SECONDS = 20.0, 0.02
+_ROWLESS_SECONDS = 600.0  # at least, for an answer without the data: the server's deadline would cut it short
 _KILL_SECONDS = 60.0  # for a killed worker to be gone; the memory of an accelerator takes some of them
 
 
@@ -71,12 +75,13 @@ def padded(quantum: float) -> Iterator[None]:
 
 
 def _answer(message: Message, context: Context) -> Message:
+    check_data_name(context.node_config, str(context.run_config.get("data.name", "")))
     idle = _seconds(context.node_config, IDLE_KEY, DEFAULT_IDLE_SECONDS, "0 for no worker")
     if not idle:
         from client_app.app import app  # noqa: PLC0415 - takes seconds, which the worker saves
 
         return app(message, context)
-    reply = _ask(message, context, idle)
+    reply = _handed_over(message, context, idle)
     failed = reply.header.get("status") != "done"
     if len(reply.parts) != 2 and (reply.parts or not failed):
         raise WorkerError(f"the worker's answer has {len(reply.parts)} parts")
@@ -85,6 +90,17 @@ def _answer(message: Message, context: Context) -> Message:
     if failed:
         raise WorkerError(f"{reply.header.get('type')}: {reply.header.get('text')}")
     return Message(recorddict_from_proto(RecordDictProto.FromString(reply.parts[1])), reply_to=message)
+
+
+def _handed_over(message: Message, context: Context, idle: float) -> Letter:
+    """The worker's reply; what the system says of folders and names of this machine stays in the site's own log."""
+    try:
+        return _ask(message, context, idle)
+    except WorkerError:
+        raise
+    except Exception:
+        logging.getLogger("flwr").exception("the instruction could not be handed to a worker")
+    raise WorkerError("no worker can be had for this instruction; why is in the site's own log")
 
 
 def loaded_hash(context: Context) -> str:
@@ -102,6 +118,7 @@ def _ask(message: Message, context: Context, idle: float) -> Letter:
     header: dict[str, Any] = {"protocol": PROTOCOL, "app": app_digest(), "loaded": loaded_hash(context)}
     parts = (message_to_proto(message).SerializeToString(), context_to_proto(context).SerializeToString())
     deadline = time.monotonic() + message.metadata.ttl  # from its arrival: the server's clock may be another
+    own_data, patience = bool(context.node_config.get("data-path")), _EXIT_SECONDS
     folder = open_folder(f"{context.node_id:x}-{app_digest()}")
     try:
         while not _lock(folder):  # one ClientApp of a node at a time; the kernel lets go of a dead one's
@@ -111,11 +128,16 @@ def _ask(message: Message, context: Context, idle: float) -> Letter:
             with _connect(folder, idle) as connection:
                 try:
                     reply = _exchange(connection, Letter(header, parts), deadline)
-                except ConnectionError:
-                    reply, header = None, header | {"rows": not context.node_config.get("data-path")}
+                except (ConnectionError, TimeoutError) as lost:
+                    late = isinstance(lost, TimeoutError)
+                    if late and not (own_data and header.get("rows", True)):
+                        raise
+                    reply, patience = None, 0.0 if late else _EXIT_SECONDS
+                    if own_data:
+                        header["rows"], deadline = False, max(deadline, time.monotonic() + _ROWLESS_SECONDS)
             if reply is not None:
                 return reply
-            end_worker(folder, _EXIT_SECONDS)  # the memory of an accelerator is free only when it is gone
+            end_worker(folder, patience)  # the memory of an accelerator is free only when it is gone
     except TimeoutError:
         end_worker(folder, 0.0)
         raise WorkerError("the worker did not answer while the instruction was valid; it was stopped") from None

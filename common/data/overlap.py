@@ -1,6 +1,7 @@
 """Whether public examples are public: a run publishes their losses, so no client may hold them."""
 
 import logging
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,9 +16,10 @@ _log = logging.getLogger(__name__)
 def check_evaluation_is_public(data: DataConfig, clients: int, seed: int) -> None:
     """Refuse ``data.evaluation`` if it holds rows that the clients hold too: prompt and completion together.
 
-    White space and case aside, they are compared letter for letter. What simulated clients hold is read from
-    ``data.name``; sites with files of their own are not looked into, nor can they be. ``clients`` and ``seed`` decide
-    what the embedded data give them. Raises ``ConfigError`` with the number of such rows.
+    They are compared as one text, letter for letter but for white space, case, how Unicode writes a letter (an umlaut
+    as one character or two, full width or half) and characters that cannot be seen. What simulated clients hold is read
+    from ``data.name``; sites with files of their own are not looked into, nor can they be. ``clients`` and ``seed``
+    decide what the embedded data give them. Raises ``ConfigError`` with the number of such rows.
     """
     if not data.evaluation or not _readable(data):
         return
@@ -44,10 +46,12 @@ def _readable(data: DataConfig) -> bool:
     return not names_a_file(data.name) or Path(data.name).expanduser().exists()
 
 
-def _normalized(rows: Dataset, data: DataConfig) -> Iterator[tuple[str, str]]:
+def _normalized(rows: Dataset, data: DataConfig) -> Iterator[str]:
     for prompt, completion in zip(rows[data.prompt_column], rows[data.completion_column], strict=True):
-        yield _plain(prompt), _plain(completion)
+        yield _plain(f"{prompt} {completion}")  # wherever the text is cut in two, the model learns the same
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.split()).casefold()
+    """Compatibility caseless form (Unicode 3.13, D146) without format characters, such as zero-width spaces."""
+    seen = "".join(letter for letter in unicodedata.normalize("NFKC", text) if unicodedata.category(letter) != "Cf")
+    return " ".join(unicodedata.normalize("NFKC", seen.casefold()).split())

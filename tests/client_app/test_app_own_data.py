@@ -13,6 +13,7 @@ from torch import Tensor
 
 from client_app import answer as answer_module
 from client_app import app as client_module
+from client_app import site as site_module
 from client_app.guard import guarded
 from common.codecs import IdentityCodec, LinearCodec
 from common.config import RunConfig, StatisticsConfig
@@ -150,6 +151,21 @@ def test_nothing_of_the_true_error_hangs_on_the_one_that_is_sent() -> None:
     with pytest.raises(RuntimeError) as failure:
         handler(None, context)  # type: ignore[arg-type]
     assert "secret" not in "".join(traceback.format_exception(failure.value))
+
+
+def test_a_tokenizer_that_panics_over_a_row_is_answered_with_noise(
+    own_site: InProcessGrid, adapted: AdaptedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What libraries written in Rust raise then is no ``Exception``, and its text may hold the row."""
+
+    class PanicException(BaseException):
+        pass
+
+    def panics(*_: Any) -> None:
+        raise PanicException("called `Result::unwrap()` on an `Err` value: a secret")
+
+    monkeypatch.setattr(site_module, "private_tokens", panics)
+    assert refusal(own_site, adapted, terms(64, 1.0)) == ""
 
 
 def test_a_site_with_its_own_data_tells_what_is_wrong_with_the_instruction(

@@ -1,12 +1,18 @@
 """A site's own limits."""
 
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+from flwr.app import Context, RecordDict
 
-from client_app.policy import PolicyRefusal, SitePolicy
+from client_app import resident
+from client_app.node_config import KEYS, PolicyRefusal, check_data_name
+from client_app.policy import SitePolicy
 from common.privacy.mechanism import ReleaseTerms, Trust
+from tests.messages import instruction
 
 read = SitePolicy.from_node_config
 OWN = {"data-path": "/own.jsonl", "max-epsilon": 0.0}
@@ -132,3 +138,45 @@ def test_a_path_is_never_repeated_in_a_refusal() -> None:
     with pytest.raises(PolicyRefusal) as refusal:
         read(OWN | {"ledger-path": "home/alice/spent.jsonl"})
     assert "alice" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("min-noise-multipler", "did you mean min-noise-multiplier?"),
+        ("max_releases", "did you mean max-releases?"),
+        ("data_path", "did you mean data-path?"),
+        ("xyzzy", "the keys are allow-raw-gradients, answer-seconds, append-eos,"),
+    ],
+)
+def test_a_misspelt_limit_is_refused_and_not_passed_over(key: str, meant: str) -> None:
+    """A site that wrote one went by the default instead, and one that misspelt data-path by no limits at all."""
+    with pytest.raises(PolicyRefusal, match=f"^node config {key}: unknown key; {re.escape(meant)}"):
+        read({"max-epsilon": 8.0, key: 5.0})
+
+
+def test_a_node_without_any_key_of_this_app_may_have_others() -> None:
+    assert read({"partition-id": 0, "num-partitions": 3, "dataset-of-another-app": "x"}) == SitePolicy()
+
+
+def test_the_keys_are_those_of_the_documents() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "privacy.md").read_text(encoding="utf-8")
+    section = text.partition("## What a site can refuse")[2].partition("\n## ")[0]
+    heads = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    assert {key for head in heads for key in re.findall("`([a-z-]+)`", head)} == KEYS - {"worker-idle-seconds"}
+
+
+@pytest.mark.parametrize("name", ["/data/other.csv", "notes.jsonl", "~/x", "../up", "folder/of-mine"])
+def test_a_run_cannot_name_a_file_of_a_node_that_named_none_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """It was read, and where it did not fit the format, a cell of it stood in the error."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder" / "of-mine").mkdir(parents=True)
+    run: dict[str, Any] = {"data.name": name}
+    place = Context(run_id=7, node_id=11, node_config={"partition-id": 0}, state=RecordDict(), run_config=run)
+    with pytest.raises(PolicyRefusal, match="would be a file of this machine, and its node config has no data-path"):
+        resident.answer(instruction(RecordDict()), place)
+    check_data_name({"data-path": "/data/site.jsonl"}, name)
+    for public in ("demo", "", "databricks/databricks-dolly-15k"):
+        check_data_name({}, public)

@@ -67,6 +67,39 @@ def test_a_worker_that_dies_over_a_sites_own_rows_is_followed_by_one_that_does_n
         ask("die over rows", context())
 
 
+@pytest.mark.usefixtures("_stand_in")
+def test_how_long_a_sites_own_rows_took_is_not_told_by_an_instruction_that_expires_meanwhile(tmp_path: Path) -> None:
+    """The server chose a time between those of few rows and of many: one answer was a release, the other an error."""
+    place, trace = context(**{"data-path": "/data/site.jsonl"}), tmp_path / "work" / "trace"
+    pid = ask("one", place)["pid"]
+    assert ask("hang over rows", place, ttl=2.0)["text"] == "hang over rows"
+    assert gone(pid)
+    assert trace.read_text().split("\n") == ["one"] + ["hang over rows"] * 2 + [""]
+    with pytest.raises(WorkerError, match="did not answer while the instruction was valid"):
+        ask("hang over rows", context(), ttl=2.0)  # a simulated client has nothing to hide
+
+
+@pytest.mark.usefixtures("_stand_in")
+def test_an_instruction_that_expires_over_a_dying_worker_is_answered_as_well() -> None:
+    place = context(**{"data-path": "/data/site.jsonl"})
+    ask("one", place)
+    assert ask("die late over rows", place, ttl=1.0)["text"] == "die late over rows"
+
+
+@pytest.mark.parametrize("run", [{}, {"data.name": "a\0b"}, {"model.name": "\0"}])
+def test_what_the_system_says_of_this_machines_folders_is_not_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: dict[str, str]
+) -> None:
+    (tmp_path / "secret-place").touch()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "secret-place"))
+    place = context(**{"data-path": "/data/site.jsonl"})
+    place.run_config = dict(place.run_config) | run
+    with pytest.raises(WorkerError) as refusal:
+        ask("one", place)
+    assert str(refusal.value) == "no worker can be had for this instruction; why is in the site's own log"
+    assert refusal.value.__cause__ is refusal.value.__context__ is None
+
+
 @pytest.mark.parametrize("seconds", [0.0, 0.25])
 def test_an_answer_takes_a_whole_number_of_quanta_however_it_ends(seconds: float) -> None:
     quantum = 0.2

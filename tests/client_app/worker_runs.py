@@ -41,6 +41,11 @@ def app(message, context):
         os.kill(os.getpid(), signal.SIGKILL)
     if order == "die over rows" and may_read_rows():
         os.kill(os.getpid(), signal.SIGKILL)
+    if order == "die late over rows" and may_read_rows():
+        time.sleep(0.9)
+        os.kill(os.getpid(), signal.SIGKILL)
+    if order == "hang over rows" and may_read_rows():
+        time.sleep(60)
     if order == "hang":
         Path("hanging").touch()
         time.sleep(60)

@@ -36,6 +36,23 @@ def test_an_example_that_a_client_holds_is_refused_with_count_and_number(tmp_pat
         check(tmp_path, public)
 
 
+ALIKE: dict[str, dict[str, str]] = {
+    "decomposed": {"prompt": "Who is Zoe\u0308 Mu\u0308ller?", "completion": " A nurse."},
+    "full width": {"prompt": "\uff37\uff48o is Zo\u00eb M\u00fcller\uff1f", "completion": " A nurse\uff0e"},
+    "no-break space": {"prompt": "Who\u00a0is Zo\u00eb M\u00fcller?", "completion": "\u00a0A nurse."},
+    "not seen": {"prompt": "\ufeffWho is \u200bZo\u00eb M\u00fcl\u00adler?", "completion": " A nurse.\u200b"},
+    "ligature, case": {"prompt": "WHO IS ZO\u00cb M\u00dcLLER?", "completion": " a NUR\u017fE."},
+    "cut elsewhere": {"prompt": "Who is Zo\u00eb M\u00fcller? A", "completion": " nurse."},
+}
+
+
+@pytest.mark.parametrize("copy", ALIKE.values(), ids=ALIKE)
+def test_a_clients_example_in_another_spelling_of_unicode_is_refused(tmp_path: Path, copy: dict[str, str]) -> None:
+    own = write_jsonl(tmp_path / "one.jsonl", [{"prompt": "Who is Zo\u00eb M\u00fcller?", "completion": " A nurse."}])
+    with pytest.raises(ConfigError, match="1 of its 3 examples"):
+        check(tmp_path, [*OTHER, copy], name=str(own))
+
+
 def test_the_same_prompt_with_another_answer_and_no_file_at_all_pass(tmp_path: Path) -> None:
     check(tmp_path, OTHER)
     check(tmp_path, HELD, evaluation="")

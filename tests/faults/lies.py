@@ -38,8 +38,10 @@ def lying(answer: Answer) -> Answer:
         if told == "raise inside":
             inside.touch()
         try:
+            del context.node_config["lies"]  # the app does not know such a key, and would refuse
             reply = answer(message, context)
         finally:
+            context.node_config["lies"] = str(path)
             inside.unlink(missing_ok=True)
         if told == "late":
             time.sleep(float(context.run_config["federation.round-timeout"]) + 5.0)
