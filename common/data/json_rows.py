@@ -56,7 +56,7 @@ def _line_row(number: int, offset: int, line: bytes) -> Row | RowFault:
     except UnicodeDecodeError as error:
         return RowFault(not_utf8(number, offset, error))
     except json.JSONDecodeError as error:
-        return RowFault(f"{place} is not JSON: {error.msg} at column {error.colno}")
+        return RowFault(f"{place} is not JSON: {error.msg.removesuffix(' at')} at column {error.colno}")
     except RecursionError:
         return RowFault(f"{place} is nested too deeply")
     if end < len(text):
@@ -85,7 +85,7 @@ def _array_rows(number: int, offset: int, raw: bytes) -> Iterator[Row | RowFault
         if mark != "]" or _skip(text, position) < len(text):
             raise json.JSONDecodeError("one array of objects is needed, then nothing", text, position - 1)
     except json.JSONDecodeError as error:
-        yield RowFault(f"line {error.lineno} is not JSON: {error.msg} at column {error.colno}")
+        yield RowFault(f"line {error.lineno} is not JSON: {error.msg.removesuffix(' at')} at column {error.colno}")
     except RecursionError:
         yield RowFault(f"element {row + 1} is nested too deeply")
 

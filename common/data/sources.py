@@ -7,6 +7,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from common.config import ConfigError, DataConfig
+from common.data.advice import advice
 from common.data.examples import RowError, examples_of, made_columns, needed_columns
 from common.data.files import KINDS, kind_of, rows_of_file
 from common.data.raw import FileFault, Row, RowFault
@@ -136,14 +137,14 @@ class _Reading:
         if not self._columns:  # no row could be read at all: the first fault says why
             return
         absent = {column: key for column, key in needed_columns(self._data).items() if column not in self._columns}
-        there = ", ".join(self._columns)
+        there, more = ", ".join(self._columns), advice(self._columns, self._path)
         if absent and self._data.format != "columns":
             raise ConfigError(
-                f'data.format = "{self._data.format}": "{self._path}" lacks {", ".join(absent)}; it has {there}. '
-                'For other columns use data.format = "columns"'
+                f'data.format = "{self._data.format}": "{self._path}" lacks {", ".join(absent)}; it has {there}'
+                + (more or '. For other columns use data.format = "columns"')
             )
         for key in absent.values():
-            raise ConfigError(f'{key}: not a column of "{self._path}", which has {there}')
+            raise ConfigError(f'{key}: not a column of "{self._path}", which has {there}{more}')
 
     def _check_every_row_has_choices(self, rows: Dataset) -> None:
         """Scores are of all rows or of none."""

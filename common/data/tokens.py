@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from common.config import ConfigError, DataConfig
-from common.model.token_ids import split_at_word, token_ids
+from common.model.token_ids import empty_ids, split_at_word, token_ids
 
 IGNORED = -100  # label that cross-entropy skips
 
@@ -100,7 +100,8 @@ def tokenise(
 ) -> TokenisedExamples:
     """Tokenise prompt + completion, right-padded; an example over ``max_length`` loses the start of its prompt.
 
-    White space at a prompt's end belongs to the completion. The completion begins at the first token in which the whole
+    White space at a prompt's end belongs to the completion. An empty prompt is the tokenizer's begin-of-text, else its
+    end-of-text. The completion begins at the first token in which the whole
     differs from the prompt alone, so a token that spans both is learned. ``end`` appends the end-of-text token where
     the tokenizer has one; without it there is none, whatever the tokenizer does by itself. ``special`` = false: a chat
     template has written the prompts, with their begin-of-text and their white space. ``questions``: number of every
@@ -112,6 +113,8 @@ def tokenise(
         pairs = [split_at_word(prompt, completion) for prompt, completion in pairs]
     heads = token_ids(tokenizer, [prompt for prompt, _ in pairs], special=special)
     wholes = token_ids(tokenizer, [prompt + completion for prompt, completion in pairs], special=special)
+    if special:
+        wholes = _opened(heads, wholes, empty_ids(tokenizer))
     starts = [_shared(head, whole) for head, whole in zip(heads, wholes, strict=True)]
     if questions is not None:
         starts = _earliest(starts, questions)
@@ -141,6 +144,12 @@ def _padded(spans: Sequence[tuple[Sequence[int], int]], pad: int | None) -> Toke
         mask[index, : len(row)] = 1
         labels[index, start : len(row)] = torch.tensor(row[start:])
     return TokenisedExamples(input_ids, mask, labels)
+
+
+def _opened(heads: Sequence[list[int]], wholes: Sequence[list[int]], empty: list[int]) -> list[list[int]]:
+    """Every whole, behind what stands for an empty prompt where the prompt is that: its first token is learned too."""
+    bare = [head == empty and whole[: len(empty)] != empty for head, whole in zip(heads, wholes, strict=True)]
+    return [empty + whole if missing else whole for whole, missing in zip(wholes, bare, strict=True)]
 
 
 def _earliest(starts: Sequence[int], questions: Sequence[int]) -> list[int]:

@@ -9,19 +9,43 @@ from collections.abc import Sequence
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from common.config import ConfigError
+
 _PROBE = "a"
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, special: bool = True) -> list[list[int]]:
     """The tokens of every text, behind the tokenizer's begin tokens where ``special``, and never an added end token.
 
-    A text in which the begin tokens are written gets no second ones.
+    A text in which the begin tokens are written gets no second ones. One without any token is ``empty_ids``, for a
+    model says nothing of a first token.
     """
     if not texts:
         return []
     bare: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-    begin = begin_ids(tokenizer) if special else []
-    return [ids if ids[: len(begin)] == begin else begin + ids for ids in bare]
+    begin, empty = (begin_ids(tokenizer), empty_ids(tokenizer)) if special else ([], [])
+    return [(ids if ids[: len(begin)] == begin else begin + ids) or empty for ids in bare]
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, special: bool = True) -> list[list[int]]:
+    """``token_ids`` of texts that a model shall continue. Raises ``ConfigError`` for one that has no token at all."""
+    found = token_ids(tokenizer, texts, special=special)
+    if [] in found:
+        raise ConfigError(
+            f"prompt {found.index([]) + 1} is empty, and the model's tokenizer has no begin-of-text or end-of-text "
+            "token to start from: give it some text"
+        )
+    return found
+
+
+def empty_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What stands for a text without tokens: the begin tokens, else one of begin- or end-of-text, else nothing.
+
+    Tokenizers that begin no text (GPT-2, Qwen) have seen every document behind an end-of-text; the evaluation harness
+    takes the same token (``prefix_token_id``).
+    """
+    starts = (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    return begin_ids(tokenizer) or [start for start in starts if start is not None][:1]
 
 
 def begin_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

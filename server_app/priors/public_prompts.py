@@ -22,7 +22,7 @@ from common.config import (
     slots_of,
 )
 from common.model.adapted import AdaptedModel
-from common.model.token_ids import token_ids
+from common.model.token_ids import prompt_ids, token_ids
 
 _BATCH, _BATCHES = 256, 16
 _LONGEST_REASON = 160  # characters of a library's error that are passed on
@@ -100,7 +100,7 @@ def sample(adapted: AdaptedModel, prompts: Sequence[str], new_tokens: int, seed:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         for start in range(0, len(prompts), _BATCH):
-            rows = token_ids(adapted.tokenizer, prompts[start : start + _BATCH])
+            rows = prompt_ids(adapted.tokenizer, prompts[start : start + _BATCH])
             width = max(map(len, rows))
             ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=adapted.device)
             mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=adapted.device)

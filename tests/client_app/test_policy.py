@@ -12,7 +12,7 @@ from client_app import resident
 from client_app.node_config import KEYS, PolicyRefusal, check_data_name
 from client_app.policy import SitePolicy
 from common.privacy.mechanism import ReleaseTerms, Trust
-from tests.messages import instruction
+from tests.support.messages import instruction
 
 read = SitePolicy.from_node_config
 OWN = {"data-path": "/own.jsonl", "max-epsilon": 0.0}

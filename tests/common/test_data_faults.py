@@ -69,6 +69,38 @@ def test_a_wrapped_array_is_refused_with_what_it_has(tmp_path: Path) -> None:
         load_examples(str(path), DataConfig())
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("own.csv", "prompt;completion\na;b\n", "parted by semicolons: save it with commas"),
+        ("own.csv", "prompt\tcompletion\na\tb\n", "parted by tabs: save it with commas or as .tsv"),
+        ("own.json", '{"data": [{"prompt": "a", "completion": "b"}]}', "A .json file is one array of objects"),
+        ("own.jsonl", '{"messages": [{"role": "user", "content": "a"}]}', r"Chats \(messages\) are not read"),
+        ("own.jsonl", '{"dialogue": "a", "summary": "b"}', 'the columns of data.format = "dialogsum"'),
+        ("own.jsonl", '{"ask": "a", "answer": "b"}', "which has ask, answer$"),
+    ],
+)
+def test_columns_that_are_not_there_bring_the_likely_remedy(tmp_path: Path, name: str, text: str, said: str) -> None:
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"not a column of .*{said}"):
+        load_examples(str(path), DataConfig())
+
+
+def test_the_columns_of_another_format_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+    path.write_text('{"dialogue": "a", "summary": "b"}', encoding="utf-8")
+    with pytest.raises(ConfigError, match=r'These are the columns of data.format = "dialogsum"$'):
+        load_examples(str(path), DataConfig(format="e2e"))
+
+
+def test_json_that_is_cut_off_is_told_once_where(tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+    path.write_text('{"prompt": "a', encoding="utf-8")
+    with pytest.raises(ConfigError, match="line 1 is not JSON: Unterminated string starting at column 12"):
+        load_examples(str(path), DataConfig())
+
+
 def test_a_key_that_some_rows_lack_is_refused_by_the_row(tmp_path: Path) -> None:
     path = tmp_path / "own.jsonl"
     path.write_bytes(b'{"prompt":"a"}\n' + GOOD)

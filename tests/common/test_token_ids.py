@@ -5,8 +5,9 @@ from tokenizers import ByteLevelBPETokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
+from common.config import ConfigError
 from common.data import IGNORED, tokenise
-from common.model.token_ids import begin_ids, leave_ends_open, split_at_word, token_ids
+from common.model.token_ids import begin_ids, leave_ends_open, prompt_ids, split_at_word, token_ids
 
 TEXT = "Question: what is the colour of the house? Answer: green blue"
 
@@ -31,6 +32,30 @@ def test_an_end_token_is_never_added_and_a_begin_token_once(template: str) -> No
     assert token_ids(found, [TEXT, f"<s>{TEXT}"]) == [begin + bare, [0, *bare]]
     assert token_ids(found, [TEXT], special=False) == [bare]
     assert token_ids(found, []) == []
+
+
+@pytest.mark.parametrize(("template", "start"), [(PLAIN, [0]), (NONE, [0])])
+def test_an_empty_prompt_has_a_token_before_what_is_scored(template: str, start: list[int]) -> None:
+    """As with the harness's ``prefix_token_id``: else the first token of every choice would count for nothing."""
+    found = tokenizer(template)
+    bare = found(" green blue", add_special_tokens=False)["input_ids"]
+    assert prompt_ids(found, ["", TEXT])[0] == start
+    for prompt, completion in (("", " green blue"), (" ", "green blue")):
+        tokens = tokenise(found, [prompt], [completion], 64)
+        assert tokens.input_ids.tolist() == [start + bare]
+        assert tokens.labels.tolist() == [[IGNORED] * len(start) + bare]
+
+
+def test_without_a_begin_token_the_end_token_stands_for_an_empty_prompt_and_without_both_nothing_can() -> None:
+    found = tokenizer(NONE)
+    found.bos_token = None
+    assert prompt_ids(found, [""]) == [[1]]
+    found.eos_token = None
+    assert token_ids(found, [""]) == [[]]
+    with pytest.raises(ConfigError, match="prompt 2 is empty"):
+        prompt_ids(found, [TEXT, ""])
+    with pytest.raises(ConfigError, match="example 1 has nothing to learn"):
+        tokenise(found, [""], ["g"], 64)
 
 
 @pytest.mark.parametrize("end", [False, True])

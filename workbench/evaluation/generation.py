@@ -12,7 +12,7 @@ from transformers import GenerationConfig
 from common.config import ConfigError, DataConfig
 from common.data import prompt_texts
 from common.model.adapted import AdaptedModel
-from common.model.token_ids import token_ids
+from common.model.token_ids import prompt_ids
 from server_app.results.tracking import tracked
 from workbench.evaluation.harness import EXTRA
 from workbench.evaluation.request import GREEDY, Beams
@@ -73,7 +73,7 @@ def write_texts(
     adapted.load(adapter)
     adapted.training_mode(False)
     tokenizer, special = adapted.tokenizer, not data.chat_template
-    encoded = token_ids(tokenizer, [text.rstrip() if special else text for text in prompts], special=special)
+    encoded = prompt_ids(tokenizer, [text.rstrip() if special else text for text in prompts], special=special)
     rows = [ids[-data.max_length :] for ids in encoded]
     settings = GenerationConfig(**generation_settings(adapted, new_tokens, beams))
     texts = [""] * len(rows)
