@@ -54,10 +54,11 @@ from server_app.strategies.recipe import Recipe
 
 
 @private_files()
-def run_federation(grid: Grid, config: RunConfig, run: int = 0) -> RunFolder:
+def run_federation(grid: Grid, config: RunConfig, run: int = 0, *, plots: bool = True) -> RunFolder:
     """Run the configured strategy to its end and write its results, as private files; returns their folder.
 
-    ``run``: Flower's id of the run, for the structured log; 0 where no SuperLink gave one.
+    ``run``: Flower's id of the run, for the structured log; 0 where no SuperLink gave one. ``plots``: whether anybody
+    will look at them; they take seconds.
     """
     check_run(config)
     say = Narrator()
@@ -84,7 +85,7 @@ def run_federation(grid: Grid, config: RunConfig, run: int = 0) -> RunFolder:
                 num_rounds=config.num_server_rounds,
                 timeout=config.federation.round_timeout,
             )
-            session.finish()
+            session.finish(plots=plots)
         except BaseException:
             session.monitor.write("failed")
             raise
@@ -242,14 +243,14 @@ class Session:
         self.say(line)
         self.monitor.write()
 
-    def finish(self) -> None:
+    def finish(self, *, plots: bool = True) -> None:
         """Certify epsilon, write adapter, report and plots, mark the run as ended; ``latest`` is this run now."""
         adapter = self.strategy.state.optimizer.adapter
         rounds = self.strategy.state.round
         scores = _plain(self.evaluate(rounds, adapter, whole=True))
         final = {"round": rounds, **scores} if scores else {}
         self.folder.save_adapter(self.adapted, adapter, self.config.model.name)
-        report = write_report(self.folder, self.config, self.strategy, final, self.watch.elapsed)
+        report = write_report(self.folder, self.config, self.strategy, final, self.watch.elapsed, plots=plots)
         self.folder.publish(model_card(self.config, report))
         self.folder.point_latest()
         mark_ended(self.folder.checkpoint)

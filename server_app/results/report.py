@@ -38,7 +38,13 @@ _PACKAGES = ("flwr", "torch", "transformers", "peft", "datasets", "flwr-datasets
 
 
 def write_report(
-    folder: RunFolder, config: RunConfig, strategy: FederatedAdapter, final: dict[str, Any], seconds: float
+    folder: RunFolder,
+    config: RunConfig,
+    strategy: FederatedAdapter,
+    final: dict[str, Any],
+    seconds: float,
+    *,
+    plots: bool = True,
 ) -> dict[str, Any]:
     """Write every document of the results folder and return the report; ``final`` scores the adapter that is saved."""
     rows = folder.read_metrics()
@@ -54,7 +60,8 @@ def write_report(
     }
     folder.write_json("report.json", report)
     (folder.path / "report.md").write_text(markdown(report), encoding="utf-8")
-    draw_plots(folder.path, rows, report)
+    if plots:
+        draw_plots(folder.path, rows, report)
     return report
 
 
