@@ -46,8 +46,9 @@ from server_app.results.tensorboard import Scalars, check_tensorboard
 from server_app.results.tracking import phase, watched
 from server_app.rounds.availability import site_names
 from server_app.rounds.cohort import connect
+from server_app.rounds.divergence import VALIDATION_LOSS, judged_loss
 from server_app.rounds.optimizer import ServerOptimizer
-from server_app.rounds.state import VALIDATION_LOSS, Hooks, RoundSummary, RunState, judged_loss, pack_adapter
+from server_app.rounds.state import Hooks, RoundSummary, RunState, pack_adapter
 from server_app.strategies import check_strategy_name, recipe_of, strategy_of
 from server_app.strategies.base import FederatedAdapter
 from server_app.strategies.recipe import Recipe

@@ -21,8 +21,9 @@ from common.config import RunConfig
 from server_app.errors import CommandError
 from server_app.results.checkpoint_files import ENDED, LATEST, STATE, TENSORS, read_state
 from server_app.results.resuming import why_not_resumable
+from server_app.rounds.divergence import Best
 from server_app.rounds.optimizer import ServerOptimizer
-from server_app.rounds.state import Best, RunState
+from server_app.rounds.state import RunState
 
 _CODEC = "codec."
 _BEST = "best"

@@ -28,7 +28,7 @@ from server_app.results.printed import describe_printed, printed_sentences
 from server_app.results.published_names import public_name
 from server_app.results.units import show, times
 from server_app.rounds.controls import control_warning
-from server_app.rounds.state import VALIDATION_LOSS
+from server_app.rounds.divergence import VALIDATION_LOSS
 from server_app.strategies.base import FederatedAdapter
 
 SCHEMA = 1

@@ -9,10 +9,8 @@ from flwr.app import Array, ArrayRecord, MetricRecord
 from torch import Tensor
 
 from common.codecs.base import Codec
+from server_app.rounds.divergence import Best
 from server_app.rounds.optimizer import ServerOptimizer
-
-VALIDATION_LOSS = "validation_loss"
-"""Metric of public examples other than those that are scored: what is decided by it decides nothing of the score."""
 
 
 @dataclass
@@ -24,18 +22,9 @@ class RunState:
     round: int = 0
     failed_in_a_row: int = 0
     base_loss: float = math.nan
-    best: "Best | None" = None  # None: no released adapter has been judged better than the base model
+    best: Best | None = None  # None: no released adapter has been judged better than the base model
     prior: dict[str, float] = field(default_factory=dict)
     stage_one: dict[str, float] = field(default_factory=dict)  # what it was in bytes, for the report
-
-
-@dataclass(frozen=True)
-class Best:
-    """The released adapter (shape ``[n]``) of the lowest loss by which divergence is judged, and its round."""
-
-    adapter: Tensor
-    loss: float
-    round: int
 
 
 @dataclass(frozen=True)
@@ -67,14 +56,6 @@ class Hooks:
     on_prepared: Callable[[RunState], None]
     on_round: Callable[[RunState, RoundSummary, MetricRecord | None], None]
     on_attendance: Callable[[str], None] = print
-
-
-def judged_loss(metrics: MetricRecord | None) -> tuple[float, str]:
-    """The loss that divergence is judged by, and of which examples: those for validation where there are some."""
-    for key, name in ((VALIDATION_LOSS, "validation"), ("loss", "held-out")):
-        if metrics and key in metrics:
-            return float(metrics[key]), name  # type: ignore[arg-type]
-    return 0.0, "no"
 
 
 def pack_adapter(adapter: Tensor) -> ArrayRecord:

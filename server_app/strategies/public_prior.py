@@ -8,7 +8,6 @@ else enters, so the prior is post-processing and costs no privacy.
 import time
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 from torch import Tensor
 
@@ -26,6 +25,7 @@ from server_app.priors.public_gradients import directions, pseudo_clients, rows_
 from server_app.priors.public_prompts import check_enough, public_prompts
 from server_app.privacy.plan import mean_noise
 from server_app.results.units import count, data_size
+from server_app.rounds.round import OpenRound
 from server_app.strategies.base import FederatedAdapter
 from server_app.strategies.recipe import PlannedEncoder, Recipe, check_size
 
@@ -61,13 +61,11 @@ class PublicPrior(FederatedAdapter):
         """The prior at the untouched model."""
         return self._prior(1)
 
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> list[Message]:
+    def configure(self, server_round: int, adapter: Tensor) -> OpenRound:
         """A round as ever, with a new prior when one is due."""
         if server_round > 1 and (server_round - 1) % self.config.public_prior.refresh_every == 0:
             self.state.codec = self._prior(server_round)
-        return super().configure_train(server_round, arrays, config, grid)
+        return super().configure(server_round, adapter)
 
     def details(self) -> dict[str, object]:
         """What the prior is made of and what it costs; seconds are the server's, for one gradient on a client too."""

@@ -99,13 +99,13 @@ def test_no_message_of_a_client_reaches_the_codec_but_through_the_released_adapt
         released = strategy.state.optimizer.adapter
         if case == "moved":
             released = released + 0.01 * vectors(1, 3072, 1)[0]
-        original = strategy.configure_train
+        original = strategy.configure
 
         def configure(*given: Any, original: Any = original, strategy: Any = strategy, to: Tensor = released) -> Any:
             strategy.state.optimizer.reset(to)
             return original(*given)
 
-        strategy.configure_train = configure  # type: ignore[method-assign]
+        strategy.configure = configure  # type: ignore[method-assign]
         strategy.hooks = type(strategy.hooks)(
             strategy.hooks.evaluate, strategy.hooks.on_prepared, lambda state, *_, made=made: made.append(state.codec)
         )
@@ -118,13 +118,13 @@ def test_no_message_of_a_client_reaches_the_codec_but_through_the_released_adapt
 def test_the_prior_is_made_anew_when_it_is_due_and_at_the_released_model(make: Make) -> None:
     strategy, grid = make({**NOISY, **PRIOR, "num-server-rounds": 5, "public-prior.refresh-every": 2})
     seen = []
-    original = strategy.aggregate_train
+    original = strategy.aggregate
 
-    def aggregate(server_round: int, replies: Any) -> Any:
+    def aggregate(*given: Any) -> Any:
         seen.append(strategy.codec)
-        return original(server_round, replies)
+        return original(*given)
 
-    strategy.aggregate_train = aggregate  # type: ignore[method-assign]
+    strategy.aggregate = aggregate  # type: ignore[method-assign]
     start(strategy, grid)
     assert [seen[i] is seen[i + 1] for i in range(4)] == [True, False, True, False]
     assert strategy.details()["refreshes"] == 3
