@@ -26,6 +26,13 @@ class RunState:
     prior: dict[str, float] = field(default_factory=dict)
     stage_one: dict[str, float] = field(default_factory=dict)  # what it was in bytes, for the report
 
+    @property
+    def made_codec(self) -> Codec:
+        """The codec that ``prepare`` made or a checkpoint brought; ``RuntimeError`` before either."""
+        if self.codec is None:
+            raise RuntimeError("the codec is made by prepare(), which has not run")
+        return self.codec
+
 
 @dataclass(frozen=True)
 class RoundSummary:

@@ -42,10 +42,10 @@ class FederatedAdapter(Strategy):
         recipe: what the strategy is under the configuration, for this adapter.
         config: the validated run configuration.
         adapted: the server's copy of the frozen model with its adapter; public, like the layout of its tensors.
-        nodes: ids of the enrolled clients.
+        attendance: the enrolled clients, and who of them is there.
         account: the ledger and its running epsilon.
         state: a fresh state, or one from a checkpoint.
-        hooks: evaluation, logging and saving.
+        hooks: evaluation, logging, saving and telling.
 
     """
 
@@ -54,7 +54,7 @@ class FederatedAdapter(Strategy):
         recipe: Recipe,
         config: RunConfig,
         adapted: AdaptedModel,
-        nodes: Sequence[int],
+        attendance: Attendance,
         account: PrivacyAccount,
         state: RunState,
         hooks: Hooks,
@@ -63,12 +63,12 @@ class FederatedAdapter(Strategy):
         self.config = config
         self.adapted = adapted
         self.layout = adapted.layout
-        self.nodes = nodes
+        self.attendance = attendance
+        self.nodes = attendance.nodes
         self.account = account
         self.state = state
         self.hooks = hooks
         self.stop_reason = ""
-        self.attendance = Attendance(nodes, {}, config.federation, self._tell)
         self._opened: OpenRound | None = None  # for Flower's two calls, between which it hands on nothing
 
     @classmethod
@@ -85,9 +85,7 @@ class FederatedAdapter(Strategy):
     @property
     def codec(self) -> Codec:
         """The codec that ``prepare`` made or a checkpoint brought."""
-        if self.state.codec is None:
-            raise RuntimeError("the codec is made by prepare(), which has not run")
-        return self.state.codec
+        return self.state.made_codec
 
     def start(
         self,
@@ -101,7 +99,7 @@ class FederatedAdapter(Strategy):
     ) -> Result:
         """Run stage 1 (unless a checkpoint holds its result), then rounds until they, the budget or the model end."""
         if self.state.codec is None:
-            self.attendance.wait(grid, 0)
+            self.attendance.wait(grid, 0, self.hooks.on_attendance)
             self.state.codec = self.prepare(grid)
             self.hooks.on_prepared(self.state)
         result = Result(arrays=initial_arrays)
@@ -119,13 +117,15 @@ class FederatedAdapter(Strategy):
 
     def _run_round(self, grid: Grid, server_round: int, last_round: int, timeout: float) -> MetricRecord | None:
         """Wait, charge, configure, ask, aggregate, evaluate, tell; the scores if it was evaluated."""
-        self.attendance.wait(grid, server_round, self.state.failed_in_a_row)
+        self.attendance.wait(grid, server_round, self.hooks.on_attendance, self.state.failed_in_a_row)
         started = time.monotonic()
         self.account.charge_round(server_round)  # first the charge, then anything that could be seen
         opened = self.configure(server_round, self.state.optimizer.adapter)
         log_event("round_started", round=server_round, cohort=len(opened.question.cohort))
         closed = self.aggregate(opened, self.ask(grid, opened.messages, timeout))
-        self.attendance.note(grid, server_round, opened.question.cohort, closed.replies.silent)
+        self.attendance.note(
+            grid, server_round, self.hooks.on_attendance, opened.question.cohort, closed.replies.silent
+        )
         metrics = self._evaluate(server_round, last_round)
         self.hooks.on_round(self.state, closed.summary(self.account, time.monotonic() - started), metrics)
         self._stop_if_failing(closed)
@@ -261,6 +261,3 @@ class FederatedAdapter(Strategy):
             self.stop_reason = judgment.diverged
             state.optimizer.reset(state.best.adapter if state.best else self.adapted.initial.cpu())
         return metrics
-
-    def _tell(self, line: str) -> None:
-        self.hooks.on_attendance(line)  # those of now: the app sets its own once there is a strategy
