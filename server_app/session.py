@@ -149,7 +149,8 @@ class Session:
         scores = _plain(self.evaluate(rounds, adapter, whole=True))
         final = {"round": rounds, **scores} if scores else {}
         self.folder.save_adapter(self.adapted, adapter, self.config.model.name)
-        report = write_report(self.folder, self.config, strategy, final, self.watch.elapsed, plots=plots)
+        findings = strategy.measure()
+        report = write_report(self.folder, self.config, strategy, findings, final, self.watch.elapsed, plots=plots)
         self.folder.publish(model_card(self.config, report))
         self.folder.point_latest()
         mark_ended(self.folder.checkpoint)

@@ -30,6 +30,7 @@ from server_app.results.units import show, times
 from server_app.rounds.controls import control_warning
 from server_app.rounds.divergence import VALIDATION_LOSS
 from server_app.strategies.base import FederatedAdapter
+from server_app.strategies.findings import Findings
 
 SCHEMA = 1
 _POINTS = 2.0  # of accuracy below the base model: more is said
@@ -41,6 +42,7 @@ def write_report(
     folder: RunFolder,
     config: RunConfig,
     strategy: FederatedAdapter,
+    findings: Findings,
     final: dict[str, Any],
     seconds: float,
     *,
@@ -55,8 +57,8 @@ def write_report(
         "privacy": describe_privacy(config, strategy.account),
         "communication": _communication(rows, strategy),
         "codec": {"kind": config.codec.kind, "form": config.codec.form, "values": strategy.codec.size}
-        | strategy.state.prior,
-        "strategy": strategy.details(),
+        | dict(strategy.state.prior),
+        "strategy": findings.details(),
     }
     folder.write_json("report.json", report)
     (folder.path / "report.md").write_text(markdown(report), encoding="utf-8")

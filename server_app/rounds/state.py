@@ -1,7 +1,7 @@
 """What goes between a strategy and the app around its rounds: state, summaries, hooks, the adapter in Flower's form."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -23,8 +23,8 @@ class RunState:
     failed_in_a_row: int = 0
     base_loss: float = math.nan
     best: Best | None = None  # None: no released adapter has been judged better than the base model
-    prior: dict[str, float] = field(default_factory=dict)
-    stage_one: dict[str, float] = field(default_factory=dict)  # what it was in bytes, for the report
+    prior: Mapping[str, float] = field(default_factory=dict)  # how the codec came out, as the report has it
+    stage_one: "StageOneTraffic | None" = None
 
     @property
     def made_codec(self) -> Codec:
@@ -32,6 +32,15 @@ class RunState:
         if self.codec is None:
             raise RuntimeError("the codec is made by prepare(), which has not run")
         return self.codec
+
+
+@dataclass(frozen=True)
+class StageOneTraffic:
+    """What stage 1 moved, of one message, which is the same whoever was sampled; the names are the report's."""
+
+    values_up_per_client: float
+    bytes_up_per_client: float
+    bytes_down_per_client: float
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ aggregate the released codes (Eq 5, as a sum over codes with a fixed denominator
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Result, Strategy
+from flwr.serverapp.strategy import Result
 from torch import Tensor
 
 from common.adapter import Layout
@@ -31,11 +31,13 @@ from server_app.rounds.cohort import FederationError, Question, exchange
 from server_app.rounds.controls import controlled_code, controlled_gradient
 from server_app.rounds.divergence import judge
 from server_app.rounds.round import ClosedRound, OpenRound
-from server_app.rounds.state import Hooks, RunState, pack_adapter, unpack_adapter
+from server_app.rounds.state import Hooks, RunState, pack_adapter
+from server_app.strategies.findings import Findings
+from server_app.strategies.flower import FlowerStrategy
 from server_app.strategies.recipe import Recipe
 
 
-class FederatedAdapter(Strategy):
+class FederatedAdapter(FlowerStrategy):
     """Differentially private federated optimisation of one flat LoRA adapter through a codec.
 
     Args:
@@ -69,7 +71,6 @@ class FederatedAdapter(Strategy):
         self.state = state
         self.hooks = hooks
         self.stop_reason = ""
-        self._opened: OpenRound | None = None  # for Flower's two calls, between which it hands on nothing
 
     @classmethod
     @abstractmethod
@@ -165,42 +166,13 @@ class FederatedAdapter(Strategy):
         # 3: gradient descent on the adapter, Eq (6); 4: the next round sends it to its clients
         self.state.optimizer.step(gradient)
 
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> list[Message]:
-        """``configure`` in Flower's terms."""
-        self._opened = self.configure(server_round, unpack_adapter(arrays))
-        return self._opened.messages
-
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """``aggregate`` in Flower's terms; ``(None, None)`` when the step is not taken."""
-        if self._opened is None or self._opened.number != server_round:
-            raise RuntimeError(f"aggregate_train for round {server_round} without its configure_train")
-        closed = self.aggregate(self._opened, list(replies))
-        return (pack_adapter(self.state.optimizer.adapter) if closed.steps else None), None
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> list[Message]:
-        """No client is asked to evaluate: a client's metric would be an unaccounted release."""
-        return []
-
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Nothing to aggregate; evaluation is the server's, on public data."""
-        return None
-
     def broadcast(self, server_round: int, adapter: Tensor) -> Tensor | QuantisedAdapter:
         """What the clients of a round get for the current adapter (shape ``[n]``): a function of it and of ``seed``."""
         return adapter
 
-    def details(self) -> dict[str, object]:
-        """What this strategy adds to the report, under ``strategy`` (plain JSON values; nothing private).
-
-        ``summary``, if there is one, is a sentence for ``report.md`` and the terminal; ``figures``: numbers to compare.
-        """
-        return {}
+    def measure(self) -> Findings:
+        """What this strategy adds to the report, measured once, when the last round is over; may take long."""
+        return Findings()
 
     def summary(self) -> None:
         """Print the strategy in one line."""

@@ -127,7 +127,7 @@ def test_the_prior_is_made_anew_when_it_is_due_and_at_the_released_model(make: M
     strategy.aggregate = aggregate  # type: ignore[method-assign]
     start(strategy, grid)
     assert [seen[i] is seen[i + 1] for i in range(4)] == [True, False, True, False]
-    assert strategy.details()["refreshes"] == 3
+    assert strategy.measure().details()["refreshes"] == 3
 
 
 @pytest.mark.parametrize("delivery", ["basis", "rebuild"])
@@ -167,7 +167,7 @@ def test_what_is_rebuilt_needs_fewer_bytes_than_the_rows(make: Make) -> None:
     for delivery in ("basis", "rebuild"):
         strategy, grid = make({**PRIOR, "public-prior.delivery": delivery})
         strategy.state.codec = strategy.prepare(grid)
-        sizes[delivery] = strategy.details()["encoder_bytes_down_per_client_round"]
+        sizes[delivery] = strategy.measure().details()["encoder_bytes_down_per_client_round"]
     assert sizes["basis"] == 2 * 24 * 3072 + 24 + 24 * 4
     assert sizes["rebuild"] < 0.3 * sizes["basis"]  # type: ignore[operator]
 
