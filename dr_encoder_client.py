@@ -43,7 +43,7 @@ app = ClientApp()
 # Ray pickles a ClientApp's handlers by module and name, so they must live here to be found here.
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Stage 2, see ``client_app.app.train``."""
+    """Stage 2, see ``client_app.app.plan_round``."""
     return _answer(message, context)
 
 

@@ -1,6 +1,7 @@
 """The ClientApp: one handler for each kind of message. What they share, the order first of all, is in ``answer``."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -22,17 +23,16 @@ from common.privacy.noise import RandomSource
 from common.scale_code import ScaleCode
 from common.wire.records import Task, WireError
 
-app = ClientApp()
+GradientSource = Callable[[Asked, TokenisedExamples], Tensor]
+"""What a client computes in a round: the instruction and its examples to a flat gradient, shape ``[n]``."""
 
 
-@app.query("statistics")
 @guarded
 def statistics(message: Message, context: Context) -> Message:
     """Stage 1: release this client's gradient statistics (Algorithm 1, client side)."""
     return answer(message, context, STATISTICS)
 
 
-@app.query("gradients")
 @guarded
 def gradients(message: Message, context: Context) -> Message:
     """Stage 1 of FedCG (TGAP): release this client's LoRA gradients of a few local steps, on examples of their own.
@@ -42,11 +42,20 @@ def gradients(message: Message, context: Context) -> Message:
     return answer(message, context, GRADIENTS)
 
 
-@app.train()
-@guarded
-def train(message: Message, context: Context) -> Message:
-    """Stage 2: release this client's encoded, clipped, noised gradient (Algorithm 2, client side)."""
-    return answer(message, context, ROUND)
+def make_app(gradient: GradientSource) -> ClientApp:
+    """A ClientApp with all handlers, whose rounds take their gradients from ``gradient``."""
+    made = ClientApp()
+    made.query("statistics")(statistics)
+    made.query("gradients")(gradients)
+    in_round = Kind(train=lambda _, run: run, plan=lambda asked: plan_round(asked, gradient), stage_one=False)
+
+    @made.train()
+    @guarded
+    def train(message: Message, context: Context) -> Message:
+        """Stage 2: release this client's encoded, clipped, noised gradient (Algorithm 2, client side)."""
+        return answer(message, context, in_round)
+
+    return made
 
 
 def plan_statistics(asked: Asked) -> Compute:
@@ -85,12 +94,12 @@ def plan_gradients(asked: Asked) -> Compute:
     return compute
 
 
-def plan_round(asked: Asked) -> Compute:
+def plan_round(asked: Asked, gradient: GradientSource) -> Compute:
     """The gradient, encoded."""
     encoder = encoder_for(asked.spec, asked.adapted, asked.task.terms.size)
 
     def compute(examples: TokenisedExamples, source: RandomSource) -> np.ndarray:
-        return release_gradient(gradient_of(asked, examples), encoder, asked.task.terms, source)
+        return release_gradient(gradient(asked, examples), encoder, asked.task.terms, source)
 
     return compute
 
@@ -115,4 +124,5 @@ def _check_length(what: str, size: int, task: Task) -> None:
 
 STATISTICS = Kind(train=_stage_one_training, plan=plan_statistics, stage_one=True)
 GRADIENTS = Kind(train=_stage_one_training, plan=plan_gradients, stage_one=True, vectors=lambda task: task.steps)
-ROUND = Kind(train=lambda _, run: run, plan=plan_round, stage_one=False)
+
+app = make_app(gradient_of)

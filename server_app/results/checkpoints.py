@@ -8,7 +8,7 @@ again: amplification by sampling holds only while cohorts are secret.
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from common.config import RunConfig
 from server_app.errors import CommandError
 from server_app.results.checkpoint_files import ENDED, LATEST, STATE, TENSORS, read_state
 from server_app.results.resuming import why_not_resumable
+from server_app.rounds.divergence import Best
 from server_app.rounds.optimizer import ServerOptimizer
-from server_app.rounds.state import Best, RunState
+from server_app.rounds.state import RunState, StageOneTraffic
 
 _CODEC = "codec."
 _BEST = "best"
@@ -56,8 +57,8 @@ def save_checkpoint(folder: Path, state: RunState, progress: Progress) -> None:
         "failed-in-a-row": state.failed_in_a_row,
         "base-loss": state.base_loss,
         "best": {"loss": state.best.loss, "round": state.best.round} if state.best is not None else None,
-        "prior": state.prior,
-        "stage-one": state.stage_one,
+        "prior": dict(state.prior),
+        "stage-one": asdict(state.stage_one) if state.stage_one else {},
         "codec": {"kind": codec.kind, "version": codec.version, "fields": dict(codec.fields)},
         "elapsed": progress.elapsed,
         "ledger-head": progress.ledger_head,
@@ -95,7 +96,7 @@ def load_checkpoint(folder: Path, config: RunConfig, layout: Layout) -> tuple[Ru
         base_loss=payload["base-loss"],
         best=Best(tensors[_BEST], **payload["best"]) if payload["best"] else None,
         prior=payload["prior"],
-        stage_one=payload["stage-one"],
+        stage_one=StageOneTraffic(**payload["stage-one"]) if payload["stage-one"] else None,
     )
     return state, Progress(payload["elapsed"], payload["ledger-head"], payload["clients"])
 

@@ -5,8 +5,8 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from common.config import RunConfig
+from server_app.results.page import utility_rows
 from server_app.results.published_names import is_local, public_name
-from server_app.results.report import utility_rows
 from server_app.results.units import show
 from server_app.rounds.controls import control_warning
 

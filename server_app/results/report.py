@@ -13,7 +13,7 @@ import numpy as np
 from common.config import RunConfig
 from common.wire.digest import app_digest
 from common.wire.records import pack_release, serialised_bytes
-from server_app.privacy.account import PrivacyAccount, assumptions, cross_check_sentence
+from server_app.privacy.account import PrivacyAccount, assumptions
 from server_app.privacy.plan import (
     PrivacyPlan,
     clients_asked,
@@ -23,13 +23,12 @@ from server_app.privacy.plan import (
     why_infinite_to_server,
 )
 from server_app.results.folder import RunFolder
+from server_app.results.page import markdown
 from server_app.results.plots import draw_plots
-from server_app.results.printed import describe_printed, printed_sentences
-from server_app.results.published_names import public_name
-from server_app.results.units import show, times
-from server_app.rounds.controls import control_warning
-from server_app.rounds.state import VALIDATION_LOSS
+from server_app.results.printed import describe_printed
+from server_app.rounds.divergence import VALIDATION_LOSS
 from server_app.strategies.base import FederatedAdapter
+from server_app.strategies.findings import Findings
 
 SCHEMA = 1
 _POINTS = 2.0  # of accuracy below the base model: more is said
@@ -38,7 +37,14 @@ _PACKAGES = ("flwr", "torch", "transformers", "peft", "datasets", "flwr-datasets
 
 
 def write_report(
-    folder: RunFolder, config: RunConfig, strategy: FederatedAdapter, final: dict[str, Any], seconds: float
+    folder: RunFolder,
+    config: RunConfig,
+    strategy: FederatedAdapter,
+    findings: Findings,
+    final: dict[str, Any],
+    seconds: float,
+    *,
+    plots: bool = True,
 ) -> dict[str, Any]:
     """Write every document of the results folder and return the report; ``final`` scores the adapter that is saved."""
     rows = folder.read_metrics()
@@ -49,12 +55,13 @@ def write_report(
         "privacy": describe_privacy(config, strategy.account),
         "communication": _communication(rows, strategy),
         "codec": {"kind": config.codec.kind, "form": config.codec.form, "values": strategy.codec.size}
-        | strategy.state.prior,
-        "strategy": strategy.details(),
+        | dict(strategy.state.prior),
+        "strategy": findings.details(),
     }
     folder.write_json("report.json", report)
     (folder.path / "report.md").write_text(markdown(report), encoding="utf-8")
-    draw_plots(folder.path, rows, report)
+    if plots:
+        draw_plots(folder.path, rows, report)
     return report
 
 
@@ -210,103 +217,3 @@ def _communication(rows: list[dict[str, Any]], strategy: FederatedAdapter) -> di
         "bytes_up_expected": up * asked,
         "bytes_down_expected": down * asked,
     }
-
-
-def markdown(report: dict[str, Any]) -> str:
-    """The report as a page for people."""
-    run, outcome, privacy, wire = (report[key] for key in ("run", "outcome", "privacy", "communication"))
-    up, lora = wire["bytes_up_per_client_round"], wire["bytes_up_per_client_round_plain_lora"]
-    lines = [
-        f"# {run['strategy']} on {public_name(run['model'])} / {public_name(run['data'])}",
-        "",
-        f"{run['rounds_run']} of {run['rounds_planned']} rounds with {run['clients']} enrolled clients; "
-        f"ended because: {outcome['stopped_because']}. "
-        f"Divergence was judged on {outcome['divergence_judged_on']}.",
-        *_loud(control_warning(run["control"]), outcome["warning"]),  # shortages tell who replied: not on this page
-        "",
-        "## Utility (held-out examples that you named public; their losses are published)",
-        "",
-        *utility_rows(outcome),
-        "",
-        *_of_the_strategy(report["strategy"]),
-        "![loss and accuracy](progress.png)",
-        "",
-        "## Privacy",
-        "",
-        *(_guarantee(privacy[key]) for key in ("released_model", "one_client_against_server")),
-        f"- Cross-check of the released model's ε: {cross_check_sentence(privacy['released_model']['cross_check'])}.",
-        _terms(privacy),
-    ]
-    if privacy["not_private_because"]:
-        lines.append(f"\nNot private end to end, because {privacy['not_private_because']}.")
-    if privacy["printed"]:
-        lines += ["", *printed_sentences(privacy["printed"])]
-    if privacy["insecure_noise"]:
-        lines.append("\n**INSECURE TEST RUN: the noise was reproducible, so no epsilon above holds.**")
-    lines += [
-        "",
-        "![epsilon](epsilon.png)",
-        "",
-        "## Bytes on the wire (serialised records)",
-        "",
-        f"- up, per client and round: {up:,.0f} B; plain LoRA under the same terms: {lora:,} B ({times(lora, up)})",
-        f"- down, per client and round: {wire['bytes_down_per_client_round']:,.0f} B",
-        f"- up in all, expected: {wire['bytes_up_expected']:,.0f} B ({_of_whom(wire['cover'])})",
-        "",
-        "![bytes](bytes.png)",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _of_whom(cover: bool) -> str:
-    asked = "cover traffic included: every client is asked in every round"
-    return asked if cover else "the realised total would tell the cohorts' sizes"
-
-
-def _terms(privacy: dict[str, Any]) -> str:
-    noise = privacy["noise_source"]
-    if not privacy["noise_multiplier"]:
-        return f"- Trust model: {privacy['trust']}. Noise: {noise}."
-    one = privacy["one_client_against_server"]["noise_multiplier_of_a_message"]
-    first = privacy["statistics_noise_multiplier"]
-    return (
-        f"- Trust model: {privacy['trust']}. Noise multiplier (std over the clip norm {privacy['clip_norm']:g}): "
-        f"{privacy['noise_multiplier']:.4f} in a round{f', {first:.4f} in stage 1' if first else ''}; one message of a "
-        f"round carries {one:.4f} by itself. Noise: {noise}. Of delta, {privacy['delta_set_aside']:.2g} is set aside "
-        "for approximations."
-    )
-
-
-def _loud(*sentences: str) -> list[str]:
-    return [line for sentence in sentences if sentence for line in ("", f"**{sentence}**")]
-
-
-def utility_rows(outcome: dict[str, Any]) -> list[str]:
-    """A Markdown table of the scores before and after, or a sentence that there are none."""
-    base, final = outcome["base"], outcome["final"]
-    if not base:
-        return ["No evaluation data was configured (`data.evaluation`)."]
-    rows = ["| | base model | after fine-tuning |", "|---|---|---|"]
-    for key in (key for key in base if key != "round"):
-        percent = key.startswith(("accuracy", "retention"))
-        cells = [f"{row[key]:.1%}" if percent else f"{row[key]:.3f}" for row in (base, final)]
-        rows.append(f"| {key.replace('.', ', ')} | {cells[0]} | {cells[1]} |")
-    return rows
-
-
-def _of_the_strategy(details: dict[str, Any]) -> list[str]:
-    """What the strategy itself has to say, if anything."""
-    return [f"Strategy: {details['summary']}.", ""] if details.get("summary") else []
-
-
-def _guarantee(figure: dict[str, Any]) -> str:
-    what = f"of {figure['of']}, against {figure['against']}"
-    if math.isinf(figure["epsilon"]):
-        because = figure.get("not_claimed_because")
-        return f"- **ε = inf** (nothing is claimed{f': {because}' if because else ''}) {what}."
-    return (
-        f"- **ε = {show(figure['epsilon'])}** at δ = {figure['delta']:g} (assumes: "
-        f"{figure['assumes']}), {what}. Unit: {figure['unit']}. "
-        f"Adjacency: {figure['adjacency']}. Accountant: {figure['accountant']}."
-    )

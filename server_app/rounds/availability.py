@@ -23,6 +23,7 @@ _TELL_SECONDS = 60.0  # between two lines about the same outage
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0  # seconds after the first failed round, and at most
 _WORTH_TELLING = 2  # rounds in a row without an answer: one may be a restart
 _MOST_NAMES = 5
+Tell = Callable[[str], None]
 
 
 def site_names(grid: Grid) -> dict[int, str]:
@@ -39,11 +40,12 @@ def site_names(grid: Grid) -> dict[int, str]:
 class Attendance:
     """The enrolled nodes of one run: who is there, who is silent, who has answered when.
 
+    ``tell`` gets a line for people when waiting begins, goes on or ends, and when a node is silent.
+
     Attributes:
         nodes: ids of the enrolled nodes.
         names: the registered name of each node that has one.
         federation: how many must be there, and for how long they are waited for.
-        changed: called with a line for people when waiting begins, goes on or ends, and when a node is silent.
         online: enrolled nodes that were online when last looked at.
         waiting: whether the run waits for nodes now.
         unanswered: rounds in a row that a node was asked in and gave no answer of its own.
@@ -54,7 +56,6 @@ class Attendance:
     nodes: Sequence[int]
     names: Mapping[int, str]
     federation: FederationConfig
-    changed: Callable[[str], None]
     online: int = 0
     waiting: bool = False
     unanswered: dict[int, int] = field(default_factory=dict)
@@ -69,19 +70,19 @@ class Attendance:
         """How people know a node: its registered name, else its id."""
         return self.names.get(node, f"node {node}")
 
-    def wait(self, grid: Grid, server_round: int, failed_in_a_row: int = 0) -> None:
+    def wait(self, grid: Grid, server_round: int, tell: Tell, failed_in_a_row: int = 0) -> None:
         """Return when the next round (0: stage 1) may be charged: after the pause, once enough nodes are online.
 
         Raises ``FederationError`` when fewer have been there for ``federation.wait-timeout`` seconds.
         """
         if failed_in_a_row:
-            self._pause(server_round, failed_in_a_row)
+            self._pause(server_round, tell, failed_in_a_row)
         started = told = time.monotonic()
         missing = self._missing(grid)
         if len(self.nodes) - len(missing) >= self.needed:
             return
         self.waiting = True
-        self._tell_waiting(server_round, missing, 0.0)
+        self._tell_waiting(server_round, tell, missing, 0.0)
         try:
             while len(self.nodes) - len(missing) < self.needed:
                 now = time.monotonic()
@@ -89,16 +90,16 @@ class Attendance:
                     raise FederationError(self._given_up(server_round))
                 if now - told >= _TELL_SECONDS:
                     told = now
-                    self._tell_waiting(server_round, missing, now - started)
+                    self._tell_waiting(server_round, tell, missing, now - started)
                 time.sleep(min(_POLL_SECONDS, self.federation.wait_timeout))
                 missing = self._missing(grid)
         finally:
             self.waiting = False
         waited = time.monotonic() - started
         log_event("nodes_are_back", round=server_round, online=self.online, waited=round(waited, 1))
-        self.changed(f"{self._present()} again after {clock(waited)}: the run goes on")
+        tell(f"{self._present()} again after {clock(waited)}: the run goes on")
 
-    def note(self, grid: Grid, server_round: int, cohort: Iterable[int], silent: Iterable[int]) -> None:
+    def note(self, grid: Grid, server_round: int, tell: Tell, cohort: Iterable[int], silent: Iterable[int]) -> None:
         """Remember who of a round's cohort answered; tell of nodes that are online and have long answered nothing."""
         quiet = set(silent)
         for node in cohort:
@@ -113,7 +114,7 @@ class Attendance:
         missing = set(self._missing(grid))
         for node in stuck:
             if node not in missing:
-                self._tell_silent(server_round, node)
+                self._tell_silent(server_round, tell, node)
 
     def _missing(self, grid: Grid) -> list[int]:
         there = set(grid.get_node_ids())
@@ -121,16 +122,16 @@ class Attendance:
         self.online = len(self.nodes) - len(missing)
         return missing
 
-    def _pause(self, server_round: int, failed_in_a_row: int) -> None:
+    def _pause(self, server_round: int, tell: Tell, failed_in_a_row: int) -> None:
         seconds = min(_FIRST_PAUSE * 2.0 ** (failed_in_a_row - 1), _LONGEST_PAUSE, self.federation.wait_timeout)
         log_event("backing_off", round=server_round, seconds=seconds, failed_in_a_row=failed_in_a_row)
-        self.changed(f"{count(failed_in_a_row, 'failed round')} in a row: the next one in {clock(seconds)}")
+        tell(f"{count(failed_in_a_row, 'failed round')} in a row: the next one in {clock(seconds)}")
         time.sleep(seconds)
 
     def _present(self) -> str:
         return f"{self.online} of {len(self.nodes)} enrolled nodes online"
 
-    def _tell_waiting(self, server_round: int, missing: Sequence[int], waited: float) -> None:
+    def _tell_waiting(self, server_round: int, tell: Tell, missing: Sequence[int], waited: float) -> None:
         log_event(
             "waiting_for_nodes", level=logging.WARNING, round=server_round,
             online=self.online, needed=self.needed, waited=round(waited, 1),
@@ -138,15 +139,15 @@ class Attendance:
         names = ", ".join(self.name_of(node) for node in missing[:_MOST_NAMES])
         more = f" and {len(missing) - _MOST_NAMES} more" if len(missing) > _MOST_NAMES else ""
         so_far = f" for {clock(waited)}" if waited else ""
-        self.changed(
+        tell(
             f"WAITING{so_far}: {self._present()}, {self.needed} are needed; missing: {names}{more}. Nothing is charged"
         )
 
-    def _tell_silent(self, server_round: int, node: int) -> None:
+    def _tell_silent(self, server_round: int, tell: Tell, node: int) -> None:
         rounds = self.unanswered[node]
         log_event("node_silent", level=logging.WARNING, round=server_round, node=node, rounds=rounds)
         if rounds & (rounds - 1) == 0:  # 2, 4, 8, ...: the event tells of every one
-            self.changed(
+            tell(
                 f"WARNING: {self.name_of(node)} is online, {rounds} rounds without an answer: its SuperNode may hang; "
                 "restart it (docs/reliability.md)"
             )

@@ -1,7 +1,7 @@
 """What goes between a strategy and the app around its rounds: state, summaries, hooks, the adapter in Flower's form."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -9,10 +9,8 @@ from flwr.app import Array, ArrayRecord, MetricRecord
 from torch import Tensor
 
 from common.codecs.base import Codec
+from server_app.rounds.divergence import Best
 from server_app.rounds.optimizer import ServerOptimizer
-
-VALIDATION_LOSS = "validation_loss"
-"""Metric of public examples other than those that are scored: what is decided by it decides nothing of the score."""
 
 
 @dataclass
@@ -24,18 +22,25 @@ class RunState:
     round: int = 0
     failed_in_a_row: int = 0
     base_loss: float = math.nan
-    best: "Best | None" = None  # None: no released adapter has been judged better than the base model
-    prior: dict[str, float] = field(default_factory=dict)
-    stage_one: dict[str, float] = field(default_factory=dict)  # what it was in bytes, for the report
+    best: Best | None = None  # None: no released adapter has been judged better than the base model
+    prior: Mapping[str, float] = field(default_factory=dict)  # how the codec came out, as the report has it
+    stage_one: "StageOneTraffic | None" = None
+
+    @property
+    def made_codec(self) -> Codec:
+        """The codec that ``prepare`` made or a checkpoint brought; ``RuntimeError`` before either."""
+        if self.codec is None:
+            raise RuntimeError("the codec is made by prepare(), which has not run")
+        return self.codec
 
 
 @dataclass(frozen=True)
-class Best:
-    """The released adapter (shape ``[n]``) of the lowest loss by which divergence is judged, and its round."""
+class StageOneTraffic:
+    """What stage 1 moved, of one message, which is the same whoever was sampled; the names are the report's."""
 
-    adapter: Tensor
-    loss: float
-    round: int
+    values_up_per_client: float
+    bytes_up_per_client: float
+    bytes_down_per_client: float
 
 
 @dataclass(frozen=True)
@@ -67,14 +72,6 @@ class Hooks:
     on_prepared: Callable[[RunState], None]
     on_round: Callable[[RunState, RoundSummary, MetricRecord | None], None]
     on_attendance: Callable[[str], None] = print
-
-
-def judged_loss(metrics: MetricRecord | None) -> tuple[float, str]:
-    """The loss that divergence is judged by, and of which examples: those for validation where there are some."""
-    for key, name in ((VALIDATION_LOSS, "validation"), ("loss", "held-out")):
-        if metrics and key in metrics:
-            return float(metrics[key]), name  # type: ignore[arg-type]
-    return 0.0, "no"
 
 
 def pack_adapter(adapter: Tensor) -> ArrayRecord:

@@ -4,15 +4,13 @@ A strategy is one subclass that says which codec the clients use (``prepare``). 
 aggregate the released codes (Eq 5, as a sum over codes with a fixed denominator), decode, step (Eq 6), send.
 """
 
-import math
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Result, Strategy
+from flwr.serverapp.strategy import Result
 from torch import Tensor
 
 from common.adapter import Layout
@@ -29,23 +27,27 @@ from server_app.privacy.account import PrivacyAccount
 from server_app.privacy.plan import round_terms
 from server_app.privacy.sampling import insecure_cohort_seed, poisson_sample
 from server_app.rounds.availability import Attendance
-from server_app.rounds.cohort import FederationError, Question, Replies, exchange
+from server_app.rounds.cohort import FederationError, Question, exchange
 from server_app.rounds.controls import controlled_code, controlled_gradient
-from server_app.rounds.state import Best, Hooks, RoundSummary, RunState, judged_loss, pack_adapter, unpack_adapter
+from server_app.rounds.divergence import judge
+from server_app.rounds.round import ClosedRound, OpenRound
+from server_app.rounds.state import Hooks, RunState, pack_adapter
+from server_app.strategies.findings import Findings
+from server_app.strategies.flower import FlowerStrategy
 from server_app.strategies.recipe import Recipe
 
 
-class FederatedAdapter(Strategy):
+class FederatedAdapter(FlowerStrategy):
     """Differentially private federated optimisation of one flat LoRA adapter through a codec.
 
     Args:
         recipe: what the strategy is under the configuration, for this adapter.
         config: the validated run configuration.
         adapted: the server's copy of the frozen model with its adapter; public, like the layout of its tensors.
-        nodes: ids of the enrolled clients.
+        attendance: the enrolled clients, and who of them is there.
         account: the ledger and its running epsilon.
         state: a fresh state, or one from a checkpoint.
-        hooks: evaluation, logging and saving.
+        hooks: evaluation, logging, saving and telling.
 
     """
 
@@ -54,7 +56,7 @@ class FederatedAdapter(Strategy):
         recipe: Recipe,
         config: RunConfig,
         adapted: AdaptedModel,
-        nodes: Sequence[int],
+        attendance: Attendance,
         account: PrivacyAccount,
         state: RunState,
         hooks: Hooks,
@@ -63,15 +65,12 @@ class FederatedAdapter(Strategy):
         self.config = config
         self.adapted = adapted
         self.layout = adapted.layout
-        self.nodes = nodes
+        self.attendance = attendance
+        self.nodes = attendance.nodes
         self.account = account
         self.state = state
         self.hooks = hooks
         self.stop_reason = ""
-        self.attendance = Attendance(nodes, {}, config.federation, self._tell)
-        self._question: Question | None = None
-        self._replies = Replies({}, {}, 0, 0)
-        self._shortage = ""
 
     @classmethod
     @abstractmethod
@@ -87,9 +86,7 @@ class FederatedAdapter(Strategy):
     @property
     def codec(self) -> Codec:
         """The codec that ``prepare`` made or a checkpoint brought."""
-        if self.state.codec is None:
-            raise RuntimeError("the codec is made by prepare(), which has not run")
-        return self.state.codec
+        return self.state.made_codec
 
     def start(
         self,
@@ -102,93 +99,80 @@ class FederatedAdapter(Strategy):
         evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
     ) -> Result:
         """Run stage 1 (unless a checkpoint holds its result), then rounds until they, the budget or the model end."""
-        result = Result(arrays=initial_arrays)
         if self.state.codec is None:
-            self.attendance.wait(grid, 0)
+            self.attendance.wait(grid, 0, self.hooks.on_attendance)
             self.state.codec = self.prepare(grid)
             self.hooks.on_prepared(self.state)
-        arrays = pack_adapter(self.state.optimizer.adapter)
+        result = Result(arrays=initial_arrays)
         for server_round in range(self.state.round + 1, num_rounds + 1):
             if not self.account.affords_round():
                 self.stop_reason = "privacy budget spent"
                 break
-            self.attendance.wait(grid, server_round, self.state.failed_in_a_row)
-            started = time.monotonic()
-            self.account.charge_round(server_round)  # first the charge, then anything that could be seen
-            messages = self.configure_train(server_round, arrays, train_config or ConfigRecord(), grid)
-            log_event("round_started", round=server_round, cohort=len(self._open_question(server_round).cohort))
-            replies = self.ask(grid, messages, timeout)
-            new_arrays, _ = self.aggregate_train(server_round, replies)
-            arrays = new_arrays or arrays
-            self.attendance.note(grid, server_round, self._open_question(server_round).asked, self._replies.silent)
-            metrics = self._evaluate(server_round, num_rounds)
-            self.hooks.on_round(self.state, self._summarise(server_round, started), metrics)
-            self._record(result, server_round, metrics)
-            self._stop_if_failing()
+            metrics = self._run_round(grid, server_round, num_rounds, timeout)
+            if metrics is not None:
+                result.evaluate_metrics_serverapp[server_round] = metrics
             if self.stop_reason:
                 break
         result.arrays = pack_adapter(self.state.optimizer.adapter)
         return result
 
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> list[Message]:
-        """Draw the cohort (Poisson) and address the adapter, the encoder and the release terms to it."""
+    def _run_round(self, grid: Grid, server_round: int, last_round: int, timeout: float) -> MetricRecord | None:
+        """Wait, charge, configure, ask, aggregate, evaluate, tell; the scores if it was evaluated."""
+        self.attendance.wait(grid, server_round, self.hooks.on_attendance, self.state.failed_in_a_row)
+        started = time.monotonic()
+        self.account.charge_round(server_round)  # first the charge, then anything that could be seen
+        opened = self.configure(server_round, self.state.optimizer.adapter)
+        log_event("round_started", round=server_round, cohort=len(opened.question.cohort))
+        closed = self.aggregate(opened, self.ask(grid, opened.messages, timeout))
+        self.attendance.note(
+            grid, server_round, self.hooks.on_attendance, opened.question.cohort, closed.replies.silent
+        )
+        metrics = self._evaluate(server_round, last_round)
+        self.hooks.on_round(self.state, closed.summary(self.account, time.monotonic() - started), metrics)
+        self._stop_if_failing(closed)
+        return metrics
+
+    def configure(self, server_round: int, adapter: Tensor) -> OpenRound:
+        """Draw the cohort (Poisson) and address the adapter (shape ``[n]``), the encoder and the terms to it."""
         plan = self.account.plan
         codec = self._codec_of(server_round)
         terms = round_terms(self.config.privacy, plan, codec.size)
         draw = self.account.draw_number(server_round)
         cohort = self.draw_cohort(draw, self.config.privacy.sampling_rate, plan.shares)
-        self._question = Question(server_round, terms, cohort, covered=self.covered(cohort))
-        if not self._question.asked:
-            return []
-        task = Task(server_round, terms, app_digest(), share=self.config.stage_one_share)
-        content = pack_instruction(self.broadcast(server_round, unpack_adapter(arrays)), codec.spec(), task)
-        return self._question.address(content, TRAIN, self.config.federation.round_timeout)
+        question = Question(server_round, terms, cohort, covered=self.covered(cohort))
+        if question.asked:
+            task = Task(server_round, terms, app_digest(), share=self.config.stage_one_share)
+            content = pack_instruction(self.broadcast(server_round, adapter), codec.spec(), task)
+            question.address(content, TRAIN, self.config.federation.round_timeout)
+        return OpenRound(question, codec)
 
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Algorithm 2, server side; ``(None, None)`` when the step is not taken."""
-        question = self._open_question(server_round)
-        self._replies = question.sort(list(replies))
-        self._shortage = self._too_few_replied(question)
-        self.state.round = server_round
-        self.state.failed_in_a_row = self.state.failed_in_a_row + 1 if self._shortage else 0
-        if self._shortage and not self.account.plan.round.noise_multiplier:
-            return None, None  # with noise the step is taken: whether it is must not depend on who replied
-        releases = [self._replies.releases[node] for node in sorted(self._replies.releases)]
+    def aggregate(self, opened: OpenRound, replies: Sequence[Message]) -> ClosedRound:
+        """Algorithm 2, server side, unless too few replied to a round without noise."""
+        noisy = bool(self.account.plan.round.noise_multiplier)
+        closed = opened.close(replies, least=self.config.federation.min_reply_rate, noisy=noisy)
+        self.state.round = opened.number
+        self.state.failed_in_a_row = self.state.failed_in_a_row + 1 if closed.shortage else 0
+        if closed.steps:
+            self._step(closed)
+        return closed
+
+    def _step(self, closed: ClosedRound) -> None:
+        opened, releases, control = closed.opened, closed.releases, self.config.server.control
         # 1: aggregate the clients' codes, Eq (5): their noisy sum over a fixed denominator
-        total = combine(releases, question.terms, self.noise_source(server_round))
-        control = self.config.server.control
+        total = combine(releases, opened.question.terms, self.noise_source(opened.number))
         code = controlled_code(control, total / self._denominator(len(releases)))
         # 2: decode with Dec, which never left the server
-        gradient = controlled_gradient(control, self._codec_of(server_round).decode(code))
-        # 3: gradient descent on the adapter, Eq (6)
-        adapter = self.state.optimizer.step(gradient)
-        # 4: what the next round sends to its clients
-        return pack_adapter(adapter), None
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> list[Message]:
-        """No client is asked to evaluate: a client's metric would be an unaccounted release."""
-        return []
-
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Nothing to aggregate; evaluation is the server's, on public data."""
-        return None
+        gradient = controlled_gradient(control, opened.codec.decode(code))
+        # 3: gradient descent on the adapter, Eq (6); 4: the next round sends it to its clients
+        self.state.optimizer.step(gradient)
 
     def broadcast(self, server_round: int, adapter: Tensor) -> Tensor | QuantisedAdapter:
         """What the clients of a round get for the current adapter (shape ``[n]``): a function of it and of ``seed``."""
         return adapter
 
-    def details(self) -> dict[str, object]:
-        """What this strategy adds to the report, under ``strategy`` (plain JSON values; nothing private).
-
-        ``summary``, if there is one, is a sentence for ``report.md`` and the terminal; ``figures``: numbers to compare.
-        """
-        return {}
+    def measure(self) -> Findings:
+        """What this strategy adds to the report, measured once, when the last round is over; may take long."""
+        return Findings()
 
     def summary(self) -> None:
         """Print the strategy in one line."""
@@ -229,69 +213,23 @@ class FederatedAdapter(Strategy):
         plan = self.account.plan
         return float(max(1, replies)) if plan.printed else plan.expected_cohort
 
-    def _open_question(self, server_round: int) -> Question:
-        if self._question is None or self._question.round != server_round:
-            raise RuntimeError(f"aggregate_train for round {server_round} without its configure_train")
-        return self._question
-
-    def _too_few_replied(self, question: Question) -> str:
-        needed = math.ceil(self.config.federation.min_reply_rate * len(question.cohort))
-        replied = len(self._replies.releases)
-        if replied >= needed:
-            return ""
-        return f"{replied} of {len(question.cohort)} clients replied, {needed} are needed"
-
-    def _stop_if_failing(self) -> None:
+    def _stop_if_failing(self, closed: ClosedRound) -> None:
         if self.state.failed_in_a_row >= self.config.federation.max_failed_rounds:
             raise FederationError(
-                f"{self.state.failed_in_a_row} rounds in a row had too few replies (last: {self._shortage}). "
-                f"Most failures said: {self._replies.commonest_failure or 'nothing'}. The run can be resumed."
+                f"{self.state.failed_in_a_row} rounds in a row had too few replies (last: {closed.shortage}). "
+                f"Most failures said: {closed.replies.commonest_failure or 'nothing'}. The run can be resumed."
             )
 
     def _evaluate(self, server_round: int, last_round: int) -> MetricRecord | None:
         """Evaluate on schedule; on divergence go back to the best adapter so far, the base's included, and stop."""
         is_last = server_round == last_round or not self.account.affords_round()
         due = is_last or server_round % self.config.evaluation.every == 0
-        adapter = self.state.optimizer.adapter
+        state, adapter = self.state, self.state.optimizer.adapter
         metrics = self.hooks.evaluate(server_round, adapter) if due else None
-        loss, judged = judged_loss(metrics)
-        limit = self.config.server.divergence_factor * self.state.base_loss
-        if not torch.isfinite(adapter).all() or math.isnan(loss) or loss > limit:
-            best = self.state.best
-            kept = f"of round {best.round}, whose loss {best.loss:.3g} was the lowest," if best else "of the base model"
-            self.stop_reason = (
-                f"diverged: {judged} loss {loss:.3g} above {limit:.3g} (server.divergence-factor times the base "
-                f"model's); the adapter {kept} is kept"
-            )
-            self.state.optimizer.reset(best.adapter if best else self.adapted.initial.cpu())
-        elif metrics is not None and loss < (self.state.best.loss if self.state.best else self.state.base_loss):
-            self.state.best = Best(adapter, loss, server_round)
+        factor = self.config.server.divergence_factor
+        judgment = judge(adapter, metrics, server_round, state.best, state.base_loss, factor)
+        state.best = judgment.best
+        if judgment.diverged:
+            self.stop_reason = judgment.diverged
+            state.optimizer.reset(state.best.adapter if state.best else self.adapted.initial.cpu())
         return metrics
-
-    def _summarise(self, server_round: int, started: float) -> RoundSummary:
-        question = self._open_question(server_round)
-        return RoundSummary(
-            round=server_round,
-            cohort=len(question.cohort),
-            replies=len(self._replies.releases),
-            shortage=self._shortage,
-            failures=len(self._replies.failures) if question.messages else 0,
-            failure=self._replies.commonest_failure if question.messages else "",
-            asked=len(question.messages),
-            answered=self._replies.answered,
-            bytes_up=self._replies.bytes_up,
-            bytes_down=question.bytes_down,
-            seconds=time.monotonic() - started,
-            epsilon=self.account.epsilon_model(),
-            epsilon_server=self.account.epsilon_server(),
-            noise_promised=self.account.plan.round.noise_multiplier * question.terms.clip_norm,
-            noise_present=question.terms.total_std(len(self._replies.releases)),
-        )
-
-    def _tell(self, line: str) -> None:
-        self.hooks.on_attendance(line)  # those of now: the app sets its own once there is a strategy
-
-    @staticmethod
-    def _record(result: Result, server_round: int, metrics: MetricRecord | None) -> None:
-        if metrics is not None:
-            result.evaluate_metrics_serverapp[server_round] = metrics

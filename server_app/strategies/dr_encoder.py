@@ -24,8 +24,8 @@ from server_app.strategies.two_stage import TwoStage, prior_settings
 class DrEncoder(TwoStage):
     """Two stages: the AutoEncoder is trained on synthetic gradients only, then carries every gradient of stage 2.
 
-    Stage 1 is here; a round of stage 2 is what all strategies share: ``configure_train`` (draw the cohort, send), the
-    client's half in ``client_app/release.py``, and Algorithm 2's server half, steps 1-4, in ``aggregate_train``.
+    Stage 1 is here; a round of stage 2 is what all strategies share: ``configure`` (draw the cohort, send), the
+    client's half in ``client_app/release.py``, and Algorithm 2's server half, steps 1-4, in ``aggregate``.
     """
 
     message_type = STATISTICS

@@ -5,6 +5,7 @@ It is no guarantee: clients optimise the proxy, which may end as good as the ada
 proxies is as good. The report therefore scores both; docs/experiments.md has the measurements.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from common.codecs.identity import IdentityCodec
 from common.config import RunConfig
 from common.proxy import QuantisedAdapter, quantise
 from server_app.strategies.base import FederatedAdapter
+from server_app.strategies.findings import Findings
 from server_app.strategies.random_projection import seeded_codec
 from server_app.strategies.recipe import Recipe
 
@@ -40,21 +42,40 @@ class FedLpp(FederatedAdapter):
         seed = (self.config.seed * 1_000_003 + server_round) % 2**63 if settings.rounding == "stochastic" else None
         return quantise(adapter, self.layout, settings.bits, settings.levels, seed)
 
-    def details(self) -> dict[str, object]:
-        """Quality of the saved adapter and of the proxy that the next round would broadcast, and the gap."""
+    def measure(self) -> "ProxyFindings":
+        """Score the saved adapter and the proxy that the next round would broadcast."""
         adapter = self.state.optimizer.adapter
         proxy = self.broadcast(self.state.round + 1, adapter)
         scores = [self.hooks.evaluate(self.state.round, each) for each in (adapter, proxy.dequantise(self.layout))]
-        held: dict[str, object] = {
-            "proxy_bytes": proxy.nbytes,
-            "proxy_times_smaller": 4 * self.layout.size / proxy.nbytes,
-        }
-        quality = [_quality(score) for score in scores if score is not None]
-        if not quality:
+        quality = tuple(_quality(score) for score in scores if score is not None)
+        return ProxyFindings(self.config.fedlpp.bits, self.layout.size, proxy.nbytes, quality)
+
+
+@dataclass(frozen=True)
+class ProxyFindings(Findings):
+    """Bytes and quality of the last proxy.
+
+    Attributes:
+        bits: of a value of the proxy.
+        values: of the adapter, n.
+        nbytes: of the whole proxy.
+        quality: loss and accuracy of the adapter and of the proxy; empty without public examples.
+
+    """
+
+    bits: int
+    values: int
+    nbytes: int
+    quality: tuple[dict[str, float], ...]
+
+    def details(self) -> dict[str, object]:
+        """Size of the proxy, both qualities and the gap between them."""
+        held: dict[str, object] = {"proxy_bytes": self.nbytes, "proxy_times_smaller": 4 * self.values / self.nbytes}
+        if not self.quality:
             return held
-        gap = {key: quality[0][key] - quality[1][key] for key in quality[0]}
-        named = dict(zip(("global", "proxy", "gap"), (*quality, gap), strict=True))
-        return {**held, **named, "figures": _figures(named), "summary": _sentence(self.config.fedlpp.bits, named)}
+        own, of_proxy = self.quality
+        named = {"global": own, "proxy": of_proxy, "gap": {key: own[key] - of_proxy[key] for key in own}}
+        return {**held, **named, "figures": _figures(named), "summary": _sentence(self.bits, named)}
 
 
 def _quality(metrics: MetricRecord) -> dict[str, float]:

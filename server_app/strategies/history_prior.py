@@ -1,13 +1,14 @@
 """History prior: the code's first directions are where the released adapter has been moving, the others random."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
-from flwr.app import ArrayRecord, Message, MetricRecord
+from flwr.app import Message
 
 from common.adapter import Layout
 from common.codecs.history import HistoryCodec
 from common.config import ConfigError, RunConfig
+from server_app.rounds.round import ClosedRound, OpenRound
 from server_app.strategies.base import FederatedAdapter
 from server_app.strategies.recipe import Recipe, check_size
 
@@ -20,15 +21,13 @@ class HistoryPrior(FederatedAdapter):
         """No history yet: round 1 is a random projection. Later encoders hold the history's ``n`` values."""
         return Recipe.of(layout, _first_codec(config, layout))
 
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+    def aggregate(self, opened: OpenRound, replies: Sequence[Message]) -> ClosedRound:
         """The round as ever, then the step that it took enters the history (and with the codec the checkpoint)."""
         before = self.state.optimizer.adapter
-        taken = super().aggregate_train(server_round, replies)
-        if taken[0] is not None and isinstance(self.codec, HistoryCodec):
+        closed = super().aggregate(opened, replies)
+        if closed.steps and isinstance(self.codec, HistoryCodec):
             self.state.codec = self.codec.advance(self.state.optimizer.adapter - before, self.config.history.decay)
-        return taken
+        return closed
 
 
 def _first_codec(config: RunConfig, layout: Layout) -> HistoryCodec:

@@ -6,9 +6,10 @@ else enters, so the prior is post-processing and costs no privacy.
 """
 
 import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from common.adapter import Layout
 from common.codecs.base import Codec
 from common.codecs.rows import BlockRows
 from common.codecs.subspace import SubspaceCodec
-from common.config import TEMPLATE, ConfigError, RunConfig
+from common.config import TEMPLATE, ConfigError, PublicPriorConfig, RunConfig
 from common.data import check_demo, held_out_prompts
 from common.demo.prompts import public_questions
 from common.demo.tasks import template_of
@@ -26,7 +27,9 @@ from server_app.priors.public_gradients import directions, pseudo_clients, rows_
 from server_app.priors.public_prompts import check_enough, public_prompts
 from server_app.privacy.plan import mean_noise
 from server_app.results.units import count, data_size
+from server_app.rounds.round import OpenRound
 from server_app.strategies.base import FederatedAdapter
+from server_app.strategies.findings import Findings
 from server_app.strategies.recipe import PlannedEncoder, Recipe, check_size
 
 _ROUND_SPREAD = 1_000_003
@@ -61,39 +64,20 @@ class PublicPrior(FederatedAdapter):
         """The prior at the untouched model."""
         return self._prior(1)
 
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> list[Message]:
+    def configure(self, server_round: int, adapter: Tensor) -> OpenRound:
         """A round as ever, with a new prior when one is due."""
         if server_round > 1 and (server_round - 1) % self.config.public_prior.refresh_every == 0:
             self.state.codec = self._prior(server_round)
-        return super().configure_train(server_round, arrays, config, grid)
+        return super().configure(server_round, adapter)
 
-    def details(self) -> dict[str, object]:
-        """What the prior is made of and what it costs; seconds are the server's, for one gradient on a client too."""
-        prior = self.config.public_prior
-        spec, vector = self.codec.spec(), torch.ones(self.layout.size)
+    def measure(self) -> "PriorFindings":
+        """Time the encoding of one gradient by the last round's codec, with the server's model for a client's."""
+        codec, vector = self._codec_of(max(1, self.state.round)), torch.ones(self.layout.size)
         started = time.monotonic()
-        self._codec_of(max(1, self.state.round)).encode(vector)
-        encoding = time.monotonic() - started
-        costs = {name: value for name, value in self.state.prior.items() if name.startswith("public_prior_")}
-        refreshes = costs.get("public_prior_refreshes", 0.0)
-        pool, seconds = costs.get("public_prior_prompts", 0.0), costs.get("public_prior_seconds", 0.0)
-        each = seconds / max(1.0, refreshes)
-        return {
-            "prompts": prior.prompts,
-            "prompts_in_pool": pool,
-            "pseudo_clients": prior.pseudo_clients,
-            "form": prior.form,
-            "delivery": prior.delivery,
-            "refreshes": refreshes,
-            "server_seconds_per_refresh": each,
-            "seconds_to_encode_one_gradient": encoding,
-            "encoder_bytes_down_per_client_round": spec.nbytes,
-            "pseudo_gradient_energy_in_rows": costs.get("public_prior_energy", 0.0),
-            "summary": f"a public prior of {pool:.0f} prompts ({prior.prompts}), made "
-            f"{count(int(refreshes), 'time')} on the server; each round a client gets {data_size(spec.nbytes)} of it",
-        }
+        codec.encode(vector)
+        seconds = time.monotonic() - started
+        costs = PriorCosts.of(self.state.prior)
+        return PriorFindings(self.config.public_prior, costs, seconds, self.codec.spec().nbytes)
 
     def _codec_of(self, server_round: int) -> Codec:
         """The codec of a round, with the server's model at hand."""
@@ -111,11 +95,13 @@ class PublicPrior(FederatedAdapter):
         scales = row_scales(
             found.energies, prior.random_rows, self.layout.size, whitening=prior.whitening, floor=self._noise_floor()
         )
-        costs = self.state.prior
-        costs["public_prior_refreshes"] = costs.get("public_prior_refreshes", 0.0) + 1
-        costs["public_prior_seconds"] = costs.get("public_prior_seconds", 0.0) + time.monotonic() - started
-        costs["public_prior_prompts"] = float(len(prompts))
-        costs["public_prior_energy"] = float(found.energies.sum())
+        costs = PriorCosts.of(self.state.prior)
+        self.state.prior = PriorCosts(
+            refreshes=costs.refreshes + 1,
+            seconds=costs.seconds + time.monotonic() - started,
+            prompts=float(len(prompts)),
+            energy=float(found.energies.sum()),
+        ).figures()
         return SubspaceCodec(self.layout, found.rows, scales, transform=codec.transform, seed=self.config.seed)
 
     def _pool(self) -> list[str]:
@@ -136,6 +122,62 @@ class PublicPrior(FederatedAdapter):
         """
         deviation = mean_noise(self.config.privacy, self.account.plan, self.config.codec.size)
         return self.config.public_prior.noise_floor * deviation**2 / self.config.num_server_rounds
+
+
+@dataclass(frozen=True)
+class PriorCosts:
+    """What all priors of a run have cost the server, and what the last one is made of.
+
+    Attributes:
+        refreshes: times that a prior was made.
+        seconds: what they took together.
+        prompts: in the pool of the last one.
+        energy: share of the pseudo-gradients' energy that its rows hold.
+
+    """
+
+    refreshes: float = 0.0
+    seconds: float = 0.0
+    prompts: float = 0.0
+    energy: float = 0.0
+
+    @classmethod
+    def of(cls, figures: Mapping[str, float]) -> "PriorCosts":
+        """The inverse of ``figures``; nothing before the first prior."""
+        return cls(**{each.name: figures.get(f"public_prior_{each.name}", 0.0) for each in fields(cls)})
+
+    def figures(self) -> dict[str, float]:
+        """As the report and a checkpoint have them."""
+        return {f"public_prior_{name}": value for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class PriorFindings(Findings):
+    """What the prior is made of and what it costs, in seconds of the server and in bytes to a client."""
+
+    settings: PublicPriorConfig
+    costs: PriorCosts
+    seconds_to_encode: float
+    encoder_bytes: int
+
+    def details(self) -> dict[str, object]:
+        """Settings, costs and a sentence of them."""
+        prior, costs = self.settings, self.costs
+        return {
+            "prompts": prior.prompts,
+            "prompts_in_pool": costs.prompts,
+            "pseudo_clients": prior.pseudo_clients,
+            "form": prior.form,
+            "delivery": prior.delivery,
+            "refreshes": costs.refreshes,
+            "server_seconds_per_refresh": costs.seconds / max(1.0, costs.refreshes),
+            "seconds_to_encode_one_gradient": self.seconds_to_encode,
+            "encoder_bytes_down_per_client_round": self.encoder_bytes,
+            "pseudo_gradient_energy_in_rows": costs.energy,
+            "summary": f"a public prior of {costs.prompts:.0f} prompts ({prior.prompts}), made "
+            f"{count(int(costs.refreshes), 'time')} on the server; each round a client gets "
+            f"{data_size(self.encoder_bytes)} of it",
+        }
 
 
 def _demo_questions(config: RunConfig) -> tuple[str, ...]:

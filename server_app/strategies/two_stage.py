@@ -1,7 +1,7 @@
 """Strategies with a stage 1: a cohort is asked once, before round 1, for what the codec is made of."""
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -19,7 +19,9 @@ from server_app.priors.synthetic import PriorSettings
 from server_app.privacy.plan import stage_one_terms
 from server_app.privacy.stage_one import StageOne
 from server_app.rounds.cohort import FederationError, Question
+from server_app.rounds.state import StageOneTraffic
 from server_app.strategies.base import FederatedAdapter
+from server_app.strategies.findings import Findings
 from server_app.strategies.recipe import check_size
 
 
@@ -67,11 +69,11 @@ class TwoStage(FederatedAdapter):
                 f"{replies.commonest_failure or f'Nobody was sampled: raise {stage.rate_key}.'}"
             )
         # of one message, whoever was sampled: a total, or a gap, would tell of a secret cohort
-        self.state.stage_one = {
-            "values_up_per_client": float(terms.size),
-            "bytes_up_per_client": float(serialised_bytes(pack_release(np.zeros(terms.size, terms.dtype), 0))),
-            "bytes_down_per_client": float(serialised_bytes(content)),
-        }
+        self.state.stage_one = StageOneTraffic(
+            values_up_per_client=float(terms.size),
+            bytes_up_per_client=float(serialised_bytes(pack_release(np.zeros(terms.size, terms.dtype), 0))),
+            bytes_down_per_client=float(serialised_bytes(content)),
+        )
         ordered = sorted(replies.releases.values(), key=np.ndarray.tobytes)  # Flower's node ids are random
         return Collected(ordered, terms, stage.sampling_rate * len(self.nodes))
 
@@ -87,37 +89,84 @@ class TwoStage(FederatedAdapter):
     def quality_measured_on(self) -> str:
         """Of which gradients the report's ``codec.captured_energy`` and ``cosine`` are, in words."""
 
-    def details(self) -> dict[str, object]:
-        """Stage 1 beside sending its gradients exactly (the paper's Table 5), and the AutoEncoder, where one is learnt.
+    def measure(self) -> "StageOneFindings":
+        """Weigh stage 1 against sending its gradients exactly (the paper's Table 5), and an AutoEncoder.
 
         Bytes are of serialised records: a reply, an instruction, the encoder within one. The decoder never travels.
         """
+        if self.state.stage_one is None:
+            raise RuntimeError("stage 1 is weighed by prepare(), which has not run")
         exact = np.zeros(self.gradients_measured() * self.layout.size, dtype=np.float32)
-        values = self.state.stage_one["values_up_per_client"]
-        found: dict[str, object] = {
-            "stage_1": {
-                **self.state.stage_one,
-                "exact_gradients_values": exact.size,
-                "exact_gradients_bytes": serialised_bytes(pack_release(exact, 0)),
-                "values_over_exact_gradients": values / exact.size,
-            },
-            "captured_energy_of": self.quality_measured_on(),
-        }
-        if isinstance(self.codec, NeuralCodec):
-            encoder, decoder = self.codec.parameters
-            found["autoencoder"] = {
-                "encoder_parameters": encoder,
-                "decoder_parameters": decoder,
-                "encoder_bytes_down_per_client_round": serialised_bytes(pack_encoder(self.codec.spec())),
-                "decoder_bytes_kept": self.codec.state().nbytes - self.codec.spec().nbytes,
-                "adapter_values_per_code_value": self.layout.size / self.codec.size,
-            }
-        return found
+        learned = AutoEncoderSize.of(self.codec) if isinstance(self.codec, NeuralCodec) else None
+        return StageOneFindings(
+            traffic=self.state.stage_one,
+            exact_values=exact.size,
+            exact_bytes=serialised_bytes(pack_release(exact, 0)),
+            measured_on=self.quality_measured_on(),
+            autoencoder=learned,
+        )
 
     def _stage(self) -> StageOne:
         if self.recipe.stage_one is None:
             raise RuntimeError(f"{type(self).__name__} has a stage 1, so its recipe must describe it")
         return self.recipe.stage_one
+
+
+@dataclass(frozen=True)
+class AutoEncoderSize:
+    """How large a learned codec is, and how much of it travels; the names are the report's."""
+
+    encoder_parameters: int
+    decoder_parameters: int
+    encoder_bytes_down_per_client_round: int
+    decoder_bytes_kept: int
+    adapter_values_per_code_value: float
+
+    @classmethod
+    def of(cls, codec: NeuralCodec) -> "AutoEncoderSize":
+        """Packs the encoder to weigh it."""
+        spec = codec.spec()
+        encoder, decoder = codec.parameters
+        return cls(
+            encoder_parameters=encoder,
+            decoder_parameters=decoder,
+            encoder_bytes_down_per_client_round=serialised_bytes(pack_encoder(spec)),
+            decoder_bytes_kept=codec.state().nbytes - spec.nbytes,
+            adapter_values_per_code_value=codec.dim / codec.size,
+        )
+
+
+@dataclass(frozen=True)
+class StageOneFindings(Findings):
+    """What stage 1 moved, and what its gradients, sent exactly, would have.
+
+    Attributes:
+        traffic: of one client.
+        exact_values: of all gradients that it computed.
+        exact_bytes: of a reply with them.
+        measured_on: of which gradients ``codec.captured_energy`` is, in words.
+        autoencoder: where the codec is a network.
+
+    """
+
+    traffic: StageOneTraffic
+    exact_values: int
+    exact_bytes: int
+    measured_on: str
+    autoencoder: AutoEncoderSize | None
+
+    def details(self) -> dict[str, object]:
+        """Stage 1, of what the codec's quality is, and the AutoEncoder's size."""
+        found: dict[str, object] = {
+            "stage_1": {
+                **asdict(self.traffic),
+                "exact_gradients_values": self.exact_values,
+                "exact_gradients_bytes": self.exact_bytes,
+                "values_over_exact_gradients": self.traffic.values_up_per_client / self.exact_values,
+            },
+            "captured_energy_of": self.measured_on,
+        }
+        return found | ({"autoencoder": asdict(self.autoencoder)} if self.autoencoder else {})
 
 
 def prior_settings(config: RunConfig, layout: Layout) -> PriorSettings:

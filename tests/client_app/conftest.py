@@ -29,7 +29,7 @@ def grid(config: RunConfig) -> InProcessGrid:
 def own_site(grid: InProcessGrid, files: Files, tmp_path: Path) -> InProcessGrid:
     """Client 3 is a site that brings its own file."""
     own = write_jsonl(tmp_path / "own.jsonl", [{"prompt": "the sum of 2 and 3 is", "completion": " 5"}])
-    grid._contexts[3].node_config |= {"data-path": str(own), "max-epsilon": 0.0}
+    grid.context(3).node_config |= {"data-path": str(own), "max-epsilon": 0.0}
     return grid
 
 

@@ -41,7 +41,7 @@ def test_a_site_makes_no_more_releases_of_its_data_in_a_run_than_it_allows(
     own_site: InProcessGrid, adapted: AdaptedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Refused instructions are not counted; statistics are. Beyond the limit it answers as ever, without its data."""
-    own_site._contexts[3].node_config["max-releases"] = 3
+    own_site.context(3).node_config["max-releases"] = 3
     worked = []
     original = client_module.local_update
     monkeypatch.setattr(client_module, "local_update", lambda *given: worked.append(1) or original(*given))
@@ -87,7 +87,7 @@ def test_a_file_that_cannot_be_used_is_answered_with_noise_and_why_stays_there(
 ) -> None:
     broken = tmp_path / "private.jsonl"
     broken.write_text(text)
-    own_site._contexts[3].node_config["data-path"] = str(broken)
+    own_site.context(3).node_config["data-path"] = str(broken)
     codec = LinearCodec.of_form(adapted.layout, 64, 1) if kind == TRAIN else IdentityCodec(adapted.layout)
     agreed = terms(64, 1.0) if kind == TRAIN else of_statistics(adapted)
     with caplog.at_level(logging.ERROR, logger="flwr"):
@@ -133,7 +133,7 @@ def test_without_noise_a_failure_on_a_sites_own_data_is_zeros(
             raise ValueError("row 17 holds a secret")
         return torch.full((adapted.layout.size,), value)
 
-    own_site._contexts[3].node_config |= {"allow-raw-gradients": True, "min-noise-multiplier": 0.0}
+    own_site.context(3).node_config |= {"allow-raw-gradients": True, "min-noise-multiplier": 0.0}
     monkeypatch.setattr(client_module, "local_update", fail)
     agreed = terms(64, 0.0)
     codec = LinearCodec.of_form(adapted.layout, 64, 1)
@@ -174,14 +174,14 @@ def test_a_site_with_its_own_data_tells_what_is_wrong_with_the_instruction(
     assert refusal(own_site, adapted, terms(64, 1.0), code_digest="feedbeef").startswith("CodeMismatch: ")
     assert refusal(own_site, adapted, terms(64, 1.0), raw=True).startswith("WireError: ")
     assert refusal(own_site, adapted, terms(64, 0.0)).startswith("PolicyRefusal: ")
-    own_site._contexts[3].node_config["min-noise-multiplier"] = "much"
+    own_site.context(3).node_config["min-noise-multiplier"] = "much"
     assert refusal(own_site, adapted, terms(64, 1.0)).startswith("PolicyRefusal: node config min-noise-multiplier")
 
 
 def test_a_site_with_its_own_data_trains_on_them(
     own_site: InProcessGrid, config: RunConfig, adapted: AdaptedModel
 ) -> None:
-    own_site._contexts[3].node_config["allow-raw-gradients"] = True
+    own_site.context(3).node_config["allow-raw-gradients"] = True
     codec, agreed = LinearCodec.of_form(adapted.layout, 64, 1), terms(64, 0.0)
     released = answer(ask(own_site, adapted.initial, codec, agreed), agreed)
     assert (released - plain_code(adapted, config, codec)).norm() > 0.1
@@ -190,5 +190,5 @@ def test_a_site_with_its_own_data_trains_on_them(
 def test_a_site_with_its_own_data_refuses_reproducible_noise(
     own_site: InProcessGrid, config: RunConfig, adapted: AdaptedModel
 ) -> None:
-    own_site._contexts[3].run_config["privacy.insecure-seed"] = 5
+    own_site.context(3).run_config["privacy.insecure-seed"] = 5
     assert "privacy.insecure-seed = 5" in refusal(own_site, adapted, terms(64, 1.0))

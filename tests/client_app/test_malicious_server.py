@@ -46,7 +46,7 @@ class Server:
 
     @property
     def context(self) -> Any:
-        return self.grid._contexts[SITE]
+        return self.grid.context(SITE)
 
     @property
     def ledger(self) -> SiteLedger:
@@ -312,7 +312,7 @@ def test_a_run_goes_on_without_the_sites_whose_budget_is_spent(files: Files, tmp
     grid = tiny_grid(config)
     once, twice = (gaussian_epsilon(math.sqrt(rounds) / 4, DELTA) for rounds in (1, 2))
     for node in (2, 5):
-        grid._contexts[node].node_config["max-epsilon"] = (once + twice) / 2
+        grid.context(node).node_config["max-epsilon"] = (once + twice) / 2
     folder = run_tiny(config, grid)
     rows = folder.read_metrics()[1:]
     assert [(row["round"], row["cohort"], row["replies"], row["failures"]) for row in rows] == [

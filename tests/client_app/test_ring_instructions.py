@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from common.app_digest import app_digest
+from common.models import AdaptedModel
 from flwr.app import Context, RecordDict
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
@@ -14,10 +16,8 @@ from client_app import app as client_module
 from client_app import site as site_module
 from client_app.guard import TELLABLE
 from client_app.site_ledger import create_ledger
-from common.app_digest import app_digest
 from common.codecs import IdentityCodec, LinearCodec
 from common.config import RunConfig, StatisticsConfig
-from common.models import AdaptedModel
 from common.privacy.mechanism import ReleaseTerms
 from common.scale_code import ScaleCode
 from common.wire import GRADIENTS, STATISTICS, TRAIN, Task, pack_instruction

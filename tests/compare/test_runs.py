@@ -1,13 +1,16 @@
 """Which finished run answers which job."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from common.config import RunConfig
-from workbench.compare.runs import Job, Store, execute, failed
+from tests.support.tiny import Files, run_tiny, tiny_config
+from workbench.compare.runs import Job, Store, execute, failed, run_report
 
 
 def job(**changes: Any) -> Job:
@@ -57,3 +60,17 @@ def test_a_run_that_raises_is_a_record_of_its_error() -> None:
     found = execute(job(strategy__name="absent", federation__num_clients=1))
     assert (found["status"], found["key"]) == ("failed", job(strategy__name="absent", federation__num_clients=1).key)
     assert 'ConfigError: strategy.name = "absent"' in found["error"]
+
+
+def test_a_run_of_a_comparison_is_the_run_itself_without_its_plots(files: Files, tmp_path: Path) -> None:
+    """Nothing is drawn, and what is reported is what the same keys give by ``run``."""
+    config = tiny_config(files, tmp_path, {"strategy.name": "lora", "num-server-rounds": 1})
+    with patch("server_app.results.plots._save", side_effect=AssertionError("a plot")):
+        report = run_report(config.flat())
+    folder = run_tiny(config)
+    drawn = {path.name for path in folder.path.glob("*.png")}
+    assert drawn == {"progress.png", "epsilon.png", "bytes.png"}
+    whole = json.loads((folder.path / "report.json").read_text())
+    assert report["outcome"]["final"]["loss"] == pytest.approx(whole["outcome"]["final"]["loss"], rel=1e-5)
+    assert report["communication"] == whole["communication"]
+    assert len(report["rounds"]) == 1

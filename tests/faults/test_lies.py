@@ -50,7 +50,7 @@ def lying_app(folder: Path) -> Path:
     assert entry.count("\napp = ClientApp()\n") == 1
     (folder / "dr_encoder_client.py").write_text(entry.replace("app = ClientApp()\n", wrapped))
     with (folder / "client_app" / "app.py").open("a") as handlers:
-        handlers.write("\n\nfrom client_app.lies import failing\n\ngradient_of = failing(gradient_of)\n")
+        handlers.write("\n\nfrom client_app.lies import failing\n\napp = make_app(failing(gradient_of))\n")
     return folder
 
 

@@ -17,7 +17,7 @@ from flwr.app import Message
 from common.config import RunConfig
 from common.privacy import accounting
 from common.wire.records import unpack_instruction
-from server_app import run
+from server_app import session
 from server_app.privacy import ledger
 from server_app.privacy.account import PrivacyAccount
 from server_app.results import checkpoints, report
@@ -148,6 +148,6 @@ MOMENTS: dict[str, Callable[[], None]] = {
     "after a round's replies": lambda: around(FederatedAdapter, "ask", after=asking(ROUND)),
     "within a checkpoint": lambda: around(checkpoints, "_write_durably", before=writing("round-000002/state.json")),
     "before a checkpoint counts": lambda: around(checkpoints, "_write_durably", after=writing("latest.new")),
-    "after a checkpoint": lambda: around(run, "save_checkpoint", after=lambda _, state, __: state.round == ROUND),
+    "after a checkpoint": lambda: around(session, "save_checkpoint", after=lambda _, state, __: state.round == ROUND),
 }
 """The moments of one run, in their order."""

@@ -76,9 +76,9 @@ def named(config: Any, away: Iterable[int] = ()) -> Named:
     return grid  # type: ignore[no-any-return]
 
 
-def attendance(said: list[str], **changes: Any) -> Attendance:
+def attendance(**changes: Any) -> Attendance:
     names = {node: f"site-{node}" for node in EVERYBODY}
-    return Attendance(sorted(EVERYBODY), names, FederationConfig(**changes), said.append)
+    return Attendance(sorted(EVERYBODY), names, FederationConfig(**changes))
 
 
 def outage(files: Files, tmp_path: Path, seconds: float, clock: Clock, **changes: Any) -> tuple[RunFolder, Any]:
@@ -150,13 +150,13 @@ def test_stage_one_is_not_charged_before_enough_are_online_either(files: Files, 
 def test_a_run_waits_no_longer_than_for_the_share_that_must_reply(clock: Clock) -> None:
     """Half of six: three that are online suffice, whoever they are; waiting asks nothing of a cohort."""
     said: list[str] = []
-    watched = attendance(said, min_reply_rate=0.5)
+    watched = attendance(min_reply_rate=0.5)
     grid = named_only({4, 5, 6})
-    watched.wait(grid, 1)
+    watched.wait(grid, 1, said.append)
     assert (said, clock.pauses, watched.online) == ([], [], 3)
     grid.away = frozenset({3, 4, 5, 6})
     clock.happens = lambda _: setattr(grid, "away", frozenset({1, 2, 3}))
-    watched.wait(grid, 2)
+    watched.wait(grid, 2, said.append)
     assert len(clock.pauses) == 1
     assert watched.waiting is False
 
@@ -169,13 +169,13 @@ def named_only(away: Iterable[int]) -> Named:
 
 
 def test_failed_rounds_are_followed_by_pauses_that_double_up_to_a_limit(clock: Clock) -> None:
-    watched = attendance([])
+    watched = attendance()
     for failed in range(10):
-        watched.wait(named_only(()), failed + 1, failed)
+        watched.wait(named_only(()), failed + 1, print, failed)
     assert clock.pauses == [5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0, 300.0]
-    short = attendance([], wait_timeout=7.0)
+    short = attendance(wait_timeout=7.0)
     clock.pauses.clear()
-    short.wait(named_only(()), 3, 2)
+    short.wait(named_only(()), 3, print, 2)
     assert clock.pauses == [7.0], "never longer than the run may wait at all"
 
 
@@ -183,24 +183,26 @@ def test_a_node_that_is_online_and_long_silent_is_told_by_name(clock: Clock, mon
     events: list[tuple[str, dict[str, Any]]] = []
     monkeypatch.setattr(availability, "log_event", lambda name, **fields: events.append((name, fields)))
     said: list[str] = []
-    watched, grid = attendance(said), named_only({6})
+    watched, grid = attendance(), named_only({6})
     for number in range(1, 6):
-        watched.note(grid, number, [1, 2, 6], {2, 6})  # 2 hangs, 6 is offline: only a hang needs somebody's hand
+        watched.note(
+            grid, number, said.append, [1, 2, 6], {2, 6}
+        )  # 2 hangs, 6 is offline: only a hang needs somebody's hand
     assert [fields["rounds"] for _, fields in events] == [2, 3, 4, 5]
     assert {(name, fields["node"]) for name, fields in events} == {("node_silent", 2)}
     assert [line.split(" without")[0] for line in said] == [
         "WARNING: site-2 is online, 2 rounds",
         "WARNING: site-2 is online, 4 rounds",
     ]
-    watched.note(grid, 6, [2], ())
+    watched.note(grid, 6, said.append, [2], ())
     assert watched.unanswered == {6: 5}
     assert set(watched.last_answer) == {1, 2}
 
 
 def test_a_round_in_which_a_node_is_not_asked_counts_neither_way() -> None:
-    watched = attendance([])
-    watched.note(named_only(()), 1, [1, 2], {1})
-    watched.note(named_only(()), 2, [2], ())
+    watched = attendance()
+    watched.note(named_only(()), 1, print, [1, 2], {1})
+    watched.note(named_only(()), 2, print, [2], ())
     assert watched.unanswered == {1: 1}
 
 
@@ -241,4 +243,4 @@ def test_nodes_without_a_name_and_with_the_same_one_can_be_told_apart() -> None:
 
     found = site_names(Some(None, {}, 4))  # type: ignore[arg-type]
     assert found == {1: "north", 2: "south (2)", 3: "south (3)"}
-    assert Attendance([4], found, FederationConfig(), print).name_of(4) == "node 4"
+    assert Attendance([4], found, FederationConfig()).name_of(4) == "node 4"

@@ -125,7 +125,7 @@ def test_a_site_refuses_what_is_beyond_its_policy_whatever_the_strategy(
     strategy, grid = make({**NOISY, "prior.steps": 5, **VARIANTS[variant], "num-server-rounds": 1})
     grid.__class__ = Refusals
     grid.said = []  # type: ignore[attr-defined]
-    for context in grid._contexts.values():
+    for context in map(grid.context, grid.get_node_ids()):
         context.node_config[key] = limit
     with suppress(FederationError):  # nobody answered stage 1
         start(strategy, grid)

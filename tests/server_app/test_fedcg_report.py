@@ -59,7 +59,7 @@ def test_the_bytes_in_the_report_are_those_on_the_wire(make: Make, changes: dict
     encoder: dict[str, Any] = {}
     grid.answer = answer  # type: ignore[method-assign]
     start(strategy, grid)
-    details: Any = strategy.details()
+    details: Any = strategy.measure().details()
     stage, learnt = details["stage_1"], details["autoencoder"]
     assert (stage["bytes_up_per_client"], stage["bytes_down_per_client"]) == (up[GRADIENTS], down[GRADIENTS])
     assert stage["values_up_per_client"] == stage["exact_gradients_values"] == STEPS * strategy.layout.size
@@ -75,7 +75,7 @@ def test_dr_encoder_says_what_its_statistics_save(make: Make) -> None:
     """The paper's Table 5 at this size: 17 values in place of 2 x 3,072."""
     strategy, grid = make({"strategy.name": "dr-encoder", **NOISY, "num-server-rounds": 1})
     start(strategy, grid)
-    details: Any = strategy.details()
+    details: Any = strategy.measure().details()
     assert details["stage_1"]["exact_gradients_values"] == 2 * 3072
     assert details["stage_1"]["values_up_per_client"] == 17
     assert details["stage_1"]["values_over_exact_gradients"] == pytest.approx(17 / 6144)

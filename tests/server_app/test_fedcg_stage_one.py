@@ -97,7 +97,7 @@ def test_gradients_are_asked_for_in_the_clear_only_when_nothing_was_to_be_privat
 @pytest.mark.parametrize(("changes", "limit"), [({}, "allow-raw-gradients"), (PRIVATE, "min-noise-multiplier")])
 def test_a_site_refuses_naming_its_limit(make: Make, changes: dict[str, Any], limit: str) -> None:
     strategy, grid = make({**FEDCG, **NOISY, **changes})
-    for context in grid._contexts.values():
+    for context in map(grid.context, grid.get_node_ids()):
         context.node_config["min-noise-multiplier"] = 4.5  # stage 1 has 4, and raw gradients are off with it
     with pytest.raises(FederationError, match=rf"none of 6 clients released gradients\. PolicyRefusal.*{limit}"):
         strategy.prepare(grid)
@@ -106,10 +106,10 @@ def test_a_site_refuses_naming_its_limit(make: Make, changes: dict[str, Any], li
 def test_a_site_with_its_own_data_never_sends_them_by_default(make: Make, files: Files) -> None:
     strategy, grid = make(FEDCG)
     for node in (1, 2):
-        grid._contexts[node].node_config |= {"data-path": str(files.private), "max-epsilon": 0.0}
+        grid.context(node).node_config |= {"data-path": str(files.private), "max-epsilon": 0.0}
     assert isinstance(strategy, FedCg)
     assert strategy._collect_gradients(grid).shape[0] == (CLIENTS - 2) * STEPS
-    grid._contexts[1].node_config["allow-raw-gradients"] = True
+    grid.context(1).node_config["allow-raw-gradients"] = True
     assert strategy._collect_gradients(grid).shape[0] == (CLIENTS - 1) * STEPS
 
 
@@ -117,7 +117,7 @@ def test_a_site_computes_no_more_gradients_than_its_limit_on_work(make: Make, fi
     own = {"data-path": str(files.private), "max-epsilon": 0.0, "max-local-steps": STEPS, "allow-raw-gradients": True}
     for steps, said in ((STEPS, []), (STEPS + 1, ["PolicyRefusal: this site refuses: micro-batches = 3, above"])):
         strategy, grid = make({**FEDCG, "fedcg.gradients-per-client": steps})
-        grid._contexts[1].node_config |= own
+        grid.context(1).node_config |= own
         sent = [m for m in recorded_replies(strategy, grid) if m.has_error()]
         assert [m.error.reason.partition(" its max")[0] for m in sent] == said
 
@@ -125,7 +125,7 @@ def test_a_site_computes_no_more_gradients_than_its_limit_on_work(make: Make, fi
 def test_a_client_knows_stage_one_from_its_instruction_alone(make: Make) -> None:
     """Whatever its own copy of the configuration says of the strategy and of stage 1."""
     strategy, grid = make({**FEDCG, **PRIVATE, **NOISY})
-    for context in grid._contexts.values():
+    for context in map(grid.context, grid.get_node_ids()):
         context.run_config |= {"strategy.name": "lora", "fedcg.gradients-per-client": 7, "fedcg.share": 0.9}
     assert not [m for m in recorded_replies(strategy, grid) if m.has_error()]
 
@@ -134,13 +134,13 @@ def test_terms_that_do_not_fit_the_gradients_are_refused_before_data_or_budget_a
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     strategy, grid = make({**FEDCG, **PRIVATE, **NOISY})
-    for context in grid._contexts.values():
+    for context in map(grid.context, grid.get_node_ids()):
         context.node_config["max-releases"] = 5
     monkeypatch.setattr(client_module, "gradient_stream", None)
     monkeypatch.setattr(strategy, "gradients_measured", lambda: STEPS + 1)
     with pytest.raises(FederationError, match="WireError: the gradients have 9216 values, the release terms say 6144"):
         strategy.prepare(grid)
-    assert not any(context.state for context in grid._contexts.values())
+    assert not any(context.state for context in map(grid.context, grid.get_node_ids()))
 
 
 def test_a_failure_while_collecting_from_a_sites_own_data_is_answered_with_noise(
@@ -148,7 +148,7 @@ def test_a_failure_while_collecting_from_a_sites_own_data_is_answered_with_noise
 ) -> None:
     """Node 1 is a site: whether it failed cannot be seen; node 2 is simulated and tells."""
     strategy, grid = make({**FEDCG, **PRIVATE, **NOISY})
-    grid._contexts[1].node_config |= {"data-path": str(files.private), "max-epsilon": 0.0}
+    grid.context(1).node_config |= {"data-path": str(files.private), "max-epsilon": 0.0}
 
     def fail(*_: object) -> None:
         raise MemoryError("row 17 is long, which is a secret")

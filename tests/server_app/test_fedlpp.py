@@ -171,7 +171,7 @@ def test_the_report_scores_the_saved_adapter_and_its_proxy_and_their_gap(make: M
 
     strategy, grid = make(FEDLPP, evaluate)
     after = start(strategy, grid)
-    found: Any = strategy.details()
+    found: Any = strategy.measure().details()
     proxy = quantise(after, strategy.layout, 2).dequantise(strategy.layout)
     assert found["global"] == {"loss": len(after.unique()), "accuracy": 0.25}
     assert found["proxy"] == {"loss": len(proxy.unique()), "accuracy": 0.25}
@@ -183,6 +183,24 @@ def test_the_report_scores_the_saved_adapter_and_its_proxy_and_their_gap(make: M
         "loss, adapter minus proxy": len(after.unique()) - len(proxy.unique()),
     }
     assert found["proxy_bytes"] == 3072 // 4 + 8 * len(strategy.layout.tensors)
+
+
+def test_both_adapters_are_scored_once_and_telling_of_it_scores_nothing(make: Make) -> None:
+    scored: list[Tensor] = []
+
+    def evaluate(_: int, adapter: Tensor) -> MetricRecord:
+        scored.append(adapter)
+        return MetricRecord({"loss": 1.0})
+
+    strategy, grid = make(FEDLPP, evaluate)
+    after = start(strategy, grid)
+    scored.clear()
+    findings = strategy.measure()
+    assert len(scored) == 2
+    assert torch.equal(scored[0], after)
+    assert torch.equal(scored[1], quantise(after, strategy.layout, 2).dequantise(strategy.layout))
+    assert findings.details() == findings.details()
+    assert len(scored) == 2
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +230,7 @@ def test_the_page_and_the_terminal_tell_the_gap(noisy: Any, capsys: pytest.Captu
 def test_without_public_examples_the_report_has_bytes_only(make: Make) -> None:
     strategy, grid = make(FEDLPP)
     start(strategy, grid)
-    assert set(strategy.details()) == {"proxy_bytes", "proxy_times_smaller"}
+    assert set(strategy.measure().details()) == {"proxy_bytes", "proxy_times_smaller"}
 
 
 @pytest.mark.parametrize("compress", [False, True])
@@ -258,7 +276,7 @@ def test_a_client_refuses_a_proxy_that_is_not_of_its_adapter(make: Make, change:
     reply = grid.answer(message)
     assert reply is not None
     assert reply.error.reason.startswith("WireError: quantised adapter")
-    assert not grid._contexts[message.metadata.dst_node_id].state
+    assert not grid.context(message.metadata.dst_node_id).state
 
 
 def test_an_adapter_that_is_not_finite_ends_in_divergence_not_in_an_error(make: Make) -> None:
@@ -266,4 +284,4 @@ def test_an_adapter_that_is_not_finite_ends_in_divergence_not_in_an_error(make: 
     before = strategy.state.optimizer.adapter
     assert torch.equal(start(strategy, grid), before)
     assert "diverged" in strategy.stop_reason
-    assert math.isfinite(float(strategy.details()["proxy_times_smaller"]))  # type: ignore[arg-type]
+    assert math.isfinite(float(strategy.measure().details()["proxy_times_smaller"]))  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from common.config import ConfigError, RunConfig
 from common.model.adapted import AdaptedModel
 from server_app.privacy.ledger import Ledger
 from server_app.results.checkpoints import load_checkpoint
+from server_app.rounds.round import OpenRound
 from server_app.strategies import STRATEGIES
 from tests.server_app.strategy_runs import NOISY, Make, faulty
 from tests.server_app.test_resume import REPEATABLE as PRIVATE
@@ -61,15 +62,15 @@ def test_the_history_is_the_decayed_sum_of_the_released_steps(make: Make) -> Non
     strategy, grid = make({**NOISY, "strategy.name": "history-prior", "history.decay": 0.5, "history.rows": 4})
     adapters = [strategy.state.optimizer.adapter]
     specs = []
-    original = strategy.aggregate_train
+    original = strategy.aggregate
 
-    def aggregate(server_round: int, replies: Any) -> Any:
-        specs.append(strategy._codec_of(server_round).spec())
-        taken = original(server_round, replies)
+    def aggregate(opened: OpenRound, replies: Any) -> Any:
+        specs.append(opened.codec.spec())
+        closed = original(opened, replies)
         adapters.append(strategy.state.optimizer.adapter)
-        return taken
+        return closed
 
-    strategy.aggregate_train = aggregate  # type: ignore[method-assign]
+    strategy.aggregate = aggregate  # type: ignore[method-assign]
     start(strategy, grid)
     steps = [after - before for before, after in pairwise(adapters)]
     assert not specs[0].arrays["history"].any()

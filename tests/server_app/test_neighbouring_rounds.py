@@ -1,4 +1,4 @@
-"""Neighbouring rounds of every strategy, from ``configure_train`` through the clients to the adapter that comes out.
+"""Neighbouring rounds of every strategy, from ``configure`` through the clients to the adapter that comes out.
 
 Neighbours under zero-out adjacency: in one world a client's contribution is replaced by zero (it releases the zero
 code, or nothing comes from it), all else being equal. Not the zero gradient, whose code is a bias where the encoder is
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from flwr.app import ConfigRecord, Message
+from flwr.app import Message
 from torch import Tensor
 
 from client_app import app as client_module
@@ -20,7 +20,6 @@ from common.codecs.base import Encoder
 from common.privacy import noise
 from common.privacy.mechanism import ReleaseTerms, release
 from common.privacy.noise import GridVector, RandomSource
-from server_app.rounds.state import pack_adapter
 from server_app.strategies import STRATEGIES, base
 from server_app.strategies.base import FederatedAdapter
 from tests.server_app.strategy_runs import Make
@@ -84,10 +83,10 @@ class Rounds:
         """The round's step of the adapter."""
         self.grid.gradients, self.grid.without, self.grid.silent = gradients, set(without), set(silent)
         before = self.strategy.state.optimizer.adapter
-        messages = self.strategy.configure_train(number, pack_adapter(before), ConfigRecord(), self.grid)
-        assert {message.metadata.dst_node_id for message in messages} == ALL
-        self.strategy.aggregate_train(number, self.grid.send_and_receive(messages))
-        assert len(self.strategy._replies.failures) == len(set(silent)), self.strategy._replies.failures
+        opened = self.strategy.configure(number, before)
+        assert {message.metadata.dst_node_id for message in opened.messages} == ALL
+        closed = self.strategy.aggregate(opened, self.grid.send_and_receive(opened.messages))
+        assert len(closed.replies.failures) == len(set(silent)), closed.replies.failures
         return self.strategy.state.optimizer.adapter.double() - before.double()
 
     def second(self, gradients: Tensor, **missing: Iterable[int]) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,7 +15,7 @@ from common.model.adapted import AdaptedModel
 from server_app.privacy.account import PrivacyAccount, cross_check_sentence
 from server_app.privacy.ledger import Ledger
 from server_app.results.report import describe_privacy
-from server_app.run import open_account
+from server_app.session import open_account
 from server_app.strategies import recipe_of
 from tests.support.tiny import CLIENTS, Files, planned, start, tiny_config, tiny_grid, tiny_strategy
 from workbench.simulation.in_process import InProcessGrid

@@ -99,13 +99,13 @@ def test_no_message_of_a_client_reaches_the_codec_but_through_the_released_adapt
         released = strategy.state.optimizer.adapter
         if case == "moved":
             released = released + 0.01 * vectors(1, 3072, 1)[0]
-        original = strategy.configure_train
+        original = strategy.configure
 
         def configure(*given: Any, original: Any = original, strategy: Any = strategy, to: Tensor = released) -> Any:
             strategy.state.optimizer.reset(to)
             return original(*given)
 
-        strategy.configure_train = configure  # type: ignore[method-assign]
+        strategy.configure = configure  # type: ignore[method-assign]
         strategy.hooks = type(strategy.hooks)(
             strategy.hooks.evaluate, strategy.hooks.on_prepared, lambda state, *_, made=made: made.append(state.codec)
         )
@@ -118,16 +118,16 @@ def test_no_message_of_a_client_reaches_the_codec_but_through_the_released_adapt
 def test_the_prior_is_made_anew_when_it_is_due_and_at_the_released_model(make: Make) -> None:
     strategy, grid = make({**NOISY, **PRIOR, "num-server-rounds": 5, "public-prior.refresh-every": 2})
     seen = []
-    original = strategy.aggregate_train
+    original = strategy.aggregate
 
-    def aggregate(server_round: int, replies: Any) -> Any:
+    def aggregate(*given: Any) -> Any:
         seen.append(strategy.codec)
-        return original(server_round, replies)
+        return original(*given)
 
-    strategy.aggregate_train = aggregate  # type: ignore[method-assign]
+    strategy.aggregate = aggregate  # type: ignore[method-assign]
     start(strategy, grid)
     assert [seen[i] is seen[i + 1] for i in range(4)] == [True, False, True, False]
-    assert strategy.details()["refreshes"] == 3
+    assert strategy.measure().details()["refreshes"] == 3
 
 
 @pytest.mark.parametrize("delivery", ["basis", "rebuild"])
@@ -167,7 +167,7 @@ def test_what_is_rebuilt_needs_fewer_bytes_than_the_rows(make: Make) -> None:
     for delivery in ("basis", "rebuild"):
         strategy, grid = make({**PRIOR, "public-prior.delivery": delivery})
         strategy.state.codec = strategy.prepare(grid)
-        sizes[delivery] = strategy.details()["encoder_bytes_down_per_client_round"]
+        sizes[delivery] = strategy.measure().details()["encoder_bytes_down_per_client_round"]
     assert sizes["basis"] == 2 * 24 * 3072 + 24 + 24 * 4
     assert sizes["rebuild"] < 0.3 * sizes["basis"]  # type: ignore[operator]
 

@@ -26,4 +26,4 @@ def test_captured_energy_is_named_after_what_it_was_measured_on(
     strategy, grid = make(changes)
     start(strategy, grid)
     assert "captured_energy" in strategy.state.prior
-    assert strategy.details()["captured_energy_of"] == measured_on
+    assert strategy.measure().details()["captured_energy_of"] == measured_on

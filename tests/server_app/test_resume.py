@@ -51,19 +51,19 @@ def killed_after(
     grid: InProcessGrid | None = None,
 ) -> RunFolder:
     """Run until the end of a round: before or after its checkpoint is written."""
-    from server_app import run  # noqa: PLC0415 - patched here
+    from server_app import session  # noqa: PLC0415 - patched here
 
-    original = run.Session._save
+    original = session.Session._save
 
-    def save(session: run.Session, state: Any) -> None:
+    def save(around: session.Session, state: Any) -> None:
         if state.round == rounds and where == "before":
             raise Killed
-        original(session, state)
+        original(around, state)
         if state.round == rounds:
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(run.Session, "_save", save)
+        patch.setattr(session.Session, "_save", save)
         with pytest.raises(Killed):
             run_federation(grid or tiny_grid(config), config)
     return RunFolder(Path(config.output.dir) / config.output.name)
@@ -279,15 +279,15 @@ def test_the_best_adapter_before_a_crash_is_what_a_resumed_run_goes_back_to(
     files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Best in round 1, killed after round 2, diverged in round 3: round 1 has to be in the checkpoint."""
-    from server_app import run  # noqa: PLC0415 - patched here
+    from server_app import session  # noqa: PLC0415 - patched here
 
     losses, seen = {0: 1.0, 1: 0.5, 2: 0.9, 3: 99.0}, {}
 
-    def evaluate(_: run.Session, server_round: int, adapter: torch.Tensor, *, whole: bool = False) -> MetricRecord:
+    def evaluate(_: session.Session, server_round: int, adapter: torch.Tensor, *, whole: bool = False) -> MetricRecord:
         seen.setdefault(server_round, adapter)
         return MetricRecord({"loss": losses[server_round]})
 
-    monkeypatch.setattr(run.Session, "evaluate", evaluate)
+    monkeypatch.setattr(session.Session, "evaluate", evaluate)
     config = tiny_config(files, tmp_path, {"num-server-rounds": 4})
     folder = resumed(config, killed_after(config, 2, monkeypatch))
     report = json.loads((folder.path / "report.json").read_text())

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from flwr.app import MetricRecord
+from flwr.app import ConfigRecord, MetricRecord
 from torch import Tensor
 
 from server_app.rounds.cohort import FederationError
-from server_app.rounds.state import VALIDATION_LOSS
+from server_app.rounds.divergence import VALIDATION_LOSS
+from server_app.rounds.state import pack_adapter, unpack_adapter
 from tests.server_app.strategy_runs import NOISY, Make, faulty, rounds_of
 from tests.support.false_alarms import count_outside, statistical
 from tests.support.tiny import start
@@ -22,6 +23,25 @@ def test_a_round_goes_on_without_the_clients_that_failed(make: Make) -> None:
     rounds = rounds_of(strategy)
     assert [(r.cohort, r.replies, r.failures, r.shortage) for r in rounds] == [(6, 3, 3, "")] * 3
     assert rounds[0].failure == "MemoryError: node has no memory left (2 of 3 failures)"
+
+
+def test_flowers_own_calls_make_the_same_round(make: Make) -> None:
+    strategy, grid = make({"num-server-rounds": 1})
+    after = start(strategy, grid)
+    strategy, grid = make({"num-server-rounds": 1})
+    strategy.state.codec = strategy.prepare(grid)
+    arrays = pack_adapter(strategy.state.optimizer.adapter)
+    with pytest.raises(RuntimeError, match="without its configure_train"):
+        strategy.aggregate_train(1, [])
+    messages = strategy.configure_train(1, arrays, ConfigRecord(), grid)
+    with pytest.raises(RuntimeError, match="round 2 without its configure_train"):
+        strategy.aggregate_train(2, [])
+    found, metrics = strategy.aggregate_train(1, grid.send_and_receive(messages))
+    assert metrics is None
+    assert found is not None
+    assert torch.equal(unpack_adapter(found), after)
+    messages = strategy.configure_train(2, found, ConfigRecord(), grid)
+    assert strategy.aggregate_train(2, []) == (None, None), "too few replied, and there is no noise"
 
 
 def test_the_denominator_stays_the_expected_cohort_when_clients_fail(make: Make) -> None:

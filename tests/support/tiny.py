@@ -21,9 +21,11 @@ from common.model.adapted import AdaptedModel
 from server_app.privacy.ledger import Ledger
 from server_app.privacy.plan import PrivacyPlan
 from server_app.results.folder import RunFolder
+from server_app.rounds.availability import Attendance
 from server_app.rounds.optimizer import ServerOptimizer
 from server_app.rounds.state import Hooks, RunState, pack_adapter
-from server_app.run import open_account, plan_run, run_federation
+from server_app.run import plan_run, run_federation
+from server_app.session import open_account
 from server_app.strategies import recipe_of, strategy_of
 from server_app.strategies.base import FederatedAdapter
 from workbench.simulation.in_process import InProcessGrid
@@ -117,8 +119,8 @@ def tiny_strategy(
     state = RunState(ServerOptimizer(config.server, adapted.initial.clone()), base_loss=math.inf)
     rounds: list[Any] = []
     hooks = Hooks(evaluate, lambda _: None, lambda _, summary, __: rounds.append(summary))
-    nodes = list(range(1, clients + 1))
-    strategy = strategy_of(config)(recipe, config, adapted, nodes, account, state, hooks)
+    attendance = Attendance(list(range(1, clients + 1)), {}, config.federation)
+    strategy = strategy_of(config)(recipe, config, adapted, attendance, account, state, hooks)
     strategy.rounds = rounds  # type: ignore[attr-defined]
     return strategy
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 from common.config import RunConfig, Scalar
 from common.wire.digest import app_digest
@@ -53,8 +52,7 @@ def run_report(flat: Mapping[str, Scalar]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         place = {"output.dir": scratch, "output.name": "run", "federation.max-in-flight": 0}  # nobody to wait for
         config = RunConfig.parse({**flat, **place})
-        with patch("server_app.results.report.draw_plots"):  # nobody would see them
-            folder = run_federation(grid_for(config), config)
+        folder = run_federation(grid_for(config), config, plots=False)  # nobody would see them
         report: dict[str, Any] = json.loads((folder.path / "report.json").read_text(encoding="utf-8"))
         report["rounds"] = [row["seconds"] for row in folder.read_metrics() if "seconds" in row]
     return report

@@ -3,20 +3,18 @@
 Everything else of a client is the shipped path: its checks, charges, encoder, clip and noise. What differs is rounding.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import cast
-from unittest.mock import patch
 
 import torch
 from flwr.app import Message
-from flwr.clientapp import ClientApp
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
-from client_app import app as shipped
 from client_app.answer import Asked
+from client_app.app import app, gradient_of, make_app
 from client_app.local_update import first_batch
 from client_app.site import Site
 from common.config import ConfigError, RunConfig, Scalar
@@ -29,8 +27,9 @@ from workbench.simulation.in_process import InProcessGrid
 
 def grid_for(config: RunConfig) -> InProcessGrid:
     """The clients of a run in this process: computed together where that is the same, else one after the other."""
-    grid = CohortGrid if _one_batch(config) and _can_join(config) else InProcessGrid
-    return grid(shipped.app, config.flat(), config.federation.num_clients)
+    if _one_batch(config) and _can_join(config):
+        return CohortGrid(config.flat(), config.federation.num_clients)
+    return InProcessGrid(app, config.flat(), config.federation.num_clients)
 
 
 def _one_batch(config: RunConfig) -> bool:
@@ -59,15 +58,23 @@ class CohortGrid(InProcessGrid):
     Only for what ``grid_for`` finds to be one batch of one step without dropout.
     """
 
-    def __init__(self, client_app: ClientApp, run_config: dict[str, Scalar], num_clients: int) -> None:
-        super().__init__(client_app, run_config, num_clients)
+    def __init__(self, run_config: dict[str, Scalar], num_clients: int) -> None:
+        super().__init__(make_app(self._gradient), run_config, num_clients)
+        self._found: dict[int, Tensor] = {}
         self._clients: dict[int, tuple[Site, TokenisedExamples]] = {}
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Compute the gradients together, then ask every client in turn as ever."""
         messages = list(messages)
-        with _given(self._gradients([message for message in messages if message.metadata.message_type == TRAIN])):
-            return super().push_messages(messages)
+        self._found = self._gradients([message for message in messages if message.metadata.message_type == TRAIN])
+        names = super().push_messages(messages)
+        self._found = {}
+        return names
+
+    def _gradient(self, asked: Asked, examples: TokenisedExamples) -> Tensor:
+        """What was computed for a client, or what it computes by itself."""
+        known = self._found.pop(asked.site.partition, None)
+        return gradient_of(asked, examples) if known is None else known
 
     def _gradients(self, messages: list[Message]) -> dict[int, Tensor]:
         """Each client's gradient by its partition; whom one pass cannot do is left to the shipped path."""
@@ -91,7 +98,7 @@ class CohortGrid(InProcessGrid):
     def _client(self, node: int, share: float) -> tuple[Site, TokenisedExamples]:
         """A client and its examples of the rounds, found once for a run."""
         if node not in self._clients:
-            site = Site.of(self._contexts[node])
+            site = Site.of(self.context(node))
             self._clients[node] = (site, site.examples(site.model(), share)[1])
         return self._clients[node]
 
@@ -103,16 +110,3 @@ def _stacked(batches: list[TokenisedExamples]) -> tuple[Tensor, Tensor]:
     labelled = torch.stack([pad(batch.labels != IGNORED, (0, width - batch.labels.shape[1])) for batch in batches])
     begins = labelled.int().argmax(-1)
     return tokens, torch.stack((begins, begins + labelled.sum(-1)), -1)
-
-
-@contextmanager
-def _given(gradients: dict[int, Tensor]) -> Iterator[None]:
-    """Let the client's handler find its gradient here; one that is not here is computed by it as ever."""
-    shipped_gradient = shipped.gradient_of
-
-    def found(asked: Asked, examples: TokenisedExamples) -> Tensor:
-        known = gradients.pop(asked.site.partition, None)
-        return shipped_gradient(asked, examples) if known is None else known
-
-    with patch.object(shipped, "gradient_of", found):
-        yield

@@ -56,6 +56,10 @@ class InProcessGrid(Grid):
         """A message as the caller's own constructor makes it."""
         return Message(content, dst_node_id=dst_node_id, message_type=message_type, group_id=group_id, ttl=ttl)
 
+    def context(self, node: int) -> Context:
+        """What a client knows of itself and keeps between messages; raises ``KeyError`` for a node that is not here."""
+        return self._contexts[node]
+
     def get_node_ids(self) -> list[int]:
         """Ids 1 to ``num_clients``."""
         return list(self._contexts)
@@ -85,7 +89,7 @@ class InProcessGrid(Grid):
         own = metadata_from_proto(metadata_to_proto(metadata))
         asked = make_message(own, content=self._received(message.content))
         try:
-            reply = self._app(message=asked, context=self._contexts[metadata.dst_node_id])
+            reply = self._app(message=asked, context=self.context(metadata.dst_node_id))
         except Exception as error:
             reply = Message(Error(_CLIENT_ERROR, f"{type(error).__name__}: {error}"), reply_to=asked)
         return message_from_proto(message_to_proto(reply))

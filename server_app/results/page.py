@@ -1,0 +1,110 @@
+"""``report.md``: a run's report as a page for people, to be published (what must not stand in it: ``report``)."""
+
+import math
+from typing import Any
+
+from server_app.privacy.account import cross_check_sentence
+from server_app.results.printed import printed_sentences
+from server_app.results.published_names import public_name
+from server_app.results.units import show, times
+from server_app.rounds.controls import control_warning
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The report as a page for people."""
+    run, outcome, privacy, wire = (report[key] for key in ("run", "outcome", "privacy", "communication"))
+    up, lora = wire["bytes_up_per_client_round"], wire["bytes_up_per_client_round_plain_lora"]
+    lines = [
+        f"# {run['strategy']} on {public_name(run['model'])} / {public_name(run['data'])}",
+        "",
+        f"{run['rounds_run']} of {run['rounds_planned']} rounds with {run['clients']} enrolled clients; "
+        f"ended because: {outcome['stopped_because']}. "
+        f"Divergence was judged on {outcome['divergence_judged_on']}.",
+        *_loud(control_warning(run["control"]), outcome["warning"]),  # shortages tell who replied: not on this page
+        "",
+        "## Utility (held-out examples that you named public; their losses are published)",
+        "",
+        *utility_rows(outcome),
+        "",
+        *_of_the_strategy(report["strategy"]),
+        "![loss and accuracy](progress.png)",
+        "",
+        "## Privacy",
+        "",
+        *(_guarantee(privacy[key]) for key in ("released_model", "one_client_against_server")),
+        f"- Cross-check of the released model's ε: {cross_check_sentence(privacy['released_model']['cross_check'])}.",
+        _terms(privacy),
+    ]
+    if privacy["not_private_because"]:
+        lines.append(f"\nNot private end to end, because {privacy['not_private_because']}.")
+    if privacy["printed"]:
+        lines += ["", *printed_sentences(privacy["printed"])]
+    if privacy["insecure_noise"]:
+        lines.append("\n**INSECURE TEST RUN: the noise was reproducible, so no epsilon above holds.**")
+    lines += [
+        "",
+        "![epsilon](epsilon.png)",
+        "",
+        "## Bytes on the wire (serialised records)",
+        "",
+        f"- up, per client and round: {up:,.0f} B; plain LoRA under the same terms: {lora:,} B ({times(lora, up)})",
+        f"- down, per client and round: {wire['bytes_down_per_client_round']:,.0f} B",
+        f"- up in all, expected: {wire['bytes_up_expected']:,.0f} B ({_of_whom(wire['cover'])})",
+        "",
+        "![bytes](bytes.png)",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _of_whom(cover: bool) -> str:
+    asked = "cover traffic included: every client is asked in every round"
+    return asked if cover else "the realised total would tell the cohorts' sizes"
+
+
+def _terms(privacy: dict[str, Any]) -> str:
+    noise = privacy["noise_source"]
+    if not privacy["noise_multiplier"]:
+        return f"- Trust model: {privacy['trust']}. Noise: {noise}."
+    one = privacy["one_client_against_server"]["noise_multiplier_of_a_message"]
+    first = privacy["statistics_noise_multiplier"]
+    return (
+        f"- Trust model: {privacy['trust']}. Noise multiplier (std over the clip norm {privacy['clip_norm']:g}): "
+        f"{privacy['noise_multiplier']:.4f} in a round{f', {first:.4f} in stage 1' if first else ''}; one message of a "
+        f"round carries {one:.4f} by itself. Noise: {noise}. Of delta, {privacy['delta_set_aside']:.2g} is set aside "
+        "for approximations."
+    )
+
+
+def _loud(*sentences: str) -> list[str]:
+    return [line for sentence in sentences if sentence for line in ("", f"**{sentence}**")]
+
+
+def utility_rows(outcome: dict[str, Any]) -> list[str]:
+    """A Markdown table of the scores before and after, or a sentence that there are none."""
+    base, final = outcome["base"], outcome["final"]
+    if not base:
+        return ["No evaluation data was configured (`data.evaluation`)."]
+    rows = ["| | base model | after fine-tuning |", "|---|---|---|"]
+    for key in (key for key in base if key != "round"):
+        percent = key.startswith(("accuracy", "retention"))
+        cells = [f"{row[key]:.1%}" if percent else f"{row[key]:.3f}" for row in (base, final)]
+        rows.append(f"| {key.replace('.', ', ')} | {cells[0]} | {cells[1]} |")
+    return rows
+
+
+def _of_the_strategy(details: dict[str, Any]) -> list[str]:
+    """What the strategy itself has to say, if anything."""
+    return [f"Strategy: {details['summary']}.", ""] if details.get("summary") else []
+
+
+def _guarantee(figure: dict[str, Any]) -> str:
+    what = f"of {figure['of']}, against {figure['against']}"
+    if math.isinf(figure["epsilon"]):
+        because = figure.get("not_claimed_because")
+        return f"- **ε = inf** (nothing is claimed{f': {because}' if because else ''}) {what}."
+    return (
+        f"- **ε = {show(figure['epsilon'])}** at δ = {figure['delta']:g} (assumes: "
+        f"{figure['assumes']}), {what}. Unit: {figure['unit']}. "
+        f"Adjacency: {figure['adjacency']}. Accountant: {figure['accountant']}."
+    )

@@ -1,0 +1,69 @@
+"""Every score of a run: held-out examples, those for validation, and what the model could do before (retention)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from flwr.app import MetricRecord
+from torch import Tensor
+
+from common.config import RunConfig
+from common.data import evaluation_examples, retention_examples, validation_examples
+from common.model.adapted import AdaptedModel
+from server_app.results.evaluation import Evaluation, Evaluator
+from server_app.rounds.divergence import VALIDATION_LOSS
+
+
+@dataclass
+class Scorer:
+    """Scores adapters as metrics; the last one's scores are kept, since the end of a run asks for them again.
+
+    Attributes:
+        held_out: what the report is about.
+        validation: what decides of divergence, where there are such examples.
+        retention: what the model could do before.
+        last: the adapter (shape ``[n]``) that was scored last, and its scores without retention.
+
+    """
+
+    held_out: Evaluator
+    validation: Evaluator | None
+    retention: Evaluator | None
+    last: tuple[Tensor, MetricRecord] | None = None
+
+    @classmethod
+    def of(cls, adapted: AdaptedModel, config: RunConfig) -> "Scorer | None":
+        """The scorer of a run; ``None`` where it has no public examples. Tokenises all of them."""
+        data, seed = config.data, config.seed
+        held_out = evaluation_examples(data, seed)
+        if held_out is None:
+            return None
+        validation, retention = (
+            Evaluator(adapted, rows, data, config.evaluation) if rows else None
+            for rows in (validation_examples(data, seed), retention_examples(data, seed))
+        )
+        return cls(Evaluator(adapted, held_out, data, config.evaluation), validation, retention)
+
+    def __call__(self, adapter: Tensor, *, whole: bool) -> MetricRecord:
+        """Scores, in all and by group, and validation loss; retention if ``whole``."""
+        if self.last is None or not torch.equal(self.last[0], adapter):
+            scores = _metrics(self.held_out(adapter))
+            if self.validation is not None:
+                scores[VALIDATION_LOSS] = self.validation(adapter).loss
+            self.last = adapter.clone(), scores
+        record = self.last[1].copy()
+        if whole and self.retention is not None:
+            kept = self.retention(adapter)
+            record["retention"] = kept.accuracy if kept.accuracy is not None else math.nan
+        return record
+
+
+def _metrics(result: Evaluation) -> MetricRecord:
+    record = MetricRecord({"loss": result.loss})
+    if result.accuracy is not None:
+        record["accuracy"] = result.accuracy
+    for group, value in result.loss_by_group.items():
+        record[f"loss.{group}"] = value
+    for group, value in result.accuracy_by_group.items():
+        record[f"accuracy.{group}"] = value
+    return record

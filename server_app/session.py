@@ -1,0 +1,200 @@
+"""What happens around the rounds of a run: scores, checkpoints, lines for people, results at the end."""
+
+import logging
+import math
+from dataclasses import dataclass
+
+from flwr.app import MetricRecord
+from torch import Tensor
+
+from common.config import ConfigError, RunConfig
+from common.model.adapted import AdaptedModel
+from common.wire.digest import app_digest
+from server_app.log import log_event
+from server_app.privacy.account import PrivacyAccount
+from server_app.privacy.ledger import Ledger
+from server_app.privacy.plan import PrivacyPlan, round_terms, stage_one_terms
+from server_app.results.checkpoints import CheckpointError, Progress, load_checkpoint, mark_ended, save_checkpoint
+from server_app.results.console import Narrator, Watch
+from server_app.results.folder import RunFolder
+from server_app.results.model_card import model_card
+from server_app.results.monitor import Monitor
+from server_app.results.report import write_report
+from server_app.results.scoring import Scorer
+from server_app.results.tensorboard import Scalars
+from server_app.results.tracking import phase, watched
+from server_app.rounds.availability import Attendance
+from server_app.rounds.divergence import judged_loss
+from server_app.rounds.optimizer import ServerOptimizer
+from server_app.rounds.state import Hooks, RoundSummary, RunState
+from server_app.strategies.base import FederatedAdapter
+from server_app.strategies.recipe import Recipe
+
+
+def open_account(config: RunConfig, recipe: Recipe, plan: PrivacyPlan, ledger: Ledger) -> PrivacyAccount:
+    """The account of a run, which knows what one message of each stage reveals by itself."""
+    message, stage = round_terms(config.privacy, plan, recipe.code_size), recipe.stage_one
+    return PrivacyAccount(
+        plan,
+        ledger,
+        message_noise=message.message_noise_multiplier,
+        statistics_noise=stage_one_terms(config, plan, stage).message_noise_multiplier if stage else math.inf,
+    )
+
+
+@dataclass
+class Session:
+    """What lives as long as a run beside its strategy, and what is done around the rounds (``hooks``)."""
+
+    config: RunConfig
+    adapted: AdaptedModel
+    folder: RunFolder
+    state: RunState
+    account: PrivacyAccount
+    attendance: Attendance
+    watch: Watch
+    scorer: Scorer | None
+    scalars: Scalars | None
+    monitor: Monitor
+    say: Narrator
+
+    @classmethod
+    def open(
+        cls,
+        config: RunConfig,
+        adapted: AdaptedModel,
+        recipe: Recipe,
+        plan: PrivacyPlan,
+        attendance: Attendance,
+        folder: RunFolder,
+        say: Narrator,
+    ) -> "Session":
+        """All of it, fresh in ``folder``, with the base model scored, or from the checkpoint there."""
+        clients = len(attendance.nodes)
+        log_event("run_resumed" if config.resume else "run_started", app_digest=app_digest(), clients=clients)
+        ledger = Ledger(folder.ledger)
+        state, progress = (_resume if config.resume else _begin)(config, adapted, ledger, folder, clients)
+        account = open_account(config, recipe, plan, ledger)
+        session = cls(
+            config=config,
+            adapted=adapted,
+            folder=folder,
+            state=state,
+            account=account,
+            attendance=attendance,
+            watch=Watch(config.num_server_rounds, progress.elapsed),
+            scorer=Scorer.of(adapted, config),
+            scalars=Scalars(folder.tensorboard, state.round + 1) if config.output.tensorboard else None,
+            monitor=Monitor(folder, config.num_server_rounds, account, attendance),
+            say=say,
+        )
+        if not config.resume:
+            session.evaluate_base()
+        return session
+
+    @property
+    def hooks(self) -> Hooks:
+        """What the strategy calls around its rounds."""
+        return Hooks(self.evaluate, self.on_prepared, self.on_round, self.on_attendance)
+
+    def evaluate_base(self) -> None:
+        """Score the untouched model: row 0 of the metrics, and the yardstick of divergence."""
+        metrics = self.evaluate(0, self.state.optimizer.adapter, whole=True)
+        loss = judged_loss(metrics)[0] if metrics else math.inf
+        if math.isnan(loss):
+            raise ConfigError(
+                f'data.evaluation = "{self.config.data.evaluation}": the base model\'s held-out loss is nan, so no '
+                "round could be compared with it; look at model.dtype and at the rows"
+            )
+        self.state.base_loss = loss
+        self._keep({"round": 0, **_plain(metrics)})
+        self.say.base(metrics)
+
+    def evaluate(self, server_round: int, adapter: Tensor, *, whole: bool = False) -> MetricRecord | None:
+        """The scores of an adapter (shape ``[n]``); retention is among them if ``whole``; ``None`` without data."""
+        if self.scorer is None:
+            return None
+        step = f"round {server_round}" if server_round else "base model"
+        with watched(f"{step}, evaluation", self.say), phase(step):
+            return self.scorer(adapter, whole=whole)
+
+    def on_prepared(self, state: RunState) -> None:
+        """Stage 1 has ended: keep the codec, tell its quality."""
+        log_event("codec_ready", round=state.round)
+        self.say.prepared(state.prior, state.made_codec.size)
+        self._save(state)
+
+    def on_round(self, state: RunState, summary: RoundSummary, metrics: MetricRecord | None) -> None:
+        """A round has ended: metrics line, checkpoint, one line for the person who watches."""
+        self.watch.lap()
+        line = {**summary.__dict__, "elapsed": self.watch.elapsed, **_plain(metrics)}
+        line["epsilon"] = _number(summary.epsilon)
+        line["epsilon_server"] = _number(summary.epsilon_server)
+        self._keep(line)
+        level = logging.WARNING if summary.shortage else logging.INFO
+        log_event("round_finished", level=level, round=summary.round, cohort=summary.cohort, replies=summary.replies)
+        self._save(state)
+        self.monitor.write()
+        self.say.round(summary, metrics, self.watch)
+
+    def on_attendance(self, line: str) -> None:
+        """Nodes are waited for, are back, or are silent."""
+        self.say(line)
+        self.monitor.write()
+
+    def finish(self, strategy: FederatedAdapter, *, plots: bool = True) -> None:
+        """Certify epsilon, write adapter, report and plots, mark the run as ended; ``latest`` is this run now."""
+        adapter = self.state.optimizer.adapter
+        rounds = self.state.round
+        scores = _plain(self.evaluate(rounds, adapter, whole=True))
+        final = {"round": rounds, **scores} if scores else {}
+        self.folder.save_adapter(self.adapted, adapter, self.config.model.name)
+        findings = strategy.measure()
+        report = write_report(self.folder, self.config, strategy, findings, final, self.watch.elapsed, plots=plots)
+        self.folder.publish(model_card(self.config, report))
+        self.folder.point_latest()
+        mark_ended(self.folder.checkpoint)
+        if self.scalars is not None:
+            self.scalars.close()
+        self.monitor.write("completed")
+        log_event("run_ended", round=rounds, reason=report["outcome"]["stopped_because"])
+        self.say.closing(report)
+
+    def _keep(self, line: dict[str, object]) -> None:
+        self.folder.append_metrics(line)
+        if self.scalars is not None:
+            self.scalars.write(line)
+
+    def _save(self, state: RunState) -> None:
+        progress = Progress(self.watch.elapsed, self.account.ledger_head, len(self.attendance.nodes))
+        save_checkpoint(self.folder.checkpoint, state, progress)
+        log_event("checkpoint_saved", round=state.round)
+
+
+def _begin(
+    config: RunConfig, adapted: AdaptedModel, ledger: Ledger, folder: RunFolder, clients: int
+) -> tuple[RunState, Progress]:
+    folder.write_config(config, clients)
+    return RunState(ServerOptimizer(config.server, adapted.initial.cpu())), Progress(0.0, ledger.head, clients)
+
+
+def _resume(
+    config: RunConfig, adapted: AdaptedModel, ledger: Ledger, folder: RunFolder, clients: int
+) -> tuple[RunState, Progress]:
+    state, progress = load_checkpoint(folder.checkpoint, config, adapted.layout)
+    if not ledger.contains(progress.ledger_head):
+        raise CheckpointError(f"{folder.ledger}: the ledger lacks charges that the checkpoint was made after")
+    if progress.clients != clients:
+        raise CheckpointError(
+            f'resume = "{config.resume}": planned for {progress.clients} clients, {clients} are connected; '
+            "the guarantee was computed for that number: connect as many"
+        )
+    return state, progress
+
+
+def _plain(metrics: MetricRecord | None) -> dict[str, object]:
+    return dict(metrics) if metrics is not None else {}
+
+
+def _number(value: float) -> float | str:
+    return value if math.isfinite(value) else "inf"
