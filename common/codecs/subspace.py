@@ -26,7 +26,7 @@ from common.codecs.linear import LinearCodec
 from common.codecs.rows import BlockRows, Rows, TangentRows, TuckerRows
 
 KIND = "subspace"
-VERSION = 1
+VERSION = 2
 
 
 class SubspaceCodec(Codec):
@@ -36,7 +36,6 @@ class SubspaceCodec(Codec):
         layout: the adapter, n values.
         rows: the learned rows.
         scales: one for each row, the random ones last, shape ``[k]``, none negative.
-        transform: name in ``transform.TRANSFORMS``, of the random rows.
         seed: seed of the random rows, 0 to 2^63 - 1.
         epoch: number of the draw from that seed.
 
@@ -45,17 +44,15 @@ class SubspaceCodec(Codec):
 
     """
 
-    def __init__(
-        self, layout: Layout, rows: Rows, scales: Tensor, *, transform: str = "buckets", seed: int = 0, epoch: int = 0
-    ) -> None:
+    def __init__(self, layout: Layout, rows: Rows, scales: Tensor, *, seed: int = 0, epoch: int = 0) -> None:
         fresh = len(scales) - rows.size
         if scales.dim() != 1 or fresh < 0 or not len(scales):
             raise ValueError(f"codec 'subspace': array 'scales' has shape {tuple(scales.shape)} for {rows.size} rows")
         if not bool((scales >= 0).all()):
             raise ValueError("codec 'subspace': array 'scales' holds a negative number or nan")
         self._layout, self._rows, self._scales = layout, rows, scales.detach().cpu().float().clone()
-        self._transform, self._seed, self._epoch = transform, seed, epoch
-        self._random = LinearCodec.of_form(layout, fresh, seed, transform=transform).redraw(epoch) if fresh else None
+        self._seed, self._epoch = seed, epoch
+        self._random = LinearCodec.of_form(layout, fresh, seed).redraw(epoch) if fresh else None
 
     @property
     def dim(self) -> int:
@@ -106,10 +103,10 @@ class SubspaceCodec(Codec):
         return CodecState(KIND, VERSION, self._fields(), self._arrays())
 
     def _with(self, rows: Rows, epoch: int) -> Self:
-        return type(self)(self._layout, rows, self._scales, transform=self._transform, seed=self._seed, epoch=epoch)
+        return type(self)(self._layout, rows, self._scales, seed=self._seed, epoch=epoch)
 
     def _fields(self) -> dict[str, Scalar]:
-        own: dict[str, Scalar] = {"rows": self._rows.name, "transform": self._transform}
+        own: dict[str, Scalar] = {"rows": self._rows.name}
         if isinstance(self._rows, TuckerRows):
             own["width"] = self._rows.width
         return {**layout_fields(self._layout), **own, "seed": self._seed, "epoch": self._epoch}
@@ -123,7 +120,6 @@ def _from_parcel(parcel: EncoderSpec | CodecState, layout: Layout) -> SubspaceCo
         layout,
         _rows_of(parcel, layout),
         parcel.array("scales", (-1,)),
-        transform=parcel.value("transform", str),
         seed=parcel.value("seed", int),
         epoch=parcel.value("epoch", int),
     )

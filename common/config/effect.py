@@ -27,10 +27,6 @@ def _demo(config: "RunConfig") -> bool:
 
 ONLY_IF: dict[str, tuple[_Test, str]] = {
     "codec.form": (_seeded, 'codec.kind = "linear", and not by strategy fedcg'),
-    "codec.transform": (
-        lambda config: _seeded(config) and config.codec.form != "trained",
-        'codec.kind = "linear" and a form that is not trained',
-    ),
     "codec.depth": (lambda config: config.codec.kind == "conv", 'codec.kind = "conv"'),
     "data.dirichlet-alpha": (lambda config: config.data.partitioner == "dirichlet", 'data.partitioner = "dirichlet"'),
     "data.partition-by": (lambda config: config.data.partitioner != "iid", 'data.partitioner = "dirichlet", "natural"'),

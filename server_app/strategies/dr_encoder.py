@@ -82,7 +82,7 @@ def _drawn_encoder(settings: PriorSettings, layout: Layout) -> PlannedEncoder:
     """A seeded projection of the form, or the identity where there is no seed; statistics change no byte of it."""
     if settings.kind != "linear" or settings.form not in FORMS:
         return PlannedEncoder(IdentityCodec(layout).spec())
-    codec = LinearCodec.of_form(layout, settings.size, settings.seed, form=settings.form, transform=settings.transform)
+    codec = LinearCodec.of_form(layout, settings.size, settings.seed, form=settings.form)
     return PlannedEncoder(codec.spec())
 
 

@@ -53,7 +53,7 @@ class PublicPrior(FederatedAdapter):
         if prior.prompts == TEMPLATE and not prior.slots:
             check_enough(prior, len(_demo_questions(config)))
         none = BlockRows(layout, torch.tensor([[0, layout.size, 0]]), torch.zeros(0))
-        spec = SubspaceCodec(layout, none, torch.zeros(codec.size), transform=codec.transform).spec()
+        spec = SubspaceCodec(layout, none, torch.zeros(codec.size)).spec()
         rows = rows_bytes(layout, codec.size - prior.random_rows, prior, config.data.max_length)
         return Recipe(layout, codec.size, PlannedEncoder(spec, rows), keeps_length=True)
 
@@ -116,7 +116,7 @@ class PublicPrior(FederatedAdapter):
         costs["public_prior_seconds"] = costs.get("public_prior_seconds", 0.0) + time.monotonic() - started
         costs["public_prior_prompts"] = float(len(prompts))
         costs["public_prior_energy"] = float(found.energies.sum())
-        return SubspaceCodec(self.layout, found.rows, scales, transform=codec.transform, seed=self.config.seed)
+        return SubspaceCodec(self.layout, found.rows, scales, seed=self.config.seed)
 
     def _pool(self) -> list[str]:
         """The public prompts, made once; none of them is a question that anything is scored on."""

@@ -134,7 +134,6 @@ def prior_settings(config: RunConfig, layout: Layout) -> PriorSettings:
             batch_size=prior.batch_size,
             learning_rate=prior.learning_rate,
             depth=codec.depth,
-            transform=codec.transform,
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error

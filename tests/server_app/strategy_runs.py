@@ -26,7 +26,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "public-prior, Tucker": {"strategy.name": "public-prior", "public-prior.form": "tucker"},
     "public-prior, rebuilt": {"strategy.name": "public-prior", "public-prior.delivery": "rebuild"},
     "public-prior, random rows": {"strategy.name": "public-prior", "public-prior.random-rows": 16},
-    "random-projection, mixed": {"strategy.name": "random-projection", "codec.transform": "mixed-buckets"},
 }
 """Every registered strategy as it is by default (fedlpp with 2 bits), and with the options that change what travels."""
 
