@@ -167,16 +167,15 @@ def _public_prior_faults(config: RunConfig) -> list[str]:
     if config.strategy.name != "public-prior":
         return []
     prior, codec, faults = config.public_prior, config.codec, []
-    rows = codec.size - prior.random_rows
     if (codec.kind, codec.form) != ("linear", "global"):
         faults.append(
             f'codec.kind = "{codec.kind}" and codec.form = "{codec.form}": strategy public-prior needs "linear" and '
             '"global"'
         )
-    if not 1 <= rows <= prior.pseudo_clients:
+    if not 1 <= codec.size <= prior.pseudo_clients:
         faults.append(
-            f"codec.size = {codec.size} and public-prior.random-rows = {prior.random_rows} leave {rows} rows to the "
-            f"prior: it needs 1 to {prior.pseudo_clients}, as many as public-prior.pseudo-clients"
+            f"codec.size = {codec.size} is out of range for strategy public-prior: allowed are 1 to "
+            f"{prior.pseudo_clients}, as many as public-prior.pseudo-clients"
         )
     if prior.delivery == "rebuild" and config.model.quantization != "none":
         faults.append(

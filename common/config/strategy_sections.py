@@ -78,7 +78,6 @@ class PublicPriorConfig(Section):
     delivery: Literal["basis", "rebuild"] = Field(
         "basis", description="send the rows, or what a client needs to apply them through its own model"
     )
-    random_rows: NonNegativeInt = Field(0, description="code values for fresh random directions beside the prior's")
     whitening: Annotated[float, Field(ge=0, le=0.5)] = Field(
         0.25, description="rows are scaled by their energy to minus this power; 0 = all alike"
     )

@@ -25,7 +25,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "public-prior, per layer": {"strategy.name": "public-prior", "public-prior.form": "per-layer"},
     "public-prior, Tucker": {"strategy.name": "public-prior", "public-prior.form": "tucker"},
     "public-prior, rebuilt": {"strategy.name": "public-prior", "public-prior.delivery": "rebuild"},
-    "public-prior, random rows": {"strategy.name": "public-prior", "public-prior.random-rows": 16},
 }
 """Every registered strategy as it is by default (fedlpp with 2 bits), and with the options that change what travels."""
 

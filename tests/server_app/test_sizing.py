@@ -123,7 +123,7 @@ def test_estimates_are_near_what_a_real_step_keeps(
 CONV = {"codec.kind": "conv", "codec.depth": 2, "codec.size": 0, "prior.steps": 2}
 
 
-PRIOR: dict[str, Any] = {"strategy.name": "public-prior", "codec.size": 24, "public-prior.random-rows": 8}
+PRIOR: dict[str, Any] = {"strategy.name": "public-prior", "codec.size": 24}
 
 
 @pytest.mark.parametrize(

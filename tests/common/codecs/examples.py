@@ -100,9 +100,9 @@ def tangents() -> TangentRows:
     return TangentRows(LAYOUT, point, tokens, torch.ones(8, 2, 2, dtype=torch.int32), weights)
 
 
-def subspace(rows: Rows, fresh: int = 0) -> SubspaceCodec:
-    scales = torch.linspace(2.0, 0.5, rows.size + fresh)
-    return SubspaceCodec(LAYOUT, rows, scales, seed=5).bound(Parabolas())
+def subspace(rows: Rows) -> SubspaceCodec:
+    scales = torch.linspace(2.0, 0.5, rows.size)
+    return SubspaceCodec(LAYOUT, rows, scales).bound(Parabolas())
 
 
 SEEDED = {f"linear-{form}": linear(form) for form in FORMS}
@@ -114,5 +114,4 @@ OTHERS: dict[str, Codec] = {
 HISTORIES = {"history-none": led(torch.zeros(LAYOUT.size)), "history-past": led(past())}
 ROWS: dict[str, Rows] = {"blocks": blocks(), "tucker": tucker(), "tangents": tangents()}
 SUBSPACES = {f"subspace-{name}": subspace(rows) for name, rows in ROWS.items()}
-MIXTURES = {f"mixture-{name}": subspace(rows, 18) for name, rows in ROWS.items()}
-CODECS: dict[str, Codec] = {**SEEDED, **OTHERS, **HISTORIES, **SUBSPACES, **MIXTURES}
+CODECS: dict[str, Codec] = {**SEEDED, **OTHERS, **HISTORIES, **SUBSPACES}
