@@ -20,8 +20,6 @@ class PriorConfig(Section):
     """Training of a learned AutoEncoder on synthetic gradients (Algorithm 1, server side)."""
 
     steps: PositiveInt = Field(300, description="Adam steps")
-    batch_size: PositiveInt = Field(16, description="synthetic gradients in a step")
-    learning_rate: PositiveFloat = Field(2e-4, description="Adam step size")
 
 
 class HistoryConfig(Section):

@@ -41,7 +41,7 @@ class PriorSettings:
     size: int = 0
     seed: int = 0
     steps: int = 300
-    batch_size: int = 32
+    batch_size: int = 16
     learning_rate: float = 2e-4
     depth: int = 6
 

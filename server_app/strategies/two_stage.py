@@ -122,7 +122,7 @@ class TwoStage(FederatedAdapter):
 
 def prior_settings(config: RunConfig, layout: Layout) -> PriorSettings:
     """Settings of Algorithm 1's server side; raises ``ConfigError`` when the code cannot fit the adapter."""
-    codec, prior = config.codec, config.prior
+    codec = config.codec
     check_size(config, layout)
     try:
         return PriorSettings(
@@ -130,9 +130,7 @@ def prior_settings(config: RunConfig, layout: Layout) -> PriorSettings:
             form=codec.form,
             size=codec.size,
             seed=config.seed,
-            steps=prior.steps,
-            batch_size=prior.batch_size,
-            learning_rate=prior.learning_rate,
+            steps=config.prior.steps,
             depth=codec.depth,
         )
     except ValueError as error:

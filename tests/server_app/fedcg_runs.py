@@ -12,7 +12,6 @@ FEDCG: dict[str, Any] = {
     "fedcg.sampling-rate": 1.0,
     "fedcg.gradients-per-client": STEPS,
     "prior.steps": 5,
-    "prior.batch-size": 4,
     "codec.size": 16,
 }
 CONV: dict[str, Any] = {"codec.kind": "conv", "codec.depth": 2, "codec.size": 0}

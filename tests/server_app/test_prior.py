@@ -74,7 +74,7 @@ def test_reported_quality_of_a_random_subspace_is_k_over_n() -> None:
 
 
 def test_training_the_linear_autoencoder_beats_a_random_subspace_but_not_the_optimum() -> None:
-    settings = PriorSettings("linear", "trained", size=16, steps=250, learning_rate=3e-3)
+    settings = PriorSettings("linear", "trained", size=16, steps=250, batch_size=32, learning_rate=3e-3)
     codec, report = train_prior(LAYOUT, STATISTICS, settings)
     share = 16 * 16.0 / (64 * 1 + 64 * 4 + 96 * 0.25 + 96 * 16 + 36 * 1)
     assert codec.size == 16
