@@ -48,9 +48,6 @@ class FedlppConfig(Section):
     """Quantisation of what strategy fedlpp broadcasts: the proxy."""
 
     bits: Annotated[int, Field(ge=1, le=8)] = Field(2, description="fedlpp: bits w of a value in the broadcast proxy")
-    levels: Literal["uniform", "normal"] = Field(
-        "uniform", description="fedlpp: evenly spaced over a tensor's range, or normal quantiles (NF)"
-    )
     rounding: Literal["nearest", "stochastic"] = Field(
         "nearest", description="fedlpp: to the nearest level, or at random without bias (by seed and round)"
     )
@@ -64,10 +61,8 @@ class PublicPriorConfig(Section):
     template: str = Field("", description='a prompt with {slots}; "" = that of the demo task')
     slots: str = Field("", description='template: TOML file with a list of words for every slot; "" = the demo\'s')
     pool: PositiveInt = Field(256, description="most prompts to have")
-    prompt_tokens: PositiveInt = Field(16, description="self-generated: longest continuation of the template's opening")
     pseudo_clients: PositiveInt = Field(256, description="pseudo-clients, each one gradient")
     prompts_per_client: PositiveInt = Field(3, description="prompts of a pseudo-client")
-    label_tokens: PositiveInt = Field(1, description="most tokens that the model samples as a label")
     refresh_every: PositiveInt = Field(
         5, description="rounds after which the prior is made anew from the released model"
     )
