@@ -38,7 +38,6 @@ ONLY_IF: dict[str, tuple[_Test, str]] = {
         'public-prior.prompts = "template"',
     ),
     "public-prior.tucker-width": (lambda config: config.public_prior.form == "tucker", 'public-prior.form = "tucker"'),
-    "server.momentum": (lambda config: config.server.optimizer == "momentum", 'server.optimizer = "momentum"'),
     "statistics.beta1": (_ema, 'statistics.estimator = "ema"'),
     "statistics.beta2": (_ema, 'statistics.estimator = "ema"'),
     "train.learning-rate": (_several_steps, "train.local-steps above 1, or train.local-epochs"),

@@ -10,7 +10,6 @@ from pydantic import Field, field_validator, model_validator
 
 from common.config.fields import (
     LARGEST_SEED,
-    Fraction,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -83,7 +82,6 @@ class LoraConfig(Section):
 
     rank: PositiveInt = Field(8, description="rank r of every factor pair")
     alpha: PositiveFloat = Field(16.0, description="scale: the update is alpha/rank * B A")
-    dropout: Fraction = Field(0.0, description="dropout on the adapter's input")
     target_modules: str = Field(
         "auto", description="comma-separated module names; auto = the attention projections of the architecture"
     )
@@ -250,9 +248,10 @@ class PrivacyConfig(Section):
 class ServerConfig(Section):
     """The server's step and its brake."""
 
-    optimizer: Literal["sgd", "momentum", "adam"] = Field("sgd", description="server optimiser on the flat adapter")
+    optimizer: Literal["sgd", "momentum", "adam"] = Field(
+        "sgd", description="server optimiser on the flat adapter; momentum is .9"
+    )
     learning_rate: PositiveFloat = Field(1.0, description="step size on the decoded mean code")
-    momentum: Fraction = Field(0.9, description="momentum (optimizer = momentum)")
     divergence_factor: Annotated[float, Field(gt=1)] = Field(
         4.0,
         description="stop when the loss (demo: on validation facts) exceeds this multiple of the base model's",
