@@ -29,7 +29,6 @@ ONLY_IF: dict[str, tuple[_Test, str]] = {
     "codec.form": (_seeded, 'codec.kind = "linear", and not by strategy fedcg'),
     "codec.depth": (lambda config: config.codec.kind == "conv", 'codec.kind = "conv"'),
     "data.dirichlet-alpha": (lambda config: config.data.partitioner == "dirichlet", 'data.partitioner = "dirichlet"'),
-    "data.partition-by": (lambda config: config.data.partitioner != "iid", 'data.partitioner = "dirichlet", "natural"'),
     "data.task": (_demo, 'data.name = "demo"'),
     "data.examples-per-client": (_demo, 'data.name = "demo"'),
     "fedcg.clip-norm": (lambda config: config.fedcg.private, "fedcg.private = true"),

@@ -100,19 +100,21 @@ class DataConfig(Section):
     format: Literal["columns", "dolly", "mmlu", "ceval", "alpaca", "e2e", "dart", "dialogsum"] = Field(
         "columns", description="columns = prompt-column and completion-column as they are; else that set's own layout"
     )
-    subset: str = Field("", description="hub set or directory: its configuration, or several, comma-separated")
+    subset: str = Field(
+        "", description="hub set or directory: its configuration, or several, comma-separated; of data.evaluation too"
+    )
     train_split: str = Field("train", description="hub set or directory: split of the private examples")
     revision: str = Field("", description='hub set: branch or commit; "" = its default branch')
     task: DemoTask = Field("elicitation", description="task of the demo data")
     evaluation: str = Field("", description='file or hub id of held-out examples; "" = the demo\'s own, or none')
-    evaluation_subset: str = Field("", description='subset of data.evaluation; "" = the same as data.subset')
     evaluation_split: str = Field("test", description="split of data.evaluation if that is a hub set or directory")
     split: str = Field("evaluation", description="demo: evaluation (report) or validation (public, for tuning)")
     prompt_column: str = Field("prompt", description="column that holds the prompt (its labels are masked)")
     completion_column: str = Field("completion", description="column that holds the text to learn")
-    group_column: str = Field("group", description="column that groups examples in reports and partitions")
+    group_column: str = Field(
+        "group", description="column that groups examples in reports, and by which dirichlet and natural partition"
+    )
     partitioner: Literal["iid", "dirichlet", "natural"] = Field("dirichlet", description="how clients get data")
-    partition_by: str = Field("group", description="column for the dirichlet and natural partitioners")
     dirichlet_alpha: PositiveFloat = Field(0.3, description="concentration; small = each client sees few groups")
     examples_per_client: PositiveInt = Field(12, description="demo data: examples drawn for each client")
     max_length: Annotated[int, Field(ge=2)] = Field(
@@ -125,7 +127,7 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _format_names_the_columns(self) -> "DataConfig":
-        defaults = {"prompt_column": "prompt", "completion_column": "completion", "group_column": "group"}
+        defaults = {"prompt_column": "prompt", "completion_column": "completion"}
         for name, default in defaults.items():
             if self.format != "columns" and getattr(self, name) != default:
                 raise ValueError(
