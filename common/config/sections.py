@@ -190,7 +190,6 @@ class PrivacyConfig(Section):
     mechanism: Literal["calibrated", "printed"] = Field(
         "calibrated", description="printed = the paper's Eq (1)-(5), to show what they give; epsilon is then its claim"
     )
-    stop_epsilon: NonNegativeFloat = Field(0.0, description="stop before a round would exceed it; 0 = no such stop")
     delta: NonNegativeFloat = Field(1e-5, description="delta of the guarantee, below 1/M; 0 = 1/(10 M)")
     trust: Literal["central", "distributed", "local"] = Field("distributed", description="who adds the noise")
     colluders: NonNegativeInt = Field(
@@ -217,12 +216,11 @@ class PrivacyConfig(Section):
             )
         if 0 < self.noise_multiplier < 1e-4:
             raise ValueError(f"privacy.noise-multiplier = {self.noise_multiplier}: at least 1e-4, or 0 to solve for it")
-        for name, value in (("epsilon", self.epsilon), ("stop-epsilon", self.stop_epsilon)):
-            if LARGEST_EPSILON < value < math.inf and self.mechanism != "printed":
-                raise ValueError(
-                    f"privacy.{name} = {value:g}: nothing above {LARGEST_EPSILON:g} is claimed; ask for less, or for "
-                    "no privacy with privacy.epsilon = inf"
-                )
+        if LARGEST_EPSILON < self.epsilon < math.inf and self.mechanism != "printed":
+            raise ValueError(
+                f"privacy.epsilon = {self.epsilon:g}: nothing above {LARGEST_EPSILON:g} is claimed; ask for less, or "
+                "for no privacy with privacy.epsilon = inf"
+            )
         if math.isnan(self.epsilon):
             raise ValueError("privacy.epsilon = nan: give a positive number, or inf for no privacy")
         if self.delta >= 1:

@@ -22,9 +22,11 @@ CLEAR = {"privacy.epsilon": math.inf}
 CLIENTS, CODE, SCALES = 100, 64, 17
 
 
-def planned(changes: dict[str, Any] | None = None, clients: int = CLIENTS, scales: int = SCALES) -> PrivacyPlan:
+def planned(
+    changes: dict[str, Any] | None = None, clients: int = CLIENTS, scales: int = SCALES, budget: float = 0.0
+) -> PrivacyPlan:
     config = RunConfig.parse({**BASE, **(changes or {})})
-    return make_plan(config, clients, CODE, statistics_stage(config, scales) if scales else None)
+    return make_plan(config, clients, CODE, statistics_stage(config, scales) if scales else None, budget=budget)
 
 
 def spent(charges: list[Charge], delta: float) -> float:
@@ -97,9 +99,9 @@ def test_local_trust_is_not_amplified_by_sampling() -> None:
     assert local.round.noise_multiplier > 2 * distributed.round.noise_multiplier
 
 
-def test_stop_epsilon_gives_the_rounds_that_it_pays_for() -> None:
+def test_a_budget_gives_the_rounds_that_it_pays_for() -> None:
     stop = 1.8
-    plan = planned({"privacy.stop-epsilon": stop})
+    plan = planned(budget=stop)
     assert plan.statistics is not None
     assert 0 < plan.rounds < 5
     assert plan.epsilon <= stop
@@ -107,9 +109,9 @@ def test_stop_epsilon_gives_the_rounds_that_it_pays_for() -> None:
     assert spent([plan.statistics, one_more], plan.delta) > stop
 
 
-def test_a_stop_that_pays_for_nothing_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"privacy\.stop-epsilon = 0\.01: not even one round"):
-        planned({"privacy.stop-epsilon": 0.01})
+def test_a_budget_that_pays_for_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"privacy\.epsilon = 0\.01: not even one round"):
+        planned(budget=0.01)
 
 
 @pytest.mark.parametrize("delta", [1 / 100, 0.5])

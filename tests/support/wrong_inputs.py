@@ -42,7 +42,6 @@ SETS: list[tuple[str, str]] = [
     ("rounds=3", "num-server-rounds"),
     ("privacy.epsilon=25", "nothing above 20 is claimed"),
     ("privacy.epsilon=1e9", "nothing above 20 is claimed"),
-    ("privacy.stop-epsilon=21", "privacy.stop-epsilon = 21: nothing above 20"),
     ("privacy.epsilon=-2", "privacy.epsilon = -2"),
     ("privacy.epsilon=nan", "privacy.epsilon = nan"),
     ("privacy.epsilon=0", "exactly one of them must be above 0"),

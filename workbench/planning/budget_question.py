@@ -17,7 +17,6 @@ _OPTIONS = {
     "statistics.sampling-rate": "--statistics-rate",
     "privacy.sampling-rate": "--sampling-rate",
     "privacy.noise-multiplier": "--noise-multiplier",
-    "privacy.stop-epsilon": "--epsilon",
     "privacy.epsilon": "--epsilon",
     "privacy.delta": "--delta",
     "privacy.trust": "--trust",
@@ -51,6 +50,11 @@ class Question:
     code_values: int = 256
     colluders: int = 1
     check: bool = True
+
+    @property
+    def rounds_within(self) -> float:
+        """The epsilon that limits the rounds: where the noise is given too; else 0, no limit."""
+        return (self.epsilon or 0.0) if self.noise_multiplier is not None else 0.0
 
     @property
     def solved(self) -> str:
@@ -103,7 +107,6 @@ def _flat(question: Question) -> dict[str, Scalar]:
         "num-server-rounds": question.rounds or MAX_ROUNDS,
         "privacy.epsilon": 0.0 if by_noise else question.epsilon or 0.0,
         "privacy.noise-multiplier": question.noise_multiplier or 0.0,
-        "privacy.stop-epsilon": (question.epsilon or 0.0) if by_noise else 0.0,
         "privacy.delta": question.delta or 0.0,
         "privacy.trust": question.trust,
         "privacy.colluders": question.colluders,
