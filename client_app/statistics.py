@@ -17,6 +17,8 @@ from common.adapter import Layout
 from common.codecs.statistics import GradientStatistics
 from common.config import StatisticsConfig
 
+_BETA_MEAN, _BETA_VARIANCE = 0.99, 0.9  # b1 and b2 of the paper
+
 
 def gradient_statistics(gradients: Iterable[Tensor], layout: Layout, settings: StatisticsConfig) -> GradientStatistics:
     """Mean and std of every LoRA factor over the given flat gradients (each of shape ``[n]``)."""
@@ -31,10 +33,10 @@ def _moving_averages(gradients: Iterable[Tensor], layout: Layout, settings: Stat
     variance = torch.zeros(len(layout.tensors))
     for gradient in gradients:
         factors = gradient.cpu()
-        mean = settings.beta1 * mean + (1 - settings.beta1) * factors
+        mean = _BETA_MEAN * mean + (1 - _BETA_MEAN) * factors
         squared_norm = _per_tensor(factors - mean, layout).square_sums
-        clamped = squared_norm.clamp(settings.floor, settings.ceiling)
-        variance = settings.beta2 * variance + (1 - settings.beta2) * clamped
+        clamped = squared_norm.clamp(*settings.variances)
+        variance = _BETA_VARIANCE * variance + (1 - _BETA_VARIANCE) * clamped
     return GradientStatistics(_per_tensor(mean, layout).means, variance.sqrt())
 
 
@@ -48,7 +50,7 @@ def _moments(gradients: Iterable[Tensor], layout: Layout, settings: StatisticsCo
         second += sums.square_sums / sizes
         count += 1
     mean = first / count
-    variance = (second / count - mean.square()).clamp(settings.floor, settings.ceiling)
+    variance = (second / count - mean.square()).clamp(*settings.variances)
     return GradientStatistics(mean, variance.sqrt())
 
 

@@ -36,7 +36,7 @@ class ScaleCode:
         index = {kind: number for number, kind in enumerate(sorted(set(kinds)))}
         families = tuple(index[kind] for kind in kinds)
         groups = tuple(range(len(kinds))) if settings.grouping == "tensor" else families
-        return cls(groups, families, math.log10(settings.floor), math.log10(settings.ceiling))
+        return cls(groups, families, *map(math.log10, settings.variances))
 
     @property
     def coordinates(self) -> int:

