@@ -21,12 +21,11 @@ from common.config.sections import (
     TrainConfig,
 )
 from common.config.strategy_sections import (
-    FedCgConfig,
     FedlppConfig,
     HistoryConfig,
     PriorConfig,
     PublicPriorConfig,
-    StatisticsConfig,
+    StageOneConfig,
 )
 
 __all__ = [
@@ -40,7 +39,6 @@ __all__ = [
     "DataConfig",
     "DemoTask",
     "EvaluationConfig",
-    "FedCgConfig",
     "FederationConfig",
     "FedlppConfig",
     "HistoryConfig",
@@ -54,7 +52,7 @@ __all__ = [
     "Scalar",
     "Section",
     "ServerConfig",
-    "StatisticsConfig",
+    "StageOneConfig",
     "StrategyConfig",
     "TrainConfig",
     "allowed_values",

@@ -9,10 +9,6 @@ if TYPE_CHECKING:
 _Test = Callable[["RunConfig"], bool]
 
 
-def _seeded(config: "RunConfig") -> bool:
-    return config.codec.kind == "linear" and config.strategy.name != "fedcg"
-
-
 def _several_steps(config: "RunConfig") -> bool:
     return config.train.local_steps > 1 or config.train.local_epochs > 0
 
@@ -22,12 +18,12 @@ def _demo(config: "RunConfig") -> bool:
 
 
 ONLY_IF: dict[str, tuple[_Test, str]] = {
-    "codec.form": (_seeded, 'codec.kind = "linear", and not by strategy fedcg'),
+    "codec.form": (lambda config: config.codec.kind == "linear", 'codec.kind = "linear"'),
     "codec.depth": (lambda config: config.codec.kind == "conv", 'codec.kind = "conv"'),
     "data.dirichlet-alpha": (lambda config: config.data.partitioner == "dirichlet", 'data.partitioner = "dirichlet"'),
     "data.task": (_demo, 'data.name = "demo"'),
     "data.examples-per-client": (_demo, 'data.name = "demo"'),
-    "fedcg.clip-norm": (lambda config: config.fedcg.private, "fedcg.private = true"),
+    "stage-one.clip-norm": (lambda config: config.stage_one.private, "stage-one.private = true"),
     "public-prior.slots": (
         lambda config: config.public_prior.prompts == "template",
         'public-prior.prompts = "template"',

@@ -31,12 +31,11 @@ from common.config.sections import (
     TrainConfig,
 )
 from common.config.strategy_sections import (
-    FedCgConfig,
     FedlppConfig,
     HistoryConfig,
     PriorConfig,
     PublicPriorConfig,
-    StatisticsConfig,
+    StageOneConfig,
 )
 
 Scalar = bool | int | float | str
@@ -62,10 +61,9 @@ class RunConfig(Section):
     codec: CodecConfig = CodecConfig()
     prior: PriorConfig = PriorConfig()
     history: HistoryConfig = HistoryConfig()
-    fedcg: FedCgConfig = FedCgConfig()
     fedlpp: FedlppConfig = FedlppConfig()
     public_prior: PublicPriorConfig = PublicPriorConfig()
-    statistics: StatisticsConfig = StatisticsConfig()
+    stage_one: StageOneConfig = StageOneConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     server: ServerConfig = ServerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -86,11 +84,6 @@ class RunConfig(Section):
     def folder_name(self) -> str:
         """Folder of a new run: the configured name, else time and strategy."""
         return self.output.name or f"{time.strftime('%Y%m%d-%H%M%S')}-{self.strategy.name}"
-
-    @property
-    def stage_one_share(self) -> float:
-        """Share of every client's examples that stage 1 has to itself; 0 where all stages use all of them."""
-        return self.fedcg.share if self.strategy.name == "fedcg" else 0.0
 
     def check_files(self) -> None:
         """Refuse files that are missing or no text. Only the server reads them, so only the server checks them."""
@@ -193,8 +186,8 @@ def _printed_faults(config: RunConfig) -> list[str]:
     if config.privacy.mechanism != "printed" or whole or config.strategy.name == "fedcg":  # see ``_fedcg_faults``
         return []
     faults = []
-    if config.strategy.name == "dr-encoder" and config.statistics.private:
-        faults.append("statistics.private = true: the paper sends stage 1 in the clear; set it to false")
+    if config.strategy.name == "dr-encoder" and config.stage_one.private:
+        faults.append("stage-one.private = true: the paper sends stage 1 in the clear; set it to false")
     if config.codec.kind != "identity" and (config.codec.kind, config.codec.form) != ("linear", "per-tensor"):
         used = f'codec.kind = "{config.codec.kind}" and codec.form = "{config.codec.form}"'
         faults.append(f'{used}: the paper clips A and B of every layer apart, so set codec.form = "per-tensor"')

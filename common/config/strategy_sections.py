@@ -29,21 +29,6 @@ class HistoryConfig(Section):
     rows: NonNegativeInt = Field(32, description="history-prior: most code values for the history, one a tensor")
 
 
-class FedCgConfig(Section):
-    """Strategy fedcg: the real gradients that its stage 1 (TGAP) collects to train the AutoEncoder on."""
-
-    share: OpenShare = Field(0.3, description="fedcg: share of a client's examples that only stage 1 uses (paper: .3)")
-    sampling_rate: Rate = Field(0.1, description="fedcg: probability that a client is asked for gradients")
-    gradients_per_client: PositiveInt = Field(4, description="fedcg: local steps whose LoRA gradients a client sends")
-    learning_rate: PositiveFloat = Field(0.1, description="fedcg: local step size while collecting")
-    private: bool = Field(
-        False, description="fedcg: release the gradients through the mechanism; false makes the end-to-end epsilon inf"
-    )
-    clip_norm: Annotated[float, Field(gt=0, le=1e30)] = Field(
-        1.0, description="fedcg.private: bound on the l2 norm of all gradients of one client together"
-    )
-
-
 class FedlppConfig(Section):
     """Quantisation of what strategy fedlpp broadcasts: the proxy."""
 
@@ -88,15 +73,27 @@ class PublicPriorConfig(Section):
         return self
 
 
-class StatisticsConfig(Section):
-    """Stage 1: the statistics that clients release for the random prior (Algorithm 1, client side)."""
+class StageOneConfig(Section):
+    """Stage 1: what a cohort releases once, before round 1, for the codec to be made of.
+
+    dr-encoder: statistics of gradients for the random prior (Algorithm 1, client side). fedcg: the gradients themselves
+    (TGAP).
+    """
 
     private: bool = Field(True, description="release through the mechanism; false makes the end-to-end epsilon inf")
     sampling_rate: Rate = Field(0.1, description="probability that a client is asked")
-    steps: PositiveInt = Field(4, description="local steps whose gradients are measured")
-    learning_rate: PositiveFloat = Field(0.5, description="local step size while measuring (A's gradient is 0 at B=0)")
-    estimator: Literal["moment", "ema"] = Field("moment", description="per-element moments, or the paper's EMA")
-    grouping: Literal["tensor", "module"] = Field("tensor", description="one value per tensor or per module type")
+    steps: PositiveInt = Field(4, description="local steps whose gradients are measured (fedcg: sent)")
+    learning_rate: PositiveFloat = Field(0.5, description="size of these steps (A's gradient is 0 at B=0)")
+    estimator: Literal["moment", "ema"] = Field(
+        "moment", description="dr-encoder: per-element moments, or the paper's EMA"
+    )
+    grouping: Literal["tensor", "module"] = Field(
+        "tensor", description="dr-encoder: one value per tensor or per module type"
+    )
+    share: OpenShare = Field(0.3, description="fedcg: share of a client's examples that only stage 1 uses (paper: .3)")
+    clip_norm: Annotated[float, Field(gt=0, le=1e30)] = Field(
+        1.0, description="fedcg: bound on the l2 norm of all gradients of one client together"
+    )
 
     @property
     def variances(self) -> tuple[float, float]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from server_app.strategies.base import FederatedAdapter
     from server_app.strategies.recipe import Recipe
 
-OPTIONAL_SECTIONS = ("codec", "prior", "history", "fedcg", "fedlpp", "public-prior", "statistics")
+OPTIONAL_SECTIONS = ("codec", "prior", "history", "fedlpp", "public-prior", "stage-one")
 """Sections of the configuration that only some strategies read; every strategy reads all the others."""
 
 
@@ -34,10 +34,14 @@ def _learnable(config: RunConfig) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Entry:
-    """A strategy's class, ``module:Name`` in this package, and which of ``OPTIONAL_SECTIONS`` it reads."""
+    """A strategy: its class, ``module:Name`` in this package, and what it reads of the configuration.
+
+    ``sections``: which of ``OPTIONAL_SECTIONS``. ``ignores``: the keys of these that it does not read all the same.
+    """
 
     place: str
     sections: Callable[[RunConfig], tuple[str, ...]]
+    ignores: tuple[str, ...] = ()
 
     def load(self) -> type["FederatedAdapter"]:
         """Import the class."""
@@ -71,6 +75,11 @@ class Registry(MutableMapping[str, type["FederatedAdapter"]]):
     def __contains__(self, name: object) -> bool:
         return name in self._entries
 
+    def ignored(self, config: RunConfig) -> tuple[str, ...]:
+        """The keys of these sections that the strategy of ``config`` does not read."""
+        entry = self._entries[config.strategy.name]
+        return entry.ignores if isinstance(entry, Entry) else ()
+
     def sections(self, config: RunConfig) -> tuple[str, ...]:
         """Which of ``OPTIONAL_SECTIONS`` the strategy of ``config`` reads."""
         entry = self._entries[config.strategy.name]
@@ -79,8 +88,16 @@ class Registry(MutableMapping[str, type["FederatedAdapter"]]):
 
 STRATEGIES = Registry(
     {
-        "dr-encoder": Entry("dr_encoder:DrEncoder", lambda config: (*_learnable(config), "statistics")),
-        "fedcg": Entry("fedcg:FedCg", lambda _: ("codec", "prior", "fedcg")),
+        "dr-encoder": Entry(
+            "dr_encoder:DrEncoder",
+            lambda config: (*_learnable(config), "stage-one"),
+            ("stage-one.share", "stage-one.clip-norm"),
+        ),
+        "fedcg": Entry(
+            "fedcg:FedCg",
+            lambda _: ("codec", "prior", "stage-one"),
+            ("codec.form", "stage-one.estimator", "stage-one.grouping"),
+        ),
         "fedlpp": Entry("fedlpp:FedLpp", lambda c: ("fedlpp", "codec") if c.fedlpp.compress else ("fedlpp",)),
         "history-prior": Entry("history_prior:HistoryPrior", lambda config: (*_codec(config), "history")),
         "lora": Entry("lora:Lora", lambda _: ()),

@@ -142,7 +142,7 @@ class FederatedAdapter(Strategy):
         self._question = Question(server_round, terms, cohort, covered=self.covered(cohort))
         if not self._question.asked:
             return []
-        task = Task(server_round, terms, app_digest(), share=self.config.stage_one_share)
+        task = Task(server_round, terms, app_digest(), share=self.recipe.stage_one_share)
         content = pack_instruction(self.broadcast(server_round, unpack_adapter(arrays)), codec.spec(), task)
         return self._question.address(content, TRAIN, self.config.federation.round_timeout)
 

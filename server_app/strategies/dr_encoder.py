@@ -42,7 +42,7 @@ class DrEncoder(TwoStage):
             check_settings(layout, settings)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        scales = ScaleCode.of(layout, config.statistics)
+        scales = ScaleCode.of(layout, config.stage_one)
         learned = settings.kind == "conv" or (settings.kind, settings.form) == ("linear", "trained")
         return Recipe(
             layout,
@@ -58,14 +58,6 @@ class DrEncoder(TwoStage):
         codec, report = train_prior(self.layout, statistics, prior_settings(self.config, self.layout))
         self.state.prior = report.figures()
         return codec
-
-    def gradients_measured(self) -> int:
-        """Local steps of Algorithm 1's client side."""
-        return self.config.statistics.steps
-
-    def learning_rate_while_measured(self) -> float:
-        """Size of the local steps."""
-        return self.config.statistics.learning_rate
 
     def quality_measured_on(self) -> str:
         """Draws of the prior that nothing was trained on."""
@@ -99,7 +91,7 @@ def combine_statistics(
         return _average(releases)
     total = combine(releases, terms, source)
     noise_std = terms.noise_multiplier * terms.clip_norm
-    std = ScaleCode.of(layout, config.statistics).decode(total, noise_std, expected)
+    std = ScaleCode.of(layout, config.stage_one).decode(total, noise_std, expected)
     return GradientStatistics(torch.zeros_like(std), std)
 
 

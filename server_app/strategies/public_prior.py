@@ -39,7 +39,7 @@ class PublicPrior(FederatedAdapter):
 
     @classmethod
     def recipe_for(cls, config: RunConfig, layout: Layout) -> Recipe:
-        """A subspace without rows, and what its rows will weigh; a pseudo-gradient is decoded to its own length.
+        """A subspace of rows of one value each, and what whole rows weigh; a pseudo-gradient keeps its length.
 
         The demo's own questions must be enough; files were counted before (``RunConfig.check_files``).
         """
@@ -52,9 +52,9 @@ class PublicPrior(FederatedAdapter):
             )
         if prior.prompts == TEMPLATE and not prior.slots:
             check_enough(prior, len(_demo_questions(config)))
-        none = BlockRows(layout, torch.tensor([[0, layout.size, 0]]), torch.zeros(0))
-        spec = SubspaceCodec(layout, none, torch.zeros(codec.size)).spec()
-        rows = rows_bytes(layout, codec.size, prior, config.data.max_length)
+        short = BlockRows(layout, torch.tensor([[0, 1, codec.size]]), torch.zeros(codec.size))
+        spec = SubspaceCodec(layout, short, torch.zeros(codec.size)).spec()
+        rows = rows_bytes(layout, codec.size, prior, config.data.max_length) - spec.arrays["basis"].nbytes
         return Recipe(layout, codec.size, PlannedEncoder(spec, rows), keeps_length=True)
 
     def prepare(self, grid: Grid) -> Codec:

@@ -43,11 +43,12 @@ class TwoStage(FederatedAdapter):
         stage, plan = self._stage(), self.account.plan
         terms = stage_one_terms(self.config, plan, stage)
         raw = not terms.noise_multiplier
+        measured = self.config.stage_one
         cohort = self.draw_cohort(0, stage.sampling_rate, plan.statistics_shares)
         self.account.charge_statistics()
         task = Task(
             0, terms, app_digest(), raw,
-            self.gradients_measured(), self.learning_rate_while_measured(), self.config.stage_one_share,
+            measured.steps, measured.learning_rate, stage.share,
         )  # fmt: skip
         content = pack_instruction(self.state.optimizer.adapter, IdentityCodec(self.layout).spec(), task)
         question = Question(0, terms, cohort, raw=raw, covered=self.covered(cohort))
@@ -64,7 +65,7 @@ class TwoStage(FederatedAdapter):
         if not replies.releases and (cohort or raw):  # an empty private cohort must go on, or it would be seen
             raise FederationError(
                 f"stage 1: none of {len(cohort)} clients released {self.wanted}. "
-                f"{replies.commonest_failure or f'Nobody was sampled: raise {stage.rate_key}.'}"
+                f"{replies.commonest_failure or 'Nobody was sampled: raise stage-one.sampling-rate.'}"
             )
         # of one message, whoever was sampled: a total, or a gap, would tell of a secret cohort
         self.state.stage_one = {
@@ -76,14 +77,6 @@ class TwoStage(FederatedAdapter):
         return Collected(ordered, terms, stage.sampling_rate * len(self.nodes))
 
     @abstractmethod
-    def gradients_measured(self) -> int:
-        """Local gradients that a client computes in stage 1."""
-
-    @abstractmethod
-    def learning_rate_while_measured(self) -> float:
-        """Size of the steps between these gradients."""
-
-    @abstractmethod
     def quality_measured_on(self) -> str:
         """Of which gradients the report's ``codec.captured_energy`` and ``cosine`` are, in words."""
 
@@ -92,7 +85,7 @@ class TwoStage(FederatedAdapter):
 
         Bytes are of serialised records: a reply, an instruction, the encoder within one. The decoder never travels.
         """
-        exact = np.zeros(self.gradients_measured() * self.layout.size, dtype=np.float32)
+        exact = np.zeros(self.config.stage_one.steps * self.layout.size, dtype=np.float32)
         values = self.state.stage_one["values_up_per_client"]
         found: dict[str, object] = {
             "stage_1": {

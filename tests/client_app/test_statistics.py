@@ -6,13 +6,13 @@ import torch
 
 from client_app.statistics import gradient_statistics
 from common.adapter import Layout
-from common.config import StatisticsConfig
+from common.config import StageOneConfig
 from tests.support.tiny import vectors
 
 LAYOUT = Layout.of({"a": (2,), "b": (1, 2)})
 
 
-PAPER = StatisticsConfig(estimator="ema", private=False)
+PAPER = StageOneConfig(estimator="ema", private=False)
 
 
 def test_the_moving_averages_of_the_paper_by_hand() -> None:
@@ -36,7 +36,7 @@ def test_the_papers_squared_norm_is_clamped_before_it_is_averaged() -> None:
 def test_the_moments_are_those_of_numpy() -> None:
     layout = Layout.of({"a": (5, 6), "b": (7,)})
     gradients = 1e-3 * vectors(4, 37, 0) + torch.tensor([2e-3] * 30 + [0.0] * 7)
-    found = gradient_statistics(iter(gradients), layout, StatisticsConfig())
+    found = gradient_statistics(iter(gradients), layout, StageOneConfig())
     a, b = gradients[:, :30].double().numpy(), gradients[:, 30:].double().numpy()
     assert found.mean.tolist() == pytest.approx([a.mean(), b.mean()], rel=1e-4, abs=1e-8)
     assert found.std.tolist() == pytest.approx([np.std(a), np.std(b)], rel=1e-4)
@@ -44,11 +44,11 @@ def test_the_moments_are_those_of_numpy() -> None:
 
 def test_the_moments_variance_is_clamped() -> None:
     gradients = torch.tensor([[2.0, -2.0, 0.0, 0.0], [2.0, -2.0, 0.0, 0.0]])
-    found = gradient_statistics(iter(gradients), LAYOUT, StatisticsConfig())
+    found = gradient_statistics(iter(gradients), LAYOUT, StageOneConfig())
     assert found.std.square().tolist() == pytest.approx([1.0, 1e-12])
 
 
 def test_a_constant_gradient_has_no_spread() -> None:
-    found = gradient_statistics(iter([torch.full((4,), 3.0)] * 2), LAYOUT, StatisticsConfig())
+    found = gradient_statistics(iter([torch.full((4,), 3.0)] * 2), LAYOUT, StageOneConfig())
     assert found.mean.tolist() == [3.0, 3.0]
     assert found.std.square().tolist() == pytest.approx([1e-12, 1e-12])

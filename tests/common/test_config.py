@@ -30,7 +30,7 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
     ({"privacy.delta": -1e-5}, ["privacy.delta = -1e-05", "greater than or equal to 0"]),
     ({"privacy.sampling-rate": 0.0}, ["privacy.sampling-rate = 0.0", "greater than 0"]),
     ({"privacy.sampling-rate": 1.01}, ["privacy.sampling-rate = 1.01", "less than or equal to 1"]),
-    ({"statistics.sampling-rate": 0.0}, ["statistics.sampling-rate = 0.0", "greater than 0"]),
+    ({"stage-one.sampling-rate": 0.0}, ["stage-one.sampling-rate = 0.0", "greater than 0"]),
     ({"privacy.trust": "nobody"}, ["privacy.trust = 'nobody'", "'central', 'distributed' or 'local'"]),
     ({"privacy.clipping": "no"}, ["privacy.clipping = 'no'", "'normalize' or 'clip'"]),
     ({"privacy.clip-norm": 0.0}, ["privacy.clip-norm = 0.0", "greater than 0"]),
@@ -78,7 +78,7 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
     ({"model.dtype": "bfloat16"}, ['model.dtype = "bfloat16"', 'set it to "float32"']),
     ({"num-server-rounds": True}, ["num-server-rounds = True", "valid integer"]),
     ({"privacy.epsilon": True}, ["privacy.epsilon = True", "valid number"]),
-    ({"statistics.private": "no"}, ["statistics.private = 'no'", "valid boolean"]),
+    ({"stage-one.private": "no"}, ["stage-one.private = 'no'", "valid boolean"]),
     ({"lora.rank": "8"}, ["lora.rank = '8'", "valid integer"]),
     ({"federation.min-reply-rate": 0.0}, ["federation.min-reply-rate = 0.0", "greater than 0"]),
 ]

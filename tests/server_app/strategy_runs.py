@@ -13,7 +13,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     **{name: {"strategy.name": name} for name in STRATEGIES},
     "dr-encoder, conv": {"strategy.name": "dr-encoder", "codec.kind": "conv", "codec.size": 0, "codec.depth": 2},
     "dr-encoder, trained": {"strategy.name": "dr-encoder", "codec.form": "trained"},
-    "fedcg, private": {"strategy.name": "fedcg", "fedcg.private": True},
+    "fedcg": {"strategy.name": "fedcg", "stage-one.private": False, "stage-one.learning-rate": 0.1},
+    "fedcg, private": {"strategy.name": "fedcg", "stage-one.private": True},
     "fedlpp, 1 bit": {"strategy.name": "fedlpp", "fedlpp.bits": 1},
     "fedlpp, 3 bits": {"strategy.name": "fedlpp", "fedlpp.bits": 3},
     "fedlpp, at random, compressed": {
@@ -26,7 +27,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "public-prior, Tucker": {"strategy.name": "public-prior", "public-prior.form": "tucker"},
     "public-prior, rebuilt": {"strategy.name": "public-prior", "public-prior.delivery": "rebuild"},
 }
-"""Every registered strategy as it is by default (fedlpp with 2 bits), and with the options that change what travels."""
+"""Every registered strategy as it is by default (fedlpp with 2 bits; fedcg's stage 1 in the clear), and with options
+that change what travels."""
 
 Make = Callable[..., tuple[FederatedAdapter, InProcessGrid]]
 

@@ -151,8 +151,8 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_ends(
             },
             r'strategy\.name = "fedcg" with privacy\.mechanism = "printed"',
         ),
-        ({"fedcg.share": 0.0}, r"fedcg\.share = 0\.0"),
-        ({"fedcg.share": 1.0}, r"fedcg\.share = 1\.0"),
+        ({"stage-one.share": 0.0}, r"stage-one\.share = 0\.0"),
+        ({"stage-one.share": 1.0}, r"stage-one\.share = 1\.0"),
     ],
 )
 def test_a_contradiction_is_refused_by_key(changes: dict[str, Any], message: str) -> None:

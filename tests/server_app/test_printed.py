@@ -17,7 +17,7 @@ PRINTED: dict[str, Any] = {
     "privacy.clipping": "clip",
     "privacy.epsilon": 2.0,
     "codec.form": "per-tensor",
-    "statistics.private": False,
+    "stage-one.private": False,
     "num-server-rounds": 2,
 }
 
@@ -41,7 +41,7 @@ def test_the_report_shows_the_claim_beside_what_is_given(report: dict[str, Any])
 def test_no_epsilon_is_claimed_end_to_end(report: dict[str, Any]) -> None:
     privacy = report["privacy"]
     assert float(privacy["released_model"]["epsilon"]) == math.inf
-    assert "statistics.private = false" in privacy["not_private_because"]
+    assert "stage-one.private = false" in privacy["not_private_because"]
 
 
 def test_the_plan_charges_what_the_noise_amounts_to(files: Files, adapted: AdaptedModel, tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_a_calibrated_run_says_nothing_of_it(files: Files, tmp_path: Path) -> No
     [
         ({"privacy.trust": "distributed"}, 'privacy.trust = "distributed"'),
         ({"privacy.clipping": "normalize"}, 'privacy.clipping = "normalize"'),
-        ({"statistics.private": True}, "statistics.private = true"),
+        ({"stage-one.private": True}, "stage-one.private = true"),
         ({"codec.form": "global"}, 'codec.form = "global"'),
         ({"privacy.epsilon": math.inf}, "finite privacy.epsilon"),
     ],

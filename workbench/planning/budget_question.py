@@ -14,7 +14,7 @@ MAX_ROUNDS = 100_000
 """The search for rounds ends here."""
 _OPTIONS = {
     "privacy.statistics-share": "--statistics-share",
-    "statistics.sampling-rate": "--statistics-rate",
+    "stage-one.sampling-rate": "--statistics-rate",
     "privacy.sampling-rate": "--sampling-rate",
     "privacy.noise-multiplier": "--noise-multiplier",
     "privacy.epsilon": "--epsilon",
@@ -115,7 +115,7 @@ def _flat(question: Question) -> dict[str, Scalar]:
     if question.statistics_share:
         rate = question.statistics_rate
         flat["privacy.statistics-share"] = question.statistics_share
-        flat["statistics.sampling-rate"] = question.sampling_rate if rate is None else rate
+        flat["stage-one.sampling-rate"] = question.sampling_rate if rate is None else rate
     return flat
 
 
