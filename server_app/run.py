@@ -48,7 +48,7 @@ from server_app.rounds.availability import site_names
 from server_app.rounds.cohort import connect
 from server_app.rounds.optimizer import ServerOptimizer
 from server_app.rounds.state import VALIDATION_LOSS, Hooks, RoundSummary, RunState, judged_loss, pack_adapter
-from server_app.strategies import check_strategy_name, recipe_of, strategy_of
+from server_app.strategies import check_strategy, check_strategy_files, recipe_of, strategy_of
 from server_app.strategies.base import FederatedAdapter
 from server_app.strategies.recipe import Recipe
 
@@ -93,9 +93,10 @@ def run_federation(grid: Grid, config: RunConfig, run: int = 0) -> RunFolder:
 
 def check_run(config: RunConfig) -> None:
     """Refuse what can be refused before a model is loaded or a client is waited for."""
-    check_strategy_name(config.strategy.name)
+    check_strategy(config)
     check_output(config)
     config.check_files()
+    check_strategy_files(config)
     check_tensorboard(config)
     if config.resume:
         check_same_run(config)

@@ -41,7 +41,7 @@ class PublicPrior(FederatedAdapter):
     def recipe_for(cls, config: RunConfig, layout: Layout) -> Recipe:
         """A subspace of rows of one value each, and what whole rows weigh; a pseudo-gradient keeps its length.
 
-        The demo's own questions must be enough; files were counted before (``RunConfig.check_files``).
+        The demo's own questions must be enough; files were counted before (``file_faults``).
         """
         prior, codec = config.public_prior, config.codec
         check_size(config, layout)

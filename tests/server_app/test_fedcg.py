@@ -20,7 +20,7 @@ from server_app.strategies.fedcg import FedCg
 from tests.server_app.fedcg_runs import CONV, FEDCG, PRIVATE, report_of
 from tests.server_app.strategy_runs import NOISY, Make
 from tests.server_app.test_resume import killed_after, resumed
-from tests.support.tiny import CLIENTS, Files, final_adapter, planned, run_tiny, start, tiny_config, vectors
+from tests.support.tiny import CLIENTS, Files, checked, final_adapter, planned, run_tiny, start, tiny_config, vectors
 
 
 def test_the_loss_falls(files: Files, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_ends(
 )
 def test_a_contradiction_is_refused_by_key(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        RunConfig.parse({"strategy.name": "fedcg", **changes})
+        checked({"strategy.name": "fedcg", **changes})
 
 
 def test_a_linear_code_is_trained_whatever_the_form_needs(files: Files, adapted: AdaptedModel, tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from common.config import ConfigError, RunConfig
+from common.config import ConfigError
 from common.model.adapted import AdaptedModel
-from tests.support.tiny import CLIENTS, Files, planned, run_tiny, tiny_config
+from tests.support.tiny import CLIENTS, Files, checked, planned, run_tiny, tiny_config
 
 PRINTED: dict[str, Any] = {
     "privacy.mechanism": "printed",
@@ -69,5 +69,5 @@ def test_a_calibrated_run_says_nothing_of_it(files: Files, tmp_path: Path) -> No
 )
 def test_what_contradicts_the_printed_mechanism_is_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=r"privacy\.mechanism = .printed.") as refusal:
-        RunConfig.parse(PRINTED | changes)
+        checked(PRINTED | changes)
     assert said in str(refusal.value)

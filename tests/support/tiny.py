@@ -24,7 +24,7 @@ from server_app.results.folder import RunFolder
 from server_app.rounds.optimizer import ServerOptimizer
 from server_app.rounds.state import Hooks, RunState, pack_adapter
 from server_app.run import open_account, plan_run, run_federation
-from server_app.strategies import recipe_of, strategy_of
+from server_app.strategies import check_strategy, check_strategy_files, recipe_of, strategy_of
 from server_app.strategies.base import FederatedAdapter
 from workbench.simulation.in_process import InProcessGrid
 
@@ -76,7 +76,15 @@ def write_files(folder: Path) -> Files:
 def tiny_config(files: Files, output: Path, changes: Mapping[str, Any] | None = None) -> RunConfig:
     """The tiny run with some keys changed."""
     paths = {"data.name": str(files.private), "data.evaluation": str(files.public), "output.dir": str(output)}
-    return RunConfig.parse({**TINY, **paths, **(changes or {})})
+    return checked({**TINY, **paths, **(changes or {})})
+
+
+def checked(flat: Mapping[str, Any]) -> RunConfig:
+    """A configuration as a run takes it: its strategy's own checks passed, files of it too."""
+    config = RunConfig.parse(flat)
+    check_strategy(config)
+    check_strategy_files(config)
+    return config
 
 
 def tiny_grid(config: RunConfig) -> InProcessGrid:

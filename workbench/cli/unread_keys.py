@@ -12,7 +12,7 @@ from server_app.strategies import OPTIONAL_SECTIONS, STRATEGIES
 
 def unread(config: RunConfig, keys: Iterable[str]) -> dict[str, str]:
     """Those of ``keys`` that a run of ``config`` does not read, each with the reason."""
-    sections, ignored = STRATEGIES.sections(config), STRATEGIES.ignored(config)
+    sections, ignored = STRATEGIES.sections(config), STRATEGIES.entry(config.strategy.name).ignores
     found = {}
     for key in keys:
         section = key.partition(".")[0]
