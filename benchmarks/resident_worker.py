@@ -151,7 +151,7 @@ class Bench:
                 "privacy.epsilon": 0.0,
                 "privacy.noise-multiplier": 4.0,
                 "privacy.sampling-rate": 1.0,
-                "statistics.sampling-rate": 1.0,
+                "stage-one.sampling-rate": 1.0,
                 "evaluation.every": rounds + 1,
                 "output.dir": str(self.federation.folder / "results"),
                 "output.name": name,

@@ -60,7 +60,7 @@ def make_app(gradient: GradientSource) -> ClientApp:
 
 def plan_statistics(asked: Asked) -> Compute:
     """Stds of the local gradients, as a scale code; in the clear means and stds."""
-    settings, layout, task = asked.site.config.statistics, asked.adapted.layout, asked.task
+    settings, layout, task = asked.site.config.stage_one, asked.adapted.layout, asked.task
     scales = ScaleCode.of(layout, settings)
     _check_length("statistics", 2 * len(layout.tensors) if task.raw else scales.size, task)
 

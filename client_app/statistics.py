@@ -15,30 +15,32 @@ from torch import Tensor
 
 from common.adapter import Layout
 from common.codecs.statistics import GradientStatistics
-from common.config import StatisticsConfig
+from common.config import StageOneConfig
+
+_BETA_MEAN, _BETA_VARIANCE = 0.99, 0.9  # b1 and b2 of the paper
 
 
-def gradient_statistics(gradients: Iterable[Tensor], layout: Layout, settings: StatisticsConfig) -> GradientStatistics:
+def gradient_statistics(gradients: Iterable[Tensor], layout: Layout, settings: StageOneConfig) -> GradientStatistics:
     """Mean and std of every LoRA factor over the given flat gradients (each of shape ``[n]``)."""
     if settings.estimator == "ema":
         return _moving_averages(gradients, layout, settings)
     return _moments(gradients, layout, settings)
 
 
-def _moving_averages(gradients: Iterable[Tensor], layout: Layout, settings: StatisticsConfig) -> GradientStatistics:
+def _moving_averages(gradients: Iterable[Tensor], layout: Layout, settings: StageOneConfig) -> GradientStatistics:
     """Algorithm 1, steps 1-4, as printed; m is kept per element and reported as its mean over the tensor."""
     mean = torch.zeros(layout.size)
     variance = torch.zeros(len(layout.tensors))
     for gradient in gradients:
         factors = gradient.cpu()
-        mean = settings.beta1 * mean + (1 - settings.beta1) * factors
+        mean = _BETA_MEAN * mean + (1 - _BETA_MEAN) * factors
         squared_norm = _per_tensor(factors - mean, layout).square_sums
-        clamped = squared_norm.clamp(settings.floor, settings.ceiling)
-        variance = settings.beta2 * variance + (1 - settings.beta2) * clamped
+        clamped = squared_norm.clamp(*settings.variances)
+        variance = _BETA_VARIANCE * variance + (1 - _BETA_VARIANCE) * clamped
     return GradientStatistics(_per_tensor(mean, layout).means, variance.sqrt())
 
 
-def _moments(gradients: Iterable[Tensor], layout: Layout, settings: StatisticsConfig) -> GradientStatistics:
+def _moments(gradients: Iterable[Tensor], layout: Layout, settings: StageOneConfig) -> GradientStatistics:
     """Per-element mean and variance of every tensor, averaged over the steps."""
     first, second, count = torch.zeros(len(layout.tensors)), torch.zeros(len(layout.tensors)), 0
     sizes = torch.tensor([float(piece.size) for piece in layout.tensors])
@@ -48,7 +50,7 @@ def _moments(gradients: Iterable[Tensor], layout: Layout, settings: StatisticsCo
         second += sums.square_sums / sizes
         count += 1
     mean = first / count
-    variance = (second / count - mean.square()).clamp(settings.floor, settings.ceiling)
+    variance = (second / count - mean.square()).clamp(*settings.variances)
     return GradientStatistics(mean, variance.sqrt())
 
 

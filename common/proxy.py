@@ -1,13 +1,10 @@
 """FEDLPP's quantiser Q (arXiv 2406.10976): an adapter as w-bit level numbers, packed, and two floats a tensor.
 
-The paper maps LoRA's values "into discrete standard numbers" and does not print Q. Here each tensor has 2^w levels from
-its smallest to its largest value, evenly spaced (``uniform``), or from -m to m, m its largest magnitude, at quantiles
-of a normal distribution (``normal``, after QLoRA's NF4, arXiv 2305.14314, App. E: zero is a level).
+The paper maps LoRA's values "into discrete standard numbers" and does not print Q. Here each tensor has 2^w levels,
+evenly spaced from its smallest to its largest value.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -15,7 +12,6 @@ from torch import Tensor
 
 from common.adapter import Layout
 
-Levels = Literal["uniform", "normal"]
 MOST_BITS = 8
 
 
@@ -25,7 +21,6 @@ class QuantisedAdapter:
 
     Attributes:
         bits: w, 1 to 8.
-        levels: how the levels lie between the ends of a range.
         size: number of values ``n``.
         codes: level numbers, w bits each, little-endian within the bytes: uint8 of shape ``[ceil(n w / 8)]``.
         ranges: lowest and highest level of each tensor: float32 of shape ``[n_t, 2]``.
@@ -36,7 +31,6 @@ class QuantisedAdapter:
     """
 
     bits: int
-    levels: Levels
     size: int
     codes: Tensor
     ranges: Tensor
@@ -44,8 +38,6 @@ class QuantisedAdapter:
     def __post_init__(self) -> None:
         if not 1 <= self.bits <= MOST_BITS:
             raise ValueError(f"quantised adapter: bits = {self.bits}, expected 1 to {MOST_BITS}")
-        if self.levels not in get_args(Levels):
-            raise ValueError(f"quantised adapter: levels = {self.levels!r}, expected uniform or normal")
         if self.size < 1:
             raise ValueError(f"quantised adapter: size = {self.size}, expected at least 1")
         needed = packed_bytes(self.size, self.bits)
@@ -74,14 +66,12 @@ class QuantisedAdapter:
                 f"{layout.size} in {len(layout.tensors)}"
             )
         numbers = unpack(self.codes, self.size, self.bits)
-        tables = _tables(self.ranges, self.bits, self.levels)
+        tables = _tables(self.ranges, self.bits)
         pieces = zip(layout.tensors, tables, strict=True)
         return torch.cat([table[numbers[piece.offset : piece.end]] for piece, table in pieces])
 
 
-def quantise(
-    adapter: Tensor, layout: Layout, bits: int, levels: Levels = "uniform", seed: int | None = None
-) -> QuantisedAdapter:
+def quantise(adapter: Tensor, layout: Layout, bits: int, seed: int | None = None) -> QuantisedAdapter:
     """Q(adapter): every value (shape ``[n]``) goes to the nearest level of its tensor.
 
     With a ``seed`` it goes to one of the two levels around it at random, so that its expectation is the value itself.
@@ -89,11 +79,11 @@ def quantise(
     raises ``ValueError``.
     """
     tensors = [adapter[piece.offset : piece.end].float() for piece in layout.tensors]
-    ranges = torch.stack([_range(values, levels) for values in tensors])
-    tables = _tables(ranges, bits, levels)
+    ranges = torch.stack([torch.stack([values.min(), values.max()]) for values in tensors])
+    tables = _tables(ranges, bits)
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     numbers = [_numbers(values, table, generator) for values, table in zip(tensors, tables, strict=True)]
-    return QuantisedAdapter(bits, levels, layout.size, pack(torch.cat(numbers), bits), ranges)
+    return QuantisedAdapter(bits, layout.size, pack(torch.cat(numbers), bits), ranges)
 
 
 def packed_bytes(size: int, bits: int) -> int:
@@ -113,30 +103,9 @@ def unpack(codes: Tensor, size: int, bits: int) -> Tensor:
     return torch.from_numpy(planes @ (1 << np.arange(bits)))
 
 
-@lru_cache(maxsize=16)
-def unit_levels(bits: int, levels: Levels) -> Tensor:
-    """The 2^``bits`` levels between the ends of a range, as increasing fractions of it from 0 to 1 (float64)."""
-    if levels == "uniform" or bits == 1:
-        return torch.linspace(0, 1, 2**bits, dtype=torch.float64)
-    half = 2 ** (bits - 1)
-    end = 1 - (1 / (4 * half) + 1 / (4 * half - 2)) / 2  # as NF4: 1 - (1/32 + 1/30)/2
-    ends = [torch.linspace(0.5, end, count, dtype=torch.float64) for count in (half, half + 1)]
-    negative, positive = (torch.special.ndtri(probabilities) for probabilities in ends)
-    both = torch.cat([-(negative / negative[-1]).flip(0)[:-1], positive / positive[-1]])
-    return (both + 1) / 2
-
-
-def _range(values: Tensor, levels: Levels) -> Tensor:
-    low, high = values.min(), values.max()
-    if levels == "normal":
-        high = torch.maximum(-low, high)
-        low = -high
-    return torch.stack([low, high])
-
-
-def _tables(ranges: Tensor, bits: int, levels: Levels) -> Tensor:
+def _tables(ranges: Tensor, bits: int) -> Tensor:
     """The levels of each tensor, shape ``[n_t, 2^bits]``, float32; both ends come out exactly."""
-    share, ends = unit_levels(bits, levels), ranges.double()
+    share, ends = torch.linspace(0, 1, 2**bits, dtype=torch.float64), ranges.double()
     return (ends[:, :1] * (1 - share) + ends[:, 1:] * share).float()
 
 

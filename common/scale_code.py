@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from common.adapter import Layout
-from common.config import StatisticsConfig
+from common.config import StageOneConfig
 
 BOUND_PER_COORDINATE = 0.7  # clip bound is this times sqrt(coordinates): typical codes fit, outliers do not
 
@@ -30,13 +30,13 @@ class ScaleCode:
     log_ceiling: float
 
     @classmethod
-    def of(cls, layout: Layout, settings: StatisticsConfig) -> "ScaleCode":
-        """One coordinate per tensor, or one per module type (``statistics.grouping = "module"``)."""
+    def of(cls, layout: Layout, settings: StageOneConfig) -> "ScaleCode":
+        """One coordinate per tensor, or one per module type (``stage-one.grouping = "module"``)."""
         kinds = [module_type(piece.name) for piece in layout.tensors]
         index = {kind: number for number, kind in enumerate(sorted(set(kinds)))}
         families = tuple(index[kind] for kind in kinds)
         groups = tuple(range(len(kinds))) if settings.grouping == "tensor" else families
-        return cls(groups, families, math.log10(settings.floor), math.log10(settings.ceiling))
+        return cls(groups, families, *map(math.log10, settings.variances))
 
     @property
     def coordinates(self) -> int:

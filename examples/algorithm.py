@@ -47,7 +47,7 @@ def terms(size: int, clip_norm: float, noise: float, *, normalize: bool) -> Rele
 
 def random_prior(config: RunConfig, adapted: AdaptedModel, noise: float) -> Codec:
     """Algorithm 1: private statistics of the clients' gradients, synthetic gradients, the AutoEncoder."""
-    settings, layout = config.statistics, adapted.layout
+    settings, layout = config.stage_one, adapted.layout
     scales = ScaleCode.of(layout, settings)
     stage = terms(scales.size, scales.bound, noise, normalize=False)
     train = TrainConfig(local_steps=settings.steps, batch_size=config.train.batch_size)

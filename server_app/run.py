@@ -22,7 +22,7 @@ from server_app.rounds.availability import Attendance, site_names
 from server_app.rounds.cohort import connect
 from server_app.rounds.state import pack_adapter
 from server_app.session import Session
-from server_app.strategies import check_strategy_name, recipe_of, strategy_of
+from server_app.strategies import check_strategy, check_strategy_files, recipe_of, strategy_of
 from server_app.strategies.recipe import Recipe
 
 
@@ -68,9 +68,10 @@ def run_federation(grid: Grid, config: RunConfig, run: int = 0, *, plots: bool =
 
 def check_run(config: RunConfig) -> None:
     """Refuse what can be refused before a model is loaded or a client is waited for."""
-    check_strategy_name(config.strategy.name)
+    check_strategy(config)
     check_output(config)
     config.check_files()
+    check_strategy_files(config)
     check_tensorboard(config)
     if config.resume:
         check_same_run(config)

@@ -56,7 +56,7 @@ def config(files: Files) -> RunConfig:
 
 
 def valid(adapted: AdaptedModel, config: RunConfig, kind: str = TRAIN) -> RecordDict:
-    size = ScaleCode.of(adapted.layout, config.statistics).size if kind == STATISTICS else TERMS.size
+    size = ScaleCode.of(adapted.layout, config.stage_one).size if kind == STATISTICS else TERMS.size
     stage_one: dict[str, Any] = {"steps": 2, "learning_rate": 0.5} if kind == STATISTICS else {}
     task = Task(1, replace(TERMS, size=size), app_digest(), **stage_one)
     return pack_instruction(adapted.initial, LinearCodec.of_form(adapted.layout, 64, 1).spec(), task)

@@ -18,7 +18,7 @@ from common.codecs.base import Codec, CodecState, EncoderSpec, Scalar, check_sha
 from common.codecs.linear import LinearCodec
 
 KIND = "history"
-VERSION = 1
+VERSION = 2
 
 
 class HistoryCodec(Codec):
@@ -29,7 +29,6 @@ class HistoryCodec(Codec):
         history: decayed sum of released steps, shape ``[n]``; zeros (round 1) make a purely random subspace.
         rows: most rows that the history may take, one a tensor, the tensors of largest norm first.
         size: values k of the code.
-        transform: name in ``transform.TRANSFORMS``.
         seed: seed of the random rows, 0 to 2^63 - 1.
         epoch: number of the draw from that seed.
 
@@ -38,15 +37,13 @@ class HistoryCodec(Codec):
 
     """
 
-    def __init__(
-        self, layout: Layout, history: Tensor, *, rows: int, size: int, transform: str, seed: int, epoch: int = 0
-    ) -> None:
+    def __init__(self, layout: Layout, history: Tensor, *, rows: int, size: int, seed: int, epoch: int = 0) -> None:
         if not 1 <= size <= layout.size:
             raise ValueError(f"codec.size = {size} is out of range; allowed: 1 to {layout.size}")
         if not 0 <= rows < size:
             raise ValueError(f"history.rows = {rows} is out of range; allowed: 0 to {size - 1}, below codec.size")
         check_shape("history", history, layout.size)
-        self._layout, self._rows, self._size, self._transform = layout, rows, size, transform
+        self._layout, self._rows, self._size = layout, rows, size
         self._seed, self._epoch = seed, epoch
         self._history = history.detach().cpu().float().clone()
         self._led = _strongest(layout, self._history, rows)
@@ -55,7 +52,7 @@ class HistoryCodec(Codec):
         self._free[[piece.offset for piece in self._led]] = False
         led = len(self._led)
         rest = Layout.of({"rest": (layout.size - led,)})
-        self._random = LinearCodec.of_form(rest, size - led, seed, transform=transform).redraw(epoch)
+        self._random = LinearCodec.of_form(rest, size - led, seed).redraw(epoch)
 
     @property
     def dim(self) -> int:
@@ -106,7 +103,6 @@ class HistoryCodec(Codec):
             history,
             rows=self._rows,
             size=self._size,
-            transform=self._transform,
             seed=self._seed,
             epoch=epoch,
         )
@@ -119,7 +115,7 @@ class HistoryCodec(Codec):
         return vector
 
     def _fields(self) -> dict[str, Scalar]:
-        own: dict[str, Scalar] = {"rows": self._rows, "size": self._size, "transform": self._transform}
+        own: dict[str, Scalar] = {"rows": self._rows, "size": self._size}
         return {**layout_fields(self._layout), **own, "seed": self._seed, "epoch": self._epoch}
 
 
@@ -147,7 +143,6 @@ def _from_parcel(parcel: EncoderSpec | CodecState, layout: Layout) -> HistoryCod
         parcel.array("history", (layout.size,)),
         rows=parcel.value("rows", int),
         size=parcel.value("size", int),
-        transform=parcel.value("transform", str),
         seed=parcel.value("seed", int),
         epoch=parcel.value("epoch", int),
     )

@@ -27,20 +27,19 @@ from common.codecs.base import (
     working,
 )
 from common.codecs.statistics import GradientStatistics
-from common.codecs.transform import SEED_LIMIT, TRANSFORMS, Buckets, Draw
+from common.codecs.transform import SEED_LIMIT, Buckets, Draw
 
 KIND = "linear"
-VERSION = 1
+VERSION = 2
 
 
 class LinearEncoder(Encoder):
-    """``encode(x) = Q (x - m)`` with the block-diagonal ``Q`` that (blocks, transform, seed, epoch) imply.
+    """``encode(x) = Q (x - m)`` with the block-diagonal ``Q`` that (blocks, seed, epoch) imply.
 
     Args:
         layout: the adapter.
         blocks: disjoint coordinate ranges and the number of dimensions each gets; the code is in their order.
         mean: mean per tensor, shape ``[n_t]``; all zero switches the bias off.
-        transform: a name in ``TRANSFORMS``.
         seed: together with ``epoch`` it determines every block's subspace.
         epoch: which of the seed's independent subspaces.
 
@@ -55,19 +54,16 @@ class LinearEncoder(Encoder):
         *,
         blocks: Sequence[Block],
         mean: Tensor,
-        transform: str,
         seed: int,
         epoch: int = 0,
     ) -> None:
-        if transform not in TRANSFORMS:
-            raise ValueError(f"codec.transform = '{transform}' is unknown; allowed: {', '.join(TRANSFORMS)}")
         for name, value in (("codec.seed", seed), ("epoch", epoch)):
             if not 0 <= value < SEED_LIMIT:
                 raise ValueError(f"{name} = {value} is out of range; allowed: 0 to 2^63 - 1")
         _check_blocks(layout, blocks)
         check_shape("mean per tensor", mean, len(layout.tensors))
         self._layout, self._blocks, self._mean = layout, tuple(blocks), mean.detach().cpu().float().clone()
-        self._transform, self._seed, self._epoch = transform, seed, epoch
+        self._seed, self._epoch = seed, epoch
 
     @property
     def dim(self) -> int:
@@ -97,14 +93,13 @@ class LinearEncoder(Encoder):
         return torch.cat(codes)
 
     def spec(self) -> EncoderSpec:
-        """Give seed, epoch, transform, blocks and means: a few bytes per tensor, whatever n and k are."""
+        """Give seed, epoch, blocks and means: a few bytes per tensor, whatever n and k are."""
         return EncoderSpec(KIND, VERSION, self._fields(), self._arrays())
 
     @cached_property
     def _subspaces(self) -> list[Buckets]:
         draws = (Draw(self._seed, self._epoch, stream) for stream in range(len(self._blocks)))
-        make = TRANSFORMS[self._transform]
-        return [make(block.dim, block.size, draw) for block, draw in zip(self._blocks, draws, strict=True)]
+        return [Buckets(block.dim, block.size, draw) for block, draw in zip(self._blocks, draws, strict=True)]
 
     @cached_property
     def _has_bias(self) -> bool:
@@ -115,8 +110,7 @@ class LinearEncoder(Encoder):
         return self._layout.expand(self._mean).to(like)
 
     def _fields(self) -> dict[str, Scalar]:
-        own: dict[str, Scalar] = {"transform": self._transform, "seed": self._seed, "epoch": self._epoch}
-        return {**layout_fields(self._layout), **own}
+        return {**layout_fields(self._layout), "seed": self._seed, "epoch": self._epoch}
 
     def _arrays(self) -> dict[str, Tensor]:
         return {"blocks": torch.tensor(self._blocks, dtype=torch.int64), "mean": self._mean.clone()}
@@ -133,13 +127,11 @@ class LinearCodec(LinearEncoder, Codec):
         seed: int,
         *,
         form: str = "global",
-        transform: str = "buckets",
         statistics: GradientStatistics | None = None,
     ) -> "LinearCodec":
         """Make the seeded codec of a form (``FORMS``); without statistics every tensor counts as N(0, 1).
 
-        A size outside 1..n, an unknown form or transform, or statistics of another adapter raise
-        ``ValueError``.
+        A size outside 1..n, an unknown form, or statistics of another adapter raise ``ValueError``.
         """
         if form not in FORMS:
             raise ValueError(f"codec.form = '{form}' is unknown; allowed: {', '.join(FORMS)}")
@@ -150,7 +142,7 @@ class LinearCodec(LinearEncoder, Codec):
             statistics = GradientStatistics(torch.zeros(count), torch.ones(count))
         statistics.check(layout)
         blocks = FORMS[form](layout, statistics, size)
-        return cls(layout, blocks=blocks, mean=statistics.mean, transform=transform, seed=seed)
+        return cls(layout, blocks=blocks, mean=statistics.mean, seed=seed)
 
     def decode(self, code: Tensor) -> Tensor:
         """Return ``Qᵀ c + m``: shape ``[k]`` to ``[n]``; another shape raises ``ValueError``."""
@@ -170,7 +162,6 @@ class LinearCodec(LinearEncoder, Codec):
             self._layout,
             blocks=self._blocks,
             mean=self._mean,
-            transform=self._transform,
             seed=self._seed,
             epoch=epoch,
         )
@@ -194,7 +185,6 @@ def _check_blocks(layout: Layout, blocks: Sequence[Block]) -> None:
 class _Arguments(TypedDict):
     blocks: list[Block]
     mean: Tensor
-    transform: str
     seed: int
     epoch: int
 
@@ -203,7 +193,6 @@ def _arguments(parcel: EncoderSpec | CodecState, layout: Layout) -> _Arguments:
     return {
         "blocks": [Block(*row) for row in parcel.array("blocks", (-1, 3)).tolist()],
         "mean": parcel.array("mean", (len(layout.tensors),)),
-        "transform": parcel.value("transform", str),
         "seed": parcel.value("seed", int),
         "epoch": parcel.value("epoch", int),
     }

@@ -1,13 +1,11 @@
-"""A codec whose rows a prior has chosen, with a weight each, and fresh random rows beside them if wanted.
+"""A codec whose rows a prior has chosen, with a weight each.
 
-``encode(x) = S [Q x ; R (x - Qᵀ Q x)]``: learned rows ``Q`` (``rows``), a seeded random subspace ``R`` of what they
-leave, and one scale a row. ``decode`` is the transpose, so a scale acts twice: it decides which share of the clipped
-code, and hence of the signal, a direction gets, and how far the step goes along it.
+``encode(x) = S Q x``: rows ``Q`` (``rows``) and one scale a row. ``decode`` is the transpose, so a scale acts twice: it
+decides which share of the clipped code, and hence of the signal, a direction gets, and how far the step goes along it.
 """
 
 from typing import Self
 
-import torch
 from torch import Tensor
 
 from common.adapter import Layout
@@ -22,40 +20,31 @@ from common.codecs.base import (
     register,
     working,
 )
-from common.codecs.linear import LinearCodec
 from common.codecs.rows import BlockRows, Rows, TangentRows, TuckerRows
 
 KIND = "subspace"
-VERSION = 1
+VERSION = 2
 
 
 class SubspaceCodec(Codec):
-    """Learned rows, then ``fresh`` random ones that ``redraw`` replaces.
+    """Rows and their scales.
 
     Args:
         layout: the adapter, n values.
-        rows: the learned rows.
-        scales: one for each row, the random ones last, shape ``[k]``, none negative.
-        transform: name in ``transform.TRANSFORMS``, of the random rows.
-        seed: seed of the random rows, 0 to 2^63 - 1.
-        epoch: number of the draw from that seed.
+        rows: the prior's rows.
+        scales: one for each row, shape ``[k]``, none negative.
 
     Raises:
-        ValueError: shapes do not fit, or a name or number is out of range.
+        ValueError: the scales do not fit the rows, or one is negative or nan.
 
     """
 
-    def __init__(
-        self, layout: Layout, rows: Rows, scales: Tensor, *, transform: str = "buckets", seed: int = 0, epoch: int = 0
-    ) -> None:
-        fresh = len(scales) - rows.size
-        if scales.dim() != 1 or fresh < 0 or not len(scales):
+    def __init__(self, layout: Layout, rows: Rows, scales: Tensor) -> None:
+        if tuple(scales.shape) != (rows.size,) or not len(scales):
             raise ValueError(f"codec 'subspace': array 'scales' has shape {tuple(scales.shape)} for {rows.size} rows")
         if not bool((scales >= 0).all()):
             raise ValueError("codec 'subspace': array 'scales' holds a negative number or nan")
         self._layout, self._rows, self._scales = layout, rows, scales.detach().cpu().float().clone()
-        self._transform, self._seed, self._epoch = transform, seed, epoch
-        self._random = LinearCodec.of_form(layout, fresh, seed, transform=transform).redraw(epoch) if fresh else None
 
     @property
     def dim(self) -> int:
@@ -68,65 +57,42 @@ class SubspaceCodec(Codec):
         return len(self._scales)
 
     def encode(self, vector: Tensor) -> Tensor:
-        """Project on the learned rows, what is left on the random ones, and scale: shape ``[n]`` to ``[k]``."""
+        """Project on the rows and scale: shape ``[n]`` to ``[k]``."""
         check_shape("adapter vector", vector, self.dim)
-        vector = working(vector)
-        code = self._rows.project(vector)
-        if self._random is not None:
-            code = torch.cat((code, self._random.encode(vector - self._rows.lift(code))))
+        code = self._rows.project(working(vector))
         return code * self._scales.to(code)
 
     def decode(self, code: Tensor) -> Tensor:
         """Apply the transpose of ``encode``: shape ``[k]`` to ``[n]``."""
         check_shape("code", code, self.size)
         code = working(code)
-        learned, fresh = (code * self._scales.to(code)).tensor_split([self._rows.size])
-        if self._random is None:
-            return self._rows.lift(learned)
-        vector = self._random.decode(fresh)
-        return vector + self._rows.lift(learned - self._rows.project(vector))
-
-    def redraw(self, epoch: int) -> Self:
-        """Keep the learned rows, take the random ones of ``epoch``."""
-        if self._random is None or epoch == self._epoch:
-            return self
-        return self._with(self._rows, epoch)
+        return self._rows.lift(code * self._scales.to(code))
 
     def bound(self, tangents: Tangents) -> Self:
         """Hand the model to rows that are made of its gradients."""
         rows = self._rows.bound(tangents)
-        return self if rows is self._rows else self._with(rows, self._epoch)
+        return self if rows is self._rows else type(self)(self._layout, rows, self._scales)
 
     def spec(self) -> EncoderSpec:
-        """Give rows, scales and the seeded draw."""
+        """Give rows and scales."""
         return EncoderSpec(KIND, VERSION, self._fields(), self._arrays())
 
     def state(self) -> CodecState:
         """Give the same as the spec: a transpose needs nothing more."""
         return CodecState(KIND, VERSION, self._fields(), self._arrays())
 
-    def _with(self, rows: Rows, epoch: int) -> Self:
-        return type(self)(self._layout, rows, self._scales, transform=self._transform, seed=self._seed, epoch=epoch)
-
     def _fields(self) -> dict[str, Scalar]:
-        own: dict[str, Scalar] = {"rows": self._rows.name, "transform": self._transform}
+        own: dict[str, Scalar] = {"rows": self._rows.name}
         if isinstance(self._rows, TuckerRows):
             own["width"] = self._rows.width
-        return {**layout_fields(self._layout), **own, "seed": self._seed, "epoch": self._epoch}
+        return {**layout_fields(self._layout), **own}
 
     def _arrays(self) -> dict[str, Tensor]:
         return {"scales": self._scales.clone(), **self._rows.arrays()}
 
 
 def _from_parcel(parcel: EncoderSpec | CodecState, layout: Layout) -> SubspaceCodec:
-    return SubspaceCodec(
-        layout,
-        _rows_of(parcel, layout),
-        parcel.array("scales", (-1,)),
-        transform=parcel.value("transform", str),
-        seed=parcel.value("seed", int),
-        epoch=parcel.value("epoch", int),
-    )
+    return SubspaceCodec(layout, _rows_of(parcel, layout), parcel.array("scales", (-1,)))
 
 
 def _rows_of(parcel: EncoderSpec | CodecState, layout: Layout) -> Rows:

@@ -1,4 +1,4 @@
-"""Seeded random subspaces with exactly orthonormal rows, applied in O(n) or O(n log n) without their matrix.
+"""Seeded random subspaces with exactly orthonormal rows, applied in O(n) without their matrix.
 
 A dense random orthonormal ``Q`` (k x n) costs k·n values. Here a seed implies ``Q``. ``Buckets`` permutes the
 coordinates, flips signs and sums k disjoint groups of n/k coordinates, each sum scaled by one over the root
@@ -9,9 +9,7 @@ one row.
 fixed unit vector x has variance v·n/(n-1)·(1-Σx⁴) with v = (k/n)²·(2/k)·(1-k/n); for a Haar-random subspace
 it is v·n/(n+2). So for *no* vector is ``Buckets`` worse than dense by more than a factor 1+3/(n-1), and for
 concentrated ones it is better. Only the tails differ: when a handful of coordinates hold all of x, two of
-them may share a bucket and cancel. ``MixedBuckets`` spreads x over all coordinates first (random signs and an
-orthonormal Hartley transform): the same variance, dense-like tails, at the price of one FFT; worth it where
-one subspace is kept for a whole run.
+them may share a bucket and cancel.
 
 *Streams.* Randomness is the raw output of Philox4x64-10 (Salmon et al., 2011) under the key (seed, epoch);
 numpy guarantees that output across platforms and versions, and distinct keys are independent streams. On another
@@ -82,14 +80,6 @@ def permutation_of(words: Tensor) -> tuple[Tensor, Tensor]:
     return words & low, ((words >> bits) & 1).float().mul_(2).sub_(1)
 
 
-def hartley(vector: Tensor) -> Tensor:
-    """Apply the orthonormal Hartley transform (shape ``[n]``, any n), its own inverse and transpose."""
-    size = len(vector)
-    spectrum = torch.fft.rfft(vector, norm="ortho")
-    mirrored = spectrum[1 : (size + 1) // 2].flip(0)
-    return torch.cat((spectrum.real - spectrum.imag, mirrored.real + mirrored.imag))
-
-
 class Buckets:
     """Rows with disjoint supports of ⌈n/k⌉ or ⌊n/k⌋ coordinates each, entries ±1/√(support size). O(n).
 
@@ -98,25 +88,25 @@ class Buckets:
 
     def __init__(self, dim: int, size: int, draw: Draw) -> None:
         self.dim, self.size, self._draw = dim, size, draw
-        self._tables: dict[torch.device, tuple[Tensor, ...]] = {}
+        self._tables: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def project(self, vector: Tensor) -> Tensor:
         """Return ``Q x``: shape ``[n]`` to ``[k]``."""
-        order, signs, *_ = self.tables(vector.device)
+        order, signs = self.tables(vector.device)
         return self._sum_groups(vector.index_select(0, order).mul_(signs))
 
     def lift(self, code: Tensor) -> Tensor:
         """Return ``Qᵀ c``: shape ``[k]`` to ``[n]``."""
-        order, signs, *_ = self.tables(code.device)
+        order, signs = self.tables(code.device)
         return torch.empty_like(signs, dtype=code.dtype).index_copy_(0, order, self._spread(code).mul_(signs))
 
-    def tables(self, device: torch.device) -> tuple[Tensor, ...]:
+    def tables(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return permutation and signs on ``device``; drawn there at first use, the same on all devices."""
         if device not in self._tables:
             self._tables[device] = self._draw_tables(device)
         return self._tables[device]
 
-    def _draw_tables(self, device: torch.device) -> tuple[Tensor, ...]:
+    def _draw_tables(self, device: torch.device) -> tuple[Tensor, Tensor]:
         if device.type == "cpu":  # numpy is the faster one there
             return signed_permutation(self.dim, self._draw)
         return permutation_of(self._draw.words_on(device, self.dim))
@@ -144,24 +134,3 @@ class Buckets:
         scales = torch.full_like(like, 1 / sqrt(small))
         scales[:larger] = 1 / sqrt(small + 1)
         return scales
-
-
-class MixedBuckets(Buckets):
-    """``Buckets`` after random signs and a Hartley transform: rows without small support. O(n log n)."""
-
-    def project(self, vector: Tensor) -> Tensor:
-        """Return ``Q x``: shape ``[n]`` to ``[k]``."""
-        return super().project(hartley(vector * self.tables(vector.device)[2]))
-
-    def lift(self, code: Tensor) -> Tensor:
-        """Return ``Qᵀ c``: shape ``[k]`` to ``[n]``."""
-        return hartley(super().lift(code)).mul_(self.tables(code.device)[2])
-
-    def _draw_tables(self, device: torch.device) -> tuple[Tensor, ...]:
-        words = self._draw._replace(stream=self._draw.stream + SEED_LIMIT).words_on(device, self.dim)
-        signs = (words & 1).float().mul_(2).sub_(1)
-        return (*super()._draw_tables(device), signs)
-
-
-TRANSFORMS: dict[str, type[Buckets]] = {"buckets": Buckets, "mixed-buckets": MixedBuckets}
-"""The transforms by the name they have in configuration and specs."""

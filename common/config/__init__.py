@@ -2,8 +2,26 @@
 
 from common.config.effect import ONLY_IF
 from common.config.fields import Section
-from common.config.prompts import SELF_GENERATED, TEMPLATE, read_prompts, read_words, slots_of
-from common.config.run import ConfigError, RunConfig, Scalar, allowed_values, flatten, key_table, names_a_file, nest
+from common.config.prompts import (
+    SELF_GENERATED,
+    TEMPLATE,
+    read_prompts,
+    read_words,
+    slots_of,
+    template_faults,
+    written_fault,
+)
+from common.config.run import (
+    ConfigError,
+    RunConfig,
+    Scalar,
+    allowed_values,
+    flatten,
+    key_table,
+    names_a_file,
+    nest,
+    refuse_faults,
+)
 from common.config.sections import (
     LARGEST_EPSILON,
     CodecConfig,
@@ -21,12 +39,11 @@ from common.config.sections import (
     TrainConfig,
 )
 from common.config.strategy_sections import (
-    FedCgConfig,
     FedlppConfig,
     HistoryConfig,
     PriorConfig,
     PublicPriorConfig,
-    StatisticsConfig,
+    StageOneConfig,
 )
 
 __all__ = [
@@ -40,7 +57,6 @@ __all__ = [
     "DataConfig",
     "DemoTask",
     "EvaluationConfig",
-    "FedCgConfig",
     "FederationConfig",
     "FedlppConfig",
     "HistoryConfig",
@@ -54,7 +70,7 @@ __all__ = [
     "Scalar",
     "Section",
     "ServerConfig",
-    "StatisticsConfig",
+    "StageOneConfig",
     "StrategyConfig",
     "TrainConfig",
     "allowed_values",
@@ -64,5 +80,8 @@ __all__ = [
     "nest",
     "read_prompts",
     "read_words",
+    "refuse_faults",
     "slots_of",
+    "template_faults",
+    "written_fault",
 ]

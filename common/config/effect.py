@@ -9,16 +9,8 @@ if TYPE_CHECKING:
 _Test = Callable[["RunConfig"], bool]
 
 
-def _seeded(config: "RunConfig") -> bool:
-    return config.codec.kind == "linear" and config.strategy.name != "fedcg"
-
-
 def _several_steps(config: "RunConfig") -> bool:
     return config.train.local_steps > 1 or config.train.local_epochs > 0
-
-
-def _ema(config: "RunConfig") -> bool:
-    return config.statistics.estimator == "ema"
 
 
 def _demo(config: "RunConfig") -> bool:
@@ -26,25 +18,17 @@ def _demo(config: "RunConfig") -> bool:
 
 
 ONLY_IF: dict[str, tuple[_Test, str]] = {
-    "codec.form": (_seeded, 'codec.kind = "linear", and not by strategy fedcg'),
-    "codec.transform": (
-        lambda config: _seeded(config) and config.codec.form != "trained",
-        'codec.kind = "linear" and a form that is not trained',
-    ),
+    "codec.form": (lambda config: config.codec.kind == "linear", 'codec.kind = "linear"'),
     "codec.depth": (lambda config: config.codec.kind == "conv", 'codec.kind = "conv"'),
     "data.dirichlet-alpha": (lambda config: config.data.partitioner == "dirichlet", 'data.partitioner = "dirichlet"'),
-    "data.partition-by": (lambda config: config.data.partitioner != "iid", 'data.partitioner = "dirichlet", "natural"'),
     "data.task": (_demo, 'data.name = "demo"'),
     "data.examples-per-client": (_demo, 'data.name = "demo"'),
-    "fedcg.clip-norm": (lambda config: config.fedcg.private, "fedcg.private = true"),
+    "stage-one.clip-norm": (lambda config: config.stage_one.private, "stage-one.private = true"),
     "public-prior.slots": (
         lambda config: config.public_prior.prompts == "template",
         'public-prior.prompts = "template"',
     ),
     "public-prior.tucker-width": (lambda config: config.public_prior.form == "tucker", 'public-prior.form = "tucker"'),
-    "server.momentum": (lambda config: config.server.optimizer == "momentum", 'server.optimizer = "momentum"'),
-    "statistics.beta1": (_ema, 'statistics.estimator = "ema"'),
-    "statistics.beta2": (_ema, 'statistics.estimator = "ema"'),
     "train.learning-rate": (_several_steps, "train.local-steps above 1, or train.local-epochs"),
 }
 """For every such key, whether a configuration reads it, and beside what it is read, in words."""

@@ -15,8 +15,6 @@ from pydantic.fields import FieldInfo
 
 from common.config.allowed import describe_allowed
 from common.config.fields import PositiveInt, Section, Seed, kebab
-from common.config.files import prior_file_faults
-from common.config.prompts import template_faults
 from common.config.sections import (
     CodecConfig,
     DataConfig,
@@ -31,12 +29,11 @@ from common.config.sections import (
     TrainConfig,
 )
 from common.config.strategy_sections import (
-    FedCgConfig,
     FedlppConfig,
     HistoryConfig,
     PriorConfig,
     PublicPriorConfig,
-    StatisticsConfig,
+    StageOneConfig,
 )
 
 Scalar = bool | int | float | str
@@ -62,10 +59,9 @@ class RunConfig(Section):
     codec: CodecConfig = CodecConfig()
     prior: PriorConfig = PriorConfig()
     history: HistoryConfig = HistoryConfig()
-    fedcg: FedCgConfig = FedCgConfig()
     fedlpp: FedlppConfig = FedlppConfig()
     public_prior: PublicPriorConfig = PublicPriorConfig()
-    statistics: StatisticsConfig = StatisticsConfig()
+    stage_one: StageOneConfig = StageOneConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     server: ServerConfig = ServerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -87,13 +83,8 @@ class RunConfig(Section):
         """Folder of a new run: the configured name, else time and strategy."""
         return self.output.name or f"{time.strftime('%Y%m%d-%H%M%S')}-{self.strategy.name}"
 
-    @property
-    def stage_one_share(self) -> float:
-        """Share of every client's examples that stage 1 has to itself; 0 where all stages use all of them."""
-        return self.fedcg.share if self.strategy.name == "fedcg" else 0.0
-
     def check_files(self) -> None:
-        """Refuse files that are missing or no text. Only the server reads them, so only the server checks them."""
+        """Refuse files that are missing. Only the server reads them, so only the server checks them."""
         faults = []
         if names_a_file(self.data.evaluation) and not Path(self.data.evaluation).exists():
             faults.append(
@@ -101,10 +92,7 @@ class RunConfig(Section):
             )
         if self.resume and not (Path(self.resume) / "checkpoint").is_dir():
             faults.append(f'resume = "{self.resume}": no checkpoint there; give the folder of an interrupted run')
-        if self.strategy.name == "public-prior":
-            faults += prior_file_faults(self.public_prior)
-        if faults:
-            raise ConfigError(_list_faults(faults))
+        refuse_faults(faults)
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":
@@ -117,7 +105,7 @@ class RunConfig(Section):
                 f"train.gradient-accumulation = {self.train.gradient_accumulation} counts micro-batches of a step: "
                 "use train.local-steps, or set it to 1 with train.local-epochs"
             )
-        faults = _printed_faults(self) + _model_faults(self) + _fedcg_faults(self) + _public_prior_faults(self)
+        faults = _model_faults(self)
         if faults:
             raise ValueError("; ".join(faults))
         return self
@@ -148,58 +136,6 @@ def _model_faults(config: RunConfig) -> list[str]:
         for key, (value, needed) in unused.items()
         if value != needed
     ]
-
-
-def _fedcg_faults(config: RunConfig) -> list[str]:
-    """What contradicts strategy fedcg, whose codec is always learnt and mixes the tensors."""
-    if config.strategy.name != "fedcg":
-        return []
-    faults = []
-    if config.codec.kind == "identity":
-        faults.append('codec.kind = "identity": fedcg trains an AutoEncoder; set it to "conv" or "linear"')
-    if config.privacy.mechanism == "printed":
-        faults.append('privacy.mechanism = "printed": it clips A and B of every layer apart; set it to "calibrated"')
-    return [f'strategy.name = "fedcg" with {fault}' for fault in faults]
-
-
-def _public_prior_faults(config: RunConfig) -> list[str]:
-    """What strategy public-prior cannot do; nothing for another strategy."""
-    if config.strategy.name != "public-prior":
-        return []
-    prior, codec, faults = config.public_prior, config.codec, []
-    rows = codec.size - prior.random_rows
-    if (codec.kind, codec.form) != ("linear", "global"):
-        faults.append(
-            f'codec.kind = "{codec.kind}" and codec.form = "{codec.form}": strategy public-prior needs "linear" and '
-            '"global"'
-        )
-    if not 1 <= rows <= prior.pseudo_clients:
-        faults.append(
-            f"codec.size = {codec.size} and public-prior.random-rows = {prior.random_rows} leave {rows} rows to the "
-            f"prior: it needs 1 to {prior.pseudo_clients}, as many as public-prior.pseudo-clients"
-        )
-    if prior.delivery == "rebuild" and config.model.quantization != "none":
-        faults.append(
-            f'public-prior.delivery = "rebuild" with model.quantization = "{config.model.quantization}": quantised '
-            'layers have no forward-mode derivative; set it to "basis"'
-        )
-    if config.privacy.mechanism == "printed":
-        faults.append('privacy.mechanism = "printed" clips tensors apart, and a row of public-prior spans them all')
-    return faults + template_faults(prior, config.data.name)
-
-
-def _printed_faults(config: RunConfig) -> list[str]:
-    """What contradicts ``privacy.mechanism = "printed"`` in other sections; nothing for a calibrated one."""
-    whole = config.strategy.name == "lora" or (config.strategy.name == "fedlpp" and not config.fedlpp.compress)
-    if config.privacy.mechanism != "printed" or whole or config.strategy.name == "fedcg":  # see ``_fedcg_faults``
-        return []
-    faults = []
-    if config.strategy.name == "dr-encoder" and config.statistics.private:
-        faults.append("statistics.private = true: the paper sends stage 1 in the clear; set it to false")
-    if config.codec.kind != "identity" and (config.codec.kind, config.codec.form) != ("linear", "per-tensor"):
-        used = f'codec.kind = "{config.codec.kind}" and codec.form = "{config.codec.form}"'
-        faults.append(f'{used}: the paper clips A and B of every layer apart, so set codec.form = "per-tensor"')
-    return [f'privacy.mechanism = "printed" with {fault}' for fault in faults]
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -238,6 +174,12 @@ def _explain(error: ValidationError) -> str:
             right = f"; allowed: {allowed}" if allowed else ""
             lines.append(f"{key} = {fault['input']!r}: {fault['msg']}{right}{_describe(key)}")
     return _list_faults(lines)
+
+
+def refuse_faults(faults: list[str]) -> None:
+    """Raise ``ConfigError`` with all of them, a line each, if there are any."""
+    if faults:
+        raise ConfigError(_list_faults(faults))
 
 
 def _list_faults(lines: list[str]) -> str:

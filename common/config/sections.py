@@ -10,7 +10,6 @@ from pydantic import Field, field_validator, model_validator
 
 from common.config.fields import (
     LARGEST_SEED,
-    Fraction,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -83,7 +82,6 @@ class LoraConfig(Section):
 
     rank: PositiveInt = Field(8, description="rank r of every factor pair")
     alpha: PositiveFloat = Field(16.0, description="scale: the update is alpha/rank * B A")
-    dropout: Fraction = Field(0.0, description="dropout on the adapter's input")
     target_modules: str = Field(
         "auto", description="comma-separated module names; auto = the attention projections of the architecture"
     )
@@ -102,19 +100,21 @@ class DataConfig(Section):
     format: Literal["columns", "dolly", "mmlu", "ceval", "alpaca", "e2e", "dart", "dialogsum"] = Field(
         "columns", description="columns = prompt-column and completion-column as they are; else that set's own layout"
     )
-    subset: str = Field("", description="hub set or directory: its configuration, or several, comma-separated")
+    subset: str = Field(
+        "", description="hub set or directory: its configuration, or several, comma-separated; of data.evaluation too"
+    )
     train_split: str = Field("train", description="hub set or directory: split of the private examples")
     revision: str = Field("", description='hub set: branch or commit; "" = its default branch')
     task: DemoTask = Field("elicitation", description="task of the demo data")
     evaluation: str = Field("", description='file or hub id of held-out examples; "" = the demo\'s own, or none')
-    evaluation_subset: str = Field("", description='subset of data.evaluation; "" = the same as data.subset')
     evaluation_split: str = Field("test", description="split of data.evaluation if that is a hub set or directory")
     split: str = Field("evaluation", description="demo: evaluation (report) or validation (public, for tuning)")
     prompt_column: str = Field("prompt", description="column that holds the prompt (its labels are masked)")
     completion_column: str = Field("completion", description="column that holds the text to learn")
-    group_column: str = Field("group", description="column that groups examples in reports and partitions")
+    group_column: str = Field(
+        "group", description="column that groups examples in reports, and by which dirichlet and natural partition"
+    )
     partitioner: Literal["iid", "dirichlet", "natural"] = Field("dirichlet", description="how clients get data")
-    partition_by: str = Field("group", description="column for the dirichlet and natural partitioners")
     dirichlet_alpha: PositiveFloat = Field(0.3, description="concentration; small = each client sees few groups")
     examples_per_client: PositiveInt = Field(12, description="demo data: examples drawn for each client")
     max_length: Annotated[int, Field(ge=2)] = Field(
@@ -127,7 +127,7 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _format_names_the_columns(self) -> "DataConfig":
-        defaults = {"prompt_column": "prompt", "completion_column": "completion", "group_column": "group"}
+        defaults = {"prompt_column": "prompt", "completion_column": "completion"}
         for name, default in defaults.items():
             if self.format != "columns" and getattr(self, name) != default:
                 raise ValueError(
@@ -173,9 +173,6 @@ class CodecConfig(Section):
     form: Literal["global", "per-tensor", "variance-proportional", "optimum", "trained"] = Field(
         "global", description="how a linear AutoEncoder spends its code on the tensors"
     )
-    transform: Literal["buckets", "mixed-buckets"] = Field(
-        "buckets", description="fast orthonormal transform of the seeded linear forms"
-    )
     size: NonNegativeInt = Field(256, description="values in a code; 0 = what the kind dictates (identity, conv)")
     refresh_every: NonNegativeInt = Field(1, description="rounds after which a seeded codec is redrawn; 0 = never")
     depth: Annotated[int, Field(ge=1, le=8)] = Field(6, description="conv: number of stride-2 stages")
@@ -193,7 +190,6 @@ class PrivacyConfig(Section):
     mechanism: Literal["calibrated", "printed"] = Field(
         "calibrated", description="printed = the paper's Eq (1)-(5), to show what they give; epsilon is then its claim"
     )
-    stop_epsilon: NonNegativeFloat = Field(0.0, description="stop before a round would exceed it; 0 = no such stop")
     delta: NonNegativeFloat = Field(1e-5, description="delta of the guarantee, below 1/M; 0 = 1/(10 M)")
     trust: Literal["central", "distributed", "local"] = Field("distributed", description="who adds the noise")
     colluders: NonNegativeInt = Field(
@@ -220,12 +216,11 @@ class PrivacyConfig(Section):
             )
         if 0 < self.noise_multiplier < 1e-4:
             raise ValueError(f"privacy.noise-multiplier = {self.noise_multiplier}: at least 1e-4, or 0 to solve for it")
-        for name, value in (("epsilon", self.epsilon), ("stop-epsilon", self.stop_epsilon)):
-            if LARGEST_EPSILON < value < math.inf and self.mechanism != "printed":
-                raise ValueError(
-                    f"privacy.{name} = {value:g}: nothing above {LARGEST_EPSILON:g} is claimed; ask for less, or for "
-                    "no privacy with privacy.epsilon = inf"
-                )
+        if LARGEST_EPSILON < self.epsilon < math.inf and self.mechanism != "printed":
+            raise ValueError(
+                f"privacy.epsilon = {self.epsilon:g}: nothing above {LARGEST_EPSILON:g} is claimed; ask for less, or "
+                "for no privacy with privacy.epsilon = inf"
+            )
         if math.isnan(self.epsilon):
             raise ValueError("privacy.epsilon = nan: give a positive number, or inf for no privacy")
         if self.delta >= 1:
@@ -253,9 +248,10 @@ class PrivacyConfig(Section):
 class ServerConfig(Section):
     """The server's step and its brake."""
 
-    optimizer: Literal["sgd", "momentum", "adam"] = Field("sgd", description="server optimiser on the flat adapter")
+    optimizer: Literal["sgd", "momentum", "adam"] = Field(
+        "sgd", description="server optimiser on the flat adapter; momentum is .9"
+    )
     learning_rate: PositiveFloat = Field(1.0, description="step size on the decoded mean code")
-    momentum: Fraction = Field(0.9, description="momentum (optimizer = momentum)")
     divergence_factor: Annotated[float, Field(gt=1)] = Field(
         4.0,
         description="stop when the loss (demo: on validation facts) exceeds this multiple of the base model's",

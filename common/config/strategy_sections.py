@@ -20,8 +20,6 @@ class PriorConfig(Section):
     """Training of a learned AutoEncoder on synthetic gradients (Algorithm 1, server side)."""
 
     steps: PositiveInt = Field(300, description="Adam steps")
-    batch_size: PositiveInt = Field(16, description="synthetic gradients in a step")
-    learning_rate: PositiveFloat = Field(2e-4, description="Adam step size")
 
 
 class HistoryConfig(Section):
@@ -31,28 +29,10 @@ class HistoryConfig(Section):
     rows: NonNegativeInt = Field(32, description="history-prior: most code values for the history, one a tensor")
 
 
-class FedCgConfig(Section):
-    """Strategy fedcg: the real gradients that its stage 1 (TGAP) collects to train the AutoEncoder on."""
-
-    share: OpenShare = Field(0.3, description="fedcg: share of a client's examples that only stage 1 uses (paper: .3)")
-    sampling_rate: Rate = Field(0.1, description="fedcg: probability that a client is asked for gradients")
-    gradients_per_client: PositiveInt = Field(4, description="fedcg: local steps whose LoRA gradients a client sends")
-    learning_rate: PositiveFloat = Field(0.1, description="fedcg: local step size while collecting")
-    private: bool = Field(
-        False, description="fedcg: release the gradients through the mechanism; false makes the end-to-end epsilon inf"
-    )
-    clip_norm: Annotated[float, Field(gt=0, le=1e30)] = Field(
-        1.0, description="fedcg.private: bound on the l2 norm of all gradients of one client together"
-    )
-
-
 class FedlppConfig(Section):
     """Quantisation of what strategy fedlpp broadcasts: the proxy."""
 
     bits: Annotated[int, Field(ge=1, le=8)] = Field(2, description="fedlpp: bits w of a value in the broadcast proxy")
-    levels: Literal["uniform", "normal"] = Field(
-        "uniform", description="fedlpp: evenly spaced over a tensor's range, or normal quantiles (NF)"
-    )
     rounding: Literal["nearest", "stochastic"] = Field(
         "nearest", description="fedlpp: to the nearest level, or at random without bias (by seed and round)"
     )
@@ -66,10 +46,8 @@ class PublicPriorConfig(Section):
     template: str = Field("", description='a prompt with {slots}; "" = that of the demo task')
     slots: str = Field("", description='template: TOML file with a list of words for every slot; "" = the demo\'s')
     pool: PositiveInt = Field(256, description="most prompts to have")
-    prompt_tokens: PositiveInt = Field(16, description="self-generated: longest continuation of the template's opening")
     pseudo_clients: PositiveInt = Field(256, description="pseudo-clients, each one gradient")
     prompts_per_client: PositiveInt = Field(3, description="prompts of a pseudo-client")
-    label_tokens: PositiveInt = Field(1, description="most tokens that the model samples as a label")
     refresh_every: PositiveInt = Field(
         5, description="rounds after which the prior is made anew from the released model"
     )
@@ -78,7 +56,6 @@ class PublicPriorConfig(Section):
     delivery: Literal["basis", "rebuild"] = Field(
         "basis", description="send the rows, or what a client needs to apply them through its own model"
     )
-    random_rows: NonNegativeInt = Field(0, description="code values for fresh random directions beside the prior's")
     whitening: Annotated[float, Field(ge=0, le=0.5)] = Field(
         0.25, description="rows are scaled by their energy to minus this power; 0 = all alike"
     )
@@ -96,28 +73,29 @@ class PublicPriorConfig(Section):
         return self
 
 
-class StatisticsConfig(Section):
-    """Stage 1: the statistics that clients release for the random prior (Algorithm 1, client side)."""
+class StageOneConfig(Section):
+    """Stage 1: what a cohort releases once, before round 1, for the codec to be made of.
+
+    dr-encoder: statistics of gradients for the random prior (Algorithm 1, client side). fedcg: the gradients themselves
+    (TGAP).
+    """
 
     private: bool = Field(True, description="release through the mechanism; false makes the end-to-end epsilon inf")
     sampling_rate: Rate = Field(0.1, description="probability that a client is asked")
-    steps: PositiveInt = Field(4, description="local steps whose gradients are measured")
-    learning_rate: PositiveFloat = Field(0.5, description="local step size while measuring (A's gradient is 0 at B=0)")
-    estimator: Literal["moment", "ema"] = Field("moment", description="per-element moments, or the paper's EMA")
-    beta1: Fraction = Field(0.99, description="ema: decay of the mean (paper: .99)")
-    beta2: Fraction = Field(0.9, description="ema: decay of the squared std (paper: .9)")
-    floor: PositiveFloat = Field(1e-12, description="h1: lowest variance; ema in the paper: 1e-5")
-    ceiling: PositiveFloat = Field(1.0, description="h2: highest variance; ema in the paper: 1e-3")
-    mean: bool = Field(False, description="release the per-tensor means too (not with private = true)")
-    grouping: Literal["tensor", "module"] = Field("tensor", description="one value per tensor or per module type")
+    steps: PositiveInt = Field(4, description="local steps whose gradients are measured (fedcg: sent)")
+    learning_rate: PositiveFloat = Field(0.5, description="size of these steps (A's gradient is 0 at B=0)")
+    estimator: Literal["moment", "ema"] = Field(
+        "moment", description="dr-encoder: per-element moments, or the paper's EMA"
+    )
+    grouping: Literal["tensor", "module"] = Field(
+        "tensor", description="dr-encoder: one value per tensor or per module type"
+    )
+    share: OpenShare = Field(0.3, description="fedcg: share of a client's examples that only stage 1 uses (paper: .3)")
+    clip_norm: Annotated[float, Field(gt=0, le=1e30)] = Field(
+        1.0, description="fedcg: bound on the l2 norm of all gradients of one client together"
+    )
 
-    @model_validator(mode="after")
-    def _consistent(self) -> "StatisticsConfig":
-        if self.floor >= self.ceiling:
-            raise ValueError(f"statistics.floor = {self.floor} must be below statistics.ceiling = {self.ceiling}")
-        if self.mean and self.private:
-            raise ValueError(
-                "statistics.mean = true needs statistics.private = false: the private release carries scales only "
-                "(a mean is below 1 % of its std on real gradients and would cost budget for nothing)"
-            )
-        return self
+    @property
+    def variances(self) -> tuple[float, float]:
+        """h1 and h2, the lowest and highest variance that the estimator gives; for ``ema`` the paper's."""
+        return (1e-5, 1e-3) if self.estimator == "ema" else (1e-12, 1.0)

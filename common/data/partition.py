@@ -50,16 +50,16 @@ def _partitioner(data: DataConfig, num_partitions: int, seed: int) -> Partitione
 
 def _group_numbers(rows: Dataset, data: DataConfig) -> list[int]:
     """The number of each row's group among the sorted groups."""
-    column = data.partition_by
+    column = data.group_column
     if column not in rows.column_names:
         raise ConfigError(
-            f'data.partition-by = "{column}": not a column of the data, '
+            f'data.group-column = "{column}": not a column of the data, '
             f'which has {", ".join(rows.column_names)}; or set data.partitioner = "iid"'
         )
     groups: list[str | None] = list(rows[column])
     if gaps := groups.count(None):
         raise ConfigError(
-            f'data.partition-by = "{column}": {gaps} of {len(groups)} rows of "{data.name}" have no value there, the '
+            f'data.group-column = "{column}": {gaps} of {len(groups)} rows of "{data.name}" have no value there, the '
             f'first is row {groups.index(None) + 1}: give them one, or set data.partitioner = "iid"'
         )
     number = {group: place for place, group in enumerate(sorted({str(group) for group in groups}))}
@@ -93,7 +93,7 @@ def private_examples(data: DataConfig, partition: int, num_partitions: int, seed
     if _count(partitioner, data) != num_partitions:
         raise ConfigError(
             f'data.partitioner = "{data.partitioner}" makes {partitioner.num_partitions} partitions of '
-            f'"{data.partition_by}", but there are {num_partitions} clients: use as many clients, or change it'
+            f'"{data.group_column}", but there are {num_partitions} clients: use as many clients, or change it'
         )
     rows = partitioner.load_partition(partition)
     if _CODES in rows.column_names:

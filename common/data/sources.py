@@ -56,7 +56,7 @@ class _Reading:
         self.count = self.faults = 0
         self._path, self._data, self._held_out, self._local = path, data, held_out, local
         self._key = f'{"data.evaluation" if held_out else "data.name"} = "{path}"'
-        self._subset = (data.evaluation_subset or data.subset) if held_out else data.subset
+        self._subset = data.subset
         self._split = data.evaluation_split if held_out else data.train_split
         file = Path(path).expanduser()
         self._file = file if kind_of(file) and not file.is_dir() else None

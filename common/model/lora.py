@@ -89,7 +89,6 @@ def adapt(base: nn.Module, lora: LoraConfig) -> PeftModel:
         task_type=TaskType.CAUSAL_LM,
         r=lora.rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft scales by any real alpha
-        lora_dropout=lora.dropout,
         target_modules=targets,
         fan_in_fan_out=_stores_transposed(base, targets),
     )

@@ -29,7 +29,7 @@ MOST_STEPS = 2**31 - 1
 STATISTICS, GRADIENTS = "query.statistics", "query.gradients"
 TRAIN = "train"
 ADAPTER, ENCODER, TASK, RELEASE = "adapter", "encoder", "task", "release"
-_PROXY_FIELDS: dict[str, type] = {"bits": int, "levels": str, "size": int, "codes": bytes, "ranges": bytes}
+_PROXY_FIELDS: dict[str, type] = {"bits": int, "size": int, "codes": bytes, "ranges": bytes}
 
 
 class WireError(ValueError):
@@ -212,9 +212,7 @@ def _pack_proxy(proxy: QuantisedAdapter) -> ConfigRecord:
     """Plain bytes, as in a reply: an array's header would be as long as the ranges of a small adapter."""
     ranges = proxy.ranges.numpy().astype("<f4").tobytes()
     codes = proxy.codes.numpy().tobytes()
-    return ConfigRecord(
-        {"bits": proxy.bits, "levels": proxy.levels, "size": proxy.size, "codes": codes, "ranges": ranges}
-    )
+    return ConfigRecord({"bits": proxy.bits, "size": proxy.size, "codes": codes, "ranges": ranges})
 
 
 def _unpack_proxy(content: RecordDict) -> QuantisedAdapter:
@@ -228,7 +226,6 @@ def _unpack_proxy(content: RecordDict) -> QuantisedAdapter:
     try:
         return QuantisedAdapter(
             bits=record["bits"],
-            levels=record["levels"],
             size=record["size"],
             codes=torch.from_numpy(np.frombuffer(codes, np.uint8).copy()),
             ranges=torch.from_numpy(np.frombuffer(ranges, "<f4").astype(np.float32).reshape(-1, 2)),

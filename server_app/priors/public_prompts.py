@@ -24,6 +24,9 @@ from common.config import (
 from common.model.adapted import AdaptedModel
 from common.model.token_ids import prompt_ids, token_ids
 
+LABEL_TOKENS = 1
+"""Most tokens that the model samples as a label."""
+_PROMPT_TOKENS = 16  # longest continuation of the opening of a template
 _BATCH, _BATCHES = 256, 16
 _LONGEST_REASON = 160  # characters of a library's error that are passed on
 _NEEDED = {
@@ -138,9 +141,9 @@ def _self_generated(
     adapted.load(adapted.initial)
     found: dict[str, None] = {}
     for batch in range(_BATCHES):
-        for tokens, _ in sample(adapted, [opening] * _BATCH, settings.prompt_tokens, seed + batch):
+        for tokens, _ in sample(adapted, [opening] * _BATCH, _PROMPT_TOKENS, seed + batch):
             fitting = pattern.match(str(adapted.tokenizer.decode(tokens, skip_special_tokens=True)))
-            if fitting and _tokens(adapted, fitting.group(0)) + settings.label_tokens <= longest:
+            if fitting and _tokens(adapted, fitting.group(0)) + LABEL_TOKENS <= longest:
                 found[fitting.group(0)] = None
         if len(found) >= settings.pool:
             break
@@ -173,13 +176,13 @@ def _filled(template: str, slots: str) -> list[str]:
 
 def _check_lengths(adapted: AdaptedModel, settings: PublicPriorConfig, places: dict[str, str], longest: int) -> None:
     """Refuse a prompt that leaves no room for its label: whole, it might pass the model's positions."""
-    room = longest - settings.label_tokens
+    room = longest - LABEL_TOKENS
     for text, place in places.items():
         tokens = _tokens(adapted, text)
         if tokens > room:
             raise ConfigError(
                 f'public-prior.prompts = "{settings.prompts}": {place} has {tokens} tokens, and {room} are allowed: '
-                f"data.max-length = {longest} less public-prior.label-tokens = {settings.label_tokens}; shorten it"
+                f"data.max-length = {longest} less {LABEL_TOKENS} for its label; shorten it"
             )
 
 

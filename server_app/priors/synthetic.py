@@ -21,7 +21,6 @@ from common.codecs.dense import DENSE
 from common.codecs.identity import IdentityCodec
 from common.codecs.linear import LinearCodec
 from common.codecs.statistics import GradientStatistics
-from common.codecs.transform import TRANSFORMS
 
 LINEAR_FORMS = (*FORMS, "trained")
 QUALITY_SAMPLES, QUALITY_VALUES = 64, 2**26
@@ -33,7 +32,7 @@ class PriorSettings:
     """Which AutoEncoder, and how it is trained; ``steps`` to ``learning_rate`` are read by trained ones only.
 
     ``size`` 0 means the only possible one for kinds that leave no choice (identity: n; conv: what ``depth``
-    gives). ``form`` and ``transform`` are read by ``linear``, ``depth`` by ``conv``. An unknown name or a
+    gives). ``form`` is read by ``linear``, ``depth`` by ``conv``. An unknown name or a
     value out of range raises ``ValueError``.
     """
 
@@ -42,16 +41,14 @@ class PriorSettings:
     size: int = 0
     seed: int = 0
     steps: int = 300
-    batch_size: int = 32
+    batch_size: int = 16
     learning_rate: float = 2e-4
     depth: int = 6
-    transform: str = "buckets"
 
     def __post_init__(self) -> None:
         _allow("codec.kind", self.kind, tuple(_AUTOENCODERS))
         if self.kind == "linear":
             _allow("codec.form", self.form, LINEAR_FORMS)
-            _allow("codec.transform", self.transform, tuple(TRANSFORMS))
         if self.steps < 1 or self.batch_size < 2 or not self.learning_rate > 0:
             found = f"steps = {self.steps}, batch_size = {self.batch_size}, learning_rate = {self.learning_rate}"
             raise ValueError(f"prior: {found}; allowed: at least 1, at least 2, positive")
@@ -160,9 +157,7 @@ def check_settings(layout: Layout, settings: PriorSettings) -> None:
     if settings.kind == "identity":
         _check_only_size(settings, layout.size)
     elif settings.kind == "linear" and settings.form != "trained":
-        LinearCodec.of_form(
-            layout, settings.size, settings.seed, form=settings.form, transform=settings.transform
-        )  # draws nothing yet
+        LinearCodec.of_form(layout, settings.size, settings.seed, form=settings.form)  # draws nothing yet
     else:
         check_trained(layout, settings)
 
@@ -222,7 +217,6 @@ def _linear(
         settings.size,
         settings.seed,
         form=settings.form,
-        transform=settings.transform,
         statistics=statistics,
     )
     return codec, ()

@@ -27,7 +27,7 @@ class PrivacyPlan:
         statistics_shares: the same for stage 1.
         statistics: the charge of stage 1 (noise 0 when it is sent in the clear); ``None`` when there is no stage 1.
         round: the charge of one round of stage 2; noise 0 when nothing is private.
-        rounds: rounds that the budget affords.
+        rounds: rounds that the plan pays for.
         epsilon: end-to-end epsilon of the released model after ``rounds``; inf when any stage is not private.
         reason: why epsilon is inf, else ``""``.
         expected_cohort: p M, the fixed public denominator of a round.
@@ -55,11 +55,18 @@ class PrivacyPlan:
 
 
 def make_plan(
-    config: RunConfig, clients: int, code_size: int, stage: StageOne | None, *, tensors: int = 1
+    config: RunConfig,
+    clients: int,
+    code_size: int,
+    stage: StageOne | None,
+    *,
+    tensors: int = 1,
+    budget: float = 0.0,
 ) -> PrivacyPlan:
     """Solve the noise of a run with ``clients`` enrolled; ``stage`` is ``None`` without a stage 1.
 
-    ``tensors``: LoRA factors of the adapter, which the paper's mechanism clips one by one.
+    ``tensors``: LoRA factors of the adapter, which the paper's mechanism clips one by one. ``budget``: an epsilon that
+    may leave fewer rounds than the configuration has, where its noise is given; 0: none.
 
     Raises ``ConfigError`` when delta is not below 1/M or the budget affords nothing.
     """
@@ -83,7 +90,7 @@ def make_plan(
     else:
         noise = _noise(config, delta, slack, unit, before) if privacy.is_private else 0.0
     per_round = replace(unit, noise_multiplier=noise)
-    rounds = _affordable(config, delta, slack, per_round, before)
+    rounds = _affordable(config, budget, delta, slack, per_round, before)
     reason = _why_not_private(config, stage)
     total = math.inf if reason else provable(epsilon((*before, replace(per_round, count=rounds)), delta - slack))
     return PrivacyPlan(
@@ -285,12 +292,14 @@ def _calibrate(
         ) from error
 
 
-def _affordable(config: RunConfig, delta: float, slack: float, per_round: Charge, before: tuple[Charge, ...]) -> int:
-    stop = config.privacy.stop_epsilon
-    if not stop or not config.privacy.is_private:
+def _affordable(
+    config: RunConfig, budget: float, delta: float, slack: float, per_round: Charge, before: tuple[Charge, ...]
+) -> int:
+    """Rounds within ``budget``, at most the configured ones; all of them where there is no budget, or no noise."""
+    if not budget or not config.privacy.is_private:
         return config.num_server_rounds
     affordable = max_rounds(
-        stop,
+        budget,
         delta,
         noise_multiplier=per_round.noise_multiplier,
         sampling_rate=per_round.sampling_rate,
@@ -300,6 +309,6 @@ def _affordable(config: RunConfig, delta: float, slack: float, per_round: Charge
     )
     if affordable == 0:
         raise ConfigError(
-            f"privacy.stop-epsilon = {stop}: not even one round fits (stage 1 included); raise it, or the noise"
+            f"privacy.epsilon = {budget}: not even one round fits (stage 1 included); raise it, or the noise"
         )
     return affordable

@@ -12,29 +12,28 @@ _RARELY = 0.01  # an empty stage 1 is accepted when it is no more probable
 class StageOne:
     """What a strategy asks of clients before round 1, as the plan must pay for it.
 
-    ``label``: of its charge. ``rate_key``: the key that says how many are asked. ``reason``: why epsilon is inf when it
-    is not ``private``. ``size``, ``open_size``: values of one client's release with noise, and in the clear.
-    ``clip_norm``: bound on the whole of a private one.
+    ``label``: of its charge. ``reason``: why epsilon is inf when it is not ``private``. ``size``, ``open_size``: values
+    of one client's release with noise, and in the clear. ``clip_norm``: bound on the whole of a private one. ``share``:
+    of every client's examples, which only stage 1 uses; 0 where the rounds use all of them too.
     """
 
     label: str
-    rate_key: str
     sampling_rate: float
     private: bool
     reason: str
     size: int
     open_size: int
     clip_norm: float = 1.0
+    share: float = 0.0
 
 
 def statistics_stage(config: RunConfig, size: int, *, open_size: int = 1, clip_norm: float = 1.0) -> StageOne:
     """Algorithm 1's stage 1: gradient statistics, a code of ``size`` values when they are private."""
     return StageOne(
         label="stage 1: statistics",
-        rate_key="statistics.sampling-rate",
-        sampling_rate=config.statistics.sampling_rate,
-        private=config.statistics.private,
-        reason="statistics.private = false: stage 1 sends gradient statistics without noise",
+        sampling_rate=config.stage_one.sampling_rate,
+        private=config.stage_one.private,
+        reason="stage-one.private = false: stage 1 sends gradient statistics without noise",
         size=size,
         open_size=open_size,
         clip_norm=clip_norm,
@@ -54,6 +53,6 @@ def empty_stage_one(stage: StageOne | None, clients: int, *, noisy: bool) -> str
     enough = math.ceil(1000 * (1 - _RARELY ** (1 / clients))) / 1000
     what = "its codec is then made of noise" if noisy else "it then fails"
     return (
-        f"{stage.rate_key} = {stage.sampling_rate:g} with {clients} clients: stage 1 of a run asks nobody with "
+        f"stage-one.sampling-rate = {stage.sampling_rate:g} with {clients} clients: stage 1 of a run asks nobody with "
         f"probability {chance:.2g}, and {what}; {enough:g} makes that rarer than {_RARELY:g}"
     )

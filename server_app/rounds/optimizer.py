@@ -5,6 +5,8 @@ from torch import Tensor
 
 from common.config import ServerConfig
 
+_MOMENTUM = 0.9
+
 
 class ServerOptimizer:
     """A torch optimiser over one flat parameter vector of shape ``[n]``."""
@@ -16,7 +18,7 @@ class ServerOptimizer:
     def _make(self, settings: ServerConfig) -> torch.optim.Optimizer:
         if settings.optimizer == "adam":
             return torch.optim.Adam([self._parameter], lr=settings.learning_rate)
-        momentum = settings.momentum if settings.optimizer == "momentum" else 0.0
+        momentum = _MOMENTUM if settings.optimizer == "momentum" else 0.0
         return torch.optim.SGD([self._parameter], lr=settings.learning_rate, momentum=momentum)
 
     @property

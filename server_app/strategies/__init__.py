@@ -9,15 +9,21 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from common.config import ConfigError, RunConfig
+from common.config import ConfigError, RunConfig, refuse_faults
+from server_app.strategies import checks, public_prior_checks
 
 if TYPE_CHECKING:
     from common.adapter import Layout
     from server_app.strategies.base import FederatedAdapter
     from server_app.strategies.recipe import Recipe
 
-OPTIONAL_SECTIONS = ("codec", "prior", "history", "fedcg", "fedlpp", "public-prior", "statistics")
+OPTIONAL_SECTIONS = ("codec", "prior", "history", "fedlpp", "public-prior", "stage-one")
 """Sections of the configuration that only some strategies read; every strategy reads all the others."""
+
+
+def _nothing(config: RunConfig) -> list[str]:
+    """No fault at all."""
+    return []
 
 
 def _codec(config: RunConfig) -> tuple[str, ...]:
@@ -34,16 +40,26 @@ def _learnable(config: RunConfig) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Entry:
-    """A strategy's class, ``module:Name`` in this package, and which of ``OPTIONAL_SECTIONS`` it reads."""
+    """A strategy: its class, ``module:Name`` in this package, and what it reads and refuses of the configuration.
+
+    ``sections``: which of ``OPTIONAL_SECTIONS`` it reads. ``ignores``: the keys of these that it does not read all the
+    same. ``faults``: what it cannot do. ``file_faults``: what is wrong with files of its own, on the server's machine.
+    """
 
     place: str
     sections: Callable[[RunConfig], tuple[str, ...]]
+    ignores: tuple[str, ...] = ()
+    faults: Callable[[RunConfig], list[str]] = checks.per_tensor_faults
+    file_faults: Callable[[RunConfig], list[str]] = _nothing
 
     def load(self) -> type["FederatedAdapter"]:
         """Import the class."""
         module, _, name = self.place.partition(":")
         found: type[FederatedAdapter] = getattr(import_module(f"{__name__}.{module}"), name)
         return found
+
+
+_OWN = Entry("", lambda _: OPTIONAL_SECTIONS)  # what is taken of a class that was put in by itself
 
 
 class Registry(MutableMapping[str, type["FederatedAdapter"]]):
@@ -71,20 +87,43 @@ class Registry(MutableMapping[str, type["FederatedAdapter"]]):
     def __contains__(self, name: object) -> bool:
         return name in self._entries
 
+    def entry(self, name: str) -> Entry:
+        """What strategy ``name`` reads and refuses."""
+        entry = self._entries[name]
+        return entry if isinstance(entry, Entry) else _OWN
+
     def sections(self, config: RunConfig) -> tuple[str, ...]:
         """Which of ``OPTIONAL_SECTIONS`` the strategy of ``config`` reads."""
-        entry = self._entries[config.strategy.name]
-        return entry.sections(config) if isinstance(entry, Entry) else OPTIONAL_SECTIONS
+        return self.entry(config.strategy.name).sections(config)
 
 
 STRATEGIES = Registry(
     {
-        "dr-encoder": Entry("dr_encoder:DrEncoder", lambda config: (*_learnable(config), "statistics")),
-        "fedcg": Entry("fedcg:FedCg", lambda _: ("codec", "prior", "fedcg")),
-        "fedlpp": Entry("fedlpp:FedLpp", lambda c: ("fedlpp", "codec") if c.fedlpp.compress else ("fedlpp",)),
+        "dr-encoder": Entry(
+            "dr_encoder:DrEncoder",
+            lambda config: (*_learnable(config), "stage-one"),
+            ("stage-one.share", "stage-one.clip-norm"),
+            checks.dr_encoder_faults,
+        ),
+        "fedcg": Entry(
+            "fedcg:FedCg",
+            lambda _: ("codec", "prior", "stage-one"),
+            ("codec.form", "stage-one.estimator", "stage-one.grouping"),
+            checks.fedcg_faults,
+        ),
+        "fedlpp": Entry(
+            "fedlpp:FedLpp",
+            lambda config: ("fedlpp", "codec") if config.fedlpp.compress else ("fedlpp",),
+            faults=checks.fedlpp_faults,
+        ),
         "history-prior": Entry("history_prior:HistoryPrior", lambda config: (*_codec(config), "history")),
-        "lora": Entry("lora:Lora", lambda _: ()),
-        "public-prior": Entry("public_prior:PublicPrior", lambda config: (*_codec(config), "public-prior")),
+        "lora": Entry("lora:Lora", lambda _: (), faults=_nothing),
+        "public-prior": Entry(
+            "public_prior:PublicPrior",
+            lambda config: (*_codec(config), "public-prior"),
+            faults=public_prior_checks.faults,
+            file_faults=public_prior_checks.file_faults,
+        ),
         "random-projection": Entry("random_projection:RandomProjection", _codec),
     }
 )
@@ -94,6 +133,17 @@ def check_strategy_name(name: str) -> None:
     """Raise ``ConfigError`` for a strategy that is not registered."""
     if name not in STRATEGIES:
         raise ConfigError(f'strategy.name = "{name}": registered are {", ".join(sorted(STRATEGIES))}')
+
+
+def check_strategy(config: RunConfig) -> None:
+    """Raise ``ConfigError`` for a strategy that is not registered, or that cannot do what else is configured."""
+    check_strategy_name(config.strategy.name)
+    refuse_faults(STRATEGIES.entry(config.strategy.name).faults(config))
+
+
+def check_strategy_files(config: RunConfig) -> None:
+    """Raise ``ConfigError`` for files that only the configured strategy reads, on the machine of the server."""
+    refuse_faults(STRATEGIES.entry(config.strategy.name).file_faults(config))
 
 
 def strategy_of(config: RunConfig) -> type["FederatedAdapter"]:

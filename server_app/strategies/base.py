@@ -124,9 +124,7 @@ class FederatedAdapter(FlowerStrategy):
         opened = self.configure(server_round, self.state.optimizer.adapter)
         log_event("round_started", round=server_round, cohort=len(opened.question.cohort))
         closed = self.aggregate(opened, self.ask(grid, opened.messages, timeout))
-        self.attendance.note(
-            grid, server_round, self.hooks.on_attendance, opened.question.cohort, closed.replies.silent
-        )
+        self.attendance.note(grid, server_round, self.hooks.on_attendance, opened.question.asked, closed.replies.silent)
         metrics = self._evaluate(server_round, last_round)
         self.hooks.on_round(self.state, closed.summary(self.account, time.monotonic() - started), metrics)
         self._stop_if_failing(closed)
@@ -141,7 +139,7 @@ class FederatedAdapter(FlowerStrategy):
         cohort = self.draw_cohort(draw, self.config.privacy.sampling_rate, plan.shares)
         question = Question(server_round, terms, cohort, covered=self.covered(cohort))
         if question.asked:
-            task = Task(server_round, terms, app_digest(), share=self.config.stage_one_share)
+            task = Task(server_round, terms, app_digest(), share=self.recipe.stage_one_share)
             content = pack_instruction(self.broadcast(server_round, adapter), codec.spec(), task)
             question.address(content, TRAIN, self.config.federation.round_timeout)
         return OpenRound(question, codec)

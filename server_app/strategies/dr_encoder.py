@@ -42,7 +42,7 @@ class DrEncoder(TwoStage):
             check_settings(layout, settings)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        scales = ScaleCode.of(layout, config.statistics)
+        scales = ScaleCode.of(layout, config.stage_one)
         learned = settings.kind == "conv" or (settings.kind, settings.form) == ("linear", "trained")
         return Recipe(
             layout,
@@ -59,14 +59,6 @@ class DrEncoder(TwoStage):
         self.state.prior = report.figures()
         return codec
 
-    def gradients_measured(self) -> int:
-        """Local steps of Algorithm 1's client side."""
-        return self.config.statistics.steps
-
-    def learning_rate_while_measured(self) -> float:
-        """Size of the local steps."""
-        return self.config.statistics.learning_rate
-
     def quality_measured_on(self) -> str:
         """Draws of the prior that nothing was trained on."""
         return "synthetic gradients"
@@ -82,7 +74,7 @@ def _drawn_encoder(settings: PriorSettings, layout: Layout) -> PlannedEncoder:
     """A seeded projection of the form, or the identity where there is no seed; statistics change no byte of it."""
     if settings.kind != "linear" or settings.form not in FORMS:
         return PlannedEncoder(IdentityCodec(layout).spec())
-    codec = LinearCodec.of_form(layout, settings.size, settings.seed, form=settings.form, transform=settings.transform)
+    codec = LinearCodec.of_form(layout, settings.size, settings.seed, form=settings.form)
     return PlannedEncoder(codec.spec())
 
 
@@ -96,16 +88,14 @@ def combine_statistics(
 ) -> GradientStatistics:
     """Means and stds of every tensor (each of shape ``[n_t]``) from the cohort's releases."""
     if terms.noise_multiplier == 0:
-        return _average(releases, with_mean=config.statistics.mean)
+        return _average(releases)
     total = combine(releases, terms, source)
     noise_std = terms.noise_multiplier * terms.clip_norm
-    std = ScaleCode.of(layout, config.statistics).decode(total, noise_std, expected)
+    std = ScaleCode.of(layout, config.stage_one).decode(total, noise_std, expected)
     return GradientStatistics(torch.zeros_like(std), std)
 
 
-def _average(releases: list[np.ndarray], *, with_mean: bool) -> GradientStatistics:
-    """Root mean square of the clients' stds, and the mean of their means when it is wanted."""
-    rows = torch.from_numpy(np.stack(releases))
-    mean, std = rows.chunk(2, dim=1)
-    average = mean.mean(dim=0) if with_mean else torch.zeros(mean.shape[1])
-    return GradientStatistics(average, std.square().mean(dim=0).sqrt())
+def _average(releases: list[np.ndarray]) -> GradientStatistics:
+    """Root mean square of the clients' stds; means, below 1 % of these on real gradients, count as zero."""
+    _, std = torch.from_numpy(np.stack(releases)).chunk(2, dim=1)
+    return GradientStatistics(torch.zeros(std.shape[1]), std.square().mean(dim=0).sqrt())

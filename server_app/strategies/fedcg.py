@@ -1,9 +1,9 @@
 """FedCG (CG-FedLLM, arXiv 2405.13746): an AutoEncoder that is trained on the clients' real gradients.
 
-TGAP, stage 1: a cohort sends LoRA gradients of a few local steps on ``fedcg.share`` of its examples, and the server
-trains the AutoEncoder on them. FAF, stage 2: the rounds, on the other examples, with codes. In the clear (the original)
-stage 1 has no privacy, whatever noise the rounds add; with ``fedcg.private`` all that a client sends is clipped as one
-vector, noised and charged.
+TGAP, stage 1: a cohort sends LoRA gradients of a few local steps on ``stage-one.share`` of its examples, and the server
+trains the AutoEncoder on them. FAF, stage 2: the rounds, on the other examples, with codes. In the clear
+(``stage-one.private = false``, the original) stage 1 has no privacy, whatever noise the rounds add; else all that a
+client sends is clipped as one vector, noised and charged.
 """
 
 import numpy as np
@@ -57,14 +57,6 @@ class FedCg(TwoStage):
         self.state.prior = report.figures()
         return codec
 
-    def gradients_measured(self) -> int:
-        """Gradients that a client sends."""
-        return self.config.fedcg.gradients_per_client
-
-    def learning_rate_while_measured(self) -> float:
-        """Size of the local steps."""
-        return self.config.fedcg.learning_rate
-
     def quality_measured_on(self) -> str:
         """What ``prepare`` has collected: the training rows themselves, so an in-sample figure."""
         charge = self.account.plan.statistics
@@ -86,15 +78,15 @@ class FedCg(TwoStage):
 
 def gradients_stage(config: RunConfig, layout: Layout) -> StageOne:
     """TGAP as the plan must pay for it."""
-    size = config.fedcg.gradients_per_client * layout.size
+    size = config.stage_one.steps * layout.size
     return StageOne(
         label="stage 1: gradients",
-        rate_key="fedcg.sampling-rate",
-        sampling_rate=config.fedcg.sampling_rate,
-        private=config.fedcg.private,
-        reason="fedcg.private = false: stage 1 sends real gradients without noise and the AutoEncoder is made of "
+        sampling_rate=config.stage_one.sampling_rate,
+        private=config.stage_one.private,
+        reason="stage-one.private = false: stage 1 sends real gradients without noise and the AutoEncoder is made of "
         "them, so noise in the rounds protects nobody",
         size=size,
         open_size=size,
-        clip_norm=config.fedcg.clip_norm,
+        clip_norm=config.stage_one.clip_norm,
+        share=config.stage_one.share,
     )

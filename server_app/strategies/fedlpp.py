@@ -33,14 +33,14 @@ class FedLpp(FederatedAdapter):
         """
         settings = config.fedlpp
         codec = seeded_codec(config, layout) if settings.compress else IdentityCodec(layout)
-        proxy = quantise(torch.zeros(layout.size), layout, settings.bits, settings.levels)
+        proxy = quantise(torch.zeros(layout.size), layout, settings.bits)
         return Recipe.of(layout, codec, proxy=proxy)
 
     def broadcast(self, server_round: int, adapter: Tensor) -> QuantisedAdapter:
         """Q(adapter), with a seed of this round when it rounds at random."""
         settings = self.config.fedlpp
         seed = (self.config.seed * 1_000_003 + server_round) % 2**63 if settings.rounding == "stochastic" else None
-        return quantise(adapter, self.layout, settings.bits, settings.levels, seed)
+        return quantise(adapter, self.layout, settings.bits, seed)
 
     def measure(self) -> "ProxyFindings":
         """Score the saved adapter and the proxy that the next round would broadcast."""

@@ -45,7 +45,6 @@ def _first_codec(config: RunConfig, layout: Layout) -> HistoryCodec:
             torch.zeros(layout.size),
             rows=config.history.rows,
             size=codec.size,
-            transform=codec.transform,
             seed=config.seed,
         )
     except ValueError as error:

@@ -36,15 +36,15 @@ _ROUND_SPREAD = 1_000_003
 
 
 class PublicPrior(FederatedAdapter):
-    """Principal directions of pseudo-gradients as rows, weighted by energy and noise, and random rows if wanted."""
+    """Principal directions of pseudo-gradients as rows, weighted by energy and noise."""
 
     _prompts: list[str] | None = None
 
     @classmethod
     def recipe_for(cls, config: RunConfig, layout: Layout) -> Recipe:
-        """A subspace without rows, and what its rows will weigh; a pseudo-gradient is decoded to its own length.
+        """A subspace of rows of one value each, and what whole rows weigh; a pseudo-gradient keeps its length.
 
-        The demo's own questions must be enough; files were counted before (``RunConfig.check_files``).
+        The demo's own questions must be enough; files were counted before (``file_faults``).
         """
         prior, codec = config.public_prior, config.codec
         check_size(config, layout)
@@ -55,9 +55,9 @@ class PublicPrior(FederatedAdapter):
             )
         if prior.prompts == TEMPLATE and not prior.slots:
             check_enough(prior, len(_demo_questions(config)))
-        none = BlockRows(layout, torch.tensor([[0, layout.size, 0]]), torch.zeros(0))
-        spec = SubspaceCodec(layout, none, torch.zeros(codec.size), transform=codec.transform).spec()
-        rows = rows_bytes(layout, codec.size - prior.random_rows, prior, config.data.max_length)
+        short = BlockRows(layout, torch.tensor([[0, 1, codec.size]]), torch.zeros(codec.size))
+        spec = SubspaceCodec(layout, short, torch.zeros(codec.size)).spec()
+        rows = rows_bytes(layout, codec.size, prior, config.data.max_length) - spec.arrays["basis"].nbytes
         return Recipe(layout, codec.size, PlannedEncoder(spec, rows), keeps_length=True)
 
     def prepare(self, grid: Grid) -> Codec:
@@ -91,10 +91,8 @@ class PublicPrior(FederatedAdapter):
         prompts = self._pool()
         clients = pseudo_clients(self.adapted, adapter, prompts, prior, seed)
         gradients = group_gradients(self.adapted, adapter, clients.tokens, clients.spans)
-        found = directions(self.layout, gradients, codec.size - prior.random_rows, prior, clients, adapter)
-        scales = row_scales(
-            found.energies, prior.random_rows, self.layout.size, whitening=prior.whitening, floor=self._noise_floor()
-        )
+        found = directions(self.layout, gradients, codec.size, prior, clients, adapter)
+        scales = row_scales(found.energies, whitening=prior.whitening, floor=self._noise_floor())
         costs = PriorCosts.of(self.state.prior)
         self.state.prior = PriorCosts(
             refreshes=costs.refreshes + 1,
@@ -102,7 +100,7 @@ class PublicPrior(FederatedAdapter):
             prompts=float(len(prompts)),
             energy=float(found.energies.sum()),
         ).figures()
-        return SubspaceCodec(self.layout, found.rows, scales, transform=codec.transform, seed=self.config.seed)
+        return SubspaceCodec(self.layout, found.rows, scales)
 
     def _pool(self) -> list[str]:
         """The public prompts, made once; none of them is a question that anything is scored on."""
@@ -189,24 +187,18 @@ def _demo_questions(config: RunConfig) -> tuple[str, ...]:
     return public_questions(data.task, prior.template)
 
 
-def row_scales(energies: Tensor, fresh: int, dim: int, *, whitening: float, floor: float) -> Tensor:
-    """Scales of the prior's rows and of ``fresh`` random ones behind them, shape ``[k + fresh]``.
+def row_scales(energies: Tensor, *, whitening: float, floor: float) -> Tensor:
+    """Scales of the prior's rows, shape ``[k]``.
 
     A row of energy λ gets ``λ^-whitening · λ / (λ + floor)``: strong directions are turned down, and those that the
     noise drowns are turned off, by Wiener's factor at either end (once when encoding, once when decoding: with one
-    factor for both, the many weak rows together still carry most of the noise). The random rows share one scale, at
-    which they hold as much of a gradient's energy as the prior's rows do together. All are then multiplied alike, so
-    that the code of a pseudo-gradient, at unit length, is decoded to unit length in the mean square: a step size means
-    the same for every choice.
+    factor for both, the many weak rows together still carry most of the noise). All are then multiplied alike, so that
+    the code of a pseudo-gradient, at unit length, is decoded to unit length in the mean square: a step size means the
+    same for every choice.
     """
     energies = energies.double()
     there = energies > 0
     safe = torch.where(there, energies, 1.0)
     squares = torch.where(there, safe ** (-2 * whitening) * (safe / (safe + floor)) ** 2, 0.0)
-    if fresh:
-        outside = max(1e-3, 1 - float(energies.sum())) / dim
-        held = float(squares @ energies)
-        energies = torch.cat((energies, torch.full((fresh,), outside).double()))
-        squares = torch.cat((squares, torch.full((fresh,), held / (fresh * outside) if held else 1.0).double()))
     held, decoded = float(squares @ energies), float(squares.square() @ energies)
     return (squares * (held / decoded) if decoded else squares).sqrt().float()

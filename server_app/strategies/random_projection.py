@@ -33,6 +33,6 @@ def seeded_codec(config: RunConfig, layout: Layout) -> Codec:
         )
     check_size(config, layout)
     try:
-        return LinearCodec.of_form(layout, codec.size, config.seed, form=codec.form, transform=codec.transform)
+        return LinearCodec.of_form(layout, codec.size, config.seed, form=codec.form)
     except ValueError as error:
         raise ConfigError(str(error)) from error

@@ -61,6 +61,11 @@ class Recipe:
         return isinstance(self.codec, IdentityCodec)
 
     @property
+    def stage_one_share(self) -> float:
+        """Share of every client's examples that stage 1 has to itself; 0 where all stages use all of them."""
+        return self.stage_one.share if self.stage_one else 0.0
+
+    @property
     def broadcast(self) -> Tensor | QuantisedAdapter:
         """Something as large as what the clients of a round get for the adapter."""
         return torch.zeros(self.layout.size) if self.proxy is None else self.proxy

@@ -45,11 +45,12 @@ class TwoStage(FederatedAdapter):
         stage, plan = self._stage(), self.account.plan
         terms = stage_one_terms(self.config, plan, stage)
         raw = not terms.noise_multiplier
+        measured = self.config.stage_one
         cohort = self.draw_cohort(0, stage.sampling_rate, plan.statistics_shares)
         self.account.charge_statistics()
         task = Task(
             0, terms, app_digest(), raw,
-            self.gradients_measured(), self.learning_rate_while_measured(), self.config.stage_one_share,
+            measured.steps, measured.learning_rate, stage.share,
         )  # fmt: skip
         content = pack_instruction(self.state.optimizer.adapter, IdentityCodec(self.layout).spec(), task)
         question = Question(0, terms, cohort, raw=raw, covered=self.covered(cohort))
@@ -66,7 +67,7 @@ class TwoStage(FederatedAdapter):
         if not replies.releases and (cohort or raw):  # an empty private cohort must go on, or it would be seen
             raise FederationError(
                 f"stage 1: none of {len(cohort)} clients released {self.wanted}. "
-                f"{replies.commonest_failure or f'Nobody was sampled: raise {stage.rate_key}.'}"
+                f"{replies.commonest_failure or 'Nobody was sampled: raise stage-one.sampling-rate.'}"
             )
         # of one message, whoever was sampled: a total, or a gap, would tell of a secret cohort
         self.state.stage_one = StageOneTraffic(
@@ -76,14 +77,6 @@ class TwoStage(FederatedAdapter):
         )
         ordered = sorted(replies.releases.values(), key=np.ndarray.tobytes)  # Flower's node ids are random
         return Collected(ordered, terms, stage.sampling_rate * len(self.nodes))
-
-    @abstractmethod
-    def gradients_measured(self) -> int:
-        """Local gradients that a client computes in stage 1."""
-
-    @abstractmethod
-    def learning_rate_while_measured(self) -> float:
-        """Size of the steps between these gradients."""
 
     @abstractmethod
     def quality_measured_on(self) -> str:
@@ -96,7 +89,7 @@ class TwoStage(FederatedAdapter):
         """
         if self.state.stage_one is None:
             raise RuntimeError("stage 1 is weighed by prepare(), which has not run")
-        exact = np.zeros(self.gradients_measured() * self.layout.size, dtype=np.float32)
+        exact = np.zeros(self.config.stage_one.steps * self.layout.size, dtype=np.float32)
         learned = AutoEncoderSize.of(self.codec) if isinstance(self.codec, NeuralCodec) else None
         return StageOneFindings(
             traffic=self.state.stage_one,
@@ -171,7 +164,7 @@ class StageOneFindings(Findings):
 
 def prior_settings(config: RunConfig, layout: Layout) -> PriorSettings:
     """Settings of Algorithm 1's server side; raises ``ConfigError`` when the code cannot fit the adapter."""
-    codec, prior = config.codec, config.prior
+    codec = config.codec
     check_size(config, layout)
     try:
         return PriorSettings(
@@ -179,11 +172,8 @@ def prior_settings(config: RunConfig, layout: Layout) -> PriorSettings:
             form=codec.form,
             size=codec.size,
             seed=config.seed,
-            steps=prior.steps,
-            batch_size=prior.batch_size,
-            learning_rate=prior.learning_rate,
+            steps=config.prior.steps,
             depth=codec.depth,
-            transform=codec.transform,
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error

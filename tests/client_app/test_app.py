@@ -110,9 +110,9 @@ def test_statistics_in_the_clear_are_means_and_stds_of_the_local_steps(
     reply = ask(grid, adapted.initial, IdentityCodec(layout), agreed, STATISTICS, round=0, raw=True)
     mean, std = answer(reply, agreed, 0).float().chunk(2)
     tokens = private_tokens(config.data, adapted.tokenizer, 2, CLIENTS, config.seed)
-    train = config.train.model_copy(update={"local_steps": 2, "learning_rate": config.statistics.learning_rate})
+    train = config.train.model_copy(update={"local_steps": 2, "learning_rate": config.stage_one.learning_rate})
     stream = gradient_stream(adapted, adapted.initial, tokens, train, seed=0)
-    expected = gradient_statistics(stream, layout, config.statistics)
+    expected = gradient_statistics(stream, layout, config.stage_one)
     torch.testing.assert_close(std, expected.std, rtol=1e-3, atol=1e-7)
     torch.testing.assert_close(mean, expected.mean, rtol=1e-2, atol=1e-6)
     assert std.max() > 1e-4

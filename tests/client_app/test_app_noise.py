@@ -95,7 +95,7 @@ def test_statistics_that_are_not_finite_give_an_ordinary_looking_release(
     grid: InProcessGrid, config: RunConfig, adapted: AdaptedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With hardly any noise the zero code shows: its participation count is 0, not 1."""
-    code = ScaleCode.of(adapted.layout, config.statistics)
+    code = ScaleCode.of(adapted.layout, config.stage_one)
     agreed = ReleaseTerms(code.size, code.bound, 1e-3, "local", 1, normalize=False)
     broken = torch.full((adapted.layout.size,), math.nan)
     monkeypatch.setattr(client_module, "gradient_stream", lambda *_: iter([broken, broken]))
@@ -115,7 +115,7 @@ def test_without_noise_a_gradient_that_is_not_finite_is_an_error(
 def test_private_statistics_are_a_scale_code_clipped_and_noised(
     grid: InProcessGrid, config: RunConfig, adapted: AdaptedModel
 ) -> None:
-    code = ScaleCode.of(adapted.layout, config.statistics)
+    code = ScaleCode.of(adapted.layout, config.stage_one)
     agreed = ReleaseTerms(code.size, code.bound, 1e-3, "local", 1, normalize=False)
     reply = ask(grid, adapted.initial, IdentityCodec(adapted.layout), agreed, STATISTICS, round=0)
     released = answer(reply, agreed, 0)

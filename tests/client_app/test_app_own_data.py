@@ -16,7 +16,7 @@ from client_app import app as client_module
 from client_app import site as site_module
 from client_app.guard import guarded
 from common.codecs import IdentityCodec, LinearCodec
-from common.config import RunConfig, StatisticsConfig
+from common.config import RunConfig, StageOneConfig
 from common.model.adapted import AdaptedModel
 from common.privacy.mechanism import ReleaseTerms
 from common.scale_code import ScaleCode
@@ -53,7 +53,7 @@ def test_a_site_makes_no_more_releases_of_its_data_in_a_run_than_it_allows(
 
 
 def of_statistics(adapted: AdaptedModel) -> ReleaseTerms:
-    code = ScaleCode.of(adapted.layout, StatisticsConfig())
+    code = ScaleCode.of(adapted.layout, StageOneConfig())
     return ReleaseTerms(code.size, code.bound, 1.0, "local", 1, normalize=False)
 
 

@@ -15,7 +15,7 @@ from client_app.site_ledger import RECORD, SiteLedger
 from common.adapter import Layout
 from common.codecs import DENSE, IdentityCodec, LinearCodec
 from common.codecs.base import Codec, EncoderSpec, layout_fields
-from common.config import RunConfig, StatisticsConfig
+from common.config import RunConfig, StageOneConfig
 from common.model.adapted import AdaptedModel
 from common.privacy import noise
 from common.privacy.accounting import epsilon
@@ -257,7 +257,7 @@ def test_a_question_that_is_asked_again_is_charged_again(server: Server) -> None
 
 def test_both_stages_are_charged_with_the_noise_of_each_message(server: Server) -> None:
     server.limit(max_epsilon=20)
-    code = ScaleCode.of(server.adapted.layout, StatisticsConfig())
+    code = ScaleCode.of(server.adapted.layout, StageOneConfig())
     size, bound = code.size, code.bound
     first = server.content(IdentityCodec(server.adapted.layout), size=size, clip_norm=bound, noise_multiplier=3.0)
     assert server.refusal(first, STATISTICS) == ""

@@ -20,7 +20,7 @@ from client_app import site as site_module
 from client_app.rows import rows_allowed
 from client_app.site_ledger import create_ledger
 from common.codecs import IdentityCodec, LinearCodec
-from common.config import StatisticsConfig
+from common.config import StageOneConfig
 from common.model.adapted import AdaptedModel
 from common.privacy.mechanism import ReleaseTerms
 from common.scale_code import ScaleCode
@@ -114,7 +114,7 @@ class SiteUnderTest:
         """One instruction under a run's configuration (``data__name`` = ``data.name``); a new ledger if it is gone."""
         layout = self.adapted.layout
         codec = LinearCodec.of_form(layout, 64, 1) if kind == TRAIN else IdentityCodec(layout)
-        scales = ScaleCode.of(layout, StatisticsConfig())
+        scales = ScaleCode.of(layout, StageOneConfig())
         size = 64 if kind == TRAIN else scales.size
         terms = terms or ReleaseTerms(size, 1.0, 3.0, "local", 4, normalize=True)
         stage_one = {"steps": 2, "learning_rate": 0.5} if kind == STATISTICS else {}

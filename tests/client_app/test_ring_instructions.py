@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from common.app_digest import app_digest
-from common.models import AdaptedModel
 from flwr.app import Context, RecordDict
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
@@ -18,12 +16,14 @@ from client_app.guard import TELLABLE
 from client_app.site_ledger import create_ledger
 from common.codecs import IdentityCodec, LinearCodec
 from common.config import RunConfig, StatisticsConfig
+from common.model.adapted import AdaptedModel
 from common.privacy.mechanism import ReleaseTerms
 from common.scale_code import ScaleCode
-from common.wire import GRADIENTS, STATISTICS, TRAIN, Task, pack_instruction
-from tests.messages import NODE, instruction
-from tests.mutations import mutated
-from tests.tiny import TINY, write_jsonl
+from common.wire.digest import app_digest
+from common.wire.records import GRADIENTS, STATISTICS, TRAIN, Task, pack_instruction
+from tests.support.messages import NODE, instruction
+from tests.support.mutations import mutated
+from tests.support.tiny import TINY, write_jsonl
 
 EXAMPLES = 60
 TERMS = ReleaseTerms(64, 1.0, 3.0, "local", 4, normalize=True)

@@ -30,14 +30,14 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
     ({"privacy.delta": -1e-5}, ["privacy.delta = -1e-05", "greater than or equal to 0"]),
     ({"privacy.sampling-rate": 0.0}, ["privacy.sampling-rate = 0.0", "greater than 0"]),
     ({"privacy.sampling-rate": 1.01}, ["privacy.sampling-rate = 1.01", "less than or equal to 1"]),
-    ({"statistics.sampling-rate": 0.0}, ["statistics.sampling-rate = 0.0", "greater than 0"]),
+    ({"stage-one.sampling-rate": 0.0}, ["stage-one.sampling-rate = 0.0", "greater than 0"]),
     ({"privacy.trust": "nobody"}, ["privacy.trust = 'nobody'", "'central', 'distributed' or 'local'"]),
     ({"privacy.clipping": "no"}, ["privacy.clipping = 'no'", "'normalize' or 'clip'"]),
     ({"privacy.clip-norm": 0.0}, ["privacy.clip-norm = 0.0", "greater than 0"]),
     ({"privacy.statistics-share": 1.0}, ["privacy.statistics-share = 1.0", "less than 1"]),
     ({"privacy.minimum-cohort": 2}, ["privacy.minimum-cohort: unknown key"]),
     ({"lora.rank": 0}, ["lora.rank = 0", "greater than or equal to 1"]),
-    ({"lora.dropout": 1.0}, ["lora.dropout = 1.0", "less than 1"]),
+    ({"history.decay": 1.0}, ["history.decay = 1.0", "less than 1"]),
     ({"lora.target-modules": " , "}, ["lora.target-modules", "at least one module"]),
     ({"num-server-rounds": 0}, ["num-server-rounds = 0", "greater than or equal to 1"]),
     ({"num-server-rounds": 2.5}, ["num-server-rounds = 2.5", "integer"]),
@@ -51,7 +51,7 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
     ({"codec.kind": "zip"}, ["codec.kind = 'zip'", "'linear', 'conv' or 'identity'"]),
     ({"fedlpp.bits": 0}, ["fedlpp.bits = 0", "greater than or equal to 1"]),
     ({"fedlpp.bits": 9}, ["fedlpp.bits = 9", "less than or equal to 8"]),
-    ({"fedlpp.levels": "log"}, ["fedlpp.levels = 'log'", "'uniform' or 'normal'"]),
+    ({"fedlpp.rounding": "up"}, ["fedlpp.rounding = 'up'", "'nearest' or 'stochastic'"]),
     ({"codec.depth": 9}, ["codec.depth = 9", "less than or equal to 8"]),
     ({"server.optimizer": "lion"}, ["server.optimizer = 'lion'", "'sgd', 'momentum' or 'adam'"]),
     ({"server.divergence-factor": 1.0}, ["server.divergence-factor = 1.0", "greater than 1"]),
@@ -78,10 +78,8 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
     ({"model.dtype": "bfloat16"}, ['model.dtype = "bfloat16"', 'set it to "float32"']),
     ({"num-server-rounds": True}, ["num-server-rounds = True", "valid integer"]),
     ({"privacy.epsilon": True}, ["privacy.epsilon = True", "valid number"]),
-    ({"statistics.private": "no"}, ["statistics.private = 'no'", "valid boolean"]),
+    ({"stage-one.private": "no"}, ["stage-one.private = 'no'", "valid boolean"]),
     ({"lora.rank": "8"}, ["lora.rank = '8'", "valid integer"]),
-    ({"statistics.mean": True}, ["statistics.mean = true", "needs statistics.private = false"]),
-    ({"statistics.floor": 1.0}, ["statistics.floor = 1.0", "below statistics.ceiling = 1.0"]),
     ({"federation.min-reply-rate": 0.0}, ["federation.min-reply-rate = 0.0", "greater than 0"]),
 ]
 
@@ -197,101 +195,3 @@ def test_files_that_are_there_are_accepted(tmp_path: Path) -> None:
     (tmp_path / "held-out.csv").write_text("prompt,completion\n")
     changes = {"data.evaluation": str(tmp_path / "held-out.csv"), "resume": str(tmp_path / "run")}
     RunConfig.parse(changes).check_files()
-
-
-PROMPTS, SLOTS = "public-prior.prompts", "public-prior.slots"
-
-
-@pytest.mark.parametrize(("key", "others"), [(PROMPTS, {}), (SLOTS, {PROMPTS: "template"})])
-@pytest.mark.parametrize(
-    ("held", "why"),
-    [
-        (None, "no such file"),
-        ("a folder", "this is no file"),
-        (bytes(range(128, 256)) * 100, "this is no text in UTF-8 (invalid start byte at byte 0)"),
-        (b" \n\n", "the file is empty"),
-    ],
-)
-def test_a_file_of_the_prior_that_cannot_be_read_is_refused_with_key_value_and_what_is_right(
-    tmp_path: Path, key: str, others: dict[str, str], held: bytes | str | None, why: str
-) -> None:
-    path = tmp_path / "file"
-    if isinstance(held, bytes):
-        path.write_bytes(held)
-    elif held:
-        path.mkdir()
-    changes = {"strategy.name": "public-prior", key: str(path), **others}
-    with pytest.raises(ConfigError) as refusal:
-        RunConfig.parse(changes).check_files()
-    assert f'{key} = "{path}": {why}; give ' in str(refusal.value)
-    assert len(str(refusal.value)) < 400
-    RunConfig.parse({**changes, "strategy.name": "lora"}).check_files()  # which does not read it
-
-
-def check_prior_file(path: Path, text: str, changes: dict[str, object] | None = None) -> None:
-    path.write_text(text, encoding="utf-8")
-    prompts = {PROMPTS: "template", SLOTS: str(path)} if path.suffix == ".toml" else {PROMPTS: str(path)}
-    RunConfig.parse({"strategy.name": "public-prior", **prompts, **(changes or {})}).check_files()
-
-
-XY = {"public-prior.template": "is {x} {y} ?"}
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "changes"),
-    [
-        ("p.txt", "who ?\nwhat ?\n\nwhy ?\n", {}),
-        ("p.txt", "who ?\n", {"public-prior.prompts-per-client": 1}),
-        ("p.jsonl", '{"prompt": "who ?", "more": 1}\n"what ?"\n\n"why ?"\n', {}),
-        ("s.toml", 'relation = ["colour", "size", "kind"]\nsubject = ["wolf"]\n', {}),
-        ("s.toml", 'y = ["cat", "dog"]\nx = ["red", "blue"]\nunread = 3\n', XY),
-    ],
-)
-def test_files_of_the_prior_that_fit_are_accepted(
-    tmp_path: Path, name: str, text: str, changes: dict[str, object]
-) -> None:
-    check_prior_file(tmp_path / name, text, changes)
-
-
-def test_a_file_of_words_that_nothing_reads_is_let_be() -> None:
-    RunConfig.parse({"strategy.name": "public-prior", SLOTS: "unread"}).check_files()
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "why"),
-    [
-        ("p.txt", "a\n\nb\na\n", "it gives 2 different prompts, and public-prior.prompts-per-client = 3"),
-        ("p.jsonl", '"a"\n"b"\n', "it gives 2 different prompts, and public-prior.prompts-per-client = 3"),
-        ("p.jsonl", '"a"\n\nnull\n"b"\n', "the prompt of line 3 is null, where a text is needed"),
-        ("p.jsonl", '7\n"a"\n', "the prompt of line 1 is 7, where a text is needed"),
-        ("p.jsonl", '"a"\n["b", "c"]\n', 'the prompt of line 2 is ["b", "c"], where a text is needed'),
-        ("p.jsonl", '{"prompt": null}\n', "the prompt of line 1 is null, where a text is needed"),
-        ("p.jsonl", '"a"\n" "\n', 'the prompt of line 2 is " ", where a text is needed'),
-        ("p.jsonl", '{"text": "a"}\n', 'line 1 has no "prompt"'),
-        ("p.jsonl", '"a"\nb\n', "line 2 is no JSON (Expecting value: line 1 column 1 (char 0))"),
-        ("s.toml", 'x = "gold"\ny = ["a", "b", "c"]\n', 'its x = "gold" is no list of words'),
-        ("s.toml", 'x = [1, 2, 3]\ny = ["a", "b", "c"]\n', "its x = [1, 2, 3] is no list of words"),
-        ("s.toml", "x = []\ny = []\n", "its x = [] is no list of words"),
-        ("s.toml", 'x = ["a", "b", "c"]\n', 'it has no words for the slot "y"'),
-        ("s.toml", 'x = ["a", "a", "b"]\ny = ["c"]\n', "it gives 2 different prompts, and"),
-        ("s.toml", "x = [", "Invalid value"),
-    ],
-)
-def test_a_file_of_the_prior_that_does_not_fit_is_refused_with_what_and_where(
-    tmp_path: Path, name: str, text: str, why: str
-) -> None:
-    key = SLOTS if name == "s.toml" else PROMPTS
-    with pytest.raises(ConfigError) as refusal:
-        check_prior_file(tmp_path / name, text, XY)
-    assert f'{key} = "{tmp_path / name}": {why}' in str(refusal.value)
-    assert "; give " in str(refusal.value)
-
-
-@pytest.mark.parametrize("template", ["hello {", "hello }", "hello {a"])
-def test_a_template_that_cannot_be_parsed_is_refused_by_key(template: str, tmp_path: Path) -> None:
-    changes = {"strategy.name": "public-prior", "public-prior.template": template}
-    with pytest.raises(ConfigError) as refusal:
-        RunConfig.parse(changes)
-    assert f'public-prior.template = "{template}": ' in str(refusal.value)
-    assert "write every slot as {name}" in str(refusal.value)
-    RunConfig.parse({**changes, PROMPTS: str(tmp_path)})  # a file of prompts has no template

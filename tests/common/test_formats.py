@@ -174,7 +174,7 @@ def test_a_file_of_another_layout_is_refused_with_the_columns_that_it_lacks(name
         assert part in str(refusal.value)
 
 
-@pytest.mark.parametrize("key", ["prompt-column", "completion-column", "group-column"])
+@pytest.mark.parametrize("key", ["prompt-column", "completion-column"])
 def test_a_format_knows_its_columns(key: str) -> None:
     with pytest.raises(ConfigError, match=rf'data.{key} = "ask" with data.format = "dolly"'):
         RunConfig.parse({"data.format": "dolly", f"data.{key}": "ask"})
@@ -186,10 +186,10 @@ def test_the_demo_has_no_format_of_another_set() -> None:
         private_examples(DataConfig(format="mmlu"), 0, 1, 1)
 
 
-def test_other_columns_are_kept_for_a_partitioner(tmp_path: Path) -> None:
+def test_rows_of_a_format_may_be_grouped_by_a_column_of_their_own(tmp_path: Path) -> None:
     rows = [row | {"hospital": place} for row, place in zip(records("dolly"), "aba", strict=True)]
     path = str(write_jsonl(tmp_path / "own.jsonl", rows))
-    data = DataConfig(name=path, format="dolly", partitioner="natural", partition_by="hospital")
+    data = DataConfig(name=path, format="dolly", partitioner="natural", group_column="hospital")
     assert sorted(len(private_examples(data, client, 2, 1)) for client in range(2)) == [1, 2]
 
 

@@ -67,8 +67,8 @@ def test_more_clients_than_examples_are_refused(sorted_file: str) -> None:
 
 
 def test_a_missing_partition_column_is_refused_with_those_that_exist(sorted_file: str) -> None:
-    data = DataConfig(name=sorted_file, partition_by="hospital")
-    with pytest.raises(ConfigError, match=r'data.partition-by = "hospital": .*prompt, completion, group'):
+    data = DataConfig(name=sorted_file, group_column="hospital")
+    with pytest.raises(ConfigError, match=r'data.group-column = "hospital": .*prompt, completion, group'):
         private_examples(data, 0, 4, 1)
 
 
@@ -122,7 +122,7 @@ def test_rows_without_a_group_are_refused_with_their_number(
 ) -> None:
     row = {"prompt": "p", "completion": "c"}
     path = str(write_jsonl(tmp_path / "own.jsonl", [row | {"group": "a"}, row | gap, row | {"group": "b"}, row | gap]))
-    said = r'data.partition-by = "group": 2 of 4 rows of .* have no value there, the first is row 2: .*"iid"'
+    said = r'data.group-column = "group": 2 of 4 rows of .* have no value there, the first is row 2: .*"iid"'
     with pytest.raises(ConfigError, match=said):
         private_examples(DataConfig(name=path, partitioner=partitioner), 0, 2, 1)
 

@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from common.adapter import Layout
-from common.proxy import Levels, QuantisedAdapter, pack, packed_bytes, quantise, unit_levels, unpack
+from common.proxy import QuantisedAdapter, pack, packed_bytes, quantise, unpack
 from tests.support.false_alarms import beyond, statistical
 from tests.support.tiny import vectors
 
 LAYOUT = Layout.of({"a": (10, 20), "b": (300,), "c": (1,), "d": (7,)})
-every_kind = pytest.mark.parametrize("levels", ["uniform", "normal"])
 every_width = pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
 
 
@@ -29,23 +28,9 @@ def example(seed: int = 0) -> Tensor:
     return vector
 
 
-def of(levels: str, bits: int, seed: int | None = None) -> tuple[Tensor, Tensor]:
+def of(bits: int, seed: int | None = None) -> tuple[Tensor, Tensor]:
     vector = example()
-    kind: Any = levels
-    return vector, quantise(vector, LAYOUT, bits, kind, seed).dequantise(LAYOUT)
-
-
-def test_uniform_levels_are_evenly_spaced_and_normal_ones_those_of_nf4() -> None:
-    """NF4 as in QLoRA's Appendix E, to the digits printed there; zero is a level of every width above 1."""
-    assert unit_levels(2, "uniform").tolist() == pytest.approx([0, 1 / 3, 2 / 3, 1])
-    assert unit_levels(1, "normal").tolist() == [0, 1]
-    printed = [-1.0, -0.6961928, -0.5250730, -0.3949175, -0.2844414, -0.1847734, -0.0910500, 0.0]
-    printed += [0.0795803, 0.1609302, 0.2461123, 0.3379152, 0.4407098, 0.5626170, 0.7229568, 1.0]
-    assert (2 * unit_levels(4, "normal") - 1).tolist() == pytest.approx(printed, abs=1e-6)
-    for bits in range(2, 9):
-        assert len(unit_levels(bits, "normal")) == 2**bits
-        assert (unit_levels(bits, "normal").diff() > 0).all()
-        assert 0.5 in unit_levels(bits, "normal").tolist()
+    return vector, quantise(vector, LAYOUT, bits, seed).dequantise(LAYOUT)
 
 
 def test_two_bits_of_a_known_tensor() -> None:
@@ -56,36 +41,29 @@ def test_two_bits_of_a_known_tensor() -> None:
     assert sent.dequantise(layout).tolist() == pytest.approx([-1, -1, -1, 0, 1, 2], abs=1e-6)
     assert sent.codes.tolist() == [0b01_00_00_00, 0b1110]
     assert sent.ranges.tolist() == [[-1, 2]]
-    assert quantise(vector, layout, 2, "normal").ranges.tolist() == [[-2, 2]]
 
 
-@every_kind
 @every_width
-def test_every_value_goes_to_the_nearest_of_at_most_two_to_the_w_levels(levels: str, bits: int) -> None:
-    vector, proxy = of(levels, bits)
+def test_every_value_goes_to_the_nearest_of_at_most_two_to_the_w_levels(bits: int) -> None:
+    vector, proxy = of(bits)
     for piece in LAYOUT.tensors:
         values, chosen = vector[piece.offset : piece.end].double(), proxy[piece.offset : piece.end].double()
-        m = values.abs().max()
-        low, high = (values.min(), values.max()) if levels == "uniform" else (-m, m)
-        kind: Any = levels
-        table = low + unit_levels(bits, kind) * (high - low)
+        table = torch.linspace(float(values.min()), float(values.max()), 2**bits, dtype=torch.float64)
         best = (values[:, None] - table).abs().min(dim=1).values
-        assert ((values - chosen).abs() - best).abs().max() <= 1e-6 * float(m)
+        assert ((values - chosen).abs() - best).abs().max() <= 1e-6 * float(values.abs().max())
         assert len(chosen.unique()) <= 2**bits
 
 
-@every_kind
 @every_width
 @pytest.mark.parametrize("seed", [None, 3])
-def test_quantising_a_proxy_again_changes_nothing(levels: Any, bits: int, seed: int | None) -> None:
-    _, proxy = of(levels, bits, seed)
-    again = quantise(proxy, LAYOUT, bits, levels, None if seed is None else seed + 1)
+def test_quantising_a_proxy_again_changes_nothing(bits: int, seed: int | None) -> None:
+    _, proxy = of(bits, seed)
+    again = quantise(proxy, LAYOUT, bits, None if seed is None else seed + 1)
     assert torch.equal(again.dequantise(LAYOUT), proxy)
 
 
-@every_kind
-def test_the_error_falls_with_every_bit(levels: str) -> None:
-    errors = [float((of(levels, bits)[1] - of(levels, bits)[0]).norm()) for bits in range(1, 9)]
+def test_the_error_falls_with_every_bit() -> None:
+    errors = [float((of(bits)[1] - of(bits)[0]).norm()) for bits in range(1, 9)]
     assert all(later < 0.8 * earlier for earlier, later in pairwise(errors))
 
 
@@ -120,12 +98,11 @@ def test_the_payload_is_32_over_w_times_smaller_and_two_floats_a_tensor(bits: in
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@every_kind
-def test_a_value_that_is_not_finite_is_refused(levels: Levels, value: float) -> None:
+def test_a_value_that_is_not_finite_is_refused(value: float) -> None:
     vector = example()
     vector[250] = value
     with pytest.raises(ValueError, match="not finite"):
-        quantise(vector, LAYOUT, 2, levels)
+        quantise(vector, LAYOUT, 2)
 
 
 def test_extreme_values_stay_finite() -> None:
@@ -140,7 +117,6 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"bits": 0}, "bits = 0, expected 1 to 8"),
     ({"bits": 9}, "bits = 9, expected 1 to 8"),
     ({"bits": 2}, "expected 127 bytes"),
-    ({"levels": "log"}, "levels = 'log'"),
     ({"size": 0}, "size = 0"),
     ({"size": 2**60}, "expected .* bytes"),
     ({"codes": GOOD.codes[:-1]}, "expected 191 bytes"),

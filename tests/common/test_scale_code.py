@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from common.adapter import Layout
-from common.config import StatisticsConfig
+from common.config import StageOneConfig
 from common.scale_code import ScaleCode, module_type, shrink
 from tests.support.false_alarms import beyond, statistical
 
 LAYOUT = Layout.of(
     {f"layers.{layer}.{module}.lora_{factor}.weight": (3,) for layer in range(4) for module in "qv" for factor in "AB"}
 )
-SETTINGS = StatisticsConfig(floor=1e-12, ceiling=1.0)
+SETTINGS = StageOneConfig()
 TENSOR = ScaleCode.of(LAYOUT, SETTINGS)
 MODULE = ScaleCode.of(LAYOUT, SETTINGS.model_copy(update={"grouping": "module"}))
 STD = 10 ** torch.linspace(-5, -1, 16)

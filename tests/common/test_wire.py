@@ -190,20 +190,19 @@ def test_a_proxy_arrives_as_it_was_sent() -> None:
     content = travelled(pack_instruction(PROXY, CODEC.spec(), TASK))
     sent, spec, task = unpack_instruction(content)
     assert isinstance(sent, QuantisedAdapter)
-    assert (sent.bits, sent.levels, sent.size) == (3, "uniform", 500)
+    assert (sent.bits, sent.size) == (3, 500)
     assert torch.equal(received_adapter(sent, LAYOUT), PROXY.dequantise(LAYOUT))
     assert (spec.kind, task) == (CODEC.spec().kind, TASK)
     assert set(content) == {"adapter", "encoder", "encoder-arrays", "task"}
 
 
 BAD_PROXIES: dict[str, tuple[str, Callable[[RecordDict], None]]] = {
-    "no bits": (r"holds levels: str.* expected bits: int", drop("adapter", "bits")),
+    "no bits": (r"holds size: int.* expected bits: int", drop("adapter", "bits")),
     "bits as text": (r"bits: str", put("adapter", "bits", "3")),
     "a further field": (r"extra: int", put("adapter", "extra", 1)),
     "codes as numbers": (r"codes: list", put("adapter", "codes", [1, 2])),
     "bits beyond the range": (r"bits = 9, expected 1 to 8", put("adapter", "bits", 9)),
     "fewer bits": (r"expected 125 bytes", put("adapter", "bits", 2)),
-    "other levels": (r"levels = 'log'", put("adapter", "levels", "log")),
     "size beyond the codes": (r"expected 432345564227567616 bytes", put("adapter", "size", 2**60)),
     "negative size": (r"size = -1", put("adapter", "size", -1)),
     "short codes": (r"expected 188 bytes", put("adapter", "codes", bytes(187))),

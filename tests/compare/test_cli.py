@@ -104,9 +104,11 @@ def test_a_stage_one_that_may_ask_nobody_is_told_before_anything_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session, "compare", lambda *_, **__: None)
-    code, output = invoke(tmp_path, "--strategies", "fedcg,lora", "--epsilons", "inf,8", "--dry-run")
+    code, output = invoke(
+        tmp_path, "--strategies", "fedcg+stage-one.private=false,lora", "--epsilons", "inf,8", "--dry-run"
+    )
     assert code == 0
-    said = "warning: fedcg.sampling-rate = 0.1 with 2 clients: stage 1 of a run asks nobody with probability 0.81"
+    said = "warning: stage-one.sampling-rate = 0.1 with 2 clients: stage 1 of a run asks nobody with probability 0.81"
     assert output.count(said) == output.count("warning: ") == 1, "the same for both budgets, and once"
 
 

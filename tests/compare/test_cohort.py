@@ -82,7 +82,6 @@ def test_a_base_model_that_drops_out_is_computed_client_by_client(
         {"train.local-steps": 2},
         {"train.local-epochs": 1, "train.local-steps": 0},
         {"train.gradient-accumulation": 2},
-        {"lora.dropout": 0.1},
     ],
 )
 def test_what_one_pass_cannot_do_is_done_client_by_client(change: dict[str, Any]) -> None:

@@ -139,11 +139,10 @@ def test_the_centralised_reference_can_be_left_out() -> None:
 
 def test_a_prior_along_the_gradients_starts_at_the_steps_of_plain_lora() -> None:
     """Random rows hold √(k/n) of a gradient's direction, so their step starts √(n/k) higher; a prior's rows do not."""
-    fedcg = "fedcg+fedcg.private=true"
-    cells = cells_of(strategies=["lora", "random-projection", "public-prior", fedcg], epsilons=[4.0])
+    cells = cells_of(strategies=["lora", "random-projection", "public-prior", "fedcg"], epsilons=[4.0])
     start = {cell.entry.label: cell.start for cell in cells}
     assert start["public-prior"] == start["lora"]
-    assert 0.9 * start["lora"] < start[fedcg] < start["lora"], "a little less: its stage 1 takes budget"
+    assert 0.9 * start["lora"] < start["fedcg"] < start["lora"], "a little less: its stage 1 takes budget"
     assert start["random-projection"] > 5 * start["lora"]
 
 
@@ -196,10 +195,15 @@ def test_controls_are_run_beside_trained_codecs(wanted: str, with_controls: list
 @pytest.mark.parametrize(
     ("strategy", "epsilon", "rate", "said"),
     [
-        ("fedcg", 4.0, 0.1, "fedcg.sampling-rate = 0.1 with 6 clients: .* with probability 0.53, and it then fails"),
-        ("fedcg+fedcg.private=true", 4.0, 0.1, "with probability 0.53, and its codec is then made of noise"),
-        ("fedcg+fedcg.private=true", math.inf, 0.1, "with probability 0.53, and it then fails"),
-        ("dr-encoder", 4.0, 0.1, "statistics.sampling-rate = 0.1 .* 0.536 makes that rarer than 0.01"),
+        (
+            "fedcg+stage-one.private=false",
+            4.0,
+            0.1,
+            "stage-one.sampling-rate = 0.1 with 6 clients: .* with probability 0.53, and it then fails",
+        ),
+        ("fedcg", 4.0, 0.1, "with probability 0.53, and its codec is then made of noise"),
+        ("fedcg", math.inf, 0.1, "with probability 0.53, and it then fails"),
+        ("dr-encoder", 4.0, 0.1, "stage-one.sampling-rate = 0.1 .* 0.536 makes that rarer than 0.01"),
         ("dr-encoder", 4.0, 0.536, ""),
         ("dr-encoder", 4.0, 0.535, "with probability 0.01"),
         ("lora", 4.0, 0.1, ""),
@@ -208,7 +212,7 @@ def test_controls_are_run_beside_trained_codecs(wanted: str, with_controls: list
 def test_a_stage_one_that_may_ask_nobody_is_warned_of_with_probability_and_key(
     strategy: str, epsilon: float, rate: float, said: str
 ) -> None:
-    rates = {"fedcg.sampling-rate": rate, "statistics.sampling-rate": rate}
+    rates = {"stage-one.sampling-rate": rate}
     wish = Wish(**(WISH | {"strategies": [strategy], "epsilons": [epsilon], "centralised": False}))
     (cell,) = make_cells(wish, read_preset("demo"), SMALL | rates)
     assert bool(cell.warning) == bool(said)

@@ -192,7 +192,7 @@ def test_a_trial_without_a_run_that_ended_is_not_chosen() -> None:
 BROKEN: dict[str, Any] = {
     "privacy": {
         "released_model": {"epsilon": "inf", "delta": 5e-3},
-        "not_private_because": "fedcg.private = false: stage 1 is in the clear",
+        "not_private_because": "stage-one.private = false: stage 1 is in the clear",
     }
 }
 
@@ -205,7 +205,7 @@ def test_a_row_without_the_epsilon_that_was_asked_for_says_why_and_is_not_set_ag
     broken, sound = outcome(names[0], [0.9, 0.9, 0.9], **BROKEN), outcome(names[1], [0.3, 0.6, 1.0])
     found = summarise([broken, sound], WISH, "command")
     first, second = found["rows"]
-    reason = "NOT PRIVATE, though ε = 2 was asked for: fedcg.private = false: stage 1 is in the clear"
+    reason = "NOT PRIVATE, though ε = 2 was asked for: stage-one.private = false: stage 1 is in the clear"
     assert reason in first["remarks"]
     assert reason in markdown(found)
     assert reason not in second["remarks"]

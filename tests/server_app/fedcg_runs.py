@@ -9,14 +9,15 @@ from tests.support.tiny import Files, run_tiny, tiny_config
 STEPS = 2
 FEDCG: dict[str, Any] = {
     "strategy.name": "fedcg",
-    "fedcg.sampling-rate": 1.0,
-    "fedcg.gradients-per-client": STEPS,
+    "stage-one.sampling-rate": 1.0,
+    "stage-one.private": False,
+    "stage-one.learning-rate": 0.1,
+    "stage-one.steps": STEPS,
     "prior.steps": 5,
-    "prior.batch-size": 4,
     "codec.size": 16,
 }
 CONV: dict[str, Any] = {"codec.kind": "conv", "codec.depth": 2, "codec.size": 0}
-PRIVATE: dict[str, Any] = {"fedcg.private": True}
+PRIVATE: dict[str, Any] = {"stage-one.private": True}
 
 
 def report_of(files: Files, folder: Path, changes: dict[str, Any]) -> dict[str, Any]:

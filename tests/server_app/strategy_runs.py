@@ -13,7 +13,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     **{name: {"strategy.name": name} for name in STRATEGIES},
     "dr-encoder, conv": {"strategy.name": "dr-encoder", "codec.kind": "conv", "codec.size": 0, "codec.depth": 2},
     "dr-encoder, trained": {"strategy.name": "dr-encoder", "codec.form": "trained"},
-    "fedcg, private": {"strategy.name": "fedcg", "fedcg.private": True},
+    "fedcg": {"strategy.name": "fedcg", "stage-one.private": False, "stage-one.learning-rate": 0.1},
+    "fedcg, private": {"strategy.name": "fedcg", "stage-one.private": True},
     "fedlpp, 1 bit": {"strategy.name": "fedlpp", "fedlpp.bits": 1},
     "fedlpp, 3 bits": {"strategy.name": "fedlpp", "fedlpp.bits": 3},
     "fedlpp, at random, compressed": {
@@ -25,10 +26,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "public-prior, per layer": {"strategy.name": "public-prior", "public-prior.form": "per-layer"},
     "public-prior, Tucker": {"strategy.name": "public-prior", "public-prior.form": "tucker"},
     "public-prior, rebuilt": {"strategy.name": "public-prior", "public-prior.delivery": "rebuild"},
-    "public-prior, random rows": {"strategy.name": "public-prior", "public-prior.random-rows": 16},
-    "random-projection, mixed": {"strategy.name": "random-projection", "codec.transform": "mixed-buckets"},
 }
-"""Every registered strategy as it is by default (fedlpp with 2 bits), and with the options that change what travels."""
+"""Every registered strategy as it is by default (fedlpp with 2 bits; fedcg's stage 1 in the clear), and with options
+that change what travels."""
 
 Make = Callable[..., tuple[FederatedAdapter, InProcessGrid]]
 

@@ -85,7 +85,7 @@ def outage(files: Files, tmp_path: Path, seconds: float, clock: Clock, **changes
     """A run of four private rounds: everybody vanishes while round 2 is under way, for so many seconds."""
     flat = {
         **NOISY, "num-server-rounds": 4, "strategy.name": "lora", "federation.wait-timeout": 3600.0,
-        "privacy.stop-epsilon": 8.0, "data.evaluation": "", **changes,
+        "data.evaluation": "", **changes,
     }  # fmt: skip
     config = tiny_config(files, tmp_path, flat)
     grid = named(config)

@@ -176,7 +176,7 @@ def test_an_unusable_file_is_refused_at_once(tmp_path: Path, key: str, text: str
         (["data.partitioner=iid", "federation.num-clients=7"], "has 6 examples for 7 clients"),
         (["data.partitioner=dirichlet", "federation.num-clients=7"], "has 6 examples for 7 clients"),
         (["data.partitioner=natural", "federation.num-clients=2"], "3 partitions"),
-        (["data.partition-by=topic", "federation.num-clients=2"], 'data.partition-by = "topic"'),
+        (["data.group-column=topic", "federation.num-clients=2"], 'data.group-column = "topic"'),
     ],
 )
 def test_data_that_cannot_be_shared_out_are_refused_at_once(tmp_path: Path, changes: list[str], message: str) -> None:
@@ -189,7 +189,7 @@ def test_data_that_cannot_be_shared_out_are_refused_at_once(tmp_path: Path, chan
     [
         ('{"prompt":"Straße","completion":"b"}\n'.encode("latin-1"), "is not UTF-8"),
         (b'{"prompt":"a","completion":"b","choices":["c"]}\n', "not one of its choices"),
-        (b'{"prompt":"a","completion":"b","group":null}\n' * 2, 'data.partition-by = "group"'),
+        (b'{"prompt":"a","completion":"b","group":null}\n' * 2, 'data.group-column = "group"'),
     ],
     ids=["latin-1", "choices", "no group"],
 )

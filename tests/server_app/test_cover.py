@@ -33,9 +33,7 @@ SAMPLED: dict[str, Any] = {
     "privacy.noise-multiplier": 2.0,
     "privacy.trust": "distributed",
     "privacy.sampling-rate": 0.5,
-    "statistics.sampling-rate": 0.5,
-    "fedcg.sampling-rate": 0.5,
-    "fedcg.private": True,
+    "stage-one.sampling-rate": 0.5,
     "data.evaluation": "",
     "num-server-rounds": 4,
 }

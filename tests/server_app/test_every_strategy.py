@@ -131,6 +131,6 @@ def test_a_site_refuses_what_is_beyond_its_policy_whatever_the_strategy(
         start(strategy, grid)
     said = grid.said  # type: ignore[attr-defined]
     assert len(said) == CLIENTS
-    in_the_clear = (strategy.config.strategy.name, strategy.config.fedcg.private) == ("fedcg", False)
+    in_the_clear = (strategy.config.strategy.name, strategy.config.stage_one.private) == ("fedcg", False)
     named = "allow-raw-gradients" if in_the_clear and key == "min-noise-multiplier" else f"{key} = {limit}"
     assert all("this site refuses" in reason and named in reason for reason in said)

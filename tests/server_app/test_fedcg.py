@@ -1,6 +1,7 @@
 """FedCG: its examples, its AutoEncoder, a restart and what it refuses."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from server_app.strategies.fedcg import FedCg
 from tests.server_app.fedcg_runs import CONV, FEDCG, PRIVATE, report_of
 from tests.server_app.strategy_runs import NOISY, Make
 from tests.server_app.test_resume import killed_after, resumed
-from tests.support.tiny import CLIENTS, Files, final_adapter, planned, run_tiny, start, tiny_config, vectors
+from tests.support.tiny import CLIENTS, Files, checked, final_adapter, planned, run_tiny, start, tiny_config, vectors
 
 
 def test_the_loss_falls(files: Files, tmp_path: Path) -> None:
@@ -73,11 +74,12 @@ def low_rank(count: int, dim: int) -> Tensor:
 
 def test_the_autoencoder_is_trained_on_the_gradients_that_came(make: Make) -> None:
     """Rows of a three-dimensional space are learnt; other vectors are not."""
-    strategy, _ = make({**FEDCG, "prior.steps": 300, "prior.learning-rate": 2e-3})
+    strategy, _ = make({**FEDCG, "prior.steps": 300})
     from server_app.strategies.two_stage import prior_settings  # noqa: PLC0415
 
+    settings = prior_settings(strategy.config, strategy.layout)
     rows = low_rank(40, strategy.layout.size)
-    codec, report = train_informed(strategy.layout, rows, prior_settings(strategy.config, strategy.layout))
+    codec, report = train_informed(strategy.layout, rows, replace(settings, learning_rate=2e-3))
     assert report.quality["captured_energy"] > 0.8
     assert report.losses[-1] < 0.3 < report.losses[0]
     other = vectors(1, strategy.layout.size, 9)[0]
@@ -149,13 +151,13 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_ends(
             },
             r'strategy\.name = "fedcg" with privacy\.mechanism = "printed"',
         ),
-        ({"fedcg.share": 0.0}, r"fedcg\.share = 0\.0"),
-        ({"fedcg.share": 1.0}, r"fedcg\.share = 1\.0"),
+        ({"stage-one.share": 0.0}, r"stage-one\.share = 0\.0"),
+        ({"stage-one.share": 1.0}, r"stage-one\.share = 1\.0"),
     ],
 )
 def test_a_contradiction_is_refused_by_key(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        RunConfig.parse({"strategy.name": "fedcg", **changes})
+        checked({"strategy.name": "fedcg", **changes})
 
 
 def test_a_linear_code_is_trained_whatever_the_form_needs(files: Files, adapted: AdaptedModel, tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ def test_in_the_clear_no_epsilon_is_claimed_and_the_report_says_why(files: Files
     report = report_of(files, tmp_path, {**FEDCG, **NOISY, "num-server-rounds": 1})
     privacy = report["privacy"]
     assert privacy["released_model"]["epsilon"] == privacy["one_client_against_server"]["epsilon"] == "inf"
-    assert privacy["not_private_because"].startswith("fedcg.private = false: stage 1 sends real gradients")
+    assert privacy["not_private_because"].startswith("stage-one.private = false: stage 1 sends real gradients")
     assert privacy["noise_multiplier"] == 2.0
-    assert "fedcg.private = false" in (tmp_path / "run" / "report.md").read_text()
+    assert "stage-one.private = false" in (tmp_path / "run" / "report.md").read_text()
 
 
 def test_private_gradients_cost_their_share_of_epsilon(files: Files, adapted: AdaptedModel, tmp_path: Path) -> None:

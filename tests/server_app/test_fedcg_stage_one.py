@@ -48,7 +48,7 @@ def test_in_the_clear_the_server_gets_every_gradient_as_it_is(make: Make, monkey
 @statistical(rms_outside(0.95, 1.05, 6144), "system")
 def test_private_gradients_are_their_noisy_means_with_the_noise_that_was_charged(make: Make, trust: str) -> None:
     """Clipped jointly to .5, z = 2 x 2: std on the mean 4 x .5 / 6; 6,144 values, so 5 % is over 5 standard errors."""
-    changes = {**FEDCG, **PRIVATE, **NOISY, "privacy.trust": trust, "fedcg.clip-norm": 0.5}
+    changes = {**FEDCG, **PRIVATE, **NOISY, "privacy.trust": trust, "stage-one.clip-norm": 0.5}
     strategy, grid = make(changes)
     assert isinstance(strategy, FedCg)
     rows = strategy._collect_gradients(grid)
@@ -64,7 +64,7 @@ def test_one_client_moves_what_stage_one_releases_by_the_clip_norm_at_most(
     files: Files, adapted: AdaptedModel, scale: float
 ) -> None:
     """The 2-norm over all gradients of a client together: clipping them one by one would allow sqrt(2) times more."""
-    config = tiny_config(files, Path(), {**FEDCG, **PRIVATE, "privacy.epsilon": 4.0, "fedcg.clip-norm": 0.7})
+    config = tiny_config(files, Path(), {**FEDCG, **PRIVATE, "privacy.epsilon": 4.0, "stage-one.clip-norm": 0.7})
     plan, stage = planned(config, adapted, CLIENTS), FedCg.recipe_for(config, adapted.layout).stage_one
     agreed = stage_one_terms(config, plan, stage)
     assert (agreed.clip_norm, agreed.size, agreed.normalize) == (0.7, STEPS * adapted.layout.size, False)
@@ -116,7 +116,7 @@ def test_a_site_with_its_own_data_never_sends_them_by_default(make: Make, files:
 def test_a_site_computes_no_more_gradients_than_its_limit_on_work(make: Make, files: Files) -> None:
     own = {"data-path": str(files.private), "max-epsilon": 0.0, "max-local-steps": STEPS, "allow-raw-gradients": True}
     for steps, said in ((STEPS, []), (STEPS + 1, ["PolicyRefusal: this site refuses: micro-batches = 3, above"])):
-        strategy, grid = make({**FEDCG, "fedcg.gradients-per-client": steps})
+        strategy, grid = make({**FEDCG, "stage-one.steps": steps})
         grid.context(1).node_config |= own
         sent = [m for m in recorded_replies(strategy, grid) if m.has_error()]
         assert [m.error.reason.partition(" its max")[0] for m in sent] == said
@@ -126,7 +126,7 @@ def test_a_client_knows_stage_one_from_its_instruction_alone(make: Make) -> None
     """Whatever its own copy of the configuration says of the strategy and of stage 1."""
     strategy, grid = make({**FEDCG, **PRIVATE, **NOISY})
     for context in map(grid.context, grid.get_node_ids()):
-        context.run_config |= {"strategy.name": "lora", "fedcg.gradients-per-client": 7, "fedcg.share": 0.9}
+        context.run_config |= {"strategy.name": "lora", "stage-one.steps": 7, "stage-one.share": 0.9}
     assert not [m for m in recorded_replies(strategy, grid) if m.has_error()]
 
 
@@ -137,7 +137,8 @@ def test_terms_that_do_not_fit_the_gradients_are_refused_before_data_or_budget_a
     for context in map(grid.context, grid.get_node_ids()):
         context.node_config["max-releases"] = 5
     monkeypatch.setattr(client_module, "gradient_stream", None)
-    monkeypatch.setattr(strategy, "gradients_measured", lambda: STEPS + 1)
+    more = strategy.config.stage_one.model_copy(update={"steps": STEPS + 1})
+    strategy.config = strategy.config.model_copy(update={"stage_one": more})
     with pytest.raises(FederationError, match="WireError: the gradients have 9216 values, the release terms say 6144"):
         strategy.prepare(grid)
     assert not any(context.state for context in map(grid.context, grid.get_node_ids()))
@@ -168,8 +169,11 @@ def test_a_run_without_any_reply_in_stage_one_ends(make: Make) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"fedcg.sampling-rate": 0.5}, "WARNING: fedcg.sampling-rate = 0.5 with 6 clients: stage 1 of a run asks"),
-        ({"fedcg.sampling-rate": 0.6}, ""),
+        (
+            {"stage-one.sampling-rate": 0.5},
+            "WARNING: stage-one.sampling-rate = 0.5 with 6 clients: stage 1 of a run asks",
+        ),
+        ({"stage-one.sampling-rate": 0.6}, ""),
     ],
 )
 def test_a_run_warns_of_a_stage_one_that_may_ask_nobody(

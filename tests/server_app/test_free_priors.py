@@ -20,7 +20,7 @@ from tests.server_app.test_resume import REPEATABLE as PRIVATE
 from tests.server_app.test_resume import killed_after, resumed
 from tests.support import reference
 from tests.support.false_alarms import beyond, statistical
-from tests.support.tiny import Files, final_adapter, planned, run_tiny, start, tiny_config
+from tests.support.tiny import Files, checked, final_adapter, planned, run_tiny, start, tiny_config
 
 FREE = ("random-projection", "history-prior")
 free = pytest.mark.parametrize("name", FREE)
@@ -137,20 +137,20 @@ def test_a_codec_that_does_not_suit_is_refused_by_key(
 
 
 @free
-def test_every_form_and_transform_that_suits_is_used(make: Make, name: str) -> None:
+def test_every_form_that_suits_is_used(make: Make, name: str) -> None:
     for form in ("global",) if name == "history-prior" else ("global", "per-tensor"):
-        strategy, grid = make({"strategy.name": name, "codec.form": form, "codec.transform": "mixed-buckets"})
+        strategy, grid = make({"strategy.name": name, "codec.form": form})
         codec = strategy.prepare(grid)
         assert isinstance(codec, LinearCodec | HistoryCodec)
-        assert codec.state().fields["transform"] == "mixed-buckets"
+        assert len(codec.parts) == (1 if form == "global" else len(strategy.layout.tensors))
         assert codec.size == 64
 
 
 def test_the_printed_mechanism_needs_a_code_for_every_tensor() -> None:
     printed = {"privacy.mechanism": "printed", "privacy.trust": "local", "privacy.clipping": "clip"}
     with pytest.raises(ConfigError, match=r'set codec\.form = "per-tensor"'):
-        RunConfig.parse({**printed, "strategy.name": "random-projection"})
-    RunConfig.parse({**printed, "strategy.name": "random-projection", "codec.form": "per-tensor"})
+        checked({**printed, "strategy.name": "random-projection"})
+    checked({**printed, "strategy.name": "random-projection", "codec.form": "per-tensor"})
 
 
 def test_both_are_registered() -> None:

@@ -12,13 +12,13 @@ from tests.support.tiny import vectors
 START, *GRADIENTS = vectors(5, 30, 0)
 TORCH: dict[str, Any] = {
     "sgd": lambda p: torch.optim.SGD([p], lr=0.3),
-    "momentum": lambda p: torch.optim.SGD([p], lr=0.3, momentum=0.8),
+    "momentum": lambda p: torch.optim.SGD([p], lr=0.3, momentum=0.9),
     "adam": lambda p: torch.optim.Adam([p], lr=0.3),
 }
 
 
 def made(name: Any) -> ServerOptimizer:
-    return ServerOptimizer(ServerConfig(optimizer=name, learning_rate=0.3, momentum=0.8), START)
+    return ServerOptimizer(ServerConfig(optimizer=name, learning_rate=0.3), START)
 
 
 @pytest.mark.parametrize("name", TORCH)
@@ -44,7 +44,7 @@ def test_a_restored_optimizer_continues_identically(name: str) -> None:
         first.step(gradient)
     saved = {key: value.clone() for key, value in first.tensors().items()}
     first.step(GRADIENTS[3])  # what was saved does not move with the optimiser
-    second = ServerOptimizer(ServerConfig(optimizer=name, learning_rate=0.3, momentum=0.8), torch.zeros(30))  # type: ignore[arg-type]
+    second = ServerOptimizer(ServerConfig(optimizer=name, learning_rate=0.3), torch.zeros(30))  # type: ignore[arg-type]
     second.restore(saved)
     for gradient in GRADIENTS[2:]:
         assert torch.equal(whole.step(gradient), second.step(gradient))

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from common.config import ConfigError, RunConfig
+from common.config import ConfigError
 from common.model.adapted import AdaptedModel
-from tests.support.tiny import CLIENTS, Files, planned, run_tiny, tiny_config
+from tests.support.tiny import CLIENTS, Files, checked, planned, run_tiny, tiny_config
 
 PRINTED: dict[str, Any] = {
     "privacy.mechanism": "printed",
@@ -17,7 +17,7 @@ PRINTED: dict[str, Any] = {
     "privacy.clipping": "clip",
     "privacy.epsilon": 2.0,
     "codec.form": "per-tensor",
-    "statistics.private": False,
+    "stage-one.private": False,
     "num-server-rounds": 2,
 }
 
@@ -41,7 +41,7 @@ def test_the_report_shows_the_claim_beside_what_is_given(report: dict[str, Any])
 def test_no_epsilon_is_claimed_end_to_end(report: dict[str, Any]) -> None:
     privacy = report["privacy"]
     assert float(privacy["released_model"]["epsilon"]) == math.inf
-    assert "statistics.private = false" in privacy["not_private_because"]
+    assert "stage-one.private = false" in privacy["not_private_because"]
 
 
 def test_the_plan_charges_what_the_noise_amounts_to(files: Files, adapted: AdaptedModel, tmp_path: Path) -> None:
@@ -62,12 +62,12 @@ def test_a_calibrated_run_says_nothing_of_it(files: Files, tmp_path: Path) -> No
     [
         ({"privacy.trust": "distributed"}, 'privacy.trust = "distributed"'),
         ({"privacy.clipping": "normalize"}, 'privacy.clipping = "normalize"'),
-        ({"statistics.private": True}, "statistics.private = true"),
+        ({"stage-one.private": True}, "stage-one.private = true"),
         ({"codec.form": "global"}, 'codec.form = "global"'),
         ({"privacy.epsilon": math.inf}, "finite privacy.epsilon"),
     ],
 )
 def test_what_contradicts_the_printed_mechanism_is_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=r"privacy\.mechanism = .printed.") as refusal:
-        RunConfig.parse(PRINTED | changes)
+        checked(PRINTED | changes)
     assert said in str(refusal.value)

@@ -50,9 +50,9 @@ def test_synthetic_gradients_are_new_in_every_call_and_the_same_for_a_seed() -> 
 
 
 def test_seeded_forms_are_derived_without_training() -> None:
-    settings = PriorSettings("linear", "optimum", size=20, seed=4, transform="mixed-buckets")
+    settings = PriorSettings("linear", "optimum", size=20, seed=4)
     codec, report = train_prior(LAYOUT, STATISTICS, settings)
-    expected = LinearCodec.of_form(LAYOUT, 20, 4, form="optimum", transform="mixed-buckets", statistics=STATISTICS)
+    expected = LinearCodec.of_form(LAYOUT, 20, 4, form="optimum", statistics=STATISTICS)
     x = torch.randn(N)
     assert torch.equal(codec.encode(x), expected.encode(x))
     assert report.losses == ()
@@ -74,7 +74,7 @@ def test_reported_quality_of_a_random_subspace_is_k_over_n() -> None:
 
 
 def test_training_the_linear_autoencoder_beats_a_random_subspace_but_not_the_optimum() -> None:
-    settings = PriorSettings("linear", "trained", size=16, steps=250, learning_rate=3e-3)
+    settings = PriorSettings("linear", "trained", size=16, steps=250, batch_size=32, learning_rate=3e-3)
     codec, report = train_prior(LAYOUT, STATISTICS, settings)
     share = 16 * 16.0 / (64 * 1 + 64 * 4 + 96 * 0.25 + 96 * 16 + 36 * 1)
     assert codec.size == 16
@@ -152,7 +152,6 @@ FORM_ERROR = "codec.form = 'best' is unknown; allowed: global, per-tensor, varia
 BAD: dict[str, Callable[[], object]] = {
     r"codec.kind = 'zip' is unknown; allowed: identity, linear, conv": lambda: train(kind="zip"),
     FORM_ERROR: lambda: train(form="best"),
-    r"codec.transform = 'fft' is unknown; allowed: buckets, mixed-buckets": lambda: train(transform="fft"),
     r"codec.size = 0 is out of range; allowed: 1 to 356": lambda: train(size=0),
     r"codec.size = 357 is out of range; allowed: 1 to 356": lambda: train(size=357),
     r"codec.size = 358 is out of range; allowed: 1 to 356": lambda: train(form="trained", size=358),

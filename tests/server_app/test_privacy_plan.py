@@ -16,15 +16,17 @@ from server_app.privacy.stage_one import statistics_stage
 BASE: dict[str, Any] = {
     "num-server-rounds": 5,
     "privacy.sampling-rate": 0.2,
-    "statistics.sampling-rate": 0.2,
+    "stage-one.sampling-rate": 0.2,
 }
 CLEAR = {"privacy.epsilon": math.inf}
 CLIENTS, CODE, SCALES = 100, 64, 17
 
 
-def planned(changes: dict[str, Any] | None = None, clients: int = CLIENTS, scales: int = SCALES) -> PrivacyPlan:
+def planned(
+    changes: dict[str, Any] | None = None, clients: int = CLIENTS, scales: int = SCALES, budget: float = 0.0
+) -> PrivacyPlan:
     config = RunConfig.parse({**BASE, **(changes or {})})
-    return make_plan(config, clients, CODE, statistics_stage(config, scales) if scales else None)
+    return make_plan(config, clients, CODE, statistics_stage(config, scales) if scales else None, budget=budget)
 
 
 def spent(charges: list[Charge], delta: float) -> float:
@@ -67,11 +69,11 @@ def test_without_a_stage_one_the_rounds_get_the_whole_budget() -> None:
 
 
 def test_statistics_in_the_clear_make_epsilon_infinite_and_say_why() -> None:
-    plan = planned({"statistics.private": False})
+    plan = planned({"stage-one.private": False})
     assert plan.epsilon == math.inf
     assert plan.statistics == Charge(0.0, 0.2, label="stage 1: statistics")
     assert plan.round.noise_multiplier > 0
-    assert "statistics.private = false" in plan.reason
+    assert "stage-one.private = false" in plan.reason
 
 
 def test_infinite_epsilon_means_no_noise_and_says_why() -> None:
@@ -97,9 +99,9 @@ def test_local_trust_is_not_amplified_by_sampling() -> None:
     assert local.round.noise_multiplier > 2 * distributed.round.noise_multiplier
 
 
-def test_stop_epsilon_gives_the_rounds_that_it_pays_for() -> None:
+def test_a_budget_gives_the_rounds_that_it_pays_for() -> None:
     stop = 1.8
-    plan = planned({"privacy.stop-epsilon": stop})
+    plan = planned(budget=stop)
     assert plan.statistics is not None
     assert 0 < plan.rounds < 5
     assert plan.epsilon <= stop
@@ -107,9 +109,9 @@ def test_stop_epsilon_gives_the_rounds_that_it_pays_for() -> None:
     assert spent([plan.statistics, one_more], plan.delta) > stop
 
 
-def test_a_stop_that_pays_for_nothing_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"privacy\.stop-epsilon = 0\.01: not even one round"):
-        planned({"privacy.stop-epsilon": 0.01})
+def test_a_budget_that_pays_for_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"privacy\.epsilon = 0\.01: not even one round"):
+        planned(budget=0.01)
 
 
 @pytest.mark.parametrize("delta", [1 / 100, 0.5])
@@ -151,7 +153,7 @@ def test_an_epsilon_beyond_twenty_is_not_claimed(noise: float, claimed: bool) ->
 @pytest.mark.parametrize(("clients", "rate"), [(100, 0.2), (1000, 0.05), (20, 1.0)])
 def test_noise_shares_are_public_and_no_cohort_exceeds_them(clients: int, rate: float) -> None:
     """The probability that one does in some round, or in stage 1, is taken out of delta."""
-    rates = {"privacy.sampling-rate": rate, "statistics.sampling-rate": rate}
+    rates = {"privacy.sampling-rate": rate, "stage-one.sampling-rate": rate}
     plan = planned(rates, clients=clients)
     tail = 1e-3 * plan.delta
     beyond = [float(binom.sf(shares, clients, rate)) for shares in (plan.shares, plan.statistics_shares)]
@@ -164,5 +166,5 @@ def test_noise_shares_are_public_and_no_cohort_exceeds_them(clients: int, rate: 
 
 
 def test_each_stage_has_the_shares_of_its_own_sampling_rate() -> None:
-    plan = planned({"statistics.sampling-rate": 0.6})
+    plan = planned({"stage-one.sampling-rate": 0.6})
     assert plan.shares < 60 < plan.statistics_shares

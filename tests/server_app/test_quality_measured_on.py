@@ -7,7 +7,7 @@ import pytest
 from tests.server_app.strategy_runs import NOISY, Make
 from tests.support.tiny import start
 
-FEDCG = {"strategy.name": "fedcg", "fedcg.sampling-rate": 1.0, "prior.steps": 2, "num-server-rounds": 1}
+FEDCG = {"strategy.name": "fedcg", "stage-one.private": False, "prior.steps": 2, "num-server-rounds": 1}
 
 
 @pytest.mark.parametrize(
@@ -16,8 +16,8 @@ FEDCG = {"strategy.name": "fedcg", "fedcg.sampling-rate": 1.0, "prior.steps": 2,
         ({"strategy.name": "dr-encoder", "num-server-rounds": 1}, "synthetic gradients"),
         (FEDCG, "the real gradients it was trained on"),
         ({**FEDCG, **NOISY}, "the real gradients it was trained on"),  # noise in the rounds alone
-        ({**FEDCG, "fedcg.private": True}, "the real gradients it was trained on"),  # no noise at all
-        ({**FEDCG, **NOISY, "fedcg.private": True}, "the noisy mean gradients it was trained on"),
+        ({**FEDCG, "stage-one.private": True}, "the real gradients it was trained on"),  # no noise at all
+        ({**FEDCG, **NOISY, "stage-one.private": True}, "the noisy mean gradients it was trained on"),
     ],
 )
 def test_captured_energy_is_named_after_what_it_was_measured_on(

@@ -123,7 +123,7 @@ def test_estimates_are_near_what_a_real_step_keeps(
 CONV = {"codec.kind": "conv", "codec.depth": 2, "codec.size": 0, "prior.steps": 2}
 
 
-PRIOR: dict[str, Any] = {"strategy.name": "public-prior", "codec.size": 24, "public-prior.random-rows": 8}
+PRIOR: dict[str, Any] = {"strategy.name": "public-prior", "codec.size": 24}
 
 
 @pytest.mark.parametrize(
@@ -300,11 +300,17 @@ def test_what_a_presets_head_says_of_a_card_is_what_the_plan_says(name: str, gig
 
 @pytest.mark.parametrize("name", ["fedcg", "mmlu-qwen"])
 def test_fedcg_is_planned_with_its_convolutions_code_and_a_stage_1_in_the_clear(name: str) -> None:
-    original = {"strategy.name": "fedcg", "codec.kind": "conv", "codec.size": 0, "codec.depth": 6}
+    original = {
+        "strategy.name": "fedcg",
+        "codec.kind": "conv",
+        "codec.size": 0,
+        "codec.depth": 6,
+        "stage-one.private": False,
+    }
     config = preset_config(name, GIVEN_NOISE | original)
     answer = json.loads(sizing.to_json(config))
     assert answer["code_values"] == conv_code_size(answer["adapter_values"], config.codec.depth)
     assert answer["code_values"] == pytest.approx(answer["adapter_values"] / 2**config.codec.depth, rel=0.05)
     assert answer["statistics_noise_multiplier"] == 0.0
     assert answer["epsilon"] == "inf"
-    assert "fedcg.private = false" in answer["not_private_because"]
+    assert "stage-one.private = false" in answer["not_private_because"]

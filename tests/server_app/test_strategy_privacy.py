@@ -135,7 +135,7 @@ def test_an_instruction_of_stage_one_does_not_tell_how_many_clients_were_selecte
     found = []
     for selected in (2, 6):
         draw(selected, 0)
-        changes = {"strategy.name": "dr-encoder", "num-server-rounds": 1, "statistics.sampling-rate": 0.9}
+        changes = {"strategy.name": "dr-encoder", "num-server-rounds": 1, "stage-one.sampling-rate": 0.9}
         changes["privacy.sampling-rate"] = 0.01
         sent = recorded(*make({**NOISY, "privacy.trust": "distributed", **changes}))
         assert [(kind, index) for kind, index, _ in sent] == [(STATISTICS, 0)] * selected
@@ -211,7 +211,7 @@ def test_one_client_moves_the_aggregate_by_the_clip_norm_at_most(make: Make, var
 
 def test_one_client_moves_the_statistics_by_their_bound_at_most(make: Make, adapted: AdaptedModel) -> None:
     strategy, _ = make({"strategy.name": "dr-encoder"})
-    code = ScaleCode.of(adapted.layout, strategy.config.statistics)
+    code = ScaleCode.of(adapted.layout, strategy.config.stage_one)
     trust: Trust = "central"
     terms = ReleaseTerms(code.size, code.bound, 0.0, trust, 2, normalize=False)
     worst = code.encode(torch.full((len(adapted.layout.tensors),), 1e-30))

@@ -77,7 +77,7 @@ def test_asking_again_replaces_what_was_told(everybody: RunFolder) -> None:
     assert json.loads((everybody.path / "traffic.json").read_text())["inbound_bytes"] == 1_500_000
 
 
-@pytest.mark.parametrize("key", ["privacy.sampling-rate", "statistics.sampling-rate"])
+@pytest.mark.parametrize("key", ["privacy.sampling-rate", "stage-one.sampling-rate"])
 def test_totals_of_secret_cohorts_never_get_into_the_report(files: Files, tmp_path: Path, key: str) -> None:
     """One total over a known number of bytes a client is the number of clients that were asked."""
     folder = ended(files, tmp_path, **{key: 0.9})

@@ -17,12 +17,11 @@ from workbench.simulation.launcher import preset_names, read_preset
 
 OTHER: dict[str, dict[str, Any]] = {
     "codec": {"codec.size": 32, "codec.refresh-every": 0, "codec.form": "per-tensor"},
-    "prior": {"prior.steps": 7, "prior.batch-size": 3, "prior.learning-rate": 0.01},
+    "prior": {"prior.steps": 7},
     "history": {"history.decay": 0.5, "history.rows": 4},
-    "fedcg": {"fedcg.share": 0.5, "fedcg.gradients-per-client": 3, "fedcg.learning-rate": 0.3},
     "fedlpp": {"fedlpp.bits": 5, "fedlpp.rounding": "stochastic"},
     "public-prior": {"public-prior.pool": 32, "public-prior.pseudo-clients": 80, "public-prior.whitening": 0.0},
-    "statistics": {"statistics.steps": 1, "statistics.learning-rate": 0.1, "statistics.estimator": "ema"},
+    "stage-one": {"stage-one.steps": 1, "stage-one.learning-rate": 0.1, "stage-one.share": 0.5},
 }
 """Values of every optional section other than those of a tiny run."""
 

@@ -26,7 +26,7 @@ from server_app.rounds.optimizer import ServerOptimizer
 from server_app.rounds.state import Hooks, RunState, pack_adapter
 from server_app.run import plan_run, run_federation
 from server_app.session import open_account
-from server_app.strategies import recipe_of, strategy_of
+from server_app.strategies import check_strategy, check_strategy_files, recipe_of, strategy_of
 from server_app.strategies.base import FederatedAdapter
 from workbench.simulation.in_process import InProcessGrid
 
@@ -44,10 +44,8 @@ TINY: dict[str, Any] = {
     "codec.size": 64,
     "public-prior.template": PRIVATE_PROMPT,
     "public-prior.pseudo-clients": 64,
-    "statistics.sampling-rate": 1.0,
-    "statistics.steps": 2,
-    "fedcg.sampling-rate": 1.0,
-    "fedcg.gradients-per-client": 2,
+    "stage-one.sampling-rate": 1.0,
+    "stage-one.steps": 2,
     "privacy.epsilon": math.inf,
     "privacy.sampling-rate": 1.0,
     "privacy.delta": 1e-3,
@@ -80,7 +78,15 @@ def write_files(folder: Path) -> Files:
 def tiny_config(files: Files, output: Path, changes: Mapping[str, Any] | None = None) -> RunConfig:
     """The tiny run with some keys changed."""
     paths = {"data.name": str(files.private), "data.evaluation": str(files.public), "output.dir": str(output)}
-    return RunConfig.parse({**TINY, **paths, **(changes or {})})
+    return checked({**TINY, **paths, **(changes or {})})
+
+
+def checked(flat: Mapping[str, Any]) -> RunConfig:
+    """A configuration as a run takes it: its strategy's own checks passed, files of it too."""
+    config = RunConfig.parse(flat)
+    check_strategy(config)
+    check_strategy_files(config)
+    return config
 
 
 def tiny_grid(config: RunConfig) -> InProcessGrid:

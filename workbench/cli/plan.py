@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from common.config import RunConfig
-from server_app.strategies import check_strategy_name
+from server_app.strategies import check_strategy
 from workbench.cli.overrides import parse_overrides
 from workbench.cli.unread_keys import refuse_unread
 from workbench.planning.model_directory import check_directory
@@ -21,7 +21,7 @@ def plan(
     changes = parse_overrides(overrides)
     flat = read_preset(preset)
     config = RunConfig.parse(flat | changes)
-    check_strategy_name(config.strategy.name)
+    check_strategy(config)
     refuse_unread(config, changes)
     check_directory(config.model.name)
     from workbench.planning import sizing  # noqa: PLC0415 - takes seconds to import, which a refusal need not wait for

@@ -12,7 +12,7 @@ from server_app.results.output_place import check_output
 from server_app.results.resuming import why_not_resumable
 from server_app.results.tensorboard import check_tensorboard
 from server_app.results.tracking import watched
-from server_app.strategies import check_strategy_name
+from server_app.strategies import check_strategy, check_strategy_files
 from workbench.cli.overrides import parse_overrides
 from workbench.cli.unread_keys import refuse_unread, unread_warning
 from workbench.planning.model_directory import check_directory
@@ -70,12 +70,13 @@ def _configure(preset: str, overrides: list[str], resume: Path | None) -> RunCon
     folder = Path(wanted).resolve() if wanted else None
     saved = read_resumed(folder) if folder else {}
     config = RunConfig.parse(saved | flat | changes)
-    check_strategy_name(config.strategy.name)
+    check_strategy(config)
     refuse_unread(config, changes)
     _warn(unread_warning(config, flat))
     check_output(config) if folder is None else _check_resumable(folder)
     config = RunConfig.parse(config.flat() | _absolute(config) | _place(config, folder))
     config.check_files()
+    check_strategy_files(config)
     check_tensorboard(config)
     _check_is_there(config.data.name)
     return config

@@ -72,7 +72,7 @@ def demo_config(rounds: int, output: Path, name: str = "") -> RunConfig:
         "privacy.epsilon": 0.0,
         "privacy.noise-multiplier": 1.0,
         "privacy.sampling-rate": 1.0,
-        "statistics.sampling-rate": 1.0,
+        "stage-one.sampling-rate": 1.0,
         "output.dir": str(output),
         "output.name": name,
     }

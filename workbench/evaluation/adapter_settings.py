@@ -32,7 +32,6 @@ def adapter_config(folder: Path, changes: Mapping[str, Scalar]) -> RunConfig:
     lora = {
         "lora.rank": settings["r"],
         "lora.alpha": float(settings["lora_alpha"]),
-        "lora.dropout": 0.0,
         "lora.target-modules": ",".join(sorted(settings["target_modules"])),
         "lora.freeze-a": False,
     }

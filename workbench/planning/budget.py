@@ -67,7 +67,7 @@ def solve(question: Question, *, curve_points: int) -> Budget:
     config = config_of(question)
     try:
         stage = statistics_stage(config, question.code_values) if question.statistics_share else None
-        plan = make_plan(config, question.clients, question.code_values, stage)
+        plan = make_plan(config, question.clients, question.code_values, stage, budget=question.rounds_within)
         participations = participation_limit(plan, plan.rounds)
         messages = _messages(question, config, plan)
     except ConfigError as error:

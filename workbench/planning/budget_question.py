@@ -14,10 +14,9 @@ MAX_ROUNDS = 100_000
 """The search for rounds ends here."""
 _OPTIONS = {
     "privacy.statistics-share": "--statistics-share",
-    "statistics.sampling-rate": "--statistics-rate",
+    "stage-one.sampling-rate": "--statistics-rate",
     "privacy.sampling-rate": "--sampling-rate",
     "privacy.noise-multiplier": "--noise-multiplier",
-    "privacy.stop-epsilon": "--epsilon",
     "privacy.epsilon": "--epsilon",
     "privacy.delta": "--delta",
     "privacy.trust": "--trust",
@@ -51,6 +50,11 @@ class Question:
     code_values: int = 256
     colluders: int = 1
     check: bool = True
+
+    @property
+    def rounds_within(self) -> float:
+        """The epsilon that limits the rounds: where the noise is given too; else 0, no limit."""
+        return (self.epsilon or 0.0) if self.noise_multiplier is not None else 0.0
 
     @property
     def solved(self) -> str:
@@ -103,7 +107,6 @@ def _flat(question: Question) -> dict[str, Scalar]:
         "num-server-rounds": question.rounds or MAX_ROUNDS,
         "privacy.epsilon": 0.0 if by_noise else question.epsilon or 0.0,
         "privacy.noise-multiplier": question.noise_multiplier or 0.0,
-        "privacy.stop-epsilon": (question.epsilon or 0.0) if by_noise else 0.0,
         "privacy.delta": question.delta or 0.0,
         "privacy.trust": question.trust,
         "privacy.colluders": question.colluders,
@@ -112,7 +115,7 @@ def _flat(question: Question) -> dict[str, Scalar]:
     if question.statistics_share:
         rate = question.statistics_rate
         flat["privacy.statistics-share"] = question.statistics_share
-        flat["statistics.sampling-rate"] = question.sampling_rate if rate is None else rate
+        flat["stage-one.sampling-rate"] = question.sampling_rate if rate is None else rate
     return flat
 
 

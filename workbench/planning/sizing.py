@@ -15,7 +15,7 @@ from server_app.privacy.account import assumptions
 from server_app.privacy.plan import PrivacyPlan, clients_asked, round_terms, why_infinite
 from server_app.results.units import data_size, show, times
 from server_app.run import plan_run
-from server_app.strategies import check_strategy_name, recipe_of
+from server_app.strategies import check_strategy, recipe_of
 from workbench.planning.architectures import Shape, shape_of
 from workbench.planning.memory import Memory, ServerMemory, estimate, estimate_server
 
@@ -59,7 +59,7 @@ def solve(config: RunConfig) -> Sizes:
     Raises ``ConfigError`` for a strategy that is not registered, a model whose shape is not known, examples longer than
     its positions, and a budget that cannot be met.
     """
-    check_strategy_name(config.strategy.name)
+    check_strategy(config)
     shape = shape_of(config.model, config.lora)
     check_length(shape.model.get_base_model(), config.model.name, config.data.max_length)
     recipe = recipe_of(config, shape.layout)

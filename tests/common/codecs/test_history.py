@@ -89,8 +89,3 @@ def test_a_history_of_tiny_values_is_as_good_as_any() -> None:
 def test_what_does_not_fit_is_refused_by_name(rows: int, size: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         led(past(), rows, size=size)
-
-
-def test_an_unknown_transform_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"codec\.transform = 'wavelet'"):
-        led(past(), transform="wavelet")

@@ -13,7 +13,6 @@ from torch import Tensor
 from common.adapter import Layout
 from common.codecs import GradientStatistics, LinearCodec, LinearEncoder
 from common.codecs.allocation import FORMS, Block, apportion
-from common.codecs.transform import TRANSFORMS
 from tests.common.codecs.examples import LAYOUT, SEEDED, STATISTICS, linear
 from tests.support.false_alarms import beyond, statistical
 
@@ -51,9 +50,8 @@ def test_a_code_is_never_longer_than_the_centred_vector(codec: LinearCodec) -> N
     assert codec.encode(x).norm() <= (x - LAYOUT.expand(STATISTICS.mean)).norm() * (1 + 1e-6)
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
-def test_a_full_code_loses_nothing(transform: str) -> None:
-    codec = linear(transform=transform, size=LAYOUT.size)
+def test_a_full_code_loses_nothing() -> None:
+    codec = linear(size=LAYOUT.size)
     x = torch.randn(LAYOUT.size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(codec.decode(codec.encode(x)), x, atol=1e-12)
 
@@ -140,12 +138,11 @@ def test_optimum_captures_more_than_global_when_deviations_differ() -> None:
 
 
 def of_blocks(*blocks: Block) -> LinearEncoder:
-    return LinearEncoder(LAYOUT, blocks=blocks, mean=torch.zeros(5), transform="buckets", seed=0)
+    return LinearEncoder(LAYOUT, blocks=blocks, mean=torch.zeros(5), seed=0)
 
 
 BAD: dict[str, Callable[[], object]] = {
     r"codec.form = 'best' is unknown; allowed: global, per-tensor": lambda: linear("best"),
-    r"codec.transform = 'fft' is unknown; allowed: buckets": lambda: linear(transform="fft"),
     r"codec.size = 0 is out of range; allowed: 1 to 357": lambda: linear(size=0),
     r"codec.size = 358 is out of range; allowed: 1 to 357": lambda: linear(size=358),
     r"codec.size = 4 is too small for codec.form = 'per-tensor'; allowed: at least 5": lambda: linear(
@@ -179,10 +176,10 @@ from common.adapter import Layout
 from common.codecs import LinearCodec
 torch.set_num_threads(1)
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-small = LinearCodec.of_form(Layout.of({"a": (4096,)}), 64, 0, transform=sys.argv[1])
+small = LinearCodec.of_form(Layout.of({"a": (4096,)}), 64, 0)
 small.decode(small.encode(torch.randn(4096)))
 n, k = 2**22, 4096
-codec = LinearCodec.of_form(Layout.of({"a": (n,)}), k, 0, transform=sys.argv[1])
+codec = LinearCodec.of_form(Layout.of({"a": (n,)}), k, 0)
 x = torch.randn(n)
 before = peak()
 code = codec.encode(x)
@@ -191,10 +188,9 @@ print((peak() - before) / n, (code @ code / (x @ decoded)).item())
 """
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
-def test_memory_is_a_few_dozen_bytes_per_value_whatever_the_code_size(transform: str) -> None:
+def test_memory_is_a_few_dozen_bytes_per_value_whatever_the_code_size() -> None:
     """A dense matrix would take 4·k = 16,384 bytes per value, 64 GiB in all."""
-    run = subprocess.run([sys.executable, "-c", PEAK, transform], capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
     bytes_per_value, symmetry = map(float, run.stdout.split())
     assert bytes_per_value < 80
     assert symmetry == pytest.approx(1, abs=1e-4)

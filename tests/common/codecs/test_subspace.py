@@ -8,7 +8,6 @@ from common.codecs import BlockRows, EncoderSpec, Rows, SubspaceCodec, TuckerRow
 from common.codecs.rows import STORED_SCALE
 from tests.common.codecs.examples import (
     LAYOUT,
-    MIXTURES,
     ROWS,
     SUBSPACES,
     Parabolas,
@@ -21,7 +20,7 @@ from tests.common.codecs.examples import (
 )
 
 every_row = pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS.keys())
-every = pytest.mark.parametrize("codec", {**SUBSPACES, **MIXTURES}.values(), ids={**SUBSPACES, **MIXTURES}.keys())
+every = pytest.mark.parametrize("codec", SUBSPACES.values(), ids=SUBSPACES.keys())
 
 
 def matrix(codec: SubspaceCodec) -> Tensor:
@@ -41,17 +40,7 @@ def test_a_scale_multiplies_its_value_in_the_code_and_its_direction_in_the_step(
     rows = matrix(codec) / scales[:, None]
     x = gaussian(codec.dim, seed=0).double()
     assert torch.allclose(codec.encode(x), scales * (rows @ x), atol=3e-5, rtol=1e-5)
-    gram = rows @ rows.T
-    assert torch.allclose(gram[:5, :5], torch.eye(5).double(), atol=2e-3)  # the learned rows: float16 on the wire
-
-
-@pytest.mark.parametrize("codec", MIXTURES.values(), ids=MIXTURES.keys())
-def test_random_rows_see_only_what_the_learned_rows_leave(codec: SubspaceCodec) -> None:
-    rows = matrix(codec)
-    assert (rows[5:] @ rows[:5].T).abs().max() < 5e-3
-    assert rows[5:].norm(dim=1).min() > 0.3
-    learned = codec.decode(torch.nn.functional.pad(gaussian(5, seed=3), (0, 18)))
-    assert codec.encode(learned)[5:].norm() < 5e-3 * codec.encode(learned)[:5].norm()
+    assert torch.allclose(rows @ rows.T, torch.eye(5).double(), atol=2e-3)  # float16 on the wire
 
 
 def test_block_rows_touch_their_own_coordinates_only() -> None:
@@ -107,6 +96,7 @@ def test_rows_without_need_of_a_model_are_left_as_they_are(rows: Rows) -> None:
     ("scales", "message"),
     [
         (torch.ones(4), r"'scales' has shape \(4,\) for 5 rows"),
+        (torch.ones(6), r"'scales' has shape \(6,\) for 5 rows"),
         (torch.tensor([1.0, 1, 1, 1, -1]), "negative number or nan"),
         (torch.tensor([1.0, 1, 1, 1, torch.nan]), "negative number or nan"),
     ],
