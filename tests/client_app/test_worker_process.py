@@ -23,6 +23,16 @@ def test_a_worker_killed_between_two_messages_is_replaced() -> None:
 
 
 @pytest.mark.usefixtures("_stand_in")
+def test_a_worker_whose_accelerator_is_beyond_use_makes_room_for_another() -> None:
+    """One run's encoder with a token that the model does not have would make every later answer, of any run, noise."""
+    place = context()
+    first = ask("device", place)
+    assert ask("lost device", place)["pid"] == first["pid"]
+    assert ask("two", place)["pid"] != first["pid"]
+    assert place.state["count"]["n"] == 3
+
+
+@pytest.mark.usefixtures("_stand_in")
 def test_another_model_or_changed_data_means_another_worker_but_another_round_count_does_not(tmp_path: Path) -> None:
     data = tmp_path / "site.jsonl"
     data.write_text("one\n")

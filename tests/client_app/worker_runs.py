@@ -16,8 +16,9 @@ from tests.support.messages import instruction
 ROOT = Path(__file__).parents[2]
 RUN: dict[str, Any] = {"model.name": "demo", "seed": 1, "num-server-rounds": 3}
 STAND_IN = """
-import os, signal, time
+import os, signal, sys, time
 from pathlib import Path
+from types import SimpleNamespace
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from client_app import worker_link
 from client_app.rows import may_read_rows
@@ -27,6 +28,16 @@ LOADED = str(time.time_ns())
 
 class Refusal(ValueError):
     pass
+
+
+def asserted(number):
+    raise RuntimeError("CUDA error: device-side assert triggered")
+
+
+def with_device(synchronize):
+    known = {"is_initialized": lambda: True, "device_count": lambda: 2, "memory_allocated": lambda number: number}
+    cuda = SimpleNamespace(**known, synchronize=synchronize)
+    sys.modules["torch"] = SimpleNamespace(cuda=cuda)
 
 
 def app(message, context):
@@ -46,6 +57,8 @@ def app(message, context):
         os.kill(os.getpid(), signal.SIGKILL)
     if order == "hang over rows" and may_read_rows():
         time.sleep(60)
+    if order in ("device", "lost device"):
+        with_device(asserted if order == "lost device" else {1: None}.__getitem__)
     if order == "hang":
         Path("hanging").touch()
         time.sleep(60)
