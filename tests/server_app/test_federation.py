@@ -1,5 +1,6 @@
 """Waiting for clients, and sorting what they answer."""
 
+import functools
 import itertools
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from common.wire import TRAIN, pack_release, serialised_bytes
 from server_app.events import read_events, recording
 from server_app.federation import FederationError, Question, connect, exchange
 from server_app.in_process import InProcessGrid
+from server_app.tracking import watched
 
 ROUND = 3
 TERMS = ReleaseTerms(8, 1.0, 1.0, "local", 4, normalize=True)
@@ -245,3 +247,21 @@ def test_lost_messages_end_the_exchange_at_the_deadline_and_keep_what_came() -> 
 @pytest.mark.usefixtures("_no_pause")
 def test_messages_that_could_not_be_sent_are_not_waited_for() -> None:
     assert len(exchange(Post(unsendable=2), addressed(5), 60.0, 2)) == 3
+
+
+@pytest.mark.usefixtures("_no_pause")
+@pytest.mark.parametrize(("group", "name"), [("0", "stage 1"), ("3", "round 3")])
+def test_whoever_watches_is_told_of_replies_that_take_long(
+    monkeypatch: pytest.MonkeyPatch, group: str, name: str
+) -> None:
+    """Ray takes a minute for a first reply on a busy machine, a large model minutes for each."""
+    monkeypatch.setattr("server_app.federation.watched", functools.partial(watched, first=0.01, every=0.01))
+    messages, said = addressed(5), list[str]()
+    for message in messages:
+        message.metadata.__dict__["_group_id"] = group
+    exchange(Post(lost=2), messages, 0.3, 0, said.append)
+    assert any(line.startswith(f"{name}, replies: 3 of 5, about") for line in said)
+    said.clear()
+    exchange(Post(lost=5), messages, 0.3, 0, said.append)
+    assert said
+    assert all(line.startswith(f"{name}, replies: 0:00 so far") for line in said)
