@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -81,6 +82,9 @@ class Worker:
         except (WorkerError, OSError) as error:  # another user, or a peer that has gone: the next one is served
             _log.warning("a ClientApp was not answered: %s", error)
             return True
+        if _device_lost():
+            _log.error("ends: its accelerator is beyond use; the next message gets another worker")
+            return False
         return str(reply.header["status"]) != "retired"
 
     def _exchange(self, connection: socket.socket) -> Letter:
@@ -137,6 +141,24 @@ class Worker:
         with suppress(BlockingIOError, FileNotFoundError):
             fcntl.flock(self.folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.unlink(socket_path(self.folder))  # noqa: PTH108 - through the descriptor, see ``socket_path``
+
+
+def _device_lost() -> bool:
+    """Whether an accelerator in use fails at every call from now on, as CUDA does after an assertion in a kernel.
+
+    All later answers, of whichever run, would be noise around nothing.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return False
+    try:
+        for number in range(torch.cuda.device_count()):
+            if torch.cuda.memory_allocated(number):  # no context is made where there is none
+                torch.cuda.synchronize(number)
+    except RuntimeError:
+        _log.exception("the accelerator does not answer")
+        return True
+    return False
 
 
 def _open(letter: Letter) -> tuple[Message, Context]:

@@ -304,7 +304,7 @@ def test_an_adapter_that_is_not_there_or_does_not_fit_is_refused(adapter: Path, 
 def test_another_base_model_of_the_same_shape_is_refused_and_another_dtype_taken(
     adapter: Path, model: str, loaded: tuple[AdaptedModel, torch.Tensor], tmp_path: Path
 ) -> None:
-    RunFolder(tmp_path).save_adapter(*loaded)
+    RunFolder(tmp_path).save_adapter(*loaded, "demo")
     own = tmp_path / "adapter"
     for dtype in ("float32", "bfloat16", "float16"):
         load_adapter(own, adapter_config(own, {"model.name": model, "model.dtype": dtype}))
