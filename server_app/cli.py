@@ -20,7 +20,7 @@ from server_app.launcher import Resources, launch, preset_names, read_preset, re
 from server_app.model_directory import check_directory
 from server_app.output_place import check_output
 from server_app.overrides import parse_overrides
-from server_app.resuming import why_not_resumable
+from server_app.resuming import check_same_run, why_not_resumable
 from server_app.run_summary import summary_of
 from server_app.scalars import check_tensorboard
 from server_app.strategies import check_strategy_name
@@ -110,6 +110,8 @@ def _configure(preset: str, overrides: list[str], resume: Path | None) -> RunCon
     _warn(unread_warning(config, flat))
     check_output(config) if folder is None else _check_resumable(folder)
     config = RunConfig.parse(config.flat() | _absolute(config) | _place(config, folder))
+    if folder:
+        check_same_run(config)
     config.check_files()
     check_tensorboard(config)
     _check_is_there(config.data.name)

@@ -284,9 +284,18 @@ def test_resume_is_the_same_as_an_option_and_as_a_key(
 
 def test_a_preset_may_say_what_to_resume(tmp_path: Path, launched: list[RunConfig]) -> None:
     run = interrupted_run(tmp_path)
-    (tmp_path / "own.toml").write_text(f'num-server-rounds = 3\nresume = "{run}"\n')
+    (tmp_path / "own.toml").write_text(f'num-server-rounds = 40\nresume = "{run}"\n')
     assert runner.invoke(cli.app, ["run", "--preset", str(tmp_path / "own.toml")]).exit_code == 130
-    assert (launched[0].seed, launched[0].num_server_rounds, launched[0].resume) == (77, 3, str(run))
+    assert (launched[0].seed, launched[0].num_server_rounds, launched[0].resume) == (77, 40, str(run))
+
+
+@pytest.mark.usefixtures("_no_launch")
+def test_a_run_is_not_resumed_under_another_configuration_and_no_engine_starts_to_say_so(tmp_path: Path) -> None:
+    run = interrupted_run(tmp_path)
+    result = runner.invoke(cli.app, ["run", "--resume", str(run), "--set", "num-server-rounds=3"])
+    assert result.exit_code == 1
+    said = f'error: resume = "{run}": the configuration differs from that run\'s: num-server-rounds was 40, is 3'
+    assert result.output.startswith(said)
 
 
 @pytest.mark.usefixtures("_no_launch")
@@ -295,7 +304,7 @@ def test_a_run_that_has_ended_cannot_be_resumed(tmp_path: Path) -> None:
     mark_ended(run / "checkpoint")
     result = runner.invoke(cli.app, ["run", "--resume", str(run)])
     assert result.exit_code == 1
-    assert result.output.startswith(f'error: resume = "{run}": this run has ended, and the secret key')
+    assert result.output.startswith(f'error: resume = "{run}": this run has ended; start a new run')
 
 
 def test_an_interrupt_after_the_end_does_not_offer_to_continue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
