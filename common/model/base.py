@@ -111,7 +111,7 @@ def check_ids(tokenizer: PreTrainedTokenizerBase, base: nn.Module, name: str) ->
 
     Raises ``ConfigError``.
     """
-    rows = base.get_input_embeddings().num_embeddings  # type: ignore[operator]  # every causal language model has them
+    rows = base.get_input_embeddings().weight.shape[0]  # type: ignore[operator]  # peft's own has no num_embeddings
     named = [("pad", tokenizer.pad_token_id), ("end-of-text", tokenizer.eos_token_id)]
     for kind, number in (*named, *(("begin-of-text", number) for number in begin_ids(tokenizer))):
         if number is not None and number >= rows:

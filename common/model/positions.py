@@ -18,7 +18,9 @@ def learned_positions(model: nn.Module) -> int | None:
     if positions is None:
         return None
     words = model.get_input_embeddings()  # type: ignore[operator]  # every causal language model has one
-    tables = [module for module in model.modules() if isinstance(module, nn.Embedding) and module is not words]
+    tables = [
+        module for module in model.modules() if isinstance(module, nn.Embedding) and module.weight is not words.weight
+    ]
     sizes = {positions + offset for offset in _OFFSETS}
     return int(positions) if any(table.num_embeddings in sizes for table in tables) else None
 

@@ -22,6 +22,7 @@ from dp_accounting.rdp import RdpAccountant
 from common.privacy.crosscheck import CrossCheckUnavailable, prv_bounds
 from common.privacy.delta import check_delta, default_delta
 from common.privacy.gaussian import gaussian_delta, gaussian_epsilon, gaussian_mu, gdp_clt_mu
+from common.privacy.rdp_orders import quiet_orders
 from common.privacy.untold import UNTOLD_EPSILON, is_untold
 
 __all__ = [
@@ -115,9 +116,10 @@ def rdp_epsilon(charges: Sequence[Charge], delta: float, orders: Sequence[float]
     if any(charge.noise_multiplier == 0 and charge.count for charge in charges):
         return math.inf
     accountant = RdpAccountant(orders, NeighboringRelation.REPLACE_SPECIAL)
-    for multiplier, rate, count in _events(charges):
-        event = GaussianDpEvent(multiplier)
-        accountant.compose(event if rate == 1 else PoissonSampledDpEvent(rate, event), count)
+    with quiet_orders():
+        for multiplier, rate, count in _events(charges):
+            event = GaussianDpEvent(multiplier)
+            accountant.compose(event if rate == 1 else PoissonSampledDpEvent(rate, event), count)
     return float(accountant.get_epsilon(delta))
 
 

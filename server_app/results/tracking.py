@@ -48,13 +48,21 @@ _phase: ContextVar[str] = ContextVar("phase", default="")
 
 def tracked(items: Sequence[_Item], what: str) -> Iterator[_Item]:
     """The items one after the other; after each, whoever is told of this work is told of it."""
-    tell = _reporter.get()
-    name = f"{_phase.get()}{what}"
-    started = time.monotonic()
+    tell = counted(what, len(items))
     for done, item in enumerate(items, start=1):
         yield item
-        if tell is not None:
-            tell(Step(name, done, len(items), time.monotonic() - started))
+        tell(done)
+
+
+def counted(what: str, total: int) -> Callable[[int], None]:
+    """A function that tells whoever is told of this work how many of ``total`` are done, for what is no plain loop."""
+    reporter, name, started = _reporter.get(), f"{_phase.get()}{what}", time.monotonic()
+
+    def tell(done: int) -> None:
+        if reporter is not None and done:
+            reporter(Step(name, done, total, time.monotonic() - started))
+
+    return tell
 
 
 @contextmanager

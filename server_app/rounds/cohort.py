@@ -16,6 +16,7 @@ from common.privacy.mechanism import ReleaseTerms, check_release
 from common.wire.records import as_cover, reply_failure, serialised_bytes, unpack_release
 from server_app.errors import CommandError
 from server_app.log import log_event
+from server_app.results.tracking import counted, phase, watched
 
 _NOBODY = 0  # no node has this id
 _LATE = "no reply in time (node lost, or slower than federation.round-timeout)"
@@ -178,8 +179,21 @@ def connect(grid: Grid, expected: int, timeout: float, say: Callable[[str], None
     return nodes
 
 
-def exchange(grid: Grid, messages: Sequence[Message], timeout: float, in_flight: int) -> list[Message]:
+def exchange(
+    grid: Grid, messages: Sequence[Message], timeout: float, in_flight: int, say: Callable[[str], None] = print
+) -> list[Message]:
     """Send instructions, at most ``in_flight`` outstanding at a time (0: all), and gather replies for ``timeout`` s.
+
+    What takes longer than some seconds is told through ``say``, with the replies so far.
+    """
+    group = messages[0].metadata.group_id if messages else ""
+    step = "stage 1" if group == "0" else f"round {group}"
+    with watched(f"{step}, replies", say), phase(step):
+        return _exchange(grid, messages, timeout, in_flight)
+
+
+def _exchange(grid: Grid, messages: Sequence[Message], timeout: float, in_flight: int) -> list[Message]:
+    """What ``exchange`` does.
 
     Flower's simulation engine compares every outstanding instruction with every node again and again, so many nodes
     are served faster through a small window. It looks again after a tenth of the time since the last reply.
@@ -187,6 +201,7 @@ def exchange(grid: Grid, messages: Sequence[Message], timeout: float, in_flight:
     started = last_reply = time.monotonic()
     unsent, waiting_for = list(messages), set[str]()
     replies: list[Message] = []
+    tell = counted("replies", len(messages))
     while unsent or waiting_for:
         room = max(0, in_flight - len(waiting_for)) if in_flight else len(unsent)
         batch, unsent = unsent[:room], unsent[room:]
@@ -195,6 +210,7 @@ def exchange(grid: Grid, messages: Sequence[Message], timeout: float, in_flight:
         came = _pull(grid, waiting_for) if waiting_for else []
         waiting_for.difference_update(reply.metadata.reply_to_message_id for reply in came)
         replies += came
+        tell(len(replies))
         now = time.monotonic()
         if now > started + timeout:
             break

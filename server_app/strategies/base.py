@@ -194,7 +194,7 @@ class FederatedAdapter(FlowerStrategy):
 
     def ask(self, grid: Grid, messages: list[Message], timeout: float) -> list[Message]:
         """Send instructions, at most ``federation.max-in-flight`` outstanding at a time, and gather the replies."""
-        return exchange(grid, messages, timeout, self.config.federation.max_in_flight)
+        return exchange(grid, messages, timeout, self.config.federation.max_in_flight, self.hooks.on_attendance)
 
     def noise_source(self, round_index: int) -> RandomSource:
         """Randomness of the server's own noise."""

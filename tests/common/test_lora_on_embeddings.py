@@ -3,16 +3,19 @@
 import json
 from pathlib import Path
 
+import peft
 import pytest
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from common.config import LoraConfig, ModelConfig
 from common.model.adapted import load_adapted_model
 from common.model.base import load_base
 from common.model.base_sample import BASE_FILE, is_same_base
 from common.model.group_gradients import are_linear
+from common.model.positions import learned_positions
 from server_app.results.folder import RunFolder
 from tests.support.layouts import VOCABULARY, WIDTH, write_model
 from tests.support.tiny import vectors
@@ -62,7 +65,7 @@ def test_freeze_a_holds_and_b_still_learns(model: ModelConfig) -> None:
 
 def test_the_adapter_folder_holds_the_adapter_alone(model: ModelConfig, tmp_path: Path) -> None:
     adapted = fresh(model, lora(), 5)
-    RunFolder(tmp_path).save_adapter(adapted, adapted.initial + vectors(1, adapted.layout.size, 1)[0], "demo")
+    RunFolder(tmp_path).save_adapter(adapted, adapted.initial + vectors(1, adapted.layout.size, 1)[0], model.name)
     assert is_same_base(adapted.model, json.loads((tmp_path / "adapter" / BASE_FILE).read_text())["input_embedding"])
     saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     assert sum(values.numel() for values in saved.values()) == adapted.layout.size == 2 * (VOCABULARY + 5 * WIDTH)
@@ -70,3 +73,13 @@ def test_the_adapter_folder_holds_the_adapter_alone(model: ModelConfig, tmp_path
     ids = torch.tensor([[1, 2, 3]])
     with torch.no_grad():
         torch.testing.assert_close(loaded(input_ids=ids).logits, adapted.model(input_ids=ids).logits)
+
+
+def test_an_adapted_embedding_is_no_table_of_positions_though_it_has_as_many_rows() -> None:
+    """As where a model has 32,768 words and 32,768 rotary positions."""
+    plain = LlamaForCausalLM(
+        LlamaConfig(vocab_size=64, max_position_embeddings=64, hidden_size=8, intermediate_size=8,
+                    num_hidden_layers=1, num_attention_heads=1)
+    )  # fmt: skip
+    adapted = get_peft_model(plain, peft.LoraConfig(target_modules=["embed_tokens"]))
+    assert learned_positions(adapted.get_base_model()) is None

@@ -285,9 +285,18 @@ def test_resume_is_the_same_as_an_option_and_as_a_key(
 
 def test_a_preset_may_say_what_to_resume(tmp_path: Path, launched: list[RunConfig]) -> None:
     run = interrupted_run(tmp_path)
-    (tmp_path / "own.toml").write_text(f'num-server-rounds = 3\nresume = "{run}"\n')
+    (tmp_path / "own.toml").write_text(f'num-server-rounds = 40\nresume = "{run}"\n')
     assert runner.invoke(cli.app, ["run", "--preset", str(tmp_path / "own.toml")]).exit_code == 130
-    assert (launched[0].seed, launched[0].num_server_rounds, launched[0].resume) == (77, 3, str(run))
+    assert (launched[0].seed, launched[0].num_server_rounds, launched[0].resume) == (77, 40, str(run))
+
+
+@pytest.mark.usefixtures("_no_launch")
+def test_a_run_is_not_resumed_under_another_configuration_and_no_engine_starts_to_say_so(tmp_path: Path) -> None:
+    run = interrupted_run(tmp_path)
+    result = runner.invoke(cli.app, ["run", "--resume", str(run), "--set", "num-server-rounds=3"])
+    assert result.exit_code == 1
+    said = f'error: resume = "{run}": the configuration differs from that run\'s: num-server-rounds was 40, is 3'
+    assert result.output.startswith(said)
 
 
 @pytest.mark.usefixtures("_no_launch")
@@ -336,7 +345,7 @@ def test_a_file_in_latin_1_is_told_of_by_name(tmp_path: Path, key: str, name: st
     path.write_bytes("\n".join([*rows, ""]).encode("latin-1"))
     output = refused(tmp_path, f"{key}={path}", "federation.num-clients=1", "privacy.delta=0")
     assert str(path) in output
-    assert "UTF-8: byte" in output
+    assert "is not UTF-8" in output
 
 
 @pytest.mark.usefixtures("_no_launch")

@@ -1,5 +1,6 @@
 """Waiting for clients, and sorting what they answer."""
 
+import functools
 import itertools
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from flwr.app import Error, Message, RecordDict
 from common.privacy.mechanism import ReleaseTerms
 from common.wire.records import TRAIN, pack_release, serialised_bytes
 from server_app.log import read_events, recording
+from server_app.results.tracking import watched
 from server_app.rounds.cohort import FederationError, Question, connect, exchange
 from workbench.simulation.in_process import InProcessGrid
 
@@ -245,3 +247,21 @@ def test_lost_messages_end_the_exchange_at_the_deadline_and_keep_what_came() -> 
 @pytest.mark.usefixtures("_no_pause")
 def test_messages_that_could_not_be_sent_are_not_waited_for() -> None:
     assert len(exchange(Post(unsendable=2), addressed(5), 60.0, 2)) == 3
+
+
+@pytest.mark.usefixtures("_no_pause")
+@pytest.mark.parametrize(("group", "name"), [("0", "stage 1"), ("3", "round 3")])
+def test_whoever_watches_is_told_of_replies_that_take_long(
+    monkeypatch: pytest.MonkeyPatch, group: str, name: str
+) -> None:
+    """Ray takes a minute for a first reply on a busy machine, a large model minutes for each."""
+    monkeypatch.setattr("server_app.rounds.cohort.watched", functools.partial(watched, first=0.01, every=0.01))
+    messages, said = addressed(5), list[str]()
+    for message in messages:
+        message.metadata.__dict__["_group_id"] = group
+    exchange(Post(lost=2), messages, 0.3, 0, said.append)
+    assert any(line.startswith(f"{name}, replies: 3 of 5, about") for line in said)
+    said.clear()
+    exchange(Post(lost=5), messages, 0.3, 0, said.append)
+    assert said
+    assert all(line.startswith(f"{name}, replies: 0:00 so far") for line in said)

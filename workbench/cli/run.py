@@ -9,7 +9,7 @@ import typer
 from common.config import SELF_GENERATED, TEMPLATE, ConfigError, RunConfig, Scalar, names_a_file
 from common.privacy.delta import check_delta
 from server_app.results.output_place import check_output
-from server_app.results.resuming import why_not_resumable
+from server_app.results.resuming import check_same_run, why_not_resumable
 from server_app.results.tensorboard import check_tensorboard
 from server_app.results.tracking import watched
 from server_app.strategies import check_strategy, check_strategy_files
@@ -75,6 +75,8 @@ def _configure(preset: str, overrides: list[str], resume: Path | None) -> RunCon
     _warn(unread_warning(config, flat))
     check_output(config) if folder is None else _check_resumable(folder)
     config = RunConfig.parse(config.flat() | _absolute(config) | _place(config, folder))
+    if folder:
+        check_same_run(config)
     config.check_files()
     check_strategy_files(config)
     check_tensorboard(config)

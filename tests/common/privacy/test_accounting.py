@@ -1,3 +1,4 @@
+import logging
 import math
 
 import pytest
@@ -88,6 +89,16 @@ def test_the_sampled_gaussian_at_one_round_matches_its_closed_form() -> None:
     found = epsilon([Charge(multiplier, rate)], DELTA)
     inner = math.log1p(math.expm1(found) / rate)
     assert rate * gaussian_delta(1 / multiplier, inner) == pytest.approx(DELTA, rel=1e-3)
+
+
+def test_orders_that_cannot_be_summed_are_left_out_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    """dp_accounting tells of each; ``budget --accountant rdp`` printed dozens of such lines before its answer."""
+    charge = [Charge(3.61588, 0.5, 30)]
+    with caplog.at_level(logging.WARNING, "absl"):
+        assert 1.9 < rdp_epsilon(charge, 1 / 300) < 3
+        assert not caplog.records
+        logging.getLogger("absl").warning("another word")
+        assert [record.message for record in caplog.records] == ["another word"]
 
 
 def test_rdp_is_never_below_pld_and_pld_is_monotone() -> None:
