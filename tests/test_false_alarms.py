@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.common.privacy.audit import mu_lower_bound
+from tests.support.audit import mu_lower_bound
 from tests.support.false_alarms import (
     Statistical,
     all_tests,

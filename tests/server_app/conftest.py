@@ -9,7 +9,7 @@ import pytest
 from common.model.adapted import AdaptedModel, load_adapted_model
 from server_app.strategies import base
 from server_app.strategies.base import FederatedAdapter
-from tests.server_app.strategy_runs import Make
+from tests.support.strategy_runs import Make
 from tests.support.tiny import Files, tiny_config, tiny_grid, tiny_strategy
 from workbench.simulation.in_process import InProcessGrid
 

@@ -18,7 +18,7 @@ from server_app.rounds import availability
 from server_app.rounds.availability import Attendance, site_names
 from server_app.rounds.cohort import FederationError
 from server_app.run import run_federation
-from tests.server_app.strategy_runs import NOISY
+from tests.support.strategy_runs import NOISY
 from tests.support.tiny import CLIENTS, Files, tiny_config, tiny_grid
 from workbench.simulation.in_process import InProcessGrid
 

@@ -19,9 +19,9 @@ from server_app.privacy.ledger import Ledger
 from server_app.rounds.cohort import FederationError
 from server_app.rounds.controls import CONTROLS
 from server_app.strategies import recipe_of
-from tests.server_app.strategy_runs import NOISY, VARIANTS, Make
 from tests.server_app.test_resume import REPEATABLE as PRIVATE
 from tests.server_app.test_resume import killed_after, resumed
+from tests.support.strategy_runs import NOISY, VARIANTS, Make
 from tests.support.tiny import CLIENTS, Files, final_adapter, run_tiny, start, tiny_config
 from workbench.simulation.in_process import InProcessGrid
 

@@ -16,9 +16,9 @@ from server_app.priors.collected import CollectedGradients, train_informed
 from server_app.privacy.ledger import Ledger
 from server_app.results.checkpoints import load_checkpoint
 from server_app.strategies.fedcg import FedCg
-from tests.server_app.fedcg_runs import CONV, FEDCG, PRIVATE, report_of
-from tests.server_app.strategy_runs import NOISY, Make
 from tests.server_app.test_resume import killed_after, resumed
+from tests.support.fedcg_runs import CONV, FEDCG, PRIVATE, report_of
+from tests.support.strategy_runs import NOISY, Make
 from tests.support.tiny import CLIENTS, Files, final_adapter, planned, run_tiny, start, tiny_config, vectors
 
 

@@ -18,10 +18,10 @@ from common.wire.records import GRADIENTS, TRAIN, unpack_instruction
 from server_app.privacy.plan import stage_one_terms
 from server_app.rounds.cohort import FederationError
 from server_app.strategies.fedcg import FedCg
-from tests.server_app.fedcg_runs import FEDCG, PRIVATE, STEPS, recorded_replies
-from tests.server_app.strategy_runs import NOISY, Make, faulty
 from tests.server_app.test_strategy_privacy import recorded
 from tests.support.false_alarms import rms_outside, statistical
+from tests.support.fedcg_runs import FEDCG, PRIVATE, STEPS, recorded_replies
+from tests.support.strategy_runs import NOISY, Make, faulty
 from tests.support.tiny import CLIENTS, Files, planned, run_tiny, start, tiny_config, vectors
 
 

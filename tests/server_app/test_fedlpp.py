@@ -16,9 +16,9 @@ from common.model.adapted import AdaptedModel
 from common.proxy import QuantisedAdapter, quantise
 from common.wire.records import ADAPTER, pack_instruction, serialised_bytes, unpack_instruction
 from server_app.strategies.base import FederatedAdapter
-from tests.server_app.strategy_runs import NOISY, Make, rounds_of
 from tests.server_app.test_resume import killed_after, resumed
 from tests.support.false_alarms import rms_outside, statistical
+from tests.support.strategy_runs import NOISY, Make, rounds_of
 from tests.support.tiny import CLIENTS, Files, final_adapter, planned, run_tiny, start, tiny_config
 from workbench.simulation.in_process import InProcessGrid
 

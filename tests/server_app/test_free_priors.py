@@ -14,11 +14,11 @@ from common.model.adapted import AdaptedModel
 from server_app.privacy.ledger import Ledger
 from server_app.results.checkpoints import load_checkpoint
 from server_app.strategies import STRATEGIES
-from tests.server_app.strategy_runs import NOISY, Make, faulty
 from tests.server_app.test_resume import REPEATABLE as PRIVATE
 from tests.server_app.test_resume import killed_after, resumed
 from tests.support import reference
 from tests.support.false_alarms import beyond, statistical
+from tests.support.strategy_runs import NOISY, Make, faulty
 from tests.support.tiny import Files, final_adapter, planned, run_tiny, start, tiny_config
 
 FREE = ("random-projection", "history-prior")

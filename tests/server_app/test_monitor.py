@@ -14,8 +14,8 @@ from server_app.results.folder import RunFolder
 from server_app.results.monitor import NAME
 from server_app.rounds.cohort import FederationError
 from server_app.run import run_federation
-from tests.server_app.strategy_runs import NOISY, faulty
 from tests.server_app.test_availability import named
+from tests.support.strategy_runs import NOISY, faulty
 from tests.support.tiny import CLIENTS, Files, run_tiny, tiny_config, tiny_grid
 
 MONITORING = Path(__file__).parents[2] / "docker" / "monitoring"

@@ -23,7 +23,7 @@ from common.privacy.noise import GridVector, RandomSource
 from server_app.rounds.state import pack_adapter
 from server_app.strategies import STRATEGIES, base
 from server_app.strategies.base import FederatedAdapter
-from tests.server_app.strategy_runs import Make
+from tests.support.strategy_runs import Make
 from tests.support.tiny import CLIENTS, vectors
 from workbench.simulation.in_process import InProcessGrid
 

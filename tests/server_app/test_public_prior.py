@@ -18,9 +18,9 @@ from server_app.priors.public_gradients import Directions, PseudoClients, direct
 from server_app.privacy.ledger import Ledger
 from server_app.strategies import public_prior
 from server_app.strategies.public_prior import row_scales
-from tests.server_app.strategy_runs import NOISY, Make, faulty
 from tests.server_app.test_free_priors import PRIVATE
 from tests.server_app.test_resume import killed_after, resumed
+from tests.support.strategy_runs import NOISY, Make, faulty
 from tests.support.tiny import Files, final_adapter, run_tiny, start, tiny_config, vectors
 
 PRIOR: dict[str, Any] = {"strategy.name": "public-prior", "codec.size": 24}

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from server_app.rounds.cohort import FederationError
 from server_app.rounds.state import VALIDATION_LOSS
-from tests.server_app.strategy_runs import NOISY, Make, faulty, rounds_of
 from tests.support.false_alarms import count_outside, statistical
+from tests.support.strategy_runs import NOISY, Make, faulty, rounds_of
 from tests.support.tiny import start
 
 

@@ -21,8 +21,8 @@ from common.scale_code import ScaleCode
 from common.wire.records import ADAPTER, STATISTICS, TASK, TRAIN
 from server_app.privacy.ledger import Ledger
 from server_app.strategies.base import FederatedAdapter
-from tests.server_app.strategy_runs import NOISY, VARIANTS, Make, faulty, rounds_of
 from tests.support.false_alarms import count_outside, rms_outside, statistical
+from tests.support.strategy_runs import NOISY, VARIANTS, Make, faulty, rounds_of
 from tests.support.tiny import CLIENTS, start, vectors
 from workbench.simulation.in_process import InProcessGrid
 
