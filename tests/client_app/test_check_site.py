@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from client_app import check_site as module
 from common.demo.tasks import training_examples
 from tests.support.tiny import write_jsonl
 from workbench.cli.main import app
+from workbench.deployment import site_check as module
 from workbench.deployment.certificates import Certificates, make_certificates
 from workbench.deployment.site_check import Finding, read_run, read_site_env
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from flwr.app import MetricRecord
@@ -26,7 +26,10 @@ from server_app.rounds.state import Hooks, RunState, pack_adapter
 from server_app.run import open_account, plan_run, run_federation
 from server_app.strategies import recipe_of, strategy_of
 from server_app.strategies.base import FederatedAdapter
+from tests.support.grids import TinyGrid
 from workbench.simulation.in_process import InProcessGrid
+
+G = TypeVar("G", bound=InProcessGrid)
 
 CLIENTS = 6
 TINY: dict[str, Any] = {
@@ -81,9 +84,9 @@ def tiny_config(files: Files, output: Path, changes: Mapping[str, Any] | None = 
     return RunConfig.parse({**TINY, **paths, **(changes or {})})
 
 
-def tiny_grid(config: RunConfig) -> InProcessGrid:
+def tiny_grid(config: RunConfig, kind: type[G] = TinyGrid) -> G:  # type: ignore[assignment] - a default for a variable
     """The grid of a tiny run's clients."""
-    return InProcessGrid(client_app, config.flat(), config.federation.num_clients)
+    return kind(client_app, config.flat(), config.federation.num_clients)
 
 
 def run_tiny(config: RunConfig, grid: InProcessGrid | None = None) -> RunFolder:
