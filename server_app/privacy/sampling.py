@@ -6,7 +6,6 @@ run's files tells no cohort, and a round that is asked again asks a cohort of it
 2018 (arXiv:1807.01647) for amplification.
 """
 
-import hashlib
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -20,12 +19,6 @@ class Coins(Protocol):
 
     def uint64(self, count: int) -> NDArray[np.uint64]:
         """``count`` of them, shape ``[count]``."""
-
-
-def insecure_cohort_seed(seed: int, draw: int) -> int:
-    """Seed of draw number ``draw`` in tests and runs without privacy: who knows ``seed`` knows every cohort."""
-    digest = hashlib.blake2b(f"{seed}/{draw}".encode(), digest_size=16, person=b"insecure-cohort").digest()
-    return int.from_bytes(digest, "big")
 
 
 def poisson_sample(ids: Sequence[int], rate: float, coins: Coins) -> list[int]:
