@@ -37,6 +37,7 @@ from server_app.results.checkpoints import (
 from server_app.results.console import Narrator, Watch
 from server_app.results.evaluation import Evaluation, Evaluator
 from server_app.results.folder import RunFolder
+from server_app.results.json_lines import finite
 from server_app.results.model_card import model_card
 from server_app.results.monitor import Monitor
 from server_app.results.output_place import check_output
@@ -228,8 +229,8 @@ class Session:
         """A round has ended: metrics line, checkpoint, one line for the person who watches."""
         self.watch.lap()
         line = {**summary.__dict__, "elapsed": self.watch.elapsed, **_plain(metrics)}
-        line["epsilon"] = _number(summary.epsilon)
-        line["epsilon_server"] = _number(summary.epsilon_server)
+        line["epsilon"] = finite(summary.epsilon)
+        line["epsilon_server"] = finite(summary.epsilon_server)
         self._keep(line)
         level = logging.WARNING if summary.shortage else logging.INFO
         log_event("round_finished", level=level, round=summary.round, cohort=summary.cohort, replies=summary.replies)
@@ -289,7 +290,3 @@ def _metrics(result: Evaluation) -> MetricRecord:
 
 def _plain(metrics: MetricRecord | None) -> dict[str, object]:
     return dict(metrics) if metrics is not None else {}
-
-
-def _number(value: float) -> float | str:
-    return value if math.isfinite(value) else "inf"
