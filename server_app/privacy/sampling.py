@@ -26,6 +26,12 @@ def poisson_sample(ids: Sequence[int], rate: float, coins: Coins) -> list[int]:
 
     A client is selected iff its own 64-bit word of ``coins`` lies below ``rate·2^64``. Raises ``ValueError`` for a
     rate outside 0..1 or for duplicate ids.
+
+    >>> from common.privacy.noise import RandomSource
+    >>> poisson_sample(range(10), 0.5, RandomSource.insecure(1))
+    [0, 1, 2, 4, 5, 6, 7]
+    >>> poisson_sample([1, 2, 3], 1.0, RandomSource.system())
+    [1, 2, 3]
     """
     _check_rate(rate)
     if len(set(ids)) != len(ids):
@@ -41,6 +47,9 @@ def binomial_limit(trials: int, rate: float, repeats: int, delta: float) -> int:
     Two uses. The largest cohort that a run of ``repeats`` rounds must be ready for (trials = clients): a *public*
     number of noise shares, since the realised cohort would tell a client coalition whether another client was selected.
     And the most rounds that any of ``repeats`` clients is asked in (trials = rounds).
+
+    >>> binomial_limit(1000, 0.1, 40, 1e-9), binomial_limit(1000, 1.0, 40, 1e-9)
+    (168, 1000)
     """
     _check_rate(rate)
     if trials < 0 or repeats < 0 or not 0 < delta < 1:
