@@ -49,7 +49,7 @@ class World(TinyGrid):
     """A grid whose clients have the gradients that they are given, but for those with nothing and those that fail."""
 
     gradients: Tensor
-    without: set[int]
+    without: frozenset[int] = frozenset()
 
     def answer(self, message: Message) -> Message | None:
         node = message.metadata.dst_node_id
@@ -79,7 +79,7 @@ class Rounds:
 
     def run(self, number: int, gradients: Tensor, without: Iterable[int] = (), silent: Iterable[int] = ()) -> Tensor:
         """The round's step of the adapter."""
-        self.grid.gradients, self.grid.without = gradients, set(without)
+        self.grid.gradients, self.grid.without = gradients, frozenset(without)
         faulty(self.grid, raising=(), silent=silent)
         before = self.strategy.state.optimizer.adapter
         messages = self.strategy.configure_train(number, pack_adapter(before), ConfigRecord(), self.grid)
