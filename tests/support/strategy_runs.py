@@ -7,7 +7,6 @@ from server_app.strategies import STRATEGIES
 from server_app.strategies.base import FederatedAdapter
 
 REFRESHED: dict[str, Any] = {"public-prior.refresh-every": 3}  # a second prior, in the fourth round
-SMALL: dict[str, Any] = {"public-prior.pseudo-clients": 16, "codec.size": 16}  # rebuilding takes long
 VARIANTS: dict[str, dict[str, Any]] = {
     **{name: {"strategy.name": name} for name in STRATEGIES},
     "dr-encoder, conv": {"strategy.name": "dr-encoder", "codec.kind": "conv", "codec.size": 0, "codec.depth": 2},
@@ -24,12 +23,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "lora, A frozen": {"strategy.name": "lora", "lora.freeze-a": True},
     "public-prior, per layer": {"strategy.name": "public-prior", "public-prior.form": "per-layer", **REFRESHED},
     "public-prior, Tucker": {"strategy.name": "public-prior", "public-prior.form": "tucker"},
-    "public-prior, rebuilt": {
-        "strategy.name": "public-prior",
-        "public-prior.delivery": "rebuild",
-        **REFRESHED,
-        **SMALL,
-    },
+    "public-prior, rebuilt": {"strategy.name": "public-prior", "public-prior.delivery": "rebuild", **REFRESHED},
     "public-prior, random rows": {"strategy.name": "public-prior", "public-prior.random-rows": 16, **REFRESHED},
     "random-projection, mixed": {"strategy.name": "random-projection", "codec.transform": "mixed-buckets"},
 }
