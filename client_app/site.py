@@ -15,6 +15,7 @@ from client_app.policy import SitePolicy
 from client_app.rows import may_read_rows
 from client_app.site_data import SiteData
 from client_app.site_ledger import LimitReached, charge_release
+from common import seeds
 from common.codecs.base import Encoder, EncoderSpec, build_encoder
 from common.config import RunConfig, TrainConfig
 from common.data import TokenisedExamples, private_tokens, split_rows
@@ -24,8 +25,6 @@ from common.privacy.noise import RandomSource
 from common.wire.digest import app_digest
 from common.wire.records import Task, WireError
 
-_MIX = 0x9E3779B97F4A7C15  # odd constant that spreads (seed, partition, round) over 63 bits
-_SPLIT = -1  # in place of a round
 _log = logging.getLogger("flwr")
 
 
@@ -117,19 +116,19 @@ class Site:
             found = private_tokens(settings, self.data.tokenizer(adapted.tokenizer), *who, self.data.path)
         if not share:
             return found, found
-        first, rest = split_rows(len(found), share, self.seed(_SPLIT))
+        first, rest = split_rows(len(found), share, seeds.of_split(self.config.seed, self.partition))
         return found.select(first), found.select(rest)
 
     def seed(self, round_index: int) -> int:
         """Seed of this client's batches and dropout in a round."""
-        mixed = (self.config.seed * 1_000_003 + self.partition) * _MIX + round_index * 0xD1B54A32D192ED03
-        return mixed % (2**63)
+        return seeds.of_client(self.config.seed, self.partition, round_index)
 
     def noise_source(self, round_index: int) -> RandomSource:
         """The operating system's randomness, or the insecure test source when the configuration says so."""
-        if self.config.privacy.insecure_seed < 0:
+        insecure = self.config.privacy.insecure_seed
+        if insecure < 0:
             return RandomSource.system()
-        return RandomSource.insecure((self.config.privacy.insecure_seed << 32) ^ self.seed(round_index))
+        return RandomSource.insecure(seeds.insecure_client_noise(insecure, self.seed(round_index)))
 
 
 @lru_cache(maxsize=2)

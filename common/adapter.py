@@ -35,7 +35,16 @@ class TensorSlice:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where every LoRA factor lies in the flat adapter vector of ``size`` values."""
+    """Where every LoRA factor lies in the flat adapter vector of ``size`` values.
+
+    >>> layout = Layout.of({"q.B": (3, 1), "q.A": (1, 2)})
+    >>> [(piece.name, piece.offset, piece.end) for piece in layout.tensors], layout.size
+    ([('q.A', 0, 2), ('q.B', 2, 5)], 5)
+    >>> layout.unflatten(torch.arange(5.0))["q.A"]
+    tensor([[0., 1.]])
+    >>> layout.expand(torch.tensor([7.0, 9.0]))
+    tensor([7., 7., 9., 9., 9.])
+    """
 
     tensors: tuple[TensorSlice, ...]
 

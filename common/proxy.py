@@ -87,12 +87,20 @@ def quantise(adapter: Tensor, layout: Layout, bits: int, seed: int | None = None
 
 
 def packed_bytes(size: int, bits: int) -> int:
-    """Bytes that ``size`` numbers of ``bits`` bits take."""
+    """Bytes that ``size`` numbers of ``bits`` bits take.
+
+    >>> packed_bytes(3, 2), packed_bytes(5, 2)
+    (1, 2)
+    """
     return (size * bits + 7) // 8
 
 
 def pack(numbers: Tensor, bits: int) -> Tensor:
-    """Pack numbers below 2^``bits`` (shape ``[n]``) into uint8 of shape ``[packed_bytes(n, bits)]``."""
+    """Pack numbers below 2^``bits`` (shape ``[n]``) into uint8 of shape ``[packed_bytes(n, bits)]``.
+
+    >>> unpack(pack(torch.tensor([3, 0, 2]), 2), 3, 2)
+    tensor([3, 0, 2])
+    """
     planes = (numbers.numpy()[:, None] >> np.arange(bits)) & 1
     return torch.from_numpy(np.packbits(planes.astype(np.uint8), bitorder="little"))
 

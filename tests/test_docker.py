@@ -17,31 +17,19 @@ from jsonschema import Draft202012Validator, ValidationError
 from typer.main import get_command
 
 from common.config import RunConfig, flatten
+from tests.support.commands import NOTHING, TLS, options
 from tests.support.compose_files import DOCKER, FILES, SIGNED, Missing, filled_in, load
 from workbench.deployment import commands, signed_apps
-from workbench.deployment.certificates import Certificates
 from workbench.deployment.demo import SITES, demo_config
 
 ROOT = DOCKER.parent
-NOTHING = Path("/none")
 # The schema of the Compose Specification itself (Apache-2.0), as the package check-jsonschema carries it.
 SCHEMA = json.loads((files("check_jsonschema") / "builtin_schemas" / "vendor" / "compose-spec.json").read_text())
-CERTIFICATES = Certificates(NOTHING, NOTHING, NOTHING)
-TLS = {
-    "superlink": commands.superlink(1, CERTIFICATES, NOTHING, NOTHING),
-    "server-superexec": commands.server_superexec("x", NOTHING, NOTHING),
-    "supernode": commands.supernode("x", 1, NOTHING, NOTHING, NOTHING, {}),
-    "site-superexec": commands.client_superexec(1, NOTHING),
-}
 # What a demonstration without certificates, keys and secrets does without.
 PROOFS = {
     *("--ssl-ca-certfile", "--ssl-certfile", "--ssl-keyfile", "--enable-supernode-auth", "--root-certificates"),
     *("--auth-supernode-private-key", "--superexec-auth-secret-file"),
 }
-
-
-def options(command: list[str]) -> set[str]:
-    return {part.split("=")[0] for part in command if part.startswith("--")}
 
 
 def values(command: list[str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_docker import TLS, options
+from tests.support.commands import TLS, options
 from workbench.deployment import commands, submit
 from workbench.deployment.certificates import Certificates
 

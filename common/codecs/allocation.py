@@ -33,6 +33,9 @@ def apportion(weights: Tensor, capacities: Tensor, total: int) -> list[int]:
         capacities: int64, shape ``[n_t]``.
         total: at most the capacity of the entries with a positive weight, or ``ValueError`` is raised.
 
+    >>> apportion(torch.tensor([1.0, 1.0, 2.0]).double(), torch.tensor([10, 2, 10]), 9)
+    [2, 2, 5]
+
     """
     full, filling = torch.zeros_like(weights, dtype=torch.bool), weights > 0
     if total > (room := int(capacities[filling].sum())):

@@ -69,7 +69,11 @@ class RunConfig(Section):
 
     @classmethod
     def parse(cls, flat: Mapping[str, Any]) -> "RunConfig":
-        """Validate a flat mapping of dotted kebab-case keys; all faults are reported at once in a ``ConfigError``."""
+        """Validate a flat mapping of dotted kebab-case keys; all faults are reported at once in a ``ConfigError``.
+
+        >>> RunConfig.parse({"codec.size": 64, "train.batch-size": 8}).codec.size
+        64
+        """
         try:
             return cls.model_validate(nest(flat))
         except ValidationError as error:

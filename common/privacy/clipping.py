@@ -58,6 +58,11 @@ def clip(vector: Tensor, bound: float, *, normalize: bool = False) -> Clipped:
 
     Raises ``NonFiniteError`` for NaN or infinities, ``ValueError`` for a bound outside 1e-30..1e30,
     ``TypeError`` for complex values. Source: Algorithm 2 of the paper, applied to the concatenated code.
+
+    >>> clip(torch.tensor([3.0, 4.0]), 1.0).values, clip(torch.tensor([0.3, 0.4]), 1.0).values
+    (tensor([0.6000, 0.8000]), tensor([0.3000, 0.4000]))
+    >>> clip(torch.tensor([0.3, 0.4]), 1.0, normalize=True).values
+    tensor([0.6000, 0.8000])
     """
     check_bound(bound)
     if vector.is_complex():

@@ -23,6 +23,9 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
     """Solve δ(ε) = ``delta`` for ε ≥ 0 under μ-GDP, exact to 1e-12 and rounded up; ∞ for μ = ∞.
 
     Raises ``ValueError`` for a negative μ or a δ outside (0, 1).
+
+    >>> round(gaussian_epsilon(1.0, 1e-5), 4), gaussian_epsilon(math.inf, 1e-5)
+    (4.3772, inf)
     """
     if mu < 0 or not 0 < delta < 1:
         raise ValueError(f"need mu ≥ 0 and 0 < delta < 1, not mu = {mu}, delta = {delta}")
@@ -40,7 +43,11 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
 
 
 def gaussian_mu(epsilon: float, delta: float) -> float:
-    """Solve for the largest μ whose μ-GDP implies (ε, δ), rounded down; 1/μ is the noise multiplier."""
+    """Solve for the largest μ whose μ-GDP implies (ε, δ), rounded down; 1/μ is the noise multiplier.
+
+    >>> round(gaussian_mu(gaussian_epsilon(0.5, 1e-5), 1e-5), 9)
+    0.5
+    """
     low, high = 0.0, 1.0
     while gaussian_delta(high, epsilon) <= delta:
         low, high = high, 2 * high

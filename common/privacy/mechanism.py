@@ -267,8 +267,11 @@ def noise_slack(terms: ReleaseTerms) -> float:
     """Additive δ of one round for what is not exact: tails, sums of shares, discrete for continuous, false alarms.
 
     If a release lies within η in total variation of an exact one, (ε, δ) becomes (ε, δ + (1+e^ε)·η); stated
-    for ε up to ``SLACK_EPSILON``. Rounding to the grid and clipping are exact and cost nothing. Below 1e-13
-    for a million values and a hundred shares. Valid for the sum and for one message; 0 without noise.
+    for ε up to ``SLACK_EPSILON``. Rounding to the grid and clipping are exact and cost nothing. Valid for the
+    sum and for one message; 0 without noise. Of a million values and a hundred shares:
+
+    >>> noise_slack(ReleaseTerms(1_000_000, 1.0, 1.0, "distributed", 100, normalize=True)) < 3e-12
+    True
     """
     if not terms.noise_multiplier:
         return 0.0
@@ -286,6 +289,9 @@ def outsider_charge(terms: ReleaseTerms, sampling_rate: float, label: str = "", 
 
     ``central``, ``distributed``: (z, ``sampling_rate``). ``local``: no amplification, so (z·√trusted_replies,
     1); leave ``trusted_replies`` at 1 for a figure that holds even if all other clients collude.
+
+    >>> outsider_charge(ReleaseTerms(64, 1.0, 2.0, "central", 8, normalize=True), 0.1)
+    Charge(noise_multiplier=2.0, sampling_rate=0.1, count=1, label='')
     """
     if terms.trust == "local":
         return Charge(terms.noise_multiplier * math.sqrt(max(1, trusted_replies)), 1.0, 1, label)

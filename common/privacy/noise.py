@@ -87,6 +87,9 @@ def quantize(values: NDArray[np.floating], bound: float, resolution: int, source
 
     Raises ``ValueError`` if ``values`` has not been clipped to ``bound`` (more than 2e-6 above it), or is not
     finite. Source: conditional rounding of Kairouz, Liu, Steinke 2021 (arXiv:2102.06387), section 4.1.
+
+    >>> quantize(np.array([0.6, 0.8]), 1.0, 1000, RandomSource.insecure(1)).values
+    array([600, 800])
     """
     scaled = values.astype(np.float64) * (resolution / bound)
     length = norm(scaled)

@@ -12,6 +12,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from common import seeds
 from common.adapter import Layout, TensorSlice
 from common.codecs.rows import BlockRows, Rows, TangentRows, TuckerRows, as_matrix, reduce_to_core
 from common.config import PublicPriorConfig
@@ -19,7 +20,6 @@ from common.model.adapted import AdaptedModel
 from server_app.priors.public_prompts import LABEL_TOKENS, sample
 
 _NEGLIGIBLE = 1e-10  # of the largest energy: below it a direction is rounding
-_SPREAD = 0x9E3779B9
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def pseudo_clients(
     each, count = settings.prompts_per_client, settings.pseudo_clients
     drawn = [torch.randperm(len(prompts), generator=generator)[:each].tolist() for _ in range(count)]
     adapted.load(torch.nan_to_num(adapter))
-    sampled = sample(adapted, [prompts[i] for row in drawn for i in row], LABEL_TOKENS, seed ^ _SPREAD)
+    sampled = sample(adapted, [prompts[i] for row in drawn for i in row], LABEL_TOKENS, seeds.of_labels(seed))
     tokens = torch.zeros(len(sampled), max(len(row) for row, _ in sampled), dtype=torch.int32)
     for line, (row, _) in zip(tokens, sampled, strict=True):
         line[: len(row)] = torch.tensor(row)

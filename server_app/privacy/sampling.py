@@ -6,7 +6,6 @@ run's files tells no cohort, and a round that is asked again asks a cohort of it
 2018 (arXiv:1807.01647) for amplification.
 """
 
-import hashlib
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -22,17 +21,17 @@ class Coins(Protocol):
         """``count`` of them, shape ``[count]``."""
 
 
-def insecure_cohort_seed(seed: int, draw: int) -> int:
-    """Seed of draw number ``draw`` in tests and runs without privacy: who knows ``seed`` knows every cohort."""
-    digest = hashlib.blake2b(f"{seed}/{draw}".encode(), digest_size=16, person=b"insecure-cohort").digest()
-    return int.from_bytes(digest, "big")
-
-
 def poisson_sample(ids: Sequence[int], rate: float, coins: Coins) -> list[int]:
     """Select ids, each with probability ``rate``, independently of one another, order kept; the cohort may be empty.
 
     A client is selected iff its own 64-bit word of ``coins`` lies below ``rate·2^64``. Raises ``ValueError`` for a
     rate outside 0..1 or for duplicate ids.
+
+    >>> from common.privacy.noise import RandomSource
+    >>> poisson_sample(range(10), 0.5, RandomSource.insecure(1))
+    [0, 1, 2, 4, 5, 6, 7]
+    >>> poisson_sample([1, 2, 3], 1.0, RandomSource.system())
+    [1, 2, 3]
     """
     _check_rate(rate)
     if len(set(ids)) != len(ids):
@@ -48,6 +47,9 @@ def binomial_limit(trials: int, rate: float, repeats: int, delta: float) -> int:
     Two uses. The largest cohort that a run of ``repeats`` rounds must be ready for (trials = clients): a *public*
     number of noise shares, since the realised cohort would tell a client coalition whether another client was selected.
     And the most rounds that any of ``repeats`` clients is asked in (trials = rounds).
+
+    >>> binomial_limit(1000, 0.1, 40, 1e-9), binomial_limit(1000, 1.0, 40, 1e-9)
+    (168, 1000)
     """
     _check_rate(rate)
     if trials < 0 or repeats < 0 or not 0 < delta < 1:

@@ -5,7 +5,6 @@ the folder is its owner's alone (0700), as are the files (0600); those to be pub
 """
 
 import json
-import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -79,7 +78,7 @@ class RunFolder:
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add one round, on disk before this returns."""
-        json_lines.append(self.metrics, json.dumps(_finite(line), allow_nan=False))
+        json_lines.append(self.metrics, json.dumps(json_lines.finite(line), allow_nan=False))
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """All rounds so far; of a round that was run again after a crash, the last account."""
@@ -87,7 +86,7 @@ class RunFolder:
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write a JSON document; infinities become the text "inf", since JSON has none."""
-        (self.path / name).write_text(json.dumps(_finite(value), indent=2) + "\n", encoding="utf-8")
+        (self.path / name).write_text(json.dumps(json_lines.finite(value), indent=2) + "\n", encoding="utf-8")
 
     def write_config(self, config: RunConfig, clients: int) -> None:
         """Write ``config.toml``, which runs this run again, in a new folder and with as many clients."""
@@ -132,13 +131,3 @@ def _taken(path: Path) -> ConfigError:
         f'output.name = "{path.name}": {path} exists already; choose another name, or set '
         f'resume = "{path}" to continue it'
     )
-
-
-def _finite(value: Any) -> Any:  # noqa: ANN401 - walks arbitrary JSON
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and value in (float("inf"), float("-inf")):
-        return "inf" if value > 0 else "-inf"
-    return None if isinstance(value, float) and math.isnan(value) else value

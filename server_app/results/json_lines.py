@@ -1,7 +1,9 @@
-"""Files of one JSON object a line that a crash may have torn: such a line is left where it is, and never read."""
+"""Figures as JSON has them; files of one JSON object a line, of which what a crash has torn is never read."""
 
 import json
+import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,3 +45,18 @@ def _row(line: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     return found if isinstance(found, dict) else None
+
+
+def finite(value: Any) -> Any:  # noqa: ANN401 - walks arbitrary JSON
+    """A value as JSON can hold it: infinities become text, which ``float`` reads again; what is no number is ``None``.
+
+    >>> finite({"epsilon": math.inf, "losses": (1.5, math.nan), "steps": [-math.inf, 2]})
+    {'epsilon': 'inf', 'losses': [1.5, None], 'steps': ['-inf', 2]}
+    """
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value

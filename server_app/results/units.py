@@ -29,7 +29,11 @@ def use_utf8() -> None:
 
 
 def show(epsilon: float | str) -> str:
-    """An epsilon rounded up at the third digit, so that what is printed still holds; ``"inf"`` passes."""
+    """An epsilon rounded up at the third digit, so that what is printed still holds; ``"inf"`` passes.
+
+    >>> show(1.2341), show(0.00004321), show("inf")
+    ('1.235', '4.4e-05', 'inf')
+    """
     value = float(epsilon)
     if 0 < value < 0.001:  # two digits of it, rounded up
         scale = 10.0 ** (1 - math.floor(math.log10(value)))
@@ -52,7 +56,11 @@ def data_size(count: float) -> str:
 
 
 def times(more: float, less: float) -> str:
-    """How many times ``more`` is as large as ``less``, in words; below that, that it is less or the same."""
+    """How many times ``more`` is as large as ``less``, in words; below that, that it is less or the same.
+
+    >>> times(50, 10), times(10, 50), times(10, 10.1)
+    ('5.0 times more', '5.0 times less', 'about the same')
+    """
     ratio = more / less
     if math.isnan(ratio):  # as where no client replied
         return "not known"
@@ -75,5 +83,9 @@ def clock(seconds: float) -> str:
 
 
 def count(number: int, what: str) -> str:
-    """A number of things: ``1 run``, ``2 runs``, ``1,000 runs``."""
+    """A number of things: ``1 run``, ``2 runs``, ``1,000 runs``.
+
+    >>> count(1, "run"), count(1000, "run")
+    ('1 run', '1,000 runs')
+    """
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

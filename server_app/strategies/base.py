@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 from torch import Tensor
 
+from common import seeds
 from common.adapter import Layout
 from common.codecs.base import Codec
 from common.config import RunConfig
@@ -25,7 +26,7 @@ from common.wire.records import TRAIN, Task, pack_instruction
 from server_app.log import log_event
 from server_app.privacy.account import PrivacyAccount
 from server_app.privacy.plan import round_terms
-from server_app.privacy.sampling import insecure_cohort_seed, poisson_sample
+from server_app.privacy.sampling import poisson_sample
 from server_app.rounds.availability import Attendance
 from server_app.rounds.cohort import FederationError, Question, exchange
 from server_app.rounds.controls import controlled_code, controlled_gradient
@@ -183,7 +184,8 @@ class FederatedAdapter(FlowerStrategy):
         A cohort above ``limit``, the public number of noise shares, counts as empty; delta holds the probability.
         """
         secret = bool(self.account.plan.round.noise_multiplier) and self.config.privacy.insecure_seed < 0
-        coins = RandomSource.system() if secret else RandomSource.insecure(insecure_cohort_seed(self.config.seed, draw))
+        seed = seeds.insecure_cohort(self.config.seed, draw)
+        coins = RandomSource.system() if secret else RandomSource.insecure(seed)
         cohort = poisson_sample(self.nodes, rate, coins)
         return cohort if len(cohort) <= limit else []
 
@@ -198,8 +200,10 @@ class FederatedAdapter(FlowerStrategy):
 
     def noise_source(self, round_index: int) -> RandomSource:
         """Randomness of the server's own noise."""
-        seed = self.config.privacy.insecure_seed
-        return RandomSource.system() if seed < 0 else RandomSource.insecure((seed << 32) ^ (round_index << 1) ^ 1)
+        insecure = self.config.privacy.insecure_seed
+        if insecure < 0:
+            return RandomSource.system()
+        return RandomSource.insecure(seeds.insecure_server_noise(insecure, round_index))
 
     def _codec_of(self, server_round: int) -> Codec:
         """The codec of a round, redrawn every ``codec.refresh-every`` rounds."""

@@ -12,6 +12,7 @@ import torch
 from flwr.app import MetricRecord
 from torch import Tensor
 
+from common import seeds
 from common.adapter import Layout
 from common.codecs.identity import IdentityCodec
 from common.config import RunConfig
@@ -39,7 +40,7 @@ class FedLpp(FederatedAdapter):
     def broadcast(self, server_round: int, adapter: Tensor) -> QuantisedAdapter:
         """Q(adapter), with a seed of this round when it rounds at random."""
         settings = self.config.fedlpp
-        seed = (self.config.seed * 1_000_003 + server_round) % 2**63 if settings.rounding == "stochastic" else None
+        seed = seeds.of_round(self.config.seed, server_round) if settings.rounding == "stochastic" else None
         return quantise(adapter, self.layout, settings.bits, seed)
 
     def measure(self) -> "ProxyFindings":

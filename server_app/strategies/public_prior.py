@@ -13,6 +13,7 @@ import torch
 from flwr.serverapp import Grid
 from torch import Tensor
 
+from common import seeds
 from common.adapter import Layout
 from common.codecs.base import Codec
 from common.codecs.rows import BlockRows
@@ -31,8 +32,6 @@ from server_app.rounds.round import OpenRound
 from server_app.strategies.base import FederatedAdapter
 from server_app.strategies.findings import Findings
 from server_app.strategies.recipe import PlannedEncoder, Recipe, check_size
-
-_ROUND_SPREAD = 1_000_003
 
 
 class PublicPrior(FederatedAdapter):
@@ -87,7 +86,7 @@ class PublicPrior(FederatedAdapter):
         """The prior that follows from the released adapter, the public prompts and the seed; adds up its cost."""
         started = time.monotonic()
         prior, codec, adapter = self.config.public_prior, self.config.codec, self.state.optimizer.adapter
-        seed = self.config.seed * _ROUND_SPREAD + server_round
+        seed = seeds.of_round(self.config.seed, server_round)
         prompts = self._pool()
         clients = pseudo_clients(self.adapted, adapter, prompts, prior, seed)
         gradients = group_gradients(self.adapted, adapter, clients.tokens, clients.spans)

@@ -10,8 +10,8 @@ import pytest
 
 from client_app import resident
 from common.config import RunConfig
-from tests.client_app.worker_runs import ROOT, STAND_IN, workers
 from tests.support.tiny import Files, tiny_config, tiny_grid, write_jsonl
+from tests.support.worker_runs import ROOT, STAND_IN, workers
 from workbench.simulation.in_process import InProcessGrid
 
 

@@ -20,7 +20,7 @@ from common.data import private_tokens
 from common.model.adapted import AdaptedModel
 from common.wire.digest import app_digest
 from common.wire.records import STATISTICS, serialised_bytes
-from tests.client_app.instructions import answer, ask, plain_code, refusal, terms
+from tests.support.instructions import answer, ask, plain_code, refusal, terms
 from tests.support.tiny import CLIENTS
 from workbench.simulation.in_process import InProcessGrid
 

@@ -14,8 +14,8 @@ from common.model.adapted import AdaptedModel
 from common.privacy.mechanism import ReleaseTerms, Trust
 from common.scale_code import ScaleCode
 from common.wire.records import STATISTICS
-from tests.client_app.instructions import answer, ask, refusal, terms
 from tests.support.false_alarms import beyond, correlation_beyond, count_outside, rms_outside, statistical
+from tests.support.instructions import answer, ask, refusal, terms
 from tests.support.tiny import Files, tiny_config, tiny_grid
 from workbench.simulation.in_process import InProcessGrid
 

@@ -21,7 +21,7 @@ from common.model.adapted import AdaptedModel
 from common.privacy.mechanism import ReleaseTerms
 from common.scale_code import ScaleCode
 from common.wire.records import STATISTICS, TRAIN
-from tests.client_app.instructions import answer, ask, plain_code, refusal, terms
+from tests.support.instructions import answer, ask, plain_code, refusal, terms
 from workbench.simulation.in_process import InProcessGrid
 
 

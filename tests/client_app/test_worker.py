@@ -14,7 +14,7 @@ from flwr.proto.message_pb2 import Message as MessageProto
 
 from client_app import resident, worker
 from client_app.worker_link import Letter, WorkerError
-from tests.client_app.worker_runs import ask, client_command, context, gone, wait_until, workers
+from tests.support.worker_runs import ask, client_command, context, gone, wait_until, workers
 
 
 @pytest.mark.usefixtures("_stand_in")

@@ -13,7 +13,7 @@ import pytest
 
 from client_app import worker_link
 from client_app.worker_link import Letter, WorkerError
-from tests.client_app.worker_runs import ask, context, dial, gone, socket_file, soon
+from tests.support.worker_runs import ask, context, dial, gone, socket_file, soon
 
 
 def test_the_deadline_of_a_letter_is_for_all_of_it_however_slowly_it_trickles() -> None:

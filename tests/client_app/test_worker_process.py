@@ -11,7 +11,7 @@ import pytest
 
 from client_app import resident
 from client_app.worker_link import WorkerError
-from tests.client_app.worker_runs import CLIENT, RUN, ask, client_command, context, gone, socket_file, wait_until
+from tests.support.worker_runs import CLIENT, RUN, ask, client_command, context, gone, socket_file, wait_until
 
 
 @pytest.mark.usefixtures("_stand_in")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.common.example_rows import ROWS
+from tests.support.example_rows import ROWS
 from tests.support.tiny import write_jsonl
 
 

@@ -10,7 +10,7 @@ from common.data import evaluation_examples, held_out_prompts, private_examples,
 from common.demo.facts import split_known
 from common.demo.tasks import evaluation_examples as demo_questions
 from common.demo.tasks import splits_of
-from tests.common.example_rows import ROWS, columns, parts
+from tests.support.example_rows import ROWS, columns, parts
 from tests.support.tiny import write_jsonl
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from common.config import ConfigError, DataConfig
 from common.data import IGNORED, TokenisedExamples, evaluation_examples, load_examples, private_tokens
-from tests.common.example_rows import MAPPED, TOKENIZER, words
+from tests.support.example_rows import MAPPED, TOKENIZER, words
 from tests.support.tiny import write_jsonl
 
 

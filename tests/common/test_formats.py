@@ -1,6 +1,5 @@
 """Rows in the layouts of the public sets, as the hub serves them: what a model reads, learns and may choose from."""
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,15 @@ from datasets import Dataset
 from common.config import ConfigError, DataConfig, RunConfig
 from common.data import FORMATS, IGNORED, evaluation_examples, load_examples, private_examples, private_tokens
 from common.demo.model import load_tokenizer
+from tests.support.example_rows import RECORDS, records
 from tests.support.tiny import write_jsonl
 
-RECORDS = Path(__file__).parents[1] / "data" / "formats"
 TOKENIZER = load_tokenizer()
 INTRO = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
 
 
 def load(name: str, path: str | Path | None = None, **changes: Any) -> Dataset:
     return load_examples(str(path or RECORDS / f"{name}.jsonl"), DataConfig(format=name, **changes))
-
-
-def records(name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (RECORDS / f"{name}.jsonl").read_text().splitlines()]
 
 
 def test_every_format_that_can_be_configured_is_known_and_has_records() -> None:

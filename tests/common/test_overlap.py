@@ -9,7 +9,7 @@ import pytest
 from common.config import ConfigError, DataConfig
 from common.data import check_evaluation_is_public
 from common.demo.tasks import evaluation_examples, training_examples
-from tests.common.test_formats import RECORDS, records
+from tests.support.example_rows import RECORDS, records
 from tests.support.tiny import write_jsonl
 
 HELD = [{"prompt": f"Who is {name}?", "completion": f" {name}."} for name in ("Ada", "Bea", "Cleo")]

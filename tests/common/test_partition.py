@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from common.config import ConfigError, DataConfig
 from common.data import private_examples
-from tests.common.example_rows import ROWS, parts
+from tests.support.example_rows import ROWS, parts
 from tests.support.false_alarms import statistical
 from tests.support.tiny import write_jsonl
 

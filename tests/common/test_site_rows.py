@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from common.config import ConfigError, DataConfig
 from common.data import FORMATS, load_examples, private_examples, private_tokens, sets
 from common.demo.model import load_tokenizer
-from tests.common.test_data_faults import FAULTS
-from tests.common.test_formats import RECORDS
+from tests.support.data_faults import FAULTS
+from tests.support.example_rows import RECORDS
 from tests.support.tiny import write_jsonl
 
 GOOD = {"prompt": "good", "completion": "x"}

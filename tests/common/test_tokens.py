@@ -5,7 +5,7 @@ import torch
 
 from common.config import ConfigError
 from common.data import IGNORED, tokenise
-from tests.common.example_rows import TOKENIZER, words
+from tests.support.example_rows import TOKENIZER, words
 
 PROMPTS = ["question : what is the sum of 2 and 3 ? answer :", "what is the sum of 1 and 1 ?"]
 

@@ -16,7 +16,7 @@ from common.data import TokenisedExamples
 from common.model.adapted import AdaptedModel, load_adapted_model
 from server_app.results.folder import RunFolder
 from server_app.run import run_federation
-from tests.server_app.strategy_runs import VARIANTS
+from tests.support.strategy_runs import VARIANTS
 from tests.support.tiny import Files, final_adapter, run_tiny, tiny_config
 from workbench.simulation.cohort_grid import CohortGrid, grid_for
 from workbench.simulation.in_process import InProcessGrid

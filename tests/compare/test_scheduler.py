@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from common.config import RunConfig
-from tests.compare import fakes
+from tests.support import fakes
 from workbench.compare import scheduler
 from workbench.compare.runs import Job, Store
 

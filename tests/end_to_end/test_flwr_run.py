@@ -1,9 +1,7 @@
 """The real ``flwr run``: SuperLink, simulation engine, app bundle and all."""
 
 import json
-import os
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ import torch
 from common.model.adapted import AdaptedModel
 from server_app.results.folder import RunFolder
 from tests.support import reference
+from tests.support.processes import left_running
 from tests.support.tiny import Files, final_adapter, run_tiny, tiny_config
 from workbench.simulation import launcher
 from workbench.simulation.launcher import LaunchError, Resources, launch
@@ -26,27 +25,6 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setattr(launcher.tempfile, "tempdir", str(folder))
     return folder
-
-
-def processes_of(scratch: Path) -> list[str]:
-    """Command lines of other processes whose environment names ``scratch``."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            mine = entry.name == str(os.getpid())
-            if not mine and str(scratch).encode() in (entry / "environ").read_bytes():
-                found.append((entry / "cmdline").read_text().replace("\0", " "))
-        except OSError:
-            continue
-    return found
-
-
-def left_running(scratch: Path) -> list[str]:
-    """What is still there after ten seconds."""
-    deadline = time.monotonic() + 10
-    while (found := processes_of(scratch)) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return found
 
 
 def litter(folder: Path) -> None:

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from server_app.results.folder import RunFolder
-from tests.end_to_end.test_flwr_run import left_running
 from tests.faults.conftest import nothing_left, wait_for
+from tests.support.processes import left_running
 
 pytestmark = pytest.mark.faults
 

@@ -9,20 +9,22 @@ import pytest
 from common.model.adapted import AdaptedModel, load_adapted_model
 from server_app.strategies import base
 from server_app.strategies.base import FederatedAdapter
-from tests.server_app.strategy_runs import Make
+from tests.support.grids import TinyGrid
+from tests.support.strategy_runs import Make
 from tests.support.tiny import Files, tiny_config, tiny_grid, tiny_strategy
-from workbench.simulation.in_process import InProcessGrid
 
 _DRAW_COHORT = FederatedAdapter.draw_cohort
 
 
 @pytest.fixture
 def make(files: Files, adapted: AdaptedModel, tmp_path: Path) -> Make:
-    def made(changes: dict[str, Any], evaluate: Any = lambda *_: None) -> tuple[FederatedAdapter, InProcessGrid]:
+    def made(
+        changes: dict[str, Any], evaluate: Any = lambda *_: None, kind: type[TinyGrid] = TinyGrid
+    ) -> tuple[FederatedAdapter, TinyGrid]:
         config = tiny_config(files, tmp_path, {"strategy.name": "lora", **changes})
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         frozen = load_adapted_model(config.model, config.lora, config.seed) if config.lora.freeze_a else adapted
-        return tiny_strategy(config, frozen, folder, evaluate), tiny_grid(config)
+        return tiny_strategy(config, frozen, folder, evaluate), tiny_grid(config, kind)
 
     return made
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from flwr.app import Error, Message
-from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.proto.node_pb2 import NodeInfo
 
 from common.config import FederationConfig
@@ -18,7 +17,8 @@ from server_app.rounds import availability
 from server_app.rounds.availability import Attendance, site_names
 from server_app.rounds.cohort import FederationError
 from server_app.run import run_federation
-from tests.server_app.strategy_runs import NOISY
+from tests.support.grids import NamedGrid
+from tests.support.strategy_runs import NOISY
 from tests.support.tiny import CLIENTS, Files, tiny_config, tiny_grid
 from workbench.simulation.in_process import InProcessGrid
 
@@ -47,35 +47,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
-class Named(InProcessGrid):
-    """Nodes with registered names, some of them away: the SuperLink answers for these, as Flower's does."""
-
-    away: frozenset[int]
-    looked: Callable[[], None]
-
-    def get_nodes(self) -> Iterable[NodeInfo]:
-        return [NodeInfo(node_id=node, name=f"site-{node}") for node in self.get_node_ids()]
-
-    def get_node_ids(self) -> list[int]:
-        self.looked()
-        return [node for node in super().get_node_ids() if node not in self.away]
-
-    def answer(self, message: Message) -> Message | None:
-        reply = super().answer(message)
-        if message.metadata.dst_node_id not in self.away or reply is None:
-            return reply
-        lost: Any = Message(Error(3, "Node Unavailable"), reply_to=message)
-        lost.metadata.__dict__["_src_node_id"] = SUPERLINK_NODE_ID
-        return lost  # type: ignore[no-any-return]
-
-
-def named(config: Any, away: Iterable[int] = ()) -> Named:
-    grid: Any = tiny_grid(config)
-    grid.__class__ = Named
-    grid.away, grid.looked = frozenset(away), lambda: None
-    return grid  # type: ignore[no-any-return]
-
-
 def attendance(**changes: Any) -> Attendance:
     names = {node: f"site-{node}" for node in EVERYBODY}
     return Attendance(sorted(EVERYBODY), names, FederationConfig(**changes))
@@ -88,7 +59,7 @@ def outage(files: Files, tmp_path: Path, seconds: float, clock: Clock, **changes
         "data.evaluation": "", **changes,
     }  # fmt: skip
     config = tiny_config(files, tmp_path, flat)
-    grid = named(config)
+    grid = tiny_grid(config, NamedGrid)
     answer = grid.answer
 
     def vanish(message: Message) -> Message | None:
@@ -139,7 +110,7 @@ def test_an_outage_beyond_the_limit_ends_the_run_uncharged_and_resumable(
 def test_stage_one_is_not_charged_before_enough_are_online_either(files: Files, tmp_path: Path, clock: Clock) -> None:
     """They were connected when the run began, and left while the base model was evaluated."""
     config = tiny_config(files, tmp_path, {**NOISY, "strategy.name": "dr-encoder", "federation.wait-timeout": 60.0})
-    grid = named(config)
+    grid = tiny_grid(config, NamedGrid)
     looks = iter([frozenset(), frozenset()])  # connecting, names; then nobody
     grid.looked = lambda: setattr(grid, "away", next(looks, EVERYBODY))
     with pytest.raises(FederationError, match=r"stage 1 was not charged\. Start it anew"):
@@ -161,11 +132,10 @@ def test_a_run_waits_no_longer_than_for_the_share_that_must_reply(clock: Clock) 
     assert watched.waiting is False
 
 
-def named_only(away: Iterable[int]) -> Named:
-    grid: Any = InProcessGrid(None, {}, CLIENTS)  # type: ignore[arg-type]
-    grid.__class__ = Named
-    grid.away, grid.looked = frozenset(away), lambda: None
-    return grid  # type: ignore[no-any-return]
+def named_only(away: Iterable[int]) -> NamedGrid:
+    grid = NamedGrid(None, {}, CLIENTS)
+    grid.away = frozenset(away)
+    return grid
 
 
 def test_failed_rounds_are_followed_by_pauses_that_double_up_to_a_limit(clock: Clock) -> None:
@@ -212,7 +182,8 @@ def test_an_error_of_the_node_itself_is_an_answer_and_one_of_the_superlink_s_is_
     config = tiny_config(
         files, tmp_path, {"strategy.name": "lora", "data.evaluation": "", "federation.wait-timeout": 60.0}
     )
-    grid = named(config, away={5})
+    grid = tiny_grid(config, NamedGrid)
+    grid.away = frozenset({5})
     online = InProcessGrid.get_node_ids
     grid.get_node_ids = lambda: online(grid)  # type: ignore[method-assign]  # "online", as a hanging SuperNode is
     answer = grid.answer

@@ -13,7 +13,7 @@ from common.config import RunConfig, flatten
 from common.privacy.accounting import Charge, cross_check, epsilon
 from server_app.privacy.plan import make_plan
 from server_app.privacy.stage_one import statistics_stage
-from tests.server_app.test_privacy_account import exact_epsilon
+from tests.support.exact import exact_epsilon
 from workbench.cli.main import app
 from workbench.simulation.launcher import read_preset
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from server_app.results.checkpoint_files import STATE, TENSORS
 from server_app.results.checkpoints import load_checkpoint
 from server_app.results.resuming import why_not_resumable
-from tests.server_app.interrupted_runs import LAST, write_checkpoint, write_interrupted
+from tests.support.interrupted_runs import LAST, write_checkpoint, write_interrupted
 from workbench.cli import main as cli
 from workbench.cli import run as run_command
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from common.config import RunConfig
 from server_app.results.checkpoints import mark_ended
-from tests.server_app.interrupted_runs import write_interrupted
+from tests.support.interrupted_runs import write_interrupted
 from tests.support.layouts import write_model
 from workbench.cli import main as cli
 from workbench.cli import run as run_command

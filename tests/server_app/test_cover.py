@@ -23,8 +23,8 @@ from common.privacy.mechanism import ReleaseTerms
 from common.wire.records import TASK, Task, as_cover, pack_instruction, unpack_instruction
 from server_app.run import run_federation
 from server_app.strategies.base import FederatedAdapter
-from tests.server_app.strategy_runs import Make, rounds_of
 from tests.support.false_alarms import rms_outside, statistical
+from tests.support.strategy_runs import Make, rounds_of
 from tests.support.tiny import CLIENTS, Files, run_tiny, start, tiny_config, tiny_grid
 from workbench.simulation.in_process import InProcessGrid
 

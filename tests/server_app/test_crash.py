@@ -14,7 +14,7 @@ from common.config import RunConfig
 from common.privacy.accounting import Charge, epsilon
 from server_app.privacy.ledger import Ledger
 from server_app.results.folder import RunFolder
-from tests.server_app import crash_child
+from tests.support import crash_child
 from tests.support.tiny import CLIENTS, Files, tiny_config
 
 NOISY: dict[str, Any] = {

@@ -18,7 +18,7 @@ from flwr.proto import fleet_pb2
 from flwr.supernode.fleet_http_client import FleetHttpClient
 
 from server_app.results.folder import RunFolder
-from tests.server_app.interrupted_runs import write_checkpoint
+from tests.support.interrupted_runs import write_checkpoint
 from workbench.deployment.certificates import Certificates, make_certificates, make_node_key
 from workbench.deployment.demo import _run, demo_config, resumed_config
 from workbench.deployment.federation import CONNECTION, DeploymentError, LocalFederation

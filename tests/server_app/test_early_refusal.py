@@ -11,7 +11,7 @@ from common.model.adapted import AdaptedModel
 from server_app import run
 from server_app.run import run_federation
 from server_app.strategies import recipe_of
-from tests.server_app.strategy_runs import VARIANTS
+from tests.support.strategy_runs import VARIANTS
 from tests.support.tiny import CLIENTS, Files, planned, tiny_config, tiny_grid, tiny_strategy
 from workbench.cli import main as cli
 from workbench.cli import run as run_command

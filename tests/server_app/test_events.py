@@ -11,7 +11,7 @@ from server_app.log import log_event, read_events, recording
 from server_app.results.folder import RunFolder
 from server_app.rounds.cohort import FederationError
 from server_app.run import run_federation
-from tests.server_app.strategy_runs import faulty
+from tests.support.grids import faulty
 from tests.support.tiny import CLIENTS, Files, tiny_config, tiny_grid
 from workbench.simulation.in_process import InProcessGrid
 

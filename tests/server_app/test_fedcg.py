@@ -1,6 +1,5 @@
 """FedCG: its examples, its AutoEncoder, a restart and what it refuses."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,14 @@ import torch
 from torch import Tensor
 
 from client_app import app as client_module
-from common.config import ConfigError, RunConfig
+from common.config import ConfigError
 from common.data import private_tokens
 from common.model.adapted import AdaptedModel
 from server_app.priors.collected import CollectedGradients, train_informed
-from server_app.privacy.ledger import Ledger
-from server_app.results.checkpoints import load_checkpoint
 from server_app.strategies.fedcg import FedCg
-from tests.server_app.fedcg_runs import CONV, FEDCG, PRIVATE, report_of
-from tests.server_app.strategy_runs import NOISY, Make
-from tests.server_app.test_resume import killed_after, resumed
-from tests.support.tiny import CLIENTS, Files, checked, final_adapter, planned, run_tiny, start, tiny_config, vectors
+from tests.support.fedcg_runs import CONV, FEDCG, report_of
+from tests.support.strategy_runs import Make
+from tests.support.tiny import CLIENTS, Files, checked, planned, start, tiny_config, vectors
 
 
 def test_the_loss_falls(files: Files, tmp_path: Path) -> None:
@@ -116,26 +112,6 @@ def test_zero_gradients_are_not_trained_on() -> None:
     assert CollectedGradients(rows, 1).sample(5).sum(dim=1).tolist() == [10.0] * 5
     with pytest.raises(ValueError, match="no collected gradient differs from zero"):
         CollectedGradients(torch.zeros(2, 10), 1)
-
-
-@pytest.mark.parametrize("changes", [CONV, PRIVATE], ids=["conv", "private"])
-def test_a_resumed_run_ends_where_an_uninterrupted_one_ends(
-    files: Files, adapted: AdaptedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
-) -> None:
-    """The decoder and what stage 1 cost come back from the checkpoint; stage 1 is not run again."""
-    noisy = {**NOISY, "privacy.noise-multiplier": 0.5, "privacy.insecure-seed": 7, "num-server-rounds": 4}
-    config = tiny_config(files, tmp_path / "whole", {**FEDCG, **noisy, **changes})
-    whole = run_tiny(config)
-    config = RunConfig.parse(config.flat() | {"output.dir": str(tmp_path / "killed")})
-    folder = killed_after(config, 2, monkeypatch)
-    state, _ = load_checkpoint(folder.checkpoint, config, adapted.layout)
-    assert state.codec is not None
-    assert any(name.startswith("decoder.") for name in state.codec.state().arrays)
-    resumed(config, folder)
-    assert torch.equal(final_adapter(folder), final_adapter(whole))
-    assert Ledger(folder.ledger).charges == Ledger(whole.ledger).charges
-    reports = [json.loads((place.path / "report.json").read_text())["strategy"] for place in (folder, whole)]
-    assert reports[0] == reports[1]
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from common.codecs import NeuralCodec
 from common.model.adapted import AdaptedModel
 from common.wire.records import GRADIENTS, TRAIN, serialised_bytes, unpack_instruction
 from server_app.privacy.ledger import Ledger
-from tests.server_app.fedcg_runs import CONV, FEDCG, PRIVATE, STEPS, report_of
-from tests.server_app.strategy_runs import NOISY, Make
+from tests.support.fedcg_runs import CONV, FEDCG, PRIVATE, STEPS, report_of
+from tests.support.strategy_runs import NOISY, Make
 from tests.support.tiny import CLIENTS, Files, planned, run_tiny, start, tiny_config
 
 

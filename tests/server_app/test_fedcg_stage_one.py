@@ -18,10 +18,10 @@ from common.wire.records import GRADIENTS, TRAIN, unpack_instruction
 from server_app.privacy.plan import stage_one_terms
 from server_app.rounds.cohort import FederationError
 from server_app.strategies.fedcg import FedCg
-from tests.server_app.fedcg_runs import FEDCG, PRIVATE, STEPS, recorded_replies
-from tests.server_app.strategy_runs import NOISY, Make, faulty
-from tests.server_app.test_strategy_privacy import recorded
 from tests.support.false_alarms import rms_outside, statistical
+from tests.support.fedcg_runs import FEDCG, PRIVATE, STEPS, replies_to_stage_one
+from tests.support.grids import faulty
+from tests.support.strategy_runs import NOISY, Make
 from tests.support.tiny import CLIENTS, Files, planned, run_tiny, start, tiny_config, vectors
 
 
@@ -87,8 +87,8 @@ def test_a_client_whose_gradients_are_not_finite_releases_noise(make: Make, monk
 def test_gradients_are_asked_for_in_the_clear_only_when_nothing_was_to_be_private(make: Make) -> None:
     for changes, raw in (({}, True), (NOISY, True), ({**PRIVATE, **NOISY}, False)):
         strategy, grid = make({**FEDCG, **changes, "num-server-rounds": 1})
-        sent = recorded(strategy, grid)
-        tasks = {kind: unpack_instruction(content)[2] for kind, _, content in sent}
+        start(strategy, grid)
+        tasks = {m.metadata.message_type: unpack_instruction(m.content)[2] for m in grid.sent}
         assert set(tasks) == {GRADIENTS, TRAIN}
         assert (tasks[GRADIENTS].raw, tasks[GRADIENTS].terms.noise_multiplier > 0) == (raw, not raw)
         assert not tasks[TRAIN].raw
@@ -118,7 +118,7 @@ def test_a_site_computes_no_more_gradients_than_its_limit_on_work(make: Make, fi
     for steps, said in ((STEPS, []), (STEPS + 1, ["PolicyRefusal: this site refuses: micro-batches = 3, above"])):
         strategy, grid = make({**FEDCG, "stage-one.steps": steps})
         grid.context(1).node_config |= own
-        sent = [m for m in recorded_replies(strategy, grid) if m.has_error()]
+        sent = [m for m in replies_to_stage_one(strategy, grid) if m.has_error()]
         assert [m.error.reason.partition(" its max")[0] for m in sent] == said
 
 
@@ -127,7 +127,7 @@ def test_a_client_knows_stage_one_from_its_instruction_alone(make: Make) -> None
     strategy, grid = make({**FEDCG, **PRIVATE, **NOISY})
     for context in map(grid.context, grid.get_node_ids()):
         context.run_config |= {"strategy.name": "lora", "stage-one.steps": 7, "stage-one.share": 0.9}
-    assert not [m for m in recorded_replies(strategy, grid) if m.has_error()]
+    assert not [m for m in replies_to_stage_one(strategy, grid) if m.has_error()]
 
 
 def test_terms_that_do_not_fit_the_gradients_are_refused_before_data_or_budget_are_touched(
@@ -155,7 +155,7 @@ def test_a_failure_while_collecting_from_a_sites_own_data_is_answered_with_noise
         raise MemoryError("row 17 is long, which is a secret")
 
     monkeypatch.setattr(client_module, "gradient_stream", fail)
-    site, simulated, *_ = sorted(recorded_replies(strategy, grid), key=lambda reply: reply.metadata.src_node_id)
+    site, simulated, *_ = sorted(replies_to_stage_one(strategy, grid), key=lambda reply: reply.metadata.src_node_id)
     assert not site.has_error()
     assert simulated.error.reason.startswith("MemoryError")
 

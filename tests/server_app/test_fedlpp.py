@@ -2,13 +2,12 @@
 
 import json
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from flwr.app import ConfigRecord, Message, MetricRecord
+from flwr.app import ConfigRecord, MetricRecord
 from torch import Tensor
 
 from common.config import ConfigError, RunConfig
@@ -16,40 +15,16 @@ from common.model.adapted import AdaptedModel
 from common.proxy import QuantisedAdapter, quantise
 from common.wire.records import ADAPTER, pack_instruction, serialised_bytes, unpack_instruction
 from server_app.strategies.base import FederatedAdapter
-from tests.server_app.strategy_runs import NOISY, Make, rounds_of
-from tests.server_app.test_resume import killed_after, resumed
 from tests.support.false_alarms import rms_outside, statistical
-from tests.support.tiny import CLIENTS, Files, final_adapter, planned, run_tiny, start, tiny_config
-from workbench.simulation.in_process import InProcessGrid
+from tests.support.grids import TinyGrid
+from tests.support.strategy_runs import NOISY, Make, rounds_of
+from tests.support.tiny import CLIENTS, Files, planned, run_tiny, start, tiny_config
 
 FEDLPP: dict[str, Any] = {"strategy.name": "fedlpp"}
 STOCHASTIC: dict[str, Any] = {**FEDLPP, "fedlpp.rounding": "stochastic"}
 
 
-class Recorder(InProcessGrid):
-    """Keeps what was sent and what was answered."""
-
-    sent: list[Message]
-    answered: list[Message]
-
-    def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        asked = list(messages)
-        self.sent += asked
-        return super().push_messages(asked)
-
-    def answer(self, message: Message) -> Message | None:
-        reply = super().answer(message)
-        self.answered += [reply] if reply is not None else []
-        return reply
-
-
-def recorded(grid: InProcessGrid) -> Recorder:
-    grid.__class__ = Recorder
-    grid.sent, grid.answered = [], []  # type: ignore[attr-defined]
-    return grid  # type: ignore[return-value]
-
-
-def history(strategy: FederatedAdapter, grid: Recorder) -> tuple[list[Tensor], list[QuantisedAdapter]]:
+def history(strategy: FederatedAdapter, grid: TinyGrid) -> tuple[list[Tensor], list[QuantisedAdapter]]:
     """The server's adapter before each round, and what each round sent to its first client."""
     adapters = [strategy.state.optimizer.adapter]
     hooks = strategy.hooks
@@ -67,7 +42,7 @@ def history(strategy: FederatedAdapter, grid: Recorder) -> tuple[list[Tensor], l
 @pytest.mark.parametrize("changes", [{}, {"fedlpp.bits": 1}, {"fedlpp.bits": 3}])
 def test_clients_get_the_quantised_adapter_and_nothing_finer(make: Make, changes: dict[str, Any]) -> None:
     strategy, grid = make({**FEDLPP, **changes})
-    adapters, proxies = history(strategy, recorded(grid))
+    adapters, proxies = history(strategy, grid)
     settings = strategy.config.fedlpp
     assert len(proxies) == 3
     for adapter, proxy in zip(adapters, proxies, strict=False):
@@ -79,10 +54,9 @@ def test_clients_get_the_quantised_adapter_and_nothing_finer(make: Make, changes
 
 def test_every_client_of_a_round_gets_the_same_proxy_and_every_round_rounds_anew(make: Make) -> None:
     strategy, grid = make({**STOCHASTIC, "server.learning-rate": 1e-30})
-    recorder = recorded(grid)
-    start(strategy, recorder)
+    start(strategy, grid)
     seen: dict[str, set[bytes]] = {}
-    for message in recorder.sent:
+    for message in grid.sent:
         codes: Any = message.content.config_records[ADAPTER]["codes"]
         seen.setdefault(message.metadata.group_id, set()).add(codes)
     assert [len(seen[key]) for key in sorted(seen)] == [1, 1, 1]
@@ -140,10 +114,9 @@ def test_it_costs_no_privacy_and_the_noise_is_that_of_plain_lora(make: Make) -> 
 def test_updates_are_whole_unless_they_are_compressed(make: Make) -> None:
     for changes, size in (({}, 3072), ({"fedlpp.compress": True}, 64)):
         strategy, grid = make({**FEDLPP, **changes})
-        recorder = recorded(grid)
-        start(strategy, recorder)
+        start(strategy, grid)
         assert strategy.codec.size == size
-        replies: Any = [message.content.config_records["release"]["values"] for message in recorder.answered]
+        replies: Any = [message.content.config_records["release"]["values"] for message in grid.answered]
         assert {len(values) for values in replies} == {4 * size}
 
 
@@ -233,31 +206,12 @@ def test_without_public_examples_the_report_has_bytes_only(make: Make) -> None:
     assert set(strategy.measure().details()) == {"proxy_bytes", "proxy_times_smaller"}
 
 
-@pytest.mark.parametrize("compress", [False, True])
-def test_a_resumed_run_with_random_rounding_ends_where_an_uninterrupted_one_ends(
-    noisy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compress: bool
-) -> None:
-    config, whole = noisy
-    changes = {"fedlpp.compress": compress}
-    if compress:
-        config = RunConfig.parse(config.flat() | changes | {"output.dir": str(tmp_path / "whole")})
-        whole = run_tiny(config)
-    config = RunConfig.parse(config.flat() | {"output.dir": str(tmp_path / "killed")})
-    folder = killed_after(config, 2, monkeypatch)
-    resumed(config, folder)
-    assert torch.equal(final_adapter(folder), final_adapter(whole))
-    reports = [json.loads((each.path / "report.json").read_text()) for each in (folder, whole)]
-    assert reports[0]["strategy"] == reports[1]["strategy"]
-    assert reports[0]["communication"] == reports[1]["communication"]
-
-
 def test_the_rounds_bytes_are_those_of_the_packed_proxy(make: Make) -> None:
     strategy, grid = make(FEDLPP)
-    recorder = recorded(grid)
-    start(strategy, recorder)
-    sizes = {serialised_bytes(message.content) for message in recorder.sent}
+    start(strategy, grid)
+    sizes = {serialised_bytes(message.content) for message in grid.sent}
     assert [r.bytes_down for r in rounds_of(strategy)] == [CLIENTS * size for size in sizes] * 3
-    content = recorder.sent[0].content
+    content = grid.sent[0].content
     _, spec, task = unpack_instruction(content)
     plain = serialised_bytes(pack_instruction(torch.zeros(strategy.layout.size), spec, task))
     assert plain - max(sizes) > 0.9 * 3072 * (4 - 1 / 4)

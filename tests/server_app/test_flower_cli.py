@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server_app.flwr_program import write_flwr
+from tests.support.flwr_program import write_flwr
 from workbench.simulation.flower_cli import FlowerCommandError, ask_flower, listed_run
 
 TWO = '{"success": true, "runs": [{"run-id": "5", "status": "running"}, {"run-id": "7", "status": "pending"}]}'

@@ -9,17 +9,14 @@ import pytest
 import torch
 
 from common.codecs import HistoryCodec, LinearCodec, build_encoder
-from common.config import ConfigError, RunConfig
+from common.config import ConfigError
 from common.model.adapted import AdaptedModel
-from server_app.privacy.ledger import Ledger
-from server_app.results.checkpoints import load_checkpoint
 from server_app.rounds.round import OpenRound
 from server_app.strategies import STRATEGIES
-from tests.server_app.strategy_runs import NOISY, Make, faulty
-from tests.server_app.test_resume import REPEATABLE as PRIVATE
-from tests.server_app.test_resume import killed_after, resumed
 from tests.support import reference
 from tests.support.false_alarms import beyond, statistical
+from tests.support.grids import faulty
+from tests.support.strategy_runs import NOISY, Make
 from tests.support.tiny import Files, checked, final_adapter, planned, run_tiny, start, tiny_config
 
 FREE = ("random-projection", "history-prior")
@@ -91,22 +88,6 @@ def test_a_history_that_is_not_finite_ends_in_divergence_not_in_an_error(make: M
     before = strategy.state.optimizer.adapter
     assert torch.equal(start(strategy, grid), before)
     assert "diverged" in strategy.stop_reason
-
-
-@free
-def test_a_resumed_run_ends_where_an_uninterrupted_one_ends(
-    files: Files, adapted: AdaptedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    config = tiny_config(files, tmp_path / "whole", {**PRIVATE, "strategy.name": name})
-    whole = run_tiny(config)
-    config = RunConfig.parse(config.flat() | {"output.dir": str(tmp_path / "killed")})
-    folder = killed_after(config, 2, monkeypatch)
-    state, _ = load_checkpoint(folder.checkpoint, config, adapted.layout)
-    assert state.codec is not None
-    assert name == "random-projection" or state.codec.state().arrays["history"].any()
-    resumed(config, folder)
-    assert torch.equal(final_adapter(folder), final_adapter(whole))
-    assert Ledger(folder.ledger).charges == Ledger(whole.ledger).charges
 
 
 @pytest.mark.parametrize(

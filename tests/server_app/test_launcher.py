@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from common.config import ConfigError, RunConfig
 from server_app.results.units import TRACEBACK
-from tests.server_app.flwr_program import write_flwr
-from tests.server_app.interrupted_runs import write_checkpoint, write_interrupted
+from tests.support.flwr_program import write_flwr
+from tests.support.interrupted_runs import write_checkpoint, write_interrupted
 from workbench.cli import main as cli
 from workbench.cli import run as run_command
 from workbench.cli.overrides import parse_override

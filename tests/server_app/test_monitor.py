@@ -14,8 +14,8 @@ from server_app.results.folder import RunFolder
 from server_app.results.monitor import NAME
 from server_app.rounds.cohort import FederationError
 from server_app.run import run_federation
-from tests.server_app.strategy_runs import NOISY, faulty
-from tests.server_app.test_availability import named
+from tests.support.grids import NamedGrid, faulty
+from tests.support.strategy_runs import NOISY
 from tests.support.tiny import CLIENTS, Files, run_tiny, tiny_config, tiny_grid
 
 MONITORING = Path(__file__).parents[2] / "docker" / "monitoring"
@@ -41,7 +41,7 @@ def one(folder: RunFolder, name: str) -> float:
 def told(files: Files, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """Named sites, one of which never answers, over three rounds."""
     config = tiny_config(files, tmp_path_factory.mktemp("told"), QUIET)
-    grid, looks = named(config), iter([frozenset[int](), frozenset[int]()])  # while it connects
+    grid, looks = tiny_grid(config, NamedGrid), iter([frozenset[int](), frozenset[int]()])  # while it connects
     grid.looked = lambda: setattr(grid, "away", next(looks, frozenset({5})))
     return run_federation(grid, config, 7)
 
@@ -98,7 +98,7 @@ def test_a_run_that_fails_says_so(files: Files, tmp_path: Path) -> None:
 def test_a_run_that_waits_says_so_while_it_waits(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Looked at from inside of the waiting."""
     config = tiny_config(files, tmp_path, {**QUIET, "federation.wait-timeout": 60.0})
-    grid = named(config)
+    grid = tiny_grid(config, NamedGrid)
     folder, seen = RunFolder(tmp_path / "run"), []
 
     def leave() -> None:

@@ -22,9 +22,9 @@ from common.privacy.mechanism import ReleaseTerms, release
 from common.privacy.noise import GridVector, RandomSource
 from server_app.strategies import STRATEGIES, base
 from server_app.strategies.base import FederatedAdapter
-from tests.server_app.strategy_runs import Make
+from tests.support.grids import TinyGrid, faulty
+from tests.support.strategy_runs import Make
 from tests.support.tiny import CLIENTS, vectors
-from workbench.simulation.in_process import InProcessGrid
 
 CLIP, RATE, TRIALS = 0.7, 0.9, 4
 CHANGED = 4  # the node whose contribution is there or not
@@ -44,18 +44,17 @@ def release_nothing(_: Tensor, __: Encoder, terms: ReleaseTerms, source: RandomS
     return release(torch.zeros(terms.size), terms, source)
 
 
-class World(InProcessGrid):
+class World(TinyGrid):
     """A grid whose clients have the gradients that they are given, but for those with nothing and those that fail."""
 
     gradients: Tensor
-    without: set[int]
-    silent: set[int]
+    without: frozenset[int] = frozenset()
 
     def answer(self, message: Message) -> Message | None:
         node = message.metadata.dst_node_id
         client_module.local_update = lambda *_: self.gradients[node - 1]  # type: ignore[assignment]
         client_module.release_gradient = release_nothing if node in self.without else RELEASE
-        return None if node in self.silent else super().answer(message)
+        return super().answer(message)
 
 
 class Rounds:
@@ -67,10 +66,8 @@ class Rounds:
         monkeypatch.setattr(base, "poisson_sample", lambda nodes, *_: list(nodes))
         monkeypatch.setattr(base, "combine", self.combine)
         self.combined: list[tuple[Tensor, ReleaseTerms]] = []
-        self.strategy, grid = make({**SETTING, **changes})
-        self.strategy.state.codec = self.strategy.prepare(grid)
-        grid.__class__ = World
-        self.grid: World = grid  # type: ignore[assignment]
+        self.strategy, self.grid = make({**SETTING, **changes}, kind=World)
+        self.strategy.state.codec = self.strategy.prepare(self.grid)
         self.run(1, vectors(CLIENTS, self.strategy.layout.size, 3))
         self.state = copy.deepcopy(self.strategy.state)
 
@@ -81,7 +78,8 @@ class Rounds:
 
     def run(self, number: int, gradients: Tensor, without: Iterable[int] = (), silent: Iterable[int] = ()) -> Tensor:
         """The round's step of the adapter."""
-        self.grid.gradients, self.grid.without, self.grid.silent = gradients, set(without), set(silent)
+        self.grid.gradients, self.grid.without = gradients, frozenset(without)
+        faulty(self.grid, raising=(), silent=silent)
         before = self.strategy.state.optimizer.adapter
         opened = self.strategy.configure(number, before)
         assert {message.metadata.dst_node_id for message in opened.messages} == ALL

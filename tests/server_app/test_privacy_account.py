@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 from flwr.app import Message
-from scipy.optimize import brentq
-from scipy.stats import binom, norm
+from scipy.stats import binom
 
 from common.model.adapted import AdaptedModel
 from server_app.privacy.account import PrivacyAccount, cross_check_sentence
@@ -17,6 +16,7 @@ from server_app.privacy.ledger import Ledger
 from server_app.results.report import describe_privacy
 from server_app.session import open_account
 from server_app.strategies import recipe_of
+from tests.support.exact import exact_epsilon
 from tests.support.tiny import CLIENTS, Files, planned, start, tiny_config, tiny_grid, tiny_strategy
 from workbench.simulation.in_process import InProcessGrid
 
@@ -44,13 +44,12 @@ def test_every_charge_is_on_disk_before_its_messages_are_sent(
     files: Files, adapted: AdaptedModel, tmp_path: Path
 ) -> None:
     config = tiny_config(files, tmp_path, NOISY)
-    grid = tiny_grid(config)
-    grid.__class__ = Auditor
-    grid.ledger, grid.seen = tmp_path / "ledger.jsonl", []  # type: ignore[attr-defined]
+    grid = tiny_grid(config, Auditor)
+    grid.ledger, grid.seen = tmp_path / "ledger.jsonl", []
     start(tiny_strategy(config, adapted, tmp_path), grid)
     first = "stage 1 round 0"
     rounds = [f"stage 2 round {number}" for number in (1, 2, 3)]
-    assert grid.seen == [[first], [first, *rounds[:1]], [first, *rounds[:2]], [first, *rounds]]  # type: ignore[attr-defined]
+    assert grid.seen == [[first], [first, *rounds[:1]], [first, *rounds[:2]], [first, *rounds]]
 
 
 def account(files: Files, adapted: AdaptedModel, folder: Path, **changes: Any) -> PrivacyAccount:
@@ -58,16 +57,6 @@ def account(files: Files, adapted: AdaptedModel, folder: Path, **changes: Any) -
     return open_account(
         config, recipe_of(config, adapted.layout), planned(config, adapted, CLIENTS), Ledger(folder / "ledger.jsonl")
     )
-
-
-def exact_epsilon(mu: float, delta: float) -> float:
-    """Root of delta(epsilon) of the Gaussian mechanism (Balle and Wang 2018, theorem 8), without the app's code."""
-
-    def excess(epsilon: float) -> float:
-        above, below = norm.cdf(mu / 2 - epsilon / mu), norm.cdf(-mu / 2 - epsilon / mu)
-        return float(above - math.exp(epsilon) * below - delta)
-
-    return float(brentq(excess, 0.0, 100.0, xtol=1e-10))
 
 
 def charge_all(books: PrivacyAccount, rounds: int = 3) -> PrivacyAccount:

@@ -11,17 +11,15 @@ from torch import Tensor
 from client_app import app as client_module
 from common.adapter import Layout
 from common.codecs import Codec, SubspaceCodec
-from common.config import ConfigError, PublicPriorConfig, RunConfig
+from common.config import ConfigError, PublicPriorConfig
 from common.demo.tasks import evaluation_examples, splits_of, template_of
 from common.model.adapted import AdaptedModel
 from server_app.priors.public_gradients import Directions, PseudoClients, directions, layer_ranges, pseudo_clients
-from server_app.privacy.ledger import Ledger
 from server_app.strategies import public_prior
 from server_app.strategies.public_prior import row_scales
-from tests.server_app.strategy_runs import NOISY, Make, faulty
-from tests.server_app.test_free_priors import PRIVATE
-from tests.server_app.test_resume import killed_after, resumed
-from tests.support.tiny import Files, final_adapter, run_tiny, start, tiny_config, vectors
+from tests.support.grids import faulty
+from tests.support.strategy_runs import NOISY, Make
+from tests.support.tiny import Files, run_tiny, start, tiny_config, vectors
 
 PRIOR: dict[str, Any] = {"strategy.name": "public-prior", "codec.size": 24}
 FORMS = ("full", "per-layer", "tucker")
@@ -124,23 +122,6 @@ def test_the_prior_is_made_anew_when_it_is_due_and_at_the_released_model(make: M
     start(strategy, grid)
     assert [seen[i] is seen[i + 1] for i in range(4)] == [True, False, True, False]
     assert strategy.measure().details()["refreshes"] == 3
-
-
-@pytest.mark.parametrize("delivery", ["basis", "rebuild"])
-def test_a_resumed_run_ends_where_an_uninterrupted_one_ends(
-    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, delivery: str
-) -> None:
-    changes = {**PRIVATE, **PRIOR, "public-prior.delivery": delivery, "public-prior.refresh-every": 3}
-    config = tiny_config(files, tmp_path / "whole", changes)
-    whole = run_tiny(config)
-    config = RunConfig.parse(config.flat() | {"output.dir": str(tmp_path / "killed")})
-    folder = killed_after(config, 2, monkeypatch)
-    resumed(config, folder)
-    assert torch.equal(final_adapter(folder), final_adapter(whole))
-    assert Ledger(folder.ledger).charges == Ledger(whole.ledger).charges
-    reports = [json.loads((f.path / "report.json").read_text()) for f in (whole, folder)]
-    assert reports[0]["outcome"] == reports[1]["outcome"]
-    assert reports[0]["strategy"]["refreshes"] == reports[1]["strategy"]["refreshes"] == 2
 
 
 def test_rebuilding_the_rows_equals_sending_them(make: Make) -> None:

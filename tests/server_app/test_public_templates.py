@@ -11,7 +11,7 @@ from common.demo.prompts import public_questions
 from common.model.adapted import AdaptedModel
 from server_app.priors.public_gradients import PseudoClients, pseudo_clients
 from server_app.strategies import public_prior
-from tests.server_app.strategy_runs import Make
+from tests.support.strategy_runs import Make
 from tests.support.tiny import CLIENTS, Files, planned, tiny_config
 
 PRIOR: dict[str, Any] = {"strategy.name": "public-prior", "codec.size": 24}

@@ -27,7 +27,7 @@ from server_app.results import plots
 from server_app.results.folder import PUBLISHED, RunFolder
 from server_app.results.model_card import model_card
 from server_app.results.published_names import public_name
-from tests.server_app.strategy_runs import faulty
+from tests.support.grids import faulty
 from tests.support.tiny import Files, run_tiny, tiny_config, tiny_grid, write_files
 from workbench.cli import keys as keys_command
 from workbench.cli.main import app

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.server_app.strategy_runs import NOISY, Make
+from tests.support.strategy_runs import NOISY, Make
 from tests.support.tiny import start
 
 FEDCG = {"strategy.name": "fedcg", "stage-one.private": False, "prior.steps": 2, "num-server-rounds": 1}

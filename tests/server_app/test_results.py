@@ -19,7 +19,7 @@ from server_app.results.evaluation import Evaluation, Evaluator
 from server_app.results.folder import RunFolder
 from server_app.rounds.cohort import FederationError
 from server_app.run import check_run, run_federation
-from tests.server_app.strategy_runs import faulty
+from tests.support.grids import faulty
 from tests.support.tiny import CLIENTS, Files, final_adapter, run_tiny, tiny_config, tiny_grid
 
 NOISY: dict[str, Any] = {

@@ -12,8 +12,9 @@ from torch import Tensor
 from server_app.rounds.cohort import FederationError
 from server_app.rounds.divergence import VALIDATION_LOSS
 from server_app.rounds.state import pack_adapter, unpack_adapter
-from tests.server_app.strategy_runs import NOISY, Make, faulty, rounds_of
 from tests.support.false_alarms import count_outside, statistical
+from tests.support.grids import faulty
+from tests.support.strategy_runs import NOISY, Make, rounds_of
 from tests.support.tiny import start
 
 

@@ -1,14 +1,14 @@
 """What a strategy lets be seen: noise, cohorts, messages, sensitivity."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, RecordDict
 from flwr.common.serde import recorddict_to_proto
 
 from client_app import app as client_module
@@ -21,10 +21,10 @@ from common.scale_code import ScaleCode
 from common.wire.records import ADAPTER, STATISTICS, TASK, TRAIN
 from server_app.privacy.ledger import Ledger
 from server_app.strategies.base import FederatedAdapter
-from tests.server_app.strategy_runs import NOISY, VARIANTS, Make, faulty, rounds_of
 from tests.support.false_alarms import count_outside, rms_outside, statistical
+from tests.support.grids import TinyGrid, faulty
+from tests.support.strategy_runs import NOISY, VARIANTS, Make, rounds_of
 from tests.support.tiny import CLIENTS, start, vectors
-from workbench.simulation.in_process import InProcessGrid
 
 
 @pytest.mark.parametrize(("trust", "deviation"), [("central", 1.0), ("distributed", 1.0), ("local", CLIENTS**0.5)])
@@ -87,23 +87,10 @@ def test_with_a_third_of_the_clients_missing_a_round_carries_the_noise_that_it_s
     assert 0.94 < noise.square().mean().sqrt() / seen.noise_present < 1.06
 
 
-class Recorder(InProcessGrid):
-    """Keeps what every message said: its kind, its round, its content."""
-
-    sent: list[tuple[str, int, RecordDict]]
-
-    def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        asked = list(messages)
-        self.sent += [(m.metadata.message_type, int(m.metadata.group_id), m.content) for m in asked]
-        return super().push_messages(asked)
-
-
-def recorded(strategy: FederatedAdapter, grid: InProcessGrid) -> list[tuple[str, int, RecordDict]]:
-    grid.__class__ = Recorder
-    grid.sent = []  # type: ignore[attr-defined]
+def recorded(strategy: FederatedAdapter, grid: TinyGrid) -> list[tuple[str, int, RecordDict]]:
+    """What every message said: its kind, its round, its content."""
     start(strategy, grid)
-    found: list[tuple[str, int, RecordDict]] = grid.sent  # type: ignore[attr-defined]
-    return found
+    return [(m.metadata.message_type, int(m.metadata.group_id), m.content) for m in grid.sent]
 
 
 def as_bytes(content: RecordDict, *, without: tuple[str, ...] = (), round_index: int | None = None) -> bytes:

@@ -9,8 +9,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from tests.server_app.flwr_program import write_flwr
-from tests.server_app.interrupted_runs import write_interrupted
+from tests.support.flwr_program import write_flwr
+from tests.support.interrupted_runs import write_interrupted
 from workbench.deployment import submit
 
 PROGRAM = f"""#!{sys.executable}

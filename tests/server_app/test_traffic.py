@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from server_app.results.folder import RunFolder
 from server_app.run import run_federation
-from tests.server_app.flwr_program import write_flwr
+from tests.support.flwr_program import write_flwr
 from tests.support.tiny import CLIENTS, Files, tiny_config, tiny_grid
 from workbench.cli.main import app
 from workbench.simulation.traffic import TrafficError, add_traffic, ask_for_all, describe, flower_runs

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from flwr.app import MetricRecord
@@ -28,7 +28,10 @@ from server_app.run import plan_run, run_federation
 from server_app.session import open_account
 from server_app.strategies import check_strategy, check_strategy_files, recipe_of, strategy_of
 from server_app.strategies.base import FederatedAdapter
+from tests.support.grids import TinyGrid
 from workbench.simulation.in_process import InProcessGrid
+
+G = TypeVar("G", bound=InProcessGrid)
 
 CLIENTS = 6
 TINY: dict[str, Any] = {
@@ -89,9 +92,9 @@ def checked(flat: Mapping[str, Any]) -> RunConfig:
     return config
 
 
-def tiny_grid(config: RunConfig) -> InProcessGrid:
+def tiny_grid(config: RunConfig, kind: type[G] = TinyGrid) -> G:  # type: ignore[assignment] - a default for a variable
     """The grid of a tiny run's clients."""
-    return InProcessGrid(client_app, config.flat(), config.federation.num_clients)
+    return kind(client_app, config.flat(), config.federation.num_clients)
 
 
 def run_tiny(config: RunConfig, grid: InProcessGrid | None = None) -> RunFolder:

@@ -23,7 +23,11 @@ def parse_override(text: str, where: str = "--set") -> tuple[str, Scalar]:
 
 
 def parse_value(text: str) -> Scalar:
-    """A value in TOML syntax, or else the text itself; ``ValueError`` for a list, a table or a date."""
+    """A value in TOML syntax, or else the text itself; ``ValueError`` for a list, a table or a date.
+
+    >>> parse_value("0.5"), parse_value("true"), parse_value("lora"), parse_value('"1"')
+    (0.5, True, 'lora', '1')
+    """
     try:
         found = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:

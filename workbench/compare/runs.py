@@ -15,6 +15,7 @@ from typing import Any
 
 from common.config import RunConfig, Scalar
 from common.wire.digest import app_digest
+from server_app.results.json_lines import finite
 from workbench.version import app_version
 
 _PLACE = ("output.dir", "output.name", "resume")  # where a run is kept says nothing of what it is
@@ -117,7 +118,8 @@ class Store:
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Keep a record; a crash leaves the old file or the new one, never half of it."""
-        flat = {key: "inf" if value == math.inf else value for key, value in record["flat"].items()}
         fresh = self.folder / f".{record['key']}.{os.getpid()}"
-        fresh.write_text(json.dumps({**record, "flat": flat}, allow_nan=False) + "\n", encoding="utf-8")
+        fresh.write_text(
+            json.dumps({**record, "flat": finite(record["flat"])}, allow_nan=False) + "\n", encoding="utf-8"
+        )
         fresh.replace(self.folder / f"{record['key']}.json")

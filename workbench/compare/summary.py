@@ -8,6 +8,7 @@ from typing import Any
 
 from common.config import Scalar
 from common.privacy.delta import default_delta
+from server_app.results import json_lines
 from server_app.results.units import count
 from workbench.compare.folder import SCHEMA
 from workbench.compare.released import is_above_asked, is_private
@@ -78,7 +79,7 @@ def _row(outcome: Outcome, trust: str) -> dict[str, Any]:
     row: dict[str, Any] = {
         "task": cell.task,
         "strategy": cell.entry.label,
-        "epsilon_asked": _finite(cell.epsilon),
+        "epsilon_asked": json_lines.finite(cell.epsilon),
         "epsilon_released": _largest(done, "released_model"),
         "epsilon_server": _largest(done, "one_client_against_server"),
         "not_private_because": done[0]["privacy"]["not_private_because"] if done else "",
@@ -234,13 +235,9 @@ def _report(record: Record) -> dict[str, Any]:
 
 def _largest(reports: list[dict[str, Any]], whose: str) -> float | str | None:
     values = [float(report["privacy"][whose]["epsilon"]) for report in reports]
-    return _finite(max(values)) if values else None
+    return json_lines.finite(max(values)) if values else None
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
     found = [value for value in values if value is not None]
     return mean(found) if found else None
-
-
-def _finite(value: float) -> float | str:
-    return value if math.isfinite(value) else "inf"

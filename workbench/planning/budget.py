@@ -5,7 +5,6 @@ a run sets aside for cohorts beyond the noise shares and for discrete noise (a t
 """
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -33,6 +32,7 @@ from server_app.privacy.plan import (
     why_infinite_to_server,
 )
 from server_app.privacy.stage_one import statistics_stage
+from server_app.results.json_lines import finite
 from server_app.results.units import show
 from workbench.planning.budget_question import MAX_ROUNDS, Accountant, Question, as_options, config_of
 
@@ -92,15 +92,15 @@ def to_json(question: Question) -> str:
     plan = budget.plan
     answer = {
         "solved": question.solved,
-        "epsilon": _number(budget.epsilon),
+        "epsilon": budget.epsilon,
         "accountant": question.accountant,
         "is_guarantee": question.accountant == "pld",
-        "epsilon_guaranteed": _number(plan.epsilon),
+        "epsilon_guaranteed": plan.epsilon,
         "not_private_because": why_infinite(plan.reason, plan.epsilon),
         "noise_multiplier": plan.round.noise_multiplier,
         "statistics_noise_multiplier": plan.statistics.noise_multiplier if plan.statistics else None,
         "rounds": plan.rounds,
-        "epsilon_server_view": _number(budget.epsilon_server_view),
+        "epsilon_server_view": budget.epsilon_server_view,
         "message_noise_multiplier": budget.message_noise_multiplier,
         "participations": budget.participations,
         "cross_check": budget.cross_check,
@@ -113,9 +113,9 @@ def to_json(question: Question) -> str:
         "charged_sampling_rate": plan.round.sampling_rate,
         "noise_shares": plan.shares,
         "colluders": question.colluders,
-        "curve": [{"round": number, "epsilon": _number(value)} for number, value in budget.curve],
+        "curve": [{"round": number, "epsilon": value} for number, value in budget.curve],
     }
-    return json.dumps(answer, indent=2, allow_nan=False)
+    return json.dumps(finite(answer), indent=2, allow_nan=False)
 
 
 def to_text(question: Question) -> str:
@@ -231,7 +231,3 @@ def _sampling(budget: Budget) -> str:
     asked, charged = budget.question.sampling_rate, budget.plan.round.sampling_rate
     amplified = "" if asked == charged else f", charged as {charged:g} (no amplification)"
     return f"sampling rate {asked:g}{amplified}"
-
-
-def _number(value: float) -> float | str:
-    return value if math.isfinite(value) else "inf"

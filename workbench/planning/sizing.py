@@ -13,6 +13,7 @@ from common.wire.digest import app_digest
 from common.wire.records import Task, pack_instruction, pack_release, serialised_bytes
 from server_app.privacy.account import assumptions
 from server_app.privacy.plan import PrivacyPlan, clients_asked, round_terms, why_infinite
+from server_app.results.json_lines import finite
 from server_app.results.units import data_size, show, times
 from server_app.run import plan_run
 from server_app.strategies import check_strategy, recipe_of
@@ -122,7 +123,7 @@ def to_json(config: RunConfig) -> str:
         "rounds": plan.rounds,
         "noise_multiplier": plan.round.noise_multiplier,
         "statistics_noise_multiplier": plan.statistics.noise_multiplier if plan.statistics else None,
-        "epsilon": plan.epsilon if math.isfinite(plan.epsilon) else "inf",
+        "epsilon": finite(plan.epsilon),
         "not_private_because": why_infinite(plan.reason, plan.epsilon),
         "delta": plan.delta,
         "noise_over_signal": _noise_over_signal(sizes),

@@ -10,7 +10,7 @@ from common.adapter import Layout
 from common.codecs import CONV, DENSE, EncoderSpec, NeuralCodec, build_encoder, conv_code_size
 from common.codecs.conv import ConvDecoder, ConvEncoder, image_shape
 from common.codecs.dense import start_orthonormal
-from tests.common.codecs.examples import LAYOUT, OTHERS, neural
+from tests.support.codec_examples import LAYOUT, OTHERS, neural
 
 
 def count(network: nn.Module) -> int:

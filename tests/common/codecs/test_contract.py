@@ -8,7 +8,7 @@ from torch import Tensor
 
 from common.adapter import Layout
 from common.codecs import Codec, CodecState, EncoderSpec, build_encoder, codec_from_state
-from tests.common.codecs.examples import (
+from tests.support.codec_examples import (
     CODECS,
     HISTORIES,
     LAYOUT,

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from common.codecs import HistoryCodec
-from tests.common.codecs.examples import HISTORIES, LAYOUT, led, past
+from tests.support.codec_examples import HISTORIES, LAYOUT, led, past
 from tests.support.false_alarms import beyond, statistical
 
 every = pytest.mark.parametrize("codec", HISTORIES.values(), ids=HISTORIES.keys())

@@ -13,7 +13,7 @@ from torch import Tensor
 from common.adapter import Layout
 from common.codecs import GradientStatistics, LinearCodec, LinearEncoder
 from common.codecs.allocation import FORMS, Block, apportion
-from tests.common.codecs.examples import LAYOUT, SEEDED, STATISTICS, linear
+from tests.support.codec_examples import LAYOUT, SEEDED, STATISTICS, linear
 from tests.support.false_alarms import beyond, statistical
 
 seeded = pytest.mark.parametrize("codec", SEEDED.values(), ids=SEEDED.keys())

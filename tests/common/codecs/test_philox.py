@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from common.codecs import LinearCodec
 from common.codecs.philox import philox_words
 from common.codecs.transform import SEED_LIMIT, Draw, permutation_of, signed_permutation
-from tests.common.codecs.examples import LAYOUT
+from tests.support.codec_examples import LAYOUT
 
 KEYS = [(0, 0, 0), (1, 2, 3), (2**63 - 1, 2**63 - 2, SEED_LIMIT + 5), (2**64 - 1, 2**64 - 1, 2**64 - 1)]
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from common.codecs import BlockRows, EncoderSpec, Rows, SubspaceCodec, TuckerRows, build_encoder
 from common.codecs.rows import STORED_SCALE
-from tests.common.codecs.examples import (
+from tests.support.codec_examples import (
     LAYOUT,
     ROWS,
     SUBSPACES,

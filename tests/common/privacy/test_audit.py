@@ -15,9 +15,9 @@ from common.adapter import Layout
 from common.codecs.identity import IdentityCodec
 from common.privacy.mechanism import ReleaseTerms, Trust, combine
 from common.privacy.noise import RandomSource
-from tests.common.privacy.audit import mu_lower_bound, projection
-from tests.common.privacy.mutants import MUTANTS, TENSORS
+from tests.support.audit import mu_lower_bound, projection
 from tests.support.false_alarms import audit_outside, statistical
+from tests.support.mutants import MUTANTS, TENSORS
 
 SIZE, CLIP, Z = 16, 0.5, 1.0
 CODE = torch.linspace(1, 2, SIZE) * 40

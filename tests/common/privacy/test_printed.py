@@ -15,7 +15,7 @@ from common.privacy.clipping import clip_parts
 from common.privacy.mechanism import ReleaseTerms
 from common.privacy.noise import RandomSource
 from common.privacy.printed import PrintedMechanism, composed_epsilon, printed_sigma
-from tests.common.codecs.examples import LAYOUT
+from tests.support.codec_examples import LAYOUT
 from tests.support.false_alarms import beyond, rms_outside, statistical
 
 SIGMA, COHORT, CLIP = 3.0, 4.0, 0.5

@@ -5,15 +5,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from common import seeds
 from common.privacy.noise import RandomSource
-from server_app.privacy.sampling import binomial_limit, insecure_cohort_seed, poisson_sample
+from server_app.privacy.sampling import binomial_limit, poisson_sample
 from tests.support.false_alarms import beyond, statistical
 
 SEED = 4
 
 
 def seeded_coins(seed: int, draw: int) -> RandomSource:
-    return RandomSource.insecure(insecure_cohort_seed(seed, draw))
+    return RandomSource.insecure(seeds.insecure_cohort(seed, draw))
 
 
 @statistical(beyond(5, 2) + 1e-5, "seeded")

@@ -118,7 +118,7 @@ def gone(pid: int, seconds: float = 20.0) -> bool:
 
 CLIENT = """
 import sys; sys.path[:0] = [sys.argv[1], sys.argv[2]]
-from tests.client_app import worker_runs as t
+from tests.support import worker_runs as t
 from pathlib import Path
 t.resident._ROOT = Path(sys.argv[1])
 print(t.ask(sys.argv[3], t.context())['pid'], flush=True)

@@ -4,6 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from flwr.app import Message
+
+from tests.support.grids import TinyGrid
 from tests.support.tiny import Files, run_tiny, tiny_config
 
 STEPS = 2
@@ -27,14 +30,7 @@ def report_of(files: Files, folder: Path, changes: dict[str, Any]) -> dict[str, 
     return found
 
 
-def recorded_replies(strategy: Any, grid: Any) -> list[Any]:
-    replies: list[Any] = []
-    original = grid.answer
-
-    def answer(message: Any) -> Any:
-        replies.append(original(message))
-        return replies[-1]
-
-    grid.answer = answer
+def replies_to_stage_one(strategy: Any, grid: TinyGrid) -> list[Message]:
+    """What the clients answer when their gradients are collected."""
     strategy.collect(grid)
-    return replies
+    return grid.answered

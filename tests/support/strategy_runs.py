@@ -3,62 +3,46 @@
 from collections.abc import Callable
 from typing import Any
 
-from flwr.app import Error, Message
-
 from server_app.strategies import STRATEGIES
 from server_app.strategies.base import FederatedAdapter
-from workbench.simulation.in_process import InProcessGrid
 
+REFRESHED: dict[str, Any] = {"public-prior.refresh-every": 3}  # a second prior, in the fourth round
 VARIANTS: dict[str, dict[str, Any]] = {
     **{name: {"strategy.name": name} for name in STRATEGIES},
     "dr-encoder, conv": {"strategy.name": "dr-encoder", "codec.kind": "conv", "codec.size": 0, "codec.depth": 2},
     "dr-encoder, trained": {"strategy.name": "dr-encoder", "codec.form": "trained"},
     "fedcg": {"strategy.name": "fedcg", "stage-one.private": False, "stage-one.learning-rate": 0.1},
+    "fedcg, conv": {
+        "strategy.name": "fedcg",
+        "stage-one.private": False,
+        "stage-one.learning-rate": 0.1,
+        "codec.kind": "conv",
+        "codec.size": 0,
+        "codec.depth": 2,
+    },
     "fedcg, private": {"strategy.name": "fedcg", "stage-one.private": True},
     "fedlpp, 1 bit": {"strategy.name": "fedlpp", "fedlpp.bits": 1},
-    "fedlpp, 3 bits": {"strategy.name": "fedlpp", "fedlpp.bits": 3},
+    "fedlpp, 3 bits, at random": {"strategy.name": "fedlpp", "fedlpp.bits": 3, "fedlpp.rounding": "stochastic"},
     "fedlpp, at random, compressed": {
         "strategy.name": "fedlpp",
         "fedlpp.rounding": "stochastic",
         "fedlpp.compress": True,
     },
     "lora, A frozen": {"strategy.name": "lora", "lora.freeze-a": True},
-    "public-prior, per layer": {"strategy.name": "public-prior", "public-prior.form": "per-layer"},
+    "public-prior, per layer": {"strategy.name": "public-prior", "public-prior.form": "per-layer", **REFRESHED},
     "public-prior, Tucker": {"strategy.name": "public-prior", "public-prior.form": "tucker"},
-    "public-prior, rebuilt": {"strategy.name": "public-prior", "public-prior.delivery": "rebuild"},
+    "public-prior, rebuilt": {"strategy.name": "public-prior", "public-prior.delivery": "rebuild", **REFRESHED},
 }
 """Every registered strategy as it is by default (fedlpp with 2 bits; fedcg's stage 1 in the clear), and with options
 that change what travels."""
 
-Make = Callable[..., tuple[FederatedAdapter, InProcessGrid]]
+Make = Callable[..., tuple[FederatedAdapter, Any]]
+"""Of changed keys, and optionally of the evaluation and the kind of grid: the strategy and its ``TinyGrid``."""
 
 
 def rounds_of(strategy: FederatedAdapter) -> list[Any]:
     found: list[Any] = strategy.rounds  # type: ignore[attr-defined]
     return found
-
-
-class Faulty(InProcessGrid):
-    """Some nodes raise, some never answer; ``until`` is the last round in which they do so."""
-
-    raising: set[int]
-    silent: set[int]
-    until: int
-
-    def answer(self, message: Message) -> Message | None:
-        node = message.metadata.dst_node_id
-        broken = int(message.metadata.group_id) <= self.until
-        if broken and node in self.silent:
-            return None
-        reply = super().answer(message)
-        error: Any = Error(0, "MemoryError: node has no memory left")
-        return Message(error, reply_to=message) if broken and node in self.raising else reply
-
-
-def faulty(grid: InProcessGrid, raising: set[int], silent: set[int], until: int = 99) -> InProcessGrid:
-    grid.__class__ = Faulty
-    grid.raising, grid.silent, grid.until = raising, silent, until  # type: ignore[attr-defined]
-    return grid
 
 
 NOISY: dict[str, Any] = {
