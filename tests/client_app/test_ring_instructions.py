@@ -15,7 +15,7 @@ from client_app import site as site_module
 from client_app.guard import TELLABLE
 from client_app.site_ledger import create_ledger
 from common.codecs import IdentityCodec, LinearCodec
-from common.config import RunConfig, StatisticsConfig
+from common.config import RunConfig, StageOneConfig
 from common.model.adapted import AdaptedModel
 from common.privacy.mechanism import ReleaseTerms
 from common.scale_code import ScaleCode
@@ -47,7 +47,7 @@ def plain(adapted: AdaptedModel, kind: str, share: float) -> RecordDict:
     """An honest instruction of a kind."""
     sizes = {
         TRAIN: TERMS.size,
-        STATISTICS: ScaleCode.of(adapted.layout, StatisticsConfig()).size,
+        STATISTICS: ScaleCode.of(adapted.layout, StageOneConfig()).size,
         GRADIENTS: 2 * adapted.layout.size,
     }
     codec = LinearCodec.of_form(adapted.layout, 64, 1) if kind == TRAIN else IdentityCodec(adapted.layout)
