@@ -25,14 +25,14 @@ from client_app.local_update import local_update
 from client_app.release import release_gradient
 from common.codecs import LinearCodec
 from common.config import LoraConfig, ModelConfig, TrainConfig
-from common.data import TokenisedExamples
+from common.data import TokenizedExamples
 from common.demo.model import load_tokenizer
 from common.model.adapted import AdaptedModel, assemble
 from common.model.base import COMPUTE_DTYPE, prepare
 from common.privacy.mechanism import ReleaseTerms
 from common.privacy.noise import RandomSource
 from workbench.cli.command_line import main_with_plain_errors
-from workbench.planning.architectures import PUBLISHED, quantisable
+from workbench.planning.architectures import PUBLISHED, quantizable
 
 SMALL = LlamaConfig(hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4, vocab_size=512)
 _READ_BYTES = 4 + 8 + 4  # per adapter value: float32 vector, int64 permutation, float32 signs
@@ -74,22 +74,22 @@ def random_base(config: LlamaConfig, quantization: Literal["none", "4"], device:
     with torch.device(device):
         base: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     if quantization == "4":
-        _quantise(base, device)
+        _quantize(base, device)
     settings = ModelConfig(name="random", quantization=quantization, dtype="bfloat16", gradient_checkpointing=True)
     return prepare(base, settings, device)
 
 
-def _quantise(base: PreTrainedModel, device: torch.device) -> None:
-    from bitsandbytes import nn as quantised  # noqa: PLC0415 - slow to import
+def _quantize(base: PreTrainedModel, device: torch.device) -> None:
+    from bitsandbytes import nn as quantized  # noqa: PLC0415 - slow to import
 
-    linear = {id(module) for module in quantisable(base)}
+    linear = {id(module) for module in quantizable(base)}
     for parent in list(base.modules()):
         for name, module in list(parent.named_children()):
             if id(module) in linear and isinstance(module, nn.Linear):
-                layer = quantised.Linear4bit(  # type: ignore[attr-defined]
+                layer = quantized.Linear4bit(  # type: ignore[attr-defined]
                     module.in_features, module.out_features, bias=False, compute_dtype=COMPUTE_DTYPE, device="meta"
                 )
-                layer.weight = quantised.Params4bit(  # type: ignore[attr-defined]
+                layer.weight = quantized.Params4bit(  # type: ignore[attr-defined]
                     module.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True, module=layer
                 )
                 setattr(parent, name, layer.to(device))
@@ -100,7 +100,7 @@ def local_step(adapted: AdaptedModel, batch: int, length: int) -> Callable[[], T
     """One local step on a batch of random tokens."""
     vocabulary = int(adapted.model.config.vocab_size)
     tokens = torch.randint(0, vocabulary, (batch, length), generator=torch.Generator().manual_seed(1))
-    examples = TokenisedExamples(tokens, torch.ones_like(tokens), tokens)
+    examples = TokenizedExamples(tokens, torch.ones_like(tokens), tokens)
     train = TrainConfig(local_steps=1, batch_size=batch)
     return lambda: local_update(adapted, adapted.initial, examples, train, 1)
 

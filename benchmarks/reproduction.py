@@ -62,12 +62,12 @@ def draw_figure(points: Sequence[Point]) -> Figure:
 
 
 def _draw_panel(axes: Axes, setting: Setting, points: Sequence[Point]) -> None:
-    colours = mpl.colormaps["viridis"]
+    colors = mpl.colormaps["viridis"]
     for place, row in enumerate(setting.rows):
         own = [point for point in points if point[:2] == (setting.name, row.sigma)]
         steps, values = [point[2] for point in own], [point[3] for point in own]
-        colour = colours(place / len(setting.rows))
-        axes.plot(steps, values, marker="o", markersize=3, color=colour, label=f"{row.sigma:.2f}")
+        color = colors(place / len(setting.rows))
+        axes.plot(steps, values, marker="o", markersize=3, color=color, label=f"{row.sigma:.2f}")
     if setting.rounds != setting.rdp_rounds:
         axes.axvline(setting.rounds, color="grey", linestyle="--", label=f"stated T = {setting.rounds}")
     axes.set_yscale("log", base=2)

@@ -3,7 +3,7 @@
 Up to the charge everything is a function of the instruction, of the run's configuration and of the site's own, and
 may be refused. After it there is one kind of answer: a release of the agreed length. At a site with its own data
 whatever goes wrong then (an unreadable file, too little memory, a full ledger) makes it the zero code with the same
-noise, which is the zero-out neighbour of what the guarantee speaks of.
+noise, which is the zero-out neighbor of what the guarantee speaks of.
 """
 
 import logging
@@ -19,7 +19,7 @@ from client_app.node_config import PolicyRefusal
 from client_app.site import Site
 from common.codecs.base import EncoderSpec
 from common.config import TrainConfig
-from common.data import TokenisedExamples
+from common.data import TokenizedExamples
 from common.model.adapted import AdaptedModel
 from common.privacy.mechanism import ReleaseTerms, release
 from common.privacy.noise import RandomSource
@@ -43,7 +43,7 @@ class Asked:
         return self.site.seed(self.task.round)
 
 
-Compute = Callable[[TokenisedExamples, RandomSource], np.ndarray]
+Compute = Callable[[TokenizedExamples, RandomSource], np.ndarray]
 """Private examples and the noise's randomness to the values that leave, shape ``[terms.size]``."""
 
 

@@ -17,13 +17,13 @@ from client_app.site import encoder_for
 from client_app.statistics import gradient_statistics
 from common.codecs.statistics import NonFiniteStatistics
 from common.config import TrainConfig
-from common.data import TokenisedExamples
+from common.data import TokenizedExamples
 from common.privacy.mechanism import release
 from common.privacy.noise import RandomSource
 from common.scale_code import ScaleCode
 from common.wire.records import Task, WireError
 
-GradientSource = Callable[[Asked, TokenisedExamples], Tensor]
+GradientSource = Callable[[Asked, TokenizedExamples], Tensor]
 """What a client computes in a round: the instruction and its examples to a flat gradient, shape ``[n]``."""
 
 
@@ -64,7 +64,7 @@ def plan_statistics(asked: Asked) -> Compute:
     scales = ScaleCode.of(layout, settings)
     _check_length("statistics", 2 * len(layout.tensors) if task.raw else scales.size, task)
 
-    def compute(examples: TokenisedExamples, source: RandomSource) -> np.ndarray:
+    def compute(examples: TokenizedExamples, source: RandomSource) -> np.ndarray:
         stream = gradient_stream(asked.adapted, asked.adapter, examples, asked.train, asked.seed)
         if task.raw:
             measured = gradient_statistics(stream, layout, settings)
@@ -83,7 +83,7 @@ def plan_gradients(asked: Asked) -> Compute:
     size, task = asked.train.local_steps * asked.adapted.layout.size, asked.task
     _check_length("gradients", size, task)
 
-    def compute(examples: TokenisedExamples, source: RandomSource) -> np.ndarray:
+    def compute(examples: TokenizedExamples, source: RandomSource) -> np.ndarray:
         if not len(examples):  # zeros: an error would tell how few examples there are
             found = torch.zeros(size)
         else:
@@ -98,13 +98,13 @@ def plan_round(asked: Asked, gradient: GradientSource) -> Compute:
     """The gradient, encoded."""
     encoder = encoder_for(asked.spec, asked.adapted, asked.task.terms.size)
 
-    def compute(examples: TokenisedExamples, source: RandomSource) -> np.ndarray:
+    def compute(examples: TokenizedExamples, source: RandomSource) -> np.ndarray:
         return release_gradient(gradient(asked, examples), encoder, asked.task.terms, source)
 
     return compute
 
 
-def gradient_of(asked: Asked, examples: TokenisedExamples) -> Tensor:
+def gradient_of(asked: Asked, examples: TokenizedExamples) -> Tensor:
     """The client's gradient or pseudo-gradient of a round (shape ``[n]``) (Algorithm 2, step 3)."""
     return local_update(asked.adapted, asked.adapter, examples, asked.train, asked.seed)
 

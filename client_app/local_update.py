@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from common.config import TrainConfig
-from common.data import IGNORED, TokenisedExamples
+from common.data import IGNORED, TokenizedExamples
 from common.model.adapted import AdaptedModel
 from common.model.label_logits import logits_at
 
 
 def local_update(
-    adapted: AdaptedModel, adapter: Tensor, examples: TokenisedExamples, train: TrainConfig, seed: int
+    adapted: AdaptedModel, adapter: Tensor, examples: TokenizedExamples, train: TrainConfig, seed: int
 ) -> Tensor:
     """Train locally from ``adapter`` (shape ``[n]``) and return the flat gradient or pseudo-gradient (shape ``[n]``).
 
@@ -39,7 +39,7 @@ def local_update(
 
 
 def gradient_stream(
-    adapted: AdaptedModel, adapter: Tensor, examples: TokenisedExamples, train: TrainConfig, seed: int
+    adapted: AdaptedModel, adapter: Tensor, examples: TokenizedExamples, train: TrainConfig, seed: int
 ) -> Iterator[Tensor]:
     """The flat gradients (shape ``[n]``) of successive local SGD steps from ``adapter``: stage 1 measures these."""
     _seed_dropout(adapted.device, seed)
@@ -53,7 +53,7 @@ def gradient_stream(
         adapted.gradients.zero_()
 
 
-def first_batch(examples: TokenisedExamples, train: TrainConfig, seed: int) -> TokenisedExamples:
+def first_batch(examples: TokenizedExamples, train: TrainConfig, seed: int) -> TokenizedExamples:
     """The examples of the first micro-batch of ``local_update``."""
     return examples.select(next(_batches(len(examples), train, seed))[0])
 
@@ -65,7 +65,7 @@ def _seed_dropout(device: torch.device, seed: int) -> None:
         torch.cuda.manual_seed(seed)
 
 
-def _accumulate(adapted: AdaptedModel, examples: TokenisedExamples, step: list[Tensor]) -> None:
+def _accumulate(adapted: AdaptedModel, examples: TokenizedExamples, step: list[Tensor]) -> None:
     """Add the gradient of a step's mean loss per label token to the flat gradient buffer.
 
     Micro-batches weigh by their label tokens, so however a step is cut into them, its gradient is the same.

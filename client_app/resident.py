@@ -28,7 +28,7 @@ from flwr.common.serde import context_to_proto, message_to_proto, recorddict_fro
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 
 from client_app.node_config import check_data_name
-from client_app.worker_link import PROTOCOL, Letter, WorkerError, check_peer, open_folder, socket_path
+from client_app.worker_link import PROTOCOL, Frame, WorkerError, check_peer, open_folder, socket_path
 from common.wire.digest import app_digest
 
 IDLE_KEY, DEFAULT_IDLE_SECONDS = "worker-idle-seconds", 1800.0
@@ -92,7 +92,7 @@ def _answer(message: Message, context: Context) -> Message:
     return Message(recorddict_from_proto(RecordDictProto.FromString(reply.parts[1])), reply_to=message)
 
 
-def _handed_over(message: Message, context: Context, idle: float) -> Letter:
+def _handed_over(message: Message, context: Context, idle: float) -> Frame:
     """The worker's reply; what the system says of folders and names of this machine stays in the site's own log."""
     try:
         return _ask(message, context, idle)
@@ -114,7 +114,7 @@ def loaded_hash(context: Context) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _ask(message: Message, context: Context, idle: float) -> Letter:
+def _ask(message: Message, context: Context, idle: float) -> Frame:
     header: dict[str, Any] = {"protocol": PROTOCOL, "app": app_digest(), "loaded": loaded_hash(context)}
     parts = (message_to_proto(message).SerializeToString(), context_to_proto(context).SerializeToString())
     deadline = time.monotonic() + message.metadata.ttl  # from its arrival: the server's clock may be another
@@ -127,7 +127,7 @@ def _ask(message: Message, context: Context, idle: float) -> Letter:
         for _ in range(_ATTEMPTS):
             with _connect(folder, idle) as connection:
                 try:
-                    reply = _exchange(connection, Letter(header, parts), deadline)
+                    reply = _exchange(connection, Frame(header, parts), deadline)
                 except (ConnectionError, TimeoutError) as lost:
                     late = isinstance(lost, TimeoutError)
                     if late and not (own_data and header.get("rows", True)):
@@ -146,12 +146,12 @@ def _ask(message: Message, context: Context, idle: float) -> Letter:
     raise WorkerError(f"the worker ended {_ATTEMPTS} times before it could answer; why is in its own log")
 
 
-def _exchange(connection: socket.socket, letter: Letter, deadline: float) -> Letter | None:
+def _exchange(connection: socket.socket, frame: Frame, deadline: float) -> Frame | None:
     """The worker's reply; ``None`` when it makes room for another one, ``ConnectionError`` when it has died."""
     check_peer(connection)
     _check_valid(deadline)
-    letter.send(connection, deadline)
-    reply = Letter.receive(connection, deadline)
+    frame.send(connection, deadline)
+    reply = Frame.receive(connection, deadline)
     return None if reply.header.get("status") == "retired" else reply
 
 

@@ -18,7 +18,7 @@ from client_app.site_ledger import LimitReached, charge_release
 from common import seeds
 from common.codecs.base import Encoder, EncoderSpec, build_encoder
 from common.config import RunConfig, TrainConfig
-from common.data import TokenisedExamples, private_tokens, split_rows
+from common.data import TokenizedExamples, private_tokens, split_rows
 from common.model.adapted import AdaptedModel, load_adapted_model
 from common.model.tangents import ModelTangents
 from common.privacy.noise import RandomSource
@@ -106,7 +106,7 @@ class Site:
             return False
         return may_read_rows() and task.sampled
 
-    def examples(self, adapted: AdaptedModel, share: float) -> tuple[TokenisedExamples, TokenisedExamples]:
+    def examples(self, adapted: AdaptedModel, share: float) -> tuple[TokenizedExamples, TokenizedExamples]:
         """The private examples of stage 1 and those of the rounds: all in both, unless stage 1 keeps a ``share``."""
         who = (self.partition, self.partitions, self.config.seed)
         if self.data is None:

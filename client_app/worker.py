@@ -26,11 +26,11 @@ from flwr.proto.message_pb2 import Message as MessageProto
 from google.protobuf.message import DecodeError
 
 from client_app.rows import rows_allowed
-from client_app.worker_link import PROTOCOL, Letter, WorkerError, check_peer, check_size, socket_path
+from client_app.worker_link import PROTOCOL, Frame, WorkerError, check_peer, check_size, socket_path
 from common.private_files import private_files
 from common.wire.digest import app_digest
 
-_LETTER_SECONDS = 60.0  # for a whole letter to arrive or to leave; the other end is a process on this machine
+_FRAME_SECONDS = 60.0  # for a whole frame to arrive or to leave; the other end is a process on this machine
 _log = logging.getLogger("dr-encoder.worker")
 
 
@@ -70,15 +70,15 @@ class Worker:
         return True
 
     def _serve_one(self, connection: socket.socket) -> bool:
-        """Answer one letter; false when this worker must make room for another."""
+        """Answer one frame; false when this worker must make room for another."""
         try:
             check_peer(connection)
             try:
                 reply = self._exchange(connection)
             except WorkerError as error:  # told, since a connection that only closes means that the worker has died
                 _log.warning("refused: %s", error)
-                reply = Letter(_failure(error))
-                reply.send(connection, time.monotonic() + _LETTER_SECONDS)
+                reply = Frame(_failure(error))
+                reply.send(connection, time.monotonic() + _FRAME_SECONDS)
         except (WorkerError, OSError) as error:  # another user, or a peer that has gone: the next one is served
             _log.warning("a ClientApp was not answered: %s", error)
             return True
@@ -87,25 +87,25 @@ class Worker:
             return False
         return str(reply.header["status"]) != "retired"
 
-    def _exchange(self, connection: socket.socket) -> Letter:
+    def _exchange(self, connection: socket.socket) -> Frame:
         """Receive, compute, send; what was sent. A ``WorkerError`` is raised before anything is sent."""
-        letter = Letter.receive(connection, time.monotonic() + _LETTER_SECONDS)
+        frame = Frame.receive(connection, time.monotonic() + _FRAME_SECONDS)
         with self._wanted(connection):
-            reply = self._reply(letter)
-        reply.send(connection, time.monotonic() + _LETTER_SECONDS)
+            reply = self._reply(frame)
+        reply.send(connection, time.monotonic() + _FRAME_SECONDS)
         return reply
 
-    def _reply(self, letter: Letter) -> Letter:
-        wanted = str(letter.header.get("loaded", ""))
-        if (letter.header.get("protocol"), letter.header.get("app")) != (PROTOCOL, app_digest()):
+    def _reply(self, frame: Frame) -> Frame:
+        wanted = str(frame.header.get("loaded", ""))
+        if (frame.header.get("protocol"), frame.header.get("app")) != (PROTOCOL, app_digest()):
             _log.info("ends: asked for other code")
-            return Letter({"status": "retired"})
+            return Frame({"status": "retired"})
         if self.loaded not in {"", wanted}:
             _log.info("ends: asked for another model or other data than it has loaded")
-            return Letter({"status": "retired"})
+            return Frame({"status": "retired"})
         self.loaded = wanted
-        message, context = _open(letter)
-        with rows_allowed(letter.header.get("rows", True) is True):
+        message, context = _open(frame)
+        with rows_allowed(frame.header.get("rows", True) is True):
             return _handle(message, context)
 
     @contextmanager
@@ -161,17 +161,17 @@ def _device_lost() -> bool:
     return False
 
 
-def _open(letter: Letter) -> tuple[Message, Context]:
-    if len(letter.parts) != 2:
-        raise WorkerError(f"an instruction of {len(letter.parts)} parts")
+def _open(frame: Frame) -> tuple[Message, Context]:
+    if len(frame.parts) != 2:
+        raise WorkerError(f"an instruction of {len(frame.parts)} parts")
     try:
-        message = message_from_proto(MessageProto.FromString(letter.parts[0]))
-        return message, context_from_proto(ContextProto.FromString(letter.parts[1]))
+        message = message_from_proto(MessageProto.FromString(frame.parts[0]))
+        return message, context_from_proto(ContextProto.FromString(frame.parts[1]))
     except (DecodeError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WorkerError(f"not a message and a context of Flower: {error}") from None
 
 
-def _handle(message: Message, context: Context) -> Letter:
+def _handle(message: Message, context: Context) -> Frame:
     from client_app.app import app  # noqa: PLC0415 - a worker that is not needed after all spares the seconds
 
     metadata = message.metadata
@@ -185,7 +185,7 @@ def _handle(message: Message, context: Context) -> Letter:
     except Exception as error:  # whatever a handler raises goes back as it would from the ClientApp's own process
         header = _failure(error)
         _log.exception("%s failed on %s", who, metadata.message_type)
-    return Letter(header, (_pack(context.state), content))
+    return Frame(header, (_pack(context.state), content))
 
 
 def _failure(error: Exception) -> dict[str, str]:

@@ -29,16 +29,16 @@ class WorkerError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Letter:
+class Frame:
     """What goes over the socket in one direction: a small JSON header and binary parts (protobuf)."""
 
     header: Mapping[str, Any]
     parts: tuple[bytes, ...] = field(default=())
 
     def send(self, connection: socket.socket, deadline: float) -> None:
-        """Write the letter: count of frames, then each frame with its length ahead.
+        """Write the frame: count of frames, then each frame with its length ahead.
 
-        ``deadline`` is of ``time.monotonic`` and for the whole letter: ``TimeoutError`` beyond it. A frame that is too
+        ``deadline`` is of ``time.monotonic`` and for the whole frame: ``TimeoutError`` beyond it. A frame that is too
         large is a ``WorkerError`` before anything is written.
         """
         frames = (json.dumps(self.header).encode(), *self.parts)
@@ -49,10 +49,10 @@ class Letter:
             connection.sendall(piece)  # its timeout is for all of the piece
 
     @classmethod
-    def receive(cls, connection: socket.socket, deadline: float) -> "Letter":
-        """Read one letter; ``ConnectionError`` when the peer goes away, ``WorkerError`` when it is no letter.
+    def receive(cls, connection: socket.socket, deadline: float) -> "Frame":
+        """Read one frame; ``ConnectionError`` when the peer goes away, ``WorkerError`` when it is no frame.
 
-        ``deadline`` is of ``time.monotonic`` and for the whole letter: ``TimeoutError`` beyond it.
+        ``deadline`` is of ``time.monotonic`` and for the whole frame: ``TimeoutError`` beyond it.
         """
         count = _exactly(connection, 1, deadline)[0]
         if not 1 <= count <= _MAX_PARTS:
@@ -68,7 +68,7 @@ class Letter:
 
 
 def check_size(frame: bytes) -> None:
-    """Raise ``WorkerError`` for a frame that no letter may have."""
+    """Raise ``WorkerError`` for a frame that no frame may have."""
     if len(frame) > MAX_FRAME:
         raise WorkerError(f"a frame of {len(frame)} bytes, above {MAX_FRAME}")
 

@@ -1,4 +1,4 @@
-"""FEDLPP's quantiser Q (arXiv 2406.10976): an adapter as w-bit level numbers, packed, and two floats a tensor.
+"""FEDLPP's quantizer Q (arXiv 2406.10976): an adapter as w-bit level numbers, packed, and two floats a tensor.
 
 The paper maps LoRA's values "into discrete standard numbers" and does not print Q. Here each tensor has 2^w levels,
 evenly spaced from its smallest to its largest value.
@@ -16,7 +16,7 @@ MOST_BITS = 8
 
 
 @dataclass(frozen=True, eq=False)
-class QuantisedAdapter:
+class QuantizedAdapter:
     """What a client gets in place of the adapter: level numbers of ``size`` values, packed, and the tensors' ranges.
 
     Attributes:
@@ -58,7 +58,7 @@ class QuantisedAdapter:
         """Bytes of level numbers and ranges."""
         return len(self.codes) + self.ranges.numel() * 4
 
-    def dequantise(self, layout: Layout) -> Tensor:
+    def dequantize(self, layout: Layout) -> Tensor:
         """The proxy (shape ``[n]``, float32); ``ValueError`` when this is no adapter of ``layout``."""
         if (self.size, len(self.ranges)) != (layout.size, len(layout.tensors)):
             raise ValueError(
@@ -71,11 +71,11 @@ class QuantisedAdapter:
         return torch.cat([table[numbers[piece.offset : piece.end]] for piece, table in pieces])
 
 
-def quantise(adapter: Tensor, layout: Layout, bits: int, seed: int | None = None) -> QuantisedAdapter:
+def quantize(adapter: Tensor, layout: Layout, bits: int, seed: int | None = None) -> QuantizedAdapter:
     """Q(adapter): every value (shape ``[n]``) goes to the nearest level of its tensor.
 
     With a ``seed`` it goes to one of the two levels around it at random, so that its expectation is the value itself.
-    What is on a level stays there either way, so quantising a proxy again gives that proxy. A value that is not finite
+    What is on a level stays there either way, so quantizing a proxy again gives that proxy. A value that is not finite
     raises ``ValueError``.
     """
     tensors = [adapter[piece.offset : piece.end].float() for piece in layout.tensors]
@@ -83,7 +83,7 @@ def quantise(adapter: Tensor, layout: Layout, bits: int, seed: int | None = None
     tables = _tables(ranges, bits)
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     numbers = [_numbers(values, table, generator) for values, table in zip(tensors, tables, strict=True)]
-    return QuantisedAdapter(bits, layout.size, pack(torch.cat(numbers), bits), ranges)
+    return QuantizedAdapter(bits, layout.size, pack(torch.cat(numbers), bits), ranges)
 
 
 def packed_bytes(size: int, bits: int) -> int:

@@ -3,7 +3,7 @@
 A std differs by orders of magnitude between tensors, so what is released is the logarithm of the variance, mapped from
 [log10 h1, log10 h2] to [-1, 1]: one coordinate per tensor (or per module type), and a last coordinate that is always 1
 and counts the participants. The count makes the mean a ratio of two noisy sums, which does not suffer from the fixed
-denominator when the realised cohort differs from the expected one.
+denominator when the realized cohort differs from the expected one.
 """
 
 import math
@@ -55,9 +55,9 @@ class ScaleCode:
 
     def encode(self, std: Tensor) -> Tensor:
         """Stds (shape ``[n_t]``) to a code (shape ``[size]``) whose entries lie in [-1, 1]."""
-        centre, half = (self.log_ceiling + self.log_floor) / 2, (self.log_ceiling - self.log_floor) / 2
+        center, half = (self.log_ceiling + self.log_floor) / 2, (self.log_ceiling - self.log_floor) / 2
         logs = (2 * std.double().log10()).clamp(self.log_floor, self.log_ceiling)
-        scaled = _mean_by(((logs - centre) / half), self.groups)
+        scaled = _mean_by(((logs - center) / half), self.groups)
         return torch.cat([scaled, torch.ones(1, dtype=torch.float64)]).float()
 
     def decode(self, total: Tensor, noise_std: float, expected: float) -> Tensor:
@@ -70,8 +70,8 @@ class ScaleCode:
         released = (total[:-1].double() / count).clamp(-1, 1)
         per_tensor = released[torch.tensor(self.groups)]
         shrunk = shrink(per_tensor, self.families, (noise_std / count) ** 2)
-        centre, half = (self.log_ceiling + self.log_floor) / 2, (self.log_ceiling - self.log_floor) / 2
-        return (10 ** ((shrunk * half + centre) / 2)).float()
+        center, half = (self.log_ceiling + self.log_floor) / 2, (self.log_ceiling - self.log_floor) / 2
+        return (10 ** ((shrunk * half + center) / 2)).float()
 
 
 def shrink(values: Tensor, families: Sequence[int], noise_variance: float) -> Tensor:

@@ -8,7 +8,7 @@ import hashlib
 
 _LIMIT = 2**63  # what every generator takes as a seed lies below
 _NEXT = 1_000_003  # a prime: from one seed to the next, with room for as many rounds or clients between
-_CLIENT, _ROUND = 0x9E3779B97F4A7C15, 0xD1B54A32D192ED03  # odd, so that neighbours differ in many of 63 bits
+_CLIENT, _ROUND = 0x9E3779B97F4A7C15, 0xD1B54A32D192ED03  # odd, so that neighbors differ in many of 63 bits
 _LABELS = 0x9E3779B9
 _SPLIT = -1  # in place of a round
 

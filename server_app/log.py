@@ -33,7 +33,7 @@ def recording(path: Path, run: int, sites: Mapping[int, str] | None = None) -> I
     An error that leaves the block is the last event, ``run_failed``. A log that ends with neither that nor
     ``run_ended`` is of a process that was killed.
     """
-    json_lines.mend(path)
+    json_lines.end_torn_line(path)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(_JsonLine(run, sites or {}))
     _LOG.addHandler(handler)

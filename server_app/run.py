@@ -13,7 +13,7 @@ from server_app.log import recording
 from server_app.privacy.plan import PrivacyPlan, make_plan
 from server_app.privacy.stage_one import empty_stage_one
 from server_app.results.checkpoints import CheckpointError
-from server_app.results.console import Narrator
+from server_app.results.console import ConsoleLog
 from server_app.results.folder import RunFolder
 from server_app.results.output_place import check_output
 from server_app.results.resuming import check_same_run, why_not_resumable
@@ -34,7 +34,7 @@ def run_federation(grid: Grid, config: RunConfig, run: int = 0, *, plots: bool =
     will look at them; they take seconds.
     """
     check_run(config)
-    say = Narrator()
+    say = ConsoleLog()
     adapted = load_adapted_model(config.model, config.lora, config.seed)
     check_chat_template(config.data, adapted.tokenizer)
     check_length(adapted.model.get_base_model(), config.model.name, config.data.max_length)

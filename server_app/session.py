@@ -15,7 +15,7 @@ from server_app.privacy.account import PrivacyAccount
 from server_app.privacy.ledger import Ledger
 from server_app.privacy.plan import PrivacyPlan, round_terms, stage_one_terms
 from server_app.results.checkpoints import CheckpointError, Progress, load_checkpoint, mark_ended, save_checkpoint
-from server_app.results.console import Narrator, Watch
+from server_app.results.console import ConsoleLog, Stopwatch
 from server_app.results.folder import RunFolder
 from server_app.results.model_card import model_card
 from server_app.results.monitor import Monitor
@@ -38,7 +38,7 @@ def open_account(config: RunConfig, recipe: Recipe, plan: PrivacyPlan, ledger: L
         plan,
         ledger,
         message_noise=message.message_noise_multiplier,
-        statistics_noise=stage_one_terms(config, plan, stage).message_noise_multiplier if stage else math.inf,
+        stage_one_noise=stage_one_terms(config, plan, stage).message_noise_multiplier if stage else math.inf,
     )
 
 
@@ -52,11 +52,11 @@ class Session:
     state: RunState
     account: PrivacyAccount
     attendance: Attendance
-    watch: Watch
+    watch: Stopwatch
     scorer: Scorer | None
     scalars: Scalars | None
     monitor: Monitor
-    say: Narrator
+    say: ConsoleLog
 
     @classmethod
     def open(
@@ -67,7 +67,7 @@ class Session:
         plan: PrivacyPlan,
         attendance: Attendance,
         folder: RunFolder,
-        say: Narrator,
+        say: ConsoleLog,
     ) -> "Session":
         """All of it, fresh in ``folder``, with the base model scored, or from the checkpoint there."""
         clients = len(attendance.nodes)
@@ -82,7 +82,7 @@ class Session:
             state=state,
             account=account,
             attendance=attendance,
-            watch=Watch(config.num_server_rounds, progress.elapsed),
+            watch=Stopwatch(config.num_server_rounds, progress.elapsed),
             scorer=Scorer.of(adapted, config),
             scalars=Scalars(folder.tensorboard, state.round + 1) if config.output.tensorboard else None,
             monitor=Monitor(folder, config.num_server_rounds, account, attendance),

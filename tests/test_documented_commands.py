@@ -16,7 +16,7 @@ from tests.support.documented_commands import PRESETS, Documented, in_pages, in_
 from workbench.cli.main import app
 from workbench.cli.overrides import parse_override
 from workbench.cli.unread_keys import refuse_unread
-from workbench.compare.wish import Entry, read_changes
+from workbench.compare.spec import Entry, read_changes
 from workbench.simulation.launcher import read_preset
 
 COMMANDS: Any = typer.main.get_command(app)

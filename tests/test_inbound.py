@@ -25,7 +25,7 @@ from common.scale_code import ScaleCode
 from common.wire.arrays import ArrayError, read_array
 from common.wire.digest import app_digest
 from common.wire.records import STATISTICS, TRAIN, Task, WireError, pack_instruction, pack_release, unpack_instruction
-from server_app.rounds.cohort import Question
+from server_app.rounds.cohort import Instruction
 from tests.support.messages import NODE, instruction
 from tests.support.mutations import false_arrays, mutated
 from tests.support.tiny import Files, tiny_config
@@ -97,7 +97,7 @@ def test_a_server_meets_mutated_replies_with_valid_releases_or_a_reason(count: i
     outcomes = {"accepted": 0, "refused": 0}
 
     def check(contents: list[RecordDict]) -> None:
-        question = Question(3, TERMS, cohort=[1, 2, 3])
+        question = Instruction(3, TERMS, cohort=[1, 2, 3])
         replies = []
         for node, content in enumerate(contents, start=2):  # 2, 3, then 4, which was not asked
             reply = Message(content, reply_to=instruction(RecordDict()))
@@ -134,7 +134,7 @@ def test_replies_that_are_doubled_stale_misshapen_or_too_large_never_reach_the_s
         6: pack_release(np.ones(64, TERMS.dtype), 3),
     }
     spoiled[6]["release"]["schema"] = 2  # type: ignore[index]
-    question = Question(3, TERMS, cohort=list(range(1, 9)))
+    question = Instruction(3, TERMS, cohort=list(range(1, 9)))
     replies = [reply_of(node, content) for node, content in spoiled.items()]
     replies += [reply_of(7, honest), reply_of(7, honest), reply_of(9, honest)]
     found = question.sort(replies)
@@ -152,7 +152,7 @@ def test_a_sites_own_words_are_one_short_printable_line(words: str) -> None:
     """In a field of its reply, or as the reason of an error: they are printed and kept for people to read."""
     spoiled = pack_release(np.ones(64, TERMS.dtype), 3)
     spoiled["release"]["round"] = words  # type: ignore[index]
-    failures = Question(3, TERMS, cohort=[1, 2]).sort([reply_of(1, spoiled), reply_of(2, Error(0, words))]).failures
+    failures = Instruction(3, TERMS, cohort=[1, 2]).sort([reply_of(1, spoiled), reply_of(2, Error(0, words))]).failures
     assert failures.keys() == {1, 2}
     for reason in failures.values():
         assert reason.isprintable()
@@ -168,7 +168,7 @@ def test_a_reply_that_holds_more_than_a_release_is_refused(surplus: str) -> None
         reply["more"] = ConfigRecord({"x": b"0" * 1000})
     else:
         reply["release"]["more"] = "x"  # type: ignore[index]
-    found = Question(3, TERMS, cohort=[1]).sort([reply_of(1, reply)])
+    found = Instruction(3, TERMS, cohort=[1]).sort([reply_of(1, reply)])
     assert "more than a release: more" in found.failures[1]
     assert found.bytes_up == 0
 

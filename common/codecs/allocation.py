@@ -83,7 +83,7 @@ def by_variance(layout: Layout, statistics: GradientStatistics, size: int) -> tu
 
 
 def optimum(layout: Layout, statistics: GradientStatistics, size: int) -> tuple[Block, ...]:
-    """``optimum``: the minimiser of the paper's objective, tensors filled in order of falling deviation."""
+    """``optimum``: the minimizer of the paper's objective, tensors filled in order of falling deviation."""
     shares = [0] * len(layout.tensors)
     for index in torch.argsort(statistics.std.cpu(), descending=True, stable=True).tolist():
         shares[index] = min(size - sum(shares), layout.tensors[index].size)

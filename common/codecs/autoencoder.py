@@ -36,7 +36,7 @@ class Architecture:
 
     ``code_size(n, option)`` is k and raises ``ValueError`` on an option that does not suit n; ``encoder(n,
     option)`` makes a network from ``[m, n]`` to ``[m, k]``, ``decoder(n, option)`` one from ``[m, k]`` to
-    ``[m, n]``. ``initialise(encoder, decoder)`` chooses weights to start training from.
+    ``[m, n]``. ``initialize(encoder, decoder)`` chooses weights to start training from.
     """
 
     kind: str
@@ -45,7 +45,7 @@ class Architecture:
     code_size: Callable[[int, int], int]
     encoder: Callable[[int, int], nn.Module]
     decoder: Callable[[int, int], nn.Module]
-    initialise: Callable[[nn.Module, nn.Module], None] | None = None
+    initialize: Callable[[nn.Module, nn.Module], None] | None = None
 
 
 class NeuralEncoder(Encoder):

@@ -1,4 +1,4 @@
-"""FedCG's convolutional AutoEncoder (ResNet-3), generalised to an adapter of any size.
+"""FedCG's convolutional AutoEncoder (ResNet-3), generalized to an adapter of any size.
 
 The flat vector, padded with zeros, is read row by row as an image ``[1, H, W]`` whose sides are multiples of
 2^depth and whose height is about twice its width: for LLaMA-7B with rank 8 (n = 2^23) FedCG's ``[1, 4096,

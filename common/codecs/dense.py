@@ -37,7 +37,7 @@ DENSE = Architecture(
     code_size=code_size,
     encoder=nn.Linear,
     decoder=lambda dim, size: nn.Linear(size, dim),
-    initialise=start_orthonormal,
+    initialize=start_orthonormal,
 )
 """``codec.kind = linear`` with ``codec.form = trained``; the option is k."""
 

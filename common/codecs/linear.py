@@ -83,11 +83,11 @@ class LinearEncoder(Encoder):
     def encode(self, vector: Tensor) -> Tensor:
         """Return ``Q (x - m)``: shape ``[n]`` to ``[k]``; another shape raises ``ValueError``."""
         check_shape("adapter vector", vector, self.dim)
-        centred = working(vector)
+        centered = working(vector)
         if self._has_bias:
-            centred = centred - self._bias(centred)
+            centered = centered - self._bias(centered)
         codes = [
-            subspace.project(centred[block.offset : block.offset + block.dim])
+            subspace.project(centered[block.offset : block.offset + block.dim])
             for block, subspace in zip(self._blocks, self._subspaces, strict=True)
         ]
         return torch.cat(codes)

@@ -30,7 +30,7 @@ class HistoryConfig(Section):
 
 
 class FedlppConfig(Section):
-    """Quantisation of what strategy fedlpp broadcasts: the proxy."""
+    """Quantization of what strategy fedlpp broadcasts: the proxy."""
 
     bits: Annotated[int, Field(ge=1, le=8)] = Field(2, description="fedlpp: bits w of a value in the broadcast proxy")
     rounding: Literal["nearest", "stochastic"] = Field(

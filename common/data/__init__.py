@@ -21,18 +21,18 @@ from common.data.partition import (
 from common.data.sources import load_examples
 from common.data.tokens import (
     IGNORED,
-    TokenisedExamples,
+    TokenizedExamples,
     check_chat_template,
     completion_texts,
     encode,
     prompt_texts,
-    tokenise,
+    tokenize,
 )
 
 __all__ = [
     "FORMATS",
     "IGNORED",
-    "TokenisedExamples",
+    "TokenizedExamples",
     "check_chat_template",
     "check_demo",
     "check_evaluation_is_public",
@@ -46,6 +46,6 @@ __all__ = [
     "prompt_texts",
     "retention_examples",
     "split_rows",
-    "tokenise",
+    "tokenize",
     "validation_examples",
 ]

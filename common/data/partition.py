@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from common.config import ConfigError, DataConfig
 from common.data.sources import load_examples, load_site_examples
-from common.data.tokens import TokenisedExamples, encode
+from common.data.tokens import TokenizedExamples, encode
 from common.demo import tasks as demo_tasks
 
 _CODES = "__group__"  # numbers of the groups, which partitioners compare; the groups themselves stay texts
@@ -129,7 +129,7 @@ def private_tokens(
     num_partitions: int,
     seed: int,
     site_path: str = "",
-) -> TokenisedExamples:
+) -> TokenizedExamples:
     """``private_examples`` as tokens, kept for the life of the process. No data raises ``ConfigError``."""
     rows = private_examples(data, partition, num_partitions, seed, site_path)
     if len(rows) == 0:

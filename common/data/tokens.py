@@ -16,7 +16,7 @@ IGNORED = -100  # label that cross-entropy skips
 
 
 @dataclass(frozen=True)
-class TokenisedExamples:
+class TokenizedExamples:
     """Examples as tokens: ``input_ids``, ``attention_mask`` and ``labels``, each of shape ``[examples, length]``.
 
     ``labels`` repeats the completion's tokens and is ``IGNORED`` on the prompt and on the padding.
@@ -29,15 +29,15 @@ class TokenisedExamples:
     def __len__(self) -> int:
         return self.input_ids.shape[0]
 
-    def select(self, rows: Tensor) -> "TokenisedExamples":
+    def select(self, rows: Tensor) -> "TokenizedExamples":
         """The given rows, cut to the longest of them."""
         mask = self.attention_mask[rows]
         length = int(mask.sum(dim=1).max()) if len(rows) else 0
-        return TokenisedExamples(self.input_ids[rows, :length], mask[:, :length], self.labels[rows, :length])
+        return TokenizedExamples(self.input_ids[rows, :length], mask[:, :length], self.labels[rows, :length])
 
-    def to(self, device: torch.device) -> "TokenisedExamples":
+    def to(self, device: torch.device) -> "TokenizedExamples":
         """The same examples on another device."""
-        return TokenisedExamples(self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device))
+        return TokenizedExamples(self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device))
 
 
 def check_chat_template(data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -75,19 +75,19 @@ def completion_texts(texts: Sequence[str], data: DataConfig) -> list[str]:
 
 def encode(
     rows: Dataset, data: DataConfig, tokenizer: PreTrainedTokenizerBase, *, end: bool, lenient: bool = False
-) -> TokenisedExamples:
+) -> TokenizedExamples:
     """Rows with the configured columns as tokens; ``end`` puts the tokenizer's end-of-text after each completion.
 
     ``lenient``: rows with nothing to learn are left out, where others would raise ``ConfigError``.
     """
     prompts = prompt_texts(rows, data, tokenizer)
     completions = completion_texts(rows[data.completion_column], data)
-    return tokenise(
+    return tokenize(
         tokenizer, prompts, completions, data.max_length, end=end, special=not data.chat_template, lenient=lenient
     )
 
 
-def tokenise(
+def tokenize(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     completions: Sequence[str],
@@ -97,8 +97,8 @@ def tokenise(
     special: bool = True,
     questions: Sequence[int] | None = None,
     lenient: bool = False,
-) -> TokenisedExamples:
-    """Tokenise prompt + completion, right-padded; an example over ``max_length`` loses the start of its prompt.
+) -> TokenizedExamples:
+    """Tokenize prompt + completion, right-padded; an example over ``max_length`` loses the start of its prompt.
 
     White space at a prompt's end belongs to the completion. An empty prompt is the tokenizer's begin-of-text, else its
     end-of-text. The completion begins at the first token in which the whole
@@ -133,7 +133,7 @@ def tokenise(
     return _padded(spans, tokenizer.pad_token_id)
 
 
-def _padded(spans: Sequence[tuple[Sequence[int], int]], pad: int | None) -> TokenisedExamples:
+def _padded(spans: Sequence[tuple[Sequence[int], int]], pad: int | None) -> TokenizedExamples:
     """Token ids with the place of their first label, padded at the right."""
     shape = (len(spans), max((len(row) for row, _ in spans), default=0))
     input_ids = torch.full(shape, 0 if pad is None else int(pad), dtype=torch.long)
@@ -143,7 +143,7 @@ def _padded(spans: Sequence[tuple[Sequence[int], int]], pad: int | None) -> Toke
         input_ids[index, : len(row)] = torch.tensor(row)
         mask[index, : len(row)] = 1
         labels[index, start : len(row)] = torch.tensor(row[start:])
-    return TokenisedExamples(input_ids, mask, labels)
+    return TokenizedExamples(input_ids, mask, labels)
 
 
 def _opened(heads: Sequence[list[int]], wholes: Sequence[list[int]], empty: list[int]) -> list[list[int]]:

@@ -10,7 +10,7 @@ from common.demo.tasks import template_of
 def public_questions(task: str, template: str = "") -> tuple[str, ...]:
     """A template (or the task's own) filled with every relation and subject of one group that no section pairs.
 
-    So no client holds any of these questions, none is evaluated, and none has an answer: "the colour of wolf" beside
+    So no client holds any of these questions, none is evaluated, and none has an answer: "the color of wolf" beside
     "the symbol of 3 and 4". Sorted, each once. Raises ``ValueError`` for an unknown task.
     """
     facts = [fact for section in SECTIONS for fact in facts_of(section)]

@@ -2,7 +2,7 @@
 
 ``elicitation``
     The base knows the facts, yet answers at random in the private template. Clients teach it the template;
-    evaluation asks about facts that no client holds, so it measures behaviour and not memory.
+    evaluation asks about facts that no client holds, so it measures behavior and not memory.
 ``knowledge``
     Facts withheld from the base, asked in a public template that it answers well for others. Each fact is held by
     many clients, and evaluation asks for those same facts.

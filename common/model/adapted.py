@@ -25,7 +25,7 @@ from common.model.lora import adapt, is_factor
 class AdaptedModel:
     """A causal language model whose LoRA adapter can be read and written as one flat vector of ``layout.size``.
 
-    ``initial`` is the freshly initialised adapter (shape ``[n]``), whatever has been loaded since.
+    ``initial`` is the freshly initialized adapter (shape ``[n]``), whatever has been loaded since.
     """
 
     model: PeftModel
@@ -100,7 +100,7 @@ class RemoteFactors:
 
 @lru_cache(maxsize=2)
 def load_adapted_model(model: ModelConfig, lora: LoraConfig, seed: int) -> AdaptedModel:
-    """Load the base model, put a freshly initialised LoRA adapter on it, and keep both for this process.
+    """Load the base model, put a freshly initialized LoRA adapter on it, and keep both for this process.
 
     The initial adapter depends on ``seed`` alone (A uniform as in peft, B zero), so every party starts from the same
     one. Raises ``ConfigError`` when the model cannot be had or the target modules do not exist in it.
@@ -119,7 +119,7 @@ def assemble(
     model.train(False)  # the base comes in evaluation mode, the adapter in training mode: one mode for all
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     layout = Layout.of({name: parameter.shape for name, parameter in trainable.items()})
-    _initialise(model, seed)
+    _initialize(model, seed)
     parameters = layout.flatten({name: parameter.detach().to(home) for name, parameter in trainable.items()})
     gradients = torch.zeros_like(parameters)
     values, slopes = layout.unflatten(parameters), layout.unflatten(gradients)
@@ -131,7 +131,7 @@ def assemble(
     return AdaptedModel(model, tokenizer, layout, parameters, gradients, parameters.clone(), remote)
 
 
-def _initialise(model: PeftModel, seed: int) -> None:
+def _initialize(model: PeftModel, seed: int) -> None:
     """A uniform and B zero, whatever peft drew: of embeddings it draws B, from torch's own generator."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in sorted(model.named_parameters(), key=lambda pair: pair[0]):

@@ -1,4 +1,4 @@
-"""The frozen base model with its tokenizer: embedded, from a directory or from the hub; quantised if asked for.
+"""The frozen base model with its tokenizer: embedded, from a directory or from the hub; quantized if asked for.
 
 Every reason for which one cannot be had is a ``ConfigError`` that says what to do about it.
 """
@@ -36,7 +36,7 @@ from common.model.weights_check import check_loaded, damaged, first_line, load_w
 
 hf_logging.disable_progress_bar()  # it would mix into what a command says; who waits for a model is told otherwise
 COMPUTE_DTYPE = torch.bfloat16
-"""Quantised weights are multiplied in this dtype (QLoRA)."""
+"""Quantized weights are multiplied in this dtype (QLoRA)."""
 _TOKENIZER = ("tokenizer*", "vocab*", "*.model", "*.tiktoken")  # files, one of which every tokenizer has
 _PROBE_WIDTH = 64  # one block of bitsandbytes' 4-bit format
 
@@ -63,7 +63,7 @@ def load_base(model: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerB
 
 
 def prepare(base: PreTrainedModel, model: ModelConfig, device: torch.device) -> PreTrainedModel:
-    """Make a loaded model ready for an adapter: QLoRA's casts if it is quantised, checkpointing if it is asked for."""
+    """Make a loaded model ready for an adapter: QLoRA's casts if it is quantized, checkpointing if it is asked for."""
     if model.quantization != "none":
         prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
         _keep_one_format(base)
@@ -228,16 +228,16 @@ def _check_quantization(bits: str, device: torch.device) -> None:
 
 @lru_cache(maxsize=4)
 def _probe_quantization(bits: str, device: torch.device) -> None:
-    """Send a gradient through one quantised layer: what fails here would fail minutes later, at the first step."""
-    from bitsandbytes import nn as quantised  # noqa: PLC0415 - slow to import
+    """Send a gradient through one quantized layer: what fails here would fail minutes later, at the first step."""
+    from bitsandbytes import nn as quantized  # noqa: PLC0415 - slow to import
 
     width = _PROBE_WIDTH
     if bits == "4":
-        layer: nn.Module = quantised.Linear4bit(  # type: ignore[attr-defined]
+        layer: nn.Module = quantized.Linear4bit(  # type: ignore[attr-defined]
             width, width, bias=False, compute_dtype=COMPUTE_DTYPE, compress_statistics=True, quant_type="nf4"
         )
     else:
-        layer = quantised.Linear8bitLt(width, width, bias=False, has_fp16_weights=False)  # type: ignore[attr-defined]
+        layer = quantized.Linear8bitLt(width, width, bias=False, has_fp16_weights=False)  # type: ignore[attr-defined]
     probe = torch.ones(2, width, device=device, requires_grad=True)
     layer.to(device)(probe).sum().backward()
     if probe.grad is None or not torch.isfinite(probe.grad).all():
@@ -255,5 +255,5 @@ def _keep_one_format(base: nn.Module) -> None:
 
 
 def _compute_in_bfloat16(base: nn.Module, device: torch.device) -> None:
-    """Run the forward pass under autocast: the parts that are not quantised are float32 and would else compute so."""
+    """Run the forward pass under autocast: the parts that are not quantized are float32 and would else compute so."""
     base.forward = torch.autocast(device.type, COMPUTE_DTYPE)(base.forward)  # type: ignore[method-assign]

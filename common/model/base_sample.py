@@ -15,7 +15,7 @@ _TOLERANCE = 0.005  # of the norm; storing in bfloat16 moves values by .1 %
 
 
 def base_sample(model: PeftModel) -> list[float]:
-    """Evenly spaced values of the input embedding, which no quantisation touches."""
+    """Evenly spaced values of the input embedding, which no quantization touches."""
     base: Any = model.get_base_model()
     weight: Tensor = base.get_input_embeddings().weight.detach().flatten()
     places = torch.linspace(0, len(weight) - 1, min(_COUNT, len(weight)), dtype=torch.float64).long()

@@ -67,7 +67,7 @@ def check_rank(base: nn.Module, lora: LoraConfig, targets: list[str]) -> None:
 
 
 def _sides(module: nn.Linear) -> tuple[int, int]:
-    """Inputs and outputs; quantised weights are packed, so their shape does not tell."""
+    """Inputs and outputs; quantized weights are packed, so their shape does not tell."""
     return module.in_features, module.out_features
 
 
@@ -76,7 +76,7 @@ def _is_one_of(name: str, targets: list[str]) -> bool:
 
 
 def linear_modules(base: nn.Module) -> list[str]:
-    """Last parts of the names of all linear modules, sorted; quantised ones and GPT-2's ``Conv1D`` are linear too."""
+    """Last parts of the names of all linear modules, sorted; quantized ones and GPT-2's ``Conv1D`` are linear too."""
     found = {name.rsplit(".", 1)[-1] for name, module in base.named_modules() if isinstance(module, nn.Linear | Conv1D)}
     return sorted(found)
 

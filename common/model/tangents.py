@@ -73,9 +73,9 @@ def span_losses(logits: Tensor, tokens: Tensor, spans: Tensor) -> Tensor:
     Every token but the first is told by the logits of the place before it; those of the last place tell nothing.
     """
     places = torch.arange(1, tokens.shape[1], device=tokens.device)
-    labelled = (places >= spans[:, :1]) & (places < spans[:, 1:])
+    labeled = (places >= spans[:, :1]) & (places < spans[:, 1:])
     losses = cross_entropy(logits.transpose(1, 2).float(), tokens[:, 1:], reduction="none")
-    return (losses * labelled).sum(1)
+    return (losses * labeled).sum(1)
 
 
 def label_counts(spans: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
 """What the releases cost: ε at a δ, the noise that a budget allows, and the running total of a run.
 
 Guarantees come from privacy loss distributions (PLD) under zero-out adjacency (``REPLACE_SPECIAL``: a
-client's code is replaced by zero), taking the worse of both orders of the neighbours. dp_accounting's PLDs
+client's code is replaced by zero), taking the worse of both orders of the neighbors. dp_accounting's PLDs
 are pessimistic: losses are rounded so that δ(ε) is an upper bound at any grid, and truncated tails count as
 δ; what remains unaccounted is floating-point error of the convolutions, about 1e-13 in δ. "rdp", "gdp" and
-"prv" are labelled comparisons.
+"prv" are labeled comparisons.
 
 Approximations that cost an additive δ (``slack``) are subtracted from δ before ε is computed.
 """

@@ -1,6 +1,6 @@
 """Exact and approximate formulas of Gaussian differential privacy: μ-GDP to (ε, δ) and back.
 
-A mechanism is μ-GDP if telling neighbours apart is no easier than N(0, 1) from N(μ, 1). The Gaussian
+A mechanism is μ-GDP if telling neighbors apart is no easier than N(0, 1) from N(μ, 1). The Gaussian
 mechanism with noise multiplier z is (1/z)-GDP and composition adds μ², both exactly. Sources: Dong, Roth, Su
 2019 (arXiv:1905.02383), Balle, Wang 2018 (arXiv:1805.06530), Bu et al. 2019 (arXiv:1911.11607).
 """

@@ -80,7 +80,7 @@ class ReleaseTerms:
 
     ``size``: values per code. ``clip_norm``: C, code units. ``noise_multiplier``: z, in units of C; 0 sends
     float32 without noise. ``shares``: noise shares, each of std z·C/√shares in ``distributed``: a *public* number
-    that no cohort exceeds (``sampling.binomial_limit``), since the realised cohort would betray who was selected
+    that no cohort exceeds (``sampling.binomial_limit``), since the realized cohort would betray who was selected
     to a coalition of clients; the server adds the shares that nobody brought. ``normalize``: scale every non-zero
     code to norm C instead of only clipping it. ``per_tensor``: the paper's Eq (1)-(2), for its reproduction: each of
     the T parts of the code is clipped to C/√T first, so that C is the bound on the whole that its clips really give.
@@ -206,7 +206,7 @@ def release(code: Tensor, terms: ReleaseTerms, source: RandomSource) -> WireArra
     """Clip one client's ``code`` (``terms.size`` values), put it on the grid, add noise; shape ``[size]``.
 
     Integers of ``terms.dtype`` in units of ``terms.grid_step``, or clipped float32 if the terms ask for no
-    noise. A code with NaN or infinities is released as the zero code: that is the zero-out neighbour, while an
+    noise. A code with NaN or infinities is released as the zero code: that is the zero-out neighbor, while an
     error would be an unnoised answer about private data. Without noise it raises ``NonFiniteError`` instead. A
     code of another size raises ``ValueError``. Source: Algorithm 2 of the paper, lines of the client, with the
     clip after the encoder and noise that scales with C.

@@ -185,7 +185,7 @@ def smoothing_error(std: float) -> float:
 
     Shows that discrete noise is a post-processing of continuous noise whose variance is smaller by ``std²``:
     then every bound for the Gaussian mechanism, sampled and composed, holds for the discrete one. Poisson
-    summation bounds the normalisers by 1 ± 2Σ exp(−2π²std²m²); at ``std`` = 2 the result is 5e-34.
+    summation bounds the normalizers by 1 ± 2Σ exp(−2π²std²m²); at ``std`` = 2 the result is 5e-34.
     """
     return 10.0 * math.exp(-2 * math.pi**2 * std**2)
 

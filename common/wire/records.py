@@ -1,6 +1,6 @@
 """What travels between server and clients, and nothing else: record names, schema version, checks, byte counts.
 
-An instruction (train, statistics, gradients) carries the flat adapter or its quantised proxy, the encoder and the
+An instruction (train, statistics, gradients) carries the flat adapter or its quantized proxy, the encoder and the
 release terms. A reply carries one vector (the released code, as plain bytes: nothing to parse, nothing to spare) and
 the round it belongs to. No loss and no example count leaves a client: each would be a release outside the mechanism.
 Flower itself adds one thing, how long the client's process ran: see ``answer-seconds`` in docs/privacy.md.
@@ -20,7 +20,7 @@ from torch import Tensor
 from common.adapter import Layout
 from common.codecs.base import EncoderSpec
 from common.privacy.mechanism import ReleaseTerms
-from common.proxy import QuantisedAdapter
+from common.proxy import QuantizedAdapter
 from common.wire.arrays import read_array
 
 _R = TypeVar("_R", ArrayRecord, ConfigRecord)
@@ -63,7 +63,7 @@ class Task:
             )
 
 
-def pack_instruction(adapter: Tensor | QuantisedAdapter, encoder: EncoderSpec, task: Task) -> RecordDict:
+def pack_instruction(adapter: Tensor | QuantizedAdapter, encoder: EncoderSpec, task: Task) -> RecordDict:
     """An instruction: the flat adapter (shape ``[n]``) or its proxy, the encoder's specification and the task."""
     terms = task.terms
     header = {
@@ -85,7 +85,7 @@ def pack_instruction(adapter: Tensor | QuantisedAdapter, encoder: EncoderSpec, t
     }
     return RecordDict(
         {
-            ADAPTER: _pack_proxy(adapter) if isinstance(adapter, QuantisedAdapter) else _pack_flat(adapter),
+            ADAPTER: _pack_proxy(adapter) if isinstance(adapter, QuantizedAdapter) else _pack_flat(adapter),
             **pack_encoder(encoder),
             TASK: ConfigRecord(cast("Any", header)),
         }
@@ -102,13 +102,13 @@ def pack_encoder(encoder: EncoderSpec) -> RecordDict:
 def as_cover(instruction: RecordDict) -> RecordDict:
     """The same instruction for a client that is not in the cohort; it shares all records but the task.
 
-    Equally long when it is serialised, since Flower writes a false value as it writes a true one.
+    Equally long when it is serialized, since Flower writes a false value as it writes a true one.
     """
     task = ConfigRecord({**_config(instruction, TASK), "sampled": False})
     return RecordDict({name: task if name == TASK else record for name, record in instruction.items()})
 
 
-def unpack_instruction(content: RecordDict) -> tuple[Tensor | QuantisedAdapter, EncoderSpec, Task]:
+def unpack_instruction(content: RecordDict) -> tuple[Tensor | QuantizedAdapter, EncoderSpec, Task]:
     """The inverse of ``pack_instruction``; anything malformed raises ``WireError``."""
     header = _config(content, TASK)
     _check_schema(header)
@@ -144,11 +144,11 @@ def unpack_instruction(content: RecordDict) -> tuple[Tensor | QuantisedAdapter, 
         raise WireError(f"instruction is malformed: {error!r}") from error
 
 
-def received_adapter(sent: Tensor | QuantisedAdapter, layout: Layout) -> Tensor:
-    """The adapter to start from (shape ``[n]``): as it was sent, or dequantised; of another size: ``WireError``."""
-    if isinstance(sent, QuantisedAdapter):
+def received_adapter(sent: Tensor | QuantizedAdapter, layout: Layout) -> Tensor:
+    """The adapter to start from (shape ``[n]``): as it was sent, or dequantized; of another size: ``WireError``."""
+    if isinstance(sent, QuantizedAdapter):
         try:
-            return sent.dequantise(layout)
+            return sent.dequantize(layout)
         except ValueError as error:
             raise WireError(str(error)) from error
     if len(sent) != layout.size:
@@ -185,8 +185,8 @@ def unpack_release(content: RecordDict, round_index: int, terms: ReleaseTerms) -
     return values
 
 
-def serialised_bytes(content: RecordDict) -> int:
-    """Size of the records as they are serialised for transport."""
+def serialized_bytes(content: RecordDict) -> int:
+    """Size of the records as they are serialized for transport."""
     return int(recorddict_to_proto(content).ByteSize())
 
 
@@ -208,14 +208,14 @@ def _unpack_flat(content: RecordDict) -> Tensor:
     return adapter
 
 
-def _pack_proxy(proxy: QuantisedAdapter) -> ConfigRecord:
+def _pack_proxy(proxy: QuantizedAdapter) -> ConfigRecord:
     """Plain bytes, as in a reply: an array's header would be as long as the ranges of a small adapter."""
     ranges = proxy.ranges.numpy().astype("<f4").tobytes()
     codes = proxy.codes.numpy().tobytes()
     return ConfigRecord({"bits": proxy.bits, "size": proxy.size, "codes": codes, "ranges": ranges})
 
 
-def _unpack_proxy(content: RecordDict) -> QuantisedAdapter:
+def _unpack_proxy(content: RecordDict) -> QuantizedAdapter:
     record = dict(_config(content, ADAPTER))
     held = {name: type(value) for name, value in record.items()}
     if held != _PROXY_FIELDS:
@@ -224,7 +224,7 @@ def _unpack_proxy(content: RecordDict) -> QuantisedAdapter:
     if len(ranges) % 8:
         raise WireError(f"quantised adapter: ranges are {len(ranges)} bytes, expected two float32 a tensor")
     try:
-        return QuantisedAdapter(
+        return QuantizedAdapter(
             bits=record["bits"],
             size=record["size"],
             codes=torch.from_numpy(np.frombuffer(codes, np.uint8).copy()),

@@ -57,7 +57,7 @@ def pseudo_clients(
 def directions(
     layout: Layout, gradients: Tensor, size: int, settings: PublicPriorConfig, clients: PseudoClients, point: Tensor
 ) -> Directions:
-    """The ``size`` leading principal directions of the unit-normalised gradients (shape ``[clients, n]``).
+    """The ``size`` leading principal directions of the unit-normalized gradients (shape ``[clients, n]``).
 
     A gradient that is zero or not finite counts for nothing. Where fewer directions than ``size`` exist, the rows
     that are left are zero, with energy zero.

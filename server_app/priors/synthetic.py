@@ -242,7 +242,7 @@ def train_autoencoder(
     *,
     scale: float,
 ) -> tuple[NeuralCodec, tuple[float, ...]]:
-    """Minimise ‖Dec∘Enc(Ĝ) - Ĝ‖² / ‖Ĝ‖² by Adam on newly drawn gradients in every step."""
+    """Minimize ‖Dec∘Enc(Ĝ) - Ĝ‖² / ‖Ĝ‖² by Adam on newly drawn gradients in every step."""
     if scale == 0:
         raise ValueError("statistics are zero everywhere: no synthetic gradient differs from zero")
     with torch.random.fork_rng(devices=[]):
@@ -251,8 +251,8 @@ def train_autoencoder(
             architecture.encoder(layout.size, option),
             architecture.decoder(layout.size, option),
         )
-        if architecture.initialise:
-            architecture.initialise(encoder, decoder)
+        if architecture.initialize:
+            architecture.initialize(encoder, decoder)
     autoencoder = nn.Sequential(encoder, decoder).to(gradients.device).train()
     optimizer = torch.optim.Adam(autoencoder.parameters(), lr=settings.learning_rate)
     losses = []

@@ -79,7 +79,7 @@ def assumptions(plan: PrivacyPlan, privacy: PrivacyConfig) -> str:
         )
     else:
         few = "any number of clients may collude"
-    charges = (plan.round, plan.statistics)
+    charges = (plan.round, plan.stage_one)
     amplified = any(charge and charge.noise_multiplier and charge.sampling_rate < 1 for charge in charges)
     return f"{few}, cohorts {'stay' if amplified else 'need not be'} secret"
 
@@ -87,17 +87,17 @@ def assumptions(plan: PrivacyPlan, privacy: PrivacyConfig) -> str:
 class PrivacyAccount:
     """The ledger of one run, and from it epsilon of the released model and of one client against the server.
 
-    ``message_noise`` and ``statistics_noise`` are the noise multipliers of one message by itself in stage 2 and stage 1
+    ``message_noise`` and ``stage_one_noise`` are the noise multipliers of one message by itself in stage 2 and stage 1
     (0: in the clear).
     """
 
     def __init__(
-        self, plan: PrivacyPlan, ledger: Ledger, *, message_noise: float, statistics_noise: float = math.inf
+        self, plan: PrivacyPlan, ledger: Ledger, *, message_noise: float, stage_one_noise: float = math.inf
     ) -> None:
         self.plan = plan
         self._ledger = ledger
         self.message_noise = message_noise
-        self._statistics_noise = statistics_noise
+        self._stage_one_noise = stage_one_noise
         self._running = RunningAccountant(plan.delta, plan.slack)
         for charge in ledger.charges:
             self._running.charge(charge)
@@ -116,10 +116,10 @@ class PrivacyAccount:
         """Whether one more round stays within the plan."""
         return not self.plan.round.noise_multiplier or self.rounds_charged < self.plan.rounds
 
-    def charge_statistics(self) -> None:
+    def charge_stage_one(self) -> None:
         """Write stage 1 to the ledger; to be called before its instructions go out."""
-        if self.plan.statistics:
-            self._charge(self.plan.statistics, 0)
+        if self.plan.stage_one:
+            self._charge(self.plan.stage_one, 0)
 
     def charge_round(self, round_index: int) -> None:
         """Write one round to the ledger; to be called before its instructions go out."""
@@ -163,7 +163,7 @@ class PrivacyAccount:
         if self.plan.reason:
             return math.inf
         first = sum(1 for charge in self._ledger.charges if charge.label != self.plan.round.label)
-        messages = ((self.message_noise, self.participations), (self._statistics_noise, first))
+        messages = ((self.message_noise, self.participations), (self._stage_one_noise, first))
         return epsilon_of_messages(self.plan, messages)
 
     def _charge(self, charge: Charge, round_index: int) -> None:

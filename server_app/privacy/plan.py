@@ -24,8 +24,8 @@ class PrivacyPlan:
         delta: delta of the guarantee.
         slack: part of delta that is set aside for sampling and rounding approximations.
         shares: public number of noise shares of a round, which no cohort exceeds but with a probability in ``slack``.
-        statistics_shares: the same for stage 1.
-        statistics: the charge of stage 1 (noise 0 when it is sent in the clear); ``None`` when there is no stage 1.
+        stage_one_shares: the same for stage 1.
+        stage_one: the charge of stage 1 (noise 0 when it is sent in the clear); ``None`` when there is no stage 1.
         round: the charge of one round of stage 2; noise 0 when nothing is private.
         rounds: rounds that the plan pays for.
         epsilon: end-to-end epsilon of the released model after ``rounds``; inf when any stage is not private.
@@ -39,8 +39,8 @@ class PrivacyPlan:
     delta: float
     slack: float
     shares: int
-    statistics_shares: int
-    statistics: Charge | None
+    stage_one_shares: int
+    stage_one: Charge | None
     round: Charge
     rounds: int
     epsilon: float
@@ -51,7 +51,7 @@ class PrivacyPlan:
     @property
     def noisy_stage_one(self) -> bool:
         """Whether there is a stage 1 that releases with noise."""
-        return self.statistics is not None and self.statistics.noise_multiplier > 0
+        return self.stage_one is not None and self.stage_one.noise_multiplier > 0
 
 
 def make_plan(
@@ -74,15 +74,15 @@ def make_plan(
     delta = _delta(privacy, clients)
     tail = _TAIL_SHARE * delta
     shares = binomial_limit(clients, privacy.sampling_rate, config.num_server_rounds, tail)
-    statistics_shares = binomial_limit(clients, stage.sampling_rate, 1, tail) if stage else 0
-    slack = _slack(config, delta, shares, statistics_shares, code_size, stage.size if stage else 0)
+    stage_one_shares = binomial_limit(clients, stage.sampling_rate, 1, tail) if stage else 0
+    slack = _slack(config, delta, shares, stage_one_shares, code_size, stage.size if stage else 0)
     if slack >= delta:
         raise ConfigError(
             f"privacy.delta = {delta:g}: {slack:.2g} would have to be set aside for discrete noise on codes of "
             f"{code_size:,} values over {config.num_server_rounds:,} rounds; raise it, or make the codes smaller"
         )
-    statistics = _stage_one_charge(config, stage, delta, slack) if stage else None
-    before = (statistics,) if statistics and statistics.noise_multiplier else ()
+    stage_one = _stage_one_charge(config, stage, delta, slack) if stage else None
+    before = (stage_one,) if stage_one and stage_one.noise_multiplier else ()
     printed = _printed(config, clients, delta, tensors)
     unit = _unit_charge(privacy, privacy.sampling_rate, "stage 2: gradient")
     if printed:
@@ -98,8 +98,8 @@ def make_plan(
         delta=delta,
         slack=slack,
         shares=shares,
-        statistics_shares=statistics_shares,
-        statistics=statistics,
+        stage_one_shares=stage_one_shares,
+        stage_one=stage_one,
         round=per_round,
         rounds=rounds,
         epsilon=total,
@@ -127,14 +127,14 @@ def mean_noise(privacy: PrivacyConfig, plan: PrivacyPlan, code_size: int) -> flo
 
 def stage_one_terms(config: RunConfig, plan: PrivacyPlan, stage: StageOne) -> ReleaseTerms:
     """Release terms of stage 1 as planned; noise 0 when it sends in the clear."""
-    charged = plan.statistics.noise_multiplier if plan.statistics else 0.0
-    noise = noise_against(colluders_counted(config.privacy, plan.clients), charged, plan.statistics_shares)
+    charged = plan.stage_one.noise_multiplier if plan.stage_one else 0.0
+    noise = noise_against(colluders_counted(config.privacy, plan.clients), charged, plan.stage_one_shares)
     return ReleaseTerms(
         size=stage.size if noise else stage.open_size,
         clip_norm=stage.clip_norm,
         noise_multiplier=noise,
         trust=config.privacy.trust,
-        shares=plan.statistics_shares,
+        shares=plan.stage_one_shares,
         normalize=False,
     )
 
@@ -185,16 +185,16 @@ def _delta(privacy: PrivacyConfig, clients: int) -> float:
 
 
 def _slack(
-    config: RunConfig, delta: float, shares: int, statistics_shares: int, code_size: int, statistics_size: int
+    config: RunConfig, delta: float, shares: int, stage_one_shares: int, code_size: int, stage_one_size: int
 ) -> float:
     """Delta set aside: cohorts beyond the public number of shares, and discrete noise charged as Gaussian."""
     if not config.privacy.is_private:
         return 0.0
     # the approximation depends on z only through the grid, which keeps noise/step fixed: z = 1 stands for all
     rounds = config.num_server_rounds * noise_slack(stage_two_terms(config.privacy, code_size, 1.0, shares))
-    if not statistics_size:
+    if not stage_one_size:
         return _TAIL_SHARE * delta + rounds
-    stage_one = noise_slack(stage_two_terms(config.privacy, statistics_size, 1.0, statistics_shares))
+    stage_one = noise_slack(stage_two_terms(config.privacy, stage_one_size, 1.0, stage_one_shares))
     return 2 * _TAIL_SHARE * delta + rounds + stage_one
 
 

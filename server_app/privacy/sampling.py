@@ -45,7 +45,7 @@ def binomial_limit(trials: int, rate: float, repeats: int, delta: float) -> int:
     """Smallest H that none of ``repeats`` draws of Bin(trials, rate) exceeds, but with probability ``delta``.
 
     Two uses. The largest cohort that a run of ``repeats`` rounds must be ready for (trials = clients): a *public*
-    number of noise shares, since the realised cohort would tell a client coalition whether another client was selected.
+    number of noise shares, since the realized cohort would tell a client coalition whether another client was selected.
     And the most rounds that any of ``repeats`` clients is asked in (trials = rounds).
 
     >>> binomial_limit(1000, 0.1, 40, 1e-9), binomial_limit(1000, 1.0, 40, 1e-9)

@@ -15,7 +15,7 @@ from server_app.rounds.controls import control_warning
 from server_app.rounds.state import RoundSummary
 
 
-class Watch:
+class Stopwatch:
     """Elapsed time over all sessions of a run, and what is left at the pace of this one."""
 
     def __init__(self, rounds: int, elapsed: float = 0.0) -> None:
@@ -44,7 +44,7 @@ class Watch:
         return pace * (self._rounds - server_round)
 
 
-class Narrator:
+class ConsoleLog:
     """Prints the story of a run to standard output, which Flower streams to the terminal."""
 
     def __call__(self, line: str) -> None:
@@ -63,7 +63,7 @@ class Narrator:
         if not plan.round.noise_multiplier:
             self(f"NOT PRIVATE: {plan.reason}")
             return
-        stage_one = f"stage-1 noise {plan.statistics.noise_multiplier:.3f}, " if plan.statistics else ""
+        stage_one = f"stage-1 noise {plan.stage_one.noise_multiplier:.3f}, " if plan.stage_one else ""
         goal = f"epsilon {show(plan.epsilon)} at delta {plan.delta:g} ({assumptions(plan, config.privacy)})"
         self(f"plan: {stage_one}stage-2 noise {plan.round.noise_multiplier:.3f} (x clip norm) -> {goal}")
         if plan.reason:
@@ -88,7 +88,7 @@ class Narrator:
             energy = float(prior["public_prior_energy"])
             self(f"prior made: code of {size} values holds {energy:.1%} of a pseudo-gradient's energy")
 
-    def round(self, summary: RoundSummary, metrics: MetricRecord | None, watch: Watch) -> None:
+    def round(self, summary: RoundSummary, metrics: MetricRecord | None, watch: Stopwatch) -> None:
         """One line a round."""
         scores = _scores(metrics) if metrics is not None else "not evaluated"
         failed = f"  {summary.failures} failed: {summary.failure}" if summary.failures else ""

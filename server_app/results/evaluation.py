@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from common.config import DataConfig, EvaluationConfig
-from common.data import IGNORED, completion_texts, prompt_texts, tokenise
+from common.data import IGNORED, completion_texts, prompt_texts, tokenize
 from common.model.adapted import AdaptedModel
 from common.model.label_logits import logits_at
 from server_app.results.evaluation_batches import batches_of
@@ -33,7 +33,7 @@ class Evaluation:
 
 
 class Evaluator:
-    """Scores an adapter on a fixed set of public examples; everything is tokenised once."""
+    """Scores an adapter on a fixed set of public examples; everything is tokenized once."""
 
     def __init__(self, adapted: AdaptedModel, examples: Dataset, data: DataConfig, settings: EvaluationConfig) -> None:
         self._adapted = adapted
@@ -47,7 +47,7 @@ class Evaluator:
         self._answers = torch.tensor([list(o).index(a) for o, a in zip(options, answers, strict=True)])
         self._options = _option_numbers([len(opts) for opts in options])
         asked = [(number, option) for number, opts in enumerate(options) for option in opts]
-        tokens = tokenise(
+        tokens = tokenize(
             adapted.tokenizer,
             [prompts[number] for number, _ in asked],
             completion_texts([option for _, option in asked], data),
@@ -103,8 +103,8 @@ def _option_numbers(counts: Sequence[int]) -> Tensor:
     """Numbers of each question's options, shape ``[questions, most options]``; missing ones are -1, the last entry."""
     numbers = torch.full((len(counts), max(counts, default=1)), -1)
     first = 0
-    for question, count in enumerate(counts):
-        numbers[question, :count] = torch.arange(first, first + count)
+    for instruction, count in enumerate(counts):
+        numbers[instruction, :count] = torch.arange(first, first + count)
         first += count
     return numbers
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from common.data import IGNORED, TokenisedExamples
+from common.data import IGNORED, TokenizedExamples
 
 TOKENS = 4_096
 """Most tokens of a pass, padding included; a longer row goes alone."""
@@ -23,7 +23,7 @@ class Batch:
     """One forward pass: inputs ``[sequences, length]``, and of every scored token its place and its example.
 
     ``rows`` and ``columns`` say where its logits are, ``targets`` which word it is, ``examples`` to which row of the
-    tokenised examples it belongs; each has shape ``[scored tokens]``.
+    tokenized examples it belongs; each has shape ``[scored tokens]``.
     """
 
     input_ids: Tensor
@@ -34,7 +34,7 @@ class Batch:
     examples: Tensor
 
 
-def batches_of(tokens: TokenisedExamples, words: int, most_rows: int) -> list[Batch]:
+def batches_of(tokens: TokenizedExamples, words: int, most_rows: int) -> list[Batch]:
     """All examples in passes of at most ``most_rows`` sequences; ``words``: width of the vocabulary.
 
     Options of one question that differ in their last token only share their inputs, so each distinct input is run once

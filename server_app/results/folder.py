@@ -98,7 +98,7 @@ class RunFolder:
         return RunConfig.parse(flatten(tomllib.loads((self.path / "config.toml").read_text(encoding="utf-8-sig"))))
 
     def save_adapter(self, adapted: "AdaptedModel", adapter: "Tensor", base_model: str) -> None:
-        """Write ``adapter/`` in PEFT's format, and a sample of its base model, by which another is recognised.
+        """Write ``adapter/`` in PEFT's format, and a sample of its base model, by which another is recognized.
 
         Of a local ``base_model`` it has the last name only, never the path. Of an embedding it has the factors alone:
         PEFT would save it whole, after it has looked for the base model on the hub.

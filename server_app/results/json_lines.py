@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 
-def mend(path: Path) -> None:
+def end_torn_line(path: Path) -> None:
     """End the last line if it was torn, so that what is appended begins on its own; no file is none that is torn."""
     try:
         with path.open("rb+") as file:
@@ -23,7 +23,7 @@ def mend(path: Path) -> None:
 
 def append(path: Path, text: str) -> None:
     """Add one line, on disk before this returns."""
-    mend(path)
+    end_torn_line(path)
     with path.open("a", encoding="utf-8") as file:
         file.write(text + "\n")
         file.flush()

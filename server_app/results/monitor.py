@@ -59,7 +59,7 @@ class Monitor(Collector):
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Every figure, labelled with the run's name, so that files of several runs can be collected together."""
+        """Every figure, labeled with the run's name, so that files of several runs can be collected together."""
         rows = [row for row in self._folder.read_metrics() if row["round"]]
         last: dict[str, Any] = rows[-1] if rows else {}
         yield self._counter("rounds", "Rounds that have ended", len(rows))
@@ -87,8 +87,8 @@ class Monitor(Collector):
         yield self._gauge("nodes_enrolled", "Enrolled nodes", len(there.nodes))
         yield self._gauge("nodes_online", "Enrolled nodes online when last looked at", there.online)
         yield self._gauge("nodes_needed", "Nodes that must be online before a round is charged", there.needed)
-        answered = self._labelled("site_last_answer_timestamp_seconds", "Last answer of a site, an error included")
-        unanswered = self._labelled("site_rounds_unanswered", "Rounds in a row a site was asked in and did not answer")
+        answered = self._labeled("site_last_answer_timestamp_seconds", "Last answer of a site, an error included")
+        unanswered = self._labeled("site_rounds_unanswered", "Rounds in a row a site was asked in and did not answer")
         for node in there.nodes:
             labels = [self._folder.path.name, there.name_of(node)]
             if node in there.last_answer:
@@ -107,7 +107,7 @@ class Monitor(Collector):
         return family
 
     @staticmethod
-    def _labelled(name: str, meaning: str) -> GaugeMetricFamily:
+    def _labeled(name: str, meaning: str) -> GaugeMetricFamily:
         return GaugeMetricFamily(f"dr_encoder_{name}", meaning, labels=["run", "site"])
 
 

@@ -77,9 +77,9 @@ def _draw_bytes(path: Path, report: dict[str, Any]) -> None:
 
 
 def _line(
-    axis: Axes, x: list[int], y: list[float], colour: str, x_label: str, y_label: str, label: str | None = None
+    axis: Axes, x: list[int], y: list[float], color: str, x_label: str, y_label: str, label: str | None = None
 ) -> None:
-    axis.plot(x, y, color=colour, lw=2, label=label, marker="o" if len(x) <= _FEW else None, ms=4)
+    axis.plot(x, y, color=color, lw=2, label=label, marker="o" if len(x) <= _FEW else None, ms=4)
     axis.set_xlabel(x_label)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))  # there is no round 0.5
     axis.set_ylabel(y_label)

@@ -28,7 +28,7 @@ def describe_printed(plan: PrivacyPlan, privacy: PrivacyConfig, rounds: int) -> 
             "mean_only": composed_epsilon(printed.mean_multiplier, rounds, plan.delta),
             "single_messages": composed_epsilon(printed.message_multiplier, rounds, plan.delta),
         },
-        "end_to_end": math.inf if plan.statistics else None,
+        "end_to_end": math.inf if plan.stage_one else None,
         "accountant": "claim: central limit of Gaussian DP, Eq (7); stage_2: exact composition of the Gaussians in all "
         "rounds, not amplified, for a client asked in each",
         "delta": plan.delta,

@@ -12,7 +12,7 @@ import numpy as np
 
 from common.config import RunConfig
 from common.wire.digest import app_digest
-from common.wire.records import pack_release, serialised_bytes
+from common.wire.records import pack_release, serialized_bytes
 from server_app.privacy.account import PrivacyAccount, assumptions
 from server_app.privacy.plan import (
     PrivacyPlan,
@@ -157,7 +157,7 @@ def describe_privacy(config: RunConfig, account: PrivacyAccount) -> dict[str, An
         "not_claimed_because": why_infinite_to_server(plan, privacy.trust, epsilon_server),
         "noise_multiplier_of_a_message": account.message_noise,
         "of": f"all messages of a client that is asked in {account.participations} rounds"
-        f"{' and in stage 1' if plan.statistics else ''}, "
+        f"{' and in stage 1' if plan.stage_one else ''}, "
         "more than any is expected to be",
         "against": "the server, which sees each message by itself (no secure aggregation, no amplification)",
         "accountant": "exact Gaussian composition: mu^2 = sum over its messages of 1/z^2",
@@ -176,7 +176,7 @@ def describe_privacy(config: RunConfig, account: PrivacyAccount) -> dict[str, An
         "clipping": privacy.clipping,
         "sampling_rate": privacy.sampling_rate,
         "noise_multiplier": plan.round.noise_multiplier,
-        "statistics_noise_multiplier": plan.statistics.noise_multiplier if plan.statistics else 0.0,
+        "statistics_noise_multiplier": plan.stage_one.noise_multiplier if plan.stage_one else 0.0,
         "noise_shares": plan.shares,
         "delta_set_aside": plan.slack,
         "rounds_charged": account.rounds_charged,
@@ -185,7 +185,7 @@ def describe_privacy(config: RunConfig, account: PrivacyAccount) -> dict[str, An
 
 
 def _noise_source(plan: PrivacyPlan, insecure_seed: int) -> str:
-    if not any(charge and charge.noise_multiplier for charge in (plan.round, plan.statistics)):
+    if not any(charge and charge.noise_multiplier for charge in (plan.round, plan.stage_one)):
         return "none: no noise is added"
     if insecure_seed >= 0:
         return "discrete Gaussian on an integer grid, from a public seed (INSECURE)"
@@ -205,7 +205,7 @@ def _communication(rows: list[dict[str, Any]], strategy: FederatedAdapter) -> di
     down = answered["bytes_down"] / answered["asked"] if answered else math.nan
     asked = clients_asked(strategy.config, strategy.account.plan) * strategy.state.round
     whole = round_terms(strategy.config.privacy, strategy.account.plan, strategy.layout.size)
-    lora = serialised_bytes(pack_release(np.zeros(whole.size, dtype=whole.dtype), strategy.state.round))
+    lora = serialized_bytes(pack_release(np.zeros(whole.size, dtype=whole.dtype), strategy.state.round))
     return {
         "adapter_values": strategy.layout.size,
         "code_values": strategy.codec.size,

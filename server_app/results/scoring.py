@@ -33,7 +33,7 @@ class Scorer:
 
     @classmethod
     def of(cls, adapted: AdaptedModel, config: RunConfig) -> "Scorer | None":
-        """The scorer of a run; ``None`` where it has no public examples. Tokenises all of them."""
+        """The scorer of a run; ``None`` where it has no public examples. Tokenizes all of them."""
         data, seed = config.data, config.seed
         held_out = evaluation_examples(data, seed)
         if held_out is None:

@@ -13,7 +13,7 @@ from flwr.supercore.inflatable.inflatable_object import UnexpectedObjectContentE
 from google.protobuf.message import DecodeError
 
 from common.privacy.mechanism import ReleaseTerms, check_release
-from common.wire.records import as_cover, reply_failure, serialised_bytes, unpack_release
+from common.wire.records import as_cover, reply_failure, serialized_bytes, unpack_release
 from server_app.errors import CommandError
 from server_app.log import log_event
 from server_app.results.tracking import counted, phase, watched
@@ -64,7 +64,7 @@ class Replies:
 
 
 @dataclass
-class Question:
+class Instruction:
     """One instruction for every member of a cohort; answers are matched against it.
 
     ``covered``: the clients outside the cohort that are asked as well, so that being asked tells nothing. Their answers
@@ -88,7 +88,7 @@ class Question:
 
     def address(self, content: RecordDict, message_type: str, ttl: float) -> list[Message]:
         """The same content as one message for each member, and as cover for each client outside the cohort."""
-        self.bytes_down = serialised_bytes(content) * len(self.asked)
+        self.bytes_down = serialized_bytes(content) * len(self.asked)
         members, other = set(self.cohort), as_cover(content) if self.covered else content
         self.messages = [
             Message(
@@ -125,7 +125,7 @@ class Question:
                 refused.append((node, reply.metadata.src_node_id, printable(str(refusal))))
                 continue
             answers[node] = values if node in members else None
-            bytes_up += serialised_bytes(reply.content)
+            bytes_up += serialized_bytes(reply.content)
         failures = {node: _LATE for node in expected if node not in answers}
         silent = set(failures)
         for node, sender, reason in refused:

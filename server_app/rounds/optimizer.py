@@ -9,7 +9,7 @@ _MOMENTUM = 0.9
 
 
 class ServerOptimizer:
-    """A torch optimiser over one flat parameter vector of shape ``[n]``."""
+    """A torch optimizer over one flat parameter vector of shape ``[n]``."""
 
     def __init__(self, settings: ServerConfig, adapter: Tensor) -> None:
         self._parameter = torch.nn.Parameter(adapter.clone())
@@ -33,12 +33,12 @@ class ServerOptimizer:
         return self.adapter
 
     def reset(self, adapter: Tensor) -> None:
-        """Put the adapter back to an earlier value, keeping the optimiser's averages."""
+        """Put the adapter back to an earlier value, keeping the optimizer's averages."""
         with torch.no_grad():
             self._parameter.copy_(adapter)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Adapter and optimiser averages by name, for a checkpoint."""
+        """Adapter and optimizer averages by name, for a checkpoint."""
         state = self._optimizer.state[self._parameter]
         averages = {name: value for name, value in state.items() if isinstance(value, Tensor)}
         return {"adapter": self.adapter, **{f"optimizer.{name}": value for name, value in averages.items()}}

@@ -9,7 +9,7 @@ from flwr.app import Message
 
 from common.codecs.base import Codec
 from server_app.privacy.account import PrivacyAccount
-from server_app.rounds.cohort import Question, Replies
+from server_app.rounds.cohort import Instruction, Replies
 from server_app.rounds.state import RoundSummary
 
 
@@ -17,26 +17,26 @@ from server_app.rounds.state import RoundSummary
 class OpenRound:
     """A round that is charged and configured: what its cohort is asked, and the codec of the answers."""
 
-    question: Question
+    instruction: Instruction
     codec: Codec
 
     @property
     def number(self) -> int:
         """Rounds are counted from 1."""
-        return self.question.round
+        return self.instruction.round
 
     @property
     def messages(self) -> list[Message]:
         """One for everybody who is asked."""
-        return self.question.messages
+        return self.instruction.messages
 
     def close(self, replies: Sequence[Message], *, least: float, noisy: bool) -> "ClosedRound":
         """Sort the replies; too few are fewer than the share ``least`` of the cohort.
 
         ``noisy``: the step is then taken however many replied, since whether it is must not depend on who did.
         """
-        found = self.question.sort(replies)
-        cohort, replied = len(self.question.cohort), len(found.releases)
+        found = self.instruction.sort(replies)
+        cohort, replied = len(self.instruction.cohort), len(found.releases)
         needed = math.ceil(least * cohort)
         shortage = "" if replied >= needed else f"{replied} of {cohort} clients replied, {needed} are needed"
         return ClosedRound(self, found, shortage, steps=noisy or not shortage)
@@ -66,21 +66,21 @@ class ClosedRound:
 
     def summary(self, account: PrivacyAccount, seconds: float) -> RoundSummary:
         """What there is to tell of it, after ``seconds``."""
-        question, replies = self.opened.question, self.replies
+        instruction, replies = self.opened.instruction, self.replies
         return RoundSummary(
-            round=question.round,
-            cohort=len(question.cohort),
+            round=instruction.round,
+            cohort=len(instruction.cohort),
             replies=len(replies.releases),
             shortage=self.shortage,
-            failures=len(replies.failures) if question.messages else 0,
-            failure=replies.commonest_failure if question.messages else "",
-            asked=len(question.messages),
+            failures=len(replies.failures) if instruction.messages else 0,
+            failure=replies.commonest_failure if instruction.messages else "",
+            asked=len(instruction.messages),
             answered=replies.answered,
             bytes_up=replies.bytes_up,
-            bytes_down=question.bytes_down,
+            bytes_down=instruction.bytes_down,
             seconds=seconds,
             epsilon=account.epsilon_model(),
             epsilon_server=account.epsilon_server(),
-            noise_promised=account.plan.round.noise_multiplier * question.terms.clip_norm,
-            noise_present=question.terms.total_std(len(replies.releases)),
+            noise_promised=account.plan.round.noise_multiplier * instruction.terms.clip_norm,
+            noise_present=instruction.terms.total_std(len(replies.releases)),
         )

@@ -20,7 +20,7 @@ from common.config import RunConfig
 from common.model.adapted import AdaptedModel
 from common.privacy.mechanism import combine
 from common.privacy.noise import RandomSource
-from common.proxy import QuantisedAdapter
+from common.proxy import QuantizedAdapter
 from common.wire.digest import app_digest
 from common.wire.records import TRAIN, Task, pack_instruction
 from server_app.log import log_event
@@ -28,7 +28,7 @@ from server_app.privacy.account import PrivacyAccount
 from server_app.privacy.plan import round_terms
 from server_app.privacy.sampling import poisson_sample
 from server_app.rounds.availability import Attendance
-from server_app.rounds.cohort import FederationError, Question, exchange
+from server_app.rounds.cohort import FederationError, Instruction, exchange
 from server_app.rounds.controls import controlled_code, controlled_gradient
 from server_app.rounds.divergence import judge
 from server_app.rounds.round import ClosedRound, OpenRound
@@ -39,7 +39,7 @@ from server_app.strategies.recipe import Recipe
 
 
 class FederatedAdapter(FlowerStrategy):
-    """Differentially private federated optimisation of one flat LoRA adapter through a codec.
+    """Differentially private federated optimization of one flat LoRA adapter through a codec.
 
     Args:
         recipe: what the strategy is under the configuration, for this adapter.
@@ -123,9 +123,11 @@ class FederatedAdapter(FlowerStrategy):
         started = time.monotonic()
         self.account.charge_round(server_round)  # first the charge, then anything that could be seen
         opened = self.configure(server_round, self.state.optimizer.adapter)
-        log_event("round_started", round=server_round, cohort=len(opened.question.cohort))
+        log_event("round_started", round=server_round, cohort=len(opened.instruction.cohort))
         closed = self.aggregate(opened, self.ask(grid, opened.messages, timeout))
-        self.attendance.note(grid, server_round, self.hooks.on_attendance, opened.question.asked, closed.replies.silent)
+        self.attendance.note(
+            grid, server_round, self.hooks.on_attendance, opened.instruction.asked, closed.replies.silent
+        )
         metrics = self._evaluate(server_round, last_round)
         self.hooks.on_round(self.state, closed.summary(self.account, time.monotonic() - started), metrics)
         self._stop_if_failing(closed)
@@ -138,12 +140,12 @@ class FederatedAdapter(FlowerStrategy):
         terms = round_terms(self.config.privacy, plan, codec.size)
         draw = self.account.draw_number(server_round)
         cohort = self.draw_cohort(draw, self.config.privacy.sampling_rate, plan.shares)
-        question = Question(server_round, terms, cohort, covered=self.covered(cohort))
-        if question.asked:
+        instruction = Instruction(server_round, terms, cohort, covered=self.covered(cohort))
+        if instruction.asked:
             task = Task(server_round, terms, app_digest(), share=self.recipe.stage_one_share)
             content = pack_instruction(self.broadcast(server_round, adapter), codec.spec(), task)
-            question.address(content, TRAIN, self.config.federation.round_timeout)
-        return OpenRound(question, codec)
+            instruction.address(content, TRAIN, self.config.federation.round_timeout)
+        return OpenRound(instruction, codec)
 
     def aggregate(self, opened: OpenRound, replies: Sequence[Message]) -> ClosedRound:
         """Algorithm 2, server side, unless too few replied to a round without noise."""
@@ -158,14 +160,14 @@ class FederatedAdapter(FlowerStrategy):
     def _step(self, closed: ClosedRound) -> None:
         opened, releases, control = closed.opened, closed.releases, self.config.server.control
         # 1: aggregate the clients' codes, Eq (5): their noisy sum over a fixed denominator
-        total = combine(releases, opened.question.terms, self.noise_source(opened.number))
+        total = combine(releases, opened.instruction.terms, self.noise_source(opened.number))
         code = controlled_code(control, total / self._denominator(len(releases)))
         # 2: decode with Dec, which never left the server
         gradient = controlled_gradient(control, opened.codec.decode(code))
         # 3: gradient descent on the adapter, Eq (6); 4: the next round sends it to its clients
         self.state.optimizer.step(gradient)
 
-    def broadcast(self, server_round: int, adapter: Tensor) -> Tensor | QuantisedAdapter:
+    def broadcast(self, server_round: int, adapter: Tensor) -> Tensor | QuantizedAdapter:
         """What the clients of a round get for the current adapter (shape ``[n]``): a function of it and of ``seed``."""
         return adapter
 

@@ -59,7 +59,7 @@ class FedCg(TwoStage):
 
     def quality_measured_on(self) -> str:
         """What ``prepare`` has collected: the training rows themselves, so an in-sample figure."""
-        charge = self.account.plan.statistics
+        charge = self.account.plan.stage_one
         kind = "noisy mean gradients" if charge and charge.noise_multiplier else "real gradients"
         return f"the {kind} it was trained on"
 

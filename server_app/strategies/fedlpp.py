@@ -1,7 +1,7 @@
-"""FEDLPP (arXiv 2406.10976): clients train a quantised proxy of the adapter; full precision stays with the server.
+"""FEDLPP (arXiv 2406.10976): clients train a quantized proxy of the adapter; full precision stays with the server.
 
 What this is to protect is the owner's model, not the clients' data: the mechanism does that, as in every strategy.
-It is no guarantee: clients optimise the proxy, which may end as good as the adapter, and the mean of a few rounds'
+It is no guarantee: clients optimize the proxy, which may end as good as the adapter, and the mean of a few rounds'
 proxies is as good. The report therefore scores both; docs/experiments.md has the measurements.
 """
 
@@ -16,7 +16,7 @@ from common import seeds
 from common.adapter import Layout
 from common.codecs.identity import IdentityCodec
 from common.config import RunConfig
-from common.proxy import QuantisedAdapter, quantise
+from common.proxy import QuantizedAdapter, quantize
 from server_app.strategies.base import FederatedAdapter
 from server_app.strategies.findings import Findings
 from server_app.strategies.random_projection import seeded_codec
@@ -34,20 +34,20 @@ class FedLpp(FederatedAdapter):
         """
         settings = config.fedlpp
         codec = seeded_codec(config, layout) if settings.compress else IdentityCodec(layout)
-        proxy = quantise(torch.zeros(layout.size), layout, settings.bits)
+        proxy = quantize(torch.zeros(layout.size), layout, settings.bits)
         return Recipe.of(layout, codec, proxy=proxy)
 
-    def broadcast(self, server_round: int, adapter: Tensor) -> QuantisedAdapter:
+    def broadcast(self, server_round: int, adapter: Tensor) -> QuantizedAdapter:
         """Q(adapter), with a seed of this round when it rounds at random."""
         settings = self.config.fedlpp
         seed = seeds.of_round(self.config.seed, server_round) if settings.rounding == "stochastic" else None
-        return quantise(adapter, self.layout, settings.bits, seed)
+        return quantize(adapter, self.layout, settings.bits, seed)
 
     def measure(self) -> "ProxyFindings":
         """Score the saved adapter and the proxy that the next round would broadcast."""
         adapter = self.state.optimizer.adapter
         proxy = self.broadcast(self.state.round + 1, adapter)
-        scores = [self.hooks.evaluate(self.state.round, each) for each in (adapter, proxy.dequantise(self.layout))]
+        scores = [self.hooks.evaluate(self.state.round, each) for each in (adapter, proxy.dequantize(self.layout))]
         quality = tuple(_quality(score) for score in scores if score is not None)
         return ProxyFindings(self.config.fedlpp.bits, self.layout.size, proxy.nbytes, quality)
 

@@ -12,7 +12,7 @@ from common.codecs.conv import CONV
 from common.codecs.dense import DENSE
 from common.codecs.identity import IdentityCodec
 from common.config import CodecConfig, ConfigError, RunConfig
-from common.proxy import QuantisedAdapter
+from common.proxy import QuantizedAdapter
 from server_app.privacy.stage_one import StageOne
 
 
@@ -48,10 +48,10 @@ class Recipe:
     stage_one: StageOne | None = None
     learned: bool = False
     keeps_length: bool = False
-    proxy: QuantisedAdapter | None = None
+    proxy: QuantizedAdapter | None = None
 
     @classmethod
-    def of(cls, layout: Layout, codec: Codec, *, proxy: QuantisedAdapter | None = None) -> "Recipe":
+    def of(cls, layout: Layout, codec: Codec, *, proxy: QuantizedAdapter | None = None) -> "Recipe":
         """A strategy without a stage 1 whose first codec is ``codec``."""
         return cls(layout, codec.size, PlannedEncoder(codec.spec()), codec, proxy=proxy)
 
@@ -66,7 +66,7 @@ class Recipe:
         return self.stage_one.share if self.stage_one else 0.0
 
     @property
-    def broadcast(self) -> Tensor | QuantisedAdapter:
+    def broadcast(self) -> Tensor | QuantizedAdapter:
         """Something as large as what the clients of a round get for the adapter."""
         return torch.zeros(self.layout.size) if self.proxy is None else self.proxy
 

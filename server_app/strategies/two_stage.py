@@ -13,12 +13,12 @@ from common.codecs.identity import IdentityCodec
 from common.config import ConfigError, RunConfig
 from common.privacy.mechanism import ReleaseTerms
 from common.wire.digest import app_digest
-from common.wire.records import Task, pack_encoder, pack_instruction, pack_release, serialised_bytes
+from common.wire.records import Task, pack_encoder, pack_instruction, pack_release, serialized_bytes
 from server_app.log import log_event
 from server_app.priors.synthetic import PriorSettings
 from server_app.privacy.plan import stage_one_terms
 from server_app.privacy.stage_one import StageOne
-from server_app.rounds.cohort import FederationError, Question
+from server_app.rounds.cohort import FederationError, Instruction
 from server_app.rounds.state import StageOneTraffic
 from server_app.strategies.base import FederatedAdapter
 from server_app.strategies.findings import Findings
@@ -46,19 +46,19 @@ class TwoStage(FederatedAdapter):
         terms = stage_one_terms(self.config, plan, stage)
         raw = not terms.noise_multiplier
         measured = self.config.stage_one
-        cohort = self.draw_cohort(0, stage.sampling_rate, plan.statistics_shares)
-        self.account.charge_statistics()
+        cohort = self.draw_cohort(0, stage.sampling_rate, plan.stage_one_shares)
+        self.account.charge_stage_one()
         task = Task(
             0, terms, app_digest(), raw,
             measured.steps, measured.learning_rate, stage.share,
         )  # fmt: skip
         content = pack_instruction(self.state.optimizer.adapter, IdentityCodec(self.layout).spec(), task)
-        question = Question(0, terms, cohort, raw=raw, covered=self.covered(cohort))
+        instruction = Instruction(0, terms, cohort, raw=raw, covered=self.covered(cohort))
         timeout = self.config.federation.round_timeout
-        messages = question.address(content, self.message_type, timeout)
+        messages = instruction.address(content, self.message_type, timeout)
         log_event("stage_one_started", round=0, cohort=len(cohort))
-        replies = question.sort(self.ask(grid, messages, timeout))
-        promised = plan.statistics.noise_multiplier * terms.clip_norm if plan.statistics else 0.0
+        replies = instruction.sort(self.ask(grid, messages, timeout))
+        promised = plan.stage_one.noise_multiplier * terms.clip_norm if plan.stage_one else 0.0
         present = terms.total_std(len(replies.releases))
         log_event(
             "stage_one_answered", round=0, cohort=len(cohort), replies=len(replies.releases),
@@ -72,8 +72,8 @@ class TwoStage(FederatedAdapter):
         # of one message, whoever was sampled: a total, or a gap, would tell of a secret cohort
         self.state.stage_one = StageOneTraffic(
             values_up_per_client=float(terms.size),
-            bytes_up_per_client=float(serialised_bytes(pack_release(np.zeros(terms.size, terms.dtype), 0))),
-            bytes_down_per_client=float(serialised_bytes(content)),
+            bytes_up_per_client=float(serialized_bytes(pack_release(np.zeros(terms.size, terms.dtype), 0))),
+            bytes_down_per_client=float(serialized_bytes(content)),
         )
         ordered = sorted(replies.releases.values(), key=np.ndarray.tobytes)  # Flower's node ids are random
         return Collected(ordered, terms, stage.sampling_rate * len(self.nodes))
@@ -85,7 +85,7 @@ class TwoStage(FederatedAdapter):
     def measure(self) -> "StageOneFindings":
         """Weigh stage 1 against sending its gradients exactly (the paper's Table 5), and an AutoEncoder.
 
-        Bytes are of serialised records: a reply, an instruction, the encoder within one. The decoder never travels.
+        Bytes are of serialized records: a reply, an instruction, the encoder within one. The decoder never travels.
         """
         if self.state.stage_one is None:
             raise RuntimeError("stage 1 is weighed by prepare(), which has not run")
@@ -94,7 +94,7 @@ class TwoStage(FederatedAdapter):
         return StageOneFindings(
             traffic=self.state.stage_one,
             exact_values=exact.size,
-            exact_bytes=serialised_bytes(pack_release(exact, 0)),
+            exact_bytes=serialized_bytes(pack_release(exact, 0)),
             measured_on=self.quality_measured_on(),
             autoencoder=learned,
         )
@@ -123,7 +123,7 @@ class AutoEncoderSize:
         return cls(
             encoder_parameters=encoder,
             decoder_parameters=decoder,
-            encoder_bytes_down_per_client_round=serialised_bytes(pack_encoder(spec)),
+            encoder_bytes_down_per_client_round=serialized_bytes(pack_encoder(spec)),
             decoder_bytes_kept=codec.state().nbytes - spec.nbytes,
             adapter_values_per_code_value=codec.dim / codec.size,
         )

@@ -48,7 +48,7 @@ def test_a_row_is_printed_before_the_next_is_measured(
     assert "local step, 2 x 16 tokens" in capsys.readouterr().out
 
 
-def test_the_random_4_bit_model_is_quantised_and_trains() -> None:
+def test_the_random_4_bit_model_is_quantized_and_trains() -> None:
     base = gpu.random_base(gpu.SMALL, "4", torch.device("cpu"))
     assert base.model.layers[0].mlp.up_proj.weight.dtype == torch.uint8
     assert base.lm_head.weight.dtype == torch.float32

@@ -19,7 +19,7 @@ from common.config import RunConfig
 from common.data import private_tokens
 from common.model.adapted import AdaptedModel
 from common.wire.digest import app_digest
-from common.wire.records import STATISTICS, serialised_bytes
+from common.wire.records import STATISTICS, serialized_bytes
 from tests.support.instructions import answer, ask, plain_code, refusal, terms
 from tests.support.tiny import CLIENTS
 from workbench.simulation.in_process import InProcessGrid
@@ -39,7 +39,7 @@ def test_a_reply_is_the_release_with_its_round_and_nothing_else(grid: InProcessG
     agreed = terms(64, 1.0)
     content = ask(grid, adapted.initial, LinearCodec.of_form(adapted.layout, 64, 1), agreed).content
     assert {name: sorted(content[name]) for name in content} == {"release": ["dtype", "round", "schema", "values"]}
-    assert serialised_bytes(content) < 64 * agreed.dtype.itemsize + 120
+    assert serialized_bytes(content) < 64 * agreed.dtype.itemsize + 120
 
 
 def test_other_code_is_refused_naming_both(grid: InProcessGrid, adapted: AdaptedModel) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from client_app.local_update import _batches, gradient_stream, local_update
 from common.config import LoraConfig, ModelConfig, TrainConfig
-from common.data import TokenisedExamples, tokenise
+from common.data import TokenizedExamples, tokenize
 from common.demo.facts import PRIVATE_PROMPT, facts_of
 from common.model.adapted import AdaptedModel, load_adapted_model
 from tests.support.tiny import vectors
@@ -18,9 +18,9 @@ FACTS = KNOWN[:: len(KNOWN) // 8][:8]
 
 
 @pytest.fixture(scope="module")
-def examples(adapted: AdaptedModel) -> TokenisedExamples:
+def examples(adapted: AdaptedModel) -> TokenizedExamples:
     prompts, answers = [fact.fill(PRIVATE_PROMPT) for fact in FACTS], [f" {fact.answer}" for fact in FACTS]
-    return tokenise(adapted.tokenizer, prompts, answers, 64)
+    return tokenize(adapted.tokenizer, prompts, answers, 64)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def settings(**changes: Any) -> TrainConfig:
     return TrainConfig(**{"batch_size": 8, "learning_rate": 0.1, **changes})
 
 
-def plain_gradient(adapted: AdaptedModel, adapter: Tensor, examples: TokenisedExamples) -> Tensor:
+def plain_gradient(adapted: AdaptedModel, adapter: Tensor, examples: TokenizedExamples) -> Tensor:
     """The gradient of the mean loss per completion token, by autograd on the logits alone."""
     adapted.load(adapter)
     adapted.model.eval()
@@ -47,7 +47,7 @@ def plain_gradient(adapted: AdaptedModel, adapter: Tensor, examples: TokenisedEx
 
 
 def test_one_step_is_the_gradient_of_the_mean_loss(
-    adapted: AdaptedModel, adapter: Tensor, examples: TokenisedExamples
+    adapted: AdaptedModel, adapter: Tensor, examples: TokenizedExamples
 ) -> None:
     gradient = local_update(adapted, adapter, examples, settings(), seed=3)
     expected = plain_gradient(adapted, adapter, examples)
@@ -56,7 +56,7 @@ def test_one_step_is_the_gradient_of_the_mean_loss(
 
 
 def test_one_step_does_not_depend_on_the_learning_rate(
-    adapted: AdaptedModel, adapter: Tensor, examples: TokenisedExamples
+    adapted: AdaptedModel, adapter: Tensor, examples: TokenizedExamples
 ) -> None:
     one = local_update(adapted, adapter, examples, settings(), seed=3)
     two = local_update(adapted, adapter, examples, settings(learning_rate=9.0), seed=3)
@@ -64,7 +64,7 @@ def test_one_step_does_not_depend_on_the_learning_rate(
 
 
 def test_several_sgd_steps_are_start_minus_end_over_the_learning_rate(
-    adapted: AdaptedModel, adapter: Tensor, examples: TokenisedExamples
+    adapted: AdaptedModel, adapter: Tensor, examples: TokenizedExamples
 ) -> None:
     """With full batches each step's gradient is the plain one at the moving adapter."""
     moving, total = adapter.clone(), torch.zeros_like(adapter)
@@ -77,7 +77,7 @@ def test_several_sgd_steps_are_start_minus_end_over_the_learning_rate(
 
 
 def test_several_adamw_steps_are_those_of_torch(
-    adapted: AdaptedModel, adapter: Tensor, examples: TokenisedExamples
+    adapted: AdaptedModel, adapter: Tensor, examples: TokenizedExamples
 ) -> None:
     moving = torch.nn.Parameter(adapter.clone())
     optimizer = torch.optim.AdamW([moving], lr=0.01)
@@ -91,21 +91,21 @@ def test_several_adamw_steps_are_those_of_torch(
 
 
 def test_accumulated_micro_batches_are_one_large_batch(
-    adapted: AdaptedModel, adapter: Tensor, examples: TokenisedExamples
+    adapted: AdaptedModel, adapter: Tensor, examples: TokenizedExamples
 ) -> None:
     whole = local_update(adapted, adapter, examples, settings(batch_size=8), seed=3)
     pieces = local_update(adapted, adapter, examples, settings(batch_size=2, gradient_accumulation=4), seed=3)
     torch.testing.assert_close(pieces, whole, rtol=1e-4, atol=1e-7)
 
 
-def test_the_seed_decides_the_drawn_batch(adapted: AdaptedModel, adapter: Tensor, examples: TokenisedExamples) -> None:
+def test_the_seed_decides_the_drawn_batch(adapted: AdaptedModel, adapter: Tensor, examples: TokenizedExamples) -> None:
     draws = [local_update(adapted, adapter, examples, settings(batch_size=2), seed) for seed in (1, 1, 2)]
     assert torch.equal(draws[0], draws[1])
     assert not torch.allclose(draws[0], draws[2], rtol=0.01)
 
 
 def test_the_result_does_not_depend_on_what_the_model_did_before(
-    adapted: AdaptedModel, adapter: Tensor, examples: TokenisedExamples
+    adapted: AdaptedModel, adapter: Tensor, examples: TokenizedExamples
 ) -> None:
     train = settings(local_steps=2, optimizer="adamw")
     first = local_update(adapted, adapter, examples, train, seed=1)
@@ -122,7 +122,7 @@ def test_however_a_step_of_uneven_rows_is_cut_its_gradient_is_the_same(
     """Completions of 1 to 9 tokens: a mean of micro-batch means would weigh a short one too much."""
     prompts = [fact.fill(PRIVATE_PROMPT) for fact in FACTS]
     answers = [f" {fact.answer}" * (1 + 8 * (number % 2)) for number, fact in enumerate(FACTS)]
-    uneven = tokenise(adapted.tokenizer, prompts, answers, 64)
+    uneven = tokenize(adapted.tokenizer, prompts, answers, 64)
     expected = plain_gradient(adapted, adapter, uneven)
     cut = settings(batch_size=size, gradient_accumulation=pieces)
     found = local_update(adapted, adapter, uneven, cut, seed=3)
@@ -157,7 +157,7 @@ def test_steps_draw_without_replacement_within_a_pass() -> None:
     assert len(list(_batches(6, settings(local_steps=11, batch_size=2), seed=1))) == 11
 
 
-def test_epochs_train_in_that_many_steps(adapted: AdaptedModel, adapter: Tensor, examples: TokenisedExamples) -> None:
+def test_epochs_train_in_that_many_steps(adapted: AdaptedModel, adapter: Tensor, examples: TokenizedExamples) -> None:
     """Two passes with full batches are two steps."""
     epochs = local_update(adapted, adapter, examples, settings(local_steps=0, local_epochs=2), seed=1)
     steps = local_update(adapted, adapter, examples, settings(local_steps=2), seed=1)
@@ -165,7 +165,7 @@ def test_epochs_train_in_that_many_steps(adapted: AdaptedModel, adapter: Tensor,
 
 
 def test_the_stream_begins_with_the_one_step_gradient_and_follows_sgd(
-    adapted: AdaptedModel, adapter: Tensor, examples: TokenisedExamples
+    adapted: AdaptedModel, adapter: Tensor, examples: TokenizedExamples
 ) -> None:
     train = settings(local_steps=3, batch_size=4)
     stream = list(gradient_stream(adapted, adapter, examples, train, seed=5))
@@ -176,7 +176,7 @@ def test_the_stream_begins_with_the_one_step_gradient_and_follows_sgd(
     torch.testing.assert_close(torch.stack(stream).sum(dim=0), several, rtol=1e-3, atol=1e-5)
 
 
-def test_dropout_masks_are_those_of_the_seed(examples: TokenisedExamples) -> None:
+def test_dropout_masks_are_those_of_the_seed(examples: TokenizedExamples) -> None:
     """The base model's dropout, for the adapter has none of its own."""
     lora = LoraConfig(rank=2, target_modules="q_proj")
     dropping = load_adapted_model.__wrapped__(ModelConfig(), lora, 1)

@@ -1,4 +1,4 @@
-"""What a site with its own data answers before and around its releases, whoever asks, for neighbouring data files.
+"""What a site with its own data answers before and around its releases, whoever asks, for neighboring data files.
 
 Whatever a run's configuration says, the kind of the answer, its text or length, and the site's ledger are the same.
 """
@@ -258,7 +258,7 @@ def test_a_model_that_the_site_does_not_list_is_never_loaded(
 
 
 def test_under_local_trust_a_site_that_fails_sends_noise_as_well(site: SiteUnderTest, data: dict[str, Path]) -> None:
-    """Silence was told from the zero-out neighbour in the released sum, in 99 % of 256-value rounds."""
+    """Silence was told from the zero-out neighbor in the released sum, in 99 % of 256-value rounds."""
     for odd in ("no file", "no rows"):
         assert site.ask(data[odd], terms=ReleaseTerms(64, 1.0, 8.0, "local", 4, normalize=True)).kind == "release"
 

@@ -1,4 +1,4 @@
-"""What a site with its own data answers to any instruction at all, for neighbouring data files: always the same."""
+"""What a site with its own data answers to any instruction at all, for neighboring data files: always the same."""
 
 import json
 from dataclasses import replace
@@ -28,7 +28,7 @@ from tests.support.tiny import TINY, write_jsonl
 EXAMPLES = 60
 TERMS = ReleaseTerms(64, 1.0, 3.0, "local", 4, normalize=True)
 ROWS = [{"prompt": f"the sum of {n} and 3 is", "completion": f" {n + 3}"} for n in range(12)]
-NEIGHBOURS: dict[str, list[dict[str, Any]]] = {
+NEIGHBORS: dict[str, list[dict[str, Any]]] = {
     "one less": ROWS[:-1],
     "one row": ROWS[:1],
     "no rows": [],
@@ -39,7 +39,7 @@ NEIGHBOURS: dict[str, list[dict[str, Any]]] = {
 @pytest.fixture(scope="module")
 def own_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("own")
-    found = {name: write_jsonl(folder / f"{name}.jsonl", rows) for name, rows in {"all": ROWS, **NEIGHBOURS}.items()}
+    found = {name: write_jsonl(folder / f"{name}.jsonl", rows) for name, rows in {"all": ROWS, **NEIGHBORS}.items()}
     return found | {"no file": folder / "none.jsonl"}
 
 
@@ -81,7 +81,7 @@ def test_no_field_of_an_instruction_makes_the_answer_or_the_ledger_tell_of_the_r
     @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(
         content=st.sampled_from([0.0, 0.1, 0.99]).flatmap(lambda share: mutated(lambda: plain(adapted, kind, share))),
-        other=st.sampled_from([*NEIGHBOURS, "no file"]),
+        other=st.sampled_from([*NEIGHBORS, "no file"]),
     )
     def every(content: RecordDict, other: str) -> None:
         with_all, with_others = seen(content, "all"), seen(content, other)

@@ -13,7 +13,7 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.proto.message_pb2 import Message as MessageProto
 
 from client_app import resident, worker
-from client_app.worker_link import Letter, WorkerError
+from client_app.worker_link import Frame, WorkerError
 from tests.support.worker_runs import ask, client_command, context, gone, wait_until, workers
 
 
@@ -204,7 +204,7 @@ def test_a_message_that_flower_cannot_parse_is_the_peers_fault() -> None:
     spoiled = MessageProto()
     spoiled.content.items.add(key="order").config_record.items.add(key="text")
     with pytest.raises(WorkerError, match="not a message and a context of Flower"):
-        worker._open(Letter({}, (spoiled.SerializeToString(), b"")))
+        worker._open(Frame({}, (spoiled.SerializeToString(), b"")))
 
 
 def test_without_an_idle_time_everything_happens_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The worker's socket: letters, and who may write them."""
+"""The worker's socket: frames, and who may write them."""
 
 import os
 import socket
@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from client_app import worker_link
-from client_app.worker_link import Letter, WorkerError
+from client_app.worker_link import Frame, WorkerError
 from tests.support.worker_runs import ask, context, dial, gone, socket_file, soon
 
 
@@ -30,7 +30,7 @@ def test_the_deadline_of_a_letter_is_for_all_of_it_however_slowly_it_trickles() 
         thread.start()
         start = time.monotonic()
         with pytest.raises(TimeoutError):
-            Letter.receive(other, start + 0.5)
+            Frame.receive(other, start + 0.5)
         assert time.monotonic() - start < 3.0
     thread.join()
 
@@ -38,7 +38,7 @@ def test_the_deadline_of_a_letter_is_for_all_of_it_however_slowly_it_trickles() 
 def test_a_letter_that_nobody_reads_is_given_up_at_the_deadline() -> None:
     one, other = socket.socketpair(socket.AF_UNIX)
     with one, other, pytest.raises(TimeoutError):
-        Letter({}, (bytes(1 << 22),)).send(one, time.monotonic() + 0.3)
+        Frame({}, (bytes(1 << 22),)).send(one, time.monotonic() + 0.3)
 
 
 @pytest.mark.parametrize("header", [b"[" * 200_000, b'{"a":' * 200_000], ids=["lists", "objects"])
@@ -48,7 +48,7 @@ def test_a_header_nested_beyond_the_stack_is_no_letter(header: bytes) -> None:
     with one, other:
         thread.start()
         with pytest.raises(WorkerError, match="a header that is not JSON"):
-            Letter.receive(other, time.monotonic() + 30.0)
+            Frame.receive(other, time.monotonic() + 30.0)
         thread.join()
 
 
@@ -66,8 +66,8 @@ def test_a_worker_outlives_a_header_nested_beyond_the_stack(tmp_path: Path) -> N
 def test_other_code_under_the_same_socket_is_never_served(tmp_path: Path) -> None:
     first = ask("one", context())
     with dial(tmp_path) as connection:
-        Letter({"protocol": worker_link.PROTOCOL, "app": "other", "loaded": ""}, (b"-", b"-")).send(connection, soon())
-        assert Letter.receive(connection, soon()).header == {"status": "retired"}
+        Frame({"protocol": worker_link.PROTOCOL, "app": "other", "loaded": ""}, (b"-", b"-")).send(connection, soon())
+        assert Frame.receive(connection, soon()).header == {"status": "retired"}
     assert gone(first["pid"])
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from common.config import ConfigError, DataConfig
-from common.data import IGNORED, TokenisedExamples, evaluation_examples, load_examples, private_tokens
+from common.data import IGNORED, TokenizedExamples, evaluation_examples, load_examples, private_tokens
 from tests.support.example_rows import MAPPED, TOKENIZER, words
 from tests.support.tiny import write_jsonl
 
@@ -25,7 +25,7 @@ def test_a_sites_own_file_is_read_with_its_own_column_names(tmp_path: Path, name
     path = tmp_path / name
     path.write_text(text)
     tokens = private_tokens(MAPPED, TOKENIZER, 3, 7, 1, str(path))
-    assert isinstance(tokens, TokenisedExamples)
+    assert isinstance(tokens, TokenizedExamples)
     assert [words(row[row != IGNORED]) for row in tokens.labels] == [["answer", "</s>"], ["which", "</s>"]], (
         "the whole file, not a partition"
     )

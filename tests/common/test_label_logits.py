@@ -1,4 +1,4 @@
-"""Logits at labelled places: those of the whole, with the same gradient, whatever a model does to them."""
+"""Logits at labeled places: those of the whole, with the same gradient, whatever a model does to them."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +19,7 @@ from transformers import (
 
 from client_app.local_update import local_update
 from common.config import LoraConfig, TrainConfig
-from common.data import IGNORED, TokenisedExamples
+from common.data import IGNORED, TokenizedExamples
 from common.demo.model import load_tokenizer
 from common.model.adapted import AdaptedModel, assemble
 from common.model.group_gradients import group_gradients
@@ -65,17 +65,17 @@ def build(config: PreTrainedConfig, targets: str = "auto") -> AdaptedModel:
     return assemble(base, load_tokenizer(), lora, 1, torch.device("cpu"))
 
 
-def examples() -> TokenisedExamples:
+def examples() -> TokenizedExamples:
     """Rows of 12, 7 and 9 tokens with 2, 5 and 1 label tokens."""
     ids = torch.randint(1, 300, (3, 12), generator=torch.Generator().manual_seed(2))
     mask, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORED)
     for row, (length, count) in enumerate([(12, 2), (7, 5), (9, 1)]):
         mask[row, :length] = 1
         labels[row, length - count : length] = ids[row, length - count : length]
-    return TokenisedExamples(ids * mask, mask, labels)
+    return TokenizedExamples(ids * mask, mask, labels)
 
 
-def own_gradient(adapted: AdaptedModel, point: Tensor, tokens: TokenisedExamples) -> Tensor:
+def own_gradient(adapted: AdaptedModel, point: Tensor, tokens: TokenizedExamples) -> Tensor:
     """By transformers' own loss on all logits."""
     adapted.load(point)
     adapted.training_mode(True)

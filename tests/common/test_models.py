@@ -240,7 +240,7 @@ def remote_pair() -> tuple[AdaptedModel, AdaptedModel]:
 
 
 def test_a_factor_on_another_gpu_follows_the_flat_adapter() -> None:
-    """Loading reaches it at once (an adapter may be saved next), a step of an optimiser at the next forward pass."""
+    """Loading reaches it at once (an adapter may be saved next), a step of an optimizer at the next forward pass."""
     _, far = remote_pair()
     factor = dict(far.model.named_parameters())[NAME]
     vector = vectors(1, far.layout.size, 3)[0] * 0.05
@@ -331,7 +331,7 @@ def test_a_hub_that_cannot_be_reached_is_said_so(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("bits", ["4", "8"])
-def test_quantisation_that_the_device_cannot_do_is_refused_before_the_model_is_loaded(
+def test_quantization_that_the_device_cannot_do_is_refused_before_the_model_is_loaded(
     monkeypatch: pytest.MonkeyPatch, bits: str
 ) -> None:
     """bitsandbytes has no kernels for ``meta`` tensors, which stand for a device without support."""

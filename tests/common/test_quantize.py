@@ -1,4 +1,4 @@
-"""FEDLPP's quantiser: levels, packing, idempotence, what is refused."""
+"""FEDLPP's quantizer: levels, packing, idempotence, what is refused."""
 
 import math
 from dataclasses import replace
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from common.adapter import Layout
-from common.proxy import QuantisedAdapter, pack, packed_bytes, quantise, unpack
+from common.proxy import QuantizedAdapter, pack, packed_bytes, quantize, unpack
 from tests.support.false_alarms import beyond, statistical
 from tests.support.tiny import vectors
 
@@ -30,15 +30,15 @@ def example(seed: int = 0) -> Tensor:
 
 def of(bits: int, seed: int | None = None) -> tuple[Tensor, Tensor]:
     vector = example()
-    return vector, quantise(vector, LAYOUT, bits, seed).dequantise(LAYOUT)
+    return vector, quantize(vector, LAYOUT, bits, seed).dequantize(LAYOUT)
 
 
 def test_two_bits_of_a_known_tensor() -> None:
     layout = Layout.of({"a": (6,)})
     vector = torch.tensor([-1.0, -0.7, -0.6, 0.3, 1.4, 2.0])
-    sent = quantise(vector, layout, 2)
+    sent = quantize(vector, layout, 2)
     assert unpack(sent.codes, 6, 2).tolist() == [0, 0, 0, 1, 2, 3]
-    assert sent.dequantise(layout).tolist() == pytest.approx([-1, -1, -1, 0, 1, 2], abs=1e-6)
+    assert sent.dequantize(layout).tolist() == pytest.approx([-1, -1, -1, 0, 1, 2], abs=1e-6)
     assert sent.codes.tolist() == [0b01_00_00_00, 0b1110]
     assert sent.ranges.tolist() == [[-1, 2]]
 
@@ -56,10 +56,10 @@ def test_every_value_goes_to_the_nearest_of_at_most_two_to_the_w_levels(bits: in
 
 @every_width
 @pytest.mark.parametrize("seed", [None, 3])
-def test_quantising_a_proxy_again_changes_nothing(bits: int, seed: int | None) -> None:
+def test_quantizing_a_proxy_again_changes_nothing(bits: int, seed: int | None) -> None:
     _, proxy = of(bits, seed)
-    again = quantise(proxy, LAYOUT, bits, None if seed is None else seed + 1)
-    assert torch.equal(again.dequantise(LAYOUT), proxy)
+    again = quantize(proxy, LAYOUT, bits, None if seed is None else seed + 1)
+    assert torch.equal(again.dequantize(LAYOUT), proxy)
 
 
 def test_the_error_falls_with_every_bit() -> None:
@@ -72,12 +72,12 @@ def test_random_rounding_is_unbiased_and_a_function_of_its_seed() -> None:
     """4,000 draws: a mean is off by 6 standard errors with probability 1e-6 over all values."""
     layout = Layout.of({"a": (40,)})
     vector = vectors(1, 40, 1)[0]
-    draws = torch.stack([quantise(vector, layout, 2, seed=seed).dequantise(layout) for seed in range(4000)]).double()
+    draws = torch.stack([quantize(vector, layout, 2, seed=seed).dequantize(layout) for seed in range(4000)]).double()
     step = float((vector.max() - vector.min()) / 3)
     assert (draws.mean(0) - vector).abs().max() < 6 * 0.5 * step / math.sqrt(4000)
     assert ((draws - vector).abs() < step * (1 + 1e-6)).all(), "one of the two levels around the value"
-    assert torch.equal(quantise(vector, layout, 2, seed=5).codes, quantise(vector, layout, 2, seed=5).codes)
-    assert not torch.equal(quantise(vector, layout, 2, seed=5).codes, quantise(vector, layout, 2, seed=6).codes)
+    assert torch.equal(quantize(vector, layout, 2, seed=5).codes, quantize(vector, layout, 2, seed=5).codes)
+    assert not torch.equal(quantize(vector, layout, 2, seed=5).codes, quantize(vector, layout, 2, seed=6).codes)
 
 
 @settings(max_examples=100, deadline=None)
@@ -93,7 +93,7 @@ def test_packing_is_exact_and_as_small_as_can_be(bits: int, size: int, seed: int
 
 @pytest.mark.parametrize("bits", [1, 2, 3])
 def test_the_payload_is_32_over_w_times_smaller_and_two_floats_a_tensor(bits: int) -> None:
-    sent = quantise(example(), LAYOUT, bits)
+    sent = quantize(example(), LAYOUT, bits)
     assert sent.nbytes == math.ceil(LAYOUT.size * bits / 8) + 8 * len(LAYOUT.tensors)
 
 
@@ -102,17 +102,17 @@ def test_a_value_that_is_not_finite_is_refused(value: float) -> None:
     vector = example()
     vector[250] = value
     with pytest.raises(ValueError, match="not finite"):
-        quantise(vector, LAYOUT, 2)
+        quantize(vector, LAYOUT, 2)
 
 
 def test_extreme_values_stay_finite() -> None:
     vector = example() / example().abs().max() * 3e38
-    assert torch.isfinite(quantise(vector, LAYOUT, 3).dequantise(LAYOUT)).all()
+    assert torch.isfinite(quantize(vector, LAYOUT, 3).dequantize(LAYOUT)).all()
     tiny = torch.full((LAYOUT.size,), 1e-45)
-    assert torch.equal(quantise(tiny, LAYOUT, 3).dequantise(LAYOUT), tiny)
+    assert torch.equal(quantize(tiny, LAYOUT, 3).dequantize(LAYOUT), tiny)
 
 
-GOOD = quantise(example(), LAYOUT, 3)
+GOOD = quantize(example(), LAYOUT, 3)
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"bits": 0}, "bits = 0, expected 1 to 8"),
     ({"bits": 9}, "bits = 9, expected 1 to 8"),
@@ -138,8 +138,8 @@ def test_what_is_inconsistent_is_refused(changes: dict[str, Any], message: str) 
 @pytest.mark.parametrize("shapes", [{"a": (10, 20), "b": (308,)}, {"a": (9, 20), "b": (300,), "c": (1,), "d": (7,)}])
 def test_an_adapter_of_another_layout_is_refused(shapes: dict[str, tuple[int, ...]]) -> None:
     with pytest.raises(ValueError, match="508 values in 4 tensors, but the adapter has"):
-        GOOD.dequantise(Layout.of(shapes))
+        GOOD.dequantize(Layout.of(shapes))
 
 
-def test_the_example_is_a_quantised_adapter() -> None:
-    assert isinstance(GOOD, QuantisedAdapter)
+def test_the_example_is_a_quantized_adapter() -> None:
+    assert isinstance(GOOD, QuantizedAdapter)

@@ -48,7 +48,7 @@ def test_the_bound_is_that_of_the_documentation(code: ScaleCode) -> None:
 
 
 def test_several_clients_give_the_geometric_mean_whatever_was_expected() -> None:
-    """The realised cohort may be half or twice the expected one: the count divides, not the expectation."""
+    """The realized cohort may be half or twice the expected one: the count divides, not the expectation."""
     stds = [STD, STD * 4, STD * 2]
     total = torch.stack([TENSOR.encode(std) for std in stds]).sum(dim=0)
     for expected in (1.0, 3.0, 20.0):

@@ -6,7 +6,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from common.config import ConfigError
-from common.data import IGNORED, tokenise
+from common.data import IGNORED, tokenize
 from common.model.token_ids import begin_ids, leave_ends_open, prompt_ids, split_at_word, token_ids
 
 TEXT = "Question: what is the colour of the house? Answer: green blue"
@@ -41,7 +41,7 @@ def test_an_empty_prompt_has_a_token_before_what_is_scored(template: str, start:
     bare = found(" green blue", add_special_tokens=False)["input_ids"]
     assert prompt_ids(found, ["", TEXT])[0] == start
     for prompt, completion in (("", " green blue"), (" ", "green blue")):
-        tokens = tokenise(found, [prompt], [completion], 64)
+        tokens = tokenize(found, [prompt], [completion], 64)
         assert tokens.input_ids.tolist() == [start + bare]
         assert tokens.labels.tolist() == [[IGNORED] * len(start) + bare]
 
@@ -55,13 +55,13 @@ def test_without_a_begin_token_the_end_token_stands_for_an_empty_prompt_and_with
     with pytest.raises(ConfigError, match="prompt 2 is empty"):
         prompt_ids(found, [TEXT, ""])
     with pytest.raises(ConfigError, match="example 1 has nothing to learn"):
-        tokenise(found, [""], ["g"], 64)
+        tokenize(found, [""], ["g"], 64)
 
 
 @pytest.mark.parametrize("end", [False, True])
 def test_examples_are_the_same_under_a_tokenizer_that_ends_texts(end: bool) -> None:
     prompts, answers = ["Question: what is the colour? Answer:"] * 2, [" green", " the blue house"]
-    one, other = (tokenise(tokenizer(t), prompts, answers, 64, end=end) for t in (PLAIN, BOTH))
+    one, other = (tokenize(tokenizer(t), prompts, answers, 64, end=end) for t in (PLAIN, BOTH))
     assert one.input_ids.tolist() == other.input_ids.tolist()
     assert one.labels.tolist() == other.labels.tolist()
     assert (one.labels == 1).any() == end, "data.append-eos decides, not the tokenizer"
@@ -80,15 +80,15 @@ def test_a_tokenizer_can_be_kept_from_ending_texts(template: str) -> None:
 def test_white_space_at_a_prompts_end_belongs_to_the_completion() -> None:
     assert split_at_word("Answer: \n", "green") == ("Answer:", " \ngreen")
     found = tokenizer(PLAIN)
-    inside = tokenise(found, ["Answer:"], [" green"], 64)
-    before = tokenise(found, ["Answer: "], ["green"], 64)
+    inside = tokenize(found, ["Answer:"], [" green"], 64)
+    before = tokenize(found, ["Answer: "], ["green"], 64)
     assert before.input_ids.tolist() == inside.input_ids.tolist()
     assert before.labels.tolist() == inside.labels.tolist()
 
 
 def test_what_a_chat_template_wrote_is_left_as_it_is() -> None:
     text = "<s>Answer:\n"
-    found = tokenise(tokenizer(PLAIN), [text], ["green"], 64, special=False)
+    found = tokenize(tokenizer(PLAIN), [text], ["green"], 64, special=False)
     head = tokenizer(PLAIN)(text, add_special_tokens=False)["input_ids"]
     assert found.input_ids[0, : len(head)].tolist() == head, "one begin token, and the line's end"
     assert found.labels[0, : len(head)].tolist() == [IGNORED] * len(head)
@@ -99,9 +99,9 @@ def test_options_of_a_question_begin_at_one_token() -> None:
     """Where one option's first token spans the border, the others are scored from there too."""
     found = tokenizer(PLAIN)
     options = ["r", " blue"]  # "colou" + "r" is another token than "colou" alone
-    apart = tokenise(found, ["the colou"] * 2, options, 64)
-    together = tokenise(found, ["the colou"] * 2, options, 64, questions=[0, 0])
+    apart = tokenize(found, ["the colou"] * 2, options, 64)
+    together = tokenize(found, ["the colou"] * 2, options, 64, questions=[0, 0])
     starts = [[int((row != IGNORED).int().argmax()) for row in tokens.labels] for tokens in (apart, together)]
     assert starts[0][0] < starts[0][1], "or the test says nothing"
     assert starts[1] == [starts[0][0]] * 2
-    assert tokenise(found, ["the colou"] * 2, options, 64, questions=[0, 1]).labels.tolist() == apart.labels.tolist()
+    assert tokenize(found, ["the colou"] * 2, options, 64, questions=[0, 1]).labels.tolist() == apart.labels.tolist()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from common.config import ConfigError
-from common.data import IGNORED, tokenise
+from common.data import IGNORED, tokenize
 from tests.support.example_rows import TOKENIZER, words
 
 PROMPTS = ["question : what is the sum of 2 and 3 ? answer :", "what is the sum of 1 and 1 ?"]
@@ -14,7 +14,7 @@ ANSWERS = [" 5", " 2"]
 
 
 def test_labels_are_the_completion_and_nothing_else() -> None:
-    tokens = tokenise(TOKENIZER, PROMPTS, ANSWERS, 64)
+    tokens = tokenize(TOKENIZER, PROMPTS, ANSWERS, 64)
     assert len(tokens) == 2
     assert [words(row[row != IGNORED]) for row in tokens.labels] == [["5"], ["2"]]
     for ids, mask, labels in zip(tokens.input_ids, tokens.attention_mask, tokens.labels, strict=True):
@@ -24,7 +24,7 @@ def test_labels_are_the_completion_and_nothing_else() -> None:
 
 
 def test_padding_is_masked_and_ignored() -> None:
-    tokens = tokenise(TOKENIZER, PROMPTS, ANSWERS, 64)
+    tokens = tokenize(TOKENIZER, PROMPTS, ANSWERS, 64)
     padding = tokens.attention_mask == 0
     assert padding.sum(dim=1).tolist() == [0, 4]
     assert (tokens.input_ids[padding] == TOKENIZER.pad_token_id).all()
@@ -32,23 +32,23 @@ def test_padding_is_masked_and_ignored() -> None:
 
 
 def test_a_long_example_loses_the_start_of_its_prompt_and_keeps_its_completion() -> None:
-    tokens = tokenise(TOKENIZER, PROMPTS[:1], [" 5 5 5"], 6)
+    tokens = tokenize(TOKENIZER, PROMPTS[:1], [" 5 5 5"], 6)
     assert words(tokens.input_ids[0]) == ["?", "answer", ":", "5", "5", "5"]
     assert tokens.labels[0].tolist()[:3] == [IGNORED] * 3
     assert words(tokens.labels[0][3:]) == ["5", "5", "5"]
 
 
 def test_a_completion_that_fills_the_length_has_no_prompt_left() -> None:
-    tokens = tokenise(TOKENIZER, PROMPTS[:1], [" 5 4 3"], 2)
+    tokens = tokenize(TOKENIZER, PROMPTS[:1], [" 5 4 3"], 2)
     assert words(tokens.labels[0]) == ["4", "3"]
 
 
 def test_nothing_makes_no_rows() -> None:
-    assert len(tokenise(TOKENIZER, [], [], 8)) == 0
+    assert len(tokenize(TOKENIZER, [], [], 8)) == 0
 
 
 def test_selected_rows_are_cut_to_the_longest_of_them() -> None:
-    tokens = tokenise(TOKENIZER, PROMPTS, ANSWERS, 64)
+    tokens = tokenize(TOKENIZER, PROMPTS, ANSWERS, 64)
     short = tokens.select(torch.tensor([1]))
     assert short.input_ids.shape == short.labels.shape == (1, tokens.input_ids.shape[1] - 4)
     assert torch.equal(short.input_ids[0], tokens.input_ids[1, :-4])
@@ -57,7 +57,7 @@ def test_selected_rows_are_cut_to_the_longest_of_them() -> None:
 
 
 def test_an_end_of_text_follows_each_completion_and_is_learned() -> None:
-    tokens = tokenise(TOKENIZER, PROMPTS, ANSWERS, 64, end=True)
+    tokens = tokenize(TOKENIZER, PROMPTS, ANSWERS, 64, end=True)
     assert [words(row[row != IGNORED]) for row in tokens.labels] == [["5", "</s>"], ["2", "</s>"]]
     assert [words(row[mask == 1])[-1] for row, mask in zip(tokens.input_ids, tokens.attention_mask, strict=True)] == [
         "</s>"
@@ -65,24 +65,24 @@ def test_an_end_of_text_follows_each_completion_and_is_learned() -> None:
 
 
 def test_an_end_that_is_there_already_is_not_doubled() -> None:
-    tokens = tokenise(TOKENIZER, PROMPTS[:1], [" 5 </s>"], 64, end=True)
+    tokens = tokenize(TOKENIZER, PROMPTS[:1], [" 5 </s>"], 64, end=True)
     assert words(tokens.labels[0][tokens.labels[0] != IGNORED]) == ["5", "</s>"]
 
 
 def test_a_token_that_spans_prompt_and_completion_is_learned() -> None:
     """``an`` + ``swer`` is one word of this tokenizer: the prompt alone ends in an unknown one."""
-    tokens = tokenise(TOKENIZER, ["what is the an"], ["swer : 5"], 64)
+    tokens = tokenize(TOKENIZER, ["what is the an"], ["swer : 5"], 64)
     assert words(tokens.labels[0][tokens.labels[0] != IGNORED]) == ["answer", ":", "5"]
 
 
 @pytest.mark.parametrize(("prompt", "completion"), [("what is", "  "), ("", "5")])
 def test_an_example_with_nothing_to_learn_is_refused(prompt: str, completion: str) -> None:
     with pytest.raises(ConfigError, match="example 2 has nothing to learn"):
-        tokenise(TOKENIZER, ["what", prompt], [" is", completion], 64, special=False)
+        tokenize(TOKENIZER, ["what", prompt], [" is", completion], 64, special=False)
 
 
 @pytest.mark.parametrize("length", [2, 3, 7])
 def test_however_short_the_limit_a_cut_example_keeps_labels_that_the_model_can_predict(length: int) -> None:
-    tokens = tokenise(TOKENIZER, PROMPTS, [" 5 4 3 2", " 1"], length, end=True)
+    tokens = tokenize(TOKENIZER, PROMPTS, [" 5 4 3 2", " 1"], length, end=True)
     assert tokens.input_ids.shape[1] == length
     assert (tokens.labels[:, 1:] != IGNORED).any(dim=1).all()

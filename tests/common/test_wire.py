@@ -14,14 +14,14 @@ from common.adapter import Layout
 from common.codecs import CONV, IdentityCodec, LinearCodec, NeuralCodec
 from common.privacy.mechanism import ReleaseTerms, release
 from common.privacy.noise import RandomSource
-from common.proxy import QuantisedAdapter, quantise
+from common.proxy import QuantizedAdapter, quantize
 from common.wire.records import (
     Task,
     WireError,
     pack_instruction,
     pack_release,
     received_adapter,
-    serialised_bytes,
+    serialized_bytes,
     unpack_instruction,
     unpack_release,
 )
@@ -183,15 +183,15 @@ def test_malformed_instructions_are_refused(name: str) -> None:
         unpack_instruction(travelled(content))
 
 
-PROXY = quantise(ADAPTER, LAYOUT, 3)
+PROXY = quantize(ADAPTER, LAYOUT, 3)
 
 
 def test_a_proxy_arrives_as_it_was_sent() -> None:
     content = travelled(pack_instruction(PROXY, CODEC.spec(), TASK))
     sent, spec, task = unpack_instruction(content)
-    assert isinstance(sent, QuantisedAdapter)
+    assert isinstance(sent, QuantizedAdapter)
     assert (sent.bits, sent.size) == (3, 500)
-    assert torch.equal(received_adapter(sent, LAYOUT), PROXY.dequantise(LAYOUT))
+    assert torch.equal(received_adapter(sent, LAYOUT), PROXY.dequantize(LAYOUT))
     assert (spec.kind, task) == (CODEC.spec().kind, TASK)
     assert set(content) == {"adapter", "encoder", "encoder-arrays", "task"}
 
@@ -235,21 +235,21 @@ def test_a_two_bit_broadcast_is_about_16_times_smaller_than_the_adapter() -> Non
     for layout, least in ((Layout.of(shapes), 13.5), (Layout.of({"a": (500, 800), "b": (800, 500)}), 15.9)):
         vector = vectors(1, layout.size, 3)[0]
         spec = IdentityCodec(layout).spec()
-        plain, quantised = (
-            serialised_bytes(pack_instruction(sent, spec, TASK)) for sent in (vector, quantise(vector, layout, 2))
+        plain, quantized = (
+            serialized_bytes(pack_instruction(sent, spec, TASK)) for sent in (vector, quantize(vector, layout, 2))
         )
-        assert least < plain / quantised <= 16
+        assert least < plain / quantized <= 16
 
 
 @pytest.mark.parametrize("content", [pack_release(VALUES, 4), RecordDict({"x": ConfigRecord({"y": "long" * 99})})])
-def test_bytes_are_those_of_the_serialised_records(content: RecordDict) -> None:
-    assert serialised_bytes(content) == len(recorddict_to_proto(content).SerializeToString())
+def test_bytes_are_those_of_the_serialized_records(content: RecordDict) -> None:
+    assert serialized_bytes(content) == len(recorddict_to_proto(content).SerializeToString())
 
 
 def test_a_private_code_of_256_values_is_60_times_smaller_than_plain_lora() -> None:
     """Default adapter of the demo: rank 8 on four projections of four layers of width 96."""
-    plain = serialised_bytes(pack_release(np.zeros(4 * 4 * 2 * 8 * 96, dtype=np.float32), 1))
+    plain = serialized_bytes(pack_release(np.zeros(4 * 4 * 2 * 8 * 96, dtype=np.float32), 1))
     terms = ReleaseTerms(256, 1.0, 1.0, "distributed", 100, normalize=True)
     code = release(vectors(1, 256, 2)[0], terms, RandomSource.system())
-    assert serialised_bytes(pack_release(code, 1)) * 60 <= plain
+    assert serialized_bytes(pack_release(code, 1)) * 60 <= plain
     assert plain > 98_304

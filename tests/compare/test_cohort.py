@@ -12,7 +12,7 @@ import torch
 from client_app import app as client_module
 from client_app import site as site_module
 from common.config import ConfigError, RunConfig
-from common.data import TokenisedExamples
+from common.data import TokenizedExamples
 from common.model.adapted import AdaptedModel, load_adapted_model
 from server_app.results.folder import RunFolder
 from server_app.run import run_federation
@@ -34,9 +34,9 @@ def run_together(config: RunConfig) -> RunFolder:
 @pytest.fixture
 def unequal_clients(monkeypatch: pytest.MonkeyPatch) -> None:
     """One client of the tiny run has 3 examples for a batch of 8, one has none and says so."""
-    original: Callable[..., TokenisedExamples] = site_module.private_tokens
+    original: Callable[..., TokenizedExamples] = site_module.private_tokens
 
-    def tokens(data: Any, tokenizer: Any, partition: int, *others: Any) -> TokenisedExamples:
+    def tokens(data: Any, tokenizer: Any, partition: int, *others: Any) -> TokenizedExamples:
         if partition == NONE:
             raise ConfigError("this client has no examples to train on")
         held = original(data, tokenizer, partition, *others)

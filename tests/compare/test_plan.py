@@ -12,11 +12,11 @@ from common.data import evaluation_examples, private_examples
 from server_app.privacy.plan import mean_noise, round_terms
 from tests.support.tiny import TINY, planned
 from workbench.compare.plan import Cell, make_cells
-from workbench.compare.wish import CENTRALISED, Wish, read_changes, read_epsilons
+from workbench.compare.spec import CENTRALISED, ComparisonSpec, read_changes, read_epsilons
 from workbench.simulation.launcher import read_preset
 
 SMALL: dict[str, Any] = {key: value for key, value in TINY.items() if key.startswith(("lora.", "codec.", "num-"))}
-WISH: dict[str, Any] = {
+SPEC: dict[str, Any] = {
     "strategies": ["lora", "dr-encoder"],
     "epsilons": [4.0, math.inf],
     "tasks": ["elicitation"],
@@ -26,7 +26,7 @@ WISH: dict[str, Any] = {
 
 
 def cells_of(**changes: Any) -> list[Cell]:
-    return make_cells(Wish(**(WISH | changes)), read_preset("demo"), SMALL)
+    return make_cells(ComparisonSpec(**(SPEC | changes)), read_preset("demo"), SMALL)
 
 
 @pytest.mark.parametrize(
@@ -80,16 +80,16 @@ def test_a_wish_that_cannot_be_met_is_refused(changes: dict[str, Any], message: 
 )
 def test_what_a_preset_would_bring_into_every_run_is_refused(preset: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=f"--preset: {message}"):
-        make_cells(Wish(**WISH), read_preset("demo") | preset, SMALL)
+        make_cells(ComparisonSpec(**SPEC), read_preset("demo") | preset, SMALL)
 
 
 def test_a_whole_configuration_without_them_is_a_preset() -> None:
     """As a run writes it: every key, those that a comparison sets itself among them."""
-    assert make_cells(Wish(**WISH), RunConfig.parse(read_preset("demo")).flat(), SMALL) == cells_of()
+    assert make_cells(ComparisonSpec(**SPEC), RunConfig.parse(read_preset("demo")).flat(), SMALL) == cells_of()
 
 
 def test_one_delta_for_all_rows_may_be_given() -> None:
-    cells = make_cells(Wish(**WISH), read_preset("demo"), SMALL | {"privacy.delta": 0.01})
+    cells = make_cells(ComparisonSpec(**SPEC), read_preset("demo"), SMALL | {"privacy.delta": 0.01})
     assert {cell.flat["privacy.delta"] for cell in cells if cell.entry.label != CENTRALISED} == {0.01}
 
 
@@ -160,8 +160,8 @@ def test_the_start_rule_knows_the_noise_that_is_really_present(
     adapted: Any, trust: dict[str, Any], more: float, clip: float
 ) -> None:
     """On the mean of the 6 clients' codes: z/K, more against colluders, and z√K/K where every client adds all of it."""
-    wish = Wish(**(WISH | {"strategies": ["lora"], "epsilons": [4.0], "centralised": False}))
-    (cell,) = make_cells(wish, read_preset("demo"), SMALL | trust | {"privacy.clip-norm": clip})
+    spec = ComparisonSpec(**(SPEC | {"strategies": ["lora"], "epsilons": [4.0], "centralised": False}))
+    (cell,) = make_cells(spec, read_preset("demo"), SMALL | trust | {"privacy.clip-norm": clip})
     config = RunConfig.parse(cell.flat)
     plan = planned(config, adapted, 6)
     size = adapted.layout.size
@@ -213,8 +213,8 @@ def test_a_stage_one_that_may_ask_nobody_is_warned_of_with_probability_and_key(
     strategy: str, epsilon: float, rate: float, said: str
 ) -> None:
     rates = {"stage-one.sampling-rate": rate}
-    wish = Wish(**(WISH | {"strategies": [strategy], "epsilons": [epsilon], "centralised": False}))
-    (cell,) = make_cells(wish, read_preset("demo"), SMALL | rates)
+    spec = ComparisonSpec(**(SPEC | {"strategies": [strategy], "epsilons": [epsilon], "centralised": False}))
+    (cell,) = make_cells(spec, read_preset("demo"), SMALL | rates)
     assert bool(cell.warning) == bool(said)
     assert re.search(said, cell.warning)
 

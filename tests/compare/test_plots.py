@@ -105,7 +105,7 @@ def test_a_row_that_was_released_above_the_epsilon_asked_is_drawn_at_what_was_re
     }
 
 
-def test_every_bar_names_its_gradients_and_its_lines_are_seen_on_any_colour(
+def test_every_bar_names_its_gradients_and_its_lines_are_seen_on_any_color(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     energy = {"captured_energy": {"mean": 0.5, "se": 0.1}}

@@ -11,11 +11,11 @@ from workbench.compare import session
 from workbench.compare.plan import Cell
 from workbench.compare.runs import Job
 from workbench.compare.scheduler import Scheduler
+from workbench.compare.spec import ComparisonSpec, Entry
 from workbench.compare.study import Record, runs_of
-from workbench.compare.wish import Entry, Wish
 
 FLAT = {**RunConfig().flat(), "data.task": "elicitation", "num-server-rounds": 10}
-WISH = Wish(["lora"], [2.0], ["elicitation"], seeds=2, trials=3, tuning_seeds=1)
+SPEC = ComparisonSpec(["lora"], [2.0], ["elicitation"], seeds=2, trials=3, tuning_seeds=1)
 CELL = Cell("elicitation", Entry("lora", "lora"), 2.0, FLAT, 1.0)
 
 
@@ -62,10 +62,10 @@ def test_the_start_of_the_workers_is_counted_once_and_not_for_every_run(clock: C
 
 
 def test_runs_that_a_search_does_not_need_are_no_longer_waited_for() -> None:
-    wish = Wish(["lora"], [2.0], ["elicitation"], seeds=2, trials=40, tuning_seeds=1)
-    expected = runs_of(CELL, wish)
+    spec = ComparisonSpec(["lora"], [2.0], ["elicitation"], seeds=2, trials=40, tuning_seeds=1)
+    expected = runs_of(CELL, spec)
     display = session._Display(Console(quiet=True), expected)
-    driven = session._counted(CELL, wish, expected, display)
+    driven = session._counted(CELL, spec, expected, display)
     batch, runs = next(driven), 0
     while True:
         runs += len(batch)

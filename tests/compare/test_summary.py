@@ -12,13 +12,13 @@ from common.config import RunConfig
 from server_app.results.units import count
 from workbench.compare.plan import Cell
 from workbench.compare.runs import failed
+from workbench.compare.spec import TUNING_SEED, ComparisonSpec, Entry
 from workbench.compare.study import Outcome, Record, count_runs, runs_of, score_of, study
-from workbench.compare.summary import statistics, summarise
+from workbench.compare.summary import statistics, summarize
 from workbench.compare.table import markdown
 from workbench.compare.tuning import Score
-from workbench.compare.wish import TUNING_SEED, Entry, Wish
 
-WISH = Wish(["lora", "random-projection"], [2.0], ["elicitation"], seeds=3, trials=3, tuning_seeds=2)
+SPEC = ComparisonSpec(["lora", "random-projection"], [2.0], ["elicitation"], seeds=3, trials=3, tuning_seeds=2)
 FLAT = {**RunConfig().flat(), "federation.num-clients": 20, "data.task": "elicitation"}
 
 
@@ -56,7 +56,7 @@ def outcome(
     accuracies: list[float | None],
     peak: float = 1.0,
     fail_tuning: Mapping[float, Sequence[int]] = MappingProxyType({}),
-    wish: Wish = WISH,
+    spec: ComparisonSpec = SPEC,
     keys: Mapping[str, Any] = MappingProxyType({}),
     **said: Any,
 ) -> Outcome:
@@ -65,7 +65,7 @@ def outcome(
     ``fail_tuning``: by step, the tuning seeds whose runs fail. ``keys``: of the row's configuration.
     """
     cell = Cell("elicitation", Entry(name, name), 2.0, {**FLAT, "strategy.name": name, **keys}, 1.0)
-    driven = study(cell, wish)
+    driven = study(cell, spec)
     jobs = next(driven)
     while True:
         records = []
@@ -95,21 +95,21 @@ def test_what_is_missing_of_a_study_is_known_before_it_is_run() -> None:
     """Three trials of two seeds, three evaluated seeds: nine runs; where one lacks, later ones do not count."""
     done = outcome("lora", [0.5, 0.6, 0.7])
     known = {record["key"]: record for record in done.records}
-    assert runs_of(done.cell, WISH) == len(known) == 9
-    assert count_runs(done.cell, WISH, lambda job: known.get(job.key)) == (9, 0)
+    assert runs_of(done.cell, SPEC) == len(known) == 9
+    assert count_runs(done.cell, SPEC, lambda job: known.get(job.key)) == (9, 0)
     gone = done.trials[1.0][0]["key"]
-    assert count_runs(done.cell, WISH, lambda job: None if job.key == gone else known.get(job.key)) == (9, 4)
-    assert count_runs(done.cell, WISH, lambda _: None) == (9, 9)
+    assert count_runs(done.cell, SPEC, lambda job: None if job.key == gone else known.get(job.key)) == (9, 4)
+    assert count_runs(done.cell, SPEC, lambda _: None) == (9, 9)
 
 
 def test_a_search_that_ends_early_is_told_and_its_runs_are_counted() -> None:
-    many = replace(WISH, trials=40)
-    done = outcome("lora", [0.5, 0.6, 0.7], wish=many)
+    many = replace(SPEC, trials=40)
+    done = outcome("lora", [0.5, 0.6, 0.7], spec=many)
     known = {record["key"]: record for record in done.records}
     made = len(done.trials)
     assert 9 < made < 40
     assert count_runs(done.cell, many, lambda job: known.get(job.key)) == (2 * made + 3, 0)
-    found = summarise([done], many, "command")
+    found = summarize([done], many, "command")
     remark = f"its search ended after {made} trials: the next step, to three digits, was tried already"
     assert remark in found["rows"][0]["remarks"]
     assert len(found["rows"][0]["tuning"]["trials"]) == made
@@ -125,7 +125,7 @@ def test_mean_and_standard_error() -> None:
 def test_differences_are_of_pairs_with_the_same_seed() -> None:
     """Every pair differs by exactly ten points, so the error of the difference is 0 though that of each mean is not."""
     rows = [outcome("lora", [0.2, 0.5, 0.9]), outcome("random-projection", [0.3, 0.6, 1.0])]
-    first, second = summarise(rows, WISH, "command")["rows"]
+    first, second = summarize(rows, SPEC, "command")["rows"]
     assert first["difference"] is None
     assert second["difference"]["mean"] == pytest.approx(0.1)
     assert second["difference"]["se"] == pytest.approx(0.0, abs=1e-12)
@@ -133,7 +133,7 @@ def test_differences_are_of_pairs_with_the_same_seed() -> None:
 
 
 def test_a_failed_run_is_left_out_of_the_means_and_told() -> None:
-    found = summarise([outcome("lora", [0.2, None, 0.4])], WISH, "command")
+    found = summarize([outcome("lora", [0.2, None, 0.4])], SPEC, "command")
     (row,) = found["rows"]
     assert row["accuracy"]["mean"] == pytest.approx(0.3)
     assert "1 of 3 runs failed" in row["remarks"]
@@ -155,13 +155,13 @@ def test_a_failed_run_is_left_out_of_the_means_and_told() -> None:
     ],
 )
 def test_a_row_says_what_a_reader_must_know(said: dict[str, str], peak: float, remark: str) -> None:
-    found = summarise([outcome("lora", [0.1, 0.1, 0.1], peak, **said)], WISH, "command")
+    found = summarize([outcome("lora", [0.1, 0.1, 0.1], peak, **said)], SPEC, "command")
     assert any(text.startswith(remark) for text in found["rows"][0]["remarks"])
     assert remark in markdown(found)
 
 
 def test_a_sound_row_has_no_remark_and_the_largest_epsilon() -> None:
-    (row,) = summarise([outcome("lora", [0.5, 0.6, 0.7])], WISH, "command")["rows"]
+    (row,) = summarize([outcome("lora", [0.5, 0.6, 0.7])], SPEC, "command")["rows"]
     assert row["remarks"] == []
     assert row["epsilon_released"] == pytest.approx(1.90003)
     assert (row["epsilon_server"], row["bytes_up"], row["bytes_down"]) == ("inf", 589.0, None)
@@ -174,7 +174,7 @@ def test_a_trial_is_judged_by_its_runs_that_ended() -> None:
 
 
 def test_a_failed_tuning_run_does_not_void_its_trial_and_is_told() -> None:
-    found = summarise([outcome("lora", [0.5, 0.5, 0.5], fail_tuning={1.0: [TUNING_SEED + 1]})], WISH, "command")
+    found = summarize([outcome("lora", [0.5, 0.5, 0.5], fail_tuning={1.0: [TUNING_SEED + 1]})], SPEC, "command")
     (row,) = found["rows"]
     assert row["step"] == 1.0
     assert [trial["failed"] for trial in row["tuning"]["trials"]] == [0, 1, 0]
@@ -184,7 +184,7 @@ def test_a_failed_tuning_run_does_not_void_its_trial_and_is_told() -> None:
 
 def test_a_trial_without_a_run_that_ended_is_not_chosen() -> None:
     both = [TUNING_SEED + 1, TUNING_SEED + 2]
-    found = summarise([outcome("lora", [0.5, 0.5, 0.5], fail_tuning={1.0: both})], WISH, "command")
+    found = summarize([outcome("lora", [0.5, 0.5, 0.5], fail_tuning={1.0: both})], SPEC, "command")
     assert found["rows"][0]["step"] != 1.0
     assert "1*: – (2 of 2 runs failed)" in markdown(found)
 
@@ -203,7 +203,7 @@ def test_a_row_without_the_epsilon_that_was_asked_for_says_why_and_is_not_set_ag
 ) -> None:
     """Whichever of the two is the reference."""
     broken, sound = outcome(names[0], [0.9, 0.9, 0.9], **BROKEN), outcome(names[1], [0.3, 0.6, 1.0])
-    found = summarise([broken, sound], WISH, "command")
+    found = summarize([broken, sound], SPEC, "command")
     first, second = found["rows"]
     reason = "NOT PRIVATE, though ε = 2 was asked for: stage-one.private = false: stage 1 is in the clear"
     assert reason in first["remarks"]
@@ -216,18 +216,18 @@ def test_a_row_without_the_epsilon_that_was_asked_for_says_why_and_is_not_set_ag
 
 def test_two_rows_that_both_lack_the_epsilon_asked_for_are_set_against_each_other() -> None:
     rows = [outcome(name, [0.9, 0.8, 0.9], **BROKEN) for name in ("lora", "random-projection")]
-    assert summarise(rows, WISH, "command")["rows"][1]["difference"]["mean"] == 0.0
+    assert summarize(rows, SPEC, "command")["rows"][1]["difference"]["mean"] == 0.0
 
 
 def test_no_privacy_that_was_asked_for_is_no_broken_word() -> None:
     asked = outcome("lora", [0.9, 0.8, 0.9], **BROKEN)
     asked.cell = replace(asked.cell, epsilon=math.inf)
-    assert summarise([asked], WISH, "command")["rows"][0]["remarks"] == []
+    assert summarize([asked], SPEC, "command")["rows"][0]["remarks"] == []
 
 
 def test_bytes_of_stage_one_stand_beside_those_of_a_round() -> None:
     stage = {"stage_1": {"bytes_up_per_client": 24_660.0, "bytes_down_per_client": 6_666.0}}
-    found = summarise([outcome("lora", [0.5] * 3, strategy=stage), outcome("other", [0.5] * 3)], WISH, "command")
+    found = summarize([outcome("lora", [0.5] * 3, strategy=stage), outcome("other", [0.5] * 3)], SPEC, "command")
     with_stage, without = found["rows"]
     assert (with_stage["stage_one_bytes_up"], with_stage["stage_one_bytes_down"]) == (24_660.0, 6_666.0)
     assert (without["stage_one_bytes_up"], without["stage_one_bytes_down"]) == (None, None)
@@ -241,7 +241,7 @@ def test_bytes_of_stage_one_stand_beside_those_of_a_round() -> None:
 def test_figures_that_a_strategy_offers_are_carried_into_numbers_and_page() -> None:
     """Any strategy's, under any name; where no row has one, there is no table."""
     one = outcome("lora", [0.5] * 3, strategy={"figures": {"accuracy of the proxy": 0.25, "endless": "inf"}})
-    found = summarise([one, outcome("other", [0.5] * 3)], WISH, "command")
+    found = summarize([one, outcome("other", [0.5] * 3)], SPEC, "command")
     assert found["rows"][0]["figures"] == {
         "accuracy of the proxy": {"mean": 0.25, "se": 0.0, "values": [0.25, 0.25, 0.25]}
     }
@@ -250,7 +250,7 @@ def test_figures_that_a_strategy_offers_are_carried_into_numbers_and_page() -> N
         "| strategy | ε asked | accuracy of the proxy |\n|---|---|---|\n| `lora` | 2 | 0.250 ± 0.000 |\n"
         in markdown(found)
     )
-    assert "report of themselves" not in markdown(summarise([outcome("other", [0.5] * 3)], WISH, "command"))
+    assert "report of themselves" not in markdown(summarize([outcome("other", [0.5] * 3)], SPEC, "command"))
 
 
 def test_captured_energy_says_of_which_gradients_it_is() -> None:
@@ -260,7 +260,7 @@ def test_captured_energy_says_of_which_gradients_it_is() -> None:
         outcome("of-older-code", [0.5] * 3, codec=codec),
         outcome("without", [0.5] * 3),
     ]
-    found = [row["captured_energy_of"] for row in summarise(rows, WISH, "command")["rows"]]
+    found = [row["captured_energy_of"] for row in summarize(rows, SPEC, "command")["rows"]]
     assert found == ["real gradients", "gradients that its runs do not name", None]
 
 
@@ -271,7 +271,7 @@ def head_of(found: dict[str, Any]) -> str:
 
 def test_delta_and_trust_model_are_said_once_where_they_are_equal() -> None:
     rows = [outcome("lora", [0.5] * 3), outcome("random-projection", [0.5] * 3)]
-    found = summarise(rows, WISH, "command")
+    found = summarize(rows, SPEC, "command")
     assert (found["delta"], found["trust"]) == (1e-5, "distributed, against 1 colluding client")
     assert "20 clients, " in head_of(found)
     assert "δ = 1e-05, trust model distributed, against 1 colluding client; 3 paired seeds" in head_of(found)
@@ -279,7 +279,7 @@ def test_delta_and_trust_model_are_said_once_where_they_are_equal() -> None:
 
 
 def test_a_delta_that_is_left_to_the_clients_is_said_as_a_number() -> None:
-    found = summarise([outcome("lora", [0.5] * 3, keys={"privacy.delta": 0.0})], WISH, "command")
+    found = summarize([outcome("lora", [0.5] * 3, keys={"privacy.delta": 0.0})], SPEC, "command")
     assert found["delta"] == pytest.approx(1 / 200)
     assert "δ = 0.005, " in head_of(found)
 
@@ -295,7 +295,7 @@ def test_a_delta_that_is_left_to_the_clients_is_said_as_a_number() -> None:
 def test_a_row_in_another_trust_model_than_the_reference_says_so(keys: dict[str, Any], named: str, first: bool) -> None:
     """Wherever it stands in the table; its difference stays, for ε and δ are equal."""
     rows = [outcome("lora", [0.5] * 3), outcome("random-projection", [0.5] * 3, keys=keys)]
-    found = summarise(rows[:: 1 if first else -1], WISH, "command")
+    found = summarize(rows[:: 1 if first else -1], SPEC, "command")
     own = {row["strategy"]: row for row in found["rows"]}
     assert found["trust"] == own["lora"]["trust"] == "distributed, against 1 colluding client"
     assert own["random-projection"]["remarks"] == [f"trust model {named}, not distributed, against 1 colluding client"]
@@ -310,16 +310,16 @@ def test_without_noise_nobody_is_told_of_trust() -> None:
     rows = [outcome("lora", [0.5] * 3), outcome("random-projection", [0.5] * 3, keys={"privacy.trust": "local"})]
     for row in rows:
         row.cell = replace(row.cell, epsilon=math.inf)
-    assert summarise(rows, WISH, "command")["rows"][1]["remarks"] == []
+    assert summarize(rows, SPEC, "command")["rows"][1]["remarks"] == []
 
 
 def test_one_of_a_thing_is_singular() -> None:
-    one = replace(WISH, seeds=1, tuning_seeds=1)
-    page = markdown(summarise([outcome("lora", [0.5], wish=one)], one, "command"))
+    one = replace(SPEC, seeds=1, tuning_seeds=1)
+    page = markdown(summarize([outcome("lora", [0.5], spec=one)], one, "command"))
     assert "1 paired seed; " in page
     assert "each on 1 seed, " in page
     assert "(4 runs)" in page
     assert " 1 seeds" not in page
-    failed_once = markdown(summarise([outcome("lora", [None], wish=one)], one, "command"))
+    failed_once = markdown(summarize([outcome("lora", [None], spec=one)], one, "command"))
     assert "1 of 1 run failed" in failed_once
     assert [count(number, "run") for number in (0, 1, 2, 1000)] == ["0 runs", "1 run", "2 runs", "1,000 runs"]

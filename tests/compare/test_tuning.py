@@ -7,9 +7,9 @@ import pytest
 from workbench.compare.tuning import Score, StepSearch, start_step
 
 
-def searched(best: float, centre: float, trials: int) -> StepSearch:
+def searched(best: float, center: float, trials: int) -> StepSearch:
     """A search whose score falls with the distance to ``best`` (in the logarithm), as accuracy does."""
-    search = StepSearch(centre, trials)
+    search = StepSearch(center, trials)
     for _ in range(trials):
         for step in search.next():
             search.tell(step, Score(-abs(math.log(step / best)), 0.0))
@@ -24,9 +24,9 @@ def test_every_search_takes_the_same_number_of_trials_wherever_the_best_is(best:
 @pytest.mark.parametrize("trials", [18, 30, 2000])
 @pytest.mark.parametrize("centre", [1.07, 1.0, 0.0123])
 @pytest.mark.parametrize("best", [0.011, 1.07, 2.71828, 1e9])
-def test_a_search_whose_next_step_was_tried_already_ends(trials: int, centre: float, best: float) -> None:
+def test_a_search_whose_next_step_was_tried_already_ends(trials: int, center: float, best: float) -> None:
     """Halving a gap in three digits comes back to a step that is known: nothing is left to try, whatever is asked."""
-    search = searched(best, centre, trials)
+    search = searched(best, center, trials)
     assert search.next() == []
     assert 9 < len(search.scores) <= trials
     if len(search.scores) < trials:
@@ -43,7 +43,7 @@ def test_a_search_that_only_ever_moves_on_ends_within_the_range_of_numbers(best:
     assert 600 < len(search.scores) < 2000
 
 
-def test_a_search_starts_with_a_factor_three_around_the_centre() -> None:
+def test_a_search_starts_with_a_factor_three_around_the_center() -> None:
     assert StepSearch(0.6, 5).next() == [0.2, 0.6, 1.8]
 
 
@@ -55,7 +55,7 @@ def test_the_grid_is_extended_while_the_best_is_at_its_edge(best: float, edge: f
 
 
 @pytest.mark.parametrize("best", [0.2, 0.5, 1.0, 1.4, 3.0, 8.0])
-def test_a_best_step_near_the_centre_is_found_within_a_factor(best: float) -> None:
+def test_a_best_step_near_the_center_is_found_within_a_factor(best: float) -> None:
     search = searched(best, 1.0, 7)
     assert abs(math.log(search.best / best)) < math.log(1.35)
     assert not search.at_edge

@@ -1,4 +1,4 @@
-"""Every model layout, quantised or not, goes through whole federated rounds."""
+"""Every model layout, quantized or not, goes through whole federated rounds."""
 
 import json
 import math
@@ -92,7 +92,7 @@ def test_private_codes_of_every_layout_make_a_whole_run(
 
 
 @pytest.mark.parametrize("quantization", ["8", "4"])
-def test_quantised_weights_are_small_and_close_to_the_originals(models: dict[str, Path], quantization: str) -> None:
+def test_quantized_weights_are_small_and_close_to_the_originals(models: dict[str, Path], quantization: str) -> None:
     plain = AutoModelForCausalLM.from_pretrained(models["llama"])
     model = ModelConfig(name=str(models["llama"]), quantization=quantization, device="cpu")
     base, _ = load_base(model)

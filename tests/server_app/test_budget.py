@@ -83,7 +83,7 @@ def test_goldens_of_table_3(noise: float, golden: float, tolerance: float) -> No
 
 
 @pytest.mark.usefixtures("quick")
-def test_rdp_is_a_labelled_comparison() -> None:
+def test_rdp_is_a_labeled_comparison() -> None:
     found = asked(noise_multiplier=4, rounds=50, accountant="rdp")
     assert found["epsilon"] == pytest.approx(9.2350, rel=1e-3)
     assert found["epsilon_guaranteed"] == pytest.approx(8.5959, rel=1e-3)
@@ -128,12 +128,12 @@ def test_the_demo_is_planned_as_it_runs() -> None:
     clients = flat["federation.num-clients"]
     config = RunConfig.parse(flat)
     plan = make_plan(config, int(clients), 256, statistics_stage(config, 24))
-    assert plan.statistics is not None
+    assert plan.stage_one is not None
     options = {"clients": clients, "sampling_rate": 0.1, "delta": 1e-5, "epsilon": 2, "rounds": 25}
     found = asked(**options, statistics_share=0.1, statistics_rate=0.1)
     assert flatten(flat)["num-server-rounds"] == 25
     assert found["noise_multiplier"] == pytest.approx(plan.round.noise_multiplier, rel=1e-2)
-    assert found["statistics_noise_multiplier"] == pytest.approx(plan.statistics.noise_multiplier, rel=1e-2)
+    assert found["statistics_noise_multiplier"] == pytest.approx(plan.stage_one.noise_multiplier, rel=1e-2)
     assert found["epsilon"] == pytest.approx(plan.epsilon, rel=1e-3)
 
 

@@ -75,9 +75,9 @@ def test_both_stages_carry_it_and_the_charge_stays(adapted: AdaptedModel, collud
     assert terms.noise_multiplier == pytest.approx(plan.round.noise_multiplier * factor)
     stage = DrEncoder.recipe_for(config(colluders), adapted.layout).stage_one
     first = stage_one_terms(config(colluders), plan, stage)
-    assert plan.statistics is not None
-    share = np.sqrt(plan.statistics_shares / (plan.statistics_shares - colluders))
-    assert first.noise_multiplier == pytest.approx(plan.statistics.noise_multiplier * share)
+    assert plan.stage_one is not None
+    share = np.sqrt(plan.stage_one_shares / (plan.stage_one_shares - colluders))
+    assert first.noise_multiplier == pytest.approx(plan.stage_one.noise_multiplier * share)
 
 
 def test_as_many_colluders_as_shares_are_refused() -> None:

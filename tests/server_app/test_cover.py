@@ -40,7 +40,7 @@ SAMPLED: dict[str, Any] = {
 
 
 def wire_bytes(message: Message) -> int:
-    """What a passive observer counts of one message: all that Flower serialises, its metadata included."""
+    """What a passive observer counts of one message: all that Flower serializes, its metadata included."""
     return int(message_to_proto(message).ByteSize())
 
 

@@ -12,7 +12,7 @@ from flwr.app import Message
 
 from common.config import RunConfig
 from common.model.adapted import load_adapted_model
-from common.wire.records import TRAIN, serialised_bytes
+from common.wire.records import TRAIN, serialized_bytes
 from server_app.privacy.ledger import Ledger
 from server_app.results.checkpoints import load_checkpoint
 from server_app.results.folder import RunFolder
@@ -26,8 +26,8 @@ from tests.support.tiny import CLIENTS, Files, final_adapter, run_tiny, start, t
 
 
 def weight(message: Message) -> tuple[int, int]:
-    """The round of a message and its bytes as it is serialised."""
-    return int(message.metadata.group_id), serialised_bytes(message.content)
+    """The round of a message and its bytes as it is serialized."""
+    return int(message.metadata.group_id), serialized_bytes(message.content)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -8,7 +8,7 @@ import pytest
 
 from common.codecs import NeuralCodec
 from common.model.adapted import AdaptedModel
-from common.wire.records import GRADIENTS, TRAIN, serialised_bytes, unpack_instruction
+from common.wire.records import GRADIENTS, TRAIN, serialized_bytes, unpack_instruction
 from server_app.privacy.ledger import Ledger
 from tests.support.fedcg_runs import CONV, FEDCG, PRIVATE, STEPS, report_of
 from tests.support.strategy_runs import NOISY, Make
@@ -32,7 +32,7 @@ def test_private_gradients_cost_their_share_of_epsilon(files: Files, adapted: Ad
         planned(config, adapted, CLIENTS),
         planned(tiny_config(files, tmp_path, {**changes, "strategy.name": "lora"}), adapted, CLIENTS),
     )
-    assert plan.statistics is not None
+    assert plan.stage_one is not None
     assert plan.round.noise_multiplier > 1.05 * without.round.noise_multiplier
     report = json.loads((run_tiny(config).path / "report.json").read_text())
     assert report["privacy"]["released_model"]["epsilon"] == pytest.approx(plan.epsilon, rel=1e-3)
@@ -51,8 +51,8 @@ def test_the_bytes_in_the_report_are_those_on_the_wire(make: Make, changes: dict
 
     def answer(message: Any) -> Any:
         reply = original(message)
-        down[message.metadata.message_type] = serialised_bytes(message.content)
-        up[message.metadata.message_type] = serialised_bytes(reply.content)
+        down[message.metadata.message_type] = serialized_bytes(message.content)
+        up[message.metadata.message_type] = serialized_bytes(reply.content)
         encoder[message.metadata.message_type] = unpack_instruction(message.content)[1]
         return reply
 

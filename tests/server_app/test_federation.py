@@ -10,10 +10,10 @@ import pytest
 from flwr.app import Error, Message, RecordDict
 
 from common.privacy.mechanism import ReleaseTerms
-from common.wire.records import TRAIN, pack_release, serialised_bytes
+from common.wire.records import TRAIN, pack_release, serialized_bytes
 from server_app.log import read_events, recording
 from server_app.results.tracking import watched
-from server_app.rounds.cohort import FederationError, Question, connect, exchange
+from server_app.rounds.cohort import FederationError, Instruction, connect, exchange
 from workbench.simulation.in_process import InProcessGrid
 
 ROUND = 3
@@ -27,7 +27,7 @@ class Mailbox:
 
     def __init__(self) -> None:
         InProcessGrid(None, {}, 0)  # type: ignore[arg-type]  # registers this process as a task, as messages need
-        self.question = Question(ROUND, TERMS, [11, 12, 13])
+        self.question = Instruction(ROUND, TERMS, [11, 12, 13])
         self.question.address(RecordDict(), TRAIN, 60.0)
         self._numbers = itertools.count()
 
@@ -52,7 +52,7 @@ def test_one_message_goes_to_every_member_of_the_cohort(box: Mailbox) -> None:
     assert [message.metadata.dst_node_id for message in messages] == [11, 12, 13]
     assert {message.metadata.ttl for message in messages} == {7.0}
     assert {message.metadata.message_type for message in messages} == {TRAIN}
-    assert box.question.bytes_down == 3 * serialised_bytes(content)
+    assert box.question.bytes_down == 3 * serialized_bytes(content)
 
 
 def test_valid_replies_are_releases_by_node_and_bytes(box: Mailbox) -> None:
@@ -62,7 +62,7 @@ def test_valid_replies_are_releases_by_node_and_bytes(box: Mailbox) -> None:
     assert all(np.array_equal(values, CODE) for values in found.releases.values())
     assert found.failures == {}
     assert found.commonest_failure == ""
-    assert found.bytes_up == 3 * serialised_bytes(replies[0].content)
+    assert found.bytes_up == 3 * serialized_bytes(replies[0].content)
 
 
 def test_who_does_not_reply_is_late(box: Mailbox) -> None:
@@ -85,7 +85,7 @@ def test_a_second_reply_of_a_node_is_ignored(box: Mailbox) -> None:
     found = box.question.sort([box.reply(11), box.reply(11, other), box.reply(12), box.reply(13)])
     assert np.array_equal(found.releases[11], CODE)
     assert len(found.releases) == 3
-    assert found.bytes_up == 3 * serialised_bytes(other)
+    assert found.bytes_up == 3 * serialized_bytes(other)
 
 
 def test_a_node_that_was_not_asked_is_ignored(box: Mailbox) -> None:
@@ -131,7 +131,7 @@ def test_a_malformed_reply_fails_alone(box: Mailbox, content: RecordDict, reason
 @pytest.mark.parametrize("raw", [False, True])
 def test_a_code_beyond_the_clip_norm_is_refused_unless_statistics_are_sent_in_the_clear(raw: bool) -> None:
     box = Mailbox()
-    question = Question(ROUND, CLEAR, [11], raw=raw)
+    question = Instruction(ROUND, CLEAR, [11], raw=raw)
     found = question.sort([box.reply(11, pack_release(np.full(8, 0.36, dtype=np.float32), ROUND))])
     assert sorted(found.releases) == ([11] if raw else [])
     assert raw or "exceeds the clip norm, 1" in found.failures[11]

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from common.config import ConfigError, RunConfig
 from common.model.adapted import AdaptedModel
-from common.proxy import QuantisedAdapter, quantise
-from common.wire.records import ADAPTER, pack_instruction, serialised_bytes, unpack_instruction
+from common.proxy import QuantizedAdapter, quantize
+from common.wire.records import ADAPTER, pack_instruction, serialized_bytes, unpack_instruction
 from server_app.strategies.base import FederatedAdapter
 from tests.support.false_alarms import rms_outside, statistical
 from tests.support.grids import TinyGrid
@@ -24,7 +24,7 @@ FEDLPP: dict[str, Any] = {"strategy.name": "fedlpp"}
 STOCHASTIC: dict[str, Any] = {**FEDLPP, "fedlpp.rounding": "stochastic"}
 
 
-def history(strategy: FederatedAdapter, grid: TinyGrid) -> tuple[list[Tensor], list[QuantisedAdapter]]:
+def history(strategy: FederatedAdapter, grid: TinyGrid) -> tuple[list[Tensor], list[QuantizedAdapter]]:
     """The server's adapter before each round, and what each round sent to its first client."""
     adapters = [strategy.state.optimizer.adapter]
     hooks = strategy.hooks
@@ -40,16 +40,16 @@ def history(strategy: FederatedAdapter, grid: TinyGrid) -> tuple[list[Tensor], l
 
 
 @pytest.mark.parametrize("changes", [{}, {"fedlpp.bits": 1}, {"fedlpp.bits": 3}])
-def test_clients_get_the_quantised_adapter_and_nothing_finer(make: Make, changes: dict[str, Any]) -> None:
+def test_clients_get_the_quantized_adapter_and_nothing_finer(make: Make, changes: dict[str, Any]) -> None:
     strategy, grid = make({**FEDLPP, **changes})
     adapters, proxies = history(strategy, grid)
     settings = strategy.config.fedlpp
     assert len(proxies) == 3
     for adapter, proxy in zip(adapters, proxies, strict=False):
-        expected = quantise(adapter, strategy.layout, settings.bits)
+        expected = quantize(adapter, strategy.layout, settings.bits)
         assert torch.equal(proxy.codes, expected.codes)
         assert torch.equal(proxy.ranges, expected.ranges)
-        assert not torch.equal(proxy.dequantise(strategy.layout), adapter)
+        assert not torch.equal(proxy.dequantize(strategy.layout), adapter)
 
 
 def test_every_client_of_a_round_gets_the_same_proxy_and_every_round_rounds_anew(make: Make) -> None:
@@ -68,7 +68,7 @@ def test_the_step_is_taken_on_full_precision_with_the_proxys_gradient(make: Make
     changes = {"num-server-rounds": 1, "server.learning-rate": 0.5}
     strategy, grid = make({**FEDLPP, **changes})
     before = strategy.state.optimizer.adapter
-    proxy = quantise(before, strategy.layout, 2).dequantise(strategy.layout)
+    proxy = quantize(before, strategy.layout, 2).dequantize(strategy.layout)
     plain, plain_grid = make({"strategy.name": "lora", **changes})
     plain.state.optimizer.reset(proxy)
     expected = start(plain, plain_grid) - proxy
@@ -83,7 +83,7 @@ def test_several_local_steps_start_at_the_proxy(make: Make) -> None:
     strategy, grid = make({**FEDLPP, **changes})
     before = strategy.state.optimizer.adapter
     plain, plain_grid = make({"strategy.name": "lora", **changes})
-    plain.state.optimizer.reset(quantise(before, strategy.layout, 2).dequantise(strategy.layout))
+    plain.state.optimizer.reset(quantize(before, strategy.layout, 2).dequantize(strategy.layout))
     proxy = plain.state.optimizer.adapter
     torch.testing.assert_close(start(strategy, grid) - before, start(plain, plain_grid) - proxy, rtol=1e-3, atol=1e-5)
 
@@ -145,7 +145,7 @@ def test_the_report_scores_the_saved_adapter_and_its_proxy_and_their_gap(make: M
     strategy, grid = make(FEDLPP, evaluate)
     after = start(strategy, grid)
     found: Any = strategy.measure().details()
-    proxy = quantise(after, strategy.layout, 2).dequantise(strategy.layout)
+    proxy = quantize(after, strategy.layout, 2).dequantize(strategy.layout)
     assert found["global"] == {"loss": len(after.unique()), "accuracy": 0.25}
     assert found["proxy"] == {"loss": len(proxy.unique()), "accuracy": 0.25}
     assert found["gap"] == {"loss": len(after.unique()) - len(proxy.unique()), "accuracy": 0.0}
@@ -171,7 +171,7 @@ def test_both_adapters_are_scored_once_and_telling_of_it_scores_nothing(make: Ma
     findings = strategy.measure()
     assert len(scored) == 2
     assert torch.equal(scored[0], after)
-    assert torch.equal(scored[1], quantise(after, strategy.layout, 2).dequantise(strategy.layout))
+    assert torch.equal(scored[1], quantize(after, strategy.layout, 2).dequantize(strategy.layout))
     assert findings.details() == findings.details()
     assert len(scored) == 2
 
@@ -194,9 +194,9 @@ def test_the_page_and_the_terminal_tell_the_gap(noisy: Any, capsys: pytest.Captu
     assert f"{named['proxy']['accuracy']:.1%} (proxy)" in line
     assert f"{named['global']['loss']:.3f} (kept here)" in line
     assert line in (folder.path / "report.md").read_text()
-    from server_app.results.console import Narrator  # noqa: PLC0415
+    from server_app.results.console import ConsoleLog  # noqa: PLC0415
 
-    Narrator().closing(report)
+    ConsoleLog().closing(report)
     assert line in capsys.readouterr().out
 
 
@@ -209,11 +209,11 @@ def test_without_public_examples_the_report_has_bytes_only(make: Make) -> None:
 def test_the_rounds_bytes_are_those_of_the_packed_proxy(make: Make) -> None:
     strategy, grid = make(FEDLPP)
     start(strategy, grid)
-    sizes = {serialised_bytes(message.content) for message in grid.sent}
+    sizes = {serialized_bytes(message.content) for message in grid.sent}
     assert [r.bytes_down for r in rounds_of(strategy)] == [CLIENTS * size for size in sizes] * 3
     content = grid.sent[0].content
     _, spec, task = unpack_instruction(content)
-    plain = serialised_bytes(pack_instruction(torch.zeros(strategy.layout.size), spec, task))
+    plain = serialized_bytes(pack_instruction(torch.zeros(strategy.layout.size), spec, task))
     assert plain - max(sizes) > 0.9 * 3072 * (4 - 1 / 4)
 
 

@@ -38,7 +38,7 @@ def test_epsilon_is_that_of_the_rounds_alone(make: Make, name: str) -> None:
         strategy, grid = make({**NOISY, "strategy.name": strategy_name})
         start(strategy, grid)
         assert {charge.label for charge in strategy.account._ledger.charges} == {"stage 2: gradient"}
-        assert strategy.account.plan.statistics is None
+        assert strategy.account.plan.stage_one is None
         epsilons.append(strategy.account.certify())
     assert epsilons[0] == pytest.approx(epsilons[1], rel=1e-6)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from server_app.results.json_lines import append, mend, read
+from server_app.results.json_lines import append, end_torn_line, read
 
 
 def written(path: Path, *rows: dict[str, object]) -> None:
@@ -38,12 +38,12 @@ def test_a_whole_line_that_lacks_only_its_end_is_kept(tmp_path: Path) -> None:
 
 def test_there_is_nothing_to_mend_in_a_whole_or_an_absent_file(tmp_path: Path) -> None:
     path = tmp_path / "log"
-    mend(path)
+    end_torn_line(path)
     assert not path.exists()
     assert read(path) == []
     path.touch()
-    mend(path)
+    end_torn_line(path)
     written(path, {"round": 1})
     before = path.read_bytes()
-    mend(path)
+    end_torn_line(path)
     assert path.read_bytes() == before == b'{"round": 1}\n'

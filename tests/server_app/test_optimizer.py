@@ -43,7 +43,7 @@ def test_a_restored_optimizer_continues_identically(name: str) -> None:
         whole.step(gradient)
         first.step(gradient)
     saved = {key: value.clone() for key, value in first.tensors().items()}
-    first.step(GRADIENTS[3])  # what was saved does not move with the optimiser
+    first.step(GRADIENTS[3])  # what was saved does not move with the optimizer
     second = ServerOptimizer(ServerConfig(optimizer=name, learning_rate=0.3), torch.zeros(30))  # type: ignore[arg-type]
     second.restore(saved)
     for gradient in GRADIENTS[2:]:

@@ -60,7 +60,7 @@ def account(files: Files, adapted: AdaptedModel, folder: Path, **changes: Any) -
 
 
 def charge_all(books: PrivacyAccount, rounds: int = 3) -> PrivacyAccount:
-    books.charge_statistics()
+    books.charge_stage_one()
     for number in range(1, rounds + 1):
         books.charge_round(number)
     return books
@@ -70,7 +70,7 @@ def test_the_running_epsilon_is_that_of_the_gaussian(files: Files, adapted: Adap
     """Local trust: stage 1 has z = 4, rounds z = 2, nothing is amplified, so mu^2 = 1/16 + 3/4 exactly."""
     books = account(files, adapted, tmp_path)
     assert books.epsilon_model() == 0.0
-    books.charge_statistics()
+    books.charge_stage_one()
     assert books.epsilon_model() == pytest.approx(exact_epsilon(1 / 4, 1e-3), rel=5e-3)
     before = 0.0
     for number in (1, 2, 3):
@@ -86,7 +86,7 @@ def test_the_running_epsilon_is_that_of_the_gaussian(files: Files, adapted: Adap
 
 def test_a_reopened_ledger_remembers_everything(files: Files, adapted: AdaptedModel, tmp_path: Path) -> None:
     books = account(files, adapted, tmp_path)
-    books.charge_statistics()
+    books.charge_stage_one()
     books.charge_round(1)
     again = account(files, adapted, tmp_path)
     assert again.epsilon_model() == books.epsilon_model() > 0
@@ -123,7 +123,7 @@ def test_against_the_server_every_message_of_a_client_composes_exactly(
     """Everybody is asked in every round: mu^2 = 1/16 + T/4, at delta less a hundredth for the participation bound."""
     books = account(files, adapted, tmp_path)
     assert books.epsilon_server() == 0.0
-    books.charge_statistics()
+    books.charge_stage_one()
     assert books.epsilon_server() == pytest.approx(exact_epsilon(1 / 4, 0.99e-3), rel=1e-3)
     for number in (1, 2, 3):
         books.charge_round(number)

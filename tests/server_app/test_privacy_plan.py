@@ -43,7 +43,7 @@ def spent(charges: list[Charge], delta: float) -> float:
 
 def all_charges(plan: PrivacyPlan) -> list[Charge]:
     rounds = Charge(plan.round.noise_multiplier, plan.round.sampling_rate, plan.rounds)
-    return [plan.statistics, rounds] if plan.statistics else [rounds]
+    return [plan.stage_one, rounds] if plan.stage_one else [rounds]
 
 
 @pytest.mark.parametrize(("trust", "epsilon"), [("central", 0.5), ("distributed", 8.0), ("local", 1.0)])
@@ -57,13 +57,13 @@ def test_the_whole_run_costs_what_was_asked_for_and_hardly_less(trust: str, epsi
 
 def test_stage_one_costs_its_share() -> None:
     plan = planned({"privacy.statistics-share": 0.3, "privacy.epsilon": 4.0})
-    assert plan.statistics is not None
-    assert 0.98 * 1.2 <= spent([plan.statistics], plan.delta) <= 1.2 * 1.001
+    assert plan.stage_one is not None
+    assert 0.98 * 1.2 <= spent([plan.stage_one], plan.delta) <= 1.2 * 1.001
 
 
 def test_without_a_stage_one_the_rounds_get_the_whole_budget() -> None:
     plan, both = planned(scales=0), planned()
-    assert plan.statistics is None
+    assert plan.stage_one is None
     assert plan.round.noise_multiplier < both.round.noise_multiplier
     assert 0.99 * 2.0 <= plan.epsilon <= 2.0
 
@@ -71,7 +71,7 @@ def test_without_a_stage_one_the_rounds_get_the_whole_budget() -> None:
 def test_statistics_in_the_clear_make_epsilon_infinite_and_say_why() -> None:
     plan = planned({"stage-one.private": False})
     assert plan.epsilon == math.inf
-    assert plan.statistics == Charge(0.0, 0.2, label="stage 1: statistics")
+    assert plan.stage_one == Charge(0.0, 0.2, label="stage 1: statistics")
     assert plan.round.noise_multiplier > 0
     assert "stage-one.private = false" in plan.reason
 
@@ -79,7 +79,7 @@ def test_statistics_in_the_clear_make_epsilon_infinite_and_say_why() -> None:
 def test_infinite_epsilon_means_no_noise_and_says_why() -> None:
     plan = planned(CLEAR)
     assert (plan.epsilon, plan.slack, plan.rounds) == (math.inf, 0.0, 5)
-    assert plan.statistics == Charge(0.0, 0.2, label="stage 1: statistics")
+    assert plan.stage_one == Charge(0.0, 0.2, label="stage 1: statistics")
     assert plan.round == Charge(0.0, 0.2, label="stage 2: gradient")
     assert planned(CLEAR, scales=0).statistics is None
     assert "privacy.epsilon = inf" in plan.reason
@@ -87,8 +87,8 @@ def test_infinite_epsilon_means_no_noise_and_says_why() -> None:
 
 def test_a_named_noise_is_used_and_its_epsilon_told() -> None:
     plan = planned({"privacy.epsilon": 0.0, "privacy.noise-multiplier": 1.5})
-    assert plan.statistics is not None
-    assert (plan.round.noise_multiplier, plan.statistics.noise_multiplier) == (1.5, 3.0)
+    assert plan.stage_one is not None
+    assert (plan.round.noise_multiplier, plan.stage_one.noise_multiplier) == (1.5, 3.0)
     assert plan.epsilon == pytest.approx(spent(all_charges(plan), plan.delta), rel=5e-3)
 
 
@@ -102,11 +102,11 @@ def test_local_trust_is_not_amplified_by_sampling() -> None:
 def test_a_budget_gives_the_rounds_that_it_pays_for() -> None:
     stop = 1.8
     plan = planned(budget=stop)
-    assert plan.statistics is not None
+    assert plan.stage_one is not None
     assert 0 < plan.rounds < 5
     assert plan.epsilon <= stop
     one_more = Charge(plan.round.noise_multiplier, 0.2, plan.rounds + 1)
-    assert spent([plan.statistics, one_more], plan.delta) > stop
+    assert spent([plan.stage_one, one_more], plan.delta) > stop
 
 
 def test_a_budget_that_pays_for_nothing_is_refused() -> None:
@@ -140,7 +140,7 @@ def test_a_reproducible_noise_protects_nobody() -> None:
     assert plan.epsilon == math.inf
     assert plan.reason.startswith("privacy.insecure-seed")
     assert plan.round == secure.round
-    assert plan.statistics == secure.statistics
+    assert plan.stage_one == secure.statistics
 
 
 @pytest.mark.parametrize(("noise", "claimed"), [(0.5, True), (0.3, False)])
@@ -156,15 +156,15 @@ def test_noise_shares_are_public_and_no_cohort_exceeds_them(clients: int, rate: 
     rates = {"privacy.sampling-rate": rate, "stage-one.sampling-rate": rate}
     plan = planned(rates, clients=clients)
     tail = 1e-3 * plan.delta
-    beyond = [float(binom.sf(shares, clients, rate)) for shares in (plan.shares, plan.statistics_shares)]
+    beyond = [float(binom.sf(shares, clients, rate)) for shares in (plan.shares, plan.stage_one_shares)]
     assert 5 * beyond[0] <= tail
     assert beyond[1] <= tail
     assert rate == 1.0 or 5 * binom.sf(plan.shares - 1, clients, rate) > tail
-    assert rate == 1.0 or binom.sf(plan.statistics_shares - 1, clients, rate) > tail
+    assert rate == 1.0 or binom.sf(plan.stage_one_shares - 1, clients, rate) > tail
     assert 5 * beyond[0] + beyond[1] <= plan.slack < 3e-3 * plan.delta
-    assert plan.statistics_shares <= plan.shares <= clients
+    assert plan.stage_one_shares <= plan.shares <= clients
 
 
 def test_each_stage_has_the_shares_of_its_own_sampling_rate() -> None:
     plan = planned({"stage-one.sampling-rate": 0.6})
-    assert plan.shares < 60 < plan.statistics_shares
+    assert plan.shares < 60 < plan.stage_one_shares

@@ -3,7 +3,7 @@
 import pytest
 
 from server_app.results import console as progress
-from server_app.results.console import Watch
+from server_app.results.console import Stopwatch
 
 
 class Clock:
@@ -26,7 +26,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 @pytest.mark.parametrize(("first", "elapsed"), [(1, 0.0), (9, 500.0)])
 def test_start_up_and_stage_1_are_not_taken_for_a_round(clock: Clock, first: int, elapsed: float) -> None:
     """In a fresh run and in a resumed one; rounds take 3 s and .5 s more to save."""
-    watch = Watch(25, elapsed)
+    watch = Stopwatch(25, elapsed)
     clock.now += 70.0
     lefts = []
     for server_round in range(first, 26):
@@ -40,7 +40,7 @@ def test_start_up_and_stage_1_are_not_taken_for_a_round(clock: Clock, first: int
 
 
 def test_the_pace_is_that_of_the_last_ten_rounds(clock: Clock) -> None:
-    watch = Watch(100)
+    watch = Stopwatch(100)
     for seconds in [20.0] * 5 + [2.0] * 10:
         clock.now += seconds
         watch.lap()

@@ -150,7 +150,7 @@ def exact_epsilon(mu: float, delta: float) -> float:
 
 
 def test_bytes_are_those_of_a_message_times_the_expected_cohorts(files: Files, tmp_path: Path) -> None:
-    """The realised totals would tell the sizes of the secret cohorts; here two clients of six never answer."""
+    """The realized totals would tell the sizes of the secret cohorts; here two clients of six never answer."""
     changes = {
         **NOISY,
         "strategy.name": "lora",

@@ -16,7 +16,7 @@ from common.privacy.accounting import epsilon
 from common.privacy.gaussian import gaussian_epsilon
 from server_app.privacy.ledger import Ledger
 from server_app.results.checkpoints import CheckpointError
-from server_app.results.console import Narrator
+from server_app.results.console import ConsoleLog
 from server_app.results.folder import RunFolder
 from server_app.results.resuming import why_not_resumable
 from server_app.results.units import show
@@ -225,7 +225,7 @@ def test_what_is_told_at_the_end_of_a_round_happens_after_its_checkpoint(
 ) -> None:
     seen = []
     folder = RunFolder(tmp_path / "run")
-    monkeypatch.setattr(Narrator, "round", lambda *_: seen.append((folder.checkpoint / "latest").read_text()))
+    monkeypatch.setattr(ConsoleLog, "round", lambda *_: seen.append((folder.checkpoint / "latest").read_text()))
     run_tiny(RunConfig.parse(config.flat() | {"output.dir": str(tmp_path), "num-server-rounds": 2}))
     assert seen == ["round-000001", "round-000002"]
 

@@ -84,8 +84,8 @@ def test_a_shape_is_that_of_the_loaded_model(tmp_path: Path, layout: str) -> Non
     assert shape.parameters == sum(parameter.numel() for parameter in base.parameters())
 
 
-def quantised_bytes(model: torch.nn.Module) -> int:
-    """Bytes that a loaded model really holds, scales of quantised weights included."""
+def quantized_bytes(model: torch.nn.Module) -> int:
+    """Bytes that a loaded model really holds, scales of quantized weights included."""
     total = 0
     for parameter in model.parameters():
         if not parameter.requires_grad:
@@ -112,7 +112,7 @@ def test_estimates_are_near_what_a_real_step_keeps(
     shape = shape_of(config.model, config.lora)
     loaded = load_adapted_model.__wrapped__(config.model, config.lora, 1)
     loaded.training_mode(True)
-    assert memory.weight_bytes(config.model, shape) == pytest.approx(quantised_bytes(loaded.model), rel=0.02)
+    assert memory.weight_bytes(config.model, shape) == pytest.approx(quantized_bytes(loaded.model), rel=0.02)
     tokens = torch.zeros(config.train.batch_size, 48, dtype=torch.long)
     logits = 8 * tokens.numel() * shape.config.vocab_size
     whole, checkpointed = memory.activation_bytes(config, shape)

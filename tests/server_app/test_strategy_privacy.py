@@ -94,7 +94,7 @@ def recorded(strategy: FederatedAdapter, grid: TinyGrid) -> list[tuple[str, int,
 
 
 def as_bytes(content: RecordDict, *, without: tuple[str, ...] = (), round_index: int | None = None) -> bytes:
-    """The serialised instruction, its adapter left out or its round replaced on request."""
+    """The serialized instruction, its adapter left out or its round replaced on request."""
     kept = RecordDict({name: record for name, record in content.items() if name not in without})
     if round_index is not None:
         kept[TASK] = ConfigRecord({**content.config_records[TASK], "round": round_index})
@@ -155,7 +155,7 @@ def test_a_cohort_of_as_many_as_there_are_noise_shares_is_asked(make: Make) -> N
 def test_a_statistics_cohort_beyond_the_noise_shares_counts_as_empty(make: Make) -> None:
     """The private stage goes on from noise alone."""
     strategy, grid = make({**NOISY, "strategy.name": "dr-encoder", "num-server-rounds": 1})
-    strategy.account.plan = replace(strategy.account.plan, statistics_shares=CLIENTS - 1)
+    strategy.account.plan = replace(strategy.account.plan, stage_one_shares=CLIENTS - 1)
     sent = recorded(strategy, grid)
     assert {(kind, index) for kind, index, _ in sent} == {(TRAIN, 1)}
     assert [charge.label[:7] for charge in strategy.account._ledger.charges] == ["stage 1", "stage 2"]
@@ -176,7 +176,7 @@ def test_a_gradient_that_is_not_finite_is_hidden_by_the_noise(make: Make, monkey
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_one_client_moves_the_aggregate_by_the_clip_norm_at_most(make: Make, variant: str, normalize: bool) -> None:
-    """1,000 neighbouring cohorts (30 of a codec that asks the model), one contribution replaced by zero, no noise."""
+    """1,000 neighboring cohorts (30 of a codec that asks the model), one contribution replaced by zero, no noise."""
     noise = NOISY if variant == "fedcg, private" else {}
     strategy, grid = make({"prior.steps": 5, **noise, **VARIANTS[variant]})
     codec = strategy.prepare(grid)

@@ -21,7 +21,7 @@ from flwr.superlink.grid.http_grid import HttpGrid
 from common.privacy.mechanism import ReleaseTerms
 from common.wire.records import TRAIN, pack_release
 from server_app.log import read_events, recording
-from server_app.rounds.cohort import Question, exchange
+from server_app.rounds.cohort import Instruction, exchange
 from workbench.simulation.in_process import InProcessGrid
 
 TERMS = ReleaseTerms(8, 1.0, 1.0, "local", 4, normalize=True)
@@ -81,13 +81,13 @@ def _named(message: Message) -> Message:
     return message
 
 
-def grid_of(answers: dict[int, RecordDict]) -> tuple[HttpGrid, Question]:
+def grid_of(answers: dict[int, RecordDict]) -> tuple[HttpGrid, Instruction]:
     """A deployed ServerApp's grid, and a question to the nodes that will answer so."""
     InProcessGrid(None, {}, 0)  # type: ignore[arg-type]  # registers this process as a task, as messages need
     superlink, grid = SuperLink(), HttpGrid(token="token")  # noqa: S106
     grid._client = superlink  # type: ignore[assignment]
     grid._run = SimpleNamespace(run_id=1)  # type: ignore[assignment]
-    question = Question(3, TERMS, sorted(answers))
+    question = Instruction(3, TERMS, sorted(answers))
     for message in question.address(RecordDict(), TRAIN, 60.0):
         _named(message)
         superlink.asked[message.metadata.message_id] = message

@@ -1,6 +1,6 @@
 """A lower bound on the privacy loss of a mechanism, from its outputs alone.
 
-A mechanism that is μ-GDP lets no test tell two neighbouring inputs apart with Φ⁻¹(1−α) − Φ⁻¹(β) > μ (α: false
+A mechanism that is μ-GDP lets no test tell two neighboring inputs apart with Φ⁻¹(1−α) − Φ⁻¹(β) > μ (α: false
 alarms, β: misses). Both rates are measured for one threshold test fixed in advance and replaced by
 Clopper-Pearson upper limits, so the result exceeds the true μ with probability at most 1 − confidence.
 Source: Nasr et al. 2023 (arXiv:2302.07956), Dong, Roth, Su 2019, theorem 2.7.

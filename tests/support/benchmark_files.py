@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from common.config import RunConfig, nest
-from common.data import tokenise
+from common.data import tokenize
 from common.model.adapted import AdaptedModel, load_adapted_model
 from tests.support.tiny import write_jsonl
 
@@ -97,7 +97,7 @@ def save_run(folder: Path, model: str) -> Path:
 def _teach(adapted: AdaptedModel, questions: list[str]) -> None:
     """Descend on the loss of `` B`` after either benchmark's way to ask."""
     prompts = [text + ask for text in questions for ask in ("\nAnswer:", "\n答案：")]
-    tokens = tokenise(adapted.tokenizer, prompts, [" B"] * len(prompts), 512)
+    tokens = tokenize(adapted.tokenizer, prompts, [" B"] * len(prompts), 512)
     flat = torch.nn.Parameter(adapted.parameters)
     flat.grad = adapted.gradients
     optimizer = torch.optim.Adam([flat], lr=0.02)

@@ -139,8 +139,8 @@ def writing(name: str) -> Callable[..., bool]:
 
 
 MOMENTS: dict[str, Callable[[], None]] = {
-    "before the charge of stage 1": lambda: around(PrivacyAccount, "charge_statistics", before=lambda _: True),
-    "after the charge of stage 1": lambda: around(PrivacyAccount, "charge_statistics", after=lambda _: True),
+    "before the charge of stage 1": lambda: around(PrivacyAccount, "charge_stage_one", before=lambda _: True),
+    "after the charge of stage 1": lambda: around(PrivacyAccount, "charge_stage_one", after=lambda _: True),
     "after the replies of stage 1": lambda: around(FederatedAdapter, "ask", after=asking(0)),
     "within the line of a round's charge": tear_ledger,
     "after a round's charge": lambda: around(PrivacyAccount, "charge_round", after=in_round),

@@ -90,7 +90,7 @@ def _change_field(record: Any, draw: Callable[..., Any]) -> None:
 
 
 def _flip(content: RecordDict, draw: Callable[..., Any]) -> RecordDict:
-    """Some bytes of the serialised message are others; what Flower itself cannot parse never reaches this app."""
+    """Some bytes of the serialized message are others; what Flower itself cannot parse never reaches this app."""
     data = bytearray(recorddict_to_proto(content).SerializeToString(deterministic=True))
     for _ in range(draw(st.integers(1, 4))):
         if data:

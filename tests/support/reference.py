@@ -9,7 +9,7 @@ from torch import Tensor
 
 from common.codecs import Codec, IdentityCodec, LinearCodec
 from common.config import RunConfig
-from common.data import TokenisedExamples, private_tokens
+from common.data import TokenizedExamples, private_tokens
 from common.model.adapted import AdaptedModel
 
 
@@ -39,7 +39,7 @@ def codec_of_round(config: RunConfig, adapted: AdaptedModel, t: int) -> Codec:
     return LinearCodec.of_form(adapted.layout, config.codec.size, config.seed).redraw(t)
 
 
-def lora_gradient(adapted: AdaptedModel, weights: Tensor, examples: TokenisedExamples) -> Tensor:
+def lora_gradient(adapted: AdaptedModel, weights: Tensor, examples: TokenizedExamples) -> Tensor:
     """Gradient of the mean cross-entropy over all completion tokens, by autograd on the peft parameters."""
     adapted.load(weights)
     parameters = {name: p for name, p in adapted.model.named_parameters() if p.requires_grad}

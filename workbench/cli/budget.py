@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from server_app.results.tracking import watched
-from workbench.planning.budget_question import Accountant, Question, Trust, config_of
+from workbench.planning.budget_request import Accountant, BudgetRequest, Trust, config_of
 
 
 def budget(
@@ -33,7 +33,7 @@ def budget(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON, with epsilon after every round")] = False,
 ) -> None:
     """Plan without a run: give two of --epsilon, --noise-multiplier and --rounds, and the third is solved."""
-    question = Question(
+    request = BudgetRequest(
         clients=clients,
         sampling_rate=sampling_rate,
         delta=delta,
@@ -48,9 +48,9 @@ def budget(
         colluders=colluders,
         check=check,
     )
-    config_of(question)  # refuses at once what the planner would refuse after its imports
+    config_of(request)  # refuses at once what the planner would refuse after its imports
     from workbench.planning import budget as planner  # noqa: PLC0415 - takes seconds to import
 
     with watched("computing the privacy loss"):
-        text = planner.to_json(question) if as_json else planner.to_text(question)
+        text = planner.to_json(request) if as_json else planner.to_text(request)
     typer.echo(text)

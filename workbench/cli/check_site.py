@@ -36,7 +36,7 @@ def check_site(
         str(root_certificates or ""),
     )
     for finding in findings:
-        colour = typer.colors.GREEN if finding.passed else typer.colors.RED
-        typer.secho(f"{'ok  ' if finding.passed else 'FAIL'} {finding.what}: {finding.text}", fg=colour)
+        color = typer.colors.GREEN if finding.passed else typer.colors.RED
+        typer.secho(f"{'ok  ' if finding.passed else 'FAIL'} {finding.what}: {finding.text}", fg=color)
     if not all(finding.passed for finding in findings):
         raise typer.Exit(1)

@@ -11,8 +11,8 @@ import typer
 from server_app.results.tracking import watched
 from server_app.results.units import count
 from workbench.compare.folder import PAGE, check_folder
+from workbench.compare.spec import ComparisonSpec, check_spec, read_changes, read_epsilons, refuse_without_effect
 from workbench.compare.tuning import FIRST
-from workbench.compare.wish import Wish, check_wish, read_changes, read_epsilons, refuse_without_effect
 from workbench.simulation.launcher import read_preset
 
 
@@ -39,7 +39,7 @@ def compare(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check, measure and estimate, but do not run")] = False,
 ) -> None:
     """Run strategies side by side at equal ε, tuned with equal effort, and draw the picture. Can be interrupted."""
-    wish = Wish(
+    spec = ComparisonSpec(
         strategies=_names(strategies),
         epsilons=read_epsilons(epsilons),
         tasks=_names(tasks),
@@ -53,19 +53,19 @@ def compare(
         centralised=centralised,
     )
     changes, keys = read_changes(overrides or [], "--set"), read_preset(preset)
-    refuse_without_effect(wish, check_wish(wish, keys, changes), changes)
+    refuse_without_effect(spec, check_spec(spec, keys, changes), changes)
     check_folder(out)
     from workbench.compare import session  # noqa: PLC0415 - torch, which a refusal above need not wait for
     from workbench.compare.plan import make_cells  # noqa: PLC0415
 
     typer.echo("planning: the noise of every row")
     with watched("planning"):
-        cells = make_cells(wish, keys, changes)
+        cells = make_cells(spec, keys, changes)
     for warning in dict.fromkeys(cell.warning for cell in cells if cell.warning):
         typer.secho(f"warning: {warning}", fg=typer.colors.YELLOW, err=True)
     command = shlex.join(["dr-encoder", *sys.argv[1:]])
     try:
-        found = session.compare(cells, wish, command, out, jobs, dry_run=dry_run)
+        found = session.compare(cells, spec, command, out, jobs, dry_run=dry_run)
     except KeyboardInterrupt:
         typer.secho(f"\nstopped; the same command goes on with what is done in {out}", err=True)
         raise typer.Exit(130) from None

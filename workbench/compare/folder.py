@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config import ConfigError
-from workbench.compare.wish import TUNING
+from workbench.compare.spec import TUNING
 
 SCHEMA = 1
 """Version of ``comparison.json``."""

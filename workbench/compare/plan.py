@@ -14,8 +14,8 @@ from server_app.rounds.controls import CONTROLS
 from server_app.run import check_run, plan_run
 from server_app.strategies import recipe_of
 from workbench.compare.runs import Job
+from workbench.compare.spec import CENTRALISED, TUNING, TUNING_SEED, ComparisonSpec, Entry, cell_config, check_spec
 from workbench.compare.tuning import start_step
-from workbench.compare.wish import CENTRALISED, TUNING, TUNING_SEED, Entry, Wish, cell_config, check_wish
 
 
 @dataclass(frozen=True)
@@ -51,18 +51,18 @@ class Cell:
         return Job(purpose, f"{self.label}, {purpose}, seed {seed}", {**self.flat, **changes})
 
 
-def make_cells(wish: Wish, preset: Mapping[str, Scalar], changes: Mapping[str, Scalar]) -> list[Cell]:
+def make_cells(spec: ComparisonSpec, preset: Mapping[str, Scalar], changes: Mapping[str, Scalar]) -> list[Cell]:
     """Every cell of the comparison, the centralised reference of each task first if wanted.
 
     Raises ``ConfigError`` for whatever would make a run be refused: unknown names, a cohort larger than the clients, a
     budget that cannot be met.
     """
-    flat = check_wish(wish, preset, changes)
-    entries = [Entry.parse(text) for text in wish.strategies]
-    cells = [_centralised(task, flat) for task in wish.tasks] if wish.centralised else []
-    rows = list(itertools.product(wish.tasks, entries, wish.epsilons))
-    cells += [_cell(*row, flat, wish.controls) for row in tracked(rows, "planned rows")]
-    return sorted(cells, key=lambda cell: wish.tasks.index(cell.task))  # a task's reference comes first
+    flat = check_spec(spec, preset, changes)
+    entries = [Entry.parse(text) for text in spec.strategies]
+    cells = [_centralised(task, flat) for task in spec.tasks] if spec.centralised else []
+    rows = list(itertools.product(spec.tasks, entries, spec.epsilons))
+    cells += [_cell(*row, flat, spec.controls) for row in tracked(rows, "planned rows")]
+    return sorted(cells, key=lambda cell: spec.tasks.index(cell.task))  # a task's reference comes first
 
 
 def _cell(task: str, entry: Entry, epsilon: float, flat: Mapping[str, Scalar], controls: str) -> Cell:

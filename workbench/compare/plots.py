@@ -12,15 +12,15 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from workbench.compare.released import Row, is_above_asked, is_private, name_of, place
-from workbench.compare.wish import CENTRALISED
+from workbench.compare.spec import CENTRALISED
 
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c564b")  # Okabe and Ito's
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c564b")  # Okabe and Ito's
 _MARKERS = "osD^vPX*"
 _GREY = "#777777"
 _DODGE, _BYTES_DODGE = 0.08, 1.08
-"""Of strategies at the same place: shift between neighbours in steps of the ε axis, and factor in bytes."""
+"""Of strategies at the same place: shift between neighbors in steps of the ε axis, and factor in bytes."""
 
-_OUTLINE = (withStroke(linewidth=3.5, foreground="white"),)  # so that a black line is seen on a bar of any colour
+_OUTLINE = (withStroke(linewidth=3.5, foreground="white"),)  # so that a black line is seen on a bar of any color
 
 
 def draw(folder: Path, found: dict[str, Any]) -> list[Path]:
@@ -101,7 +101,7 @@ def _controls(axis: Axes, number: int, places: list[float], rows: list[Row], sco
         if row["controls"].get("codes-zeroed", {}).get(score)
     ]
     if marks:
-        axis.plot(*zip(*marks, strict=True), ls="", marker=_MARKERS[number % 8], mfc="none", mec=_COLOURS[number % 8])
+        axis.plot(*zip(*marks, strict=True), ls="", marker=_MARKERS[number % 8], mfc="none", mec=_COLORS[number % 8])
 
 
 def _references(axis: Axes, base: Row | None, central: Row | None, scale: float) -> None:
@@ -152,7 +152,7 @@ def _draw_reconstruction(path: Path, groups: dict[str, list[Row]], title: str) -
     figure, axis = plt.subplots(figsize=(8, 1.2 + 0.5 * len(known)))
     for line, (number, _, row) in enumerate(known):
         energy = row["captured_energy"]
-        axis.barh(line, energy["mean"], color=_COLOURS[number % 8], height=0.6)
+        axis.barh(line, energy["mean"], color=_COLORS[number % 8], height=0.6)
         if energy["se"] is not None:
             bounds = [energy["mean"] - energy["se"], energy["mean"] + energy["se"]]
             axis.plot(bounds, [line, line], color="black", lw=1.5, marker="|", ms=8, path_effects=_OUTLINE)
@@ -175,12 +175,12 @@ def _errors(
     axis: Axes, number: int, places: list[float], values: list[Row], scale: float, label: str, *, joined: bool = True
 ) -> None:
     """Means with standard errors; not ``joined``: half-filled marks without a line, for rows that are a case apart."""
-    apart: dict[str, Any] = {"ls": "", "fillstyle": "left", "mfc": _COLOURS[number % 8], "markerfacecoloralt": "white"}
+    apart: dict[str, Any] = {"ls": "", "fillstyle": "left", "mfc": _COLORS[number % 8], "markerfacecoloralt": "white"}
     axis.errorbar(
         places,
         [scale * value["mean"] for value in values],
         yerr=[scale * (value["se"] or 0.0) for value in values],
-        color=_COLOURS[number % 8],
+        color=_COLORS[number % 8],
         marker=_MARKERS[number % 8],
         ms=5 if joined else 8,
         lw=1.4,

@@ -1,4 +1,4 @@
-"""A comparison from planned cells to files: estimate, run with progress, summarise."""
+"""A comparison from planned cells to files: estimate, run with progress, summarize."""
 
 import json
 import time
@@ -26,10 +26,10 @@ from workbench.compare.plan import Cell
 from workbench.compare.plots import draw
 from workbench.compare.runs import Job, Store
 from workbench.compare.scheduler import Scheduler
+from workbench.compare.spec import ComparisonSpec
 from workbench.compare.study import Batch, Outcome, Record, count_runs, study
-from workbench.compare.summary import summarise
+from workbench.compare.summary import summarize
 from workbench.compare.table import markdown
-from workbench.compare.wish import Wish
 
 _PROBE_ROUNDS = 2
 _HOUR = 3600.0  # rich forgets its pace after 30 s unless told otherwise; a run takes longer
@@ -80,7 +80,7 @@ def say(console: Console, text: str) -> None:
 
 
 def compare(
-    cells: list[Cell], wish: Wish, command: str, out: Path, jobs: int, *, dry_run: bool = False
+    cells: list[Cell], spec: ComparisonSpec, command: str, out: Path, jobs: int, *, dry_run: bool = False
 ) -> dict[str, Any] | None:
     """Run what is not yet done in ``out`` and write ``comparison.json``, ``comparison.md`` and the plots there.
 
@@ -89,7 +89,7 @@ def compare(
     """
     console = Console()
     store = Store(out / "runs")
-    counts = [count_runs(cell, wish, store.find) for cell in cells]
+    counts = [count_runs(cell, spec, store.find) for cell in cells]
     total, missing = (sum(numbers) for numbers in zip(*counts, strict=True))
     display = _Display(console, total)
     scheduler = Scheduler(store, jobs, out / "workers", display.on_record)
@@ -106,19 +106,21 @@ def compare(
             return None
         with display.progress:
             studies = zip(cells, counts, strict=True)
-            outcomes = scheduler.run([_counted(cell, wish, runs, display) for cell, (runs, _) in studies])
+            outcomes = scheduler.run([_counted(cell, spec, runs, display) for cell, (runs, _) in studies])
     finally:
         scheduler.close()
-    found = summarise(outcomes, wish, command)
+    found = summarize(outcomes, spec, command)
     (out / NUMBERS).write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     (out / PAGE).write_text(markdown(found), encoding="utf-8")
     remove_stale(out, draw(out, found))
     return found
 
 
-def _counted(cell: Cell, wish: Wish, expected: int, display: _Display) -> Generator[Batch, list[Record], Outcome]:
+def _counted(
+    cell: Cell, spec: ComparisonSpec, expected: int, display: _Display
+) -> Generator[Batch, list[Record], Outcome]:
     """A study that tells ``display`` at its end of runs that were expected and not needed."""
-    outcome = yield from study(cell, wish)
+    outcome = yield from study(cell, spec)
     display.leave_out(expected - len(list(outcome.records)))
     return outcome
 

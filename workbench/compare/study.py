@@ -7,8 +7,8 @@ from typing import Any
 
 from workbench.compare.plan import Cell
 from workbench.compare.runs import Job
+from workbench.compare.spec import ComparisonSpec
 from workbench.compare.tuning import Score, StepSearch
-from workbench.compare.wish import Wish
 
 Record = dict[str, Any]
 Batch = list[Job]
@@ -31,17 +31,17 @@ class Outcome:
                 yield from records
 
 
-def study(cell: Cell, wish: Wish) -> Generator[Batch, list[Record], Outcome]:
+def study(cell: Cell, spec: ComparisonSpec) -> Generator[Batch, list[Record], Outcome]:
     """Tune the step on public examples, then run every evaluated seed and every control with it."""
-    outcome = Outcome(cell, StepSearch(cell.start, wish.trials))
-    numbers = range(1, wish.tuning_seeds + 1)
+    outcome = Outcome(cell, StepSearch(cell.start, spec.trials))
+    numbers = range(1, spec.tuning_seeds + 1)
     while steps := outcome.search.next():
         records = yield [cell.tuning(step, number) for step in steps for number in numbers]
         for place, step in enumerate(steps):
             mine = records[place * len(numbers) : (place + 1) * len(numbers)]
             outcome.trials[step] = mine
             outcome.search.tell(step, score_of(mine))
-    seeds = range(1, wish.seeds + 1)
+    seeds = range(1, spec.seeds + 1)
     kinds = ("none", *cell.controls)
     records = yield [cell.evaluation(outcome.search.best, seed, kind) for kind in kinds for seed in seeds]
     for place, kind in enumerate(kinds):
@@ -49,23 +49,23 @@ def study(cell: Cell, wish: Wish) -> Generator[Batch, list[Record], Outcome]:
     return outcome
 
 
-def runs_of(cell: Cell, wish: Wish) -> int:
+def runs_of(cell: Cell, spec: ComparisonSpec) -> int:
     """How many runs a study takes, unless its search ends before its last trial."""
-    return wish.trials * wish.tuning_seeds + wish.seeds * (1 + len(cell.controls))
+    return spec.trials * spec.tuning_seeds + spec.seeds * (1 + len(cell.controls))
 
 
-def count_runs(cell: Cell, wish: Wish, find: Callable[[Job], Record | None]) -> tuple[int, int]:
+def count_runs(cell: Cell, spec: ComparisonSpec, find: Callable[[Job], Record | None]) -> tuple[int, int]:
     """How many runs a study takes and how many of them are still to be done, when ``find`` answers for those that are.
 
     Both are upper bounds while runs are missing: the search may end before its last trial.
     """
-    driven = study(cell, wish)
+    driven = study(cell, spec)
     batch, done = next(driven), 0
     while True:
         found = [record for record in map(find, batch) if record is not None]
         done += len(found)
         if len(found) < len(batch):
-            return runs_of(cell, wish), runs_of(cell, wish) - done
+            return runs_of(cell, spec), runs_of(cell, spec) - done
         try:
             batch = driven.send(found)
         except StopIteration:

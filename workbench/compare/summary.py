@@ -12,22 +12,22 @@ from server_app.results import json_lines
 from server_app.results.units import count
 from workbench.compare.folder import SCHEMA
 from workbench.compare.released import is_above_asked, is_private
+from workbench.compare.spec import CENTRALISED, TUNING, ComparisonSpec
 from workbench.compare.study import Outcome, Record
-from workbench.compare.wish import CENTRALISED, TUNING, Wish
 from workbench.version import app_version
 
 _SCORES = ("accuracy", "loss", "retention")
 _UNNAMED = "gradients that its runs do not name"
 
 
-def summarise(outcomes: Sequence[Outcome], wish: Wish, command: str) -> dict[str, Any]:
+def summarize(outcomes: Sequence[Outcome], spec: ComparisonSpec, command: str) -> dict[str, Any]:
     """The document ``comparison.json`` (docs/comparison.md has its schema)."""
     records = [record for outcome in outcomes for record in outcome.records]
     first = outcomes[-1].cell.flat
     clients = int(first["federation.num-clients"])
-    trust = trust_of(_reference_outcome(outcomes, wish).cell.flat)
+    trust = trust_of(_reference_outcome(outcomes, spec).cell.flat)
     rows = [_row(outcome, trust) for outcome in outcomes]
-    _compare_with_reference(rows, wish)
+    _compare_with_reference(rows, spec)
     return {
         "schema": SCHEMA,
         "command": command,
@@ -38,15 +38,15 @@ def summarise(outcomes: Sequence[Outcome], wish: Wish, command: str) -> dict[str
         "rounds": first["num-server-rounds"],
         "delta": float(first["privacy.delta"]) or default_delta(clients),
         "trust": trust,
-        "seeds": wish.seeds,
+        "seeds": spec.seeds,
         "tuning": {
-            "trials_per_row": wish.trials,
-            "seeds_per_trial": wish.tuning_seeds,
-            "on": {task: TUNING[task] for task in wish.tasks},
+            "trials_per_row": spec.trials,
+            "seeds_per_trial": spec.tuning_seeds,
+            "on": {task: TUNING[task] for task in spec.tasks},
             "chosen_by": "mean accuracy on the public validation examples, then their loss",
         },
-        "reference": _reference(wish),
-        "base": {task: _base(outcomes, task) for task in wish.tasks},
+        "reference": _reference(spec),
+        "base": {task: _base(outcomes, task) for task in spec.tasks},
         "rows": rows,
         "failed": [{"label": r["label"], "error": r["error"]} for r in records if r["status"] != "done"],
         "seconds": round(sum(r["seconds"] for r in records if r["status"] == "done")),
@@ -132,7 +132,7 @@ def _tuning(outcome: Outcome) -> dict[str, Any]:
         failed = sum(record["status"] != "done" for record in records)
         keys = [record["key"] for record in records]
         trials.append({"step": step, **_scores(records), "failed": failed, "runs": keys})
-    return {"centre": outcome.search.centre, "best": outcome.search.best, "at_edge": outcome.search.at_edge,
+    return {"centre": outcome.search.center, "best": outcome.search.best, "at_edge": outcome.search.at_edge,
             "trials": trials}  # fmt: skip
 
 
@@ -188,13 +188,13 @@ def _judged_on(report: dict[str, Any]) -> str:
     return judges
 
 
-def _compare_with_reference(rows: list[dict[str, Any]], wish: Wish) -> None:
+def _compare_with_reference(rows: list[dict[str, Any]], spec: ComparisonSpec) -> None:
     """Add to each row its paired difference in accuracy to the reference strategy: same task, ε and seed.
 
     There is none where one of the two has the ε that was asked for and the other not: that would pay for accuracy with
     privacy and call it a gain.
     """
-    reference = _reference(wish)
+    reference = _reference(spec)
     found = {(row["task"], row["epsilon_asked"]): row for row in rows if row["strategy"] == reference}
     for row in rows:
         other = found.get((row["task"], row["epsilon_asked"]))
@@ -209,12 +209,12 @@ def _compare_with_reference(rows: list[dict[str, Any]], wish: Wish) -> None:
         row["difference"] = statistics(pairs)
 
 
-def _reference(wish: Wish) -> str:
-    return "lora" if "lora" in wish.strategies else wish.strategies[0]
+def _reference(spec: ComparisonSpec) -> str:
+    return "lora" if "lora" in spec.strategies else spec.strategies[0]
 
 
-def _reference_outcome(outcomes: Sequence[Outcome], wish: Wish) -> Outcome:
-    found = (outcome for outcome in outcomes if outcome.cell.entry.label == _reference(wish))
+def _reference_outcome(outcomes: Sequence[Outcome], spec: ComparisonSpec) -> Outcome:
+    found = (outcome for outcome in outcomes if outcome.cell.entry.label == _reference(spec))
     return next(found, outcomes[-1])
 
 

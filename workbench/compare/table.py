@@ -3,7 +3,7 @@
 from typing import Any
 
 from server_app.results.units import count, show
-from workbench.compare.wish import CENTRALISED
+from workbench.compare.spec import CENTRALISED
 
 _HEAD = ("strategy", "ε asked", "accuracy", "difference", "loss", "retention", "ε released", "ε server", "bytes up",
          "stage 1 up", "bytes down", "step", "controls, accuracy", "remarks")  # fmt: skip

@@ -1,6 +1,6 @@
 """The search for a step size: the same number of trials for everyone, on a grid that goes where the best ones are.
 
-The first three trials are a factor 3 apart, centred on a start rule. Every further one follows from those before: if
+The first three trials are a factor 3 apart, centered on a start rule. Every further one follows from those before: if
 the best lies at an edge of the grid, the grid is extended there; else the larger gap beside the best is halved (in the
 logarithm). So a method whose start rule is poor gets no more trials than one whose rule is good. Steps have three
 digits; a search whose next step was tried already has nothing left to learn and ends before its last trial.
@@ -17,7 +17,7 @@ NOISELESS_STEP = 0.3
 
 
 def start_step(noise: float, values: int, code_values: int) -> float:
-    """The step that the grid is centred on: .015/noise·√(n/k), found in pilot experiments with unit clip norm.
+    """The step that the grid is centered on: .015/noise·√(n/k), found in pilot experiments with unit clip norm.
 
     Args:
         noise: std of all the noise on a round's mean code, over the clip norm; 0 without noise, when the rule is
@@ -43,9 +43,9 @@ _FAILED = Score(-math.inf, -math.inf)
 
 @dataclass
 class StepSearch:
-    """One search of ``trials`` steps around ``centre``; ask ``next`` for steps, ``tell`` how each did."""
+    """One search of ``trials`` steps around ``center``; ask ``next`` for steps, ``tell`` how each did."""
 
-    centre: float
+    center: float
     trials: int
     scores: dict[float, Score] = field(default_factory=dict)
 
@@ -59,7 +59,7 @@ class StepSearch:
         None either when the next one, rounded to three digits, was tried already.
         """
         if not self.scores:
-            return [_round(self.centre * factor) for factor in (1 / FACTOR, 1.0, FACTOR)]
+            return [_round(self.center * factor) for factor in (1 / FACTOR, 1.0, FACTOR)]
         if len(self.scores) >= self.trials:
             return []
         step = _round(self._further())
@@ -74,8 +74,8 @@ class StepSearch:
         if place == len(steps) - 1:
             return steps[-1] * FACTOR
         below, best, above = steps[place - 1 : place + 2]
-        neighbour = below if best / below > above / best else above
-        return math.sqrt(best * neighbour)
+        neighbor = below if best / below > above / best else above
+        return math.sqrt(best * neighbor)
 
     def tell(self, step: float, score: Score | None) -> None:
         """Note how a step did; ``None`` when none of its runs ended."""

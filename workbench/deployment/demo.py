@@ -61,7 +61,7 @@ def demo(
     if failure:
         typer.secho(f"error: {failure} (logs of all processes: {results / 'logs'})", fg=typer.colors.RED, err=True)
         raise typer.Exit(1)
-    _summarise(RunFolder(results), add_traffic(RunFolder(results), {run: state["network-traffic"]}))
+    _summarize(RunFolder(results), add_traffic(RunFolder(results), {run: state["network-traffic"]}))
 
 
 def demo_config(rounds: int, output: Path, name: str = "") -> RunConfig:
@@ -168,7 +168,7 @@ def _keep_logs(logs: Path, results: Path) -> None:
         shutil.copytree(logs, results / "logs", dirs_exist_ok=True)
 
 
-def _summarise(folder: RunFolder, traffic: dict[str, Any]) -> None:
+def _summarize(folder: RunFolder, traffic: dict[str, Any]) -> None:
     report = json.loads((folder.path / "report.json").read_text(encoding="utf-8"))
     epsilon = report["privacy"]["released_model"]
     wire = report["communication"]

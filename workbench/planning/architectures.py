@@ -50,7 +50,7 @@ class Shape:
         model: with its adapter, on the ``meta`` device.
         layout: the adapter's.
         parameters: of the base model, tied ones once.
-        linear_parameters: those in linear layers that quantisation replaces (all but the output layer).
+        linear_parameters: those in linear layers that quantization replaces (all but the output layer).
         linear_rows: outputs of these layers; 8-bit weights have one float32 scale each.
 
     """
@@ -101,7 +101,7 @@ def build_shape(config: PreTrainedConfig, lora: LoraConfig) -> Shape:
         except ValueError as error:
             raise ConfigError(_no_causal_model(config, error)) from None
         parameters = sum(parameter.numel() for parameter in base.parameters())
-        linear = quantisable(base)
+        linear = quantizable(base)
         weights = [module.weight for module in linear]
         rows = [w.shape[1] if isinstance(m, Conv1D) else w.shape[0] for m, w in zip(linear, weights, strict=True)]
         counts = parameters, sum(weight.numel() for weight in weights), sum(rows)
@@ -121,7 +121,7 @@ def _no_causal_model(config: PreTrainedConfig, error: ValueError) -> str:
     )
 
 
-def quantisable(base: nn.Module) -> list[nn.Linear | Conv1D]:
-    """The linear layers that transformers quantises: all but the output layer."""
+def quantizable(base: nn.Module) -> list[nn.Linear | Conv1D]:
+    """The linear layers that transformers quantizes: all but the output layer."""
     output = base.get_output_embeddings()  # type: ignore[operator]  # every causal language model has one
     return [module for module in base.modules() if isinstance(module, nn.Linear | Conv1D) and module is not output]

@@ -34,7 +34,7 @@ from server_app.privacy.plan import (
 from server_app.privacy.stage_one import statistics_stage
 from server_app.results.json_lines import finite
 from server_app.results.units import show
-from workbench.planning.budget_question import MAX_ROUNDS, Accountant, Question, as_options, config_of
+from workbench.planning.budget_request import MAX_ROUNDS, Accountant, BudgetRequest, as_options, config_of
 
 ADJACENCY = "zero-out: one client's whole contribution replaced by zero"
 _CURVE_POINTS, _TABLE_POINTS = 1000, 10
@@ -49,7 +49,7 @@ class Budget:
     ``epsilon_server_view``: of one client against the server. ``curve``: (rounds, epsilon) by PLD, an upper bound.
     """
 
-    question: Question
+    request: BudgetRequest
     plan: PrivacyPlan
     epsilon: float
     message_noise_multiplier: float
@@ -59,25 +59,25 @@ class Budget:
     curve: list[tuple[int, float]]
 
 
-def solve(question: Question, *, curve_points: int) -> Budget:
-    """Answer ``question``, with at most ``curve_points`` points on the curve of epsilon; takes seconds.
+def solve(request: BudgetRequest, *, curve_points: int) -> Budget:
+    """Answer ``request``, with at most ``curve_points`` points on the curve of epsilon; takes seconds.
 
     Raises ``ConfigError``, in terms of the command's options, for what is out of range, contradictory or unaffordable.
     """
-    config = config_of(question)
+    config = config_of(request)
     try:
-        stage = statistics_stage(config, question.code_values) if question.statistics_share else None
-        plan = make_plan(config, question.clients, question.code_values, stage, budget=question.rounds_within)
+        stage = statistics_stage(config, request.code_values) if request.statistics_share else None
+        plan = make_plan(config, request.clients, request.code_values, stage, budget=request.rounds_within)
         participations = participation_limit(plan, plan.rounds)
-        messages = _messages(question, config, plan)
+        messages = _messages(request, config, plan)
     except ConfigError as error:
         raise ConfigError(as_options(str(error))) from None
     charges = _charges(plan, plan.rounds)
-    check = compare_with_prv(plan, charges, plan.epsilon) if question.check else {"unavailable": "--no-check"}
+    check = compare_with_prv(plan, charges, plan.epsilon) if request.check else {"unavailable": "--no-check"}
     return Budget(
-        question=question,
+        request=request,
         plan=plan,
-        epsilon=_by_accountant(question.accountant, plan, charges, check),
+        epsilon=_by_accountant(request.accountant, plan, charges, check),
         message_noise_multiplier=messages[0],
         epsilon_server_view=_against_server(plan, messages, participations),
         participations=participations,
@@ -86,19 +86,19 @@ def solve(question: Question, *, curve_points: int) -> Budget:
     )
 
 
-def to_json(question: Question) -> str:
+def to_json(request: BudgetRequest) -> str:
     """The answer as JSON, with up to 1,000 rounds of the curve: infinities are the text "inf", as in report.json."""
-    budget = solve(question, curve_points=_CURVE_POINTS)
+    budget = solve(request, curve_points=_CURVE_POINTS)
     plan = budget.plan
     answer = {
-        "solved": question.solved,
+        "solved": request.solved,
         "epsilon": budget.epsilon,
-        "accountant": question.accountant,
-        "is_guarantee": question.accountant == "pld",
+        "accountant": request.accountant,
+        "is_guarantee": request.accountant == "pld",
         "epsilon_guaranteed": plan.epsilon,
         "not_private_because": why_infinite(plan.reason, plan.epsilon),
         "noise_multiplier": plan.round.noise_multiplier,
-        "statistics_noise_multiplier": plan.statistics.noise_multiplier if plan.statistics else None,
+        "statistics_noise_multiplier": plan.stage_one.noise_multiplier if plan.stage_one else None,
         "rounds": plan.rounds,
         "epsilon_server_view": budget.epsilon_server_view,
         "message_noise_multiplier": budget.message_noise_multiplier,
@@ -107,25 +107,25 @@ def to_json(question: Question) -> str:
         "delta": plan.delta,
         "delta_set_aside": plan.slack,
         "adjacency": ADJACENCY,
-        "trust": question.trust,
+        "trust": request.trust,
         "clients": plan.clients,
-        "sampling_rate": question.sampling_rate,
+        "sampling_rate": request.sampling_rate,
         "charged_sampling_rate": plan.round.sampling_rate,
         "noise_shares": plan.shares,
-        "colluders": question.colluders,
+        "colluders": request.colluders,
         "curve": [{"round": number, "epsilon": value} for number, value in budget.curve],
     }
     return json.dumps(finite(answer), indent=2, allow_nan=False)
 
 
-def to_text(question: Question) -> str:
+def to_text(request: BudgetRequest) -> str:
     """The answer for people."""
-    budget = solve(question, curve_points=_TABLE_POINTS)
+    budget = solve(request, curve_points=_TABLE_POINTS)
     plan = budget.plan
-    stage_one = f"{plan.statistics.noise_multiplier:.4f} (stage 1)" if plan.statistics else "no stage 1"
-    beyond = " (the search ends here)" if question.solved == "rounds" and plan.rounds == MAX_ROUNDS else ""
+    stage_one = f"{plan.stage_one.noise_multiplier:.4f} (stage 1)" if plan.stage_one else "no stage 1"
+    beyond = " (the search ends here)" if request.solved == "rounds" and plan.rounds == MAX_ROUNDS else ""
     lines = [
-        f"solved for {question.solved.replace('_', ' ')}",
+        f"solved for {request.solved.replace('_', ' ')}",
         f"  noise multiplier            {plan.round.noise_multiplier:.4f} (stage 2), {stage_one}",
         f"  noise of one message        {budget.message_noise_multiplier:.4f} by itself: all that the server faces",
         f"  rounds                      {plan.rounds:,}{beyond}",
@@ -134,7 +134,7 @@ def to_text(question: Question) -> str:
         f"  cross-check                 {cross_check_sentence(budget.cross_check)}",
         f"  delta                       {plan.delta:g}, of which {plan.slack:.2g} is set aside for approximations",
         f"  adjacency                   {ADJACENCY}",
-        f"  trust                       {question.trust}, {plan.clients:,} clients, {_sampling(budget)}",
+        f"  trust                       {request.trust}, {plan.clients:,} clients, {_sampling(budget)}",
         "",
         "  after round  epsilon",
         *(f"  {number:>11,}  {show(value)}" for number, value in budget.curve),
@@ -144,7 +144,7 @@ def to_text(question: Question) -> str:
 
 def _charges(plan: PrivacyPlan, rounds: int) -> list[Charge]:
     stage_two = replace(plan.round, count=rounds)
-    return [plan.statistics, stage_two] if plan.statistics else [stage_two]
+    return [plan.stage_one, stage_two] if plan.stage_one else [stage_two]
 
 
 def _by_accountant(name: Accountant, plan: PrivacyPlan, charges: Sequence[Charge], check: dict[str, Any]) -> float:
@@ -161,15 +161,15 @@ def _by_accountant(name: Accountant, plan: PrivacyPlan, charges: Sequence[Charge
     return float(check["upper"])
 
 
-def _messages(question: Question, config: RunConfig, plan: PrivacyPlan) -> tuple[float, ...]:
+def _messages(request: BudgetRequest, config: RunConfig, plan: PrivacyPlan) -> tuple[float, ...]:
     """The noise multiplier of one message by itself: of stage 2, and of stage 1 where there is one."""
-    rounds = message_charge(round_terms(config.privacy, plan, question.code_values)).noise_multiplier
-    if not plan.statistics:
+    rounds = message_charge(round_terms(config.privacy, plan, request.code_values)).noise_multiplier
+    if not plan.stage_one:
         return (rounds,)
-    shares = plan.statistics_shares
+    shares = plan.stage_one_shares
     counted = colluders_counted(config.privacy, plan.clients)
-    noise = noise_against(counted, plan.statistics.noise_multiplier, shares)
-    first = message_charge(stage_two_terms(config.privacy, question.code_values, noise, shares))
+    noise = noise_against(counted, plan.stage_one.noise_multiplier, shares)
+    first = message_charge(stage_two_terms(config.privacy, request.code_values, noise, shares))
     return rounds, first.noise_multiplier
 
 
@@ -194,8 +194,8 @@ def _exact_values(plan: PrivacyPlan, numbers: list[int]) -> list[float]:
 
 def _running_values(plan: PrivacyPlan, numbers: list[int]) -> list[float]:
     running = RunningAccountant(plan.delta, plan.slack)
-    if plan.statistics:
-        running.charge(plan.statistics)
+    if plan.stage_one:
+        running.charge(plan.stage_one)
     values = []
     for before, number in pairwise([0, *numbers]):
         running.charge(replace(plan.round, count=number - before))
@@ -211,9 +211,9 @@ def _spread(count: int, points: int) -> list[int]:
 
 
 def _model_figure(budget: Budget) -> str:
-    plan, name = budget.plan, budget.question.accountant
+    plan, name = budget.plan, budget.request.accountant
     reason = why_infinite(plan.reason, plan.epsilon)
-    assumed = assumptions(plan, config_of(budget.question).privacy)
+    assumed = assumptions(plan, config_of(budget.request).privacy)
     guarantee = f"{show(plan.epsilon)} by PLD ({reason or assumed})"
     if name == "pld":
         return guarantee
@@ -221,13 +221,13 @@ def _model_figure(budget: Budget) -> str:
 
 
 def _server_terms(budget: Budget) -> str:
-    because = why_infinite_to_server(budget.plan, budget.question.trust, budget.epsilon_server_view)
+    because = why_infinite_to_server(budget.plan, budget.request.trust, budget.epsilon_server_view)
     if because:
         return f" (nothing is claimed: {because})"
     return f" (asked in at most {budget.participations:,} rounds; no amplification)"
 
 
 def _sampling(budget: Budget) -> str:
-    asked, charged = budget.question.sampling_rate, budget.plan.round.sampling_rate
+    asked, charged = budget.request.sampling_rate, budget.plan.round.sampling_rate
     amplified = "" if asked == charged else f", charged as {charged:g} (no amplification)"
     return f"sampling rate {asked:g}{amplified}"

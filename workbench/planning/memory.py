@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from common.config import LoraConfig, ModelConfig, RunConfig
 from server_app.results.evaluation_batches import LOGITS, TOKENS
-from workbench.planning.architectures import Shape, build_shape, quantisable
+from workbench.planning.architectures import Shape, build_shape, quantizable
 
 RUNTIME_BYTES = 1_000_000_000
 """Assumed: CUDA context, cuBLAS workspaces, and what the allocator cannot use."""
@@ -79,9 +79,9 @@ class ServerMemory:
 def estimate_server(config: RunConfig, shape: Shape, *, sends_code: bool) -> ServerMemory:
     """Memory of the server under ``config``; one evaluation pass is bounded (``evaluation_batches``)."""
     moments = {"sgd": 0, "momentum": 1, "adam": 2}.get(config.server.optimizer, 2)
-    quantised = config.model.quantization != "none"  # float32 between layers, bfloat16 inside
-    stream, inside = (4, 2) if quantised else (_ITEM[config.model.dtype],) * 2
-    widest = max((max(module.weight.shape) for module in quantisable(shape.model.get_base_model())), default=0)
+    quantized = config.model.quantization != "none"  # float32 between layers, bfloat16 inside
+    stream, inside = (4, 2) if quantized else (_ITEM[config.model.dtype],) * 2
+    widest = max((max(module.weight.shape) for module in quantizable(shape.model.get_base_model())), default=0)
     text = shape.config.get_text_config()
     tokens = max(TOKENS, config.data.max_length)
     logits = max(LOGITS, config.data.max_length * text.vocab_size)
@@ -94,7 +94,7 @@ def estimate_server(config: RunConfig, shape: Shape, *, sends_code: bool) -> Ser
 
 
 def weight_bytes(model: ModelConfig, shape: Shape) -> int:
-    """Bytes of the frozen weights; beside quantised ones everything else is float32 (QLoRA's preparation)."""
+    """Bytes of the frozen weights; beside quantized ones everything else is float32 (QLoRA's preparation)."""
     if model.quantization == "none":
         return shape.parameters * _ITEM[model.dtype]
     rest = 4 * (shape.parameters - shape.linear_parameters)
@@ -131,15 +131,15 @@ def _layer_key(config: PreTrainedConfig) -> str:
 def _kept(model: ModelConfig, lora: LoraConfig, config: PreTrainedConfig, rows: int, length: int) -> int:
     """Bytes that autograd keeps of a forward pass, beside the model itself."""
     adapted = build_shape(config, lora).model
-    quantised = model.quantization != "none"
-    dtype = torch.float32 if quantised else getattr(torch, model.dtype)
+    quantized = model.quantization != "none"
+    dtype = torch.float32 if quantized else getattr(torch, model.dtype)
     with FakeTensorMode():
         _materialise(adapted, dtype)
-        if quantised:
-            _imitate_quantisation(adapted)
+        if quantized:
+            _imitate_quantization(adapted)
         adapted.train()
         tokens = torch.zeros(rows, length, dtype=torch.long)
-        with torch.autocast("cpu", torch.bfloat16, enabled=quantised):
+        with torch.autocast("cpu", torch.bfloat16, enabled=quantized):
             return kept_bytes(adapted, tokens)
 
 
@@ -175,7 +175,7 @@ def _materialise(model: PeftModel, dtype: torch.dtype) -> None:
 
 
 class _FrozenProduct(torch.autograd.Function):
-    """A product with quantised weights: of its input autograd keeps nothing."""
+    """A product with quantized weights: of its input autograd keeps nothing."""
 
     @staticmethod
     def forward(_: object, values: Tensor, width: int) -> Tensor:
@@ -183,14 +183,14 @@ class _FrozenProduct(torch.autograd.Function):
         return values.new_empty(*values.shape[:-1], width)
 
 
-def _imitate_quantisation(model: PeftModel) -> None:
+def _imitate_quantization(model: PeftModel) -> None:
     """Let every frozen linear layer compute as bitsandbytes' do: bfloat16 inside, the input's dtype outside."""
-    for module in quantisable(model.get_base_model()):
+    for module in quantizable(model.get_base_model()):
         if not module.weight.requires_grad:
             width = module.weight.shape[1] if isinstance(module, Conv1D) else module.weight.shape[0]
-            module.forward = partial(_quantised, width)  # type: ignore[method-assign]
+            module.forward = partial(_quantized, width)  # type: ignore[method-assign]
 
 
-def _quantised(width: int, values: Tensor) -> Tensor:
+def _quantized(width: int, values: Tensor) -> Tensor:
     product: Tensor = _FrozenProduct.apply(values.to(torch.bfloat16), width)  # type: ignore[no-untyped-call]
     return product.to(values.dtype)

@@ -10,7 +10,7 @@ import numpy as np
 from common.config import RunConfig
 from common.model.positions import check_length
 from common.wire.digest import app_digest
-from common.wire.records import Task, pack_instruction, pack_release, serialised_bytes
+from common.wire.records import Task, pack_instruction, pack_release, serialized_bytes
 from server_app.privacy.account import assumptions
 from server_app.privacy.plan import PrivacyPlan, clients_asked, round_terms, why_infinite
 from server_app.results.json_lines import finite
@@ -67,7 +67,7 @@ def solve(config: RunConfig) -> Sizes:
     plan = plan_run(config, recipe, config.federation.num_clients or SIMULATED_CLIENTS)
     size, encoder = recipe.code_size, recipe.encoder
     terms = round_terms(config.privacy, plan, size)
-    release = serialised_bytes(pack_release(np.zeros(size, terms.dtype), 1))
+    release = serialized_bytes(pack_release(np.zeros(size, terms.dtype), 1))
     instruction = pack_instruction(recipe.broadcast, encoder.spec, Task(1, terms, app_digest()))
     memory = estimate(config, shape, sends_code=not recipe.sends_whole)
     server = estimate_server(config, shape, sends_code=not recipe.sends_whole)
@@ -78,7 +78,7 @@ def solve(config: RunConfig) -> Sizes:
         code_values=size,
         code_dtype=str(terms.dtype),
         bytes_up=release,
-        bytes_down=serialised_bytes(instruction) + encoder.other_bytes,
+        bytes_down=serialized_bytes(instruction) + encoder.other_bytes,
         bytes_up_plain_lora=shape.layout.size * round_terms(config.privacy, plan, shape.layout.size).dtype.itemsize,
         memory=memory,
         server=server,
@@ -122,7 +122,7 @@ def to_json(config: RunConfig) -> str:
         "bytes_down_per_round": round(sizes.bytes_down * clients_asked(config, plan)),
         "rounds": plan.rounds,
         "noise_multiplier": plan.round.noise_multiplier,
-        "statistics_noise_multiplier": plan.statistics.noise_multiplier if plan.statistics else None,
+        "statistics_noise_multiplier": plan.stage_one.noise_multiplier if plan.stage_one else None,
         "epsilon": finite(plan.epsilon),
         "not_private_because": why_infinite(plan.reason, plan.epsilon),
         "delta": plan.delta,
@@ -137,7 +137,7 @@ def to_text(config: RunConfig) -> str:
     sizes = solve(config)
     plan, memory, values = sizes.privacy, sizes.memory, sizes.shape.layout.size
     kept = "with checkpointing" if memory.checkpointing else "without checkpointing"
-    stage_one = f", {plan.statistics.noise_multiplier:.4f} (stage 1)" if plan.statistics else ""
+    stage_one = f", {plan.stage_one.noise_multiplier:.4f} (stage 1)" if plan.stage_one else ""
     reason = why_infinite(plan.reason, plan.epsilon)
     lines = [
         f"{config.strategy.name} on {config.model.name}",

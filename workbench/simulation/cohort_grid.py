@@ -18,7 +18,7 @@ from client_app.app import app, gradient_of, make_app
 from client_app.local_update import first_batch
 from client_app.site import Site
 from common.config import ConfigError, RunConfig, Scalar
-from common.data import IGNORED, TokenisedExamples
+from common.data import IGNORED, TokenizedExamples
 from common.model.adapted import AdaptedModel, load_adapted_model
 from common.model.group_gradients import are_linear, group_gradients
 from common.wire.records import TRAIN, received_adapter, unpack_instruction
@@ -61,7 +61,7 @@ class CohortGrid(InProcessGrid):
     def __init__(self, run_config: dict[str, Scalar], num_clients: int) -> None:
         super().__init__(make_app(self._gradient), run_config, num_clients)
         self._found: dict[int, Tensor] = {}
-        self._clients: dict[int, tuple[Site, TokenisedExamples]] = {}
+        self._clients: dict[int, tuple[Site, TokenizedExamples]] = {}
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Compute the gradients together, then ask every client in turn as ever."""
@@ -71,7 +71,7 @@ class CohortGrid(InProcessGrid):
         self._found = {}
         return names
 
-    def _gradient(self, asked: Asked, examples: TokenisedExamples) -> Tensor:
+    def _gradient(self, asked: Asked, examples: TokenizedExamples) -> Tensor:
         """What was computed for a client, or what it computes by itself."""
         known = self._found.pop(asked.site.partition, None)
         return gradient_of(asked, examples) if known is None else known
@@ -82,7 +82,7 @@ class CohortGrid(InProcessGrid):
             return {}
         sent, _, task = unpack_instruction(messages[0].content)
         found: dict[int, Tensor] = {}
-        alike: dict[int, list[tuple[Site, TokenisedExamples]]] = {}
+        alike: dict[int, list[tuple[Site, TokenizedExamples]]] = {}
         for message in messages:
             with suppress(ConfigError):  # it has no examples, and will say so itself
                 site, examples = self._client(message.metadata.dst_node_id, task.share)
@@ -95,7 +95,7 @@ class CohortGrid(InProcessGrid):
             found |= {site.partition: gradient for (site, _), gradient in zip(group, gradients, strict=True)}
         return found
 
-    def _client(self, node: int, share: float) -> tuple[Site, TokenisedExamples]:
+    def _client(self, node: int, share: float) -> tuple[Site, TokenizedExamples]:
         """A client and its examples of the rounds, found once for a run."""
         if node not in self._clients:
             site = Site.of(self.context(node))
@@ -103,10 +103,10 @@ class CohortGrid(InProcessGrid):
         return self._clients[node]
 
 
-def _stacked(batches: list[TokenisedExamples]) -> tuple[Tensor, Tensor]:
+def _stacked(batches: list[TokenizedExamples]) -> tuple[Tensor, Tensor]:
     """Batches of one size as ``[groups, sequences, length]``, and where each label begins and ends."""
     width = max(batch.input_ids.shape[1] for batch in batches)
     tokens = torch.stack([pad(batch.input_ids, (0, width - batch.input_ids.shape[1])) for batch in batches])
-    labelled = torch.stack([pad(batch.labels != IGNORED, (0, width - batch.labels.shape[1])) for batch in batches])
-    begins = labelled.int().argmax(-1)
-    return tokens, torch.stack((begins, begins + labelled.sum(-1)), -1)
+    labeled = torch.stack([pad(batch.labels != IGNORED, (0, width - batch.labels.shape[1])) for batch in batches])
+    begins = labeled.int().argmax(-1)
+    return tokens, torch.stack((begins, begins + labeled.sum(-1)), -1)

@@ -1,6 +1,6 @@
 """A Flower ``Grid`` that runs the ClientApp in this process: for tests, experiments and tuning, without Ray.
 
-Messages are serialised and parsed on both ways, as on a real grid, so what is measured and refused is the same.
+Messages are serialized and parsed on both ways, as on a real grid, so what is measured and refused is the same.
 """
 
 import itertools

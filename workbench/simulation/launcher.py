@@ -35,7 +35,7 @@ PRESETS = APP / "common" / "presets"
 CONNECTION = "launcher"
 _START_SECONDS = 60.0
 _STOP_SECONDS = 15.0
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_COLOR = re.compile(r"\x1b\[[0-9;]*m")
 _ERRORS = tuple(re.compile(text) for text in (rf"^{re.escape(MARK)}ERROR", r"^[\w.]*(Error|Exception)\b", "ERROR"))
 
 
@@ -120,7 +120,7 @@ def _is_own(log: Path, begin: int) -> bool:
 def _lines(log: Path, begin: int) -> list[str]:
     with log.open("rb") as handle:
         handle.seek(begin)
-        return _COLOUR.sub("", handle.read().decode(errors="replace")).splitlines()
+        return _COLOR.sub("", handle.read().decode(errors="replace")).splitlines()
 
 
 @contextmanager

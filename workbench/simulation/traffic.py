@@ -1,6 +1,6 @@
 """Flower's own count of a run's bytes beside this app's: asked for after the run, since Flower counts to its end.
 
-The realised totals tell how large the cohorts were, or how many of them answered. So they go into server-private files:
+The realized totals tell how large the cohorts were, or how many of them answered. So they go into server-private files:
 ``traffic.json``, and ``report.json`` where no guarantee rests on secret cohorts; never into ``report.md``.
 """
 
@@ -88,7 +88,7 @@ def _count(folder: RunFolder, traffic: Mapping[int, Mapping[str, int]]) -> dict[
 
 
 def _records(folder: RunFolder) -> tuple[int, int]:
-    """Serialised bytes of all valid replies and of all instructions, every round and stage 1."""
+    """Serialized bytes of all valid replies and of all instructions, every round and stage 1."""
     rows = folder.read_metrics()
     up, down = (sum(row.get(key, 0) for row in rows) for key in ("bytes_up", "bytes_down"))
     one = json.loads((folder.path / "report.json").read_text(encoding="utf-8"))["strategy"].get("stage_1")

@@ -45,7 +45,7 @@ def test_decoding_what_was_encoded_is_a_projection(codec: LinearCodec) -> None:
 
 
 @seeded
-def test_a_code_is_never_longer_than_the_centred_vector(codec: LinearCodec) -> None:
+def test_a_code_is_never_longer_than_the_centered_vector(codec: LinearCodec) -> None:
     x = torch.randn(codec.dim, generator=torch.Generator().manual_seed(0))
     assert codec.encode(x).norm() <= (x - LAYOUT.expand(STATISTICS.mean)).norm() * (1 + 1e-6)
 
@@ -92,7 +92,7 @@ def test_apportioning_always_adds_up_within_capacity() -> None:
         assert (found <= capacities).all()
 
 
-def test_optimum_minimises_the_expected_reconstruction_error() -> None:
+def test_optimum_minimizes_the_expected_reconstruction_error() -> None:
     """Against every way to share 6 dimensions among small tensors; the energy captured is Σ k_j s_j²."""
     layout = Layout.of({"a": (3,), "b": (2,), "c": (4,), "d": (3,)})
     statistics = GradientStatistics(torch.zeros(4), torch.tensor([1.0, 3.0, 2.0, 2.5]))

@@ -194,7 +194,7 @@ def test_the_integer_sum_is_exact_far_beyond_the_range_of_one_message() -> None:
 
 @pytest.mark.parametrize("normalize", [False, True])
 def test_leaving_one_client_out_moves_the_sum_by_at_most_the_clip_norm(normalize: bool) -> None:
-    """1,000 random neighbouring cohorts in zero-out adjacency, with the same noise on both sides."""
+    """1,000 random neighboring cohorts in zero-out adjacency, with the same noise on both sides."""
     generator = np.random.default_rng(4)
     one = ReleaseTerms(32, 0.7, 1.0, "central", 5, normalize)
     for trial in range(1000):
@@ -268,7 +268,7 @@ BROKEN = [math.nan, math.inf, -math.inf]
 @pytest.mark.parametrize("trust", TRUSTS)
 @statistical(rms_outside(0.88, 1.12, 1000), "seeded")
 def test_a_code_that_is_not_finite_is_released_as_the_zero_code(trust: Trust, normalize: bool, value: float) -> None:
-    """An error would be an answer without noise; the zero code is the neighbour that the noise hides."""
+    """An error would be an answer without noise; the zero code is the neighbor that the noise hides."""
     one = ReleaseTerms(1000, 0.7, 1.0, trust, 9, normalize)
     broken = torch.ones(one.size)
     broken[17] = value

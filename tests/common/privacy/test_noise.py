@@ -139,7 +139,7 @@ def test_rounding_is_unbiased() -> None:
     assert (np.abs(mean - scaled) <= 6 * spread + 1e-12).all()
 
 
-def test_what_is_not_clipped_is_neither_quantised_nor_noised() -> None:
+def test_what_is_not_clipped_is_neither_quantized_nor_noised() -> None:
     source = RandomSource.insecure(0)
     with pytest.raises(ValueError, match="not clipped"):
         quantize(np.array([0.8, 0.8]), 1.0, 256, source)

@@ -27,7 +27,7 @@ _OPTIONS = {
 
 
 @dataclass(frozen=True)
-class Question:
+class BudgetRequest:
     """What is given: two of ``epsilon``, ``noise_multiplier`` (over the clip norm) and ``rounds``, and the terms.
 
     ``delta``: ``None`` for 1/(10 M). ``statistics_share``: part of epsilon for stage 1; 0: no stage 1. Where the noise
@@ -62,60 +62,60 @@ class Question:
         return next(name for name in ("epsilon", "noise_multiplier", "rounds") if getattr(self, name) is None)
 
 
-def check_question(question: Question) -> None:
+def check_request(request: BudgetRequest) -> None:
     """Refuse what is not two of the three, and values that no run could have; raises ``ConfigError``."""
     given = {
-        "--epsilon": question.epsilon,
-        "--noise-multiplier": question.noise_multiplier,
-        "--rounds": question.rounds,
+        "--epsilon": request.epsilon,
+        "--noise-multiplier": request.noise_multiplier,
+        "--rounds": request.rounds,
     }
     named = [f"{option} {value:g}" for option, value in given.items() if value is not None]
     if len(named) != 2:
         raise ConfigError(f"give two of {', '.join(given)}, not {', '.join(named) or 'none'}: the third is solved")
-    for option, value in (given | {"--delta": question.delta}).items():
+    for option, value in (given | {"--delta": request.delta}).items():
         if value is not None and not 0 < value < math.inf:
             raise ConfigError(f"{option} = {value:g}: must be above 0 and finite")
-    if question.statistics_rate is not None and not question.statistics_share:
-        raise ConfigError(f"--statistics-rate = {question.statistics_rate:g}: give --statistics-share too, say 0.1")
-    if question.epsilon and question.epsilon > LARGEST_EPSILON:
+    if request.statistics_rate is not None and not request.statistics_share:
+        raise ConfigError(f"--statistics-rate = {request.statistics_rate:g}: give --statistics-share too, say 0.1")
+    if request.epsilon and request.epsilon > LARGEST_EPSILON:
         raise ConfigError(
-            f"--epsilon = {question.epsilon:g}: nothing above {LARGEST_EPSILON:g} is claimed; ask for less"
+            f"--epsilon = {request.epsilon:g}: nothing above {LARGEST_EPSILON:g} is claimed; ask for less"
         )
-    if question.accountant == "prv" and not question.check:
+    if request.accountant == "prv" and not request.check:
         raise ConfigError("--accountant prv with --no-check: PRV is the check; leave one of them out")
 
 
-def config_of(question: Question) -> RunConfig:
+def config_of(request: BudgetRequest) -> RunConfig:
     """The configuration of a run of these terms.
 
     Raises ``ConfigError``, in terms of the command's options, for what is out of range or contradictory.
     """
-    check_question(question)
+    check_request(request)
     try:
-        if question.delta is not None:
-            check_delta(question.delta, question.clients)
-        return RunConfig.parse(_flat(question))
+        if request.delta is not None:
+            check_delta(request.delta, request.clients)
+        return RunConfig.parse(_flat(request))
     except ConfigError as error:
         raise ConfigError(as_options(str(error))) from None
     except ValueError as error:
-        raise ConfigError(f"--delta = {question.delta:g}: {error}; left out: 1/(10 M)") from None
+        raise ConfigError(f"--delta = {request.delta:g}: {error}; left out: 1/(10 M)") from None
 
 
-def _flat(question: Question) -> dict[str, Scalar]:
-    by_noise = question.noise_multiplier is not None
+def _flat(request: BudgetRequest) -> dict[str, Scalar]:
+    by_noise = request.noise_multiplier is not None
     flat: dict[str, Scalar] = {
-        "num-server-rounds": question.rounds or MAX_ROUNDS,
-        "privacy.epsilon": 0.0 if by_noise else question.epsilon or 0.0,
-        "privacy.noise-multiplier": question.noise_multiplier or 0.0,
-        "privacy.delta": question.delta or 0.0,
-        "privacy.trust": question.trust,
-        "privacy.colluders": question.colluders,
-        "privacy.sampling-rate": question.sampling_rate,
+        "num-server-rounds": request.rounds or MAX_ROUNDS,
+        "privacy.epsilon": 0.0 if by_noise else request.epsilon or 0.0,
+        "privacy.noise-multiplier": request.noise_multiplier or 0.0,
+        "privacy.delta": request.delta or 0.0,
+        "privacy.trust": request.trust,
+        "privacy.colluders": request.colluders,
+        "privacy.sampling-rate": request.sampling_rate,
     }
-    if question.statistics_share:
-        rate = question.statistics_rate
-        flat["privacy.statistics-share"] = question.statistics_share
-        flat["stage-one.sampling-rate"] = question.sampling_rate if rate is None else rate
+    if request.statistics_share:
+        rate = request.statistics_rate
+        flat["privacy.statistics-share"] = request.statistics_share
+        flat["stage-one.sampling-rate"] = request.sampling_rate if rate is None else rate
     return flat
 
 

@@ -62,7 +62,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Wish:
+class ComparisonSpec:
     """What was asked for, as on the command line; ``cohort`` and ``rounds`` 0: as the preset or the default says."""
 
     strategies: Sequence[str]
@@ -103,32 +103,32 @@ def read_epsilons(text: str) -> list[float]:
     return found
 
 
-def check_wish(wish: Wish, preset: Mapping[str, Scalar], changes: Mapping[str, Scalar]) -> dict[str, Scalar]:
+def check_spec(spec: ComparisonSpec, preset: Mapping[str, Scalar], changes: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """The keys that all runs share, once everything is refused that a look at the names and values can refuse.
 
     Raises ``ConfigError``.
     """
-    _check_numbers(wish)
-    entries = [Entry.parse(text) for text in wish.strategies]
-    for name, values in (("--strategies", wish.strategies), ("--epsilons", wish.epsilons), ("--tasks", wish.tasks)):
+    _check_numbers(spec)
+    entries = [Entry.parse(text) for text in spec.strategies]
+    for name, values in (("--strategies", spec.strategies), ("--epsilons", spec.epsilons), ("--tasks", spec.tasks)):
         if len(set(values)) < len(values) or not values:
             raise ConfigError(f"{name} {', '.join(map(str, values))}: name each once, and at least one")
-    for task in wish.tasks:
+    for task in spec.tasks:
         if task not in TUNING:
             raise ConfigError(f'--tasks "{task}": there are {", ".join(TUNING)}')
-    flat = _common(wish, preset) | dict(changes)
+    flat = _common(spec, preset) | dict(changes)
     if flat["data.name"] != "demo":
         raise ConfigError(f'data.name = "{flat["data.name"]}": {_OWN["data.name"]}')
-    for epsilon in wish.epsilons:
+    for epsilon in spec.epsilons:
         for entry in entries:
-            cell_config(wish.tasks[0], entry, epsilon, flat)
+            cell_config(spec.tasks[0], entry, epsilon, flat)
     return flat
 
 
-def refuse_without_effect(wish: Wish, flat: Mapping[str, Scalar], changes: Mapping[str, Scalar]) -> None:
+def refuse_without_effect(spec: ComparisonSpec, flat: Mapping[str, Scalar], changes: Mapping[str, Scalar]) -> None:
     """Refuse a key of one strategy that it does not read, and one for all that none of them reads (``ConfigError``)."""
-    entries = [Entry.parse(text) for text in wish.strategies]
-    configs = {entry: cell_config(wish.tasks[0], entry, wish.epsilons[0], flat) for entry in entries}
+    entries = [Entry.parse(text) for text in spec.strategies]
+    configs = {entry: cell_config(spec.tasks[0], entry, spec.epsilons[0], flat) for entry in entries}
     for entry, config in configs.items():
         refuse_unread(config, dict(entry.changes), f'--strategies "{entry.label}":')
     for key in changes:
@@ -145,18 +145,18 @@ def cell_config(task: str, entry: Entry, epsilon: float, flat: Mapping[str, Scal
         raise ConfigError(f"{entry.label} at epsilon {epsilon:g}: {error}") from None
 
 
-def _check_numbers(wish: Wish) -> None:
+def _check_numbers(spec: ComparisonSpec) -> None:
     least = {"seeds": 1, "clients": 0, "cohort": 0, "rounds": 0, "trials": FIRST, "tuning_seeds": 1}
     for name, bound in least.items():
-        if getattr(wish, name) < bound:
-            raise ConfigError(f"--{name.replace('_', '-')} {getattr(wish, name)}: at least {bound}")
-    if wish.seeds > TUNING_SEED:
-        raise ConfigError(f"--seeds {wish.seeds}: at most {TUNING_SEED}, beyond which lie the tuning seeds")
-    if wish.controls not in ("learned", "all", "none"):
-        raise ConfigError(f'--controls "{wish.controls}": learned, all or none')
+        if getattr(spec, name) < bound:
+            raise ConfigError(f"--{name.replace('_', '-')} {getattr(spec, name)}: at least {bound}")
+    if spec.seeds > TUNING_SEED:
+        raise ConfigError(f"--seeds {spec.seeds}: at most {TUNING_SEED}, beyond which lie the tuning seeds")
+    if spec.controls not in ("learned", "all", "none"):
+        raise ConfigError(f'--controls "{spec.controls}": learned, all or none')
 
 
-def _common(wish: Wish, preset: Mapping[str, Scalar]) -> dict[str, Scalar]:
+def _common(spec: ComparisonSpec, preset: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """The keys that all runs share: M, K, T, δ = 1/(10 M) when M is given, evaluation at the end only."""
     plain = RunConfig().flat()
     for key in _NOT_IN_PRESETS:
@@ -164,13 +164,13 @@ def _common(wish: Wish, preset: Mapping[str, Scalar]) -> dict[str, Scalar]:
             raise ConfigError(f"--preset: {key} = {preset[key]} there is the comparison's own; {_OWN[key]}")
     flat = RunConfig.parse(preset).flat()
     known = int(flat["federation.num-clients"])
-    clients = wish.clients or known
+    clients = spec.clients or known
     if not clients:
         raise ConfigError("--clients: the preset does not say how many; give a number")
-    cohort = wish.cohort or min(clients, _COHORT)
+    cohort = spec.cohort or min(clients, _COHORT)
     if cohort > clients:
         raise ConfigError(f"--cohort {cohort}: larger than the {clients} clients")
-    rounds = wish.rounds or int(flat["num-server-rounds"])
+    rounds = spec.rounds or int(flat["num-server-rounds"])
     delta = flat["privacy.delta"] if clients == known else 0.0
     return flat | {
         "federation.num-clients": clients,

@@ -1,6 +1,6 @@
-"""Neighbouring rounds of every strategy, from ``configure`` through the clients to the adapter that comes out.
+"""Neighboring rounds of every strategy, from ``configure`` through the clients to the adapter that comes out.
 
-Neighbours under zero-out adjacency: in one world a client's contribution is replaced by zero (it releases the zero
+Neighbors under zero-out adjacency: in one world a client's contribution is replaced by zero (it releases the zero
 code, or nothing comes from it), all else being equal. Not the zero gradient, whose code is a bias where the encoder is
 learnt. Round 2 is looked at, so that the codec has been redrawn and a prior made from released steps is there.
 """
