@@ -1,0 +1,145 @@
+"""A real language model on real data, one row a command: ``python -m benchmarks.real_model run --help``.
+
+The app's own strategies, codecs, mechanism and messages in one process; ``--players`` clients play the cohort, with
+the noise of the cohort's number (``compare/played.py``). A row is one set of keys with one step and one seed, and one
+line of ``OUT/rows.jsonl``; a row that is there is not run again. Example:
+
+    python -m benchmarks.real_model run --model DIR --data DIR --out OUT --set strategy.name=lora --steps .05,.1,.2
+    python -m benchmarks.real_model score --model DIR --data DIR --out OUT --beams 1,5   # BLEU, ROUGE of the final rows
+    python -m benchmarks.real_model table --out OUT
+"""
+
+import argparse
+import itertools
+import json
+import shlex
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.experiment import parse_value
+from benchmarks.real_data import read_lines, some_rows, test_file
+from benchmarks.real_run import Place, base_record, model_of, row_key, run_row, saved_adapter
+from benchmarks.real_scores import write
+from benchmarks.real_table import table
+from common.config import Scalar
+from common.data import load_examples
+from server_app.evaluation_generation import Prompts, score_texts
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file of JSON lines, none where there is no file."""
+    return read_lines(path) if path.exists() else []
+
+
+def append(path: Path, record: dict[str, Any]) -> None:
+    """One line more."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def rows_of(arguments: argparse.Namespace) -> list[dict[str, Scalar]]:
+    """Every combination of the row's keys, steps and seeds."""
+    fixed = {key: parse_value(value) for key, _, value in (entry.partition("=") for entry in arguments.set)}
+    steps = [float(step) for step in arguments.steps.split(",")]
+    seeds = [int(seed) for seed in arguments.seeds.split(",")]
+    return [{**fixed, "server.learning-rate": step, "seed": seed} for seed, step in itertools.product(seeds, steps)]
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run what is not there yet; a row that fails is told and noted, and the next one runs."""
+    place = place_of(arguments)
+    path = place.out / "rows.jsonl"
+    for own in [{}] if arguments.base else rows_of(arguments):
+        name = row_key({"base": "base"}, 0) if arguments.base else row_key(own, place.players)
+        if name in {record["id"] for record in records(path)}:
+            continue
+        print(f"{arguments.label} {own}", flush=True)
+        try:
+            record = base_record(place, own) if arguments.base else run_row(place, own, final=arguments.final)
+        except Exception as error:  # one row that fails must not end the others
+            traceback.print_exc()
+            append(place.out / "failed.jsonl", {"keys": own, "error": f"{type(error).__name__}: {error}"})
+            continue
+        append(path, {"label": arguments.label or record.get("label", ""), "purpose": arguments.purpose, **record})
+
+
+def queue(arguments: argparse.Namespace) -> None:
+    """Run the lines of a file, each the arguments of one command; lines that are added meanwhile run too."""
+    done = 0
+    while True:
+        lines = [line for line in arguments.file.read_text().splitlines() if line.strip() and line[0] != "#"]
+        if done >= len(lines):
+            return
+        line, done = lines[done], done + 1
+        print(f"> {line}", flush=True)
+        inner = parser().parse_args(shlex.split(line))
+        inner.call(inner)
+
+
+def score(arguments: argparse.Namespace) -> None:
+    """Texts of test prompts by BLEU against all references and ROUGE; one line of ``scores.jsonl`` a row and beams."""
+    place = place_of(arguments)
+    path = place.out / "scores.jsonl"
+    for row in records(place.out / "rows.jsonl"):
+        if arguments.labels and row["label"] not in arguments.labels.split(","):
+            continue
+        adapted, config = model_of(place, row["keys"])
+        rows = load_examples(str(test_file(place.data, config.data)), config.data)
+        chosen = Prompts.of(some_rows(rows, arguments.every, len(rows)), config.data, adapted, None)
+        for beams in (int(number) for number in arguments.beams.split(",")):
+            settings = {"id": row["id"], "beams": beams, "every": arguments.every}
+            if settings in [{key: known[key] for key in settings} for known in records(path)]:
+                continue
+            texts = write(adapted, saved_adapter(place, row["id"]), chosen.texts, config.data, beams=beams)
+            found = score_texts(texts, chosen.references)
+            print(row["label"], row["keys"], settings, found, flush=True)
+            append(path, {**settings, "label": row["label"], "prompts": len(texts), **found, "samples": texts[:3]})
+
+
+def place_of(arguments: argparse.Namespace) -> Place:
+    """Where things are."""
+    return Place(arguments.model, arguments.data, arguments.out, getattr(arguments, "players", 0))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = found.add_subparsers(required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--model", required=True, help="folder of the base model")
+    common.add_argument("--data", type=Path, required=True, help="folder of e2e-train.jsonl, e2e-test.jsonl and so on")
+    common.add_argument("--out", type=Path, required=True, help="folder of results")
+    one = commands.add_parser("run", parents=[common], help="run rows")
+    one.add_argument("--set", action="append", default=[], metavar="key=value", help="a key of the run configuration")
+    one.add_argument("--steps", default="1.0", help="values of server.learning-rate")
+    one.add_argument("--seeds", default="1")
+    one.add_argument("--players", type=int, default=4, help="clients that play a cohort")
+    one.add_argument("--label", default="", help="name of the row in the table")
+    one.add_argument("--purpose", default="tune", choices=("tune", "report"))
+    one.add_argument("--final", action="store_true", help="also losses on test rows and on texts of other kinds")
+    one.add_argument("--base", action="store_true", help="the base model's scores instead")
+    one.set_defaults(call=run)
+    many = commands.add_parser("queue", help="run the lines of a file, each the arguments of a command")
+    many.add_argument("file", type=Path)
+    many.set_defaults(call=queue)
+    texts = commands.add_parser("score", parents=[common], help="BLEU and ROUGE of finished rows")
+    texts.add_argument("--labels", default="", help="of these rows only, comma-separated")
+    texts.add_argument("--beams", default="1")
+    texts.add_argument("--every", type=int, default=6, help="one test prompt in so many; 1 = all")
+    texts.set_defaults(call=score)
+    page = commands.add_parser("table", help="the rows that are there, as Markdown")
+    page.add_argument("--out", type=Path, required=True)
+    page.set_defaults(
+        call=lambda arguments: print(table(*(records(arguments.out / f"{n}.jsonl") for n in ("rows", "scores"))))
+    )
+    return found
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    chosen = parser().parse_args()
+    chosen.call(chosen)
