@@ -14,6 +14,7 @@ import itertools
 import json
 import shlex
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,7 @@ def queue(arguments: argparse.Namespace) -> None:
             return
         line, done = lines[done], done + 1
         print(f"> {line}", flush=True)
-        inner = parser().parse_args(shlex.split(line))
-        inner.call(inner)
+        main(shlex.split(line))
 
 
 def score(arguments: argparse.Namespace) -> None:
@@ -139,7 +139,12 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
-if __name__ == "__main__":
+def main(words: Sequence[str] | None = None) -> None:
+    """Do what the command line says."""
     torch.set_num_threads(1)
-    chosen = parser().parse_args()
+    chosen = parser().parse_args(words)
     chosen.call(chosen)
+
+
+if __name__ == "__main__":
+    main()

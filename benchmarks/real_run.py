@@ -28,7 +28,7 @@ from common.wire import pack_release, serialised_bytes
 from compare.played import PlayedGrid
 from server_app.optimizer import ServerOptimizer
 from server_app.privacy_plan import PrivacyPlan
-from server_app.run import open_account, plan_run
+from server_app.run import check_run, open_account, plan_run
 from server_app.run_state import Hooks, RoundSummary, RunState, pack_adapter
 from server_app.strategies import STRATEGIES
 from server_app.strategies.base import FederatedAdapter
@@ -98,6 +98,7 @@ def run_row(place: Place, own: Mapping[str, Scalar], *, final: bool) -> dict[str
     seed = int(own.get("seed", 1))
     keys: dict[str, Scalar] = {**COMMON, "model.name": place.model, "data.name": place.model, **own}
     settings = RunConfig.parse(keys)
+    check_run(settings)
     adapted = _model(settings)
     public = public_of(place, settings, adapted)
     keys |= {"data.name": str(public.data.train), "privacy.insecure-seed": seed}

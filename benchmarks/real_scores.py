@@ -73,7 +73,7 @@ def write(
 ) -> list[str]:
     """The likeliest continuation of every prompt by greedy or beam search, up to its first line's end.
 
-    Nothing of the model folder's own generation settings is used; beams are compared by mean log-likelihood.
+    Nothing of the model folder's own generation settings is used. Beams are compared by mean log-likelihood.
     """
     adapted.load(adapter)
     adapted.training_mode(False)
@@ -89,6 +89,8 @@ def write(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+    own: Any = adapted.model  # peft hands its settings on, and what they leave open is filled from the model's
+    own.generation_config = settings
     texts = [""] * len(prompts)
     for start in range(0, len(order), _BATCH):
         numbers = order[start : start + _BATCH]
@@ -96,9 +98,7 @@ def write(
         gaps = [width - len(encoded[number]) for number in numbers]
         ids = torch.tensor([[tokenizer.pad_token_id] * gap + encoded[n] for gap, n in zip(gaps, numbers, strict=True)])
         mask = torch.tensor([[0] * gap + [1] * (width - gap) for gap in gaps])
-        written = adapted.model.generate(
-            input_ids=ids.to(adapted.device), attention_mask=mask.to(adapted.device), generation_config=settings
-        )
+        written = adapted.model.generate(input_ids=ids.to(adapted.device), attention_mask=mask.to(adapted.device))
         decoded = tokenizer.batch_decode(written[:, width:], skip_special_tokens=True)
         for number, text in zip(numbers, decoded, strict=True):
             texts[number] = text.strip().partition("\n")[0].strip()

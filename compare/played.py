@@ -5,7 +5,8 @@ as a client with the same data would. Each player stands for as many others as t
 the whole cohort, so the noise, its denominator and the accounting are those of the stated number: nothing but the
 sampling of clients changes, which is coarser than it would be. For the other clients' messages to be copies they must
 carry no noise of their own: ``privacy.trust = "central"``, where the server adds all of it, or no noise. The sum of a
-round has the same distribution in ``distributed`` (``common/privacy/mechanism.py``).
+round has the same distribution in ``distributed`` (``common/privacy/mechanism.py``). Copied with a message is its
+random rounding to the integer grid: less than .1 in norm, whatever the size, beside a code of norm 1.
 """
 
 import random
