@@ -14,7 +14,8 @@ import itertools
 import json
 import shlex
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,11 @@ from benchmarks.real_data import read_lines, some_rows, test_file
 from benchmarks.real_run import Place, base_record, model_of, row_key, run_row, saved_adapter
 from benchmarks.real_scores import write
 from benchmarks.real_table import table
+from benchmarks.weighted_code import WeightedCode
 from common.config import Scalar
 from common.data import load_examples
 from server_app.evaluation_generation import Prompts, score_texts
+from server_app.strategies import STRATEGIES
 
 
 def records(path: Path) -> list[dict[str, Any]]:
@@ -139,11 +142,24 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
+@contextmanager
+def experimental_strategies() -> Iterator[None]:
+    """Let ``strategy.name`` be one that only experiments know."""
+    before = dict(STRATEGIES)
+    STRATEGIES.update({"weighted-code": WeightedCode})
+    try:
+        yield
+    finally:
+        STRATEGIES.clear()
+        STRATEGIES.update(before)
+
+
 def main(words: Sequence[str] | None = None) -> None:
     """Do what the command line says."""
     torch.set_num_threads(1)
     chosen = parser().parse_args(words)
-    chosen.call(chosen)
+    with experimental_strategies():
+        chosen.call(chosen)
 
 
 if __name__ == "__main__":

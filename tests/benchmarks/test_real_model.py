@@ -16,6 +16,7 @@ from client_app.local_update import local_update
 from common.config import RunConfig
 from common.data import IGNORED, load_examples, tokenise
 from common.models import AdaptedModel, load_adapted_model
+from server_app.strategies import STRATEGIES
 from tests.benchmark_files import save_model
 from tests.tiny import write_jsonl
 
@@ -144,8 +145,10 @@ def test_a_row_that_fails_is_noted_and_the_next_one_runs(data: Path, tmp_path: P
     out = tmp_path / "out"
     main(command("run", data, out, *SMALL, "--set", "strategy.name=nobody"))
     assert "strategy.name" in json.loads((out / "failed.jsonl").read_text())["error"]
-    main(command("run", data, out, *SMALL))
+    before = dict(STRATEGIES)
+    main(command("run", data, out, *SMALL, "--set", "strategy.name=weighted-code"))
     assert len(read_lines(out / "rows.jsonl")) == 1
+    assert before == STRATEGIES  # what only experiments know stays with them
 
 
 def test_prompts_keep_all_their_references_for_scores_and_a_few_for_losses(data: Path) -> None:
