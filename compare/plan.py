@@ -219,10 +219,8 @@ def _cell(task: str, entry: Entry, epsilon: float, flat: Mapping[str, Scalar], c
         size = code_size(config, adapted.layout)
     except ConfigError as error:
         raise ConfigError(f"{label}: {error}") from None
-    strategy, values = STRATEGIES[entry.name], adapted.layout.size
-    kept = values if strategy.aligned_codec(config) else size
-    start = start_step(mean_noise(config.privacy, plan, size), values, kept)
-    learned = strategy.learns_codec(config)
+    start = start_step(mean_noise(config.privacy, plan, size))
+    learned = STRATEGIES[entry.name].learns_codec(config)
     wanted = controls == "all" or (controls == "learned" and learned)
     warning = empty_stage_one(config, plan, adapted.layout)
     return Cell(task, entry, epsilon, config.flat(), start, CONTROLS[1:] if wanted else (), warning)
@@ -244,4 +242,4 @@ def _centralised(task: str, flat: Mapping[str, Scalar]) -> Cell:
         "privacy.delta": 0.0,
     }
     config = RunConfig.parse({**flat, **pooled})
-    return Cell(task, Entry(CENTRALISED, "lora"), math.inf, config.flat(), start_step(0.0, 1, 1))
+    return Cell(task, Entry(CENTRALISED, "lora"), math.inf, config.flat(), start_step(0.0))

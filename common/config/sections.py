@@ -241,7 +241,9 @@ class ServerConfig(Section):
     """The server's step and its brake."""
 
     optimizer: Literal["sgd", "momentum", "adam"] = Field("sgd", description="server optimiser on the flat adapter")
-    learning_rate: PositiveFloat = Field(1.0, description="step size on the decoded mean code")
+    learning_rate: PositiveFloat = Field(
+        0.1, description="how far a round moves the adapter along the gradients if all clients agree, at clip norm 1"
+    )
     momentum: Fraction = Field(0.9, description="momentum (optimizer = momentum)")
     divergence_factor: Annotated[float, Field(gt=1)] = Field(
         4.0,

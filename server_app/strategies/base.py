@@ -81,8 +81,17 @@ class FederatedAdapter(Strategy):
 
     @classmethod
     def aligned_codec(cls, config: RunConfig) -> bool:
-        """Whether the codec keeps most of a gradient: a step is then as long as without one, not √(n/k) times that."""
+        """Whether the codec keeps most of a gradient's length, where random directions keep √(k/n) of it."""
         return False
+
+    @classmethod
+    def step_factor(cls, config: RunConfig, values: int, size: int) -> float:
+        """By what a decoded code is multiplied, so that ``server.learning-rate`` means the same for every codec.
+
+        That key says how far along its gradient a client of code norm 1 moves the adapter if all clients agree. Of a
+        gradient of ``values`` = n values a code of ``size`` = k random directions gives √(k/n) of the length back.
+        """
+        return 1.0 if cls.aligned_codec(config) else math.sqrt(values / size)
 
     @classmethod
     def check(cls, config: RunConfig, layout: Layout) -> None:
@@ -169,8 +178,9 @@ class FederatedAdapter(Strategy):
         total = combine(releases, question.terms, self.noise_source(server_round))
         control = self.config.server.control
         code = controlled_code(control, total / self._denominator(len(releases)))
-        # 2: decode with Dec, which never left the server
-        gradient = controlled_gradient(control, self._codec_of(server_round).decode(code))
+        # 2: decode with Dec, which never left the server, at the length that the gradients had
+        factor = self.step_factor(self.config, self.layout.size, len(code))
+        gradient = controlled_gradient(control, factor * self._codec_of(server_round).decode(code))
         # 3: gradient descent on the adapter, Eq (6)
         adapter = self.state.optimizer.step(gradient)
         # 4: what the next round sends to its clients
