@@ -5,7 +5,8 @@ the noise of the cohort's number (``compare/played.py``). A row is one set of ke
 line of ``OUT/rows.jsonl``; a row that is there is not run again. Example:
 
     python -m benchmarks.real_model run --model DIR --data DIR --out OUT --set strategy.name=lora --steps .05,.1,.2
-    python -m benchmarks.real_model score --model DIR --data DIR --out OUT --beams 1,5   # BLEU, ROUGE of the final rows
+    python -m benchmarks.real_model score --model DIR --data DIR --out OUT --label lora --steps .1             # losses
+    python -m benchmarks.real_model score --model DIR --data DIR --out OUT --label lora --steps .1 --beams 1,5 # BLEU
     python -m benchmarks.real_model table --out OUT
 """
 
@@ -22,14 +23,11 @@ from typing import Any
 import torch
 
 from benchmarks.experiment import parse_value
-from benchmarks.real_data import read_lines, some_rows, test_file
-from benchmarks.real_run import Place, base_record, model_of, row_key, run_row, saved_adapter
-from benchmarks.real_scores import write
+from benchmarks.real_data import read_lines
+from benchmarks.real_run import BASE, MEAN, Place, base_row, row_key, run_row, scored_losses, scored_texts
 from benchmarks.real_table import table
 from benchmarks.weighted_code import WeightedCode
 from common.config import Scalar
-from common.data import load_examples
-from server_app.evaluation_generation import Prompts, score_texts
 from server_app.strategies import STRATEGIES
 
 
@@ -58,17 +56,16 @@ def run(arguments: argparse.Namespace) -> None:
     place = place_of(arguments)
     path = place.out / "rows.jsonl"
     for own in [{}] if arguments.base else rows_of(arguments):
-        name = row_key({"base": "base"}, 0) if arguments.base else row_key(own, place.players)
-        if name in {record["id"] for record in records(path)}:
+        if (BASE if arguments.base else row_key(own, place.players)) in {record["id"] for record in records(path)}:
             continue
         print(f"{arguments.label} {own}", flush=True)
         try:
-            record = base_record(place, own) if arguments.base else run_row(place, own, final=arguments.final)
+            record = base_row(place, own) if arguments.base else run_row(place, own)
         except Exception as error:  # one row that fails must not end the others
             traceback.print_exc()
             append(place.out / "failed.jsonl", {"keys": own, "error": f"{type(error).__name__}: {error}"})
             continue
-        append(path, {"label": arguments.label or record.get("label", ""), "purpose": arguments.purpose, **record})
+        append(path, {"label": arguments.label, **record})
 
 
 def queue(arguments: argparse.Namespace) -> None:
@@ -84,23 +81,23 @@ def queue(arguments: argparse.Namespace) -> None:
 
 
 def score(arguments: argparse.Namespace) -> None:
-    """Texts of test prompts by BLEU against all references and ROUGE; one line of ``scores.jsonl`` a row and beams."""
+    """What is reported and never chosen by, of finished rows: losses, or with ``--beams`` texts; a line a score."""
     place = place_of(arguments)
     path = place.out / "scores.jsonl"
+    beams = [int(number) for number in arguments.beams.split(",") if number]
+    wanted: list[dict[str, Any]] = [{"beams": number, "every": arguments.every} for number in beams] or [{"beams": 0}]
     for row in records(place.out / "rows.jsonl"):
-        if arguments.labels and row["label"] not in arguments.labels.split(","):
+        step = row["keys"].get("server.learning-rate")
+        if row["label"] != arguments.label or (arguments.steps and step not in arguments.steps):
             continue
-        adapted, config = model_of(place, row["keys"])
-        rows = load_examples(str(test_file(place.data, config.data)), config.data)
-        chosen = Prompts.of(some_rows(rows, arguments.every, len(rows)), config.data, adapted, None)
-        for beams in (int(number) for number in arguments.beams.split(",")):
-            settings = {"id": row["id"], "beams": beams, "every": arguments.every}
-            if settings in [{key: known[key] for key in settings} for known in records(path)]:
+        name = row["id"] + (MEAN if arguments.mean else "")
+        for what in wanted:
+            known = records(path)
+            if any({"id": name, **what}.items() <= score.items() for score in known):
                 continue
-            texts = write(adapted, saved_adapter(place, row["id"]), chosen.texts, config.data, beams=beams)
-            found = score_texts(texts, chosen.references)
-            print(row["label"], row["keys"], settings, found, flush=True)
-            append(path, {**settings, "label": row["label"], "prompts": len(texts), **found, "samples": texts[:3]})
+            found = scored_texts(place, row["keys"], name, **what) if beams else scored_losses(place, row["keys"], name)
+            print(row["label"], row["keys"], what, found, flush=True)
+            append(path, {"id": name, **what, **found})
 
 
 def place_of(arguments: argparse.Namespace) -> Place:
@@ -122,22 +119,22 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--seeds", default="1")
     one.add_argument("--players", type=int, default=4, help="clients that play a cohort")
     one.add_argument("--label", default="", help="name of the row in the table")
-    one.add_argument("--purpose", default="tune", choices=("tune", "report"))
-    one.add_argument("--final", action="store_true", help="also losses on test rows and on texts of other kinds")
-    one.add_argument("--base", action="store_true", help="the base model's scores instead")
+    one.add_argument("--base", action="store_true", help="the base model instead")
     one.set_defaults(call=run)
     many = commands.add_parser("queue", help="run the lines of a file, each the arguments of a command")
     many.add_argument("file", type=Path)
     many.set_defaults(call=queue)
-    texts = commands.add_parser("score", parents=[common], help="BLEU and ROUGE of finished rows")
-    texts.add_argument("--labels", default="", help="of these rows only, comma-separated")
-    texts.add_argument("--beams", default="1")
-    texts.add_argument("--every", type=int, default=6, help="one test prompt in so many; 1 = all")
-    texts.set_defaults(call=score)
+    scores = commands.add_parser("score", parents=[common], help="test scores of finished rows")
+    scores.add_argument("--label", required=True, help="of the rows of this name")
+    scores.add_argument("--steps", default=[], type=lambda text: [float(step) for step in text.split(",")])
+    scores.add_argument("--mean", action="store_true", help="of the mean adapter of the second half of the rounds")
+    scores.add_argument("--beams", default="", help="BLEU and ROUGE of texts, so many beams; else losses")
+    scores.add_argument("--every", type=int, default=6, help="texts of one test prompt in so many; 1 = all")
+    scores.set_defaults(call=score)
     page = commands.add_parser("table", help="the rows that are there, as Markdown")
     page.add_argument("--out", type=Path, required=True)
     page.set_defaults(
-        call=lambda arguments: print(table(*(records(arguments.out / f"{n}.jsonl") for n in ("rows", "scores"))))
+        call=lambda chosen: print(table(records(chosen.out / "rows.jsonl"), records(chosen.out / "scores.jsonl")))
     )
     return found
 

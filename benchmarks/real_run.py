@@ -16,16 +16,18 @@ from flwr.app import MetricRecord
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from benchmarks.real_data import RealData, load_real_data
-from benchmarks.real_scores import compute_head_at_labels, token_loss
+from benchmarks.real_data import RealData, load_real_data, some_rows, test_file
+from benchmarks.real_scores import compute_head_at_labels, token_loss, write
 from client_app.app import app as client_app
 from common.config import DataConfig, ModelConfig, RunConfig, Scalar
+from common.data import load_examples
 from common.models import AdaptedModel, load_adapted_model
 from common.privacy.ledger import Ledger
 from common.privacy.mechanism import ReleaseTerms
 from common.privacy.sampling import key_from_seed
 from common.wire import pack_release, serialised_bytes
 from compare.played import PlayedGrid
+from server_app.evaluation_generation import Prompts, score_texts
 from server_app.optimizer import ServerOptimizer
 from server_app.privacy_plan import PrivacyPlan
 from server_app.run import check_run, open_account, plan_run
@@ -48,6 +50,9 @@ COMMON: dict[str, Scalar] = {
     "evaluation.every": 10,
 }
 """Keys of every row; a row's own come after them."""
+
+BASE, MEAN = "base", "-mean"
+"""Id of the base model's row; what follows a row's id in that of the mean adapter of its second half."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +93,10 @@ def row_key(keys: Mapping[str, Scalar], players: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def run_row(place: Place, own: Mapping[str, Scalar], *, final: bool) -> dict[str, Any]:
+def run_row(place: Place, own: Mapping[str, Scalar]) -> dict[str, Any]:
     """Run ``own`` keys on top of ``COMMON`` and return the record; the adapter is saved in ``place.out/adapters``.
 
-    ``final``: also the loss on test rows and on passages of other kinds. The noise comes from the seed, so that a row
-    can be repeated; epsilon is that of the same keys with secure noise.
+    The noise comes from the seed, so that a row can be repeated; epsilon is that of the same keys with secure noise.
     """
     started = time.monotonic()
     seed = int(own.get("seed", 1))
@@ -112,7 +116,7 @@ def run_row(place: Place, own: Mapping[str, Scalar], *, final: bool) -> dict[str
         strategy.start(grid, start, num_rounds=config.num_server_rounds, timeout=math.inf)
     adapter = strategy.state.optimizer.adapter
     name = row_key(own, place.players)
-    _save(place, name, adapter)
+    save_adapter(place, name, adapter)
     record = {
         "id": name,
         "keys": dict(own),
@@ -127,39 +131,41 @@ def run_row(place: Place, own: Mapping[str, Scalar], *, final: bool) -> dict[str
         "stopped": strategy.stop_reason,
         "round_seconds": round(sum(course.seconds) / max(1, len(course.seconds)), 2),
     }
-    if final:
-        record |= final_losses(adapted, public.data, adapter)
     if course.late:
-        record["late_mean"] = _late_mean(place, name, adapted, public.data, course, final=final)
+        record["late_mean"] = _late_mean(place, name, adapted, public.data, course)
     return record | {"seconds": round(time.monotonic() - started, 1)}
 
 
-def final_losses(adapted: AdaptedModel, data: RealData, adapter: Tensor) -> dict[str, Any]:
-    """Losses that are reported and never chosen by."""
-    kept = {name: token_loss(adapted, adapter, texts) for name, texts in data.retention.items()}
+def _late_mean(place: Place, name: str, adapted: AdaptedModel, data: RealData, course: Course) -> float:
+    """Validation loss of the mean adapter of the second half of the rounds, which is saved beside the last one."""
+    average = torch.stack(course.late).mean(dim=0)
+    save_adapter(place, f"{name}{MEAN}", average)
+    return token_loss(adapted, average, data.validation)
+
+
+def base_row(place: Place, own: Mapping[str, Scalar]) -> dict[str, Any]:
+    """The base model as a row that is scored like others."""
+    adapted, config = model_of(place, own)
+    start = adapted.initial.cpu()
+    save_adapter(place, BASE, start)
+    return {"id": BASE, "keys": dict(own), "validation": {0: public_of(place, config, adapted).base_loss}}
+
+
+def scored_losses(place: Place, own: Mapping[str, Scalar], name: str) -> dict[str, Any]:
+    """Losses of a saved adapter that are reported and never chosen by: on test rows, and by kind of other texts."""
+    adapted, config = model_of(place, own)
+    data, adapter = public_of(place, config, adapted).data, saved_adapter(place, name)
+    kept = {kind: token_loss(adapted, adapter, texts) for kind, texts in data.retention.items()}
     return {"test": token_loss(adapted, adapter, data.test), "retention": kept}
 
 
-def _late_mean(
-    place: Place, name: str, adapted: AdaptedModel, data: RealData, course: Course, *, final: bool
-) -> dict[str, Any]:
-    """Scores of the mean adapter of the second half of the rounds, which is saved beside the last one."""
-    average = torch.stack(course.late).mean(dim=0)
-    _save(place, f"{name}-mean", average)
-    found: dict[str, Any] = {"validation": token_loss(adapted, average, data.validation)}
-    return found | final_losses(adapted, data, average) if final else found
-
-
-def base_record(place: Place, own: Mapping[str, Scalar]) -> dict[str, Any]:
-    """The same scores of the base model."""
-    settings = RunConfig.parse({**COMMON, "model.name": place.model, "data.name": place.model, **own})
-    adapted = _model(settings)
-    public = public_of(place, settings, adapted)
-    start = adapted.initial.cpu()
-    name = row_key({**own, "base": "base"}, 0)
-    _save(place, name, start)
-    scores = {"validation": {0: public.base_loss}, **final_losses(adapted, public.data, start)}
-    return {"id": name, "keys": dict(own), "label": "base", **scores}
+def scored_texts(place: Place, own: Mapping[str, Scalar], name: str, every: int, beams: int) -> dict[str, Any]:
+    """BLEU against all references of a prompt, and ROUGE: a saved adapter on one test prompt in ``every``."""
+    adapted, config = model_of(place, own)
+    rows = load_examples(str(test_file(place.data, config.data)), config.data)
+    chosen = Prompts.of(some_rows(rows, every, len(rows)), config.data, adapted, None)
+    texts = write(adapted, saved_adapter(place, name), chosen.texts, config.data, beams=beams)
+    return {"prompts": len(texts), **score_texts(texts, chosen.references), "samples": texts[:3]}
 
 
 def saved_adapter(place: Place, name: str) -> Tensor:
@@ -236,7 +242,8 @@ def _bytes_up(plan: PrivacyPlan, size: int, config: RunConfig) -> int:
     return serialised_bytes(pack_release(np.zeros(size, dtype=terms.dtype), 1))
 
 
-def _save(place: Place, name: str, adapter: Tensor) -> None:
+def save_adapter(place: Place, name: str, adapter: Tensor) -> None:
+    """Keep an adapter (shape ``[n]``) for scoring."""
     folder = place.out / "adapters"
     folder.mkdir(parents=True, exist_ok=True)
     save_file({"adapter": adapter.contiguous()}, folder / f"{name}.safetensors")

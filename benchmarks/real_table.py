@@ -6,19 +6,12 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
+from benchmarks.real_run import BASE, MEAN
+
+Record = Mapping[str, Any]
 _COLUMNS = (
-    *(
-        "row",
-        "step",
-        "seeds",
-        "ε",
-        "values up",
-        "bytes up",
-        "validation",
-        "test",
-        "mean of the second half: validation",
-    ),
-    *("test", "forgets: questions, dialogues", "BLEU", "ROUGE-L"),
+    *("row", "step", "seeds", "ε", "values up", "bytes up / down", "validation", "validation, late mean"),
+    *("test", "more on questions, dialogues", "BLEU, greedy", "BLEU, beams", "ROUGE-L, greedy", "beams"),
 )
 
 
@@ -35,47 +28,38 @@ def last(losses: Mapping[str, float]) -> float:
     return losses[max(losses, key=int)]
 
 
-def table(rows: Sequence[Mapping[str, Any]], scores: Sequence[Mapping[str, Any]]) -> str:
-    """One line for every label and step, in the order in which they were run."""
-    groups: dict[tuple[str, float], list[Mapping[str, Any]]] = defaultdict(list)
+def table(rows: Sequence[Record], scores: Sequence[Record]) -> str:
+    """One line for every label and step, in the order in which they were run, and one for its late mean if scored."""
+    groups: dict[tuple[str, float], list[Record]] = defaultdict(list)
     for row in rows:
         groups[(row["label"], row["keys"].get("server.learning-rate", 0.0))].append(row)
-    base = next((row["retention"] for row in rows if row["label"] == "base"), None)
-    lines = [_line(label, step, members, base, scores) for (label, step), members in groups.items()]
-    return "\n".join([f"| {' | '.join(_COLUMNS)} |", "|" + "---|" * len(_COLUMNS), *lines])
+    lines = [f"| {' | '.join(_COLUMNS)} |", "|" + "---|" * len(_COLUMNS)]
+    base = next((score["retention"] for score in scores if score["id"] == BASE and "retention" in score), {})
+    for (label, step), members in groups.items():
+        for ending in ("", MEAN):
+            names = {row["id"] + ending for row in members}
+            own = [score for score in scores if score["id"] in names]
+            if own or not ending:
+                lines.append(_line(label + (", late mean" if ending else ""), step, members, own, base))
+    return "\n".join(lines)
 
 
-def _line(
-    label: str,
-    step: float,
-    members: Sequence[Mapping[str, Any]],
-    base: Mapping[str, float] | None,
-    scores: Sequence[Mapping[str, Any]],
-) -> str:
-    first = members[0]
-    names = {row["id"] for row in members}
-    written = [score for score in scores if score["id"] in names]
-    forgotten = [
-        with_error([row["retention"][kind] - base[kind] for row in members if "retention" in row])
-        for kind in (base or {})
-        if base
-    ]
-    beams = sorted({score["beams"] for score in written})
+def _line(label: str, step: float, rows: Sequence[Record], scores: Sequence[Record], base: Mapping[str, float]) -> str:
+    first = rows[0]
+    epsilon = first.get("plan", {}).get("epsilon")
+    losses = [score for score in scores if "test" in score]
+    texts = [[score for score in scores if score["beams"] == 1], [score for score in scores if score["beams"] > 1]]
     cells = [
         label,
         f"{step:g}",
-        str(len(members)),
-        f"{first['plan']['epsilon']:.3g}" if isinstance(first.get("plan", {}).get("epsilon"), float) else "∞",
+        str(len(rows)),
+        f"{epsilon:.3g}" if isinstance(epsilon, float) else "∞",
         f"{first['values']['code']:,}" if "values" in first else "–",
-        f"{first['bytes_up']:,}" if "bytes_up" in first else "–",
-        with_error([last(row["validation"]) for row in members]),
-        with_error([row["test"] for row in members if "test" in row]),
-        with_error([row["late_mean"]["validation"] for row in members if "late_mean" in row]),
-        with_error([row["late_mean"]["test"] for row in members if "test" in row.get("late_mean", {})]),
-        ", ".join(forgotten) or "–",
-        *(
-            "; ".join(f"{n}: {with_error([s[key] for s in written if s['beams'] == n], 1)}" for n in beams) or "–"
-            for key in ("bleu", "rougeL")
-        ),
+        f"{first['bytes_up']:,} / {first['bytes_down']:,}" if "bytes_up" in first else "–",
+        with_error([last(row["validation"]) for row in rows]),
+        with_error([row["late_mean"] for row in rows if "late_mean" in row]),
+        with_error([score["test"] for score in losses]),
+        ", ".join(with_error([score["retention"][kind] - known for score in losses]) for kind, known in base.items()),
+        *(with_error([score[name] for score in some], 1) for name in ("bleu", "rougeL") for some in texts),
     ]
     return f"| {' | '.join(cells)} |"

@@ -1,6 +1,7 @@
 """Rows on a real model: their files, their scores, what is run again and what is not. The model here is tiny."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -112,9 +113,9 @@ def test_a_queue_runs_each_row_once_and_a_row_can_be_repeated(
     save_model(tmp_path / "model")
     out, again = tmp_path / "out", tmp_path / "again"
     lines = [
-        command("run", data, out, "--base", "--label", "base", "--set", "model.dtype=float32"),
-        command("run", data, out, *SMALL, "--steps", ".5,1", "--seeds", "1,2", "--label", "code", "--final"),
-        command("run", data, again, *SMALL, "--steps", ".5", "--label", "code", "--final"),
+        command("run", data, out, "--base", "--label", "base"),
+        command("run", data, out, *SMALL, "--steps", ".5,1", "--seeds", "1,2", "--label", "code"),
+        command("run", data, again, *SMALL, "--steps", ".5", "--label", "code"),
     ]
     queue = tmp_path / "queue.txt"
     queue.write_text("# a remark\n" + "".join(" ".join(line) + "\n" for line in lines[:2]))
@@ -127,17 +128,23 @@ def test_a_queue_runs_each_row_once_and_a_row_can_be_repeated(
     }
     main(lines[2])
     other = read_lines(again / "rows.jsonl")[0]
-    same = ("validation", "test", "retention", "late_mean", "moved", "plan", "bytes_up")
+    same = ("validation", "late_mean", "moved", "plan", "bytes_up")
     first = next(row for row in rows if row["id"] == other["id"])
     assert {key: other[key] for key in same} == {key: first[key] for key in same}
     assert first["plan"]["epsilon"] == pytest.approx(2.0, abs=0.01)
     assert (first["values"]["code"], first["rounds"]) == (16, 2)
     assert first["validation"]["2"] != first["validation"]["0"]
-    main(command("score", data, out, "--beams", "1,2", "--every", "2"))
+    for more in (("--label", "base"), ("--label", "code"), ("--label", "code", "--steps", ".5", "--beams", "1,2")):
+        main(command("score", data, out, *more))
+        main(command("score", data, out, *more, "--mean")) if more[1] == "code" else None
+        main(command("score", data, out, *more))
     scores = read_lines(out / "scores.jsonl")
-    assert len(scores) == 10
+    assert Counter(score["beams"] for score in scores) == {0: 1 + 4 + 4, 1: 2 + 2, 2: 2 + 2}
     main(["table", "--out", str(out)])
-    assert "| code | 0.5 | 2 | 2 | 16 |" in capsys.readouterr().out
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| code")]
+    assert [line.split(" | ")[:5] for line in lines] == [
+        [f"| code{late}", step, "2", "2", "16"] for step in ("0.5", "1") for late in ("", ", late mean")
+    ]
 
 
 def test_a_row_that_fails_is_noted_and_the_next_one_runs(data: Path, tmp_path: Path) -> None:
