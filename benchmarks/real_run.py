@@ -48,6 +48,7 @@ COMMON: dict[str, Scalar] = {
     "privacy.delta": 0.0,
     "privacy.trust": "central",
     "evaluation.every": 10,
+    "server.divergence-factor": 1.02,
 }
 """Keys of every row; a row's own come after them."""
 
