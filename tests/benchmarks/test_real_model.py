@@ -104,6 +104,7 @@ SMALL = (
     *("--set", "federation.num-clients=4", "--set", "num-server-rounds=2", "--set", "evaluation.every=1"),
     *("--set", "lora.target-modules=q_proj,v_proj", "--set", "train.batch-size=4", "--set", "codec.size=16"),
     *("--set", "model.dtype=float32", "--set", "statistics.steps=1", "--players", "2"),
+    *("--set", "server.divergence-factor=4.0"),
 )
 
 
