@@ -34,7 +34,9 @@ def table(rows: Sequence[Record], scores: Sequence[Record]) -> str:
     for row in rows:
         groups[(row["label"], row["keys"].get("server.learning-rate", 0.0))].append(row)
     lines = [f"| {' | '.join(_COLUMNS)} |", "|" + "---|" * len(_COLUMNS)]
-    base = next((score["retention"] for score in scores if score["id"] == BASE and "retention" in score), {})
+    base: Mapping[str, float] = next(
+        (score["retention"] for score in scores if score["id"] == BASE and "retention" in score), {}
+    )
     for (label, step), members in groups.items():
         for ending in ("", MEAN):
             names = {row["id"] + ending for row in members}
