@@ -26,7 +26,7 @@ from benchmarks.experiment import parse_value
 from benchmarks.real_data import read_lines
 from benchmarks.real_run import BASE, MEAN, Place, base_row, row_key, run_row, scored_losses, scored_texts
 from benchmarks.real_table import table
-from benchmarks.weighted_code import WeightedCode
+from benchmarks.weighted_code import WEIGHTED
 from common.config import Scalar
 from server_app.strategies import STRATEGIES
 
@@ -143,7 +143,7 @@ def parser() -> argparse.ArgumentParser:
 def experimental_strategies() -> Iterator[None]:
     """Let ``strategy.name`` be one that only experiments know."""
     before = dict(STRATEGIES)
-    STRATEGIES.update({"weighted-code": WeightedCode})
+    STRATEGIES.update(WEIGHTED)
     try:
         yield
     finally:

@@ -2,8 +2,8 @@
 
 A clipped code then spends its bound on the tensors that carry the energy, and the decoded noise is largest where the
 signal is. ``e_t/n_t`` is the mean square of a tensor's gradient values as stage 1 has released it: no more privacy is
-spent. Strategy ``weighted-code`` (``dr-encoder`` with its codec weighted, identity included) is known to
-``benchmarks.real_model`` only: it earns a place in the app by winning (docs/experiments.md).
+spent. Strategies ``weighted-code`` (a = .5) and ``fully-weighted-code`` (a = 1), ``dr-encoder`` with its codec weighted, are
+known to ``benchmarks.real_model`` only: they earn a place in the app by winning (docs/experiments.md).
 """
 
 from flwr.serverapp import Grid
@@ -25,8 +25,6 @@ from server_app.prior_settings import prior_settings
 from server_app.strategies.dr_encoder import DrEncoder
 
 KIND, VERSION = "weighted", 1
-EXPONENT = 0.5
-"""a: 0 weighs all alike, 1 by the root mean square of a tensor's gradient values."""
 
 
 def tensor_weights(layout: Layout, statistics: GradientStatistics, exponent: float) -> Tensor:
@@ -95,14 +93,28 @@ class WeightedCodec(WeightedEncoder, Codec):
 
 
 class WeightedCode(DrEncoder):
-    """``dr-encoder`` whose codec weighs tensors by what stage 1 has told of them."""
+    """``dr-encoder`` whose codec weighs tensors by what stage 1 has told of them.
+
+    ``exponent`` a: 0 weighs all alike, 1 by the root mean square of a tensor's gradient values.
+    """
+
+    exponent = 0.5
 
     def prepare(self, grid: Grid) -> Codec:
         """Algorithm 1, and the weights from the same statistics."""
         statistics = self._collect_statistics(grid)
         codec, report = train_prior(self.layout, statistics, prior_settings(self.config, self.layout))
         self.state.prior = report.figures()
-        return WeightedCodec(codec, self.layout, tensor_weights(self.layout, statistics, EXPONENT))
+        return WeightedCodec(codec, self.layout, tensor_weights(self.layout, statistics, self.exponent))
+
+
+class FullyWeightedCode(WeightedCode):
+    """The same with a = 1."""
+
+    exponent = 1.0
+
+
+WEIGHTED = {"weighted-code": WeightedCode, "fully-weighted-code": FullyWeightedCode}
 
 
 def _encoder(spec: EncoderSpec, layout: Layout) -> WeightedEncoder:
