@@ -2,8 +2,8 @@
 
 A clipped code then spends its bound on the tensors that carry the energy, and the decoded noise is largest where the
 signal is. ``e_t/n_t`` is the mean square of a tensor's gradient values as stage 1 has released it: no more privacy is
-spent. Strategies ``weighted-code`` (a = .5) and ``fully-weighted-code`` (a = 1), ``dr-encoder`` with its codec weighted, are
-known to ``benchmarks.real_model`` only: they earn a place in the app by winning (docs/experiments.md).
+spent. Strategies ``weighted-code`` (a = .5) and ``fully-weighted-code`` (a = 1), ``dr-encoder`` with its codec
+weighted, are known to ``benchmarks.real_model`` only: they earn a place in the app by winning (docs/experiments.md).
 """
 
 from flwr.serverapp import Grid
