@@ -24,6 +24,7 @@ import torch
 
 from benchmarks.experiment import parse_value
 from benchmarks.real_data import read_lines
+from benchmarks.real_gradients import gradient_figures
 from benchmarks.real_run import BASE, MEAN, Place, base_row, row_key, run_row, scored_losses, scored_texts
 from benchmarks.real_table import table
 from benchmarks.weighted_code import WEIGHTED
@@ -43,9 +44,14 @@ def append(path: Path, record: dict[str, Any]) -> None:
         file.write(json.dumps(record) + "\n")
 
 
+def read_keys(entries: Sequence[str]) -> dict[str, Scalar]:
+    """``key=value`` entries as keys of the run configuration."""
+    return {key: parse_value(value) for key, _, value in (entry.partition("=") for entry in entries)}
+
+
 def rows_of(arguments: argparse.Namespace) -> list[dict[str, Scalar]]:
     """Every combination of the row's keys, steps and seeds."""
-    fixed = {key: parse_value(value) for key, _, value in (entry.partition("=") for entry in arguments.set)}
+    fixed = read_keys(arguments.set)
     steps = [float(step) for step in arguments.steps.split(",")]
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
     return [{**fixed, "server.learning-rate": step, "seed": seed} for seed, step in itertools.product(seeds, steps)]
@@ -100,6 +106,15 @@ def score(arguments: argparse.Namespace) -> None:
             append(path, {"id": name, **what, **found})
 
 
+def gradients(arguments: argparse.Namespace) -> None:
+    """Print what clients' gradients have in common at the adapters of finished rows; ``--set`` may change the batch."""
+    place = place_of(arguments)
+    changes = read_keys(arguments.set)
+    for row in records(place.out / "rows.jsonl"):
+        if row["label"] == arguments.label:
+            print(row["keys"], changes, gradient_figures(place, row["keys"] | changes, row["id"]), flush=True)
+
+
 def place_of(arguments: argparse.Namespace) -> Place:
     """Where things are."""
     return Place(arguments.model, arguments.data, arguments.out, getattr(arguments, "players", 0))
@@ -131,6 +146,10 @@ def parser() -> argparse.ArgumentParser:
     scores.add_argument("--beams", default="", help="BLEU and ROUGE of texts, so many beams; else losses")
     scores.add_argument("--every", type=int, default=6, help="texts of one test prompt in so many; 1 = all")
     scores.set_defaults(call=score)
+    alike = commands.add_parser("gradients", parents=[common], help="what clients' gradients have in common")
+    alike.add_argument("--label", required=True, help="at the adapters of the rows of this name")
+    alike.add_argument("--set", action="append", default=[], metavar="key=value", help="other than in the row")
+    alike.set_defaults(call=gradients)
     page = commands.add_parser("table", help="the rows that are there, as Markdown")
     page.add_argument("--out", type=Path, required=True)
     page.set_defaults(

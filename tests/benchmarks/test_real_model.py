@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig
 
 from benchmarks.real_data import load_real_data, other_texts, read_lines, some_rows, split_file
+from benchmarks.real_gradients import mean_cosine
 from benchmarks.real_model import main
 from benchmarks.real_scores import compute_head_at_labels, token_loss, write
 from benchmarks.real_table import with_error
@@ -146,6 +147,20 @@ def test_a_queue_runs_each_row_once_and_a_row_can_be_repeated(
     assert [line.split(" | ")[:5] for line in lines] == [
         [f"| code{late}", step, "2", "2", "16"] for step in ("0.5", "1") for late in ("", ", late mean")
     ]
+
+
+def test_what_gradients_have_in_common_is_told(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_model(tmp_path / "model")
+    out = tmp_path / "out"
+    main(command("run", data, out, "--base", "--label", "base"))
+    capsys.readouterr()
+    more = ("--set", "federation.num-clients=6", "--set", "model.dtype=float32")
+    main(command("gradients", data, out, "--label", "base", *more))
+    found = capsys.readouterr().out.splitlines()[-1]
+    assert "cosine" in found
+    assert "'v_proj.lora_A': 0.0" in found  # its gradient is zero where B is
+    same, other = torch.eye(4)[[0, 0, 0]], torch.eye(4)[:3]
+    assert (mean_cosine(same), mean_cosine(other)) == (1.0, 0.0)
 
 
 def test_a_row_that_fails_is_noted_and_the_next_one_runs(data: Path, tmp_path: Path) -> None:
