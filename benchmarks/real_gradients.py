@@ -1,6 +1,6 @@
 """What clients' gradients on a real model have in common, at a saved adapter, and where their energy lies."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,7 +46,7 @@ def mean_cosine(units: Tensor) -> float:
 
 def energy_by_module(layout: Layout, vector: Tensor) -> dict[str, float]:
     """Shares of the squared norm of an adapter vector (shape ``[n]``) by the last names of its tensors."""
-    found: Counter[str] = Counter()
+    found: dict[str, float] = defaultdict(float)
     for name, part in layout.unflatten(vector).items():
         words = [word for word in name.split(".") if word not in {"weight", "default"}]
         found[".".join(words[-2:])] += float(part.square().sum() / vector.square().sum())
