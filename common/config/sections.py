@@ -251,7 +251,9 @@ class ServerConfig(Section):
     optimizer: Literal["sgd", "momentum", "adam"] = Field(
         "sgd", description="server optimiser on the flat adapter; momentum is .9"
     )
-    learning_rate: PositiveFloat = Field(1.0, description="step size on the decoded mean code")
+    learning_rate: PositiveFloat = Field(
+        0.1, description="how far a round moves the adapter along the gradients if all clients agree, at clip norm 1"
+    )
     divergence_factor: Annotated[float, Field(gt=1)] = Field(
         4.0,
         description="stop when the loss (demo: on validation facts) exceeds this multiple of the base model's",

@@ -162,8 +162,8 @@ class FederatedAdapter(FlowerStrategy):
         # 1: aggregate the clients' codes, Eq (5): their noisy sum over a fixed denominator
         total = combine(releases, opened.instruction.terms, self.noise_source(opened.number))
         code = controlled_code(control, total / self._denominator(len(releases)))
-        # 2: decode with Dec, which never left the server
-        gradient = controlled_gradient(control, opened.codec.decode(code))
+        # 2: decode with Dec, which never left the server, at the length that the gradients had
+        gradient = controlled_gradient(control, self.recipe.step_factor * opened.codec.decode(code))
         # 3: gradient descent on the adapter, Eq (6); 4: the next round sends it to its clients
         self.state.optimizer.step(gradient)
 

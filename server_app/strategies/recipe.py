@@ -1,5 +1,6 @@
 """What a strategy is under one configuration, for one adapter: a value that is made once and asked ever after."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -35,8 +36,7 @@ class Recipe:
         codec: the codec itself, where nothing has to be asked or learnt for it.
         stage_one: what clients are asked before round 1, which the privacy plan must pay for.
         learned: whether the codec is trained, so that its decoder may know something by itself and needs controls.
-        keeps_length: whether the codec keeps most of a gradient: a step is then as long as without one, not √(n/k)
-            times that.
+        keeps_length: whether the codec keeps most of a gradient's length, where random directions keep √(k/n) of it.
         proxy: something as large as what clients get in place of the adapter, where they get something else.
 
     """
@@ -54,6 +54,15 @@ class Recipe:
     def of(cls, layout: Layout, codec: Codec, *, proxy: QuantizedAdapter | None = None) -> "Recipe":
         """A strategy without a stage 1 whose first codec is ``codec``."""
         return cls(layout, codec.size, PlannedEncoder(codec.spec()), codec, proxy=proxy)
+
+    @property
+    def step_factor(self) -> float:
+        """By what a decoded code is multiplied, so that ``server.learning-rate`` means the same for every codec.
+
+        That key says how far along its gradient a client of code norm 1 moves the adapter if all clients agree. Of a
+        gradient of n values a code of k random directions gives √(k/n) of the length back.
+        """
+        return 1.0 if self.keeps_length else math.sqrt(self.layout.size / self.code_size)
 
     @property
     def sends_whole(self) -> bool:

@@ -82,8 +82,7 @@ def test_fewer_trials_than_the_first_three_are_refused() -> None:
 
 
 def test_the_start_rule_is_that_of_the_pilot_experiments() -> None:
-    """.015/(z/K) for LoRA, √(n/k) times that for a code, no cap; .3 without noise."""
-    assert start_step(8.0 / 20.0, 24_576, 24_576) == pytest.approx(0.0375, rel=1e-2)
-    assert start_step(8.0 / 20.0, 24_576, 256) == pytest.approx(0.0375 * 96**0.5, rel=1e-2)
-    assert start_step(1.0 / 100.0, 10, 10) == 1.5
-    assert start_step(0.0, 400, 100) == 0.6
+    """.015/(z/K), no cap, whatever the adapter and the codec; .3 without noise."""
+    assert start_step(8.0 / 20.0) == pytest.approx(0.0375, rel=1e-2)
+    assert start_step(1.0 / 100.0) == 1.5
+    assert start_step(0.0) == 0.3

@@ -106,7 +106,7 @@ def test_it_costs_no_privacy_and_the_noise_is_that_of_plain_lora(make: Make) -> 
     assert epsilons[0] == pytest.approx(epsilons[1], rel=1e-9)
     adapters = []
     for noise in ({}, {**NOISY, "privacy.trust": "distributed"}):
-        strategy, grid = make({**FEDLPP, **noise, "num-server-rounds": 1})
+        strategy, grid = make({**FEDLPP, **noise, "num-server-rounds": 1, "server.learning-rate": 1.0})
         adapters.append(start(strategy, grid).double())
     assert 0.94 < ((adapters[1] - adapters[0]) * CLIENTS).square().mean().sqrt() / 2.0 < 1.06
 

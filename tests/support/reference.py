@@ -28,7 +28,8 @@ def train(config: RunConfig, adapted: AdaptedModel) -> Tensor:
             total += code  # 6: no noise; send
         aggregate = total / clients  # server side, 1: Eq (5) on codes
         update = codec.decode(aggregate)  # 2: Dec
-        weights = weights - config.server.learning_rate * update  # 3: Eq (6)
+        length = (codec.dim / codec.size) ** 0.5  # random directions give back √(k/n) of a gradient
+        weights = weights - config.server.learning_rate * length * update  # 3: Eq (6)
     return weights
 
 

@@ -75,9 +75,7 @@ def _cell(task: str, entry: Entry, epsilon: float, flat: Mapping[str, Scalar], c
         plan = plan_run(config, recipe, config.federation.num_clients)
     except ConfigError as error:
         raise ConfigError(f"{label}: {error}") from None
-    values, size = adapted.layout.size, recipe.code_size
-    kept = values if recipe.keeps_length else size
-    start = start_step(mean_noise(config.privacy, plan, size), values, kept)
+    start = start_step(mean_noise(config.privacy, plan, recipe.code_size))
     wanted = controls == "all" or (controls == "learned" and recipe.learned)
     warning = empty_stage_one(recipe.stage_one, plan.clients, noisy=plan.noisy_stage_one)
     return Cell(task, entry, epsilon, config.flat(), start, CONTROLS[1:] if wanted else (), warning)
@@ -99,4 +97,4 @@ def _centralised(task: str, flat: Mapping[str, Scalar]) -> Cell:
         "privacy.delta": 0.0,
     }
     config = RunConfig.parse({**flat, **pooled})
-    return Cell(task, Entry(CENTRALISED, "lora"), math.inf, config.flat(), start_step(0.0, 1, 1))
+    return Cell(task, Entry(CENTRALISED, "lora"), math.inf, config.flat(), start_step(0.0))

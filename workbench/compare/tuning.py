@@ -16,18 +16,12 @@ FIRST = 3
 NOISELESS_STEP = 0.3
 
 
-def start_step(noise: float, values: int, code_values: int) -> float:
-    """The step that the grid is centered on: .015/noise·√(n/k), found in pilot experiments with unit clip norm.
+def start_step(noise: float) -> float:
+    """The step that the grid is centered on: .015/noise, .3 without noise, found in pilot experiments at clip norm 1.
 
-    Args:
-        noise: std of all the noise on a round's mean code, over the clip norm; 0 without noise, when the rule is
-            .3·√(n/k).
-        values: adapter values n.
-        code_values: values k of a code; a unit code carries √(k/n) of a gradient's direction.
-
+    ``noise``: std of all the noise on a round's mean code, over the clip norm.
     """
-    plain = 0.015 / noise if noise else NOISELESS_STEP
-    return float(f"{plain * math.sqrt(values / code_values):.3g}")
+    return float(f"{0.015 / noise if noise else NOISELESS_STEP:.3g}")
 
 
 @dataclass(frozen=True, order=True)

@@ -35,6 +35,17 @@ PUBLISHED: dict[str, PreTrainedConfig] = {
         vocab_size=152064,
         tie_word_embeddings=False,
     ),
+    # SmolLM2-135M (its config.json): grouped-query attention, tied embeddings
+    "HuggingFaceTB/SmolLM2-135M-Instruct": LlamaConfig(
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        max_position_embeddings=8192,
+        vocab_size=49152,
+        tie_word_embeddings=True,
+    ),
     # GPT-2 medium (Radford et al. 2019, Table 2)
     "openai-community/gpt2-medium": GPT2Config(n_embd=1024, n_layer=24, n_head=16),
 }

@@ -84,8 +84,8 @@ class InProcessGrid(Grid):
 
     def answer(self, message: Message) -> Message | None:
         """The client's reply; an exception in the app becomes an error reply, as on a real grid."""
-        metadata: Any = message.metadata
-        metadata.__dict__["_message_id"] = f"{next(self._counter):064x}"  # as long as Flower's own
+        self.name(message)
+        metadata = message.metadata
         own = metadata_from_proto(metadata_to_proto(metadata))
         asked = make_message(own, content=self._received(message.content))
         try:
@@ -93,6 +93,11 @@ class InProcessGrid(Grid):
         except Exception as error:
             reply = Message(Error(_CLIENT_ERROR, f"{type(error).__name__}: {error}"), reply_to=asked)
         return message_from_proto(message_to_proto(reply))
+
+    def name(self, message: Message) -> None:
+        """Give an instruction its id, as a SuperLink does when it is sent."""
+        metadata: Any = message.metadata
+        metadata.__dict__["_message_id"] = f"{next(self._counter):064x}"  # as long as Flower's own
 
     def _received(self, content: RecordDict) -> RecordDict:
         """Content as a client gets it; what a whole cohort is sent, megabytes for some codecs, is parsed once."""
