@@ -22,7 +22,7 @@ def test_every_search_takes_the_same_number_of_trials_wherever_the_best_is(best:
 
 
 @pytest.mark.parametrize("trials", [18, 30, 2000])
-@pytest.mark.parametrize("centre", [1.07, 1.0, 0.0123])
+@pytest.mark.parametrize("center", [1.07, 1.0, 0.0123])
 @pytest.mark.parametrize("best", [0.011, 1.07, 2.71828, 1e9])
 def test_a_search_whose_next_step_was_tried_already_ends(trials: int, center: float, best: float) -> None:
     """Halving a gap in three digits comes back to a step that is known: nothing is left to try, whatever is asked."""
