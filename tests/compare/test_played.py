@@ -10,8 +10,11 @@ from flwr.app import Message
 from torch import Tensor
 
 from client_app import app as client_module
+from client_app.answer import Asked
 from client_app.app import app as client_app
+from client_app.app import gradient_of, make_app
 from common.config import ConfigError, RunConfig
+from common.data import TokenizedExamples
 from common.model.adapted import load_adapted_model
 from server_app.rounds.state import pack_adapter
 from tests.support.tiny import CLIENTS, Files, tiny_config, tiny_strategy
@@ -72,15 +75,14 @@ def test_the_noise_is_that_of_the_whole_cohort_whoever_plays_it(files: Files, tm
 
 
 def test_a_few_players_stand_for_as_many_clients_each_and_others_play_the_next_round(
-    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    files: Files, tmp_path: Path
 ) -> None:
     asked: list[list[int]] = []
     heard: list[Counter[bytes]] = []
-    gradient_of = client_module.gradient_of
 
-    def noted(site: Any, *others: Any) -> Tensor:
-        asked[-1].append(site.partition)
-        return gradient_of(site, *others)
+    def noted(instruction: Asked, examples: TokenizedExamples) -> Tensor:
+        asked[-1].append(instruction.site.partition)
+        return gradient_of(instruction, examples)
 
     class Listening(PlayedGrid):
         def push_messages(self, messages: Any) -> list[str]:
@@ -92,9 +94,8 @@ def test_a_few_players_stand_for_as_many_clients_each_and_others_play_the_next_r
             heard.append(Counter(str(reply.content).encode() for reply in replies))
             return replies
 
-    monkeypatch.setattr(client_module, "gradient_of", noted)
     config = tiny_config(files, tmp_path, CLEAR | {"num-server-rounds": 4})
-    moved(config, Listening(client_app, config, 4), tmp_path / "run")
+    moved(config, Listening(make_app(noted), config, 4), tmp_path / "run")
     assert [len(set(players)) for players in asked] == [4] * 4
     assert len({tuple(sorted(players)) for players in asked}) > 1
     assert [sorted(counts.values()) for counts in heard] == [[1, 1, 2, 2]] * 4
@@ -104,7 +105,7 @@ def test_clients_that_hold_the_same_are_played_without_any_difference(
     files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gradient = torch.randn(size_of_adapter(files, tmp_path), generator=torch.Generator().manual_seed(1))
-    monkeypatch.setattr(client_module, "gradient_of", lambda *_: gradient)
+    monkeypatch.setattr(client_module, "local_update", lambda *_: gradient)
     one, _ = played(files, tmp_path / "one", CLEAR, 1)
     whole, _ = played(files, tmp_path / "whole", CLEAR, CLIENTS)
     assert (one - whole).norm() < 1e-5 * whole.norm()
@@ -113,10 +114,10 @@ def test_clients_that_hold_the_same_are_played_without_any_difference(
 def test_a_player_that_fails_fails_for_all_that_it_stands_for(
     files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(site: Any, *_: Any) -> Tensor:
+    def broken(*_: Any) -> Tensor:
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(client_module, "gradient_of", broken)
+    monkeypatch.setattr(client_module, "local_update", broken)
     distance, replies = played(files, tmp_path, CLEAR, 2)
     assert replies == 0
     assert not distance.any()

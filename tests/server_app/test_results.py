@@ -311,7 +311,7 @@ def test_two_runs_in_one_process_do_not_influence_each_other(noisy: RunFolder, f
 
 
 def test_an_unknown_strategy_is_refused_with_those_that_exist(files: Files, tmp_path: Path) -> None:
-    config = tiny_config(files, tmp_path, {"strategy.name": "fedavg"})
+    config = RunConfig.parse(tiny_config(files, tmp_path).flat() | {"strategy.name": "fedavg"})
     with pytest.raises(ConfigError, match=r'strategy\.name = "fedavg": registered are dr-encoder, .*lora'):
         check_run(config)
 

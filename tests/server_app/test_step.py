@@ -30,7 +30,7 @@ def test_clients_that_agree_move_the_adapter_by_the_step_whatever_the_codec(
 ) -> None:
     size = adapted.layout.size
     gradient = torch.randn(size, generator=torch.Generator().manual_seed(2))
-    monkeypatch.setattr(client_module, "gradient_of", lambda *_: gradient)
+    monkeypatch.setattr(client_module, "local_update", lambda *_: gradient)
     keys = {"num-server-rounds": ROUNDS, "server.learning-rate": STEP, "privacy.clipping": "normalize"}
     config = tiny_config(files, tmp_path, keys | codec)
     strategy = tiny_strategy(config, adapted, tmp_path)
