@@ -134,6 +134,11 @@ class DataConfig(Section):
                     f'data.{kebab(name)} = "{getattr(self, name)}" with data.format = "{self.format}", which knows its '
                     f'columns: set data.format = "columns", or leave it at "{default}"'
                 )
+        if self.prompt_column == self.completion_column:
+            raise ValueError(
+                f'data.prompt-column = "{self.prompt_column}": is data.completion-column too; a model would learn to '
+                "repeat what it was asked; name two columns"
+            )
         return self
 
 

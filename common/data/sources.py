@@ -153,6 +153,10 @@ class _Reading:
         for number, choices in enumerate(rows[CHOICES], start=1):
             if choices is None:
                 raise ConfigError(f"{self._key}: row {number} has no choices, though others have: give all rows some")
+            if len(set(choices)) < 2:
+                raise ConfigError(
+                    f"{self._key}: row {number} has choices = {choices!r}: give it two different texts or more"
+                )
 
 
 def _with_messages(rows: Dataset, data: DataConfig) -> Dataset:

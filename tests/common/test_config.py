@@ -55,6 +55,10 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
     ({"codec.depth": 9}, ["codec.depth = 9", "less than or equal to 8"]),
     ({"server.optimizer": "lion"}, ["server.optimizer = 'lion'", "'sgd', 'momentum' or 'adam'"]),
     ({"server.divergence-factor": 1.0}, ["server.divergence-factor = 1.0", "greater than 1"]),
+    (
+        {"data.prompt-column": "completion"},
+        ['data.prompt-column = "completion"', "data.completion-column", "two columns"],
+    ),
     ({"data.partitioner": "odd"}, ["data.partitioner = 'odd'", "'iid', 'dirichlet' or 'natural'"]),
     (
         {"train.local-epochs": 1},

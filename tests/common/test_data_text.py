@@ -211,3 +211,10 @@ def test_held_out_rows_have_choices_all_or_none(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r'data.evaluation = ".*": row 2 has no choices, though others have'):
         evaluation_examples(DataConfig(evaluation=path), 1)
     assert load_examples(path, DataConfig())["choices"][:] == [["b", "c"], None]
+
+
+def test_a_held_out_row_has_choices_to_choose_between(tmp_path: Path) -> None:
+    """With one of them every model is right."""
+    path = str(write_jsonl(tmp_path / "rows.jsonl", [ROW, ROW | {"choices": ["b", "b"]}]))
+    with pytest.raises(ConfigError, match=r"row 2 has choices = \['b', 'b'\]: give it two different texts"):
+        evaluation_examples(DataConfig(evaluation=path), 1)
