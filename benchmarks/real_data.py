@@ -54,7 +54,7 @@ def split_file(source: Path, column: str, folder: Path) -> tuple[Path, Path]:
     for row in rows:
         parts["validation" if json.dumps(row[column]) in held_out else "train"].append(row)
     for name, members in parts.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in members))
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in members), encoding="utf-8")
     return folder / "train.jsonl", folder / "validation.jsonl"
 
 

@@ -78,7 +78,9 @@ def queue(arguments: argparse.Namespace) -> None:
     """Run the lines of a file, each the arguments of one command; lines that are added meanwhile run too."""
     done = 0
     while True:
-        lines = [line for line in arguments.file.read_text().splitlines() if line.strip() and line[0] != "#"]
+        lines = [
+            line for line in arguments.file.read_text(encoding="utf-8").splitlines() if line.strip() and line[0] != "#"
+        ]
         if done >= len(lines):
             return
         line, done = lines[done], done + 1

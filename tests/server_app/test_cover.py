@@ -168,7 +168,7 @@ def test_the_step_of_an_empty_cohort_has_exactly_the_noise_that_is_charged(
 ) -> None:
     """Six covered clients sent a share each: had they been summed the noise would be larger, or refused as too many."""
     draw(0, 0)
-    strategy, grid = make(SAMPLED | {"federation.cover": True, "num-server-rounds": 1})
+    strategy, grid = make(SAMPLED | {"federation.cover": True, "num-server-rounds": 1, "server.learning-rate": 1.0})
     before = strategy.state.optimizer.adapter
     moved = (start(strategy, grid) - before) * CLIENTS * 0.5
     assert 0.94 < moved.square().mean().sqrt() / 2.0 < 1.06
@@ -183,7 +183,7 @@ def test_a_covered_client_computes_nothing_of_its_data(
     monkeypatch.setattr(handlers, "local_update", compute)
     monkeypatch.setattr(handlers, "gradient_stream", compute)
     draw(0, 0)
-    strategy, grid = make(SAMPLED | {"federation.cover": True, "num-server-rounds": 1})
+    strategy, grid = make(SAMPLED | {"federation.cover": True, "num-server-rounds": 1, "server.learning-rate": 1.0})
     start(strategy, grid)
     assert [(row.answered, row.failures) for row in rounds_of(strategy)] == [(CLIENTS, 0)]
 
@@ -193,7 +193,7 @@ def test_a_covered_client_that_fails_costs_nobody_a_reply(
 ) -> None:
     """Its failure is no shortage of the cohort, which is complete."""
     draw(0, 2)
-    strategy, grid = make(SAMPLED | {"federation.cover": True, "num-server-rounds": 1})
+    strategy, grid = make(SAMPLED | {"federation.cover": True, "num-server-rounds": 1, "server.learning-rate": 1.0})
     of_grid = grid.answer
     monkeypatch.setattr(grid, "answer", lambda m: None if m.metadata.dst_node_id == CLIENTS else of_grid(m))
     start(strategy, grid)

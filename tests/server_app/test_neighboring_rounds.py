@@ -115,7 +115,7 @@ def test_one_client_moves_what_is_decoded_by_the_clip_norm_over_the_expected_coh
     """Noise off. The decoded code moves by C/(p M) at most (to float32), all else by a factor times what that gives."""
     rounds = Rounds(make, monkeypatch, {"strategy.name": name, "privacy.clipping": clipping})
     codec, expected, largest = rounds.strategy._codec_of(2), RATE * CLIENTS, 0.0
-    factor = rounds.strategy.step_factor(rounds.strategy.config, codec.dim, codec.size)
+    factor = rounds.strategy.recipe.step_factor
     for trial in range(TRIALS):
         gradients = gradients_of(trial, codec.dim)
         step, total, history = rounds.second(gradients)

@@ -81,7 +81,7 @@ def test_infinite_epsilon_means_no_noise_and_says_why() -> None:
     assert (plan.epsilon, plan.slack, plan.rounds) == (math.inf, 0.0, 5)
     assert plan.stage_one == Charge(0.0, 0.2, label="stage 1: statistics")
     assert plan.round == Charge(0.0, 0.2, label="stage 2: gradient")
-    assert planned(CLEAR, scales=0).statistics is None
+    assert planned(CLEAR, scales=0).stage_one is None
     assert "privacy.epsilon = inf" in plan.reason
 
 
@@ -140,7 +140,7 @@ def test_a_reproducible_noise_protects_nobody() -> None:
     assert plan.epsilon == math.inf
     assert plan.reason.startswith("privacy.insecure-seed")
     assert plan.round == secure.round
-    assert plan.stage_one == secure.statistics
+    assert plan.stage_one == secure.stage_one
 
 
 @pytest.mark.parametrize(("noise", "claimed"), [(0.5, True), (0.3, False)])

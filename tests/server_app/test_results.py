@@ -26,7 +26,7 @@ NOISY: dict[str, Any] = {
     "privacy.epsilon": 0.0,
     "privacy.noise-multiplier": 0.8,
     "privacy.trust": "central",
-    "server.learning-rate": 3.0,
+    "server.learning-rate": 0.4,
 }
 
 

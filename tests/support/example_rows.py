@@ -32,4 +32,4 @@ def columns(rows: Dataset | None) -> tuple[list[str], list[str]]:
 
 def records(name: str) -> list[dict[str, Any]]:
     """Rows in the layout of a public set, as the hub serves them."""
-    return [json.loads(line) for line in (RECORDS / f"{name}.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (RECORDS / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -12,7 +12,7 @@ def processes_of(scratch: Path) -> list[str]:
         try:
             mine = entry.name == str(os.getpid())
             if not mine and str(scratch).encode() in (entry / "environ").read_bytes():
-                found.append((entry / "cmdline").read_text().replace("\0", " "))
+                found.append((entry / "cmdline").read_text(encoding="utf-8").replace("\0", " "))
         except OSError:
             continue
     return found
