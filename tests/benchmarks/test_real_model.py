@@ -168,10 +168,10 @@ def test_a_row_that_fails_is_noted_and_the_next_one_runs(data: Path, tmp_path: P
     out = tmp_path / "out"
     main(command("run", data, out, *SMALL, "--set", "strategy.name=nobody"))
     assert "strategy.name" in json.loads((out / "failed.jsonl").read_text())["error"]
-    before = dict(STRATEGIES)
+    before = {name: STRATEGIES.entry(name) for name in STRATEGIES}
     main(command("run", data, out, *SMALL, "--set", "strategy.name=weighted-code"))
     assert len(read_lines(out / "rows.jsonl")) == 1
-    assert before == STRATEGIES  # what only experiments know stays with them
+    assert before == {name: STRATEGIES.entry(name) for name in STRATEGIES}  # what only experiments know stays with them
 
 
 def test_prompts_keep_all_their_references_for_scores_and_a_few_for_losses(data: Path) -> None:

@@ -56,7 +56,7 @@ def _stray_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_flwr_run_completes_and_equals_the_plain_loop(
     files: Files, adapted: AdaptedModel, tmp_path: Path, scratch: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    changes = {"federation.num-clients": CLIENTS, "federation.connect-timeout": 60.0, "server.learning-rate": 3.0}
+    changes = {"federation.num-clients": CLIENTS, "federation.connect-timeout": 60.0, "server.learning-rate": 0.4}
     config = tiny_config(files, tmp_path / "results", changes)
     with (tmp_path / "log").open("w+") as log:
         launch(config, CLIENTS, Resources(num_cpus=2), log)
