@@ -29,7 +29,7 @@ def told(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[obje
     [
         (ConfigError("codec.size = 0: too small"), 1, "error: codec.size = 0: too small\n"),
         (CommandError("nobody answers"), 1, "error: nobody answers\n"),
-        (PermissionError(13, "Permission denied", "/root/x"), 1, "error: /root/x: Permission denied\n"),
+        (PermissionError(13, "Permission denied", "/srv/x"), 1, "error: /srv/x: Permission denied\n"),
         (OSError("a hub's words\nand a page of more"), 1, "error: a hub's words\n"),
         (OSError(), 1, "error: OSError\n"),
         (typer.BadParameter("no key"), 2, "error: Invalid value: no key\n"),
