@@ -6,14 +6,13 @@ the folder is its owner's alone (0700), as are the files (0600); those to be pub
 
 import json
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
-from common.config import ConfigError, RunConfig, flatten, nest
+from common.config import ConfigError, RunConfig, nest
 from common.private_files import close_to_others, open_to_others
 from server_app.results import json_lines
 from server_app.results.published_names import public_name
@@ -92,10 +91,6 @@ class RunFolder:
         """Write ``config.toml``, which runs this run again, in a new folder and with as many clients."""
         flat = config.flat() | {"resume": "", "output.name": "", "federation.num-clients": clients}
         (self.path / "config.toml").write_text(tomli_w.dumps(nest(flat)), encoding="utf-8")
-
-    def read_config(self) -> RunConfig:
-        """The configuration that ``write_config`` has written, by hand changed or not."""
-        return RunConfig.parse(flatten(tomllib.loads((self.path / "config.toml").read_text(encoding="utf-8-sig"))))
 
     def save_adapter(self, adapted: "AdaptedModel", adapter: "Tensor", base_model: str) -> None:
         """Write ``adapter/`` in PEFT's format, and a sample of its base model, by which another is recognized.

@@ -40,6 +40,10 @@ class Field:
             self.federation.register(site)
             self.federation.start_node(site)
 
+    def log(self, name: str) -> str:
+        """What process ``name`` has printed so far."""
+        return self.federation.processes.log(name).read_text(errors="replace", encoding="utf-8")
+
     def config(self, name: str, rounds: int = 2, **changes: Any) -> RunConfig:
         flat: dict[str, Any] = {
             "num-server-rounds": rounds,
@@ -85,7 +89,7 @@ class Field:
         """How often each node has computed a release in each round, by its own log."""
         found: Counter[tuple[str, int]] = Counter()
         for site in self.sites:
-            text = self.federation.processes.log(f"{site}-superexec").read_text(errors="replace", encoding="utf-8")
+            text = self.log(f"{site}-superexec")
             found.update((node, int(number)) for of, number, node in _ANSWERED.findall(text) if int(of) == run)
         return found
 

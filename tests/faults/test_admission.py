@@ -24,24 +24,20 @@ def start_stranger(field: Field, name: str, **changes: object) -> None:
     federation.processes.start(name, command, federation.environment(name), federation.folder / "home" / name)
 
 
-def said(field: Field, name: str) -> str:
-    return field.federation.processes.log(name).read_text(errors="replace")
-
-
 def test_a_node_whose_key_is_not_registered_is_turned_away(field: Field) -> None:
     start_stranger(field, "stranger")
     wait_for(lambda: field.federation.processes.exit_code("stranger") is not None, 120, "the stranger was let in")
-    print(f"OBSERVED unregistered: code {field.federation.processes.exit_code('stranger')}: {said(field, 'stranger')}")
+    print(f"OBSERVED unregistered: code {field.federation.processes.exit_code('stranger')}: {field.log('stranger')}")
     assert field.federation.processes.exit_code("stranger") not in {0, None}
-    assert "SuperNode ID" not in said(field, "stranger")
+    assert "SuperNode ID" not in field.log("stranger")
 
 
 def test_a_node_does_not_speak_to_a_server_of_another_authority(field: Field) -> None:
     other = make_certificates(field.federation.folder / "other").authority
     start_stranger(field, "deceived", authority=other)
-    wait_for(lambda: "certificate" in said(field, "deceived").lower(), 120, "nothing was said of the certificate")
-    print(f"OBSERVED wrong CA: code {field.federation.processes.exit_code('deceived')}: {said(field, 'deceived')}")
-    assert "SuperNode ID" not in said(field, "deceived")
+    wait_for(lambda: "certificate" in field.log("deceived").lower(), 120, "nothing was said of the certificate")
+    print(f"OBSERVED wrong CA: code {field.federation.processes.exit_code('deceived')}: {field.log('deceived')}")
+    assert "SuperNode ID" not in field.log("deceived")
     field.federation.processes.stop("deceived")
 
 

@@ -54,10 +54,6 @@ def lying_app(folder: Path) -> Path:
     return folder
 
 
-def log_of(field: Field, name: str) -> str:
-    return field.federation.processes.log(name).read_text(errors="replace")
-
-
 def test_a_site_that_lies_in_every_way_costs_the_round_its_reply_at_most(field: Field, tmp_path: Path) -> None:
     site = field.sites[LIAR]
     file = tmp_path / "lies.json"
@@ -90,9 +86,9 @@ def test_a_site_that_lies_in_every_way_costs_the_round_its_reply_at_most(field: 
             line = next(line for line in log.splitlines() if f"round {row['round']:>3}  " in line)
             for place in (failed[row["round"]]["reason"], row["failure"], line):
                 assert re.search(reason, place), told
-    assert "Failed to store Message reply" in log_of(field, "superlink"), "the second reply did leave the site"
-    assert "has expired" in log_of(field, "superlink"), "the late reply did leave the site"
-    assert "a long example of this site" in log_of(field, f"{LIAR}-superexec"), "why it failed inside stays at the site"
+    assert "Failed to store Message reply" in field.log("superlink"), "the second reply did leave the site"
+    assert "has expired" in field.log("superlink"), "the late reply did leave the site"
+    assert "a long example of this site" in field.log(f"{LIAR}-superexec"), "why it failed inside stays at the site"
     assert "a long example of this site" not in log
     answers = field.answers(run)
     assert [sum(count for (_, number), count in answers.items() if number == row["round"]) for row in rows] == [

@@ -65,23 +65,19 @@ def ended(field: Field, name: str, app: Path | str) -> tuple[str, str]:
     return str(field.federation.wait(run, 600)["status"]), field.federation.run_log(run)
 
 
-def said(field: Field, name: str) -> str:
-    return field.federation.processes.log(name).read_text(errors="replace")
-
-
 def test_only_what_the_site_has_signed_runs_there(careful: Field, bundle: Path) -> None:
-    wait_for(lambda: "FLWR_SUPERGRID_API_URL" in said(careful, "shelf"), 60, "the shelf did not start")
+    wait_for(lambda: "FLWR_SUPERGRID_API_URL" in careful.log("shelf"), 60, "the shelf did not start")
 
     status, log = ended(careful, "from-disk", APP)  # as anybody submits it: without any signature
     print(f"OBSERVED from disk: {status}: {log[-1500:]}")
     assert status != "finished:completed"
-    assert "App verification is not supported by the connected SuperLink" in said(careful, "north").replace("\n", " ")
+    assert "App verification is not supported by the connected SuperLink" in careful.log("north").replace("\n", " ")
 
     sign(bundle, make_key(careful.federation.folder / "stranger"))
     status, _ = ended(careful, "stranger", identity(bundle))  # the site's name, another key
     print(f"OBSERVED signed by a stranger: {status}")
     assert status != "finished:completed"
-    assert "could not verify the FAB" in said(careful, "north").replace("\n", " ")
+    assert "could not verify the FAB" in careful.log("north").replace("\n", " ")
     installed = careful.federation.folder / "home" / "north" / "apps"
     assert not installed.exists(), "neither app was even unpacked at the site"
 

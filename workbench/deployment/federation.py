@@ -6,7 +6,6 @@ on a machine of its own.
 """
 
 import secrets
-import shutil
 import ssl
 import subprocess
 import time
@@ -154,12 +153,6 @@ class LocalFederation:
         home, environment = self._home("operator"), self.environment("operator")
         with _flower_errors():
             return ask_flower(*arguments, folder=home, environment=environment, seconds=seconds)
-
-    def remove_secrets(self) -> None:
-        """Delete every private key and shared secret."""
-        for folder in ("keys", "secrets"):
-            shutil.rmtree(self.folder / folder, ignore_errors=True)
-        self.certificates.key.unlink(missing_ok=True)
 
     def environment(self, home: str) -> dict[str, str]:
         """The environment of a process whose ``FLWR_HOME`` is called ``home``."""
