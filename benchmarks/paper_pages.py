@@ -15,7 +15,7 @@ from benchmarks.paper_tables import (
     renyi_epsilon,
     true_epsilon,
 )
-from common.privacy.printed import PrintedMechanism, composed_epsilon
+from benchmarks.printed_mechanism import PrintedMechanism, composed_epsilon
 
 SMALL_DELTA, SMALL_DELTA_TEXT = 1e-5, "10⁻⁵"
 CASES = ((LLAMA, LLAMA.rounds), (QWEN, QWEN.rounds), (QWEN, QWEN.rdp_rounds))

@@ -12,6 +12,7 @@ import numpy as np
 from dp_accounting.rdp.rdp_privacy_accountant import compute_epsilon
 from numpy.typing import NDArray
 
+from benchmarks.printed_mechanism import printed_sigma
 from common.privacy.accounting import (
     PAPER_ORDERS,
     RUNNING_GRID,
@@ -21,7 +22,6 @@ from common.privacy.accounting import (
     gdp_clt_mu,
     rdp_epsilon,
 )
-from common.privacy.printed import printed_sigma
 
 
 @dataclass(frozen=True)

@@ -56,11 +56,6 @@ class WeightedEncoder(Encoder):
         """Number of values ``k`` of the code."""
         return self.inner.size
 
-    @property
-    def parts(self) -> tuple[int, ...]:
-        """Those of the encoder within."""
-        return self.inner.parts
-
     def encode(self, vector: Tensor) -> Tensor:
         """Return the code of ``x·w``: shape ``[n]`` to ``[k]``."""
         return self.inner.encode(vector * self._each.to(vector))

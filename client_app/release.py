@@ -2,18 +2,13 @@
 
 The paper clips A and B of every layer separately (Eq 1-2) and adds noise that does not scale with the clip norm
 (Eq 3-4). Here the whole code is clipped at once, after encoding, and the noise is calibrated to that bound: see
-docs/privacy.md. With ``privacy.mechanism = "printed"`` the parts are clipped first, as printed, and the noise is the
-paper's; the terms then state the bound and the noise multiplier that this really amounts to.
+docs/privacy.md; ``benchmarks/printed_mechanism.py`` has the paper's way.
 """
 
-import math
-
 import numpy as np
-import torch
 from torch import Tensor
 
 from common.codecs.base import Encoder
-from common.privacy.clipping import SMALLEST_BOUND, clip_parts
 from common.privacy.mechanism import ReleaseTerms, release
 from common.privacy.noise import RandomSource
 
@@ -28,8 +23,4 @@ def release_gradient(gradient: Tensor, encoder: Encoder, terms: ReleaseTerms, so
         source: randomness of the noise.
 
     """
-    code = encoder.encode(gradient)
-    if terms.per_tensor and torch.isfinite(code).all():
-        share = terms.clip_norm / math.sqrt(len(encoder.parts))
-        code = clip_parts(code, encoder.parts, max(share, SMALLEST_BOUND))  # Eq (1)-(2); never an error
-    return release(code, terms, source)  # clip, then noise: the types allow no other order
+    return release(encoder.encode(gradient), terms, source)  # clip, then noise: the types allow no other order

@@ -82,5 +82,4 @@ def check_run(config: RunConfig) -> None:
 
 def plan_run(config: RunConfig, recipe: Recipe, clients: int) -> PrivacyPlan:
     """The privacy plan of a strategy for a number of enrolled clients; ``ConfigError`` where nothing could be run."""
-    tensors = len(recipe.layout.tensors)
-    return make_plan(config, clients, recipe.code_size, recipe.stage_one, tensors=tensors)
+    return make_plan(config, clients, recipe.code_size, recipe.stage_one)

@@ -93,11 +93,6 @@ class Encoder(ABC):
     def size(self) -> int:
         """Number of values ``k`` of the code."""
 
-    @property
-    def parts(self) -> tuple[int, ...]:
-        """Code values that each tensor of the adapter has to itself; ``(size,)`` if the tensors share the code."""
-        return (self.size,)
-
     @abstractmethod
     def encode(self, vector: Tensor) -> Tensor:
         """Encode ``vector`` (shape ``[n]``) as a code (shape ``[k]``) on the vector's device.

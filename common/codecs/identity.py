@@ -25,11 +25,6 @@ class IdentityCodec(Codec):
         """Number of values of the code: ``n``."""
         return self._layout.size
 
-    @property
-    def parts(self) -> tuple[int, ...]:
-        """The sizes of the adapter's tensors."""
-        return tuple(piece.size for piece in self._layout.tensors)
-
     def encode(self, vector: Tensor) -> Tensor:
         """Return a copy of ``vector`` (shape ``[n]``)."""
         check_shape("adapter vector", vector, self.dim)

@@ -75,11 +75,6 @@ class LinearEncoder(Encoder):
         """Number of values ``k`` of the code."""
         return sum(block.size for block in self._blocks)
 
-    @property
-    def parts(self) -> tuple[int, ...]:
-        """Code values of each block: one block a tensor, or one for all."""
-        return tuple(block.size for block in self._blocks)
-
     def encode(self, vector: Tensor) -> Tensor:
         """Return ``Q (x - m)``: shape ``[n]`` to ``[k]``; another shape raises ``ValueError``."""
         check_shape("adapter vector", vector, self.dim)

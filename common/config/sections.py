@@ -192,9 +192,6 @@ class PrivacyConfig(Section):
     noise_multiplier: Annotated[float, Field(ge=0, le=1e6)] = Field(
         0.0, description="stage-2 noise multiplier; 0 = solve from epsilon"
     )
-    mechanism: Literal["calibrated", "printed"] = Field(
-        "calibrated", description="printed = the paper's Eq (1)-(5), to show what they give; epsilon is then its claim"
-    )
     delta: NonNegativeFloat = Field(1e-5, description="delta of the guarantee, below 1/M; 0 = 1/(10 M)")
     trust: Literal["central", "distributed", "local"] = Field("distributed", description="who adds the noise")
     colluders: NonNegativeInt = Field(
@@ -221,7 +218,7 @@ class PrivacyConfig(Section):
             )
         if 0 < self.noise_multiplier < 1e-4:
             raise ValueError(f"privacy.noise-multiplier = {self.noise_multiplier}: at least 1e-4, or 0 to solve for it")
-        if LARGEST_EPSILON < self.epsilon < math.inf and self.mechanism != "printed":
+        if LARGEST_EPSILON < self.epsilon < math.inf:
             raise ValueError(
                 f"privacy.epsilon = {self.epsilon:g}: nothing above {LARGEST_EPSILON:g} is claimed; ask for less, or "
                 "for no privacy with privacy.epsilon = inf"
@@ -230,18 +227,6 @@ class PrivacyConfig(Section):
             raise ValueError("privacy.epsilon = nan: give a positive number, or inf for no privacy")
         if self.delta >= 1:
             raise ValueError(f"privacy.delta = {self.delta}: a probability well below 1/M is needed")
-        return self
-
-    @model_validator(mode="after")
-    def _as_printed(self) -> "PrivacyConfig":
-        if self.mechanism == "printed" and (self.trust, self.clipping) != ("local", "clip"):
-            raise ValueError(
-                f'privacy.mechanism = "printed" with privacy.trust = "{self.trust}" and privacy.clipping = '
-                f'"{self.clipping}": the paper\'s clients noise their own messages and only clip; set privacy.trust = '
-                '"local" and privacy.clipping = "clip"'
-            )
-        if self.mechanism == "printed" and not self.is_private:
-            raise ValueError('privacy.mechanism = "printed" needs a finite privacy.epsilon or a noise-multiplier (σ)')
         return self
 
     @property

@@ -5,7 +5,6 @@ equations (1) and (2) do, would leave a joint sensitivity of ``C·√n_t``.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,15 +75,6 @@ def clip(vector: Tensor, bound: float, *, normalize: bool = False) -> Clipped:
         if normalize or peak > bound / unit_norm:
             flat = unit * (bound / unit_norm)
     return Clipped(torch.from_numpy(flat.astype(np.float32)), bound)
-
-
-def clip_parts(vector: Tensor, sizes: Sequence[int], bound: float) -> Tensor:
-    """Clip every part of a flat vector (shape ``[sum of sizes]``) to an ℓ2 norm of at most ``bound``.
-
-    The paper's Eq (1) and (2), which clip A and B of every layer one by one. What comes out has a norm of up to
-    ``bound·√len(sizes)``; it is not ``Clipped``, and still has to pass ``clip``. Raises as ``clip`` does.
-    """
-    return torch.cat([clip(part, bound).values for part in vector.split(list(sizes))])
 
 
 def check_bound(bound: float) -> None:

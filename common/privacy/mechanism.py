@@ -82,8 +82,7 @@ class ReleaseTerms:
     float32 without noise. ``shares``: noise shares, each of std z·C/√shares in ``distributed``: a *public* number
     that no cohort exceeds (``sampling.binomial_limit``), since the realized cohort would betray who was selected
     to a coalition of clients; the server adds the shares that nobody brought. ``normalize``: scale every non-zero
-    code to norm C instead of only clipping it. ``per_tensor``: the paper's Eq (1)-(2), for its reproduction: each of
-    the T parts of the code is clipped to C/√T first, so that C is the bound on the whole that its clips really give.
+    code to norm C instead of only clipping it.
     """
 
     size: int
@@ -92,7 +91,6 @@ class ReleaseTerms:
     trust: Trust
     shares: int
     normalize: bool
-    per_tensor: bool = False
 
     def __post_init__(self) -> None:
         check_bound(self.clip_norm)

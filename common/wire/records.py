@@ -81,7 +81,6 @@ def pack_instruction(adapter: Tensor | QuantizedAdapter, encoder: EncoderSpec, t
         "trust": terms.trust,
         "shares": terms.shares,
         "normalize": terms.normalize,
-        "per-tensor": terms.per_tensor,
     }
     return RecordDict(
         {
@@ -127,7 +126,6 @@ def unpack_instruction(content: RecordDict) -> tuple[Tensor | QuantizedAdapter, 
             trust=header["trust"],
             shares=int(header["shares"]),
             normalize=bool(header["normalize"]),
-            per_tensor=bool(header["per-tensor"]),
         )
         task = Task(
             int(header["round"]),

@@ -7,7 +7,6 @@ from functools import lru_cache
 from common.config import ConfigError, PrivacyConfig, RunConfig
 from common.privacy.accounting import Charge, calibrate, check_delta, default_delta, epsilon, max_rounds
 from common.privacy.mechanism import MOST_SMOOTHING, SLACK_EPSILON, ReleaseTerms, noise_slack, outsider_charge
-from common.privacy.printed import PrintedMechanism, printed_sigma
 from server_app.privacy.sampling import binomial_limit
 from server_app.privacy.stage_one import StageOne
 
@@ -31,7 +30,6 @@ class PrivacyPlan:
         epsilon: end-to-end epsilon of the released model after ``rounds``; inf when any stage is not private.
         reason: why epsilon is inf, else ``""``.
         expected_cohort: p M, the fixed public denominator of a round.
-        printed: the paper's mechanism, when that is what runs.
 
     """
 
@@ -46,7 +44,6 @@ class PrivacyPlan:
     epsilon: float
     reason: str
     expected_cohort: float
-    printed: PrintedMechanism | None
 
     @property
     def noisy_stage_one(self) -> bool:
@@ -60,13 +57,11 @@ def make_plan(
     code_size: int,
     stage: StageOne | None,
     *,
-    tensors: int = 1,
     budget: float = 0.0,
 ) -> PrivacyPlan:
     """Solve the noise of a run with ``clients`` enrolled; ``stage`` is ``None`` without a stage 1.
 
-    ``tensors``: LoRA factors of the adapter, which the paper's mechanism clips one by one. ``budget``: an epsilon that
-    may leave fewer rounds than the configuration has, where its noise is given; 0: none.
+    ``budget``: an epsilon that may leave fewer rounds than the configuration has, where its noise is given; 0: none.
 
     Raises ``ConfigError`` when delta is not below 1/M or the budget affords nothing.
     """
@@ -83,12 +78,8 @@ def make_plan(
         )
     stage_one = _stage_one_charge(config, stage, delta, slack) if stage else None
     before = (stage_one,) if stage_one and stage_one.noise_multiplier else ()
-    printed = _printed(config, clients, delta, tensors)
     unit = _unit_charge(privacy, privacy.sampling_rate, "stage 2: gradient")
-    if printed:
-        noise = printed.message_multiplier
-    else:
-        noise = _noise(config, delta, slack, unit, before) if privacy.is_private else 0.0
+    noise = _noise(config, delta, slack, unit, before) if privacy.is_private else 0.0
     per_round = replace(unit, noise_multiplier=noise)
     rounds = _affordable(config, budget, delta, slack, per_round, before)
     reason = _why_not_private(config, stage)
@@ -105,15 +96,13 @@ def make_plan(
         epsilon=total,
         reason=reason,
         expected_cohort=privacy.sampling_rate * clients,
-        printed=printed,
     )
 
 
 def round_terms(privacy: PrivacyConfig, plan: PrivacyPlan, code_size: int) -> ReleaseTerms:
     """Release terms of a round of stage 2 as planned."""
     noise = noise_against(colluders_counted(privacy, plan.clients), plan.round.noise_multiplier, plan.shares)
-    terms = stage_two_terms(privacy, code_size, noise, plan.shares)
-    return replace(terms, clip_norm=plan.printed.joint_bound, per_tensor=True) if plan.printed else terms
+    return stage_two_terms(privacy, code_size, noise, plan.shares)
 
 
 def mean_noise(privacy: PrivacyConfig, plan: PrivacyPlan, code_size: int) -> float:
@@ -137,16 +126,6 @@ def stage_one_terms(config: RunConfig, plan: PrivacyPlan, stage: StageOne) -> Re
         shares=plan.stage_one_shares,
         normalize=False,
     )
-
-
-def _printed(config: RunConfig, clients: int, delta: float, tensors: int) -> PrintedMechanism | None:
-    """The paper's mechanism when it is asked for: σ as given, or by Eq (7) from the epsilon that it will claim."""
-    privacy = config.privacy
-    if privacy.mechanism != "printed":
-        return None
-    rate, rounds = privacy.sampling_rate, config.num_server_rounds
-    sigma = privacy.noise_multiplier or printed_sigma(privacy.epsilon, delta, rate, rounds)
-    return PrintedMechanism(sigma, max(1.0, rate * clients), tensors, privacy.clip_norm)
 
 
 def provable(value: float) -> float:

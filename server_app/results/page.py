@@ -4,7 +4,6 @@ import math
 from typing import Any
 
 from server_app.privacy.account import cross_check_sentence
-from server_app.results.printed import printed_sentences
 from server_app.results.published_names import public_name
 from server_app.results.units import show, times
 from server_app.rounds.controls import control_warning
@@ -37,8 +36,6 @@ def markdown(report: dict[str, Any]) -> str:
     ]
     if privacy["not_private_because"]:
         lines.append(f"\nNot private end to end, because {privacy['not_private_because']}.")
-    if privacy["printed"]:
-        lines += ["", *printed_sentences(privacy["printed"])]
     if privacy["insecure_noise"]:
         lines.append("\n**INSECURE TEST RUN: the noise was reproducible, so no epsilon above holds.**")
     lines += [

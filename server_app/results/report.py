@@ -25,7 +25,6 @@ from server_app.privacy.plan import (
 from server_app.results.folder import RunFolder
 from server_app.results.page import markdown
 from server_app.results.plots import draw_plots
-from server_app.results.printed import describe_printed
 from server_app.rounds.divergence import VALIDATION_LOSS
 from server_app.strategies.base import FederatedAdapter
 from server_app.strategies.findings import Findings
@@ -180,7 +179,6 @@ def describe_privacy(config: RunConfig, account: PrivacyAccount) -> dict[str, An
         "noise_shares": plan.shares,
         "delta_set_aside": plan.slack,
         "rounds_charged": account.rounds_charged,
-        "printed": describe_printed(plan, privacy, account.rounds_charged),
     }
 
 

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from common.config import ConfigError, RunConfig, refuse_faults
-from server_app.strategies import checks, public_prior_checks
+from server_app.strategies import fedcg_checks, public_prior_checks
 
 if TYPE_CHECKING:
     from common.adapter import Layout
@@ -49,7 +49,7 @@ class Entry:
     place: str
     sections: Callable[[RunConfig], tuple[str, ...]]
     ignores: tuple[str, ...] = ()
-    faults: Callable[[RunConfig], list[str]] = checks.per_tensor_faults
+    faults: Callable[[RunConfig], list[str]] = _nothing
     file_faults: Callable[[RunConfig], list[str]] = _nothing
 
     def load(self) -> type["FederatedAdapter"]:
@@ -103,21 +103,19 @@ STRATEGIES = Registry(
             "dr_encoder:DrEncoder",
             lambda config: (*_learnable(config), "stage-one"),
             ("stage-one.share", "stage-one.clip-norm"),
-            checks.dr_encoder_faults,
         ),
         "fedcg": Entry(
             "fedcg:FedCg",
             lambda _: ("codec", "prior", "stage-one"),
             ("codec.form", "stage-one.estimator", "stage-one.grouping"),
-            checks.fedcg_faults,
+            fedcg_checks.faults,
         ),
         "fedlpp": Entry(
             "fedlpp:FedLpp",
             lambda config: ("fedlpp", "codec") if config.fedlpp.compress else ("fedlpp",),
-            faults=checks.fedlpp_faults,
         ),
         "history-prior": Entry("history_prior:HistoryPrior", lambda config: (*_codec(config), "history")),
-        "lora": Entry("lora:Lora", lambda _: (), faults=_nothing),
+        "lora": Entry("lora:Lora", lambda _: ()),
         "public-prior": Entry(
             "public_prior:PublicPrior",
             lambda config: (*_codec(config), "public-prior"),

@@ -161,7 +161,7 @@ class FederatedAdapter(FlowerStrategy):
         opened, releases, control = closed.opened, closed.releases, self.config.server.control
         # 1: aggregate the clients' codes, Eq (5): their noisy sum over a fixed denominator
         total = combine(releases, opened.instruction.terms, self.noise_source(opened.number))
-        code = controlled_code(control, total / self._denominator(len(releases)))
+        code = controlled_code(control, total / self.account.plan.expected_cohort)
         # 2: decode with Dec, which never left the server, at the length that the gradients had
         gradient = controlled_gradient(control, self.recipe.step_factor * opened.codec.decode(code))
         # 3: gradient descent on the adapter, Eq (6); 4: the next round sends it to its clients
@@ -211,11 +211,6 @@ class FederatedAdapter(FlowerStrategy):
         """The codec of a round, redrawn every ``codec.refresh-every`` rounds."""
         every = self.config.codec.refresh_every
         return self.codec.redraw((server_round - 1) // every if every else 0)
-
-    def _denominator(self, replies: int) -> float:
-        """The expected cohort, fixed and public; the paper divides by the replies that came (Eq 5)."""
-        plan = self.account.plan
-        return float(max(1, replies)) if plan.printed else plan.expected_cohort
 
     def _stop_if_failing(self, closed: ClosedRound) -> None:
         if self.state.failed_in_a_row >= self.config.federation.max_failed_rounds:

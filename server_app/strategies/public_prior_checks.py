@@ -23,8 +23,6 @@ def faults(config: RunConfig) -> list[str]:
             f'public-prior.delivery = "rebuild" with model.quantization = "{config.model.quantization}": quantised '
             'layers have no forward-mode derivative; set it to "basis"'
         )
-    if config.privacy.mechanism == "printed":
-        found.append('privacy.mechanism = "printed" clips tensors apart, and a row of public-prior spans them all')
     return found + template_faults(prior, config.data.name)
 
 

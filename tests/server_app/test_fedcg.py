@@ -118,15 +118,6 @@ def test_zero_gradients_are_not_trained_on() -> None:
     ("changes", "message"),
     [
         ({"codec.kind": "identity"}, r'strategy\.name = "fedcg" with codec\.kind = "identity"'),
-        (
-            {
-                "privacy.mechanism": "printed",
-                "privacy.trust": "local",
-                "privacy.clipping": "clip",
-                "privacy.epsilon": 1.0,
-            },
-            r'strategy\.name = "fedcg" with privacy\.mechanism = "printed"',
-        ),
         ({"stage-one.share": 0.0}, r"stage-one\.share = 0\.0"),
         ({"stage-one.share": 1.0}, r"stage-one\.share = 1\.0"),
     ],

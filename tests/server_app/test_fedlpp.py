@@ -10,11 +10,10 @@ import torch
 from flwr.app import ConfigRecord, MetricRecord
 from torch import Tensor
 
-from common.config import ConfigError, RunConfig
+from common.config import ConfigError
 from common.model.adapted import AdaptedModel
 from common.proxy import QuantizedAdapter, quantize
 from common.wire.records import ADAPTER, pack_instruction, serialized_bytes, unpack_instruction
-from server_app.strategies import check_strategy
 from server_app.strategies.base import FederatedAdapter
 from tests.support.false_alarms import rms_outside, statistical
 from tests.support.grids import TinyGrid
@@ -130,13 +129,6 @@ def test_compressed_updates_need_a_codec_that_suits(
     key, value = next(iter(changes.items()))
     with pytest.raises(ConfigError, match=rf'{key} = "{value}": strategy fedlpp'):
         planned(config, adapted, CLIENTS)
-
-
-def test_the_printed_mechanism_takes_whole_updates_and_wants_tensors_apart_in_codes() -> None:
-    printed = {**FEDLPP, "privacy.mechanism": "printed", "privacy.trust": "local", "privacy.clipping": "clip"}
-    check_strategy(RunConfig.parse(printed))
-    with pytest.raises(ConfigError, match=r'set codec\.form = "per-tensor"'):
-        check_strategy(RunConfig.parse({**printed, "fedlpp.compress": True}))
 
 
 def test_the_report_scores_the_saved_adapter_and_its_proxy_and_their_gap(make: Make) -> None:

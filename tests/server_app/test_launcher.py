@@ -131,7 +131,6 @@ REPORT: dict[str, Any] = {
         "one_client_against_server": FIGURE | {"epsilon": "inf", "not_claimed_because": "epsilon is above 20"},
         "not_private_because": "",
         "insecure_noise": False,
-        "printed": {},
     },
     "communication": {
         "bytes_up_per_client_round": 700.0,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from common.privacy import mechanism, noise
-from common.privacy.clipping import Clipped, clip, clip_parts
+from common.privacy.clipping import Clipped, clip
 from common.privacy.mechanism import ReleaseTerms, Trust
 from common.privacy.noise import GridVector, Integers, RandomSource
 
@@ -70,7 +70,8 @@ def per_tensor_clip(patch: pytest.MonkeyPatch) -> None:
     joint = TENSORS**0.5
 
     def by_parts(code: Tensor, bound: float, *, normalize: bool) -> Clipped:
-        return Clipped(clip_parts(code, [code.numel() // TENSORS] * TENSORS, bound), bound * joint)
+        parts = code.split(code.numel() // TENSORS)
+        return Clipped(torch.cat([clip(part, bound).values for part in parts]), bound * joint)
 
     patch.setattr(mechanism, "clip", by_parts)
     _finer_grid(patch, joint)

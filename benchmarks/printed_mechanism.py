@@ -11,9 +11,17 @@ also printed as a mean of products ÃB̃; a decoder of A's and B's codes cannot 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.privacy.clipping import clip
 from common.privacy.gaussian import gaussian_epsilon, gaussian_mu, gdp_clt_mu
+from common.privacy.mechanism import ReleaseTerms, release
+from common.privacy.noise import RandomSource
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,24 @@ class PrintedMechanism:
     def claimed_epsilon(self, sampling_rate: float, rounds: int, delta: float) -> float:
         """The ε that the paper states for these rounds: Eq (7), converted exactly."""
         return gaussian_epsilon(gdp_clt_mu(self.sigma, sampling_rate, rounds), delta)
+
+
+def clip_parts(vector: Tensor, sizes: Sequence[int], bound: float) -> Tensor:
+    """Clip every part of a flat vector (shape ``[sum of sizes]``) to an ℓ2 norm of at most ``bound``: Eq (1)-(2).
+
+    What comes out has a norm of up to ``bound·√len(sizes)``. Raises as ``clip`` does.
+    """
+    return torch.cat([clip(part, bound).values for part in vector.split(list(sizes))])
+
+
+def printed_message(code: Tensor, sizes: Sequence[int], printed: PrintedMechanism, source: RandomSource) -> np.ndarray:
+    """One client's message of a code (shape ``[k]``) of parts of ``sizes``, Eq (1)-(4), through the app's own release.
+
+    The release is told the bound and the noise multiplier that the printed ones amount to.
+    """
+    bound, noise = printed.joint_bound, printed.message_multiplier
+    terms = ReleaseTerms(code.numel(), bound, noise, "local", 0, normalize=False)
+    return release(clip_parts(code, sizes, printed.clip_norm), terms, source) * terms.grid_step
 
 
 def printed_sigma(epsilon: float, delta: float, sampling_rate: float, rounds: int) -> float:
