@@ -57,12 +57,18 @@ class SiteData:
     @classmethod
     def from_node_config(cls, node: NodeConfig) -> "SiteData":
         """Read it from a node configuration with ``data-path``; ``PolicyRefusal`` names a key that is wrong."""
+        layout, template = text(node, "data-format", "columns", _FORMATS), absolute_path(node, "chat-template")
+        if layout == "chat" and not template:
+            raise PolicyRefusal(
+                'node config data-format = "chat": write chat-template too, the absolute name of a Jinja file of the '
+                "site's own (the model's never runs on private rows); refusing until then"
+            )
         return cls(
             path=absolute_path(node, "data-path"),
-            format=text(node, "data-format", "columns", _FORMATS),
+            format=layout,
             prompt_column=text(node, "prompt-column", "prompt"),
             completion_column=text(node, "completion-column", "completion"),
-            chat_template=absolute_path(node, "chat-template"),
+            chat_template=template,
             append_eos=flag(node, "append-eos", default=True),
             max_length=whole(node, "max-length", DEFAULTS["max-length"], least=2),
             max_batch_size=whole(node, "max-batch-size", DEFAULTS["max-batch-size"], least=1),
@@ -119,7 +125,7 @@ class SiteData:
     def _fixed(self, asked: DataConfig) -> list[tuple[str, object, object]]:
         found: list[tuple[str, object, object]] = [
             ("format", asked.format, self.format),
-            ("chat-template", asked.chat_template, bool(self.chat_template)),
+            ("chat-template", asked.templated, bool(self.chat_template)),
             ("append-eos", asked.append_eos, self.append_eos),
         ]
         if self.format == "columns":  # other formats name their columns themselves

@@ -97,8 +97,10 @@ class DataConfig(Section):
     """Private examples of the clients and the public evaluation set."""
 
     name: str = Field("demo", description='"demo", a hub id, or a local file/directory (JSONL, CSV, Parquet)')
-    format: Literal["columns", "dolly", "mmlu", "ceval", "alpaca", "e2e", "dart", "dialogsum"] = Field(
-        "columns", description="columns = prompt-column and completion-column as they are; else that set's own layout"
+    format: Literal["columns", "chat", "text", "dolly", "mmlu", "ceval", "alpaca", "e2e", "dart", "dialogsum"] = Field(
+        "columns",
+        description="columns = prompt-column and completion-column as they are; chat = messages or conversations, "
+        "learning every answer of the assistant; text = plain texts; else that set's own layout",
     )
     subset: str = Field(
         "", description="hub set or directory: its configuration, or several, comma-separated; of data.evaluation too"
@@ -109,7 +111,10 @@ class DataConfig(Section):
     evaluation: str = Field("", description='file or hub id of held-out examples; "" = the demo\'s own, or none')
     evaluation_split: str = Field("test", description="split of data.evaluation if that is a hub set or directory")
     split: str = Field("evaluation", description="demo: evaluation (report) or validation (public, for tuning)")
-    prompt_column: str = Field("prompt", description="column that holds the prompt (its labels are masked)")
+    prompt_column: str = Field(
+        "prompt",
+        description="column that holds the prompt (its labels are masked); several, comma-separated: a paragraph each",
+    )
     completion_column: str = Field("completion", description="column that holds the text to learn")
     group_column: str = Field(
         "group", description="column that groups examples in reports, and by which dirichlet and natural partition"
@@ -120,7 +125,9 @@ class DataConfig(Section):
     max_length: Annotated[int, Field(ge=2)] = Field(
         512, description="longest example in tokens; longer ones are cut at the left"
     )
-    chat_template: bool = Field(False, description="write prompts in the tokenizer's chat template")
+    chat_template: bool = Field(
+        False, description='write prompts in the tokenizer\'s chat template; data.format = "chat" always does'
+    )
     append_eos: bool = Field(
         True, description="end completions with the tokenizer's end-of-text token (not the demo's own data)"
     )
@@ -134,12 +141,27 @@ class DataConfig(Section):
                     f'data.{kebab(name)} = "{getattr(self, name)}" with data.format = "{self.format}", which knows its '
                     f'columns: set data.format = "columns", or leave it at "{default}"'
                 )
-        if self.prompt_column == self.completion_column:
+        if self.format == "text" and self.chat_template:
+            raise ValueError(
+                'data.chat-template = true with data.format = "text": plain texts have no turns for a template to '
+                'write; set it to false, or take data.format = "chat" or "columns"'
+            )
+        if self.completion_column in self.prompt_columns:
             raise ValueError(
                 f'data.prompt-column = "{self.prompt_column}": is data.completion-column too; a model would learn to '
                 "repeat what it was asked; name two columns"
             )
         return self
+
+    @property
+    def prompt_columns(self) -> tuple[str, ...]:
+        """The columns of a prompt, in the order in which their texts follow each other."""
+        return tuple(name.strip() for name in self.prompt_column.split(",") if name.strip()) or ("",)
+
+    @property
+    def templated(self) -> bool:
+        """Whether a chat template writes what the model reads."""
+        return self.chat_template or self.format == "chat"
 
 
 class TrainConfig(Section):

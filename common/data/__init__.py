@@ -3,9 +3,11 @@
 Examples are rows of a ``datasets.Dataset`` with a prompt, a completion and optionally a group and choices. Clients of a
 simulation share one data set that a ``flwr-datasets`` partitioner splits; a deployed site reads its own file.
 ``sources`` reads rows (``files``, ``sets``) as texts and makes examples of them (``examples``), ``formats`` knows the
-layouts of public sets, ``partition`` says who holds what, ``overlap`` what is public, ``tokens`` makes tokens.
+layouts, ``chats`` conversations; ``partition`` says who holds what, ``overlap`` what is public; ``tokens`` and, of
+conversations, ``chat_template`` make tokens.
 """
 
+from common.data.chat_template import check_chat_template
 from common.data.formats import FORMATS
 from common.data.overlap import check_evaluation_is_public
 from common.data.partition import (
@@ -19,15 +21,8 @@ from common.data.partition import (
     validation_examples,
 )
 from common.data.sources import load_examples
-from common.data.tokens import (
-    IGNORED,
-    TokenizedExamples,
-    check_chat_template,
-    completion_texts,
-    encode,
-    prompt_texts,
-    tokenize,
-)
+from common.data.tokenized import IGNORED, TokenizedExamples
+from common.data.tokens import completion_texts, encode, prompt_texts, tokenize
 
 __all__ = [
     "FORMATS",

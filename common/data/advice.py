@@ -5,16 +5,25 @@ from pathlib import Path
 
 from common.data.formats import FORMATS
 
-_CHATS = ("messages", "conversations")
+_PAIRS = (
+    ("instruction", "output"), ("instruction", "response"), ("question", "answer"), ("question", "response"),
+    ("query", "response"), ("prompt", "response"), ("prompt", "completion"), ("input", "output"), ("source", "target"),
+)  # fmt: skip
+_PREFERENCES = {"chosen", "rejected"}
 
 
 def advice(columns: Collection[str], path: str) -> str:
     """A sentence behind "has these columns", with the blank before it; ``""`` when they say nothing."""
-    known = [name for name, layout in FORMATS.items() if set(layout.columns) <= set(columns)]
+    known = [(len(layout.columns), name) for name, layout in FORMATS.items() if layout.has_columns(columns)]
     if known:
-        return f'. These are the columns of data.format = "{known[0]}"'
-    if chats := [name for name in _CHATS if name in columns]:
-        return f". Chats ({chats[0]}) are not read: give each example a prompt and a completion of its own"
+        most = max(count for count, _ in known)
+        name = next(name for count, name in known if count == most)
+        return f'. These are the columns of data.format = "{name}"'
+    if set(columns) >= _PREFERENCES:
+        return ". Pairs to prefer one text of (DPO) are not learned from: name the chosen texts' column as completion"
+    for prompt, completion in _PAIRS:
+        if {prompt, completion} <= set(columns):
+            return f'. Try data.prompt-column = "{prompt}" and data.completion-column = "{completion}"'
     if len(columns) == 1:
         return _of_one(next(iter(columns)), path)
     return ""

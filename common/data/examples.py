@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from common.config import DataConfig
 from common.data.formats import FORMATS
 from common.data.raw import Row
-from common.data.table import CHOICES
+from common.data.table import CHOICES, MESSAGES
 
 
 class RowError(ValueError):
@@ -23,8 +23,8 @@ class RowError(ValueError):
 def needed_columns(data: DataConfig) -> dict[str, str]:
     """The columns that rows must have, each with the setting that says so."""
     if data.format == "columns":
-        keys = (("prompt-column", data.prompt_column), ("completion-column", data.completion_column))
-        return {column: f'data.{key} = "{column}"' for key, column in keys}
+        prompts = dict.fromkeys(data.prompt_columns, f'data.prompt-column = "{data.prompt_column}"')
+        return prompts | {data.completion_column: f'data.completion-column = "{data.completion_column}"'}
     return dict.fromkeys(FORMATS[data.format].columns, f'data.format = "{data.format}"')
 
 
@@ -35,7 +35,7 @@ def made_columns(data: DataConfig) -> tuple[str, ...]:
     layout = FORMATS[data.format]
     return (
         "prompt", "completion", "message", *(["group"] if layout.grouped else []),
-        *([CHOICES] if layout.multiple_choice else []),
+        *([CHOICES] if layout.multiple_choice else []), *([MESSAGES] if layout.chat else []),
     )  # fmt: skip
 
 
@@ -45,7 +45,8 @@ def examples_of(row: Row, data: DataConfig) -> Iterator[Mapping[str, object]]:
         yield _as_it_is(row, data)
         return
     layout, made = FORMATS[data.format], made_columns(data)
-    kept = _others(row, {*layout.columns, *made})
+    row = layout.renamed(row)
+    kept = _others(row, {*layout.columns, *made, CHOICES})
     try:
         for example in layout.examples({**dict.fromkeys(layout.columns), **row}):
             yield {**kept, **{key: getattr(example, key) for key in made}}
@@ -55,19 +56,29 @@ def examples_of(row: Row, data: DataConfig) -> Iterator[Mapping[str, object]]:
 
 
 def _as_it_is(row: Row, data: DataConfig) -> dict[str, object]:
-    """The configured columns, which must have something to ask with and to learn."""
-    example: dict[str, object] = {}
-    for column, setting in needed_columns(data).items():
-        text = row.get(column)
-        if isinstance(text, list | dict):
+    """The configured columns, which must have something to ask with and to learn; several of a prompt become one."""
+    settings = needed_columns(data)
+    for column, setting in settings.items():
+        if isinstance(row.get(column), list | dict):
             raise RowError(" holds lists or records there; text is needed", setting)
+    prompt = _joined([row.get(column) for column in data.prompt_columns])
+    example: dict[str, object] = {data.prompt_column: prompt, data.completion_column: row.get(data.completion_column)}
+    for column, text in example.items():
         if text is None or (column == data.completion_column and not text):
+            setting = settings[data.completion_column if column == data.completion_column else data.prompt_columns[0]]
             raise RowError(" has no text there; fill it or drop the row", setting)
-        example[column] = text
-    choices = row.get(CHOICES) if CHOICES not in example else None
+    taken = {*settings, data.prompt_column, CHOICES}
+    choices = row.get(CHOICES) if CHOICES not in settings else None
     if choices is not None:
         example[CHOICES] = _checked_choices(choices, str(example[data.completion_column]))
-    return example | _others(row, {*example, CHOICES})
+    return example | _others(row, taken)
+
+
+def _joined(parts: list[str | None]) -> str | None:
+    """One column as it is; of several those with text, a blank line between them (Alpaca's input may be empty)."""
+    if len(parts) == 1:
+        return parts[0]
+    return "\n\n".join(part for part in parts if part) or None
 
 
 def _checked_choices(choices: object, answer: str) -> list[str]:

@@ -4,40 +4,43 @@ Column names are those of the sets on the Hugging Face hub. A row without an ans
 output) has nothing to learn from and yields no example. Values come as texts (``files``), in lists and records of them.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
+
+from common.data.chats import chat_example
+from common.data.example import Example
 
 Row = Mapping[str, Any]
 _LETTERS = "ABCD"
 
 
 @dataclass(frozen=True)
-class Example:
-    """One thing to learn.
-
-    ``prompt`` is the whole text before ``completion`` (which begins with the white space that divides them);
-    ``message`` is what a chat's user would say instead. ``choices`` are possible completions, the right one among them.
-    """
-
-    prompt: str
-    completion: str
-    message: str
-    group: str = ""
-    choices: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Format:
     """A layout: the columns that it needs, whether its examples have groups and choices, and what a row yields.
 
-    ``examples`` raises ``ValueError`` for a row that it cannot read.
+    ``examples`` raises ``ValueError`` for a row that it cannot read. ``aliases``: other names of its columns, each with
+    the column that it stands for. ``chat``: examples are conversations, which a chat template writes.
     """
 
     columns: tuple[str, ...]
     examples: Callable[[Row], Iterator[Example]]
     grouped: bool = False
     multiple_choice: bool = False
+    chat: bool = False
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+    def renamed(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The row with its columns under the names of the layout."""
+        found = dict(row)
+        for alias, column in self.aliases.items():
+            if column not in found and alias in found:
+                found[column] = found.pop(alias)
+        return found
+
+    def has_columns(self, columns: Collection[str]) -> bool:
+        """Whether rows with these columns can be read."""
+        return set(self.columns) <= self.renamed(dict.fromkeys(columns)).keys()
 
 
 _INTRO = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
@@ -158,6 +161,12 @@ def _dialogsum(row: Row) -> Iterator[Example]:
         yield Example(f"{task}\n\n{dialogue}\n\nSummary:", f" {summary}", message=f"{task}\n\n{dialogue}")
 
 
+def _plain_text(row: Row) -> Iterator[Example]:
+    """A text that is learned from its first token on."""
+    if text := _text(row, "text"):
+        yield Example("", text, message="")
+
+
 def _paragraphs(*parts: str) -> str:
     return "\n\n".join(part for part in parts if part)
 
@@ -170,4 +179,8 @@ FORMATS: dict[str, Format] = {
     "e2e": Format(("meaning_representation", "human_reference"), _e2e),
     "dart": Format(("tripleset", "annotations"), _dart, grouped=True),
     "dialogsum": Format(("dialogue", "summary"), _dialogsum),
+    "chat": Format(
+        ("messages",), chat_example, chat=True, aliases={"conversations": "messages", "conversation": "messages"}
+    ),
+    "text": Format(("text",), _plain_text),
 }

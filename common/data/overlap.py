@@ -8,7 +8,9 @@ from pathlib import Path
 from datasets import Dataset
 
 from common.config import ConfigError, DataConfig, names_a_file
+from common.data.chats import read_messages
 from common.data.partition import evaluation_examples, shared_examples
+from common.data.table import MESSAGES
 
 _log = logging.getLogger(__name__)
 
@@ -16,21 +18,22 @@ _log = logging.getLogger(__name__)
 def check_evaluation_is_public(data: DataConfig, clients: int, seed: int) -> None:
     """Refuse ``data.evaluation`` if it holds rows that the clients hold too: prompt and completion together.
 
-    They are compared as one text, letter for letter but for white space, case, how Unicode writes a letter (an umlaut
-    as one character or two, full width or half) and characters that cannot be seen. What simulated clients hold is read
-    from ``data.name``; sites with files of their own are not looked into, nor can they be. ``clients`` and ``seed``
-    decide what the embedded data give them. Raises ``ConfigError`` with the number of such rows.
+    They are compared as one text (of a conversation one for each of its answers), letter for letter but for white
+    space, case, how Unicode writes a letter (an umlaut as one character or two, full width or half) and characters that
+    cannot be seen. What simulated clients hold is read from ``data.name``; sites with files of their own are not looked
+    into, nor can they be. ``clients`` and ``seed`` decide what the embedded data give them. Raises ``ConfigError`` with
+    the number of such rows.
     """
     if not data.evaluation or not _readable(data):
         return
     public = evaluation_examples(data, seed)
     asked = list(_normalized(public, data)) if public is not None else []
     try:
-        held = set(_normalized(shared_examples(data, clients, seed), data)).intersection(asked)
+        held = {text for texts in _normalized(shared_examples(data, clients, seed), data) for text in texts}
     except ConfigError as error:
         _log.warning("data.evaluation could not be compared with data.name: %s", error)
         return
-    rows = [number for number, pair in enumerate(asked, start=1) if pair in held]
+    rows = [number for number, texts in enumerate(asked, start=1) if not held.isdisjoint(texts)]
     if rows:
         raise ConfigError(
             f'data.evaluation = "{data.evaluation}": {len(rows)} of its {len(asked)} examples are among those that the '
@@ -46,9 +49,16 @@ def _readable(data: DataConfig) -> bool:
     return not names_a_file(data.name) or Path(data.name).expanduser().exists()
 
 
-def _normalized(rows: Dataset, data: DataConfig) -> Iterator[str]:
+def _normalized(rows: Dataset, data: DataConfig) -> Iterator[list[str]]:
+    """Of each row the text that is learned; of a conversation one for each answer, with all that comes before it."""
+    if data.format == "chat":
+        for told in rows[MESSAGES]:
+            messages = read_messages(told)
+            ends = [end for end, message in enumerate(messages, start=1) if message["role"] == "assistant"]
+            yield [_plain(" ".join(message["content"] for message in messages[:end])) for end in ends]
+        return
     for prompt, completion in zip(rows[data.prompt_column], rows[data.completion_column], strict=True):
-        yield _plain(f"{prompt} {completion}")  # wherever the text is cut in two, the model learns the same
+        yield [_plain(f"{prompt} {completion}")]  # wherever the text is cut in two, the model learns the same
 
 
 def _plain(text: str) -> str:

@@ -16,7 +16,9 @@ from transformers import PreTrainedTokenizerBase
 
 from common.config import ConfigError, DataConfig
 from common.data.sources import load_examples, load_site_examples
-from common.data.tokens import TokenizedExamples, encode
+from common.data.table import MESSAGES
+from common.data.tokenized import TokenizedExamples
+from common.data.tokens import encode
 from common.demo import tasks as demo_tasks
 
 _CODES = "__group__"  # numbers of the groups, which partitioners compare; the groups themselves stay texts
@@ -115,8 +117,9 @@ def _count(partitioner: Partitioner, data: DataConfig) -> int:
 
 
 def _distinct(rows: Dataset, data: DataConfig) -> Dataset:
-    """The rows without later repetitions of a prompt with the same completion."""
-    pairs = zip(rows[data.prompt_column], rows[data.completion_column], strict=True)
+    """The rows without later repetitions of a prompt with the same completion, or of a conversation."""
+    columns = [MESSAGES] if data.format == "chat" else [data.prompt_column, data.completion_column]
+    pairs = zip(*(rows[column] for column in columns), strict=True)
     first = {pair: number for number, pair in reversed(list(enumerate(pairs)))}
     return rows if len(first) == len(rows) else rows.select(sorted(first.values()))
 
@@ -138,7 +141,7 @@ def private_tokens(
             f'"{data.partitioner}" gave it none of "{data.name}"; use fewer clients, or another partitioner'
         )
     drawn = data.name == "demo" and not site_path  # short answers that the embedded model was never taught to end
-    return encode(rows, data, tokenizer, end=data.append_eos and not drawn, lenient=bool(site_path))
+    return encode(rows, data, tokenizer, end=data.append_eos and not drawn, lenient=bool(site_path), pieces=True)
 
 
 def split_rows(count: int, share: float, seed: int) -> tuple[Tensor, Tensor]:

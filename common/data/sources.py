@@ -10,6 +10,7 @@ from common.config import ConfigError, DataConfig
 from common.data.advice import advice
 from common.data.examples import RowError, examples_of, made_columns, needed_columns
 from common.data.files import KINDS, kind_of, rows_of_file
+from common.data.formats import FORMATS
 from common.data.raw import FileFault, Row, RowFault
 from common.data.sets import rows_of_set
 from common.data.table import CHOICES, Table
@@ -60,6 +61,7 @@ class _Reading:
         self._split = data.evaluation_split if held_out else data.train_split
         file = Path(path).expanduser()
         self._file = file if kind_of(file) and not file.is_dir() else None
+        self._layout = FORMATS.get(data.format)  # none for "columns"
         self._answered = 0
         self._first_fault = ""
         self._columns: dict[str, None] = {}  # an ordered set
@@ -108,7 +110,7 @@ class _Reading:
         if isinstance(row, RowFault):
             self._fault(f"{self._key}: could not be read as examples: {row.reason}")
             return
-        self._columns |= dict.fromkeys(row)
+        self._columns |= dict.fromkeys(self._layout.renamed(row) if self._layout else row)
         try:
             examples = list(examples_of(row, self._data))
         except RowError as error:

@@ -6,6 +6,8 @@ import pyarrow as pa
 from datasets import Dataset, Features, List, Value
 
 CHOICES = "choices"
+MESSAGES = "messages"
+"""Column of conversations, as JSON."""
 _ROWS = 10_000  # of one chunk: as many are held as Python objects at a time
 
 

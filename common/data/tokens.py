@@ -1,90 +1,89 @@
 """Texts to tokens: chat templates, end-of-text, masked prompts, truncation."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import takewhile
 
-import torch
 from datasets import Dataset
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from common.config import ConfigError, DataConfig
+from common.data.chat_template import TemplateFault, answer_tokens, check_chat_template, render, shared
+from common.data.chats import read_messages
+from common.data.table import MESSAGES
+from common.data.tokenized import Spans, TokenizedExamples, cut, is_bare, packed
 from common.model.token_ids import empty_ids, split_at_word, token_ids
-
-IGNORED = -100  # label that cross-entropy skips
-
-
-@dataclass(frozen=True)
-class TokenizedExamples:
-    """Examples as tokens: ``input_ids``, ``attention_mask`` and ``labels``, each of shape ``[examples, length]``.
-
-    ``labels`` repeats the completion's tokens and is ``IGNORED`` on the prompt and on the padding.
-    """
-
-    input_ids: Tensor
-    attention_mask: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return self.input_ids.shape[0]
-
-    def select(self, rows: Tensor) -> "TokenizedExamples":
-        """The given rows, cut to the longest of them."""
-        mask = self.attention_mask[rows]
-        length = int(mask.sum(dim=1).max()) if len(rows) else 0
-        return TokenizedExamples(self.input_ids[rows, :length], mask[:, :length], self.labels[rows, :length])
-
-    def to(self, device: torch.device) -> "TokenizedExamples":
-        """The same examples on another device."""
-        return TokenizedExamples(self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device))
-
-
-def check_chat_template(data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse ``data.chat-template`` for a tokenizer that has none."""
-    if data.chat_template and not tokenizer.chat_template:
-        raise ConfigError(
-            f'data.chat-template = true: the tokenizer of "{tokenizer.name_or_path}" has no chat template; '
-            "set it to false, or take the model's chat variant"
-        )
 
 
 def prompt_texts(rows: Dataset, data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """What the model reads before it completes: the rows' prompts, or their messages in the tokenizer's chat template.
 
-    Raises ``ConfigError`` when a template is asked for and the tokenizer has none.
+    Of a conversation, all that comes before its last answer. Raises ``ConfigError`` when a template is asked for and
+    the tokenizer has none.
     """
-    if not data.chat_template:
+    if not data.templated:
         return list(rows[data.prompt_column])
     check_chat_template(data, tokenizer)
-    messages = rows["message" if "message" in rows.column_names else data.prompt_column]
-    return [
-        str(
-            tokenizer.apply_chat_template(
-                [{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True
-            )
-        )
-        for message in messages
-    ]
+    if data.format == "chat":
+        asked = [read_messages(text)[:-1] for text in rows[MESSAGES]]
+    else:
+        column = "message" if "message" in rows.column_names else data.prompt_column
+        asked = [[{"role": "user", "content": message}] for message in rows[column]]
+    return [render(tokenizer, messages, ask=True) for messages in asked]
 
 
 def completion_texts(texts: Sequence[str], data: DataConfig) -> list[str]:
     """Completions as the model shall write them: a chat template brings the white space before an answer itself."""
-    return [text.strip() for text in texts] if data.chat_template else list(texts)
+    return [text.strip() for text in texts] if data.templated else list(texts)
 
 
 def encode(
-    rows: Dataset, data: DataConfig, tokenizer: PreTrainedTokenizerBase, *, end: bool, lenient: bool = False
+    rows: Dataset,
+    data: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    end: bool,
+    lenient: bool = False,
+    pieces: bool = False,
 ) -> TokenizedExamples:
     """Rows with the configured columns as tokens; ``end`` puts the tokenizer's end-of-text after each completion.
 
-    ``lenient``: rows with nothing to learn are left out, where others would raise ``ConfigError``.
+    Of a conversation every answer is learned. ``lenient``: rows with nothing to learn, or that a template cannot write,
+    are left out, where others would raise ``ConfigError``. ``pieces``: a plain text over ``data.max-length`` becomes
+    several examples, where it would lose its start.
     """
+    if data.format == "chat":
+        check_chat_template(data, tokenizer)
+        return packed(_conversations(rows, data, tokenizer, end, lenient), tokenizer.pad_token_id)
     prompts = prompt_texts(rows, data, tokenizer)
     completions = completion_texts(rows[data.completion_column], data)
+    most = data.max_length if data.format == "text" and pieces else 0
     return tokenize(
-        tokenizer, prompts, completions, data.max_length, end=end, special=not data.chat_template, lenient=lenient
+        tokenizer,
+        prompts,
+        completions,
+        data.max_length,
+        end=end,
+        special=not data.templated,
+        lenient=lenient,
+        piece=most,
     )
+
+
+def _conversations(
+    rows: Dataset, data: DataConfig, tokenizer: PreTrainedTokenizerBase, end: bool, lenient: bool
+) -> list[Spans]:
+    found = []
+    for number, text in enumerate(rows[MESSAGES], start=1):
+        try:
+            row = cut(answer_tokens(tokenizer, read_messages(text), end=end), data.max_length)
+        except TemplateFault as fault:
+            if lenient:
+                continue
+            raise ConfigError(f'data.format = "chat": conversation {number}: {fault}') from None
+        if not is_bare(row):
+            found.append(row)
+        elif not lenient:
+            raise ConfigError(f'data.format = "chat": conversation {number} has no answer of any token to learn')
+    return found
 
 
 def tokenize(
@@ -97,6 +96,7 @@ def tokenize(
     special: bool = True,
     questions: Sequence[int] | None = None,
     lenient: bool = False,
+    piece: int = 0,
 ) -> TokenizedExamples:
     """Tokenize prompt + completion, right-padded; an example over ``max_length`` loses the start of its prompt.
 
@@ -106,7 +106,8 @@ def tokenize(
     the tokenizer has one; without it there is none, whatever the tokenizer does by itself. ``special`` = false: a chat
     template has written the prompts, with their begin-of-text and their white space. ``questions``: number of every
     example's question; options of one question begin at the same token, so that they are scored over the same span.
-    Raises ``ConfigError`` for an example with nothing to learn; ``lenient`` leaves it out.
+    Raises ``ConfigError`` for an example with nothing to learn; ``lenient`` leaves it out. ``piece``: cut what is
+    longer into pieces of so many tokens, of which each learns all but its first; 0: no pieces.
     """
     pairs = list(zip(prompts, completions, strict=True))
     if special:
@@ -115,35 +116,30 @@ def tokenize(
     wholes = token_ids(tokenizer, [prompt + completion for prompt, completion in pairs], special=special)
     if special:
         wholes = _opened(heads, wholes, empty_ids(tokenizer))
-    starts = [_shared(head, whole) for head, whole in zip(heads, wholes, strict=True)]
+    starts = [shared(head, whole) for head, whole in zip(heads, wholes, strict=True)]
     if questions is not None:
         starts = _earliest(starts, questions)
     last = [tokenizer.eos_token_id] if end and tokenizer.eos_token_id is not None else []
     wholes = [ids if ids[-1:] == last else ids + last for ids in wholes]
-    cut = [max(0, len(ids) - max_length) for ids in wholes]
-    spans = [(ids[gone:], max(0, start - gone)) for ids, gone, start in zip(wholes, cut, starts, strict=True)]
-    bare = [index for index, (row, start) in enumerate(spans) if len(row) < 2 or start == len(row)]
+    rows: list[Spans] = [(ids, [(start, len(ids))]) for ids, start in zip(wholes, starts, strict=True)]
+    if piece:
+        rows = [part for row in rows for part in _pieces(row[0], piece)]
+    rows = [cut(row, max_length) for row in rows]
+    bare = [index for index, row in enumerate(rows) if is_bare(row)]
     if bare and not lenient:
         raise ConfigError(
             f"example {bare[0] + 1} has nothing to learn: its completion {completions[bare[0]]!r} gives no token that "
             "follows another one"
         )
     left_out = set(bare)
-    spans = [span for index, span in enumerate(spans) if index not in left_out]
-    return _padded(spans, tokenizer.pad_token_id)
+    return packed([row for index, row in enumerate(rows) if index not in left_out], tokenizer.pad_token_id)
 
 
-def _padded(spans: Sequence[tuple[Sequence[int], int]], pad: int | None) -> TokenizedExamples:
-    """Token ids with the place of their first label, padded at the right."""
-    shape = (len(spans), max((len(row) for row, _ in spans), default=0))
-    input_ids = torch.full(shape, 0 if pad is None else int(pad), dtype=torch.long)
-    mask = torch.zeros(shape, dtype=torch.long)
-    labels = torch.full(shape, IGNORED, dtype=torch.long)
-    for index, (row, start) in enumerate(spans):
-        input_ids[index, : len(row)] = torch.tensor(row)
-        mask[index, : len(row)] = 1
-        labels[index, start : len(row)] = torch.tensor(row[start:])
-    return TokenizedExamples(input_ids, mask, labels)
+def _pieces(ids: list[int], size: int) -> list[Spans]:
+    """A text as pieces that share one token, so that each of its tokens but the first is learned once."""
+    starts = range(0, max(1, len(ids) - 1), size - 1)
+    parts = [ids[start : start + size] for start in starts]
+    return [(part, [(1, len(part))]) for part in parts]
 
 
 def _opened(heads: Sequence[list[int]], wholes: Sequence[list[int]], empty: list[int]) -> list[list[int]]:
@@ -158,8 +154,3 @@ def _earliest(starts: Sequence[int], questions: Sequence[int]) -> list[int]:
     for start, question in zip(starts, questions, strict=True):
         first[question] = min(start, first.get(question, start))
     return [first[question] for question in questions]
-
-
-def _shared(head: Sequence[int], whole: Sequence[int]) -> int:
-    """Length of the longest common prefix."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(head, whole, strict=False)))

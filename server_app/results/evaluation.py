@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from common.config import DataConfig, EvaluationConfig
-from common.data import IGNORED, completion_texts, prompt_texts, tokenize
+from common.data import IGNORED, TokenizedExamples, completion_texts, encode, prompt_texts, tokenize
 from common.model.adapted import AdaptedModel
 from common.model.label_logits import logits_at
 from server_app.results.evaluation_batches import batches_of
@@ -40,21 +40,15 @@ class Evaluator:
         count = len(examples)
         has_groups = data.group_column in examples.column_names
         self._groups = [str(group) for group in examples[data.group_column]] if has_groups else ["all"] * count
-        prompts = prompt_texts(examples, data, adapted.tokenizer)
         answers = list(examples[data.completion_column])
         self._has_choices = "choices" in examples.column_names
         options = list(examples["choices"]) if self._has_choices else [[answer] for answer in answers]
         self._answers = torch.tensor([list(o).index(a) for o, a in zip(options, answers, strict=True)])
         self._options = _option_numbers([len(opts) for opts in options])
-        asked = [(number, option) for number, opts in enumerate(options) for option in opts]
-        tokens = tokenize(
-            adapted.tokenizer,
-            [prompts[number] for number, _ in asked],
-            completion_texts([option for _, option in asked], data),
-            data.max_length,
-            end=data.append_eos and not self._has_choices,  # choices are compared by themselves, as lm-eval does
-            special=not data.chat_template,
-            questions=[number for number, _ in asked],
+        tokens = (
+            _options_as_tokens(adapted, examples, options, data)
+            if self._has_choices
+            else encode(examples, data, adapted.tokenizer, end=data.append_eos)
         )
         self._lengths = (tokens.labels[:, 1:] != IGNORED).sum(dim=1)
         self._batches = batches_of(tokens, adapted.words, settings.batch_size)
@@ -97,6 +91,22 @@ class Evaluator:
             told = cross_entropy(logits.float(), batch.targets.to(logits.device), reduction="none")
             losses.index_add_(0, batch.examples, told.double().cpu())
         return losses
+
+
+def _options_as_tokens(
+    adapted: AdaptedModel, examples: Dataset, options: Sequence[Sequence[str]], data: DataConfig
+) -> TokenizedExamples:
+    """Every option of every question behind its prompt; compared by themselves, as lm-eval does, without an end."""
+    prompts = prompt_texts(examples, data, adapted.tokenizer)
+    asked = [(number, option) for number, opts in enumerate(options) for option in opts]
+    return tokenize(
+        adapted.tokenizer,
+        [prompts[number] for number, _ in asked],
+        completion_texts([option for _, option in asked], data),
+        data.max_length,
+        special=not data.templated,
+        questions=[number for number, _ in asked],
+    )
 
 
 def _option_numbers(counts: Sequence[int]) -> Tensor:

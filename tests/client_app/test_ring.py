@@ -249,6 +249,47 @@ def test_a_models_own_chat_template_never_runs_and_a_sites_own_does(
     assert tokenizer.chat_template == "{{ raise_exception('a secret') }}", "the shared one is as it was"
 
 
+CHATS: dict[str, Any] = {
+    "two answers": [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")],
+    "a word that the template refuses": [("user", "a"), ("assistant", "secret")],
+    "no answer": [("user", "a")],
+    "a tool": [("tool", "a"), ("assistant", "b")],
+    "no conversation": [],
+}
+
+
+@pytest.mark.parametrize("odd", CHATS)
+def test_no_conversation_changes_the_answer_and_only_the_sites_template_writes_it(
+    site: SiteUnderTest, odd: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(site.adapted.tokenizer, "chat_template", "{{ raise_exception('ran') }}")
+    template = site.folder / "own.jinja"
+    template.write_text(
+        "{% for m in messages %}{% if m.content == 'secret' %}{{ raise_exception('no') }}{% endif %}"
+        "{{ '<' + m.role + '>' + m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    site.node |= {"data-format": "chat", "chat-template": str(template)}
+    read: list[int] = []
+    original = site_module.private_tokens
+
+    def spy(*given: Any) -> Any:
+        found = original(*given)
+        read.append(len(found))
+        return found
+
+    monkeypatch.setattr(site_module, "private_tokens", spy)
+    seen = []
+    for names in (["two answers"], ["two answers", odd], [odd]):
+        rows = [{"messages": [{"role": role, "content": text} for role, text in CHATS[name]]} for name in names]
+        path = site.folder / f"{'-'.join(names)}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        site.fresh()
+        seen.append(site.ask(path, data__format="chat"))
+    assert seen[0].kind == "release"
+    assert seen == seen[:1] * 3
+    assert read[0] == 1, "and it was read, not given up"
+
+
 @pytest.mark.parametrize("name", ["evil/model", "/models/other", "", "demo@" + "0" * 40])
 def test_a_model_that_the_site_does_not_list_is_never_loaded(
     site: SiteUnderTest, monkeypatch: pytest.MonkeyPatch, name: str

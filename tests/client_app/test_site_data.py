@@ -21,7 +21,8 @@ def test_its_defaults_are_the_safe_ones() -> None:
 WRONG: list[tuple[str, Any, str]] = [
     ("data-path", "site.jsonl", "data-path: write an absolute file name"),
     ("data-path", 3, "data-path: write an absolute file name"),
-    ("data-format", "xml", "data-format = 'xml': write one of alpaca, ceval, columns"),
+    ("data-format", "xml", "data-format = 'xml': write one of alpaca, ceval, chat, columns"),
+    ("data-format", "chat", 'data-format = "chat": write chat-template too'),
     ("prompt-column", "", "prompt-column = '': write a text in quotes"),
     ("chat-template", "secret.jinja", "chat-template: write an absolute file name"),
     ("append-eos", "yes", "append-eos = 'yes': write true or false"),

@@ -82,6 +82,14 @@ FIRST: dict[str, tuple[str, str, str, str | None, list[str] | None]] = {
         None,
         None,
     ),
+    "chat": (
+        "Be brief.\n\nWhat melts at 0 degrees?\n\nIce.\n\nAnd at 29?",
+        "Gallium.",
+        "And at 29?",
+        None,
+        None,
+    ),
+    "text": ("", "The ferry leaves at nine.", "", None, None),
 }
 
 
@@ -127,7 +135,7 @@ def test_every_text_of_a_dart_row_is_an_example_of_the_same_prompt(tmp_path: Pat
     assert load("dart", write_jsonl(tmp_path / "raw.jsonl", raw)).to_list() == rows.to_list()
 
 
-@pytest.mark.parametrize("name", ["alpaca", "ceval"])
+@pytest.mark.parametrize("name", ["alpaca", "ceval", "chat"])
 def test_a_row_without_an_answer_is_left_out_and_counted(name: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert len(load(name)) == 2
@@ -188,7 +196,7 @@ def test_rows_of_a_format_may_be_grouped_by_a_column_of_their_own(tmp_path: Path
     assert sorted(len(private_examples(data, client, 2, 1)) for client in range(2)) == [1, 2]
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", FORMATS.keys() - {"chat"})  # which needs a template: test_chats.py
 def test_a_sites_own_file_may_have_any_format(name: str) -> None:
     tokens = private_tokens(DataConfig(format=name), TOKENIZER, 3, 7, 1, str(RECORDS / f"{name}.jsonl"))
     rows = load(name)

@@ -115,12 +115,14 @@ def _check(config: RunConfig, clients: int) -> None:
     _check_delta(config.privacy.delta, clients)
     with watched("checking the model and the data"):
         from common.model.base import device_of  # noqa: PLC0415 - torch, which a refusal above does not wait for
-        from workbench.planning.local_model import check_known_codec, check_local_model  # noqa: PLC0415
+        from workbench.planning.local_model import check_conversations, check_known_codec, check_local_model  # noqa: PLC0415
 
         device_of(config.model)
         check_local_model(config)
         check_known_codec(config)
         _check_data(config, clients)
+        if Path(config.data.name).is_absolute():
+            check_conversations(config, clients)
 
 
 def _how_to_go_on(folder: Path) -> str:

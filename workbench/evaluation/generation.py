@@ -72,7 +72,7 @@ def write_texts(
     """
     adapted.load(adapter)
     adapted.training_mode(False)
-    tokenizer, special = adapted.tokenizer, not data.chat_template
+    tokenizer, special = adapted.tokenizer, not data.templated
     encoded = prompt_ids(tokenizer, [text.rstrip() if special else text for text in prompts], special=special)
     rows = [ids[-data.max_length :] for ids in encoded]
     settings = GenerationConfig(**generation_settings(adapted, new_tokens, beams))

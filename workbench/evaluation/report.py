@@ -31,7 +31,7 @@ def evaluate(request: Request, keep: Callable[[dict[str, Any]], None] = lambda _
     config = configured(request)
     named = [task for task in request.tasks if task not in SETS]
     settings = HarnessSettings(
-        request.shots, request.limit, request.batch_size, request.include_path, config.data.chat_template
+        request.shots, request.limit, request.batch_size, request.include_path, config.data.templated
     )
     harness = Harness(named, settings) if named else None
     rows = evaluation_examples(config.data, config.seed)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from common.config import RunConfig
-from common.data import check_chat_template
+from common.data import check_chat_template, private_tokens
 from common.model.base import check_ids, load_tokenizer
 from common.model.positions import check_length
 from common.model.weights_check import check_local_weights
@@ -17,6 +17,16 @@ def check_known_codec(config: RunConfig) -> None:
     name = config.model.name
     if name == "demo" or Path(name).is_dir():
         recipe_of(config, shape_of(config.model, config.lora).layout)
+
+
+def check_conversations(config: RunConfig, clients: int) -> None:
+    """Refuse conversations that the model's template cannot write or mark, by those of the first simulated client.
+
+    Only of a local model and a local file: others are left to the run. Raises ``ConfigError``.
+    """
+    name = config.model.name
+    if config.data.format == "chat" and Path(name).is_dir():
+        private_tokens(config.data, load_tokenizer(name), 0, clients, config.seed)
 
 
 def check_local_model(config: RunConfig) -> None:

@@ -1,0 +1,72 @@
+"""Conversations as people keep them: ``messages`` of the chat APIs and ShareGPT's ``conversations``."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from common.data.example import Example
+
+Message = dict[str, str]
+"""``{"role": ..., "content": ...}`` with the role system, user or assistant."""
+_ROLES = {
+    "system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "assistant",
+    "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "bot": "assistant",
+}  # fmt: skip
+
+
+def chat_example(row: Mapping[str, Any]) -> Iterator[Example]:
+    """A conversation up to its last answer; none for one without. Raises ``ValueError`` for what is no conversation."""
+    messages = _messages(row["messages"])
+    while messages and messages[-1]["role"] != "assistant":
+        messages.pop()
+    if not messages:
+        return
+    *before, answer = messages
+    if not any(message["role"] == "user" for message in before) or _first(messages) != "user":
+        raise ValueError("the conversation begins with the assistant, whom nobody has asked; drop that turn")
+    prompt = "\n\n".join(message["content"] for message in before)
+    yield Example(
+        prompt, answer["content"], message=before[-1]["content"], messages=json.dumps(messages, ensure_ascii=False)
+    )
+
+
+def read_messages(text: str) -> list[Message]:
+    """The messages of an example, which carries them as JSON."""
+    found: list[Message] = json.loads(text)
+    return found
+
+
+def _first(messages: list[Message]) -> str:
+    return next(message["role"] for message in messages if message["role"] != "system")
+
+
+def _messages(value: object) -> list[Message]:
+    if isinstance(value, str):  # a CSV or Parquet cell that holds JSON
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise ValueError("messages holds a text that is not JSON; a list of messages is needed") from None
+    if not isinstance(value, list) or not value:
+        raise ValueError("messages holds no list of messages")
+    return [_message(message, place) for place, message in enumerate(value, start=1)]
+
+
+def _message(given: object, place: int) -> Message:
+    if not isinstance(given, Mapping):
+        raise ValueError(f'message {place} is no object with "role" and "content"')
+    role = given.get("role", given.get("from"))
+    if role not in _ROLES:
+        raise ValueError(f"message {place} has the role {role!r}: system, user and assistant are read (human, gpt)")
+    if given.get("tool_calls") or given.get("function_call"):
+        raise ValueError(f"message {place} calls a tool, which is not read")
+    return {"role": _ROLES[str(role)], "content": _content(given.get("content", given.get("value")), place)}
+
+
+def _content(value: object, place: int) -> str:
+    """A text, or the texts of a list of parts."""
+    if isinstance(value, list):
+        texts = [part.get("text") for part in value if isinstance(part, Mapping) and part.get("type") == "text"]
+        value = "\n".join(map(str, texts)) if len(texts) == len(value) else None
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"message {place} has no text")
+    return value
