@@ -19,7 +19,7 @@ from server_app.results.console import ConsoleLog, Stopwatch
 from server_app.results.folder import RunFolder
 from server_app.results.model_card import model_card
 from server_app.results.monitor import Monitor
-from server_app.results.report import write_report
+from server_app.results.report import Scores, write_report
 from server_app.results.scoring import Scorer
 from server_app.results.tensorboard import Scalars
 from server_app.results.tracking import phase, watched
@@ -146,11 +146,10 @@ class Session:
         """Certify epsilon, write adapter, report and plots, mark the run as ended; ``latest`` is this run now."""
         adapter = self.state.optimizer.adapter
         rounds = self.state.round
-        scores = _plain(self.evaluate(rounds, adapter, whole=True))
-        final = {"round": rounds, **scores} if scores else {}
+        scores = self._final_scores(rounds, adapter, samples=plots)
         self.folder.save_adapter(self.adapted, adapter, self.config.model.name)
         findings = strategy.measure()
-        report = write_report(self.folder, self.config, strategy, findings, final, self.watch.elapsed, plots=plots)
+        report = write_report(self.folder, self.config, strategy, findings, scores, self.watch.elapsed, plots=plots)
         self.folder.publish(model_card(self.config, report))
         self.folder.point_latest()
         mark_ended(self.folder.checkpoint)
@@ -159,6 +158,14 @@ class Session:
         self.monitor.write("completed")
         log_event("run_ended", round=rounds, reason=report["outcome"]["stopped_because"])
         self.say.closing(report)
+
+    def _final_scores(self, rounds: int, adapter: Tensor, *, samples: bool) -> Scores:
+        if self.scorer is None:
+            return Scores()
+        final = {"round": rounds, **_plain(self.evaluate(rounds, adapter, whole=True))}
+        with watched("examples for the report", self.say):
+            shown = self.scorer.samples(self.adapted.initial.cpu(), adapter) if samples else []
+        return Scores(final, self.scorer.describe(), shown)
 
     def _keep(self, line: dict[str, object]) -> None:
         self.folder.append_metrics(line)

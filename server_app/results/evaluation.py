@@ -1,6 +1,6 @@
 """Server-side evaluation on public held-out examples: loss of the completion, and 4-way choice where choices exist."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ from common.data import IGNORED, TokenizedExamples, completion_texts, encode, pr
 from common.model.adapted import AdaptedModel
 from common.model.label_logits import logits_at
 from server_app.results.evaluation_batches import batches_of
+from server_app.results.spread import ratio_error, share_error
 from server_app.results.tracking import tracked
 
 
@@ -22,13 +23,16 @@ class Evaluation:
     """Loss, accuracy (None without choices), both also by group.
 
     The loss is in nats per completion token, the mean over all tokens of all completions, so a long one counts for more
-    than a short one, as in training; of a group over its own tokens. Accuracy is the share of questions.
+    than a short one, as in training; of a group over its own tokens. Accuracy is the share of questions. Errors are
+    standard errors over the questions, as if these were independent.
     """
 
     loss: float
     accuracy: float | None
     loss_by_group: dict[str, float]
     accuracy_by_group: dict[str, float]
+    loss_error: float
+    accuracy_error: float | None
     examples: int
 
 
@@ -55,21 +59,41 @@ class Evaluator:
 
     def __call__(self, adapter: Tensor) -> Evaluation:
         """Evaluate the adapter (shape ``[n]``)."""
-        self._adapted.load(adapter)
-        self._adapted.training_mode(False)
-        losses = self._option_losses()
+        by_option = self._by_option(adapter)
         right = self._options.gather(1, self._answers[:, None]).flatten()
-        loss, lengths = losses[right].tolist(), self._lengths[right].tolist()
-        by_option = torch.cat([losses, losses.new_tensor([torch.inf])])[self._options]
+        loss = by_option.gather(1, self._answers[:, None]).flatten().tolist()
+        lengths = self._lengths[right].tolist()
         hits = (by_option.argmin(dim=1) == self._answers).double().tolist()
         ones = [1] * len(hits)
+        accuracy = _ratio(hits, ones) if self._has_choices else None
         return Evaluation(
             loss=_ratio(loss, lengths),
-            accuracy=_ratio(hits, ones) if self._has_choices else None,
+            accuracy=accuracy,
             loss_by_group=self._by_group(loss, lengths),
             accuracy_by_group=self._by_group(hits, ones) if self._has_choices else {},
-            examples=len(loss),
+            loss_error=ratio_error(loss, lengths),
+            accuracy_error=None if accuracy is None else share_error(accuracy, len(hits)),
+            examples=len(hits),
         )
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many questions each group has, by its name."""
+        return dict(sorted(Counter(self._groups).items()))
+
+    @property
+    def guessing(self) -> float | None:
+        """The accuracy of who picks a choice at random; ``None`` without choices."""
+        counts = (self._options >= 0).sum(dim=1)
+        return float((1.0 / counts).mean()) if self._has_choices else None
+
+    def shares(self, adapter: Tensor) -> Tensor:
+        """Probabilities of each question's choices among themselves, shape ``[questions, most choices]``.
+
+        They follow from the likelihoods of the choices as whole texts, which accuracy is judged by; a choice that is
+        missing has 0.
+        """
+        return (-self._by_option(adapter)).softmax(dim=1)
 
     def _by_group(self, values: Sequence[float], weights: Sequence[int]) -> dict[str, float]:
         groups: dict[str, list[int]] = defaultdict(list)
@@ -79,6 +103,13 @@ class Evaluator:
             group: _ratio([values[row] for row in rows], [weights[row] for row in rows])
             for group, rows in sorted(groups.items())
         }
+
+    def _by_option(self, adapter: Tensor) -> Tensor:
+        """Summed negative log-likelihood of each choice, shape ``[questions, most choices]``; a missing one has inf."""
+        self._adapted.load(adapter)
+        self._adapted.training_mode(False)
+        losses = self._option_losses()
+        return torch.cat([losses, losses.new_tensor([torch.inf])])[self._options]
 
     @torch.no_grad()
     def _option_losses(self) -> Tensor:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # torch takes seconds, and leaves a folder in TMPDIR: not for
 
     from common.model.adapted import AdaptedModel
 
-PUBLISHED = ("adapter", "report.md", "progress.png", "epsilon.png", "bytes.png")
+PUBLISHED = ("adapter", "report.html", "report.md", "progress.png", "epsilon.png", "bytes.png")
 
 
 class RunFolder:

@@ -5,9 +5,9 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from common.config import RunConfig
+from server_app.results.facts import privacy_table
 from server_app.results.page import utility_rows
 from server_app.results.published_names import is_local, public_name
-from server_app.results.units import show
 from server_app.rounds.controls import control_warning
 
 _TAGS = ["lora", "federated-learning", "differential-privacy", "flower", "dr-encoder"]
@@ -53,7 +53,7 @@ def _text(config: RunConfig, report: dict[str, Any]) -> str:
         "## Privacy",
         "",
         *_loud(_not_private(privacy)),
-        *_privacy_rows(privacy),
+        *_table(privacy_table(privacy)),
         "",
         "ε covers what this adapter tells of one client's examples to somebody who has it and every intermediate one. "
         "It does not cover what single messages told the server (see above), what the base model was trained on, the "
@@ -83,29 +83,6 @@ def _text(config: RunConfig, report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _privacy_rows(privacy: dict[str, Any]) -> list[str]:
-    model, server = privacy["released_model"], privacy["one_client_against_server"]
-    first, why = privacy["statistics_noise_multiplier"], server["not_claimed_because"]
-    noise = f"{privacy['noise_multiplier']:.4f} in a round" + (f", {first:.4f} in stage 1" if first else "")
-    return _table(
-        {
-            "ε": f"{show(model['epsilon'])} at δ = {model['delta']:g}",
-            "of": model["of"],
-            "against": model["against"],
-            "unit": model["unit"],
-            "adjacency": model["adjacency"],
-            "accountant": model["accountant"],
-            "assumed": model["assumes"],
-            "clients that may pool what they know of the noise": _colluders(privacy),
-            "trust model": f"{privacy['trust']} (`privacy.trust`)",
-            "ε of one client against the server": show(server["epsilon"])
-            + (f" (nothing is claimed: {why})" if why else ""),
-            "noise multiplier (std over the clip norm)": noise,
-            "noise": privacy["noise_source"],
-        }
-    )
-
-
 def _training_rows(config: RunConfig, run: dict[str, Any], codec: dict[str, Any]) -> list[str]:
     model, lora, privacy = config.model, config.lora, config.privacy
     bits = "" if model.quantization == "none" else f", quantised to {model.quantization} bits while training"
@@ -118,13 +95,6 @@ def _training_rows(config: RunConfig, run: dict[str, Any], codec: dict[str, Any]
             "LoRA": f"rank {lora.rank}, alpha {lora.alpha:g}, modules {lora.target_modules}",
         }
     )
-
-
-def _colluders(privacy: dict[str, Any]) -> str:
-    """Only shares of a common noise can be pooled: elsewhere no client knows any noise that the sum rests on."""
-    if privacy["trust"] != "distributed":
-        return "any number"
-    return f"at most {privacy['colluders']} (`privacy.colluders`)"
 
 
 def _base_words(name: str) -> str:

@@ -4,9 +4,9 @@ import math
 from typing import Any
 
 from server_app.privacy.account import cross_check_sentence
+from server_app.results.facts import headline, scored_on, utility_table, warnings
 from server_app.results.published_names import public_name
 from server_app.results.units import show, times
-from server_app.rounds.controls import control_warning
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -19,7 +19,9 @@ def markdown(report: dict[str, Any]) -> str:
         f"{run['rounds_run']} of {run['rounds_planned']} rounds with {run['clients']} enrolled clients; "
         f"ended because: {outcome['stopped_because']}. "
         f"Divergence was judged on {outcome['divergence_judged_on']}.",
-        *_loud(control_warning(run["control"]), outcome["warning"]),  # shortages tell who replied: not on this page
+        "",
+        headline(privacy),
+        *_loud(*warnings(report)),
         "",
         "## Utility (held-out examples that you named public; their losses are published)",
         "",
@@ -36,8 +38,6 @@ def markdown(report: dict[str, Any]) -> str:
     ]
     if privacy["not_private_because"]:
         lines.append(f"\nNot private end to end, because {privacy['not_private_because']}.")
-    if privacy["insecure_noise"]:
-        lines.append("\n**INSECURE TEST RUN: the noise was reproducible, so no epsilon above holds.**")
     lines += [
         "",
         "![epsilon](epsilon.png)",
@@ -79,15 +79,11 @@ def _loud(*sentences: str) -> list[str]:
 
 def utility_rows(outcome: dict[str, Any]) -> list[str]:
     """A Markdown table of the scores before and after, or a sentence that there are none."""
-    base, final = outcome["base"], outcome["final"]
-    if not base:
+    found = utility_table(outcome)
+    if not found:
         return ["No evaluation data was configured (`data.evaluation`)."]
     rows = ["| | base model | after fine-tuning |", "|---|---|---|"]
-    for key in (key for key in base if key != "round"):
-        percent = key.startswith(("accuracy", "retention"))
-        cells = [f"{row[key]:.1%}" if percent else f"{row[key]:.3f}" for row in (base, final)]
-        rows.append(f"| {key.replace('.', ', ')} | {cells[0]} | {cells[1]} |")
-    return rows
+    return [*rows, *(f"| {' | '.join(cells)} |" for cells in found), "", scored_on(outcome)]
 
 
 def _of_the_strategy(details: dict[str, Any]) -> list[str]:

@@ -1,6 +1,11 @@
-"""PNG plots of a run: utility, privacy and bytes."""
+"""The charts of a run, drawn: as PNG beside report.md, as SVG in report.html."""
 
+import io
 import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,79 +17,154 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from server_app.results.charts import Bars, Chart, accuracy_chart, bytes_chart, epsilon_chart, loss_chart
+
 _FEW = 12  # points that are marked one by one
-_BLUE, _ORANGE, _GREY = "#1f5fa8", "#d9731a", "#777777"
+PALETTE = {
+    "ink": "#1d2329", "muted": "#6b7480", "grid": "#d9dee4", "blue": "#1f5fa8", "orange": "#c25e0c", "teal": "#12806f",
+    "purple": "#7a4fa3", "olive": "#7d7a14", "red": "#b8324a", "brown": "#8a5a3b", "pink": "#b04a8f",
+}  # fmt: skip
+"""The colors on paper, each at least 3:1 against it; report.html has others for the dark."""
+_SVG_SIZE = (4.4, 2.9)  # inches: at 350 px, a phone's width, its text is as large as on the page
 
 
 def draw_plots(folder: Path, rows: list[dict[str, Any]], report: dict[str, Any]) -> None:
     """Draw ``progress.png``, ``epsilon.png`` and ``bytes.png`` into ``folder``."""
-    _draw_progress(folder / "progress.png", rows)
-    _draw_epsilon(folder / "epsilon.png", rows, report)
-    _draw_bytes(folder / "bytes.png", report)
+    with _colors():
+        _draw_progress(folder / "progress.png", rows, report)
+        _draw_epsilon(folder / "epsilon.png", rows, report)
+        _draw_bytes(folder / "bytes.png", report)
 
 
-def _draw_progress(path: Path, rows: list[dict[str, Any]]) -> None:
-    scored = [row for row in rows if "loss" in row]
-    has_accuracy = any("accuracy" in row for row in scored)
-    figure, axes = plt.subplots(1, 2 if has_accuracy else 1, figsize=(9 if has_accuracy else 5, 3.4), squeeze=False)
-    rounds = [row["round"] for row in scored]
-    _line(axes[0, 0], rounds, [row["loss"] for row in scored], _BLUE, "round", "held-out loss (nats per token)")
-    if has_accuracy:
-        right = axes[0, 1]
-        groups = sorted(key for key in scored[-1] if key.startswith("accuracy."))
-        for group in groups:
-            right.plot(rounds, [100 * row[group] for row in scored], lw=1, alpha=0.6, label=group.split(".", 1)[1])
-        _line(right, rounds, [100 * row["accuracy"] for row in scored], _BLUE, "round", "held-out accuracy (%)", "all")
-        right.axhline(25, color=_GREY, lw=0.8, ls=":")
-        right.text(rounds[-1], 20, "guessing", color=_GREY, ha="right", fontsize=8)
-        right.set_ylim(0, 102)
-        right.legend(frameon=False, fontsize=8, loc="center right")
+@dataclass(frozen=True)
+class Drawn:
+    """A chart as SVG; ``places`` holds for each round where it is, as a share of the width."""
+
+    svg: str
+    places: dict[int, float]
+
+
+def draw_svg(chart: Chart | Bars) -> Drawn:
+    """One chart for a page whose style sheet has a custom property for every color of ``PALETTE`` (``--blue``, ...).
+
+    Two calls with the same chart give the same text, whenever and wherever.
+    """
+    with _colors(), mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": chart.name, "font.size": 9.5}):
+        figure, axis = plt.subplots(figsize=_SVG_SIZE)
+        if isinstance(chart, Bars):
+            _bars(axis, chart)
+        else:
+            _curves(axis, chart, legend=False)
+        figure.tight_layout()
+        figure.canvas.draw()
+        text = io.StringIO()
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        places = _places(figure, axis, chart) if isinstance(chart, Chart) else {}
+        plt.close(figure)
+    return Drawn(_for_a_page(text.getvalue(), chart.name), places)
+
+
+def _draw_progress(path: Path, rows: list[dict[str, Any]], report: dict[str, Any]) -> None:
+    charts = [chart for chart in (loss_chart(rows), accuracy_chart(rows, report["outcome"])) if chart]
+    if not charts:
+        _say_instead(path, "nothing was scored:\nno held-out examples were given")
+        return
+    figure, axes = plt.subplots(1, len(charts), figsize=(9 if len(charts) > 1 else 5, 3.4), squeeze=False)
+    for axis, chart in zip(axes[0], charts, strict=True):
+        _curves(axis, chart)
+        axis.set_ylabel(chart.title)
     _save(figure, path)
 
 
 def _draw_epsilon(path: Path, rows: list[dict[str, Any]], report: dict[str, Any]) -> None:
+    chart = epsilon_chart(rows, report["privacy"])
+    if chart is None:
+        _say_instead(path, "epsilon is infinite:\n" + report["privacy"]["not_private_because"])
+        return
     figure, axis = plt.subplots(figsize=(5, 3.4))
-    spent = [row for row in rows if isinstance(row.get("epsilon"), float)]
-    released = report["privacy"]["released_model"]
-    if spent:
-        first = released["epsilon_of_stage_1"]
-        rounds = [0, 0] + [row["round"] for row in spent]
-        _line(axis, rounds, [0.0, first] + [row["epsilon"] for row in spent], _ORANGE, "round", "epsilon spent")
-        if first:
-            axis.annotate(f"stage 1: {first:.2f}", (0, first), (6, -3), textcoords="offset points", fontsize=8)
-        axis.set_ylim(0, None)
-        axis.set_title(f"released model, client level, delta = {released['delta']:g}", fontsize=9)
-    else:
-        axis.text(0.5, 0.5, "epsilon is infinite:\n" + report["privacy"]["not_private_because"], ha="center", wrap=True)
-        axis.set_axis_off()
+    _curves(axis, chart, legend=False)
+    axis.set_ylabel("epsilon spent")
+    axis.set_title(chart.title, fontsize=9)
     _save(figure, path)
 
 
 def _draw_bytes(path: Path, report: dict[str, Any]) -> None:
-    wire = report["communication"]
-    figure, axis = plt.subplots(figsize=(5, 2.2))
-    pairs = [("this run", wire["bytes_up_per_client_round"], _BLUE)]
-    pairs.append(("plain LoRA", wire["bytes_up_per_client_round_plain_lora"], _GREY))
-    pairs = [pair for pair in pairs if not math.isnan(pair[1])]
-    bars = axis.barh([name for name, _, _ in pairs], [value for _, value, _ in pairs], color=[c for _, _, c in pairs])
-    axis.bar_label(bars, labels=[f"{value:,.0f} B" for _, value, _ in pairs], padding=4, fontsize=8)
-    axis.set_xscale("log")
-    axis.set_xlim(100, 6 * max(value for _, value, _ in pairs))
-    axis.set_xlabel("bytes up, per client and round (serialised, log scale)")
-    axis.invert_yaxis()
-    axis.spines[["top", "right"]].set_visible(False)
+    figure, axis = plt.subplots(figsize=(5.5, 2.4))
+    chart = bytes_chart(report["communication"])
+    _bars(axis, chart)
+    axis.set_xlabel(chart.title)
     _save(figure, path)
 
 
-def _line(
-    axis: Axes, x: list[int], y: list[float], color: str, x_label: str, y_label: str, label: str | None = None
-) -> None:
-    axis.plot(x, y, color=color, lw=2, label=label, marker="o" if len(x) <= _FEW else None, ms=4)
-    axis.set_xlabel(x_label)
+def _say_instead(path: Path, text: str) -> None:
+    figure, axis = plt.subplots(figsize=(5, 3.4))
+    axis.text(0.5, 0.5, text, ha="center", wrap=True)
+    axis.set_axis_off()
+    _save(figure, path)
+
+
+def _curves(axis: Axes, chart: Chart, *, legend: bool = True) -> None:
+    for series in chart.series:
+        color, few = PALETTE[series.color], len(series.x) <= _FEW
+        width, marker = (1.0, None) if series.thin else (2.0, "o" if few else None)
+        axis.plot(series.x, series.y, color=color, lw=width, label=series.label, marker=marker, ms=4)
+        if series.error:
+            low, high = ([y + sign * e for y, e in zip(series.y, series.error, strict=True)] for sign in (-1, 1))
+            axis.fill_between(series.x, low, high, color=color, alpha=0.15, lw=0)
+    for name, height in chart.lines:
+        axis.axhline(height, color=PALETTE["muted"], lw=0.9, ls=":")
+        axis.annotate(
+            name, (1, height), (-2, 2), xycoords=("axes fraction", "data"), textcoords="offset points",
+            color=PALETTE["muted"], ha="right", va="bottom", fontsize=8,
+        )  # fmt: skip
+    axis.set_xlabel("round")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))  # there is no round 0.5
-    axis.set_ylabel(y_label)
+    axis.set_ylim(*chart.limits)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(alpha=0.25)
+    axis.grid(color=PALETTE["grid"], lw=0.6)
+    if legend and len(chart.series) > 1:
+        axis.legend(frameon=False, fontsize=8, loc="best")
+
+
+def _bars(axis: Axes, chart: Bars) -> None:
+    names, values, colors = zip(*chart.bars, strict=True)
+    bars = axis.barh(names, values, color=[PALETTE[color] for color in colors], height=0.62)
+    axis.bar_label(bars, labels=[chart.write(value) for value in values], padding=4, fontsize=8)
+    axis.set_xscale("log")
+    axis.set_xlim(10 ** math.floor(math.log10(min(values)) - 0.3), 12 * max(values))
+    axis.invert_yaxis()
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+@contextmanager
+def _colors() -> Iterator[None]:
+    ink, muted = PALETTE["ink"], PALETTE["muted"]
+    names = ("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor", "axes.titlecolor")
+    lines = ("axes.edgecolor", "xtick.color", "ytick.color")
+    colors: Any = dict.fromkeys(names, ink) | dict.fromkeys(lines, muted)
+    with mpl.rc_context(colors):
+        yield
+
+
+def _places(figure: Figure, axis: Axes, chart: Chart) -> dict[int, float]:
+    rounds: Sequence[int] = sorted({x for series in chart.series for x in series.x})
+    pixels = axis.transData.transform([(number, 0.0) for number in rounds])[:, 0]
+    width = float(figure.bbox.width)
+    return {number: round(float(pixel) / width, 5) for number, pixel in zip(rounds, pixels, strict=True)}
+
+
+def _for_a_page(svg: str, name: str) -> str:
+    """Without its head and its size, with ids that are one chart's own and colors by name."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(
+        r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true" focusable="false">', svg, count=1
+    )
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", svg).replace("xlink:href", "href")
+    for color, code in PALETTE.items():
+        svg = svg.replace(code, f"var(--{color})")
+    return svg.strip()
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -1,11 +1,13 @@
-"""The report of a run: ``report.json`` (schema in docs/results.md), ``report.md`` and plots.
+"""The report of a run: ``report.json`` (schema in docs/results.md), ``report.md`` with plots, ``report.html``.
 
-``report.json`` is the server's own. The page and the plots are to be published: no path, time, duration or count that
+``report.json`` is the server's own. The pages and the plots are to be published: no path, time, duration or count that
 depends on who was asked or answered stands in them.
 """
 
 import importlib.metadata
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,8 +25,10 @@ from server_app.privacy.plan import (
     why_infinite_to_server,
 )
 from server_app.results.folder import RunFolder
+from server_app.results.html.page import html
 from server_app.results.page import markdown
 from server_app.results.plots import draw_plots
+from server_app.results.repeating import public_settings
 from server_app.rounds.divergence import VALIDATION_LOSS
 from server_app.strategies.base import FederatedAdapter
 from server_app.strategies.findings import Findings
@@ -35,32 +39,51 @@ _MANY = 0.5  # of the rounds had too few replies: more is said
 _PACKAGES = ("flwr", "torch", "transformers", "peft", "datasets", "flwr-datasets", "dp-accounting")
 
 
+@dataclass(frozen=True)
+class Scores:
+    """What the public examples say of the adapter that is saved.
+
+    Attributes:
+        final: its scores, with the round it is of; empty without examples.
+        examples: how many were scored, as ``Scorer.describe`` has it; empty without.
+        samples: some of them, as ``Samples`` has them.
+
+    """
+
+    final: Mapping[str, Any] = field(default_factory=dict)
+    examples: Mapping[str, Any] = field(default_factory=dict)
+    samples: Sequence[Mapping[str, Any]] = ()
+
+
 def write_report(
     folder: RunFolder,
     config: RunConfig,
     strategy: FederatedAdapter,
     findings: Findings,
-    final: dict[str, Any],
+    scores: Scores,
     seconds: float,
     *,
     plots: bool = True,
 ) -> dict[str, Any]:
-    """Write every document of the results folder and return the report; ``final`` scores the adapter that is saved."""
+    """Write every document of the results folder and return the report; without ``plots`` no picture and no HTML."""
     rows = folder.read_metrics()
     report = {
         "schema": SCHEMA,
         "run": _run(folder, config, strategy, seconds),
-        "outcome": _outcome(rows, strategy, final),
+        "settings": public_settings(config, len(strategy.nodes)),
+        "outcome": _outcome(rows, strategy, scores),
         "privacy": describe_privacy(config, strategy.account),
         "communication": _communication(rows, strategy),
         "codec": {"kind": config.codec.kind, "form": config.codec.form, "values": strategy.codec.size}
         | dict(strategy.state.prior),
         "strategy": findings.details(),
+        "samples": list(scores.samples),
     }
     folder.write_json("report.json", report)
     (folder.path / "report.md").write_text(markdown(report), encoding="utf-8")
     if plots:
         draw_plots(folder.path, rows, report)
+        (folder.path / "report.html").write_text(html(report, rows), encoding="utf-8")
     return report
 
 
@@ -81,7 +104,8 @@ def _run(folder: RunFolder, config: RunConfig, strategy: FederatedAdapter, secon
     }
 
 
-def _outcome(rows: list[dict[str, Any]], strategy: FederatedAdapter, final: dict[str, Any]) -> dict[str, Any]:
+def _outcome(rows: list[dict[str, Any]], strategy: FederatedAdapter, scores: Scores) -> dict[str, Any]:
+    final = dict(scores.final)
     scored = [row for row in rows if "loss" in row]
     return {
         "stopped_because": strategy.stop_reason or "all rounds done",
@@ -89,6 +113,7 @@ def _outcome(rows: list[dict[str, Any]], strategy: FederatedAdapter, final: dict
         "rounds_short_of_replies": sum(1 for row in rows if row.get("shortage")),
         "base": _scores(scored[0]) if scored else {},
         "final": final,
+        "examples": dict(scores.examples),
         "warning": _warning(_scores(scored[0]) if scored else {}, final),
         "shortage_warning": _shortage_warning(rows),
     }
@@ -128,7 +153,7 @@ def _shortage_warning(rows: list[dict[str, Any]]) -> str:
 
 
 def _scores(row: dict[str, Any]) -> dict[str, Any]:
-    wanted = ("round", "loss", "accuracy", "retention")
+    wanted = ("round", *(f"{name}{of}" for name in ("loss", "accuracy", "retention") for of in ("", "_error")))
     return {key: value for key, value in row.items() if key in wanted or key.startswith(("loss.", "accuracy."))}
 
 
@@ -170,6 +195,7 @@ def describe_privacy(config: RunConfig, account: PrivacyAccount) -> dict[str, An
         "noise_source": _noise_source(plan, privacy.insecure_seed),
         "insecure_noise": privacy.insecure_seed >= 0,
         "trust": privacy.trust,
+        "planned_epsilon": plan.epsilon,
         "colluders": colluders_counted(privacy, plan.clients),
         "clip_norm": privacy.clip_norm,
         "clipping": privacy.clipping,

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from flwr.app import MetricRecord
@@ -11,6 +12,7 @@ from common.config import RunConfig
 from common.data import evaluation_examples, retention_examples, validation_examples
 from common.model.adapted import AdaptedModel
 from server_app.results.evaluation import Evaluation, Evaluator
+from server_app.results.samples import Samples
 from server_app.rounds.divergence import VALIDATION_LOSS
 
 
@@ -22,6 +24,7 @@ class Scorer:
         held_out: what the report is about.
         validation: what decides of divergence, where there are such examples.
         retention: what the model could do before.
+        samples: a few of the held-out examples, to be shown.
         last: the adapter (shape ``[n]``) that was scored last, and its scores without retention.
 
     """
@@ -29,6 +32,7 @@ class Scorer:
     held_out: Evaluator
     validation: Evaluator | None
     retention: Evaluator | None
+    samples: Samples
     last: tuple[Tensor, MetricRecord] | None = None
 
     @classmethod
@@ -42,7 +46,8 @@ class Scorer:
             Evaluator(adapted, rows, data, config.evaluation) if rows else None
             for rows in (validation_examples(data, seed), retention_examples(data, seed))
         )
-        return cls(Evaluator(adapted, held_out, data, config.evaluation), validation, retention)
+        samples = Samples(adapted, held_out, data, config.evaluation)
+        return cls(Evaluator(adapted, held_out, data, config.evaluation), validation, retention, samples)
 
     def __call__(self, adapter: Tensor, *, whole: bool) -> MetricRecord:
         """Scores, in all and by group, and validation loss; retention if ``whole``."""
@@ -55,13 +60,24 @@ class Scorer:
         if whole and self.retention is not None:
             kept = self.retention(adapter)
             record["retention"] = kept.accuracy if kept.accuracy is not None else math.nan
+            record["retention_error"] = kept.accuracy_error if kept.accuracy_error is not None else math.nan
         return record
+
+    def describe(self) -> dict[str, Any]:
+        """What is scored: how many questions, in all and by group, and what guessing would score."""
+        groups = self.held_out.sizes
+        return {
+            "held_out": sum(groups.values()),
+            "groups": groups,
+            "retention": sum(self.retention.sizes.values()) if self.retention is not None else 0,
+            "guessing": self.held_out.guessing,
+        }
 
 
 def _metrics(result: Evaluation) -> MetricRecord:
-    record = MetricRecord({"loss": result.loss})
-    if result.accuracy is not None:
-        record["accuracy"] = result.accuracy
+    record = MetricRecord({"loss": result.loss, "loss_error": result.loss_error})
+    if result.accuracy is not None and result.accuracy_error is not None:
+        record["accuracy"], record["accuracy_error"] = result.accuracy, result.accuracy_error
     for group, value in result.loss_by_group.items():
         record[f"loss.{group}"] = value
     for group, value in result.accuracy_by_group.items():

@@ -38,7 +38,7 @@ from workbench.evaluation.generation import (
     Prompts,
     generation_settings,
     score_texts,
-    write_texts,
+    write_lines,
 )
 from workbench.evaluation.harness import Harness, HarnessSettings
 
@@ -182,7 +182,7 @@ def test_texts_are_those_of_greedy_decoding_one_by_one(loaded: tuple[AdaptedMode
         expected.append(text.strip().partition("\n")[0].strip())
     assert any(expected)
     for batch_size in (1, 3):
-        assert write_texts(adapted, values, prompts, DataConfig(), batch_size, 6) == expected
+        assert write_lines(adapted, values, prompts, DataConfig(), batch_size, 6) == expected
 
 
 @pytest.mark.parametrize(
@@ -200,22 +200,22 @@ def test_the_model_folder_has_no_say_in_how_texts_are_written(
     adapter: Path, model: str, own: dict[str, Any], tmp_path: Path, loaded: tuple[AdaptedModel, torch.Tensor]
 ) -> None:
     prompts = ["Data: a\nText:", "Data: name[Fern], food[French]\nText:", "x"]
-    expected = write_texts(*loaded, prompts, DataConfig(), 3, 8)
+    expected = write_lines(*loaded, prompts, DataConfig(), 3, 8)
     folder = tmp_path / "model"
     shutil.copytree(model, folder)
     plain = json.loads((folder / "generation_config.json").read_text())
     (folder / "generation_config.json").write_text(json.dumps(plain | own))
     config = adapter_config(adapter, {"model.name": str(folder)})
     again, values = load_adapter(adapter, config)
-    assert write_texts(again, values, prompts, DataConfig(), 3, 8) == expected
+    assert write_lines(again, values, prompts, DataConfig(), 3, 8) == expected
 
 
 def test_beams_change_texts_and_their_penalty_is_passed_on(loaded: tuple[AdaptedModel, torch.Tensor]) -> None:
     adapted, values = loaded
     prompts = [f"Data: name[{name}], food[French]\nText:" for name in ("Fern", "Oak", "Elm", "a", "b")]
 
-    greedy = write_texts(adapted, values, prompts, DataConfig(), 3, 6)
-    beams = write_texts(adapted, values, prompts, DataConfig(), 3, 6, Beams(8, 0.0))
+    greedy = write_lines(adapted, values, prompts, DataConfig(), 3, 6)
+    beams = write_lines(adapted, values, prompts, DataConfig(), 3, 6, Beams(8, 0.0))
     assert beams != greedy, "or the test says nothing"
     assert generation_settings(adapted, 6, Beams(8, 0.5))["length_penalty"] == 0.5
     assert "length_penalty" not in generation_settings(adapted, 6, GREEDY)
@@ -223,8 +223,8 @@ def test_beams_change_texts_and_their_penalty_is_passed_on(loaded: tuple[Adapted
 
 def test_white_space_at_a_prompts_end_is_left_to_the_model(loaded: tuple[AdaptedModel, torch.Tensor]) -> None:
     prompts = ["Data: a\nText:", "x"]
-    expected = write_texts(*loaded, prompts, DataConfig(), 3, 6)
-    assert write_texts(*loaded, [f"{prompt} \n" for prompt in prompts], DataConfig(), 3, 6) == expected
+    expected = write_lines(*loaded, prompts, DataConfig(), 3, 6)
+    assert write_lines(*loaded, [f"{prompt} \n" for prompt in prompts], DataConfig(), 3, 6) == expected
 
 
 def test_references_of_one_prompt_are_gathered(loaded: tuple[AdaptedModel, torch.Tensor]) -> None:

@@ -1,16 +1,99 @@
 """The plots of a run."""
 
+import math
+from typing import Any
+
 import matplotlib.pyplot as plt
 import pytest
 
 from server_app.results import plots
+from server_app.results.charts import (
+    GROUP_COLORS,
+    Bars,
+    Chart,
+    Series,
+    accuracy_chart,
+    bytes_chart,
+    epsilon_chart,
+    loss_chart,
+)
+
+NO_EXAMPLES: dict[str, Any] = {"base": {}, "final": {}, "examples": {}}
+
+
+def chart_of(rounds: list[int]) -> Chart:
+    curve = Series("loss", tuple(rounds), tuple(1.0 / (number + 1) for number in rounds), "blue")
+    return Chart("loss", "loss", (curve,), (("base model", 1.0),), (None, None), str)
 
 
 @pytest.mark.parametrize("last", [1, 2, 3, 25, 400])
 def test_rounds_are_whole_numbers(last: int) -> None:
     figure, axis = plt.subplots()
-    rounds = list(range(last + 1))
-    plots._line(axis, rounds, [1.0 / (number + 1) for number in rounds], "black", "round", "loss")
+    plots._curves(axis, chart_of(list(range(last + 1))))
     figure.canvas.draw()
     assert all(float(tick).is_integer() for tick in axis.get_xticks())
     plt.close(figure)
+
+
+def test_the_place_of_a_round_is_where_its_point_is_drawn() -> None:
+    drawn = plots.draw_svg(chart_of([0, 1, 2, 10]))
+    places = list(drawn.places.values())
+    assert list(drawn.places) == [0, 1, 2, 10]
+    assert 0 < places[0] < places[-1] < 1
+    steps = [(later - first) / (number - before) for first, later, before, number in
+             zip(places, places[1:], [0, 1, 2], [1, 2, 10], strict=False)]  # fmt: skip
+    assert steps == pytest.approx([steps[0]] * 3, rel=1e-3), "a linear axis"
+
+
+def test_a_picture_for_a_page_is_the_same_each_time_and_asks_nobody() -> None:
+    one, other = (plots.draw_svg(chart_of([0, 1, 2])).svg for _ in range(2))
+    assert one == other
+    assert "http" not in one
+    assert "var(--blue)" in one
+    assert not any(code in one for code in plots.PALETTE.values()), "dark pages have other colors"
+
+
+def test_a_chart_of_one_point_and_bars_of_one_size_can_be_drawn() -> None:
+    assert plots.draw_svg(chart_of([0])).svg
+    assert plots.draw_svg(Bars("bytes", "bytes", (("up", 12.0, "blue"),), str)).svg
+
+
+def test_guessing_is_what_the_choices_give_and_not_a_quarter() -> None:
+    rows = [{"round": 0, "accuracy": 0.5}, {"round": 1, "accuracy": 0.75}]
+    chart = accuracy_chart(rows, NO_EXAMPLES | {"examples": {"guessing": 0.5}})
+    assert chart is not None
+    assert chart.lines == (("base model", 50.0), ("guessing", 50.0))
+
+
+def test_retention_and_few_groups_are_drawn_and_many_groups_are_not() -> None:
+    def chart(groups: int) -> Chart:
+        row = {"round": 0, "accuracy": 0.5} | {f"accuracy.g{number}": 0.5 for number in range(groups)}
+        ends = {"round": 0, "retention": 1.0, "retention_error": 0.1}, {"round": 3, "retention": 0.9}
+        found = accuracy_chart([row], {"base": ends[0], "final": ends[1], "examples": {}})
+        assert found is not None
+        return found
+
+    assert [series.label for series in chart(2).series] == ["all", "g0", "g1", "kept of what it knew"]
+    kept = chart(2).series[-1]
+    assert (kept.x, kept.y, kept.error) == ((0, 3), (100.0, 90.0), ()), "an error that is not known is not drawn"
+    assert len(chart(len(GROUP_COLORS) + 1).series) == 2
+
+
+def test_nothing_is_drawn_of_what_there_is_not() -> None:
+    rows = [{"round": 1, "epsilon": "inf"}]
+    assert loss_chart(rows) is None
+    assert accuracy_chart(rows, NO_EXAMPLES) is None
+    assert epsilon_chart(rows, {}) is None
+    wire = {f"bytes_{way}_per_client_round": math.nan for way in ("up", "down")}
+    assert [bar[0] for bar in bytes_chart(wire | {"bytes_up_per_client_round_plain_lora": 9}).bars] == [
+        "up, plain LoRA"
+    ]
+
+
+def test_epsilon_begins_with_what_stage_one_has_spent() -> None:
+    rows = [{"round": 1, "epsilon": 1.5}, {"round": 2, "epsilon": 2.0}]
+    privacy = {"released_model": {"epsilon_of_stage_1": 0.7, "delta": 1e-5}, "planned_epsilon": 2.5}
+    chart = epsilon_chart(rows, privacy)
+    assert chart is not None
+    assert (chart.series[0].x, chart.series[0].y) == ((0, 1, 2), (0.7, 1.5, 2.0))
+    assert chart.lines == (("planned", 2.5),)

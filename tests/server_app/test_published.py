@@ -28,6 +28,7 @@ from server_app.results.folder import PUBLISHED, RunFolder
 from server_app.results.model_card import model_card
 from server_app.results.published_names import public_name
 from tests.support.grids import faulty
+from tests.support.html_text import page_text
 from tests.support.tiny import Files, run_tiny, tiny_config, tiny_grid, write_files
 from workbench.cli import keys as keys_command
 from workbench.cli.main import app
@@ -44,6 +45,10 @@ NOISY: dict[str, Any] = {
     "federation.max-failed-rounds": 9,
 }
 _TIMES = re.compile(r"\b\d{4}-\d\d-\d\d\b|\b20\d{6}\b|\b\d{1,2}:\d\d\b|\b[\d.]+ ?(?:s|ms|min|h)\b|\bseconds?\b")
+
+
+KEYS = ("code", "pre")
+"""Elements of a page in which names of keys stand, such as federation.min-reply-rate."""
 
 
 @contextmanager
@@ -89,22 +94,29 @@ def demo(files: Files, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 def test_no_published_file_tells_where_or_when_it_was_made(local: RunFolder) -> None:
     files = published(local)
-    assert {"report.md", "adapter/README.md", "adapter/adapter_config.json", "progress.png"} <= set(files)
+    assert {"report.html", "report.md", "adapter/README.md", "adapter/adapter_config.json", "progress.png"} <= set(
+        files
+    )
     places = {str(local.path), local.path.name, str(local.path.parents[1]), str(Path.home()), str(Path.cwd())}
     host = socket.gethostname()
     names = {f"/{getpass.getuser()}", "jane-doe", *([] if host.isalpha() else [host])}  # a word is no host's alone
     for name, content in files.items():
-        is_text = name.endswith((".md", ".json"))
+        is_text = name.endswith((".md", ".json", ".html"))
         for told in (*places, *(names if is_text else ())):
             assert told.encode() not in content, f"{name} tells {told}"
         if is_text:
-            assert not _TIMES.findall(content.decode()), name
-            assert not re.search(r"(^|[\s\"'(`])[/~]\w", content.decode()), f"{name} has a path"
+            said = page_text(content.decode()) if name.endswith(".html") else content.decode()
+            plain = page_text(content.decode(), without=KEYS) if name.endswith(".html") else said
+            assert not _TIMES.findall(plain), name
+            assert not re.search(r"(^|[\s\"'(`])[/~]\w", said), f"{name} has a path"
 
 
 def test_no_published_file_counts_who_was_asked_or_answered(local: RunFolder) -> None:
     rows, text = local.read_metrics()[1:], (local.path / "report.md").read_text(encoding="utf-8")
     text += (local.adapter / "README.md").read_text(encoding="utf-8")
+    text += page_text(
+        (local.path / "report.html").read_text(encoding="utf-8"), without=("code", "pre")
+    )  # names of keys
     assert {row["replies"] for row in rows} != {row["cohort"] for row in rows}, "the run tells nothing otherwise"
     totals = {sum(row[key] for row in rows) for key in ("bytes_up", "bytes_down")}
     totals |= {row[key] for row in rows for key in ("bytes_up", "bytes_down") if row["cohort"] > 1}

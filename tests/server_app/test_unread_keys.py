@@ -9,10 +9,11 @@ from typer.testing import CliRunner
 
 from common.config import ONLY_IF, ConfigError, RunConfig
 from server_app.strategies import OPTIONAL_SECTIONS, STRATEGIES
+from server_app.strategies.reading import unread
 from tests.support.tiny import Files, final_adapter, run_tiny, tiny_config
 from workbench.cli import main as cli
 from workbench.cli import run as run_command
-from workbench.cli.unread_keys import refuse_unread, unread, unread_warning
+from workbench.cli.unread_keys import refuse_unread, unread_warning
 from workbench.simulation.launcher import preset_names, read_preset
 
 OTHER: dict[str, dict[str, Any]] = {

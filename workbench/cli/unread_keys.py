@@ -4,25 +4,10 @@ Which sections a strategy reads stands beside its name in ``server_app.strategie
 ``common.config``.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-from common.config import ONLY_IF, ConfigError, RunConfig, Scalar
-from server_app.strategies import OPTIONAL_SECTIONS, STRATEGIES
-
-
-def unread(config: RunConfig, keys: Iterable[str]) -> dict[str, str]:
-    """Those of ``keys`` that a run of ``config`` does not read, each with the reason."""
-    sections, ignored = STRATEGIES.sections(config), STRATEGIES.entry(config.strategy.name).ignores
-    found = {}
-    for key in keys:
-        section = key.partition(".")[0]
-        if section in OPTIONAL_SECTIONS and section not in sections:
-            found[key] = f"strategy {config.strategy.name} does not read {section}.*"
-        elif key in ignored:
-            found[key] = f"strategy {config.strategy.name} does not read it"
-        elif key in ONLY_IF and not ONLY_IF[key][0](config):
-            found[key] = f"it is read only with {ONLY_IF[key][1]}"
-    return found
+from common.config import ConfigError, RunConfig, Scalar
+from server_app.strategies.reading import unread
 
 
 def refuse_unread(config: RunConfig, typed: Mapping[str, Scalar], where: str = "--set") -> None:

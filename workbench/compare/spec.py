@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from common.config import ConfigError, RunConfig, Scalar
 from common.demo.task_names import VALIDATION
 from server_app.strategies import STRATEGIES
+from server_app.strategies.reading import unread
 from workbench.cli.overrides import parse_override
-from workbench.cli.unread_keys import refuse_unread, unread
+from workbench.cli.unread_keys import refuse_unread
 from workbench.compare.tuning import FIRST
 
 CENTRALISED = "centralised"

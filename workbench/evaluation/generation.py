@@ -4,16 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import GenerationConfig
 
 from common.config import ConfigError, DataConfig
 from common.data import prompt_texts
 from common.model.adapted import AdaptedModel
-from common.model.token_ids import prompt_ids
-from server_app.results.tracking import tracked
+from server_app.results.writing import greedy_settings, write_texts
 from workbench.evaluation.harness import EXTRA
 from workbench.evaluation.request import GREEDY, Beams
 from workbench.evaluation.words import ROUGE_WORDS, Words, bleu_tokenizer
@@ -39,24 +36,12 @@ class Prompts:
 
 
 def generation_settings(adapted: AdaptedModel, new_tokens: int, beams: Beams) -> dict[str, Any]:
-    """Every setting of ``generate``; from the model folder come only end-of-text tokens, beside the tokenizer's."""
-    base: Any = adapted.model.get_base_model()
+    """Every setting of ``generate``, greedy or by beams."""
     penalty = {"length_penalty": beams.length_penalty, "early_stopping": False} if beams.count > 1 else {}
-    return {
-        "do_sample": False,
-        "num_beams": beams.count,
-        **penalty,
-        "max_new_tokens": new_tokens,
-        "min_new_tokens": 0,
-        "repetition_penalty": 1.0,
-        "no_repeat_ngram_size": 0,
-        "eos_token_id": base.generation_config.eos_token_id,
-        "pad_token_id": adapted.tokenizer.pad_token_id or 0,
-    }
+    return greedy_settings(adapted, new_tokens) | {"num_beams": beams.count, **penalty}
 
 
-@torch.no_grad()
-def write_texts(
+def write_lines(
     adapted: AdaptedModel,
     adapter: Tensor,
     prompts: Sequence[str],
@@ -65,36 +50,10 @@ def write_texts(
     new_tokens: int,
     beams: Beams = GREEDY,
 ) -> list[str]:
-    """Continuations of up to ``new_tokens`` tokens, greedy or by ``beams``, each cut at its first line's end.
-
-    ``adapter`` has shape ``[n]``; a prompt over ``data.max-length`` tokens loses its start, as in training. White space
-    at a prompt's end is left for the model to write, as it is in training, but for what a chat template wrote.
-    """
-    adapted.load(adapter)
-    adapted.training_mode(False)
-    tokenizer, special = adapted.tokenizer, not data.templated
-    encoded = prompt_ids(tokenizer, [text.rstrip() if special else text for text in prompts], special=special)
-    rows = [ids[-data.max_length :] for ids in encoded]
-    settings = GenerationConfig(**generation_settings(adapted, new_tokens, beams))
-    texts = [""] * len(rows)
-    order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
-    for start in tracked(range(0, len(order), batch_size), "batches of texts"):
-        numbers = order[start : start + batch_size]
-        ids, mask = _left_padded([rows[number] for number in numbers], tokenizer.pad_token_id or 0)
-        written = adapted.model.generate(
-            input_ids=ids.to(adapted.device), attention_mask=mask.to(adapted.device), generation_config=settings
-        )
-        decoded = tokenizer.batch_decode(written[:, ids.shape[1] :], skip_special_tokens=True)
-        for number, text in zip(numbers, decoded, strict=True):
-            texts[number] = text.strip().partition("\n")[0].strip()
-    return texts
-
-
-def _left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
-    width = max(len(row) for row in rows)
-    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows])
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-    return ids, mask
+    """Continuations of up to ``new_tokens`` tokens, greedy or by ``beams``, each cut at its first line's end."""
+    settings = generation_settings(adapted, new_tokens, beams)
+    texts = write_texts(adapted, adapter, prompts, data, batch_size, settings)
+    return [text.partition("\n")[0].strip() for text in texts]
 
 
 def scoring(references: Sequence[Sequence[str]]) -> dict[str, str]:

@@ -14,7 +14,7 @@ from server_app.results.evaluation import Evaluator
 from server_app.results.tracking import phase
 from workbench.evaluation.adapter import load_adapter
 from workbench.evaluation.columns import AVERAGE, DISCIPLINES, HARD
-from workbench.evaluation.generation import Prompts, generation_settings, score_texts, scoring, write_texts
+from workbench.evaluation.generation import Prompts, generation_settings, score_texts, scoring, write_lines
 from workbench.evaluation.harness import Harness, HarnessSettings
 from workbench.evaluation.request import SETS, Request, configured
 
@@ -77,7 +77,7 @@ def _scorer(
     def score(adapter: Tensor) -> dict[str, Any]:
         found: dict[str, Any] = harness(adapted, adapter) if harness else {}
         if prompts is not None:
-            texts = write_texts(
+            texts = write_lines(
                 adapted, adapter, prompts.texts, data, request.batch_size, request.new_tokens, request.beams
             )
             found[request.generation] = score_texts(texts, prompts.references) | {"prompts": len(texts)}

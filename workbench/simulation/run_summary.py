@@ -15,7 +15,7 @@ def summary_of(folder: Path, seconds: float) -> str:
     up, plain = wire["bytes_up_per_client_round"], wire["bytes_up_per_client_round_plain_lora"]
     lines += [
         f"  up per client and round      {bytes_against_lora(up, plain)}",
-        f"  results                      {folder} (report.md, plots, adapter/)",
+        f"  results                      {folder} (report.html, adapter/)",
         *_caveats(report),
     ]
     return "\n".join(lines)

@@ -1,0 +1,139 @@
+"""The curves of a run as values, before anybody draws them: for the pictures of report.md and for report.html alike."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from server_app.results.units import data_size, show
+
+_MOST_GROUPS = 6  # more lines in one picture tell nobody anything; the table has all of them
+GROUP_COLORS = ("teal", "purple", "olive", "red", "brown", "pink")
+
+
+@dataclass(frozen=True)
+class Series:
+    """A curve: ``y`` over rounds ``x``, and where there is one the standard ``error`` of each point."""
+
+    label: str
+    x: tuple[int, ...]
+    y: tuple[float, ...]
+    color: str
+    thin: bool = False
+    error: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Curves over rounds.
+
+    Attributes:
+        name: of the file, or the part of a page.
+        title: what is drawn, with its unit.
+        series: the curves, the main one first.
+        lines: what they are to be compared with: a name and a height each.
+        limits: of the y axis; ``None`` is left open.
+        write: a value in words.
+
+    """
+
+    name: str
+    title: str
+    series: tuple[Series, ...]
+    lines: tuple[tuple[str, float], ...]
+    limits: tuple[float | None, float | None]
+    write: Callable[[float], str]
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Sizes side by side, on a logarithmic scale: a label, a value and a color each."""
+
+    name: str
+    title: str
+    bars: tuple[tuple[str, float, str], ...]
+    write: Callable[[float], str]
+
+
+def loss_chart(rows: Sequence[Mapping[str, Any]]) -> Chart | None:
+    """Held-out loss with the base model's; ``None`` where nothing was scored."""
+    scored = [row for row in rows if "loss" in row]
+    if not scored:
+        return None
+    series = (_series("held-out", scored, "loss", "blue"),)
+    return Chart(
+        "loss", "held-out loss (nats per token)", series, (("base model", scored[0]["loss"]),), (None, None), _plain
+    )
+
+
+def accuracy_chart(rows: Sequence[Mapping[str, Any]], outcome: Mapping[str, Any]) -> Chart | None:
+    """Held-out accuracy, by group where there are few, retention, the base model's and guessing; in percent."""
+    scored = [row for row in rows if "accuracy" in row]
+    if not scored:
+        return None
+    groups = sorted(key for key in scored[-1] if key.startswith("accuracy."))
+    shown = groups if 1 < len(groups) <= _MOST_GROUPS else []
+    series = [_series("all", scored, "accuracy", "blue", 100.0)]
+    series += [
+        _series(group.partition(".")[2], scored, group, color, 100.0, thin=True)
+        for group, color in zip(shown, GROUP_COLORS, strict=False)
+    ]
+    kept = [row for row in (outcome["base"], outcome["final"]) if math.isfinite(row.get("retention") or math.nan)]
+    if kept:
+        series.append(_series("kept of what it knew", kept, "retention", "orange", 100.0))
+    lines = [("base model", 100 * scored[0]["accuracy"])]
+    if outcome["examples"].get("guessing"):
+        lines.append(("guessing", 100 * outcome["examples"]["guessing"]))
+    return Chart("accuracy", "held-out accuracy (%)", tuple(series), tuple(lines), (0.0, 102.0), _percent)
+
+
+def epsilon_chart(rows: Sequence[Mapping[str, Any]], privacy: Mapping[str, Any]) -> Chart | None:
+    """ε of the released model as it was spent, stage 1 at round 0, and what was planned; ``None`` where it is inf."""
+    spent = [row for row in rows if isinstance(row.get("epsilon"), float)]
+    if not spent:
+        return None
+    released = privacy["released_model"]
+    series = Series(
+        "spent",
+        (0, *(row["round"] for row in spent)),
+        (released["epsilon_of_stage_1"], *(row["epsilon"] for row in spent)),
+        "orange",
+    )
+    lines = (("planned", privacy["planned_epsilon"]),) if math.isfinite(privacy["planned_epsilon"]) else ()
+    title = f"ε of the released model, client level, δ = {released['delta']:g}"
+    highest = max(*series.y, *(height for _, height in lines))
+    return Chart("epsilon", title, (series,), lines, (0.0, 1.12 * highest), show)
+
+
+def bytes_chart(wire: Mapping[str, Any]) -> Bars:
+    """What one client sends and receives in a round, beside plain LoRA; what is not known is left out."""
+    found = (
+        ("up, this run", wire["bytes_up_per_client_round"], "blue"),
+        ("up, plain LoRA", wire["bytes_up_per_client_round_plain_lora"], "muted"),
+        ("down, this run", wire["bytes_down_per_client_round"], "teal"),
+    )
+    known = tuple(bar for bar in found if math.isfinite(bar[1]))
+    return Bars("bytes", "bytes per client and round (serialised, log scale)", known, data_size)
+
+
+def _series(
+    label: str, rows: Sequence[Mapping[str, Any]], key: str, color: str, factor: float = 1.0, *, thin: bool = False
+) -> Series:
+    errors = [row.get(f"{key}_error") for row in rows]
+    known = all(isinstance(error, float) and math.isfinite(error) for error in errors)
+    return Series(
+        label,
+        tuple(row["round"] for row in rows),
+        tuple(factor * row[key] for row in rows),
+        color,
+        thin,
+        tuple(factor * error for error in errors if error is not None) if known else (),
+    )
+
+
+def _plain(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _percent(value: float) -> str:
+    return f"{value:.1f} %"

@@ -1,0 +1,166 @@
+"""What is said of a run in every document that is published: each sentence and table is made here, once.
+
+Paths, times and counts that depend on who was asked or answered are in none of them.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from server_app.privacy.account import cross_check_sentence
+from server_app.results.units import data_size, show, times
+from server_app.rounds.controls import control_warning
+
+Rows = list[tuple[str, ...]]
+_NO_CLIENT = "nothing is claimed: each knows its own share of the noise"
+
+
+def headline(privacy: Mapping[str, Any]) -> str:
+    """What is protected, at which ε, against whom: one sentence, for who reads no other."""
+    model = privacy["released_model"]
+    if privacy["insecure_noise"]:
+        return "Nothing is protected: this is a test run with reproducible noise, and no ε holds."
+    if math.isinf(float(model["epsilon"])):
+        return f"Nothing is protected end to end: ε is infinite, because {privacy['not_private_because']}."
+    server = privacy["one_client_against_server"]
+    operator = (
+        "Against the server's operator nothing is claimed."
+        if math.isinf(float(server["epsilon"]))
+        else f"Against the server's operator it is ε = {show(server['epsilon'])}."
+    )
+    return (
+        "Whatever one client holds, all its examples over the whole run, is protected at ε = "
+        f"{show(model['epsilon'])}, δ = {model['delta']:g}, against who has the model ({model['assumes']}). {operator}"
+    )
+
+
+def warnings(report: Mapping[str, Any]) -> list[str]:
+    """What must not be overlooked; that replies were missing is not among it, since it tells who took part."""
+    privacy = report["privacy"]
+    found = [control_warning(report["run"]["control"]), report["outcome"]["warning"]]
+    if privacy["released_model"]["cross_check"].get("agrees") is False:
+        found.append(f"The two accountants differ: ε {cross_check_sentence(privacy['released_model']['cross_check'])}")
+    if privacy["insecure_noise"]:
+        found.append("INSECURE TEST RUN: the noise was reproducible, so no epsilon above holds.")
+    return [text for text in found if text]
+
+
+def utility_table(outcome: Mapping[str, Any]) -> Rows:
+    """Each score before and after, ± its standard error where there is one; empty without held-out examples."""
+    base, final = outcome["base"], outcome["final"]
+    return [
+        (key.replace(".", ", "), _score(key, base), _score(key, final))
+        for key in base
+        if key != "round" and not key.endswith("_error")
+    ]
+
+
+def scored_on(outcome: Mapping[str, Any]) -> str:
+    """How many questions the scores are of, and what ± means; ``""`` without held-out examples."""
+    examples = outcome["examples"]
+    if not examples:
+        return ""
+    groups = ", ".join(f"{name} {size:,}" for name, size in examples["groups"].items())
+    parts = f" ({groups})" if len(examples["groups"]) > 1 else ""
+    kept = f", {examples['retention']:,} for retention" if examples["retention"] else ""
+    guessing = f" Guessing scores {examples['guessing']:.1%}." if examples["guessing"] else ""
+    return (
+        f"{examples['held_out']:,} held-out questions{parts}{kept}. ± is one standard error over the questions, taken "
+        f"as independent; it says nothing of other seeds.{guessing}"
+    )
+
+
+def privacy_table(privacy: Mapping[str, Any]) -> dict[str, str]:
+    """The guarantee by its parts: what ε is of, against whom, under which terms."""
+    model, server = privacy["released_model"], privacy["one_client_against_server"]
+    first, why = privacy["statistics_noise_multiplier"], server["not_claimed_because"]
+    noise = f"{privacy['noise_multiplier']:.4f} in a round" + (f", {first:.4f} in stage 1" if first else "")
+    return {
+        "ε": f"{show(model['epsilon'])} at δ = {model['delta']:g}",
+        "of": model["of"],
+        "against": model["against"],
+        "unit": model["unit"],
+        "adjacency": model["adjacency"],
+        "accountant": model["accountant"],
+        "assumed": model["assumes"],
+        "clients that may pool what they know of the noise": _colluders(privacy),
+        "trust model": f"{privacy['trust']} (`privacy.trust`)",
+        "ε of one client against the server": show(server["epsilon"])
+        + (f" (nothing is claimed: {why})" if why else ""),
+        "noise multiplier (std over the clip norm)": noise,
+        "noise": privacy["noise_source"],
+    }
+
+
+def parties(report: Mapping[str, Any]) -> Rows:
+    """Who sees what of this run, and what is promised against each."""
+    privacy, covered = report["privacy"], report["communication"]["cover"]
+    model, server = privacy["released_model"], privacy["one_client_against_server"]
+    epsilon, alone = _promise(model["epsilon"]), _promise(server["epsilon"])
+    own_noise = "each client's message, which carries no noise" if not server["noise_multiplier_of_a_message"] else (
+        "each client's noisy message by itself"
+    )  # fmt: skip
+    amplified = "cohorts stay secret" in model["assumes"]
+    watcher = epsilon if covered or not amplified else alone
+    return [
+        ("anyone with the adapter and this report", "the model and public figures", epsilon),
+        (
+            "other clients",
+            "the models of the rounds that they are asked in, their own noise; clients that may pool it: "
+            f"{_colluders(privacy)}",
+            epsilon if privacy["trust"] != "distributed" or privacy["colluders"] else _NO_CLIENT,
+        ),
+        (
+            "the server's operator",
+            f"{own_noise}, and who was asked",
+            alone + ("" if math.isfinite(float(server["epsilon"])) else ": the operator is trusted"),
+        ),
+        (
+            "who watches the network",
+            "under TLS lengths and times"
+            + (", every client being asked in every round" if covered else ", hence who was asked"),
+            watcher + ("" if watcher == epsilon else " (cohorts are seen, so nothing is amplified)"),
+        ),
+    ]
+
+
+ASSUMED = (
+    "Cohorts stay secret where ε is amplified by sampling; they are drawn from the operating system's randomness.",
+    "Clients run the code that they have checked, and add the noise that they are told to.",
+    "The server's operator is trusted as far as the table says; TLS protects messages on the way.",
+    "Nothing but the published files leaves the server's folder.",
+    "Held-out rows and public prompts are public: nothing of them is protected, and five of them may be shown.",
+    "Other runs on the same clients add up; this figure is of this run alone.",
+)
+"""What every run rests on; docs/privacy.md says why."""
+
+
+def bytes_table(wire: Mapping[str, Any]) -> Rows:
+    """Serialized bytes of this run and of plain LoRA under the same terms."""
+    up, lora = wire["bytes_up_per_client_round"], wire["bytes_up_per_client_round_plain_lora"]
+    return [
+        ("up, per client and round", data_size(up), f"{data_size(lora)} ({times(lora, up)})"),
+        ("down, per client and round", data_size(wire["bytes_down_per_client_round"]), ""),
+        ("up in all, expected", data_size(wire["bytes_up_expected"]), ""),
+        ("down in all, expected", data_size(wire["bytes_down_expected"]), ""),
+    ]
+
+
+def _promise(epsilon: float | str) -> str:
+    return f"ε = {show(epsilon)}" if math.isfinite(float(epsilon)) else "nothing is claimed"
+
+
+def _score(key: str, scores: Mapping[str, Any]) -> str:
+    percent = key.startswith(("accuracy", "retention"))
+    value, error = scores[key], float(scores.get(f"{key}_error", math.nan))
+    known = math.isfinite(error)
+    if percent:
+        return f"{value:.1%}" + (f" ± {100 * error:.1f}" if known else "")
+    return f"{value:.3f}" + (f" ± {error:.3f}" if known else "")
+
+
+def _colluders(privacy: Mapping[str, Any]) -> str:
+    """Only shares of a common noise can be pooled: elsewhere no client knows any noise that the sum rests on."""
+    if privacy["trust"] != "distributed":
+        return "any number"
+    return f"at most {privacy['colluders']} (`privacy.colluders`)"

@@ -1,0 +1,83 @@
+"""A few held-out examples as a report shows them: the base model's answer and the tuned one's beside the reference.
+
+They are evenly spread over the rows, whatever the model makes of them: nobody picks the good ones.
+"""
+
+from typing import Any
+
+from datasets import Dataset
+from torch import Tensor
+
+from common.config import DataConfig, EvaluationConfig
+from common.data import prompt_texts
+from common.model.adapted import AdaptedModel
+from server_app.results.evaluation import Evaluator
+from server_app.results.writing import greedy_settings, write_texts
+
+COUNT = 5
+_NEW_TOKENS = 64  # a text is written twice, on a machine that may have no accelerator
+_LONGEST = 600  # characters of a prompt, reference or text
+
+
+class Samples:
+    """``COUNT`` of the public examples, or all where there are fewer; none of a plain text, which nothing asks for.
+
+    Args:
+        adapted: the model.
+        rows: all held-out examples.
+        data: how they are to be read.
+        settings: how they are scored.
+
+    """
+
+    def __init__(self, adapted: AdaptedModel, rows: Dataset, data: DataConfig, settings: EvaluationConfig) -> None:
+        asked = [row for row, prompt in enumerate(rows[data.prompt_column]) if str(prompt).strip()]
+        count = min(COUNT, len(asked))
+        self._rows = rows.select([asked[number * len(asked) // count] for number in range(count)])
+        self._adapted, self._data, self._settings = adapted, data, settings
+
+    def __call__(self, base: Tensor, tuned: Tensor) -> list[dict[str, Any]]:
+        """Each example with what two adapters (shape ``[n]``) make of it.
+
+        ``prompt`` and ``reference`` are texts. Where the example is a choice, ``choices`` holds the ``text`` of each
+        and its probabilities ``base`` and ``tuned``; else ``base`` and ``tuned`` are what the model writes.
+        """
+        if len(self._rows) == 0:
+            return []
+        shown = self._scored(base, tuned) if "choices" in self._rows.column_names else self._written(base, tuned)
+        heads = zip(self._prompts(), self._rows[self._data.completion_column], strict=True)
+        return [
+            {"prompt": _short(prompt), "reference": _short(reference), **more}
+            for (prompt, reference), more in zip(heads, shown, strict=True)
+        ]
+
+    def _prompts(self) -> list[str]:
+        """The prompts as people wrote them, not as a chat template has them."""
+        return [str(text) for text in self._rows[self._data.prompt_column]]
+
+    def _scored(self, base: Tensor, tuned: Tensor) -> list[dict[str, Any]]:
+        scored = Evaluator(self._adapted, self._rows, self._data, self._settings)
+        before, after = scored.shares(base).tolist(), scored.shares(tuned).tolist()
+        return [
+            {
+                "choices": [
+                    {"text": _short(text), "base": old, "tuned": new}
+                    for text, old, new in zip(texts, before[row], after[row], strict=False)  # padded with zeros
+                ]
+            }
+            for row, texts in enumerate(self._rows["choices"])
+        ]
+
+    def _written(self, base: Tensor, tuned: Tensor) -> list[dict[str, Any]]:
+        prompts = prompt_texts(self._rows, self._data, self._adapted.tokenizer)
+        settings = greedy_settings(self._adapted, min(_NEW_TOKENS, self._data.max_length))
+        before, after = (
+            write_texts(self._adapted, adapter, prompts, self._data, self._settings.batch_size, settings)
+            for adapter in (base, tuned)
+        )
+        return [{"base": _short(old), "tuned": _short(new)} for old, new in zip(before, after, strict=True)]
+
+
+def _short(text: str) -> str:
+    text = text.strip()
+    return f"{text[:_LONGEST]}…" if len(text) > _LONGEST else text
