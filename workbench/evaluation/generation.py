@@ -38,7 +38,9 @@ class Prompts:
 def generation_settings(adapted: AdaptedModel, new_tokens: int, beams: Beams) -> dict[str, Any]:
     """Every setting of ``generate``, greedy or by beams."""
     penalty = {"length_penalty": beams.length_penalty, "early_stopping": False} if beams.count > 1 else {}
-    return greedy_settings(adapted, new_tokens) | {"num_beams": beams.count, **penalty}
+    return {"do_sample": False, "num_beams": beams.count, **penalty} | {
+        name: value for name, value in greedy_settings(adapted, new_tokens).items() if name != "num_beams"
+    }
 
 
 def write_lines(
