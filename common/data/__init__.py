@@ -7,7 +7,7 @@ layouts, ``chats`` conversations; ``partition`` says who holds what, ``overlap``
 conversations, ``chat_template`` make tokens.
 """
 
-from common.data.chat_template import check_chat_template
+from common.data.chat_template import check_chat_template, render
 from common.data.formats import FORMATS
 from common.data.overlap import check_evaluation_is_public
 from common.data.partition import (
@@ -39,6 +39,7 @@ __all__ = [
     "private_examples",
     "private_tokens",
     "prompt_texts",
+    "render",
     "retention_examples",
     "split_rows",
     "tokenize",

@@ -16,7 +16,7 @@ _ROLES = {
 
 def chat_example(row: Mapping[str, Any]) -> Iterator[Example]:
     """A conversation up to its last answer; none for one without. Raises ``ValueError`` for what is no conversation."""
-    messages = _messages(row["messages"])
+    messages = conversation(row["messages"])
     while messages and messages[-1]["role"] != "assistant":
         messages.pop()
     if not messages:
@@ -40,7 +40,8 @@ def _first(messages: list[Message]) -> str:
     return next(message["role"] for message in messages if message["role"] != "system")
 
 
-def _messages(value: object) -> list[Message]:
+def conversation(value: object) -> list[Message]:
+    """The turns of a list of messages, or of JSON that holds one. Raises ``ValueError`` for anything else."""
     if isinstance(value, str):  # a CSV or Parquet cell that holds JSON
         try:
             value = json.loads(value)

@@ -55,7 +55,7 @@ def write_texts(
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
     for start in tracked(range(0, len(order), batch_size), "batches of texts"):
         numbers = order[start : start + batch_size]
-        ids, mask = _left_padded([rows[number] for number in numbers], tokenizer.pad_token_id or 0)
+        ids, mask = left_padded([rows[number] for number in numbers], tokenizer.pad_token_id or 0)
         written = adapted.model.generate(
             input_ids=ids.to(adapted.device), attention_mask=mask.to(adapted.device), generation_config=generation
         )
@@ -65,7 +65,8 @@ def write_texts(
     return texts
 
 
-def _left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
+def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """Token ids and their mask, both of shape ``[rows, longest]``."""
     width = max(len(row) for row in rows)
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])

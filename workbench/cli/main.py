@@ -7,10 +7,13 @@ import typer
 from common.private_files import private_files
 from server_app.results.units import use_utf8
 from workbench.cli.budget import budget
+from workbench.cli.chat import chat
 from workbench.cli.check_site import check_site
 from workbench.cli.command_line import PlainGroup
 from workbench.cli.compare import compare
 from workbench.cli.evaluate import evaluate
+from workbench.cli.export import export
+from workbench.cli.generate import generate
 from workbench.cli.keys import keys
 from workbench.cli.plan import plan
 from workbench.cli.run import run
@@ -19,7 +22,7 @@ from workbench.version import app_version
 
 app = typer.Typer(cls=PlainGroup, add_completion=False, pretty_exceptions_enable=False)
 
-for command in (budget, check_site, compare, evaluate, keys, plan, run, traffic):
+for command in (budget, chat, check_site, compare, evaluate, export, generate, keys, plan, run, traffic):
     app.command()(command)
 
 

@@ -19,6 +19,11 @@ def load_adapter(folder: Path, config: RunConfig) -> tuple[AdaptedModel, Tensor]
     Its ``initial`` is the base model: every B is zero. Raises ``ConfigError`` when the weights do not fit the model.
     """
     adapted = load_adapted_model(config.model, config.lora, config.seed)
+    return adapted, put_on(folder, config, adapted)
+
+
+def put_on(folder: Path, config: RunConfig, adapted: AdaptedModel) -> Tensor:
+    """Load the weights in ``folder`` onto a model, and return them (shape ``[n]``); ``ConfigError`` as above."""
     _check_base(folder, config, adapted)
     adapted.load(adapted.initial)
     weights = load_peft_weights(str(folder), device="cpu")
@@ -35,7 +40,7 @@ def load_adapter(folder: Path, config: RunConfig) -> tuple[AdaptedModel, Tensor]
             f'--adapter "{folder}" does not fit model.name = "{config.model.name}": '
             f"{len(absent)} tensors are absent, {len(outcome.unexpected_keys)} have no place in it"
         )
-    return adapted, adapted.adapter()
+    return adapted.adapter()
 
 
 def _check_base(folder: Path, config: RunConfig, adapted: AdaptedModel) -> None:

@@ -1,0 +1,143 @@
+"""``dr-encoder generate`` and ``chat``: what both models say, asked as the adapter was trained."""
+
+import io
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from common.config import ConfigError, DataConfig
+from common.data import render
+from tests.support.benchmark_files import MMLU, question
+from tests.support.tiny import write_jsonl
+from workbench.cli import main as cli
+from workbench.using.prompts import read_prompts
+from workbench.using.request import Sampling, asked
+from workbench.using.terminal import talk
+from workbench.using.writer import Writer
+
+QUESTION = question(next(iter(MMLU)), 0, "ABCD") + "\nAnswer:"
+CHAT = {"data.chat-template": True}
+runner = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def plain(adapter: Path) -> Writer:
+    return Writer.load(asked(adapter, {}), Sampling(2), base=True)
+
+
+@pytest.fixture(scope="module")
+def chat(adapter: Path) -> Writer:
+    return Writer.load(asked(adapter, CHAT), Sampling(4), base=True)
+
+
+def generate(adapter: Path, *options: str) -> tuple[int, str]:
+    result = runner.invoke(cli.app, ["generate", "--adapter", str(adapter), *options])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+def test_the_tuned_model_says_what_it_learned_and_the_base_does_not(adapter: Path, tmp_path: Path) -> None:
+    prompts = write_jsonl(tmp_path / "ask.jsonl", [{"prompt": QUESTION, "completion": "B"}, {"prompt": QUESTION * 2}])
+    code, output = generate(adapter, "--prompts", str(prompts), "--out", str(tmp_path / "o.jsonl"), "--new-tokens", "2")
+    assert code == 0, output
+    first, second = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
+    assert first["messages"] == [{"role": "user", "content": QUESTION}]
+    assert (first["tuned"][0], first["reference"]) == ("B", "B")
+    assert not first["base"].startswith("B")
+    assert "reference" not in second
+
+
+def test_texts_in_the_terminal_stand_beside_each_other(adapter: Path, tmp_path: Path) -> None:
+    (tmp_path / "ask.txt").write_text("first\n\nsecond\n", encoding="utf-8")
+    code, output = generate(adapter, "--prompts", str(tmp_path / "ask.txt"), "--new-tokens", "1", "--limit", "1")
+    assert code == 0
+    assert "first" in output
+    assert "second" not in output
+    assert next(line for line in output.splitlines() if "tuned" in line).index("base model") < 40
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([{"question": "a"}], "row 1: no text in any of prompt, messages; it has question"),
+        ([{"messages": [{"role": "assistant", "content": "a"}]}], "row 1: nobody asks anything"),
+        ([{"messages": [{"role": "tool", "content": "a"}]}], "row 1: message 1 has the role 'tool'"),
+        ([], "the file is empty"),
+    ],
+)
+def test_a_file_without_prompts_is_refused_before_the_model_is_loaded(
+    adapter: Path, tmp_path: Path, rows: list[dict[str, Any]], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Writer, "load", lambda *_, **__: pytest.fail("loaded"))
+    code, output = generate(adapter, "--prompts", str(write_jsonl(tmp_path / "ask.jsonl", rows)))
+    assert code == 1
+    assert said in " ".join(output.split())
+
+
+def test_rows_of_the_runs_own_layout_are_prompts(tmp_path: Path) -> None:
+    talk = [("system", "S"), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
+    told = [{"role": role, "content": text} for role, text in talk]
+    path = write_jsonl(tmp_path / "chat.jsonl", [{"messages": told}])
+    (found,) = read_prompts(path, DataConfig(format="chat"), templated=True)
+    assert (found.messages, found.reference) == (told[:-1], "d")
+    path = write_jsonl(tmp_path / "own.jsonl", [{"ask": "a", "more": "b", "say": "c"}])
+    (found,) = read_prompts(path, DataConfig(prompt_column="ask,more", completion_column="say"), templated=False)
+    assert (found.messages, found.reference) == ([{"role": "user", "content": "a\n\nb"}], "c")
+    path = write_jsonl(tmp_path / "alpaca.jsonl", [{"instruction": "I", "input": "", "output": "O"}])
+    said, templated = (read_prompts(path, DataConfig(format="alpaca"), templated=way)[0] for way in (False, True))
+    assert said.messages[0]["content"].endswith("### Response:")
+    assert templated.messages[0]["content"] == "I"
+
+
+def test_a_conversation_is_asked_in_the_template_and_a_text_is_continued(plain: Writer, chat: Writer) -> None:
+    messages = [{"role": "user", "content": "hi"}]
+    tokenizer = chat.adapted.tokenizer
+    assert tokenizer.decode(chat.prompt(messages)) == render(tokenizer, messages, ask=True) == "<user>hi\n<assistant>"
+    assert tokenizer.decode(plain.prompt(messages), skip_special_tokens=True) == "hi"
+
+
+def test_without_a_run_beside_it_a_chat_model_is_asked_in_its_template(
+    adapter: Path, model: str, tmp_path: Path
+) -> None:
+    alone = shutil.copytree(adapter, tmp_path / "adapter")
+    writer = Writer.load(asked(alone, {"model.name": model, "model.device": "cpu"}), Sampling(1), base=False)
+    assert writer.templated
+    assert list(writer.adapters) == ["tuned"]
+
+
+def test_each_model_remembers_its_own_answers_until_it_is_told_to_forget(
+    chat: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, int]] = []
+
+    def spy(who: str, prompts: list[list[int]], told: Any) -> list[str]:
+        seen.append((who, len(prompts[0])))
+        told(f"{who} says")
+        return [f"{who} says"]
+
+    monkeypatch.setattr(Writer, "write", lambda _, *given: spy(*given))
+    lines: Iterator[str] = iter(["one", "one", "", "/help", "/new", "one", "/quit", "never"])
+    out = io.StringIO()
+    talk(chat, Console(file=out, width=80), "Be kind.", lambda: next(lines))
+    lengths = [length for who, length in seen if who == "base"]
+    assert lengths[0] == lengths[2] < lengths[1]
+    assert len(seen) == 6
+    assert "base says" in out.getvalue()
+    assert "tuned says" in out.getvalue()
+
+
+def test_a_key_that_is_not_read_is_refused(adapter: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--set privacy.epsilon: no effect"):
+        asked(adapter, {"privacy.epsilon": 1.0})
+
+
+def test_a_text_is_told_in_pieces_as_it_is_written(plain: Writer) -> None:
+    pieces: list[str] = []
+    (text,) = plain.write("tuned", [plain.prompt([{"role": "user", "content": QUESTION}])], pieces.append)
+    assert "".join(pieces).strip() == text

@@ -1,0 +1,131 @@
+"""``dr-encoder export``: a merged model is the tuned one, an adapter is what was published, and both go to a hub."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
+
+from tests.support.fake_hub import FakeHub, fake_hub
+from workbench.cli import main as cli
+from workbench.evaluation.adapter import load_adapter
+from workbench.using.request import asked
+
+runner = CliRunner()
+
+
+def export(adapter: Path, *options: str) -> tuple[int, str]:
+    result = runner.invoke(cli.app, ["export", "--adapter", str(adapter), *options])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+def everything(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.suffix in {".json", ".md", ".jinja"})
+
+
+def test_a_merged_model_says_what_the_tuned_one_says(adapter: Path, model: str, tmp_path: Path) -> None:
+    code, output = export(adapter, "--out", str(tmp_path / "merged"))
+    assert code == 0, output
+    assert "model.safetensors" in output
+    adapted, tuned = load_adapter(adapter, asked(adapter, {}).config)
+    adapted.load(tuned)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    ids = tokenizer("Answer: A B", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        expected, found = adapted.model(ids).logits, merged(ids).logits
+        adapted.load(adapted.initial)
+        untuned = adapted.model(ids).logits
+    assert torch.allclose(expected, found, atol=1e-5)
+    assert not torch.allclose(untuned, found, atol=1e-2)
+    assert tokenizer.chat_template
+    assert model.encode() not in everything(tmp_path / "merged"), "no path of this machine"
+
+
+def test_weights_come_in_the_dtype_that_is_asked_for(adapter: Path, tmp_path: Path) -> None:
+    code, _ = export(adapter, "--out", str(tmp_path / "half"), "--dtype", "bfloat16")
+    assert code == 0
+    with safe_open(tmp_path / "half" / "model.safetensors", "pt") as weights:
+        assert {weights.get_tensor(name).dtype for name in weights.keys()} == {torch.bfloat16}  # noqa: SIM118 - no dict
+
+
+def test_the_card_of_a_merged_model_keeps_the_terms_and_loses_the_adapter(adapter: Path, tmp_path: Path) -> None:
+    export(adapter, "--out", str(tmp_path / "merged"), "--base-id", "org/base")
+    card = ModelCard.load(tmp_path / "merged" / "README.md")
+    assert (card.data.library_name, card.data.base_model) == ("transformers", "org/base")
+    assert card.data.tags == ["lora", "base_model:finetune:org/base"]
+    assert "ε covers what this model tells of one client's examples." in card.text
+    assert 'AutoModelForCausalLM.from_pretrained(".")' in card.text
+    assert "Load the adapter" not in card.text
+    assert "## Licence" in card.text
+
+
+def test_an_exported_adapter_is_what_is_published_and_no_more(adapter: Path, tmp_path: Path) -> None:
+    (adapter / "secret.txt").write_text("who took part")
+    code, _ = export(adapter, "--out", str(tmp_path / "a"), "--form", "adapter", "--base-id", "org/base")
+    (adapter / "secret.txt").unlink()
+    assert code == 0
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {
+        "adapter_config.json", "adapter_model.safetensors", "README.md"
+    }  # fmt: skip
+    assert json.loads((tmp_path / "a" / "adapter_config.json").read_bytes())["base_model_name_or_path"] == "org/base"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--public"], "--public: no effect without --push-to"),
+        (["--form", "adapter", "--dtype", "float16"], "--dtype float16: an adapter is float32"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(adapter: Path, tmp_path: Path, options: list[str], said: str) -> None:
+    code, output = export(adapter, "--out", str(tmp_path / "new"), *options)
+    assert code == 1
+    assert said in output
+    assert not (tmp_path / "new").exists()
+
+
+def test_nothing_is_written_over(adapter: Path, tmp_path: Path) -> None:
+    (tmp_path / "there.txt").touch()
+    code, output = export(adapter, "--out", str(tmp_path))
+    assert code == 1
+    assert "there is something already" in output
+
+
+def push(hub: FakeHub, adapter: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own: the hub's address is read when its library is imported."""
+    own = {"HF_ENDPOINT": hub.address, "HF_TOKEN": "hf_test", "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+    program = [sys.executable, "-m", "workbench.cli.main", "export", "--adapter", str(adapter), "--out", str(out)]
+    return subprocess.run(
+        [*program, "--form", "adapter", "--push-to", "org/tuned", *options],
+        env={**os.environ, **own}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_what_was_exported_goes_to_a_private_repository_in_one_commit(adapter: Path, tmp_path: Path) -> None:
+    with fake_hub() as hub:
+        done = push(hub, adapter, tmp_path / "a")
+    assert done.returncode == 0, done.stderr
+    assert f"uploaded: {hub.address}/org/tuned/commit/1" in done.stdout
+    assert hub.made["org/tuned"]["visibility"] == "private"
+    sent = hub.files["org/tuned"]
+    assert sent == {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    assert hub.tokens == {"Bearer hf_test"}
+
+
+def test_a_hub_that_refuses_is_one_line_and_the_folder_stays(adapter: Path, tmp_path: Path) -> None:
+    with fake_hub() as hub:
+        hub.refuse = True
+        done = push(hub, adapter, tmp_path / "a", "--public")
+    assert done.returncode == 1
+    assert '--push-to "org/tuned": ' in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "a" / "adapter_model.safetensors").exists()

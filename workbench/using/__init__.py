@@ -1,0 +1,1 @@
+"""A finished adapter in use: asked beside its base model, exported, published."""

@@ -1,0 +1,119 @@
+"""A finished adapter as a folder for others: merged into its base model, or by itself; with its model card.
+
+What is written names no path of this machine: a local base model by the last part of its name, or by the hub id that
+the caller gives.
+"""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import torch
+from huggingface_hub import ModelCard
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+
+from common.config import ConfigError, ModelConfig
+from common.demo.model import load_tokenizer as load_demo_tokenizer
+from common.model.adapted import assemble
+from common.model.base import device_of, load_base
+from common.model.base_sample import BASE_FILE
+from server_app.results.published_names import is_local, public_name
+from workbench.evaluation.adapter import put_on
+from workbench.using.request import Asked
+
+CARD = "README.md"
+_ADAPTER = ("adapter_config.json", "adapter_model.safetensors", CARD, BASE_FILE)
+_LOADING = re.compile(r"## How to load it\n.*?(?=\n## )", re.DOTALL)
+
+
+def check_folder(out: Path) -> None:
+    """Refuse a place where something lies already (``ConfigError``)."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"--out {out}: there is something already; give a new folder")
+
+
+def export_adapter(request: Asked, out: Path, base_id: str) -> None:
+    """The adapter in PEFT's format, with its card and the sample by which its base model is recognized."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in _ADAPTER:
+        if (request.adapter / name).exists():
+            shutil.copyfile(request.adapter / name, out / name)
+    if not (out / "adapter_model.safetensors").exists():
+        raise ConfigError(
+            f'--adapter "{request.adapter}": no adapter_model.safetensors there, which is what is exported'
+        )
+    base = _public_base(request, base_id)
+    settings = json.loads((out / "adapter_config.json").read_bytes())
+    settings["base_model_name_or_path"] = base or public_name(str(settings.get("base_model_name_or_path", "")))
+    (out / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    if (out / CARD).exists() and base:
+        card = ModelCard.load(out / CARD, ignore_metadata_errors=True)
+        card.data.base_model = base
+        card.data.tags = [*(tag for tag in card.data.tags or [] if not tag.startswith("base_model:")),
+                          f"base_model:adapter:{base}"]  # fmt: skip
+        card.save(out / CARD)
+
+
+def export_merged(request: Asked, out: Path, dtype: str, base_id: str) -> None:
+    """The base model with the adapter added to its weights, in ``dtype`` as safetensors, and the tokenizer.
+
+    W + (alpha/r) B A of every adapted layer. A base model that was quantized while training is taken whole: the sum
+    has no place in its few bits.
+    """
+    asked = request.config.model
+    plain = {"quantization": "none", "dtype": dtype, "gradient_checkpointing": False}
+    if asked.name == "demo":
+        plain["dtype"] = "float32"
+    model = ModelConfig.model_validate(asked.model_copy(update=plain).model_dump(by_alias=True))
+    base, tokenizer = load_base(model)
+    adapted = assemble(base, tokenizer, request.config.lora, request.config.seed, device_of(model))
+    put_on(request.adapter, request.config.model_copy(update={"model": model}), adapted)
+    merged = adapted.model.merge_and_unload(safe_merge=True)  # type: ignore[operator]
+    merged.to(getattr(torch, dtype))
+    named = base_id or public_name(asked.name)
+    merged.config._name_or_path = named  # noqa: SLF001 - what save_pretrained would write else is a path
+    if asked.name != "demo":
+        merged.generation_config = _own_generation(asked.name) or merged.generation_config
+    merged.save_pretrained(out)
+    _own_tokenizer(asked.name).save_pretrained(out)
+    source = request.adapter / CARD
+    if source.exists():
+        (out / CARD).write_text(_merged_card(source, named, _public_base(request, base_id)), encoding="utf-8")
+
+
+def _public_base(request: Asked, base_id: str) -> str:
+    """The hub id of the base model, or ``""`` where nobody has said one."""
+    name = request.config.model.name
+    return base_id or ("" if name == "demo" or is_local(name) else name)
+
+
+def _own_generation(name: str) -> GenerationConfig | None:
+    try:
+        return GenerationConfig.from_pretrained(name)
+    except OSError:
+        return None
+
+
+def _own_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """As it came: training changes what it puts around a text."""
+    if name == "demo":
+        return load_demo_tokenizer()
+    found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    return found
+
+
+def _merged_card(source: Path, named: str, base: str) -> str:
+    """The adapter's card, which says what was trained and under which terms, as that of a whole model."""
+    card = ModelCard.load(source, ignore_metadata_errors=True)
+    card.data.library_name = "transformers"
+    tags = [tag for tag in card.data.tags or [] if not tag.startswith("base_model:")]
+    card.data.base_model = base or None
+    card.data.tags = [*tags, *([f"base_model:finetune:{base}"] if base else [])]
+    loading = (
+        "## How to load it\n\n```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        'model = AutoModelForCausalLM.from_pretrained(".")  # this folder\n'
+        'tokenizer = AutoTokenizer.from_pretrained(".")\n```\n'
+    )
+    text = _LOADING.sub(lambda _: loading, str(card))
+    return text.replace("# LoRA adapter of", "# A LoRA adapter merged into", 1).replace("this adapter", "this model")

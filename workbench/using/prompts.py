@@ -1,0 +1,76 @@
+"""A file of prompts: one text a line, or rows with a prompt, a conversation or the columns of the run's format."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.config import ConfigError, DataConfig
+from common.data import FORMATS
+from common.data.chats import Message, conversation
+from common.data.files import kind_of, rows_of_file
+from common.data.raw import FileFault, RowFault
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is asked, and what the file has as its answer, or ``""``."""
+
+    messages: list[Message]
+    reference: str = ""
+
+
+def read_prompts(path: Path, data: DataConfig, *, templated: bool) -> list[Prompt]:
+    """The prompts of a file in their order. Raises ``ConfigError`` for a row that holds none."""
+    if not kind_of(path):
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        return _some(path, [_said(line) for line in lines if line.strip()])
+    found = []
+    try:
+        for number, row in enumerate(rows_of_file(path), start=1):
+            try:
+                found.append(_prompt(row, data, templated))
+            except ValueError as error:
+                raise ConfigError(f'--prompts "{path}": row {number}: {error}') from None
+    except FileFault as error:
+        raise ConfigError(f'--prompts "{path}": {error}') from None
+    return _some(path, found)
+
+
+def _some(path: Path, found: list[Prompt]) -> list[Prompt]:
+    if not found:
+        raise ConfigError(f'--prompts "{path}": there is no prompt in it')
+    return found
+
+
+def _said(text: str, reference: str = "") -> Prompt:
+    return Prompt([{"role": "user", "content": text}], reference)
+
+
+def _prompt(row: Mapping[str, Any] | RowFault, data: DataConfig, templated: bool) -> Prompt:
+    if isinstance(row, RowFault):
+        raise ValueError(row.reason)
+    chat = FORMATS["chat"].renamed(row).get("messages")
+    if chat is not None:
+        return _asked(conversation(chat))
+    layout = FORMATS.get(data.format)
+    if layout is not None and layout.has_columns(row):
+        example = next(layout.examples(row), None)
+        if example is None:
+            raise ValueError("it has no answer, so that it is no example of the run's format; name its prompt column")
+        return _said(example.message if templated else example.prompt, example.completion.strip())
+    columns = [name for name in data.prompt_columns if name in row] or [name for name in ("prompt",) if name in row]
+    texts = [str(row[name]) for name in columns if isinstance(row[name], str) and row[name].strip()]
+    if not texts:
+        named = ", ".join(dict.fromkeys((*data.prompt_columns, "prompt", "messages")))
+        raise ValueError(f"no text in any of {named}; it has {', '.join(row)}")
+    return _said("\n\n".join(texts), str(row.get(data.completion_column) or "").strip())
+
+
+def _asked(messages: list[Message]) -> Prompt:
+    """A conversation up to its last question, with what was answered there."""
+    last = max((place for place, message in enumerate(messages) if message["role"] == "user"), default=-1)
+    if last < 0:
+        raise ValueError("nobody asks anything in its messages")
+    answer = messages[last + 1]["content"] if last + 1 < len(messages) else ""
+    return Prompt(messages[: last + 1], answer)

@@ -1,0 +1,40 @@
+"""Which adapter is used, on which base model, and how texts are drawn; imports nothing heavy."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.config import ConfigError, RunConfig, Scalar
+from workbench.evaluation.adapter_settings import adapter_config
+from workbench.planning.model_directory import check_directory
+
+_READ = ("model.", "data.chat-template", "data.format")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a text is written: up to ``new_tokens`` tokens, the likeliest each time at ``temperature`` 0, else drawn."""
+
+    new_tokens: int
+    temperature: float = 0.0
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The adapter's configuration, and whether a run beside it says how prompts were written."""
+
+    adapter: Path
+    config: RunConfig
+    from_run: bool
+
+
+def asked(adapter: Path, changes: Mapping[str, Scalar]) -> Asked:
+    """The configuration under which ``adapter`` is used; nothing is loaded. Raises ``ConfigError``."""
+    for key in changes:
+        if key in RunConfig().flat() and not key.startswith(_READ):
+            raise ConfigError(f"--set {key}: no effect, for only {', '.join(_READ)} are read here; leave it out")
+    config = adapter_config(adapter, changes)
+    check_directory(config.model.name)
+    told = (adapter.parent / "config.toml").exists() or any(key.startswith("data.") for key in changes)
+    return Asked(adapter, config, told)

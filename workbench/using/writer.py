@@ -1,0 +1,117 @@
+"""Texts of the base model and of the tuned one, asked as the adapter was trained."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedTokenizerBase, TextStreamer
+
+from common.data import check_chat_template, render
+from common.data.chats import Message
+from common.model.adapted import AdaptedModel
+from common.model.token_ids import prompt_ids, token_ids
+from server_app.results.tracking import tracked
+from server_app.results.writing import left_padded
+from workbench.evaluation.adapter import load_adapter
+from workbench.using.request import Asked, Sampling
+
+Told = Callable[[str], None]
+"""Gets each piece of a text as it is written."""
+_PROBE = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+
+
+@dataclass(frozen=True)
+class Writer:
+    """One model with two adapters: ``base``, which changes nothing, and ``tuned``.
+
+    ``templated``: prompts are turns of a conversation, which the tokenizer's chat template writes.
+    """
+
+    adapted: AdaptedModel
+    adapters: dict[str, Tensor]
+    templated: bool
+    sampling: Sampling
+
+    @classmethod
+    def load(cls, request: Asked, sampling: Sampling, *, base: bool) -> "Writer":
+        """Both models, or without ``base`` the tuned one alone; ``ConfigError`` where they cannot be had."""
+        adapted, tuned = load_adapter(request.adapter, request.config)
+        data = request.config.data
+        if request.from_run:
+            check_chat_template(data, adapted.tokenizer)
+        templated = data.templated or (not request.from_run and bool(adapted.tokenizer.chat_template))
+        adapters = {"base": adapted.initial, "tuned": tuned} if base else {"tuned": tuned}
+        return cls(adapted, adapters, templated, sampling)
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids that ask for the next answer; without a template the last message is continued."""
+        tokenizer = self.adapted.tokenizer
+        if self.templated:
+            return token_ids(tokenizer, [render(tokenizer, messages, ask=True)], special=False)[0][-self._room :]
+        return prompt_ids(tokenizer, [messages[-1]["content"].rstrip()])[0][-self._room :]
+
+    @torch.no_grad()
+    def write(self, who: str, prompts: Sequence[list[int]], told: Told | None = None) -> list[str]:
+        """What one of ``adapters`` writes behind each prompt; ``told`` follows a single one piece by piece."""
+        tokenizer = self.adapted.tokenizer
+        self.adapted.load(self.adapters[who])
+        self.adapted.training_mode(False)
+        torch.manual_seed(self.sampling.seed)
+        ids, mask = left_padded(prompts, tokenizer.pad_token_id or 0)
+        written = self.adapted.model.generate(
+            input_ids=ids.to(self.adapted.device),
+            attention_mask=mask.to(self.adapted.device),
+            generation_config=self._settings,
+            streamer=_Streamer(tokenizer, told) if told else None,
+        )
+        return [text.strip() for text in tokenizer.batch_decode(written[:, ids.shape[1] :], skip_special_tokens=True)]
+
+    def write_all(self, who: str, prompts: Sequence[list[int]], batch_size: int) -> list[str]:
+        """``write`` in batches of prompts of like length."""
+        order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
+        texts = [""] * len(prompts)
+        for start in tracked(range(0, len(order), batch_size), f"batches of texts, {who}"):
+            numbers = order[start : start + batch_size]
+            for number, text in zip(numbers, self.write(who, [prompts[number] for number in numbers]), strict=True):
+                texts[number] = text
+        return texts
+
+    @property
+    def _room(self) -> int:
+        """Tokens that a prompt may have beside what is written."""
+        base: Any = self.adapted.model.get_base_model()
+        positions = getattr(base.config.get_text_config(), "max_position_embeddings", None) or 2_048
+        return max(1, int(positions) - self.sampling.new_tokens)
+
+    @property
+    def _settings(self) -> GenerationConfig:
+        base: Any = self.adapted.model.get_base_model()
+        ends = base.generation_config.eos_token_id or []
+        drawn = {"do_sample": True, "temperature": self.sampling.temperature} if self.sampling.temperature else {}
+        return GenerationConfig(
+            max_new_tokens=self.sampling.new_tokens,
+            eos_token_id=sorted({*ends, *(_ends_of_turn(self.adapted.tokenizer) if self.templated else ())}) or None,
+            pad_token_id=self.adapted.tokenizer.pad_token_id or 0,
+            **({"do_sample": False} | drawn),
+        )
+
+
+class _Streamer(TextStreamer):
+    """Whole words as they are written, to a function and not to the terminal."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, told: Told) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self._told = told
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        self._told(text)
+
+
+def _ends_of_turn(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The special token that the template writes behind an answer: what ends one may not be what ends a text."""
+    before, after = render(tokenizer, _PROBE[:1], ask=True), render(tokenizer, _PROBE)
+    behind = after[len(before) :].strip().removeprefix(_PROBE[1]["content"])
+    first = token_ids(tokenizer, [behind], special=False)[0][:1]
+    return [number for number in first if number in tokenizer.all_special_ids]
