@@ -41,7 +41,7 @@ class HistoryCodec(Codec):
         if not 1 <= size <= layout.size:
             raise ValueError(f"codec.size = {size} is out of range; allowed: 1 to {layout.size}")
         if not 0 <= rows < size:
-            raise ValueError(f"history.rows = {rows} is out of range; allowed: 0 to {size - 1}, below codec.size")
+            raise ValueError(f"rows = {rows} is out of range; allowed: 0 to {size - 1}")
         check_shape("history", history, layout.size)
         self._layout, self._rows, self._size = layout, rows, size
         self._seed, self._epoch = seed, epoch

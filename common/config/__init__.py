@@ -40,7 +40,6 @@ from common.config.sections import (
 )
 from common.config.strategy_sections import (
     FedlppConfig,
-    HistoryConfig,
     PriorConfig,
     PublicPriorConfig,
     StageOneConfig,
@@ -59,7 +58,6 @@ __all__ = [
     "EvaluationConfig",
     "FederationConfig",
     "FedlppConfig",
-    "HistoryConfig",
     "LoraConfig",
     "ModelConfig",
     "OutputConfig",

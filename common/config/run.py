@@ -30,7 +30,6 @@ from common.config.sections import (
 )
 from common.config.strategy_sections import (
     FedlppConfig,
-    HistoryConfig,
     PriorConfig,
     PublicPriorConfig,
     StageOneConfig,
@@ -58,7 +57,6 @@ class RunConfig(Section):
     train: TrainConfig = TrainConfig()
     codec: CodecConfig = CodecConfig()
     prior: PriorConfig = PriorConfig()
-    history: HistoryConfig = HistoryConfig()
     fedlpp: FedlppConfig = FedlppConfig()
     public_prior: PublicPriorConfig = PublicPriorConfig()
     stage_one: StageOneConfig = StageOneConfig()

@@ -5,9 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from common.config.fields import (
-    Fraction,
     NonNegativeFloat,
-    NonNegativeInt,
     OpenShare,
     PositiveFloat,
     PositiveInt,
@@ -20,13 +18,6 @@ class PriorConfig(Section):
     """Training of a learned AutoEncoder on synthetic gradients (Algorithm 1, server side)."""
 
     steps: PositiveInt = Field(300, description="Adam steps")
-
-
-class HistoryConfig(Section):
-    """The prior of strategy history-prior: directions in which the released adapter has been moving."""
-
-    decay: Fraction = Field(0.95, description="history-prior: weight of the past in the decayed sum of steps")
-    rows: NonNegativeInt = Field(32, description="history-prior: most code values for the history, one a tensor")
 
 
 class FedlppConfig(Section):

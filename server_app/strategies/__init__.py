@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from server_app.strategies.base import FederatedAdapter
     from server_app.strategies.recipe import Recipe
 
-OPTIONAL_SECTIONS = ("codec", "prior", "history", "fedlpp", "public-prior", "stage-one")
+OPTIONAL_SECTIONS = ("codec", "prior", "fedlpp", "public-prior", "stage-one")
 """Sections of the configuration that only some strategies read; every strategy reads all the others."""
 
 
@@ -114,7 +114,7 @@ STRATEGIES = Registry(
             "fedlpp:FedLpp",
             lambda config: ("fedlpp", "codec") if config.fedlpp.compress else ("fedlpp",),
         ),
-        "history-prior": Entry("history_prior:HistoryPrior", lambda config: (*_codec(config), "history")),
+        "history-prior": Entry("history_prior:HistoryPrior", _codec),
         "lora": Entry("lora:Lora", lambda _: ()),
         "public-prior": Entry(
             "public_prior:PublicPrior",

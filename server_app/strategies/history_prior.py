@@ -12,9 +12,14 @@ from server_app.rounds.round import ClosedRound, OpenRound
 from server_app.strategies.base import FederatedAdapter
 from server_app.strategies.recipe import Recipe, check_size
 
+DECAY = 0.95
+"""Weight of the past in the decayed sum of released steps."""
+ROWS = 32
+"""Most code values for the history, one a tensor; a code of fewer leaves one for a random row."""
+
 
 class HistoryPrior(FederatedAdapter):
-    """``h <- history.decay * h + step`` over released steps: post-processing, so no privacy is spent on the prior."""
+    """``h <- DECAY * h + step`` over released steps: post-processing, so no privacy is spent on the prior."""
 
     @classmethod
     def recipe_for(cls, config: RunConfig, layout: Layout) -> Recipe:
@@ -26,12 +31,12 @@ class HistoryPrior(FederatedAdapter):
         before = self.state.optimizer.adapter
         closed = super().aggregate(opened, replies)
         if closed.steps and isinstance(self.codec, HistoryCodec):
-            self.state.codec = self.codec.advance(self.state.optimizer.adapter - before, self.config.history.decay)
+            self.state.codec = self.codec.advance(self.state.optimizer.adapter - before, DECAY)
         return closed
 
 
 def _first_codec(config: RunConfig, layout: Layout) -> HistoryCodec:
-    """The codec of round 1; raises ``ConfigError`` where ``codec.*`` or ``history.rows`` do not suit."""
+    """The codec of round 1; raises ``ConfigError`` where ``codec.*`` does not suit."""
     codec = config.codec
     if (codec.kind, codec.form) != ("linear", "global"):
         raise ConfigError(
@@ -43,7 +48,7 @@ def _first_codec(config: RunConfig, layout: Layout) -> HistoryCodec:
         return HistoryCodec(
             layout,
             torch.zeros(layout.size),
-            rows=config.history.rows,
+            rows=min(ROWS, codec.size - 1),
             size=codec.size,
             seed=config.seed,
         )

@@ -37,7 +37,6 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
     ({"privacy.statistics-share": 1.0}, ["privacy.statistics-share = 1.0", "less than 1"]),
     ({"privacy.minimum-cohort": 2}, ["privacy.minimum-cohort: unknown key"]),
     ({"lora.rank": 0}, ["lora.rank = 0", "greater than or equal to 1"]),
-    ({"history.decay": 1.0}, ["history.decay = 1.0", "less than 1"]),
     ({"lora.target-modules": " , "}, ["lora.target-modules", "at least one module"]),
     ({"num-server-rounds": 0}, ["num-server-rounds = 0", "greater than or equal to 1"]),
     ({"num-server-rounds": 2.5}, ["num-server-rounds = 2.5", "integer"]),

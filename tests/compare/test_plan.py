@@ -44,8 +44,8 @@ def cells_of(**changes: Any) -> list[Cell]:
         ),
         ({"epsilons": [4.0, 4.0]}, "name each once"),
         (
-            {"strategies": ["lora", "history-prior+history.rows=300"]},
-            r"history-prior\+history.rows=300 at epsilon 4: history.rows = 300 is out of range; allowed: 0 to 63",
+            {"strategies": ["lora", "history-prior+codec.size=0"]},
+            r"history-prior\+codec.size=0 at epsilon 4: codec.size = 0 is out of range; allowed: 1 to ",
         ),
         (
             {"strategies": ["random-projection+codec.form=trained"]},

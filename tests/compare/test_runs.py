@@ -42,10 +42,10 @@ def test_what_is_done_is_found_and_what_failed_runs_again(tmp_path: Path) -> Non
 def test_a_key_that_a_later_version_adds_orphans_no_run_but_a_changed_default_does(tmp_path: Path) -> None:
     store = Store(tmp_path)
     older = dict(job().flat)
-    del older["history.rows"]
+    del older["fedlpp.bits"]
     store.add(record(job(), flat=older))
     assert store.find(job()) is not None
-    store.add(record(job(), flat=older | {"history.rows": 7}))
+    store.add(record(job(), flat=older | {"fedlpp.bits": 7}))
     assert store.find(job()) is None
 
 

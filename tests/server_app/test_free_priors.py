@@ -12,7 +12,7 @@ from common.codecs import HistoryCodec, LinearCodec, build_encoder
 from common.config import ConfigError
 from common.model.adapted import AdaptedModel
 from server_app.rounds.round import OpenRound
-from server_app.strategies import STRATEGIES
+from server_app.strategies import STRATEGIES, history_prior
 from tests.support import reference
 from tests.support.false_alarms import beyond, statistical
 from tests.support.grids import faulty
@@ -51,12 +51,14 @@ def test_a_random_projection_equals_the_plain_loop(files: Files, adapted: Adapte
 
 
 @statistical(beyond(5), "system")
-def test_the_history_is_the_decayed_sum_of_the_released_steps(make: Make) -> None:
+def test_the_history_is_the_decayed_sum_of_the_released_steps(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """And it is what the clients of the next round are sent.
 
     The last figure was .508 with a standard deviation of .039 over 60 runs, here at least .289.
     """
-    strategy, grid = make({**NOISY, "strategy.name": "history-prior", "history.decay": 0.5, "history.rows": 4})
+    monkeypatch.setattr(history_prior, "DECAY", 0.5)
+    monkeypatch.setattr(history_prior, "ROWS", 4)
+    strategy, grid = make({**NOISY, "strategy.name": "history-prior"})
     adapters = [strategy.state.optimizer.adapter]
     specs = []
     original = strategy.aggregate
@@ -106,7 +108,7 @@ def test_a_history_that_is_not_finite_ends_in_divergence_not_in_an_error(make: M
         ("random-projection", {"codec.form": "per-tensor", "codec.size": 15}, r"codec\.size = 15 is too small"),
         ("random-projection", {"codec.size": 0}, r"codec\.size = 0"),
         ("history-prior", {"codec.form": "per-tensor"}, r'codec\.form = "per-tensor": strategy history-prior'),
-        ("history-prior", {"history.rows": 64}, r"history\.rows = 64 is out of range; allowed: 0 to 63"),
+        ("history-prior", {"codec.size": 0}, r"codec\.size = 0 is out of range"),
     ],
 )
 def test_a_codec_that_does_not_suit_is_refused_by_key(

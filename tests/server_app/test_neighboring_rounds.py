@@ -33,7 +33,6 @@ SETTING: dict[str, Any] = {
     "privacy.sampling-rate": RATE,
     "server.optimizer": "sgd",
     "server.learning-rate": 1.0,
-    "history.rows": 4,
 }
 ALL = set(range(1, CLIENTS + 1))
 ORIGINAL, RELEASE = base.combine, client_module.release_gradient
