@@ -19,13 +19,26 @@ from torch.nn import functional
 from common.codecs.autoencoder import Architecture, register_architecture
 
 RESIDUAL_BLOCKS = 3
+_DEPTH = 6
+
+
+def usual_depth(dim: int) -> int:
+    """FedCG's depth 6, or the deepest that ``dim`` values allow: they shrink to about ``dim`` / 2^depth.
+
+    >>> usual_depth(98_304), usual_depth(3072)
+    (6, 5)
+    """
+    return max(1, min(_DEPTH, _deepest(dim)))
+
+
+def _deepest(dim: int) -> int:
+    return (dim.bit_length() - 1) // 2
 
 
 def image_shape(dim: int, depth: int) -> tuple[int, int]:
     """Return (H, W), multiples of 2^depth with H·W ≥ n; a depth outside 1..log₄(n) raises ``ValueError``."""
-    deepest = (dim.bit_length() - 1) // 2
-    if not 1 <= depth <= deepest:
-        raise ValueError(f"codec.depth = {depth} does not suit {dim} values; allowed: 1 to {deepest}")
+    if not 1 <= depth <= _deepest(dim):
+        raise ValueError(f"depth = {depth} does not suit {dim} values; allowed: 1 to {_deepest(dim)}")
     unit = 1 << depth
     width = unit * max(1, round(sqrt(dim / 2) / unit))
     return unit * -(-dim // (width * unit)), width

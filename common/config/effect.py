@@ -19,7 +19,6 @@ def _demo(config: "RunConfig") -> bool:
 
 ONLY_IF: dict[str, tuple[_Test, str]] = {
     "codec.form": (lambda config: config.codec.kind == "linear", 'codec.kind = "linear"'),
-    "codec.depth": (lambda config: config.codec.kind == "conv", 'codec.kind = "conv"'),
     "data.dirichlet-alpha": (lambda config: config.data.partitioner == "dirichlet", 'data.partitioner = "dirichlet"'),
     "data.task": (_demo, 'data.name = "demo"'),
     "data.examples-per-client": (_demo, 'data.name = "demo"'),

@@ -202,7 +202,6 @@ class CodecConfig(Section):
     )
     size: NonNegativeInt = Field(256, description="values in a code; 0 = what the kind dictates (identity, conv)")
     refresh_every: NonNegativeInt = Field(1, description="rounds after which a seeded codec is redrawn; 0 = never")
-    depth: Annotated[int, Field(ge=1, le=8)] = Field(6, description="conv: number of stride-2 stages")
 
 
 class PrivacyConfig(Section):

@@ -9,7 +9,7 @@ from torch import Tensor
 from common.adapter import Layout
 from common.codecs.autoencoder import NeuralEncoder
 from common.codecs.base import Codec, EncoderSpec
-from common.codecs.conv import CONV
+from common.codecs.conv import CONV, usual_depth
 from common.codecs.dense import DENSE
 from common.codecs.identity import IdentityCodec
 from common.config import CodecConfig, ConfigError, RunConfig
@@ -83,8 +83,9 @@ class Recipe:
 def learned_encoder(codec: CodecConfig, layout: Layout) -> PlannedEncoder:
     """The encoder of a trained AutoEncoder: the convolution, or a weight for every value of code and adapter."""
     if codec.kind == "conv":
-        network = CONV.encoder(layout.size, codec.depth)
-        return PlannedEncoder(NeuralEncoder(layout, CONV, option=codec.depth, scale=1.0, encoder=network).spec())
+        depth = usual_depth(layout.size)
+        network = CONV.encoder(layout.size, depth)
+        return PlannedEncoder(NeuralEncoder(layout, CONV, option=depth, scale=1.0, encoder=network).spec())
     with torch.device("meta"):
         encoder = DENSE.encoder(layout.size, codec.size)
     weights = sum(value.nbytes for value in encoder.state_dict().values())

@@ -9,6 +9,7 @@ from flwr.serverapp import Grid
 
 from common.adapter import Layout
 from common.codecs.autoencoder import NeuralCodec
+from common.codecs.conv import usual_depth
 from common.codecs.identity import IdentityCodec
 from common.config import ConfigError, RunConfig
 from common.privacy.mechanism import ReleaseTerms
@@ -173,7 +174,7 @@ def prior_settings(config: RunConfig, layout: Layout) -> PriorSettings:
             size=codec.size,
             seed=config.seed,
             steps=config.prior.steps,
-            depth=codec.depth,
+            depth=usual_depth(layout.size),
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error

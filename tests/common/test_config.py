@@ -51,7 +51,7 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
     ({"fedlpp.bits": 0}, ["fedlpp.bits = 0", "greater than or equal to 1"]),
     ({"fedlpp.bits": 9}, ["fedlpp.bits = 9", "less than or equal to 8"]),
     ({"fedlpp.rounding": "up"}, ["fedlpp.rounding = 'up'", "'nearest' or 'stochastic'"]),
-    ({"codec.depth": 9}, ["codec.depth = 9", "less than or equal to 8"]),
+    ({"fedlpp.bits": 9}, ["fedlpp.bits = 9", "less than or equal to 8"]),
     ({"server.optimizer": "lion"}, ["server.optimizer = 'lion'", "'sgd', 'momentum' or 'adam'"]),
     ({"server.divergence-factor": 1.0}, ["server.divergence-factor = 1.0", "greater than 1"]),
     (

@@ -53,7 +53,7 @@ def cells_of(**changes: Any) -> list[Cell]:
         ),
         ({"strategies": ["random-projection+codec.kind=identity"]}, 'codec.kind = "identity": .* needs "linear"'),
         ({"strategies": ["fedlpp+fedlpp.compress=true+codec.form=trained"]}, 'codec.form = "trained": strategy fedlpp'),
-        ({"strategies": ["dr-encoder+codec.kind=conv+codec.depth=3"]}, "codec.size = 64 with codec.kind = 'conv'"),
+        ({"strategies": ["dr-encoder+codec.kind=conv"]}, "codec.size = 64 with codec.kind = 'conv'"),
         ({"tasks": ["algebra"]}, '"algebra": there are elicitation, knowledge'),
         ({"cohort": 7}, "--cohort 7: larger than the 6 clients"),
         ({"seeds": 0}, "--seeds 0: at least 1"),

@@ -11,7 +11,7 @@ from server_app.results.report import _warning
 from server_app.rounds.controls import CONTROLS, controlled_code, controlled_gradient
 from tests.support.tiny import Files, final_adapter, run_tiny, tiny_config
 
-CONV = {"strategy.name": "dr-encoder", "codec.kind": "conv", "codec.size": 0, "codec.depth": 2, "prior.steps": 20}
+CONV = {"strategy.name": "dr-encoder", "codec.kind": "conv", "codec.size": 0, "prior.steps": 20}
 
 
 def test_each_control_takes_away_what_it_says() -> None:

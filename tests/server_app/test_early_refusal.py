@@ -16,12 +16,11 @@ from tests.support.tiny import CLIENTS, Files, planned, tiny_config, tiny_grid, 
 from workbench.cli import main as cli
 from workbench.cli import run as run_command
 
-CONV: dict[str, Any] = {"codec.kind": "conv", "codec.depth": 3}
-ONLY = r"codec\.size = 64 with codec\.kind = 'conv'; allowed: 400, or 0 for it"
+CONV: dict[str, Any] = {"codec.kind": "conv"}
+ONLY = r"codec\.size = 64 with codec\.kind = 'conv'; allowed: 96, or 0 for it"
 REFUSED = [
     ({"strategy.name": "dr-encoder", **CONV}, ONLY),
     ({"strategy.name": "fedcg", **CONV}, ONLY),
-    ({"strategy.name": "dr-encoder", **CONV, "codec.depth": 8}, r"codec\.depth = 8 does not suit 3072 values"),
     ({"strategy.name": "dr-encoder", "codec.kind": "identity"}, r"codec\.size = 64 with .*'identity'; allowed: 3072"),
     ({"strategy.name": "dr-encoder", "codec.form": "per-tensor", "codec.size": 7}, r"codec\.size = 7 is too small"),
     *(

@@ -97,7 +97,7 @@ def test_a_history_that_is_not_finite_ends_in_divergence_not_in_an_error(make: M
     [
         (
             "random-projection",
-            {"codec.kind": "conv", "codec.depth": 3},
+            {"codec.kind": "conv"},
             r'codec\.kind = "conv": strategy random-projection',
         ),
         ("random-projection", {"codec.kind": "identity"}, r'codec\.kind = "identity": strategy random-projection'),

@@ -158,7 +158,7 @@ BAD: dict[str, Callable[[], object]] = {
     r"codec.size = 4 is too small for codec.form = 'per-tensor'": lambda: train(form="per-tensor", size=4),
     r"codec.size = 8 with codec.kind = 'identity'; allowed: 356": lambda: train(kind="identity"),
     r"codec.size = 8 with codec.kind = 'conv'; allowed: \d+, or 0": lambda: train(kind="conv", depth=2),
-    r"codec.depth = 6 does not suit 356 values; allowed: 1 to 4": lambda: train(kind="conv", size=0),
+    r"depth = 6 does not suit 356 values; allowed: 1 to 4": lambda: train(kind="conv", size=0),
     r"steps = 0": lambda: train(steps=0),
     r"batch_size = 1": lambda: train(batch_size=1),
     r"learning_rate = nan": lambda: train(learning_rate=float("nan")),

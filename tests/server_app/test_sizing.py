@@ -120,7 +120,7 @@ def test_estimates_are_near_what_a_real_step_keeps(
     assert checkpointed < whole
 
 
-CONV = {"codec.kind": "conv", "codec.depth": 2, "codec.size": 0, "prior.steps": 2}
+CONV = {"codec.kind": "conv", "codec.size": 0, "prior.steps": 2}
 
 
 PRIOR: dict[str, Any] = {"strategy.name": "public-prior", "codec.size": 24}
@@ -226,11 +226,6 @@ def test_a_preset_that_is_not_there_lists_those_that_are() -> None:
         read_preset("dolly-lama")
 
 
-def test_a_depth_that_the_adapter_cannot_have_is_a_configuration_error() -> None:
-    with pytest.raises(ConfigError, match="depth"):
-        sizing.solve(RunConfig.parse(TINY | CONV | {"codec.depth": 40}))
-
-
 def test_an_unknown_shape_is_a_configuration_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"a directory without a usable config\.json"):
         shape_of(ModelConfig(name=str(tmp_path)), LoraConfig(rank=TINY["lora.rank"]))
@@ -304,13 +299,12 @@ def test_fedcg_is_planned_with_its_convolutions_code_and_a_stage_1_in_the_clear(
         "strategy.name": "fedcg",
         "codec.kind": "conv",
         "codec.size": 0,
-        "codec.depth": 6,
         "stage-one.private": False,
     }
     config = preset_config(name, GIVEN_NOISE | original)
     answer = json.loads(sizing.to_json(config))
-    assert answer["code_values"] == conv_code_size(answer["adapter_values"], config.codec.depth)
-    assert answer["code_values"] == pytest.approx(answer["adapter_values"] / 2**config.codec.depth, rel=0.05)
+    assert answer["code_values"] == conv_code_size(answer["adapter_values"], 6)
+    assert answer["code_values"] == pytest.approx(answer["adapter_values"] / 2**6, rel=0.05)
     assert answer["statistics_noise_multiplier"] == 0.0
     assert answer["epsilon"] == "inf"
     assert "stage-one.private = false" in answer["not_private_because"]

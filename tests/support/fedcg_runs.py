@@ -19,7 +19,7 @@ FEDCG: dict[str, Any] = {
     "prior.steps": 5,
     "codec.size": 16,
 }
-CONV: dict[str, Any] = {"codec.kind": "conv", "codec.depth": 2, "codec.size": 0}
+CONV: dict[str, Any] = {"codec.kind": "conv", "codec.size": 0}
 PRIVATE: dict[str, Any] = {"stage-one.private": True}
 
 

@@ -9,7 +9,7 @@ from server_app.strategies.base import FederatedAdapter
 REFRESHED: dict[str, Any] = {"public-prior.refresh-every": 3}  # a second prior, in the fourth round
 VARIANTS: dict[str, dict[str, Any]] = {
     **{name: {"strategy.name": name} for name in STRATEGIES},
-    "dr-encoder, conv": {"strategy.name": "dr-encoder", "codec.kind": "conv", "codec.size": 0, "codec.depth": 2},
+    "dr-encoder, conv": {"strategy.name": "dr-encoder", "codec.kind": "conv", "codec.size": 0},
     "dr-encoder, trained": {"strategy.name": "dr-encoder", "codec.form": "trained"},
     "fedcg": {"strategy.name": "fedcg", "stage-one.private": False, "stage-one.learning-rate": 0.1},
     "fedcg, conv": {
@@ -18,7 +18,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "stage-one.learning-rate": 0.1,
         "codec.kind": "conv",
         "codec.size": 0,
-        "codec.depth": 2,
     },
     "fedcg, private": {"strategy.name": "fedcg", "stage-one.private": True},
     "fedlpp, 1 bit": {"strategy.name": "fedlpp", "fedlpp.bits": 1},

@@ -46,7 +46,7 @@ def test_networks_map_between_vectors_and_codes_of_the_stated_size(n: int, depth
 
 def test_a_depth_that_does_not_suit_the_adapter_is_refused() -> None:
     for depth in (0, 5):
-        with pytest.raises(ValueError, match=f"codec.depth = {depth} does not suit 357 values; allowed: 1 to 4"):
+        with pytest.raises(ValueError, match=f"depth = {depth} does not suit 357 values; allowed: 1 to 4"):
             conv_code_size(357, depth)
     with pytest.raises(ValueError, match=r"codec.size = 358 is out of range; allowed: 1 to 357"):
         DENSE.code_size(357, 358)
