@@ -27,7 +27,6 @@ class FedlppConfig(Section):
     rounding: Literal["nearest", "stochastic"] = Field(
         "nearest", description="fedlpp: to the nearest level, or at random without bias (by seed and round)"
     )
-    compress: bool = Field(False, description="fedlpp: clients send codes of codec.* rather than whole updates")
 
 
 class PublicPriorConfig(Section):

@@ -110,10 +110,7 @@ STRATEGIES = Registry(
             ("codec.form", "stage-one.estimator", "stage-one.grouping"),
             fedcg_checks.faults,
         ),
-        "fedlpp": Entry(
-            "fedlpp:FedLpp",
-            lambda config: ("fedlpp", "codec") if config.fedlpp.compress else ("fedlpp",),
-        ),
+        "fedlpp": Entry("fedlpp:FedLpp", lambda _: ("fedlpp",)),
         "history-prior": Entry("history_prior:HistoryPrior", _codec),
         "lora": Entry("lora:Lora", lambda _: ()),
         "public-prior": Entry(

@@ -19,7 +19,6 @@ from common.config import RunConfig
 from common.proxy import QuantizedAdapter, quantize
 from server_app.strategies.base import FederatedAdapter
 from server_app.strategies.findings import Findings
-from server_app.strategies.random_projection import seeded_codec
 from server_app.strategies.recipe import Recipe
 
 
@@ -28,14 +27,9 @@ class FedLpp(FederatedAdapter):
 
     @classmethod
     def recipe_for(cls, config: RunConfig, layout: Layout) -> Recipe:
-        """The paper's clients return whole updates; ``fedlpp.compress`` sends codes instead.
-
-        The proxy is one of zeros: how it rounds changes no byte.
-        """
-        settings = config.fedlpp
-        codec = seeded_codec(config, layout) if settings.compress else IdentityCodec(layout)
-        proxy = quantize(torch.zeros(layout.size), layout, settings.bits)
-        return Recipe.of(layout, codec, proxy=proxy)
+        """Clients return whole updates, as the paper's do. The proxy is one of zeros: how it rounds changes no byte."""
+        proxy = quantize(torch.zeros(layout.size), layout, config.fedlpp.bits)
+        return Recipe.of(layout, IdentityCodec(layout), proxy=proxy)
 
     def broadcast(self, server_round: int, adapter: Tensor) -> QuantizedAdapter:
         """Q(adapter), with a seed of this round when it rounds at random."""

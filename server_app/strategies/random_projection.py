@@ -15,20 +15,20 @@ class RandomProjection(FederatedAdapter):
     @classmethod
     def recipe_for(cls, config: RunConfig, layout: Layout) -> Recipe:
         """The seeded codec as configured; it draws nothing before it is used."""
-        return Recipe.of(layout, seeded_codec(config, layout))
+        return Recipe.of(layout, _codec(config, layout))
 
 
-def seeded_codec(config: RunConfig, layout: Layout) -> Codec:
+def _codec(config: RunConfig, layout: Layout) -> Codec:
     """The linear codec of ``codec.*``, of a form that needs no statistics, since nobody was asked for any.
 
     Raises ``ConfigError`` for another kind or form, and for a size that the adapter cannot have.
     """
     codec = config.codec
     if codec.kind != "linear":
-        raise ConfigError(f'codec.kind = "{codec.kind}": strategy {config.strategy.name} needs "linear"')
+        raise ConfigError(f'codec.kind = "{codec.kind}": strategy random-projection needs "linear"')
     if codec.form not in BLIND_FORMS:
         raise ConfigError(
-            f'codec.form = "{codec.form}": strategy {config.strategy.name} asks nobody for the statistics that this '
+            f'codec.form = "{codec.form}": strategy random-projection asks nobody for the statistics that this '
             f"form is made of; allowed: {', '.join(BLIND_FORMS)}"
         )
     check_size(config, layout)

@@ -52,7 +52,6 @@ def cells_of(**changes: Any) -> list[Cell]:
             'codec.form = "trained": .*allowed: global, per-ten',
         ),
         ({"strategies": ["random-projection+codec.kind=identity"]}, 'codec.kind = "identity": .* needs "linear"'),
-        ({"strategies": ["fedlpp+fedlpp.compress=true+codec.form=trained"]}, 'codec.form = "trained": strategy fedlpp'),
         ({"strategies": ["dr-encoder+codec.kind=conv"]}, "codec.size = 64 with codec.kind = 'conv'"),
         ({"tasks": ["algebra"]}, '"algebra": there are elicitation, knowledge'),
         ({"cohort": 7}, "--cohort 7: larger than the 6 clients"),

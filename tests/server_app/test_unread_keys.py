@@ -42,7 +42,7 @@ def test_a_section_that_a_strategy_is_said_not_to_read_changes_nothing(files: Fi
 @pytest.mark.parametrize(
     ("changes", "key", "read"),
     [
-        ({"strategy.name": "fedlpp", "fedlpp.compress": True}, "codec.size", True),
+        ({"strategy.name": "fedlpp"}, "fedlpp.bits", True),
         ({"strategy.name": "fedlpp"}, "codec.size", False),
         ({"codec.form": "trained"}, "prior.steps", True),
         ({"codec.kind": "conv", "codec.size": 0}, "prior.steps", True),

@@ -22,11 +22,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "fedcg, private": {"strategy.name": "fedcg", "stage-one.private": True},
     "fedlpp, 1 bit": {"strategy.name": "fedlpp", "fedlpp.bits": 1},
     "fedlpp, 3 bits, at random": {"strategy.name": "fedlpp", "fedlpp.bits": 3, "fedlpp.rounding": "stochastic"},
-    "fedlpp, at random, compressed": {
-        "strategy.name": "fedlpp",
-        "fedlpp.rounding": "stochastic",
-        "fedlpp.compress": True,
-    },
     "lora, A frozen": {"strategy.name": "lora", "lora.freeze-a": True},
     "public-prior, per layer": {"strategy.name": "public-prior", "public-prior.form": "per-layer", **REFRESHED},
     "public-prior, Tucker": {"strategy.name": "public-prior", "public-prior.form": "tucker"},
