@@ -12,7 +12,6 @@ LARGEST_SEED = 2**32 - 1
 """What every generator of random numbers takes that a run has."""
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
-OpenShare = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 
 
 def kebab(name: str) -> str:

@@ -6,7 +6,6 @@ from pydantic import Field, model_validator
 
 from common.config.fields import (
     NonNegativeFloat,
-    OpenShare,
     PositiveFloat,
     PositiveInt,
     Rate,
@@ -80,7 +79,6 @@ class StageOneConfig(Section):
     grouping: Literal["tensor", "module"] = Field(
         "tensor", description="dr-encoder: one value per tensor or per module type"
     )
-    share: OpenShare = Field(0.3, description="fedcg: share of a client's examples that only stage 1 uses (paper: .3)")
     clip_norm: Annotated[float, Field(gt=0, le=1e30)] = Field(
         1.0, description="fedcg: bound on the l2 norm of all gradients of one client together"
     )

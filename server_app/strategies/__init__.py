@@ -102,7 +102,7 @@ STRATEGIES = Registry(
         "dr-encoder": Entry(
             "dr_encoder:DrEncoder",
             lambda config: (*_learnable(config), "stage-one"),
-            ("stage-one.share", "stage-one.clip-norm"),
+            ("stage-one.clip-norm",),
         ),
         "fedcg": Entry(
             "fedcg:FedCg",

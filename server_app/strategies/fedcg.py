@@ -1,6 +1,6 @@
 """FedCG (CG-FedLLM, arXiv 2405.13746): an AutoEncoder that is trained on the clients' real gradients.
 
-TGAP, stage 1: a cohort sends LoRA gradients of a few local steps on ``stage-one.share`` of its examples, and the server
+TGAP, stage 1: a cohort sends LoRA gradients of a few local steps on a share of its examples, and the server
 trains the AutoEncoder on them. FAF, stage 2: the rounds, on the other examples, with codes. In the clear
 (``stage-one.private = false``, the original) stage 1 has no privacy, whatever noise the rounds add; else all that a
 client sends is clipped as one vector, noised and charged.
@@ -22,6 +22,9 @@ from server_app.privacy.stage_one import StageOne
 from server_app.rounds.cohort import FederationError
 from server_app.strategies.recipe import Recipe, learned_encoder
 from server_app.strategies.two_stage import TwoStage, prior_settings
+
+SHARE = 0.3
+"""Of a client's examples, which only stage 1 uses: the paper's."""
 
 
 class FedCg(TwoStage):
@@ -88,5 +91,5 @@ def gradients_stage(config: RunConfig, layout: Layout) -> StageOne:
         size=size,
         open_size=size,
         clip_norm=config.stage_one.clip_norm,
-        share=config.stage_one.share,
+        share=SHARE,
     )

@@ -126,7 +126,7 @@ def test_a_client_knows_stage_one_from_its_instruction_alone(make: Make) -> None
     """Whatever its own copy of the configuration says of the strategy and of stage 1."""
     strategy, grid = make({**FEDCG, **PRIVATE, **NOISY})
     for context in map(grid.context, grid.get_node_ids()):
-        context.run_config |= {"strategy.name": "lora", "stage-one.steps": 7, "stage-one.share": 0.9}
+        context.run_config |= {"strategy.name": "lora", "stage-one.steps": 7}
     assert not [m for m in replies_to_stage_one(strategy, grid) if m.has_error()]
 
 

@@ -21,7 +21,7 @@ OTHER: dict[str, dict[str, Any]] = {
     "prior": {"prior.steps": 7},
     "fedlpp": {"fedlpp.bits": 5, "fedlpp.rounding": "stochastic"},
     "public-prior": {"public-prior.pool": 32, "public-prior.pseudo-clients": 80, "public-prior.whitening": 0.0},
-    "stage-one": {"stage-one.steps": 1, "stage-one.learning-rate": 0.1, "stage-one.share": 0.5},
+    "stage-one": {"stage-one.steps": 1, "stage-one.learning-rate": 0.1},
 }
 """Values of every optional section other than those of a tiny run."""
 
