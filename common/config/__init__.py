@@ -39,6 +39,7 @@ from common.config.sections import (
     TrainConfig,
 )
 from common.config.strategy_sections import (
+    PROMPTS_PER_CLIENT,
     FedlppConfig,
     PriorConfig,
     PublicPriorConfig,
@@ -48,6 +49,7 @@ from common.config.strategy_sections import (
 __all__ = [
     "LARGEST_EPSILON",
     "ONLY_IF",
+    "PROMPTS_PER_CLIENT",
     "SELF_GENERATED",
     "TEMPLATE",
     "CodecConfig",

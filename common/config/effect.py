@@ -27,7 +27,6 @@ ONLY_IF: dict[str, tuple[_Test, str]] = {
         lambda config: config.public_prior.prompts == "template",
         'public-prior.prompts = "template"',
     ),
-    "public-prior.tucker-width": (lambda config: config.public_prior.form == "tucker", 'public-prior.form = "tucker"'),
     "train.learning-rate": (_several_steps, "train.local-steps above 1, or train.local-epochs"),
 }
 """For every such key, whether a configuration reads it, and beside what it is read, in words."""

@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.config.strategy_sections import PublicPriorConfig
+from common.config.strategy_sections import PROMPTS_PER_CLIENT, PublicPriorConfig
 
 SELF_GENERATED, TEMPLATE = "self-generated", "template"
 """Values of ``public-prior.prompts`` that name no file."""
@@ -87,9 +87,9 @@ def written_fault(prior: PublicPriorConfig) -> str:
             count = len(read_prompts(prior.prompts))
     except ValueError as error:
         return str(error)
-    if count >= prior.prompts_per_client:
+    if count >= PROMPTS_PER_CLIENT:
         return ""
-    return f"it gives {count} different prompts, and public-prior.prompts-per-client = {prior.prompts_per_client}"
+    return f"it gives {count} different prompts, and a pseudo-client has {PROMPTS_PER_CLIENT}"
 
 
 def template_faults(prior: PublicPriorConfig, data_name: str) -> list[str]:

@@ -12,6 +12,9 @@ from common.config.fields import (
     Section,
 )
 
+PROMPTS_PER_CLIENT = 3
+"""Prompts of a pseudo-client of strategy public-prior."""
+
 
 class PriorConfig(Section):
     """Training of a learned AutoEncoder on synthetic gradients (Algorithm 1, server side)."""
@@ -34,14 +37,12 @@ class PublicPriorConfig(Section):
     prompts: str = Field("self-generated", description="self-generated, template, or a file (JSONL, one text a line)")
     template: str = Field("", description='a prompt with {slots}; "" = that of the demo task')
     slots: str = Field("", description='template: TOML file with a list of words for every slot; "" = the demo\'s')
-    pool: PositiveInt = Field(256, description="most prompts to have")
+    pool: Annotated[int, Field(ge=PROMPTS_PER_CLIENT)] = Field(256, description="most prompts to have")
     pseudo_clients: PositiveInt = Field(256, description="pseudo-clients, each one gradient")
-    prompts_per_client: PositiveInt = Field(3, description="prompts of a pseudo-client")
     refresh_every: PositiveInt = Field(
         5, description="rounds after which the prior is made anew from the released model"
     )
     form: Literal["full", "per-layer", "tucker"] = Field("full", description="principal directions of what")
-    tucker_width: PositiveInt = Field(8, description="tucker: directions kept of every tensor's long side")
     delivery: Literal["basis", "rebuild"] = Field(
         "basis", description="send the rows, or what a client needs to apply them through its own model"
     )

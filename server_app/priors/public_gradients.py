@@ -15,11 +15,12 @@ from torch import Tensor
 from common import seeds
 from common.adapter import Layout, TensorSlice
 from common.codecs.rows import BlockRows, Rows, TangentRows, TuckerRows, as_matrix, reduce_to_core
-from common.config import PublicPriorConfig
+from common.config import PROMPTS_PER_CLIENT, PublicPriorConfig
 from common.model.adapted import AdaptedModel
 from server_app.priors.public_prompts import LABEL_TOKENS, sample
 
 _NEGLIGIBLE = 1e-10  # of the largest energy: below it a direction is rounding
+_TUCKER_WIDTH = 8  # directions that are kept of every tensor's long side
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def pseudo_clients(
 ) -> PseudoClients:
     """Give every pseudo-client prompts of its own draw, and each a label sampled from the model with ``adapter``."""
     generator = torch.Generator().manual_seed(seed)
-    each, count = settings.prompts_per_client, settings.pseudo_clients
+    each, count = PROMPTS_PER_CLIENT, settings.pseudo_clients
     drawn = [torch.randperm(len(prompts), generator=generator)[:each].tolist() for _ in range(count)]
     adapted.load(torch.nan_to_num(adapter))
     sampled = sample(adapted, [prompts[i] for row in drawn for i in row], LABEL_TOKENS, seeds.of_labels(seed))
@@ -67,7 +68,7 @@ def directions(
     inverse = torch.where(usable, 1 / norms, 0.0)
     units = torch.where(usable[:, None], gradients, 0.0) * inverse[:, None]
     if settings.form == "tucker":
-        return _tucker(layout, units, size, settings.tucker_width)
+        return _tucker(layout, units, size)
     if settings.form == "per-layer":
         return _per_layer(layout, units, size)
     weights, energies = principal(units, size)
@@ -86,12 +87,12 @@ def rows_bytes(layout: Layout, size: int, settings: PublicPriorConfig, longest: 
     """
     if settings.form == "tucker":
         shapes = [sorted(piece.shape) for piece in layout.tensors]
-        sides = [(short, min(settings.tucker_width, long), long) for short, long in shapes]
+        sides = [(short, min(_TUCKER_WIDTH, long), long) for short, long in shapes]
         return 2 * sum(kept * (long + size * short) for short, kept, long in sides)
     if settings.form == "per-layer":
         return 2 * size * max(end - start for start, end in layer_ranges(layout))
     if settings.delivery == "rebuild":
-        sequences = settings.pseudo_clients * settings.prompts_per_client
+        sequences = settings.pseudo_clients * PROMPTS_PER_CLIENT
         return 4 * (layout.size + sequences * (longest + 2) + settings.pseudo_clients * size)
     return 2 * size * layout.size
 
@@ -153,15 +154,15 @@ def _layer(piece: TensorSlice) -> str:
     return found.group(0) if found else ""
 
 
-def _tucker(layout: Layout, units: Tensor, size: int, width: int) -> Directions:
+def _tucker(layout: Layout, units: Tensor, size: int) -> Directions:
     """Leading directions of every tensor's long side, then principal directions inside the core that they leave."""
     sides = []
     for piece in layout.tensors:
         matrices = as_matrix(piece, units)
         second = torch.einsum("crs,crt->st", matrices, matrices).double()
         vectors = torch.linalg.eigh(second).eigenvectors.flip(1)
-        sides.append(vectors[:, :width].T.float().contiguous())
+        sides.append(vectors[:, :_TUCKER_WIDTH].T.float().contiguous())
     cores = reduce_to_core(layout, units, sides)
     weights, energies = principal(cores, size)
-    rows = TuckerRows(layout, width, torch.cat([side.flatten() for side in sides]), weights.T @ cores)
+    rows = TuckerRows(layout, _TUCKER_WIDTH, torch.cat([side.flatten() for side in sides]), weights.T @ cores)
     return Directions(rows, energies)

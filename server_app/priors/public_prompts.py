@@ -13,6 +13,7 @@ from collections.abc import Collection, Sequence
 import torch
 
 from common.config import (
+    PROMPTS_PER_CLIENT,
     SELF_GENERATED,
     TEMPLATE,
     ConfigError,
@@ -74,10 +75,10 @@ def public_prompts(
 
 def check_enough(settings: PublicPriorConfig, count: int) -> None:
     """Raise ``ConfigError`` where a pseudo-client needs more than ``count`` prompts."""
-    if count < settings.prompts_per_client:
+    if count < PROMPTS_PER_CLIENT:
         raise ConfigError(
             f'public-prior.prompts = "{settings.prompts}": gave {count} prompts that the evaluation does not ask, and '
-            f"public-prior.prompts-per-client = {settings.prompts_per_client}; {_more_prompts(settings)}"
+            f"a pseudo-client has {PROMPTS_PER_CLIENT}; {_more_prompts(settings)}"
         )
 
 

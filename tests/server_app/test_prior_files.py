@@ -49,7 +49,6 @@ XY = {"public-prior.template": "is {x} {y} ?"}
     ("name", "text", "changes"),
     [
         ("p.txt", "who ?\nwhat ?\n\nwhy ?\n", {}),
-        ("p.txt", "who ?\n", {"public-prior.prompts-per-client": 1}),
         ("p.jsonl", '{"prompt": "who ?", "more": 1}\n"what ?"\n\n"why ?"\n', {}),
         ("s.toml", 'relation = ["colour", "size", "kind"]\nsubject = ["wolf"]\n', {}),
         ("s.toml", 'y = ["cat", "dog"]\nx = ["red", "blue"]\nunread = 3\n', XY),
@@ -68,8 +67,8 @@ def test_a_file_of_words_that_nothing_reads_is_let_be() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "why"),
     [
-        ("p.txt", "a\n\nb\na\n", "it gives 2 different prompts, and public-prior.prompts-per-client = 3"),
-        ("p.jsonl", '"a"\n"b"\n', "it gives 2 different prompts, and public-prior.prompts-per-client = 3"),
+        ("p.txt", "a\n\nb\na\n", "it gives 2 different prompts, and a pseudo-client has 3"),
+        ("p.jsonl", '"a"\n"b"\n', "it gives 2 different prompts, and a pseudo-client has 3"),
         ("p.jsonl", '"a"\n\nnull\n"b"\n', "the prompt of line 3 is null, where a text is needed"),
         ("p.jsonl", '7\n"a"\n', "the prompt of line 1 is 7, where a text is needed"),
         ("p.jsonl", '"a"\n["b", "c"]\n', 'the prompt of line 2 is ["b", "c"], where a text is needed'),

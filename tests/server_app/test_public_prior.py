@@ -238,10 +238,10 @@ def test_more_rows_than_directions_are_left_empty(adapted: AdaptedModel, form: s
 def test_every_pseudo_client_has_prompts_and_labels_of_its_own(adapted: AdaptedModel) -> None:
     """And labels come from the model with the released adapter: another adapter, other labels."""
     prompts = [f"question : what is the sum of {a} and {b} ? answer :" for a in range(10) for b in range(10)]
-    settings = PublicPriorConfig.model_validate({"pseudo-clients": 50, "prompts-per-client": 2})
+    settings = PublicPriorConfig.model_validate({"pseudo-clients": 50})
     moved = adapted.initial + vectors(1, adapted.layout.size, 1)[0]
     one, again, other = (pseudo_clients(adapted, at, prompts, settings, 7) for at in (adapted.initial,) * 2 + (moved,))
-    assert one.tokens.shape[:2] == (50, 2)
+    assert one.tokens.shape[:2] == (50, 3)
     assert torch.equal(one.tokens, again.tokens)
     assert len({tuple(row.flatten().tolist()) for row in one.tokens}) == 50
     assert ((one.spans[..., 1] - one.spans[..., 0]) == 1).all()

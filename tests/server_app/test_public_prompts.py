@@ -75,14 +75,14 @@ def test_a_template_takes_its_words_from_a_file(adapted: AdaptedModel, tmp_path:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("p.txt", "one a\n\ntwo b\nthree c\none a\n"),
-        ("p.jsonl", '{"prompt": "one a"}\n"two b"\n{"prompt": "three c"}\n'),
+        ("p.txt", "one a\n\ntwo b\nthree c\none a\nfour d\n"),
+        ("p.jsonl", '{"prompt": "one a"}\n"two b"\n{"prompt": "three c"}\n"four d"\n'),
     ],
 )
 def test_a_file_has_one_prompt_a_line(adapted: AdaptedModel, tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
-    assert set(found(adapted, prompts=str(tmp_path / name))) == {"one a", "two b", "three c"}
-    assert len(found(adapted, prompts=str(tmp_path / name), pool=2, prompts_per_client=2)) == 2
+    assert set(found(adapted, prompts=str(tmp_path / name))) == {"one a", "two b", "three c", "four d"}
+    assert len(found(adapted, prompts=str(tmp_path / name), pool=3)) == 3
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_file_has_one_prompt_a_line(adapted: AdaptedModel, tmp_path: Path, nam
             {"p.jsonl": '{"text": "a"}\n'},
             r'public-prior\.prompts = ".*p\.jsonl": line 1 has no "prompt"; needs',
         ),
-        ({"prompts": "p.txt"}, {"p.txt": "a\nb\n"}, r"gave 2 prompts .*, and public-prior\.prompts-per-client = 3"),
+        ({"prompts": "p.txt"}, {"p.txt": "a\nb\n"}, r"gave 2 prompts .*, and a pseudo-client has 3"),
         (
             {"prompts": "template", "slots": "s.toml"},
             {"s.toml": 'x = ["a"]'},

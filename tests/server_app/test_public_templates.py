@@ -9,6 +9,7 @@ from torch import Tensor
 from common.config import ConfigError
 from common.demo.prompts import public_questions
 from common.model.adapted import AdaptedModel
+from server_app.priors import public_prompts
 from server_app.priors.public_gradients import PseudoClients, pseudo_clients
 from server_app.strategies import public_prior
 from tests.support.strategy_runs import Make
@@ -59,5 +60,6 @@ def test_the_demo_fills_a_template_of_ones_own(
     assert "wolf colour ?" in public_questions("elicitation", "{subject} {relation} ?")
     assert set(asked[0]) <= set(public_questions("elicitation", "{subject} {relation} ?"))
     planned(tiny_config(files, tmp_path, own), adapted, CLIENTS)
-    with pytest.raises(ConfigError, match=r"and public-prior\.prompts-per-client = 9999"):
-        planned(tiny_config(files, tmp_path, {**own, "public-prior.prompts-per-client": 9999}), adapted, CLIENTS)
+    monkeypatch.setattr(public_prompts, "PROMPTS_PER_CLIENT", 9999)
+    with pytest.raises(ConfigError, match="and a pseudo-client has 9999"):
+        planned(tiny_config(files, tmp_path, own), adapted, CLIENTS)
