@@ -91,7 +91,7 @@ def main() -> None:
     facts = evaluation_examples(config.data, config.seed)
     if facts is None:
         raise RuntimeError("the demo data have held-out facts")
-    score = Evaluator(adapted, facts, config.data, config.evaluation)
+    score = Evaluator(adapted, facts, config.data)
     print(f"epsilon {epsilon(spent, DELTA - DELTA / 100):.3f} at delta {DELTA:g}, stage 1 and {ROUNDS} rounds")
     print(f"accuracy on held-out facts {score(adapted.initial).accuracy:.1%} -> {score(weights).accuracy:.1%}")
 

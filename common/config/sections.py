@@ -278,7 +278,6 @@ class EvaluationConfig(Section):
     """Server-side evaluation on public held-out examples."""
 
     every: PositiveInt = Field(1, description="rounds between evaluations")
-    batch_size: PositiveInt = Field(256, description="most sequences in a forward pass; 4,096 tokens bound it too")
 
 
 class OutputConfig(Section):

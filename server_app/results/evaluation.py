@@ -9,7 +9,7 @@ from datasets import Dataset
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from common.config import DataConfig, EvaluationConfig
+from common.config import DataConfig
 from common.data import IGNORED, TokenizedExamples, completion_texts, encode, prompt_texts, tokenize
 from common.model.adapted import AdaptedModel
 from common.model.label_logits import logits_at
@@ -37,9 +37,12 @@ class Evaluation:
 
 
 class Evaluator:
-    """Scores an adapter on a fixed set of public examples; everything is tokenized once."""
+    """Scores an adapter on a fixed set of public examples; everything is tokenized once.
 
-    def __init__(self, adapted: AdaptedModel, examples: Dataset, data: DataConfig, settings: EvaluationConfig) -> None:
+    ``batch_size``: most sequences in a forward pass; 4,096 tokens bound it too.
+    """
+
+    def __init__(self, adapted: AdaptedModel, examples: Dataset, data: DataConfig, batch_size: int = 256) -> None:
         self._adapted = adapted
         count = len(examples)
         has_groups = data.group_column in examples.column_names
@@ -55,7 +58,7 @@ class Evaluator:
             else encode(examples, data, adapted.tokenizer, end=data.append_eos)
         )
         self._lengths = (tokens.labels[:, 1:] != IGNORED).sum(dim=1)
-        self._batches = batches_of(tokens, adapted.words, settings.batch_size)
+        self._batches = batches_of(tokens, adapted.words, batch_size)
 
     def __call__(self, adapter: Tensor) -> Evaluation:
         """Evaluate the adapter (shape ``[n]``)."""

@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset
 from torch import Tensor
 
-from common.config import DataConfig, EvaluationConfig
+from common.config import DataConfig
 from common.data import prompt_texts
 from common.model.adapted import AdaptedModel
 from server_app.results.evaluation import Evaluator
@@ -26,15 +26,14 @@ class Samples:
         adapted: the model.
         rows: all held-out examples.
         data: how they are to be read.
-        settings: how they are scored.
 
     """
 
-    def __init__(self, adapted: AdaptedModel, rows: Dataset, data: DataConfig, settings: EvaluationConfig) -> None:
+    def __init__(self, adapted: AdaptedModel, rows: Dataset, data: DataConfig) -> None:
         asked = [row for row, prompt in enumerate(rows[data.prompt_column]) if str(prompt).strip()]
         count = min(COUNT, len(asked))
         self._rows = rows.select([asked[number * len(asked) // count] for number in range(count)])
-        self._adapted, self._data, self._settings = adapted, data, settings
+        self._adapted, self._data = adapted, data
 
     def __call__(self, base: Tensor, tuned: Tensor) -> list[dict[str, Any]]:
         """Each example with what two adapters (shape ``[n]``) make of it.
@@ -56,7 +55,7 @@ class Samples:
         return [str(text) for text in self._rows[self._data.prompt_column]]
 
     def _scored(self, base: Tensor, tuned: Tensor) -> list[dict[str, Any]]:
-        scored = Evaluator(self._adapted, self._rows, self._data, self._settings)
+        scored = Evaluator(self._adapted, self._rows, self._data)
         before, after = scored.shares(base).tolist(), scored.shares(tuned).tolist()
         return [
             {
@@ -72,7 +71,7 @@ class Samples:
         prompts = prompt_texts(self._rows, self._data, self._adapted.tokenizer)
         settings = greedy_settings(self._adapted, min(_NEW_TOKENS, self._data.max_length))
         before, after = (
-            write_texts(self._adapted, adapter, prompts, self._data, self._settings.batch_size, settings)
+            write_texts(self._adapted, adapter, prompts, self._data, COUNT, settings)
             for adapter in (base, tuned)
         )
         return [{"base": _short(old), "tuned": _short(new)} for old, new in zip(before, after, strict=True)]

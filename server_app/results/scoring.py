@@ -43,11 +43,11 @@ class Scorer:
         if held_out is None:
             return None
         validation, retention = (
-            Evaluator(adapted, rows, data, config.evaluation) if rows else None
+            Evaluator(adapted, rows, data) if rows else None
             for rows in (validation_examples(data, seed), retention_examples(data, seed))
         )
-        samples = Samples(adapted, held_out, data, config.evaluation)
-        return cls(Evaluator(adapted, held_out, data, config.evaluation), validation, retention, samples)
+        samples = Samples(adapted, held_out, data)
+        return cls(Evaluator(adapted, held_out, data), validation, retention, samples)
 
     def __call__(self, adapter: Tensor, *, whole: bool) -> MetricRecord:
         """Scores, in all and by group, and validation loss; retention if ``whole``."""

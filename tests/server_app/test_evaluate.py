@@ -16,7 +16,7 @@ from lm_eval.tasks import TaskManager
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from common.config import ConfigError, DataConfig, EvaluationConfig
+from common.config import ConfigError, DataConfig
 from common.data import load_examples
 from common.model.adapted import AdaptedModel
 from common.model.base_sample import BASE_FILE
@@ -117,7 +117,7 @@ def test_the_harness_and_the_in_run_evaluation_agree(
     found = Harness(["mmlu"], HarnessSettings(shots=0, include_path=str(tasks)))(adapted, values)["mmlu"]
     data = DataConfig(format="mmlu")
     rows = load_examples(str(write_jsonl(tmp_path / "mmlu.jsonl", mmlu_questions().to_list())), data)
-    expected = Evaluator(adapted, rows, data, EvaluationConfig())(values)
+    expected = Evaluator(adapted, rows, data)(values)
     assert found["subjects"] == pytest.approx(expected.accuracy_by_group)
     assert found["columns"]["Average"] == pytest.approx(100 * (expected.accuracy or 0))
     assert set(found["subjects"]) == set(MMLU)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from common.config import DataConfig, EvaluationConfig
+from common.config import DataConfig
 from common.demo.tasks import evaluation_examples
 from common.model.adapted import AdaptedModel
 from server_app.results import evaluation_batches
@@ -24,7 +24,7 @@ def plain_loss(adapted: AdaptedModel, prompt: str, completion: str) -> float:
 
 
 def evaluator(adapted: AdaptedModel, rows: Dataset, batch_size: int = 256) -> Evaluator:
-    return Evaluator(adapted, rows, DataConfig(), EvaluationConfig(batch_size=batch_size))
+    return Evaluator(adapted, rows, DataConfig(), batch_size)
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 256])
@@ -51,7 +51,7 @@ def test_a_completion_of_several_tokens_counts_by_its_mean(adapted: AdaptedModel
     row = {"prompt": "what is the sum of 2 and 3 ?", "completion": " 5 is the sum"}
     for end, tokens in ((False, 4), (True, 5)):
         data = DataConfig(append_eos=end)
-        found = Evaluator(adapted, Dataset.from_list([row]), data, EvaluationConfig())(adapted.initial)
+        found = Evaluator(adapted, Dataset.from_list([row]), data)(adapted.initial)
         whole = row["completion"] + " </s>" * end
         assert found.loss == pytest.approx(plain_loss(adapted, row["prompt"], whole) / tokens, rel=1e-4)
 
@@ -63,9 +63,7 @@ def test_the_loss_is_the_mean_over_tokens_in_all_and_by_group(adapted: AdaptedMo
         {"prompt": "what is the sum of 1 and 2 ?", "completion": " 3 is", "group": "short"},
     ]
     losses = [plain_loss(adapted, row["prompt"], row["completion"]) for row in rows]
-    found = Evaluator(adapted, Dataset.from_list(rows), DataConfig(append_eos=False), EvaluationConfig())(
-        adapted.initial
-    )
+    found = Evaluator(adapted, Dataset.from_list(rows), DataConfig(append_eos=False))(adapted.initial)
     assert found.loss == pytest.approx(sum(losses) / (8 + 1 + 2), rel=1e-4)
     assert found.loss_by_group == pytest.approx({"long": losses[0] / 8, "short": sum(losses[1:]) / 3}, rel=1e-4)
 
@@ -104,7 +102,7 @@ def test_white_space_at_a_prompts_end_changes_no_score(adapted: AdaptedModel) ->
 def test_the_first_token_of_a_cut_example_is_not_counted(adapted: AdaptedModel) -> None:
     """Nothing comes before it, so the model says nothing about it."""
     row = {"prompt": "", "completion": " what is the sum of 2 and 3 ?", "choices": [" what is the sum of 2 and 3 ?"]}
-    short = Evaluator(adapted, Dataset.from_list([row]), DataConfig(max_length=3), EvaluationConfig())(adapted.initial)
+    short = Evaluator(adapted, Dataset.from_list([row]), DataConfig(max_length=3))(adapted.initial)
     ids = torch.tensor([adapted.tokenizer(" and 3 ?", add_special_tokens=False)["input_ids"]])
     with torch.no_grad():
         logs = adapted.model(input_ids=ids).logits[0].log_softmax(-1)

@@ -6,7 +6,7 @@ from typing import Any
 from datasets import Dataset
 from torch import Tensor
 
-from common.config import EvaluationConfig, RunConfig
+from common.config import RunConfig
 from common.data import evaluation_examples
 from common.model.adapted import AdaptedModel
 from common.model.positions import check_length
@@ -70,9 +70,7 @@ def _scorer(
     prompts: Prompts | None,
 ) -> _Scorer:
     data = config.data
-    evaluator = (
-        Evaluator(adapted, rows, data, EvaluationConfig(batch_size=request.batch_size)) if rows is not None else None
-    )
+    evaluator = Evaluator(adapted, rows, data, request.batch_size) if rows is not None else None
 
     def score(adapter: Tensor) -> dict[str, Any]:
         found: dict[str, Any] = harness(adapted, adapter) if harness else {}
