@@ -20,6 +20,7 @@ from server_app.results.resuming import check_same_run, why_not_resumable
 from server_app.results.tensorboard import check_tensorboard
 from server_app.rounds.availability import Attendance, site_names
 from server_app.rounds.cohort import connect
+from server_app.rounds.controls import Control, control_warning
 from server_app.rounds.state import pack_adapter
 from server_app.session import Session
 from server_app.strategies import check_strategy, check_strategy_files, recipe_of, strategy_of
@@ -27,11 +28,13 @@ from server_app.strategies.recipe import Recipe
 
 
 @private_files()
-def run_federation(grid: Grid, config: RunConfig, run: int = 0, *, plots: bool = True) -> RunFolder:
+def run_federation(
+    grid: Grid, config: RunConfig, run: int = 0, *, control: Control = "none", plots: bool = True
+) -> RunFolder:
     """Run the configured strategy to its end and write its results, as private files; returns their folder.
 
-    ``run``: Flower's id of the run, for the structured log; 0 where no SuperLink gave one. ``plots``: whether anybody
-    will look at them; they take seconds.
+    ``run``: Flower's id of the run, for the structured log; 0 where no SuperLink gave one. ``control``: of an
+    experiment, what is kept from the model. ``plots``: whether anybody will look at them; they take seconds.
     """
     check_run(config)
     say = ConsoleLog()
@@ -47,8 +50,10 @@ def run_federation(grid: Grid, config: RunConfig, run: int = 0, *, plots: bool =
     with recording(folder.events, run, attendance.names):
         session = Session.open(config, adapted, recipe, plan, attendance, folder, say)
         strategy = strategy_of(config)(
-            recipe, config, adapted, attendance, session.account, session.state, session.hooks
+            recipe, config, adapted, attendance, session.account, session.state, session.hooks, control=control
         )
+        if control != "none":
+            say(control_warning(control))
         say.opening(config, plan, adapted.layout.size, folder.path)
         if not config.resume:
             say.warning(empty_stage_one(recipe.stage_one, plan.clients, noisy=plan.noisy_stage_one))

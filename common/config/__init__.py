@@ -25,7 +25,6 @@ from common.config.run import (
 from common.config.sections import (
     LARGEST_EPSILON,
     CodecConfig,
-    Control,
     DataConfig,
     DemoTask,
     EvaluationConfig,
@@ -54,7 +53,6 @@ __all__ = [
     "TEMPLATE",
     "CodecConfig",
     "ConfigError",
-    "Control",
     "DataConfig",
     "DemoTask",
     "EvaluationConfig",

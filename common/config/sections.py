@@ -20,7 +20,6 @@ from common.config.fields import (
 )
 
 DemoTask = Literal["elicitation", "knowledge", "knowledge-validation"]
-Control = Literal["none", "codes-zeroed", "no-update"]
 LARGEST_EPSILON = 20.0
 """Nothing above it is claimed, since the approximations that delta pays for are computed up to it."""
 
@@ -268,9 +267,6 @@ class ServerConfig(Section):
     divergence_factor: Annotated[float, Field(gt=1)] = Field(
         4.0,
         description="stop when the loss (demo: on validation facts) exceeds this multiple of the base model's",
-    )
-    control: Control = Field(
-        "none", description="EXPERIMENTS ONLY: codes-zeroed = decode zeros in place of the code; no-update = no step"
     )
 
 

@@ -11,7 +11,6 @@ from common.config import RunConfig
 from server_app.privacy.account import assumptions
 from server_app.privacy.plan import PrivacyPlan
 from server_app.results.units import MARK, clock, data_size, show, speak
-from server_app.rounds.controls import control_warning
 from server_app.rounds.state import RoundSummary
 
 
@@ -53,8 +52,6 @@ class ConsoleLog:
 
     def opening(self, config: RunConfig, plan: PrivacyPlan, values: int, folder: Path) -> None:
         """What is going to happen, under which guarantee."""
-        if config.server.control != "none":
-            self(control_warning(config.server.control))
         self(f"strategy {config.strategy.name}, {values:,} adapter values, results in {folder}")
         self(
             f"{plan.clients} clients, expected cohort {plan.expected_cohort:g}, up to {plan.rounds} rounds, "

@@ -91,7 +91,7 @@ def _run(folder: RunFolder, config: RunConfig, strategy: FederatedAdapter, secon
     return {
         "name": folder.path.name,
         "strategy": config.strategy.name,
-        "control": config.server.control,
+        "control": strategy.control,
         "model": config.model.name,
         "data": config.data.name,
         "seed": config.seed,

@@ -29,7 +29,7 @@ from server_app.privacy.plan import round_terms
 from server_app.privacy.sampling import poisson_sample
 from server_app.rounds.availability import Attendance
 from server_app.rounds.cohort import FederationError, Instruction, exchange
-from server_app.rounds.controls import controlled_code, controlled_gradient
+from server_app.rounds.controls import Control, controlled_code, controlled_gradient
 from server_app.rounds.divergence import judge
 from server_app.rounds.round import ClosedRound, OpenRound
 from server_app.rounds.state import Hooks, RunState, pack_adapter
@@ -49,6 +49,7 @@ class FederatedAdapter(FlowerStrategy):
         account: the ledger and its running epsilon.
         state: a fresh state, or one from a checkpoint.
         hooks: evaluation, logging, saving and telling.
+        control: what is kept from the model on purpose, in an experiment.
 
     """
 
@@ -61,6 +62,8 @@ class FederatedAdapter(FlowerStrategy):
         account: PrivacyAccount,
         state: RunState,
         hooks: Hooks,
+        *,
+        control: Control = "none",
     ) -> None:
         self.recipe = recipe
         self.config = config
@@ -71,6 +74,7 @@ class FederatedAdapter(FlowerStrategy):
         self.account = account
         self.state = state
         self.hooks = hooks
+        self.control = control
         self.stop_reason = ""
 
     @classmethod
@@ -158,12 +162,12 @@ class FederatedAdapter(FlowerStrategy):
         return closed
 
     def _step(self, closed: ClosedRound) -> None:
-        opened, releases, control = closed.opened, closed.releases, self.config.server.control
+        opened, releases = closed.opened, closed.releases
         # 1: aggregate the clients' codes, Eq (5): their noisy sum over a fixed denominator
         total = combine(releases, opened.instruction.terms, self.noise_source(opened.number))
-        code = controlled_code(control, total / self.account.plan.expected_cohort)
+        code = controlled_code(self.control, total / self.account.plan.expected_cohort)
         # 2: decode with Dec, which never left the server, at the length that the gradients had
-        gradient = controlled_gradient(control, self.recipe.step_factor * opened.codec.decode(code))
+        gradient = controlled_gradient(self.control, self.recipe.step_factor * opened.codec.decode(code))
         # 3: gradient descent on the adapter, Eq (6); 4: the next round sends it to its clients
         self.state.optimizer.step(gradient)
 

@@ -69,7 +69,6 @@ def test_a_wish_that_cannot_be_met_is_refused(changes: dict[str, Any], message: 
 @pytest.mark.parametrize(
     ("preset", "message"),
     [
-        ({"server.control": "no-update"}, "server.control = no-update there is the comparison's own; use --controls"),
         (
             {"privacy.noise-multiplier": 1.5, "privacy.epsilon": 0.0},
             "privacy.noise-multiplier = 1.5 there is the comparison's own; use --epsilons",

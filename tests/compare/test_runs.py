@@ -26,6 +26,7 @@ def record(job: Job, **changes: Any) -> dict[str, Any]:
 def test_a_run_is_its_configuration_and_not_its_place() -> None:
     assert job().key == job(output__dir="elsewhere").key
     assert job().key == Job("control", "another label", job().flat).key
+    assert job().key != Job("control no-update", "a run", job().flat, "no-update").key
     assert len({job().key, job(seed=2).key, job(server__learning_rate=2.0).key, job(codec__size=64).key}) == 4
 
 

@@ -8,7 +8,7 @@ import torch
 
 from common.model.adapted import AdaptedModel
 from server_app.results.report import _warning
-from server_app.rounds.controls import CONTROLS, controlled_code, controlled_gradient
+from server_app.rounds.controls import CONTROLS, Control, controlled_code, controlled_gradient
 from tests.support.tiny import Files, final_adapter, run_tiny, tiny_config
 
 CONV = {"strategy.name": "dr-encoder", "codec.kind": "conv", "codec.size": 0, "prior.steps": 20}
@@ -27,11 +27,11 @@ def test_each_control_takes_away_what_it_says() -> None:
 @pytest.mark.parametrize("control", CONTROLS)
 @pytest.mark.parametrize("name", ["random-projection", "conv"])
 def test_what_a_decoder_does_by_itself_is_seen_with_codes_zeroed(
-    files: Files, adapted: AdaptedModel, tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, control: str
+    files: Files, adapted: AdaptedModel, tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, control: Control
 ) -> None:
     """A linear decoder does nothing; a convolution has biases, so it moves the model without any client."""
     changes = {"strategy.name": name} if name != "conv" else CONV
-    folder = run_tiny(tiny_config(files, tmp_path, {**changes, "num-server-rounds": 1, "server.control": control}))
+    folder = run_tiny(tiny_config(files, tmp_path, {**changes, "num-server-rounds": 1}), control=control)
     moved = not torch.equal(final_adapter(folder), adapted.initial)
     assert moved == (control == "none" or (control == "codes-zeroed" and name == "conv"))
     report = json.loads((folder.path / "report.json").read_text())

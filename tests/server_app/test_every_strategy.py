@@ -17,7 +17,7 @@ from server_app.privacy.ledger import Ledger
 from server_app.results.checkpoints import load_checkpoint
 from server_app.results.folder import RunFolder
 from server_app.rounds.cohort import FederationError
-from server_app.rounds.controls import CONTROLS
+from server_app.rounds.controls import CONTROLS, Control
 from server_app.strategies import recipe_of
 from tests.support.killed_runs import REPEATABLE as PRIVATE
 from tests.support.killed_runs import killed_after, resumed
@@ -90,11 +90,11 @@ def untimed(value: Any) -> Any:
 @pytest.mark.parametrize("control", CONTROLS)
 @pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "fedcg, private"])  # its stage 1 needs noise
 def test_with_codes_zeroed_only_what_a_decoder_has_learnt_moves_the_model(
-    files: Files, tmp_path: Path, variant: str, control: str
+    files: Files, tmp_path: Path, variant: str, control: Control
 ) -> None:
-    changes = {"prior.steps": 5, "num-server-rounds": 1, **VARIANTS[variant], "server.control": control}
+    changes = {"prior.steps": 5, "num-server-rounds": 1, **VARIANTS[variant]}
     config = tiny_config(files, tmp_path, changes)
-    folder = run_tiny(config)
+    folder = run_tiny(config, control=control)
     adapted = load_adapted_model(config.model, config.lora, config.seed)
     learnt = recipe_of(config, adapted.layout).learned
     moved = not torch.equal(final_adapter(folder), adapted.initial)

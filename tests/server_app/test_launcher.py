@@ -117,7 +117,6 @@ class Launched:
 
 FIGURE = {"epsilon": 1.2341, "delta": 1e-5, "assumes": "at most 1 client colludes, cohorts stay secret"}
 REPORT: dict[str, Any] = {
-    "run": {"control": "codes-zeroed"},
     "strategy": {},
     "outcome": {
         "stopped_because": "all rounds done",
@@ -161,7 +160,6 @@ def test_run_launches_the_configured_federation_and_sums_up(tmp_path: Path, monk
         assert part in result.output, "an epsilon is rounded up, never down"
     assert "inf (nothing is claimed: epsilon is above 20)" in result.output
     assert "THE TWO ACCOUNTANTS DISAGREE" in result.output
-    assert "CONTROL RUN, not a result: server.control = codes-zeroed" in result.output
     assert "WARNING: ended below the base model" in result.output
     assert "WARNING: MOST ROUNDS HAD TOO FEW REPLIES" in result.output
     assert "NOT PRIVATE" not in result.output

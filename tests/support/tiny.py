@@ -22,6 +22,7 @@ from server_app.privacy.ledger import Ledger
 from server_app.privacy.plan import PrivacyPlan
 from server_app.results.folder import RunFolder
 from server_app.rounds.availability import Attendance
+from server_app.rounds.controls import Control
 from server_app.rounds.optimizer import ServerOptimizer
 from server_app.rounds.state import Hooks, RunState, pack_adapter
 from server_app.run import plan_run, run_federation
@@ -97,9 +98,9 @@ def tiny_grid(config: RunConfig, kind: type[G] = TinyGrid) -> G:  # type: ignore
     return kind(client_app, config.flat(), config.federation.num_clients)
 
 
-def run_tiny(config: RunConfig, grid: InProcessGrid | None = None) -> RunFolder:
+def run_tiny(config: RunConfig, grid: InProcessGrid | None = None, control: Control = "none") -> RunFolder:
     """Run to the end in this process."""
-    return run_federation(grid or tiny_grid(config), config)
+    return run_federation(grid or tiny_grid(config), config, control=control)
 
 
 class HasLayout(Protocol):

@@ -10,7 +10,7 @@ from common.model.adapted import load_adapted_model
 from server_app.privacy.plan import mean_noise
 from server_app.privacy.stage_one import empty_stage_one
 from server_app.results.tracking import tracked
-from server_app.rounds.controls import CONTROLS
+from server_app.rounds.controls import CONTROLS, Control
 from server_app.run import check_run, plan_run
 from server_app.strategies import recipe_of
 from workbench.compare.runs import Job
@@ -31,7 +31,7 @@ class Cell:
     epsilon: float
     flat: Mapping[str, Scalar]
     start: float
-    controls: tuple[str, ...] = ()
+    controls: tuple[Control, ...] = ()
     warning: str = ""
 
     @property
@@ -44,11 +44,11 @@ class Cell:
         changes = {**TUNING[self.task], "server.learning-rate": step, "seed": TUNING_SEED + number}
         return Job("tuning", f"{self.label}, step {step:g}", {**self.flat, **changes})
 
-    def evaluation(self, step: float, seed: int, control: str = "none") -> Job:
+    def evaluation(self, step: float, seed: int, control: Control = "none") -> Job:
         """A run that is reported, or one of its controls."""
         purpose = "evaluation" if control == "none" else f"control {control}"
-        changes: dict[str, Scalar] = {"server.learning-rate": step, "seed": seed, "server.control": control}
-        return Job(purpose, f"{self.label}, {purpose}, seed {seed}", {**self.flat, **changes})
+        changes: dict[str, Scalar] = {"server.learning-rate": step, "seed": seed}
+        return Job(purpose, f"{self.label}, {purpose}, seed {seed}", {**self.flat, **changes}, control)
 
 
 def make_cells(spec: ComparisonSpec, preset: Mapping[str, Scalar], changes: Mapping[str, Scalar]) -> list[Cell]:

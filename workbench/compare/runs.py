@@ -16,6 +16,7 @@ from typing import Any
 from common.config import RunConfig, Scalar
 from common.wire.digest import app_digest
 from server_app.results.json_lines import finite
+from server_app.rounds.controls import Control
 from workbench.version import app_version
 
 _PLACE = ("output.dir", "output.name", "resume")  # where a run is kept says nothing of what it is
@@ -23,26 +24,28 @@ _PLACE = ("output.dir", "output.name", "resume")  # where a run is kept says not
 
 @dataclass(frozen=True)
 class Job:
-    """One run to be done: what it is for, and its whole flat configuration."""
+    """One run to be done: what it is for, its whole flat configuration, and what is kept from its model."""
 
     purpose: str
     label: str
     flat: Mapping[str, Scalar]
+    control: Control = "none"
 
     @property
     def key(self) -> str:
-        """Hash of the app's version and of every key (seed included) that differs from its default.
+        """Hash of the app's version, the control, and every key (seed included) that differs from its default.
 
         Keys at their default are left out, so that a key which a later version adds does not orphan what was run
         before it; ``Store`` compares all the keys that both know.
         """
         plain = RunConfig().flat()
         changed = {key: value for key, value in sorted(self.flat.items()) if value != plain[key] and key not in _PLACE}
-        text = json.dumps([app_version(), changed])
+        control = {"control": self.control} if self.control != "none" else {}
+        text = json.dumps([app_version(), changed | control])
         return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
-def run_report(flat: Mapping[str, Scalar]) -> dict[str, Any]:
+def run_report(flat: Mapping[str, Scalar], control: Control = "none") -> dict[str, Any]:
     """The report of a run with these keys, in this process; its folder is thrown away.
 
     ``rounds`` is added to it: seconds of every round.
@@ -53,7 +56,7 @@ def run_report(flat: Mapping[str, Scalar]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         place = {"output.dir": scratch, "output.name": "run", "federation.max-in-flight": 0}  # nobody to wait for
         config = RunConfig.parse({**flat, **place})
-        folder = run_federation(grid_for(config), config, plots=False)  # nobody would see them
+        folder = run_federation(grid_for(config), config, control=control, plots=False)  # nobody would see them
         report: dict[str, Any] = json.loads((folder.path / "report.json").read_text(encoding="utf-8"))
         report["rounds"] = [row["seconds"] for row in folder.read_metrics() if "seconds" in row]
     return report
@@ -73,7 +76,7 @@ def execute(job: Job) -> dict[str, Any]:
     """Run ``job`` and return its record; an exception becomes a record of status "failed"."""
     started = time.monotonic()
     try:
-        report = run_report(job.flat)
+        report = run_report(job.flat, job.control)
     except Exception as error:  # one run that fails must not end the comparison
         traceback.print_exc()
         return failed(job, f"{type(error).__name__}: {error}")

@@ -30,14 +30,13 @@ _OWN = {
     "data.task": "use --tasks",
     "data.split": "use --tasks",
     "server.learning-rate": "leave it out, for every row's step is tuned (--trials says how often)",
-    "server.control": "use --controls",
     "privacy.noise-multiplier": "use --epsilons",
     "evaluation.every": "leave it out, for runs are evaluated at their end",
     "data.name": "leave it out, for only the demo data have a public validation split",
 }
 """Keys that a comparison sets itself, and what to do in their place."""
 
-_NOT_IN_PRESETS = ("server.control", "privacy.noise-multiplier")
+_NOT_IN_PRESETS = ("privacy.noise-multiplier",)
 """Of these, what no preset may bring: the others are replaced, which these would survive or contradict."""
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any
 
+from server_app.rounds.controls import Control
 from workbench.compare.plan import Cell
 from workbench.compare.runs import Job
 from workbench.compare.spec import ComparisonSpec
@@ -42,7 +43,7 @@ def study(cell: Cell, spec: ComparisonSpec) -> Generator[Batch, list[Record], Ou
             outcome.trials[step] = mine
             outcome.search.tell(step, score_of(mine))
     seeds = range(1, spec.seeds + 1)
-    kinds = ("none", *cell.controls)
+    kinds: tuple[Control, ...] = ("none", *cell.controls)
     records = yield [cell.evaluation(outcome.search.best, seed, kind) for kind in kinds for seed in seeds]
     for place, kind in enumerate(kinds):
         outcome.runs[kind] = records[place * len(seeds) : (place + 1) * len(seeds)]

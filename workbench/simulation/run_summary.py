@@ -46,8 +46,6 @@ def _caveats(report: dict[str, Any]) -> list[str]:
     lines = []
     if privacy["released_model"]["cross_check"].get("agrees") is False:
         lines.append("  THE TWO ACCOUNTANTS DISAGREE on that epsilon: see report.md before you rely on it")
-    if report["run"]["control"] != "none":
-        lines.append(f"  CONTROL RUN, not a result: server.control = {report['run']['control']}")
     lines += [f"  WARNING: {text}" for text in (outcome["warning"], outcome["shortage_warning"]) if text]
     if privacy["not_private_because"]:
         lines.append(f"  NOT PRIVATE end to end: {privacy['not_private_because']}")
