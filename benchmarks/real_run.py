@@ -18,6 +18,7 @@ from torch import Tensor
 
 from benchmarks.real_data import RealData, load_real_data, some_rows, test_file
 from benchmarks.real_scores import compute_head_at_labels, token_loss, write
+from benchmarks.seeded import SeededRandomness
 from client_app.app import app as client_app
 from common.config import DataConfig, ModelConfig, RunConfig, Scalar
 from common.data import load_examples
@@ -98,18 +99,16 @@ def row_key(keys: Mapping[str, Scalar], players: int) -> str:
 def run_row(place: Place, own: Mapping[str, Scalar]) -> dict[str, Any]:
     """Run ``own`` keys on top of ``COMMON`` and return the record; the adapter is saved in ``place.out/adapters``.
 
-    The noise comes from the seed, so that a row can be repeated; epsilon is that of the same keys with secure noise.
+    Noise and cohorts come from the seed, so that a row can be repeated; epsilon is that of the same keys in a real run.
     """
     started = time.monotonic()
-    seed = int(own.get("seed", 1))
     keys: dict[str, Scalar] = {**COMMON, "model.name": place.model, "data.name": place.model, **own}
     settings = RunConfig.parse(keys)
     check_run(settings)
     adapted = _model(settings)
     public = public_of(place, settings, adapted)
-    keys |= {"data.name": str(public.data.train), "privacy.insecure-seed": seed}
-    config, secure = RunConfig.parse(keys), RunConfig.parse(keys | {"privacy.insecure-seed": -1})
-    promised = plan_run(secure, recipe_of(secure, adapted.layout), config.federation.num_clients)
+    config = RunConfig.parse(keys | {"data.name": str(public.data.train)})
+    promised = plan_run(config, recipe_of(config, adapted.layout), config.federation.num_clients)
     course = Course()
     with tempfile.TemporaryDirectory() as scratch:
         strategy = _strategy(config, adapted, public, course, Path(scratch))
@@ -225,7 +224,8 @@ def _strategy(
     state = RunState(ServerOptimizer(config.server, start), base_loss=base)
     hooks = Hooks(evaluate, lambda _: None, note)
     attendance = Attendance(list(range(1, clients + 1)), {}, config.federation)
-    return strategy_of(config)(recipe, config, adapted, attendance, account, state, hooks)
+    randomness = SeededRandomness(config.seed, config.seed)
+    return strategy_of(config)(recipe, config, adapted, attendance, account, state, hooks, randomness=randomness)
 
 
 def _plan_figures(plan: PrivacyPlan) -> dict[str, Any]:

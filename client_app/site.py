@@ -10,7 +10,7 @@ import torch
 from flwr.app import Context, RecordDict
 from torch import Tensor
 
-from client_app.node_config import PolicyRefusal, brings_own_data
+from client_app.node_config import brings_own_data
 from client_app.policy import SitePolicy
 from client_app.rows import may_read_rows
 from client_app.site_data import SiteData
@@ -65,11 +65,6 @@ class Site:
                 f"the server runs app code {task.code_digest}, this client runs {app_digest()}: submit and deploy the "
                 "same version (a stray copy of the app on the import path also does this)"
             )
-        if self.config.privacy.insecure_seed >= 0 and not self.policy.allow_raw_gradients:
-            raise PolicyRefusal(
-                f"this site refuses: privacy.insecure-seed = {self.config.privacy.insecure_seed} makes its noise "
-                "reproducible, and its policy says allow-raw-gradients = false"
-            )
         self.policy.check(task.terms, raw=task.raw)
         if self.data is not None:
             self.data.check(self.config, train)
@@ -96,9 +91,8 @@ class Site:
         """
         if not may_read_rows() and self.policy.ledger_path:
             return False  # charged already, by the attempt that died
-        bare = task.raw or self.config.privacy.insecure_seed >= 0
         try:
-            charge_release(state, self.policy, task.terms, bare=bare, spend=task.sampled)
+            charge_release(state, self.policy, task.terms, raw=task.raw, spend=task.sampled)
         except LimitReached as reached:
             if self.data is None:
                 raise
@@ -124,11 +118,8 @@ class Site:
         return seeds.of_client(self.config.seed, self.partition, round_index)
 
     def noise_source(self, round_index: int) -> RandomSource:
-        """The operating system's randomness, or the insecure test source when the configuration says so."""
-        insecure = self.config.privacy.insecure_seed
-        if insecure < 0:
-            return RandomSource.system()
-        return RandomSource.insecure(seeds.insecure_client_noise(insecure, self.seed(round_index)))
+        """The operating system's randomness, in every round."""
+        return RandomSource.system()
 
 
 @lru_cache(maxsize=2)

@@ -68,9 +68,9 @@ class SiteLedger:
         """The ledger as plain values, for ``of``."""
         return dict(zip(_FIELDS, (_SCHEMA, self.releases, self.squared_mu, self.slack), strict=True))
 
-    def after(self, terms: ReleaseTerms, *, bare: bool = False) -> "SiteLedger":
-        """The ledger with one more message; ``bare``: without noise, or with noise that the server can redraw."""
-        noise = 0.0 if bare else terms.message_noise_multiplier
+    def after(self, terms: ReleaseTerms, *, raw: bool = False) -> "SiteLedger":
+        """The ledger with one more message; ``raw``: sent in the clear, whatever the terms say."""
+        noise = 0.0 if raw else terms.message_noise_multiplier
         cost = 1 / noise**2 if noise else math.inf
         return SiteLedger(self.releases + 1, self.squared_mu + cost, self.slack + noise_slack(terms))
 
@@ -83,7 +83,7 @@ class SiteLedger:
 
 
 def charge_release(
-    state: RecordDict, policy: SitePolicy, terms: ReleaseTerms, *, bare: bool = False, spend: bool = True
+    state: RecordDict, policy: SitePolicy, terms: ReleaseTerms, *, raw: bool = False, spend: bool = True
 ) -> None:
     """Charge one message to the site's ledger; only when this has returned may it be made.
 
@@ -97,15 +97,15 @@ def charge_release(
     """
     if not (policy.max_releases or policy.max_epsilon):
         return
-    _check_alone(policy, terms, bare)
+    _check_alone(policy, terms, raw)
     if not policy.ledger_path:
         spent = SiteLedger() if state.get(RECORD) is None else SiteLedger.of(state[RECORD])
-        after = _charged(spent, policy, terms, bare)
+        after = _charged(spent, policy, terms, raw)
         if spend:
             state[RECORD] = ConfigRecord(after.values())
         return
     with _locked(policy.ledger_path) as file:
-        after = _charged(_last(file), policy, terms, bare)
+        after = _charged(_last(file), policy, terms, raw)
         if spend:
             _append(file, json.dumps(after.values()))
 
@@ -124,9 +124,9 @@ def create_ledger(path: Path) -> None:
         os.close(folder)
 
 
-def _check_alone(policy: SitePolicy, terms: ReleaseTerms, bare: bool) -> None:
+def _check_alone(policy: SitePolicy, terms: ReleaseTerms, raw: bool) -> None:
     """Refuse what not even an empty ledger has room for, which tells nothing of what is in it."""
-    cost = SiteLedger().after(terms, bare=bare).epsilon(policy.policy_delta)
+    cost = SiteLedger().after(terms, raw=raw).epsilon(policy.policy_delta)
     if policy.max_epsilon and cost > policy.max_epsilon:
         raise PolicyRefusal(
             f"this site refuses: this message alone would cost epsilon = {cost:.6g}, above its max-epsilon = "
@@ -134,11 +134,11 @@ def _check_alone(policy: SitePolicy, terms: ReleaseTerms, bare: bool) -> None:
         )
 
 
-def _charged(spent: SiteLedger | None, policy: SitePolicy, terms: ReleaseTerms, bare: bool) -> SiteLedger:
+def _charged(spent: SiteLedger | None, policy: SitePolicy, terms: ReleaseTerms, raw: bool) -> SiteLedger:
     """The ledger with one more message, which the policy allows."""
     if spent is None:
         raise _unknown("what is there is not a ledger that this code wrote")
-    after = spent.after(terms, bare=bare)
+    after = spent.after(terms, raw=raw)
     if policy.max_releases and after.releases > policy.max_releases:
         raise LimitReached(f"this site refuses: its max-releases = {policy.max_releases} is reached")
     if policy.max_epsilon and after.epsilon(policy.policy_delta) > policy.max_epsilon:

@@ -1,7 +1,7 @@
 """The one place where seeds are mixed: every draw that ``seed`` decides gets a seed of its own here.
 
 What is secret is not drawn from any of these. Privacy noise and the cohorts of a private run come from the operating
-system; the functions whose names begin with ``insecure`` are for tests and for runs without privacy.
+system; the functions whose names begin with ``insecure`` are for experiments, tests and runs without privacy.
 """
 
 import hashlib
@@ -41,13 +41,8 @@ def of_labels(seed: int) -> int:
     return seed ^ _LABELS
 
 
-def insecure_client_noise(insecure_seed: int, client: int) -> int:
-    """Of a client's noise under ``privacy.insecure-seed``; ``client`` is what ``of_client`` gave."""
-    return (insecure_seed << 32) ^ client
-
-
 def insecure_server_noise(insecure_seed: int, server_round: int) -> int:
-    """Of the server's own noise under ``privacy.insecure-seed``.
+    """Of the server's own noise in an experiment that must be repeatable.
 
     >>> insecure_server_noise(0, 3), insecure_server_noise(1, 0) == 2**32 + 1
     (7, True)

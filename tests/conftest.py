@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from common.model.adapted import AdaptedModel, load_adapted_model
+from tests.support.seeded import seed_randomness
 from tests.support.tiny import Files, tiny_config, write_files
 
 torch.set_num_threads(1)
@@ -30,6 +31,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     """Private and public examples as JSONL files."""
     return write_files(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def seeded() -> Iterator[None]:
+    """Cohorts and noise that are the same whenever a run of the module is repeated."""
+    with pytest.MonkeyPatch.context() as patch:
+        seed_randomness(patch)
+        yield
 
 
 @pytest.fixture(scope="session")

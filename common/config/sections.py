@@ -9,7 +9,6 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from common.config.fields import (
-    LARGEST_SEED,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -224,9 +223,6 @@ class PrivacyConfig(Section):
         1.0, description="bound on the l2 norm of one client's whole code"
     )
     statistics_share: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="share of epsilon for stage 1")
-    insecure_seed: int = Field(
-        -1, ge=-1, le=LARGEST_SEED, description="INSECURE, tests only: reproducible noise; -1 = secure noise"
-    )
 
     @model_validator(mode="after")
     def _one_target(self) -> "PrivacyConfig":

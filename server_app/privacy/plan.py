@@ -149,8 +149,6 @@ def _why_not_private(config: RunConfig, stage: StageOne | None) -> str:
     """Why no finite epsilon can be stated end to end; ``""`` when one can."""
     if not config.privacy.is_private:
         return "privacy.epsilon = inf: no noise is added"
-    if config.privacy.insecure_seed >= 0:
-        return "privacy.insecure-seed makes the noise and the cohorts reproducible"
     return stage.reason if stage and not stage.private else ""
 
 

@@ -110,8 +110,6 @@ def _base_code(name: str) -> str:
 
 
 def _not_private(privacy: dict[str, Any]) -> str:
-    if privacy["insecure_noise"]:
-        return "INSECURE TEST RUN: the noise was reproducible, so no ε holds."
     why = privacy["not_private_because"]
     return f"Not differentially private end to end, because {why}." if why else ""
 

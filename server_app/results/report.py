@@ -192,8 +192,7 @@ def describe_privacy(config: RunConfig, account: PrivacyAccount) -> dict[str, An
         "released_model": released,
         "one_client_against_server": server,
         "not_private_because": why_infinite(plan.reason, epsilon),
-        "noise_source": _noise_source(plan, privacy.insecure_seed),
-        "insecure_noise": privacy.insecure_seed >= 0,
+        "noise_source": _noise_source(plan),
         "trust": privacy.trust,
         "planned_epsilon": plan.epsilon,
         "colluders": colluders_counted(privacy, plan.clients),
@@ -208,11 +207,9 @@ def describe_privacy(config: RunConfig, account: PrivacyAccount) -> dict[str, An
     }
 
 
-def _noise_source(plan: PrivacyPlan, insecure_seed: int) -> str:
+def _noise_source(plan: PrivacyPlan) -> str:
     if not any(charge and charge.noise_multiplier for charge in (plan.round, plan.stage_one)):
         return "none: no noise is added"
-    if insecure_seed >= 0:
-        return "discrete Gaussian on an integer grid, from a public seed (INSECURE)"
     return "discrete Gaussian on an integer grid, from the operating system's random generator"
 
 

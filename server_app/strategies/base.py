@@ -26,6 +26,7 @@ from common.wire.records import TRAIN, Task, pack_instruction
 from server_app.log import log_event
 from server_app.privacy.account import PrivacyAccount
 from server_app.privacy.plan import round_terms
+from server_app.privacy.randomness import SYSTEM, Randomness
 from server_app.privacy.sampling import poisson_sample
 from server_app.rounds.availability import Attendance
 from server_app.rounds.cohort import FederationError, Instruction, exchange
@@ -50,6 +51,7 @@ class FederatedAdapter(FlowerStrategy):
         state: a fresh state, or one from a checkpoint.
         hooks: evaluation, logging, saving and telling.
         control: what is kept from the model on purpose, in an experiment.
+        randomness: what cohorts and noise are drawn from.
 
     """
 
@@ -64,6 +66,7 @@ class FederatedAdapter(FlowerStrategy):
         hooks: Hooks,
         *,
         control: Control = "none",
+        randomness: Randomness = SYSTEM,
     ) -> None:
         self.recipe = recipe
         self.config = config
@@ -75,6 +78,7 @@ class FederatedAdapter(FlowerStrategy):
         self.state = state
         self.hooks = hooks
         self.control = control
+        self.randomness = randomness
         self.stop_reason = ""
 
     @classmethod
@@ -164,7 +168,7 @@ class FederatedAdapter(FlowerStrategy):
     def _step(self, closed: ClosedRound) -> None:
         opened, releases = closed.opened, closed.releases
         # 1: aggregate the clients' codes, Eq (5): their noisy sum over a fixed denominator
-        total = combine(releases, opened.instruction.terms, self.noise_source(opened.number))
+        total = combine(releases, opened.instruction.terms, self.randomness.noise(opened.number))
         code = controlled_code(self.control, total / self.account.plan.expected_cohort)
         # 2: decode with Dec, which never left the server, at the length that the gradients had
         gradient = controlled_gradient(self.control, self.recipe.step_factor * opened.codec.decode(code))
@@ -186,12 +190,13 @@ class FederatedAdapter(FlowerStrategy):
     def draw_cohort(self, draw: int, rate: float, limit: int) -> list[int]:
         """The clients of draw number ``draw`` (0 is stage 1), by independent coin flips of the operating system.
 
-        Only without privacy, or under the insecure test seed, can a draw be repeated: its number and ``seed`` make it.
-        A cohort above ``limit``, the public number of noise shares, counts as empty; delta holds the probability.
+        Only without privacy can a draw be repeated: its number and ``seed`` make it. A cohort above ``limit``, the
+        public number of noise shares, counts as empty; delta holds the probability.
         """
-        secret = bool(self.account.plan.round.noise_multiplier) and self.config.privacy.insecure_seed < 0
-        seed = seeds.insecure_cohort(self.config.seed, draw)
-        coins = RandomSource.system() if secret else RandomSource.insecure(seed)
+        if self.account.plan.round.noise_multiplier:
+            coins = self.randomness.coins(draw)
+        else:
+            coins = RandomSource.insecure(seeds.insecure_cohort(self.config.seed, draw))
         cohort = poisson_sample(self.nodes, rate, coins)
         return cohort if len(cohort) <= limit else []
 
@@ -203,13 +208,6 @@ class FederatedAdapter(FlowerStrategy):
     def ask(self, grid: Grid, messages: list[Message], timeout: float) -> list[Message]:
         """Send instructions, at most ``federation.max-in-flight`` outstanding at a time, and gather the replies."""
         return exchange(grid, messages, timeout, self.config.federation.max_in_flight, self.hooks.on_attendance)
-
-    def noise_source(self, round_index: int) -> RandomSource:
-        """Randomness of the server's own noise."""
-        insecure = self.config.privacy.insecure_seed
-        if insecure < 0:
-            return RandomSource.system()
-        return RandomSource.insecure(seeds.insecure_server_noise(insecure, round_index))
 
     def _codec_of(self, server_round: int) -> Codec:
         """The codec of a round, redrawn every ``codec.refresh-every`` rounds."""

@@ -66,7 +66,7 @@ class DrEncoder(TwoStage):
     def _collect_statistics(self, grid: Grid) -> GradientStatistics:
         """Algorithm 1, client side, steps 1-5, as a private release of its own (docs/privacy.md)."""
         found = self.collect(grid)
-        source = self.noise_source(0)
+        source = self.randomness.noise(0)
         return combine_statistics(found.releases, found.terms, self.layout, self.config, source, found.expected)
 
 

@@ -73,7 +73,7 @@ class FedCg(TwoStage):
         """
         found = self.collect(grid)
         if found.terms.noise_multiplier:
-            rows = combine(found.releases, found.terms, self.noise_source(0)) / found.expected
+            rows = combine(found.releases, found.terms, self.randomness.noise(0)) / found.expected
         else:
             rows = torch.from_numpy(np.concatenate(found.releases))
         return rows.view(-1, self.layout.size)

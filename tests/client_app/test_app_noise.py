@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +15,6 @@ from common.scale_code import ScaleCode
 from common.wire.records import STATISTICS
 from tests.support.false_alarms import beyond, correlation_beyond, count_outside, rms_outside, statistical
 from tests.support.instructions import answer, ask, refusal, terms
-from tests.support.tiny import Files, tiny_config, tiny_grid
 from workbench.simulation.in_process import InProcessGrid
 
 TRUSTS: list[Trust] = ["distributed", "local"]
@@ -57,17 +55,6 @@ def test_noise_never_repeats(grid: InProcessGrid, adapted: AdaptedModel) -> None
     one, two = (answer(ask(grid, adapted.initial, codec, agreed), agreed) for _ in range(2))
     assert (one == two).double().mean() < 0.01
     assert torch.corrcoef(torch.stack([one, two]))[0, 1].abs() < 0.11
-
-
-def test_the_insecure_seed_repeats_within_a_round_and_differs_between_rounds_and_clients(
-    files: Files, adapted: AdaptedModel
-) -> None:
-    grid = tiny_grid(tiny_config(files, Path(), {"privacy.insecure-seed": 5}))
-    codec = IdentityCodec(adapted.layout)
-    agreed = terms(codec.size, 1e3)
-    releases = [answer(ask(grid, adapted.initial, codec, agreed, round=r), agreed, r) for r in (1, 1, 2)]
-    assert torch.equal(releases[0], releases[1])
-    assert (releases[0] - releases[2]).abs().median() > 100
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

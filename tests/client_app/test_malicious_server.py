@@ -167,14 +167,6 @@ def test_gradients_in_the_clear_exceed_every_largest_epsilon(server: Server) -> 
     assert server.ledger == SiteLedger()
 
 
-def test_noise_that_the_server_can_redraw_counts_as_none(server: Server) -> None:
-    server.limit(allow_raw_gradients=True, max_epsilon=20, min_noise_multiplier=0)
-    server.context.run_config["privacy.insecure-seed"] = 5
-    assert "alone would cost epsilon = inf, above its max-epsilon = 20" in server.refusal(
-        server.content(noise_multiplier=100.0)
-    )
-
-
 def test_other_code_is_refused(server: Server) -> None:
     said = server.refusal(server.content(task={"code_digest": "feedbeef"}))
     assert said.startswith("CodeMismatch: the server runs app code feedbeef")

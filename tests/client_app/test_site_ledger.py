@@ -47,7 +47,7 @@ def test_releases_are_counted_in_the_clients_state_and_refused_beyond_the_limit(
 def test_without_a_limit_no_ledger_is_kept() -> None:
     state = RecordDict()
     for _ in range(5):
-        charge_release(state, SitePolicy(), terms(0.0), bare=True)
+        charge_release(state, SitePolicy(), terms(0.0), raw=True)
     assert not state
 
 
@@ -88,13 +88,13 @@ def test_delta_is_the_sites_own() -> None:
 BARE: list[tuple[ReleaseTerms, bool]] = [(terms(0.0), False), (terms(100.0, "central"), False), (terms(100.0), True)]
 
 
-@pytest.mark.parametrize(("asked", "bare"), BARE, ids=["no noise", "central", "in the clear"])
+@pytest.mark.parametrize(("asked", "raw"), BARE, ids=["no noise", "central", "in the clear"])
 def test_a_message_without_noise_costs_infinity_even_where_raw_gradients_are_allowed(
-    asked: ReleaseTerms, bare: bool
+    asked: ReleaseTerms, raw: bool
 ) -> None:
     state = RecordDict()
     with pytest.raises(PolicyRefusal, match=r"alone would cost epsilon = inf, above its max-epsilon = 20 "):
-        charge_release(state, SitePolicy(max_epsilon=20.0, allow_raw_gradients=True), asked, bare=bare)
+        charge_release(state, SitePolicy(max_epsilon=20.0, allow_raw_gradients=True), asked, raw=raw)
     assert not state
 
 

@@ -21,13 +21,14 @@ from tests.support.tiny import CLIENTS, Files, tiny_config, tiny_strategy
 from workbench.compare.played import PlayedGrid
 from workbench.simulation.in_process import InProcessGrid
 
+pytestmark = pytest.mark.usefixtures("seeded")
+
 NOISY: dict[str, Any] = {
     "strategy.name": "lora",
     "num-server-rounds": 1,
     "server.learning-rate": 1.0,
     "privacy.epsilon": 2.0,
     "privacy.trust": "central",
-    "privacy.insecure-seed": 5,
 }
 CLEAR = NOISY | {"privacy.epsilon": float("inf")}
 

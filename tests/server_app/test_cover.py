@@ -24,6 +24,7 @@ from common.wire.records import TASK, Task, as_cover, pack_instruction, unpack_i
 from server_app.run import run_federation
 from server_app.strategies.base import FederatedAdapter
 from tests.support.false_alarms import rms_outside, statistical
+from tests.support.seeded import seed_randomness
 from tests.support.strategy_runs import Make, rounds_of
 from tests.support.tiny import CLIENTS, Files, run_tiny, start, tiny_config, tiny_grid
 from workbench.simulation.in_process import InProcessGrid
@@ -100,7 +101,8 @@ def test_a_byte_counter_finds_every_membership_without_cover_and_none_with_it(
     files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, cover: bool
 ) -> None:
     """Stage 1 and rounds; cohorts are seeded, and none of them is empty or everybody."""
-    changes = {"strategy.name": strategy, "federation.cover": cover, "privacy.insecure-seed": 3, "seed": 2}
+    changes = {"strategy.name": strategy, "federation.cover": cover, "seed": 2}
+    seed_randomness(monkeypatch, 3, cohorts=2)
     config = tiny_config(files, tmp_path, SAMPLED | changes)
     found = observed(config, monkeypatch)
     stages = ["0"] * (strategy in {"dr-encoder", "fedcg"}) + [str(number) for number in range(1, 5)]

@@ -30,6 +30,7 @@ def weight(message: Message) -> tuple[int, int]:
     return int(message.metadata.group_id), serialized_bytes(message.content)
 
 
+@pytest.mark.usefixtures("seeded")
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_bytes_in_the_report_are_those_that_travelled(files: Files, tmp_path: Path, variant: str) -> None:
     config = tiny_config(files, tmp_path, {**PRIVATE, "prior.steps": 5, **VARIANTS[variant]})
@@ -47,6 +48,7 @@ def test_the_bytes_in_the_report_are_those_that_travelled(files: Files, tmp_path
     assert {claimed["bytes_up_per_client_round"]} == {size for number, size in up if number == first}
 
 
+@pytest.mark.usefixtures("seeded")
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_resumed_run_ends_where_an_uninterrupted_one_ends(
     files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: str

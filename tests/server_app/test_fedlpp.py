@@ -158,8 +158,8 @@ def test_both_adapters_are_scored_once_and_telling_of_it_scores_nothing(make: Ma
 
 
 @pytest.fixture(scope="module")
-def noisy(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    changes = {**STOCHASTIC, **NOISY, "privacy.insecure-seed": 7, "privacy.sampling-rate": 0.7, "num-server-rounds": 4}
+def noisy(files: Files, tmp_path_factory: pytest.TempPathFactory, seeded: None) -> Any:
+    changes = {**STOCHASTIC, **NOISY, "privacy.sampling-rate": 0.7, "num-server-rounds": 4}
     config = tiny_config(files, tmp_path_factory.mktemp("whole"), changes)
     return config, run_tiny(config)
 

@@ -129,7 +129,6 @@ REPORT: dict[str, Any] = {
         "released_model": FIGURE | {"cross_check": {"agrees": False}},
         "one_client_against_server": FIGURE | {"epsilon": "inf", "not_claimed_because": "epsilon is above 20"},
         "not_private_because": "",
-        "insecure_noise": False,
     },
     "communication": {
         "bytes_up_per_client_round": 700.0,

@@ -23,6 +23,7 @@ from common.privacy.noise import GridVector, RandomSource
 from server_app.strategies import STRATEGIES, base
 from server_app.strategies.base import FederatedAdapter
 from tests.support.grids import TinyGrid, faulty
+from tests.support.seeded import seed_randomness
 from tests.support.strategy_runs import Make
 from tests.support.tiny import CLIENTS, vectors
 
@@ -145,7 +146,8 @@ def test_under_the_same_noise_one_client_moves_the_total_by_the_clip_norm_in_exa
         return original(values, bound, resolution, RandomSource.insecure(17))
 
     monkeypatch.setattr(noise, "quantize", quantize)
-    private = {"privacy.epsilon": 0.0, "privacy.noise-multiplier": 1.0, "privacy.insecure-seed": 3}
+    private = {"privacy.epsilon": 0.0, "privacy.noise-multiplier": 1.0}
+    seed_randomness(monkeypatch, 3)
     rounds = Rounds(make, monkeypatch, {"strategy.name": name, "privacy.trust": trust, **private})
     largest = 0.0
     for trial in range(TRIALS):

@@ -134,15 +134,6 @@ def test_the_expected_cohort_is_public() -> None:
     assert planned(CLEAR).expected_cohort == pytest.approx(20.0)
 
 
-def test_a_reproducible_noise_protects_nobody() -> None:
-    """The noise is added all the same, so that a test run is like a real one."""
-    plan, secure = planned({"privacy.insecure-seed": 3}), planned()
-    assert plan.epsilon == math.inf
-    assert plan.reason.startswith("privacy.insecure-seed")
-    assert plan.round == secure.round
-    assert plan.stage_one == secure.stage_one
-
-
 @pytest.mark.parametrize(("noise", "claimed"), [(0.5, True), (0.3, False)])
 def test_an_epsilon_beyond_twenty_is_not_claimed(noise: float, claimed: bool) -> None:
     plan = planned({"privacy.epsilon": 0.0, "privacy.noise-multiplier": noise, "privacy.trust": "central"})

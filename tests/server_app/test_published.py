@@ -35,12 +35,13 @@ from workbench.cli.main import app
 from workbench.deployment.certificates import make_certificates, make_node_key
 from workbench.deployment.processes import Processes
 
+pytestmark = pytest.mark.usefixtures("seeded")
+
 ROOT = Path(__file__).parents[2]
 NOISY: dict[str, Any] = {
     "privacy.epsilon": 0.0,
     "privacy.noise-multiplier": 0.8,
     "privacy.sampling-rate": 0.7,
-    "privacy.insecure-seed": 5,
     "federation.min-reply-rate": 0.9,
     "federation.max-failed-rounds": 9,
 }
@@ -287,7 +288,7 @@ def test_the_card_of_a_local_model_loads_the_adapter(
 
 
 def test_the_card_says_what_the_epsilon_is_and_is_not(demo: RunFolder, files: Files, tmp_path: Path) -> None:
-    secret = {**NOISY, "privacy.insecure-seed": -1, "privacy.colluders": 1}
+    secret = {**NOISY, "privacy.colluders": 1}
     folder = run_tiny(tiny_config(files, tmp_path, secret))
     text = (folder.adapter / "README.md").read_text(encoding="utf-8")
     for said in (
@@ -296,7 +297,6 @@ def test_the_card_says_what_the_epsilon_is_and_is_not(demo: RunFolder, files: Fi
         "does not cover", "rank 2, alpha 4", "| rounds | 3 of 3 |", "dr-encoder, codec linear with 64 values",
     ):  # fmt: skip
         assert said in text, said
-    assert "INSECURE TEST RUN" in (demo.adapter / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_card_s_head_is_one_that_hubs_read(demo: RunFolder, local: RunFolder) -> None:

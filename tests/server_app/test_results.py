@@ -20,6 +20,7 @@ from server_app.results.folder import RunFolder
 from server_app.rounds.cohort import FederationError
 from server_app.run import check_run, run_federation
 from tests.support.grids import faulty
+from tests.support.seeded import seed_randomness
 from tests.support.tiny import CLIENTS, Files, final_adapter, run_tiny, tiny_config, tiny_grid
 
 NOISY: dict[str, Any] = {
@@ -62,7 +63,7 @@ KEYS = {
         *("warning", "shortage_warning"),
     },
     "privacy": {
-        *("released_model", "one_client_against_server", "not_private_because", "insecure_noise", "trust"),
+        *("released_model", "one_client_against_server", "not_private_because", "trust"),
         *("clip_norm", "clipping", "sampling_rate", "noise_multiplier", "statistics_noise_multiplier"),
         *("noise_shares", "delta_set_aside", "rounds_charged", "noise_source"),
     },
@@ -149,7 +150,9 @@ def exact_epsilon(mu: float, delta: float) -> float:
     return high
 
 
-def test_bytes_are_those_of_a_message_times_the_expected_cohorts(files: Files, tmp_path: Path) -> None:
+def test_bytes_are_those_of_a_message_times_the_expected_cohorts(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The realized totals would tell the sizes of the secret cohorts; here two clients of six never answer."""
     changes = {
         **NOISY,
@@ -159,8 +162,8 @@ def test_bytes_are_those_of_a_message_times_the_expected_cohorts(files: Files, t
         "federation.min-reply-rate": 1.0,
         "federation.max-failed-rounds": 9,
         "num-server-rounds": 4,
-        "privacy.insecure-seed": 2,
     }
+    seed_randomness(monkeypatch, 2)
     config = tiny_config(files, tmp_path, changes)
     folder = run_tiny(config, faulty(tiny_grid(config), raising={1}, silent={2}))
     report, rows = report_of(folder), folder.read_metrics()[1:]
@@ -175,17 +178,6 @@ def test_bytes_are_those_of_a_message_times_the_expected_cohorts(files: Files, t
     short = [row for row in rows if row["replies"] < row["cohort"]]
     assert report["outcome"]["rounds_short_of_replies"] == len(short) > 0
     assert {row["shortage"] != "" for row in short} == {True}
-
-
-def test_a_run_with_reproducible_noise_claims_nothing(files: Files, tmp_path: Path) -> None:
-    changes = {**NOISY, "strategy.name": "lora", "data.evaluation": "", "privacy.insecure-seed": 2}
-    folder = run_tiny(tiny_config(files, tmp_path, changes))
-    privacy = report_of(folder)["privacy"]
-    assert [privacy[key]["epsilon"] for key in ("released_model", "one_client_against_server")] == ["inf", "inf"]
-    assert privacy["not_private_because"].startswith("privacy.insecure-seed")
-    assert privacy["released_model"]["cross_check"] == {"unavailable": privacy["not_private_because"]}
-    assert privacy["noise_source"].endswith("from a public seed (INSECURE)")
-    assert {row["epsilon"] for row in folder.read_metrics()[1:]} == {"inf"}
 
 
 def test_an_infinite_epsilon_is_the_text_inf_with_its_reason(noisy: RunFolder, clear: RunFolder) -> None:
@@ -279,7 +271,7 @@ def test_no_adapter_is_scored_twice(files: Files, tmp_path: Path, monkeypatch: p
         return scored(self, adapter)
 
     monkeypatch.setattr(Evaluator, "__call__", counted)
-    folder = run_tiny(tiny_config(files, tmp_path, {**NOISY, "privacy.insecure-seed": 2}))
+    folder = run_tiny(tiny_config(files, tmp_path, NOISY))
     assert len(calls) == 4
     assert report_of(folder)["outcome"]["final"]["loss"] == folder.read_metrics()[-1]["loss"]
 
@@ -288,7 +280,7 @@ def test_no_adapter_is_scored_twice(files: Files, tmp_path: Path, monkeypatch: p
 def test_a_run_most_of_whose_rounds_were_empty_does_not_end_as_a_plain_success(
     files: Files, tmp_path: Path, capfd: pytest.CaptureFixture[str], broken_until: int, loud: bool
 ) -> None:
-    config = tiny_config(files, tmp_path, {**NOISY, "strategy.name": "lora", "privacy.insecure-seed": 2})
+    config = tiny_config(files, tmp_path, {**NOISY, "strategy.name": "lora"})
     grid = faulty(tiny_grid(config), raising={1, 2, 3, 4, 5, 6}, silent=set(), until=broken_until)
     folder = run_tiny(config, grid)
     said = capfd.readouterr().out

@@ -20,11 +20,11 @@ from server_app.results.console import ConsoleLog
 from server_app.results.folder import RunFolder
 from server_app.results.resuming import why_not_resumable
 from server_app.results.units import show
-from server_app.strategies.base import FederatedAdapter
-from tests.support.false_alarms import statistical
 from tests.support.killed_runs import REPEATABLE, killed_after, resumed
 from tests.support.tiny import Files, final_adapter, run_tiny, tiny_config
 from workbench.simulation.in_process import InProcessGrid
+
+pytestmark = pytest.mark.usefixtures("seeded")
 
 NOISY: dict[str, Any] = {**REPEATABLE, "server.optimizer": "adam", "server.learning-rate": 0.01}
 
@@ -107,7 +107,6 @@ def test_messages_of_a_lost_round_count_against_the_server(
         "output.dir": str(tmp_path),
         "privacy.sampling-rate": 1.0,
         "num-server-rounds": 3,
-        "privacy.insecure-seed": -1,
     }
     moved = RunConfig.parse(config.flat() | changes)
     folder = killed_after(moved, 2, monkeypatch, "before")
@@ -185,34 +184,6 @@ def test_a_run_that_stopped_before_any_charge_has_spent_nothing(tmp_path: Path) 
     assert "; nothing had been charged; " in why_not_resumable(tmp_path)
     (tmp_path / "ledger.jsonl").write_text("no ledger\n")
     assert "what it has spent cannot be read" in why_not_resumable(tmp_path)
-
-
-@statistical(4 * 2.0**-64, "system")
-def test_a_copy_of_an_interrupted_run_tells_nothing_of_its_cohorts(
-    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two copies go on from one folder: with a key in it they would ask the same secret cohorts, round for round."""
-    changes = {
-        "output.dir": str(tmp_path), "output.name": "run", "privacy.insecure-seed": -1, "privacy.sampling-rate": 0.5,
-        "num-server-rounds": 3, "strategy.name": "lora", "federation.num-clients": 64,
-        "federation.max-failed-rounds": 9,  # too little data for so many, which does not matter here
-    }  # fmt: skip
-    secret = RunConfig.parse(config.flat() | changes)
-    folder = killed_after(secret, 1, monkeypatch, grid=InProcessGrid(client_app, secret.flat(), 64))
-    shutil.copytree(folder.path, tmp_path / "copy")
-    asked: dict[str, list[list[int]]] = {"run": [], "copy": []}
-    original = FederatedAdapter.draw_cohort
-    for name, cohorts in asked.items():
-
-        def draw(strategy: FederatedAdapter, *args: Any, seen: list[list[int]] = cohorts) -> list[int]:
-            seen.append(original(strategy, *args))
-            return seen[-1]
-
-        monkeypatch.setattr(FederatedAdapter, "draw_cohort", draw)
-        again = RunConfig.parse(secret.flat() | {"output.name": name, "resume": str(tmp_path / name)})
-        run_tiny(again, InProcessGrid(client_app, again.flat(), 64))
-    assert [len(cohorts) for cohorts in asked.values()] == [2, 2]
-    assert all(one != other for one, other in zip(asked["run"], asked["copy"], strict=True))
 
 
 def test_there_is_one_checkpoint_and_it_is_the_last_round(killed: RunFolder) -> None:

@@ -16,10 +16,9 @@ REPEATABLE: dict[str, Any] = {
     "privacy.epsilon": 0.0,
     "privacy.noise-multiplier": 0.5,
     "privacy.trust": "local",
-    "privacy.insecure-seed": 7,
     "privacy.sampling-rate": 0.7,
 }
-"""Private rounds with reproducible noise, so that two runs can be held against each other."""
+"""Private rounds; with ``seed_randomness`` two runs of them can be held against each other."""
 
 
 class Killed(BaseException):

