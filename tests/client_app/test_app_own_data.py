@@ -189,4 +189,4 @@ def test_a_site_with_its_own_data_trains_on_them(
 
 def test_no_run_can_ask_a_site_for_reproducible_noise(own_site: InProcessGrid, adapted: AdaptedModel) -> None:
     own_site.context(3).run_config["privacy.insecure-seed"] = 5
-    assert "privacy.insecure-seed: unknown key" in refusal(own_site, adapted, terms(64, 1.0))
+    assert "could not handle the instruction" in refusal(own_site, adapted, terms(64, 1.0))
