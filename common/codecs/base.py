@@ -119,9 +119,13 @@ class Codec(Encoder):
         The vector is float32, or float64 for a float64 code; another shape raises ``ValueError``.
         """
 
-    @abstractmethod
     def state(self) -> CodecState:
-        """Describe what a checkpoint holds; ``codec_from_state(state, layout)`` is identical."""
+        """Describe what a checkpoint holds; ``codec_from_state(state, layout)`` is identical.
+
+        The same as the spec unless a subclass has more to say: a decoder that is the encoder's transpose has not.
+        """
+        spec = self.spec()
+        return CodecState(spec.kind, spec.version, spec.fields, spec.arrays)
 
     def redraw(self, epoch: int) -> "Codec":
         """Return the codec with the subspace of ``epoch``; a codec without a seed returns itself.

@@ -93,10 +93,6 @@ class HistoryCodec(Codec):
         """Give the seeded draw and the history: n float32 values."""
         return EncoderSpec(KIND, VERSION, self._fields(), {"history": self._history.clone()})
 
-    def state(self) -> CodecState:
-        """Give the same as the spec: a transpose needs nothing more."""
-        return CodecState(KIND, VERSION, self._fields(), {"history": self._history.clone()})
-
     def _with(self, history: Tensor, epoch: int) -> "HistoryCodec":
         return HistoryCodec(
             self._layout,

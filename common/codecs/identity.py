@@ -39,10 +39,6 @@ class IdentityCodec(Codec):
         """Say which adapter this is for, which is all there is to say."""
         return EncoderSpec(KIND, VERSION, layout_fields(self._layout))
 
-    def state(self) -> CodecState:
-        """Say which adapter this is for, which is all there is to say."""
-        return CodecState(KIND, VERSION, layout_fields(self._layout))
-
 
 def _from_parcel(_: EncoderSpec | CodecState, layout: Layout) -> IdentityCodec:
     return IdentityCodec(layout)

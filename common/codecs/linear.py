@@ -89,7 +89,9 @@ class LinearEncoder(Encoder):
 
     def spec(self) -> EncoderSpec:
         """Give seed, epoch, blocks and means: a few bytes per tensor, whatever n and k are."""
-        return EncoderSpec(KIND, VERSION, self._fields(), self._arrays())
+        fields: dict[str, Scalar] = {**layout_fields(self._layout), "seed": self._seed, "epoch": self._epoch}
+        arrays = {"blocks": torch.tensor(self._blocks, dtype=torch.int64), "mean": self._mean.clone()}
+        return EncoderSpec(KIND, VERSION, fields, arrays)
 
     @cached_property
     def _subspaces(self) -> list[Buckets]:
@@ -103,12 +105,6 @@ class LinearEncoder(Encoder):
     def _bias(self, like: Tensor) -> Tensor:
         """Expand the means to shape ``[n]``."""
         return self._layout.expand(self._mean).to(like)
-
-    def _fields(self) -> dict[str, Scalar]:
-        return {**layout_fields(self._layout), "seed": self._seed, "epoch": self._epoch}
-
-    def _arrays(self) -> dict[str, Tensor]:
-        return {"blocks": torch.tensor(self._blocks, dtype=torch.int64), "mean": self._mean.clone()}
 
 
 class LinearCodec(LinearEncoder, Codec):
@@ -160,10 +156,6 @@ class LinearCodec(LinearEncoder, Codec):
             seed=self._seed,
             epoch=epoch,
         )
-
-    def state(self) -> CodecState:
-        """Give the same as the spec: a transpose needs nothing more."""
-        return CodecState(KIND, VERSION, self._fields(), self._arrays())
 
 
 def _check_blocks(layout: Layout, blocks: Sequence[Block]) -> None:

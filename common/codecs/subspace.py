@@ -75,20 +75,10 @@ class SubspaceCodec(Codec):
 
     def spec(self) -> EncoderSpec:
         """Give rows and scales."""
-        return EncoderSpec(KIND, VERSION, self._fields(), self._arrays())
-
-    def state(self) -> CodecState:
-        """Give the same as the spec: a transpose needs nothing more."""
-        return CodecState(KIND, VERSION, self._fields(), self._arrays())
-
-    def _fields(self) -> dict[str, Scalar]:
-        own: dict[str, Scalar] = {"rows": self._rows.name}
+        fields: dict[str, Scalar] = {**layout_fields(self._layout), "rows": self._rows.name}
         if isinstance(self._rows, TuckerRows):
-            own["width"] = self._rows.width
-        return {**layout_fields(self._layout), **own}
-
-    def _arrays(self) -> dict[str, Tensor]:
-        return {"scales": self._scales.clone(), **self._rows.arrays()}
+            fields["width"] = self._rows.width
+        return EncoderSpec(KIND, VERSION, fields, {"scales": self._scales.clone(), **self._rows.arrays()})
 
 
 def _from_parcel(parcel: EncoderSpec | CodecState, layout: Layout) -> SubspaceCodec:

@@ -4,14 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch import Tensor
 
 from common.config import ConfigError
 from common.demo.prompts import public_questions
 from common.model.adapted import AdaptedModel
 from server_app.priors import public_prompts
-from server_app.priors.public_gradients import PseudoClients, pseudo_clients
-from server_app.strategies import public_prior
 from tests.support.strategy_runs import Make
 from tests.support.tiny import CLIENTS, Files, planned, tiny_config
 
@@ -38,15 +35,13 @@ def test_a_template_that_nothing_fills_is_refused_by_key(
 
 
 def test_the_demo_fills_a_template_of_ones_own(
-    make: Make, monkeypatch: pytest.MonkeyPatch, files: Files, tmp_path: Path, adapted: AdaptedModel
+    make: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    prompts_asked: list[list[str]],
+    files: Files,
+    tmp_path: Path,
+    adapted: AdaptedModel,
 ) -> None:
-    asked: list[list[str]] = []
-
-    def recording(adapted: AdaptedModel, adapter: Tensor, prompts: list[str], *rest: Any) -> PseudoClients:
-        asked.append(prompts)
-        return pseudo_clients(adapted, adapter, prompts, *rest)
-
-    monkeypatch.setattr(public_prior, "pseudo_clients", recording)
     own = {
         **PRIOR,
         **OWN,
@@ -56,9 +51,9 @@ def test_the_demo_fills_a_template_of_ones_own(
     }
     strategy, grid = make(own)
     strategy.prepare(grid)
-    assert len(asked[0]) == 256
+    assert len(prompts_asked[0]) == 256
     assert "wolf colour ?" in public_questions("elicitation", "{subject} {relation} ?")
-    assert set(asked[0]) <= set(public_questions("elicitation", "{subject} {relation} ?"))
+    assert set(prompts_asked[0]) <= set(public_questions("elicitation", "{subject} {relation} ?"))
     planned(tiny_config(files, tmp_path, own), adapted, CLIENTS)
     monkeypatch.setattr(public_prompts, "PROMPTS_PER_CLIENT", 9999)
     with pytest.raises(ConfigError, match="and a pseudo-client has 9999"):
