@@ -82,7 +82,7 @@ SETS: list[tuple[str, str]] = [
     ("data.name=absent.jsonl", "no such file or directory"),
     ("data.name=/nope", "no such file or directory"),
     ("data.evaluation=absent.csv", "no such file"),
-    ("data.format=chat", "allowed: columns, dolly"),
+    ("data.format=odt", "allowed: columns, chat, text, dolly"),
     ("data.task=sums", "allowed: elicitation, knowledge, knowledge-validation"),
     ("data.max-length=1", "data.max-length = 1"),
     ("data.partitioner=random", "allowed: iid, dirichlet, natural"),
