@@ -18,8 +18,6 @@ _NO_CLIENT = "nothing is claimed: each knows its own share of the noise"
 def headline(privacy: Mapping[str, Any]) -> str:
     """What is protected, at which ε, against whom: one sentence, for who reads no other."""
     model = privacy["released_model"]
-    if privacy["insecure_noise"]:
-        return "Nothing is protected: this is a test run with reproducible noise, and no ε holds."
     if math.isinf(float(model["epsilon"])):
         return f"Nothing is protected end to end: ε is infinite, because {privacy['not_private_because']}."
     server = privacy["one_client_against_server"]
@@ -40,8 +38,6 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
     found = [control_warning(report["run"]["control"]), report["outcome"]["warning"]]
     if privacy["released_model"]["cross_check"].get("agrees") is False:
         found.append(f"The two accountants differ: ε {cross_check_sentence(privacy['released_model']['cross_check'])}")
-    if privacy["insecure_noise"]:
-        found.append("INSECURE TEST RUN: the noise was reproducible, so no epsilon above holds.")
     return [text for text in found if text]
 
 

@@ -71,8 +71,7 @@ class Samples:
         prompts = prompt_texts(self._rows, self._data, self._adapted.tokenizer)
         settings = greedy_settings(self._adapted, min(_NEW_TOKENS, self._data.max_length))
         before, after = (
-            write_texts(self._adapted, adapter, prompts, self._data, COUNT, settings)
-            for adapter in (base, tuned)
+            write_texts(self._adapted, adapter, prompts, self._data, COUNT, settings) for adapter in (base, tuned)
         )
         return [{"base": _short(old), "tuned": _short(new)} for old, new in zip(before, after, strict=True)]
 
