@@ -14,7 +14,6 @@ import torch
 import yaml
 from lm_eval.tasks import TaskManager
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner
 
 from common.config import ConfigError, DataConfig
 from common.data import load_examples
@@ -22,9 +21,10 @@ from common.model.adapted import AdaptedModel
 from common.model.base_sample import BASE_FILE
 from server_app.results.evaluation import Evaluator
 from server_app.results.folder import RunFolder
-from tests.support.benchmark_files import CEVAL, MMLU, mmlu_questions, save_model, save_run, save_tasks
+from tests.support.benchmark_files import CEVAL, MMLU, mmlu_questions
+from tests.support.evaluate_command import evaluate, refused
+from tests.support.example_rows import RECORDS
 from tests.support.tiny import write_jsonl
-from workbench.cli import main as cli
 from workbench.evaluation import columns as evaluation_columns
 from workbench.evaluation import generation as evaluation_generation
 from workbench.evaluation import harness as evaluation_harness
@@ -32,44 +32,7 @@ from workbench.evaluation import report as evaluation_report
 from workbench.evaluation.adapter import load_adapter
 from workbench.evaluation.adapter_settings import adapter_config
 from workbench.evaluation.columns import SubjectScore, benchmarks
-from workbench.evaluation.generation import (
-    GREEDY,
-    Beams,
-    Prompts,
-    generation_settings,
-    score_texts,
-    write_lines,
-)
 from workbench.evaluation.harness import Harness, HarnessSettings
-
-FORMATS = Path(__file__).parents[1] / "data" / "formats"
-runner = CliRunner()
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return save_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def adapter(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_run(tmp_path_factory.mktemp("results") / "run", model)
-
-
-@pytest.fixture(scope="module")
-def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tasks(tmp_path_factory.mktemp("tasks") / "own")
-
-
-@pytest.fixture(scope="module")
-def loaded(adapter: Path) -> tuple[AdaptedModel, torch.Tensor]:
-    return load_adapter(adapter, adapter_config(adapter, {}))
-
-
-def evaluate(adapter: Path, *options: str) -> tuple[int, str]:
-    result = runner.invoke(cli.app, ["evaluate", "--adapter", str(adapter), *options])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result.exit_code, result.output
 
 
 def test_the_papers_columns_are_printed_and_written_for_base_and_adapter(
@@ -164,111 +127,6 @@ def test_a_column_without_subjects_is_left_out() -> None:
     assert benchmarks()["ceval-valid"].columns({"law": SubjectScore(0.5, 4)}) == {"Humanities": 50.0, "Average": 50.0}
 
 
-def test_texts_are_those_of_greedy_decoding_one_by_one(loaded: tuple[AdaptedModel, torch.Tensor]) -> None:
-    adapted, values = loaded
-    prompts = ["Data: a\nText:", "Data: name[Fern], food[French]\nText:", "x"]
-    expected = []
-    adapted.load(values)
-    for prompt in prompts:
-        ids = torch.tensor([adapted.tokenizer(prompt)["input_ids"]])
-        start = ids.shape[1]
-        for _ in range(6):
-            with torch.no_grad():
-                best = adapted.model(input_ids=ids).logits[0, -1].argmax()
-            if best == adapted.tokenizer.eos_token_id:
-                break
-            ids = torch.cat([ids, best.view(1, 1)], dim=1)
-        text = adapted.tokenizer.decode(ids[0, start:], skip_special_tokens=True)
-        expected.append(text.strip().partition("\n")[0].strip())
-    assert any(expected)
-    for batch_size in (1, 3):
-        assert write_lines(adapted, values, prompts, DataConfig(), batch_size, 6) == expected
-
-
-@pytest.mark.parametrize(
-    "own",
-    [
-        {"repetition_penalty": 1.5, "do_sample": True, "temperature": 0.7, "top_k": 3},
-        {"no_repeat_ngram_size": 1},
-        {"num_beams": 4},
-        {"min_new_tokens": 6},
-        {"suppress_tokens": list(range(40))},
-        {"forced_eos_token_id": 3, "max_length": 5},
-    ],
-)
-def test_the_model_folder_has_no_say_in_how_texts_are_written(
-    adapter: Path, model: str, own: dict[str, Any], tmp_path: Path, loaded: tuple[AdaptedModel, torch.Tensor]
-) -> None:
-    prompts = ["Data: a\nText:", "Data: name[Fern], food[French]\nText:", "x"]
-    expected = write_lines(*loaded, prompts, DataConfig(), 3, 8)
-    folder = tmp_path / "model"
-    shutil.copytree(model, folder)
-    plain = json.loads((folder / "generation_config.json").read_text())
-    (folder / "generation_config.json").write_text(json.dumps(plain | own))
-    config = adapter_config(adapter, {"model.name": str(folder)})
-    again, values = load_adapter(adapter, config)
-    assert write_lines(again, values, prompts, DataConfig(), 3, 8) == expected
-
-
-def test_beams_change_texts_and_their_penalty_is_passed_on(loaded: tuple[AdaptedModel, torch.Tensor]) -> None:
-    adapted, values = loaded
-    prompts = [f"Data: name[{name}], food[French]\nText:" for name in ("Fern", "Oak", "Elm", "a", "b")]
-
-    greedy = write_lines(adapted, values, prompts, DataConfig(), 3, 6)
-    beams = write_lines(adapted, values, prompts, DataConfig(), 3, 6, Beams(8, 0.0))
-    assert beams != greedy, "or the test says nothing"
-    assert generation_settings(adapted, 6, Beams(8, 0.5))["length_penalty"] == 0.5
-    assert "length_penalty" not in generation_settings(adapted, 6, GREEDY)
-
-
-def test_white_space_at_a_prompts_end_is_left_to_the_model(loaded: tuple[AdaptedModel, torch.Tensor]) -> None:
-    prompts = ["Data: a\nText:", "x"]
-    expected = write_lines(*loaded, prompts, DataConfig(), 3, 6)
-    assert write_lines(*loaded, [f"{prompt} \n" for prompt in prompts], DataConfig(), 3, 6) == expected
-
-
-def test_references_of_one_prompt_are_gathered(loaded: tuple[AdaptedModel, torch.Tensor]) -> None:
-    data = DataConfig(format="dialogsum")
-    rows = load_examples(str(FORMATS / "dialogsum.jsonl"), data)
-    found = Prompts.of(rows, data, loaded[0], None)
-    assert found.references == [
-        ["#Person2# says the shop is open until six.", "#Person1# asks when the shop is open."],
-        ["#Person2# tells #Person1# where the key is."],
-    ]
-    assert Prompts.of(rows, data, loaded[0], 1).references == found.references[:1]
-
-
-def test_bleu_and_rouge_take_the_best_of_several_references() -> None:
-    references = [["one two three four five", "six seven eight nine ten"], ["a b c d e"]]
-    right = score_texts(["six seven eight nine ten", "a b c d e"], references)
-    assert right == pytest.approx({"bleu": 100.0, "rouge1": 100.0, "rouge2": 100.0, "rougeL": 100.0})
-    half = score_texts(["six seven eight nine ten", "v w x y z"], references)
-    assert half["rouge1"] == pytest.approx(50.0)
-    assert 0 < half["bleu"] < 60
-    order = score_texts(["e d c b a"], references[1:])
-    assert (order["rouge1"], order["rouge2"], order["rougeL"]) == pytest.approx((100.0, 0.0, 20.0))
-
-
-@pytest.mark.parametrize("name", ["e2e", "dart", "dialogsum"])
-def test_a_generation_set_is_scored_with_its_held_out_loss(adapter: Path, tmp_path: Path, name: str) -> None:
-    out = tmp_path / "scores.json"
-    path = FORMATS / f"{name}.jsonl"
-    options = ["--new-tokens", "4", "--beams", "2", "--length-penalty", "0.8", "--out", str(out)]
-    code, output = evaluate(adapter, "--tasks", name, "--data", str(path), *options)
-    assert code == 0
-    report = json.loads(out.read_text())
-    said = report["generation"]
-    assert (said["num_beams"], said["length_penalty"], said["max_new_tokens"]) == (2, 0.8, 4)
-    assert (said["do_sample"], said["repetition_penalty"], said["bleu_tokenizer"]) == (False, 1.0, "13a")
-    assert "texts: do_sample = False, num_beams = 2, length_penalty = 0.8" in output
-    found: dict[str, Any] = report["scores"]
-    assert list(found["adapter"][name]) == ["bleu", "rouge1", "rouge2", "rougeL", "prompts"]
-    assert found["adapter"][name]["prompts"] == 2
-    assert found["adapter"]["held-out"]["examples"] == 3
-    assert found["adapter"]["held-out"]["loss"] != found["base"]["held-out"]["loss"]
-    assert "rougeL" in output
-
-
 def test_the_runs_own_held_out_rows_are_scored_without_being_asked(adapter: Path, tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "mmlu.jsonl", mmlu_questions().to_list())
     code, output = evaluate(adapter, "--data", str(path), "--set", "data.format=mmlu", "--limit", "5")
@@ -291,13 +149,6 @@ def test_a_model_without_a_run_is_named_by_the_adapter_or_the_user(adapter: Path
     (alone / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": None}))
     assert adapter_config(alone, {"model.name": model}).lora.rank == 4
     assert "names a model; give --model" in refused(alone)
-
-
-def refused(adapter: Path, *options: str) -> str:
-    code, output = evaluate(adapter, *options)
-    assert code == 1
-    assert output.startswith("error: ")
-    return output
 
 
 def test_an_adapter_that_is_not_there_or_does_not_fit_is_refused(adapter: Path, tmp_path: Path) -> None:
@@ -374,7 +225,7 @@ def test_without_the_extra_the_command_says_what_to_install(
 ) -> None:
     for name in ("lm_eval.tasks", "sacrebleu", "rouge_score.rouge_scorer"):
         monkeypatch.setitem(sys.modules, name, None)
-    options = ("--data", str(FORMATS / "e2e.jsonl"), "--new-tokens", "1") if task == "e2e" else ()
+    options = ("--data", str(RECORDS / "e2e.jsonl"), "--new-tokens", "1") if task == "e2e" else ()
     assert 'pip install "dr-encoder[evaluation]"' in refused(adapter, "--tasks", task, *options)
 
 

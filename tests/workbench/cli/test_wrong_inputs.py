@@ -10,7 +10,7 @@ from tests.support.wrong_inputs import OTHERS, SETS
 def test_every_wrong_input_is_a_line_or_two_before_anything_heavy_is_imported(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.wrong_inputs", str(tmp_path)],
-        capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2],
+        capture_output=True, text=True, check=False, cwd=Path(__file__).parents[3],
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert len(SETS) + len(OTHERS) >= 150

@@ -4,43 +4,18 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from common.config import RunConfig
-from server_app.results.checkpoints import mark_ended
-from tests.support.interrupted_runs import write_interrupted
 from tests.support.layouts import write_model
 from workbench.cli import main as cli
-from workbench.cli import run as run_command
 
 runner = CliRunner()
 ROWS = [{"prompt": f"p{i}", "completion": f"c{i}", "group": f"g{i % 3}"} for i in range(6)]
 HELD_OUT = [{"prompt": "p0", "completion": "another answer"}, {"prompt": "p9", "completion": "c0"}]
-
-
-@pytest.fixture
-def _no_launch(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any) -> None:
-        pytest.fail("Flower was started")
-
-    monkeypatch.setattr(run_command, "launch", refuse)
-
-
-@pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
-    """The configurations that would have been run; each launch is interrupted at once."""
-    configs: list[RunConfig] = []
-
-    def interrupt(config: RunConfig, *_: Any) -> None:
-        configs.append(config)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(run_command, "launch", interrupt)
-    return configs
 
 
 def invoke(folder: Path, *changes: str) -> tuple[int, str]:
@@ -252,83 +227,6 @@ def test_a_malformed_preset_is_one_clear_line(tmp_path: Path, content: bytes) ->
     assert result.exit_code == 1
     assert result.output.startswith(f'error: preset "{path}": {path} is not a readable TOML file: ')
     assert result.output.count("\n") == 1
-
-
-def interrupted_run(folder: Path) -> Path:
-    """A results folder with the files that a resume looks for first."""
-    return write_interrupted(folder / "results" / "mine")
-
-
-@pytest.mark.usefixtures("_no_launch")
-@pytest.mark.parametrize("options", [["--resume", "{}"], ["--set", "resume={}"], ["--preset", "{}.toml"]])
-def test_a_folder_without_a_run_cannot_be_resumed(tmp_path: Path, options: list[str]) -> None:
-    absent = tmp_path / "absent"
-    (tmp_path / "absent.toml").write_text(f'resume = "{absent}"\n')
-    result = runner.invoke(cli.app, ["run", *(option.format(absent) for option in options)])
-    assert result.exit_code == 1
-    assert result.output.startswith(f'error: resume = "{absent}": config.toml is missing there; ')
-
-
-@pytest.mark.parametrize("options", [["--resume", "results/mine"], ["--set", "resume=results/mine"]])
-def test_resume_is_the_same_as_an_option_and_as_a_key(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launched: list[RunConfig], options: list[str]
-) -> None:
-    run = interrupted_run(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    result = runner.invoke(cli.app, ["run", *options])
-    assert result.exit_code == 130, result.output
-    (config,) = launched
-    assert (config.seed, config.resume) == (77, str(run))
-    assert (config.output.dir, config.output.name) == (str(run.parent), run.name)
-    assert f"dr-encoder run --resume {run}" in result.output
-
-
-def test_a_preset_may_say_what_to_resume(tmp_path: Path, launched: list[RunConfig]) -> None:
-    run = interrupted_run(tmp_path)
-    (tmp_path / "own.toml").write_text(f'num-server-rounds = 40\nresume = "{run}"\n')
-    assert runner.invoke(cli.app, ["run", "--preset", str(tmp_path / "own.toml")]).exit_code == 130
-    assert (launched[0].seed, launched[0].num_server_rounds, launched[0].resume) == (77, 40, str(run))
-
-
-@pytest.mark.usefixtures("_no_launch")
-def test_a_run_is_not_resumed_under_another_configuration_and_no_engine_starts_to_say_so(tmp_path: Path) -> None:
-    run = interrupted_run(tmp_path)
-    result = runner.invoke(cli.app, ["run", "--resume", str(run), "--set", "num-server-rounds=3"])
-    assert result.exit_code == 1
-    said = f'error: resume = "{run}": the configuration differs from that run\'s: num-server-rounds was 40, is 3'
-    assert result.output.startswith(said)
-
-
-@pytest.mark.usefixtures("_no_launch")
-def test_a_run_that_has_ended_cannot_be_resumed(tmp_path: Path) -> None:
-    run = interrupted_run(tmp_path)
-    mark_ended(run / "checkpoint")
-    result = runner.invoke(cli.app, ["run", "--resume", str(run)])
-    assert result.exit_code == 1
-    assert result.output.startswith(f'error: resume = "{run}": this run has ended; start a new run')
-
-
-def test_an_interrupt_after_the_end_does_not_offer_to_continue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = interrupted_run(tmp_path)
-
-    def finish(*_: Any) -> None:
-        mark_ended(run / "checkpoint")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(run_command, "launch", finish)
-    result = runner.invoke(cli.app, ["run", "--resume", str(run)])
-    assert result.exit_code == 130
-    assert "stopped" in result.output
-    assert "continue with" not in result.output
-
-
-def test_an_interrupt_before_there_is_a_folder_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(run_command, "_configure", interrupt)
-    result = runner.invoke(cli.app, ["run"])
-    assert (result.exit_code, result.output.strip()) == (130, "stopped")
 
 
 def test_the_command_line_starts_without_the_heavy_libraries() -> None:

@@ -77,7 +77,7 @@ def test_every_program_has_that_edge(module: str, tmp_path: Path) -> None:
     }
     done = subprocess.run(
         [sys.executable, "-m", module, *wrong[module]], capture_output=True, text=True, check=False,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )  # fmt: skip
     assert done.returncode in (1, 2)
     assert done.stderr.splitlines()[-1].startswith(("error: ", "`"))

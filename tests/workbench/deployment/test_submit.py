@@ -123,7 +123,7 @@ def test_a_unit_that_tries_again_resumes_and_never_pays_twice(
     (flwr / "statuses").write_text("finished:completed")
     found, output = run("--config", of_a_run(flwr, *saved, interrupted=interrupted), "--resume-existing")
     assert (found, said in output, bool(sent(flwr))) == (code, True, starts), output
-    unit = (Path(__file__).parents[2] / "systemd" / "dr-encoder-run@.service").read_text()
+    unit = (Path(__file__).parents[3] / "systemd" / "dr-encoder-run@.service").read_text()
     assert "RestartPreventExitStatus=2\n" in unit
     assert "--config /etc/dr-encoder/runs/%i.toml --resume-existing\n" in unit
 
