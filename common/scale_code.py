@@ -1,8 +1,8 @@
 """Per-tensor gradient scales as a code of bounded norm (Algorithm 1, step 5, made releasable).
 
 A std differs by orders of magnitude between tensors, so what is released is the logarithm of the variance, mapped from
-[log10 h1, log10 h2] to [-1, 1]: one coordinate per tensor (or per module type), and a last coordinate that is always 1
-and counts the participants. The count makes the mean a ratio of two noisy sums, which does not suffer from the fixed
+[log10 h1, log10 h2] to [-1, 1]: one coordinate per tensor, and a last coordinate that is always 1 and counts
+the participants. The count makes the mean a ratio of two noisy sums, which does not suffer from the fixed
 denominator when the realized cohort differs from the expected one.
 """
 
@@ -24,24 +24,21 @@ BOUND_PER_COORDINATE = 0.7  # clip bound is this times sqrt(coordinates): typica
 class ScaleCode:
     """Maps stds of ``n_t`` tensors to a code of ``size`` coordinates and noisy sums of codes back to stds."""
 
-    groups: tuple[int, ...]
     families: tuple[int, ...]
     log_floor: float
     log_ceiling: float
 
     @classmethod
     def of(cls, layout: Layout, settings: StageOneConfig) -> "ScaleCode":
-        """One coordinate per tensor, or one per module type (``stage-one.grouping = "module"``)."""
+        """One coordinate per tensor; those of one module type are a family."""
         kinds = [module_type(piece.name) for piece in layout.tensors]
         index = {kind: number for number, kind in enumerate(sorted(set(kinds)))}
-        families = tuple(index[kind] for kind in kinds)
-        groups = tuple(range(len(kinds))) if settings.grouping == "tensor" else families
-        return cls(groups, families, *map(math.log10, settings.variances))
+        return cls(tuple(index[kind] for kind in kinds), *map(math.log10, settings.variances))
 
     @property
     def coordinates(self) -> int:
         """Number of released scales."""
-        return max(self.groups) + 1
+        return len(self.families)
 
     @property
     def size(self) -> int:
@@ -57,8 +54,7 @@ class ScaleCode:
         """Stds (shape ``[n_t]``) to a code (shape ``[size]``) whose entries lie in [-1, 1]."""
         center, half = (self.log_ceiling + self.log_floor) / 2, (self.log_ceiling - self.log_floor) / 2
         logs = (2 * std.double().log10()).clamp(self.log_floor, self.log_ceiling)
-        scaled = _mean_by(((logs - center) / half), self.groups)
-        return torch.cat([scaled, torch.ones(1, dtype=torch.float64)]).float()
+        return torch.cat([(logs - center) / half, torch.ones(1, dtype=torch.float64)]).float()
 
     def decode(self, total: Tensor, noise_std: float, expected: float) -> Tensor:
         """A noisy sum of codes to stds (shape ``[n_t]``), shrunk towards each module type's mean.
@@ -68,8 +64,7 @@ class ScaleCode:
         """
         count = max(float(total[-1]), expected / 10)
         released = (total[:-1].double() / count).clamp(-1, 1)
-        per_tensor = released[torch.tensor(self.groups)]
-        shrunk = shrink(per_tensor, self.families, (noise_std / count) ** 2)
+        shrunk = shrink(released, self.families, (noise_std / count) ** 2)
         center, half = (self.log_ceiling + self.log_floor) / 2, (self.log_ceiling - self.log_floor) / 2
         return (10 ** ((shrunk * half + center) / 2)).float()
 
@@ -90,9 +85,3 @@ def module_type(name: str) -> str:
     """``base.layers.3.self_attn.q_proj.lora_A.default.weight`` -> ``q_proj.lora_A``."""
     match = re.search(r"([^.]+)\.(lora_(?:embedding_)?[AB])", name)
     return f"{match.group(1)}.{match.group(2)}" if match else name
-
-
-def _mean_by(values: Tensor, groups: Sequence[int]) -> Tensor:
-    index = torch.tensor(groups)
-    sums = torch.zeros(max(groups) + 1, dtype=values.dtype).index_add_(0, index, values)
-    return sums / torch.bincount(index)

@@ -77,9 +77,6 @@ class StageOneConfig(Section):
     estimator: Literal["moment", "ema"] = Field(
         "moment", description="dr-encoder: per-element moments, or the paper's EMA"
     )
-    grouping: Literal["tensor", "module"] = Field(
-        "tensor", description="dr-encoder: one value per tensor or per module type"
-    )
     clip_norm: Annotated[float, Field(gt=0, le=1e30)] = Field(
         1.0, description="fedcg: bound on the l2 norm of all gradients of one client together"
     )

@@ -107,7 +107,7 @@ STRATEGIES = Registry(
         "fedcg": Entry(
             "fedcg:FedCg",
             lambda _: ("codec", "prior", "stage-one"),
-            ("codec.form", "stage-one.estimator", "stage-one.grouping"),
+            ("codec.form", "stage-one.estimator"),
             fedcg_checks.faults,
         ),
         "fedlpp": Entry("fedlpp:FedLpp", lambda _: ("fedlpp",)),

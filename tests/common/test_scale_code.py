@@ -16,7 +16,6 @@ LAYOUT = Layout.of(
 )
 SETTINGS = StageOneConfig()
 TENSOR = ScaleCode.of(LAYOUT, SETTINGS)
-MODULE = ScaleCode.of(LAYOUT, SETTINGS.model_copy(update={"grouping": "module"}))
 STD = 10 ** torch.linspace(-5, -1, 16)
 
 
@@ -40,11 +39,10 @@ def test_scales_outside_floor_and_ceiling_are_clamped() -> None:
     assert code.abs().max() == 1.0
 
 
-@pytest.mark.parametrize("code", [TENSOR, MODULE])
-def test_the_bound_is_that_of_the_documentation(code: ScaleCode) -> None:
-    assert code.bound == pytest.approx(math.sqrt(0.49 * code.coordinates + 1))
-    typical = code.encode(torch.full((16,), 10**-4.9))
-    assert typical.norm() < code.bound, "a typical code must not be clipped"
+def test_the_bound_is_that_of_the_documentation() -> None:
+    assert TENSOR.bound == pytest.approx(math.sqrt(0.49 * 16 + 1))
+    typical = TENSOR.encode(torch.full((16,), 10**-4.9))
+    assert typical.norm() < TENSOR.bound, "a typical code must not be clipped"
 
 
 def test_several_clients_give_the_geometric_mean_whatever_was_expected() -> None:
@@ -67,24 +65,6 @@ def test_a_count_that_noise_has_driven_to_zero_or_below_gives_finite_scales() ->
         assert torch.isfinite(decoded).all()
         assert (decoded >= 1e-6 * 0.999).all()
         assert (decoded <= 1.001).all()
-
-
-def test_module_grouping_releases_one_value_per_module_type() -> None:
-    assert (MODULE.coordinates, MODULE.size) == (4, 5)
-    names = [module_type(piece.name) for piece in LAYOUT.tensors]
-    by_module = {"q.lora_A": 1e-4, "q.lora_B": 1e-3, "v.lora_A": 1e-2, "v.lora_B": 1e-1}
-    std = torch.tensor([by_module[name] for name in names])
-    torch.testing.assert_close(MODULE.decode(MODULE.encode(std), 0.0, 1.0), std, rtol=1e-4, atol=0)
-
-
-def test_module_grouping_averages_logarithms_within_the_type() -> None:
-    names = [module_type(piece.name) for piece in LAYOUT.tensors]
-    queries = [index for index, name in enumerate(names) if name == "q.lora_A"]
-    std = torch.full((16,), 1e-3)
-    std[queries] = torch.tensor([1e-5, 1e-3, 1e-3, 1e-1])
-    torch.testing.assert_close(
-        MODULE.decode(MODULE.encode(std), 0.0, 1.0)[queries], torch.full((4,), 1e-3), rtol=1e-4, atol=0
-    )
 
 
 @pytest.mark.parametrize(
