@@ -39,9 +39,17 @@ def check_keys(node: NodeConfig) -> None:
     raise PolicyRefusal(f"node config {unknown[0]}: unknown key; {meant} refusing until then")
 
 
+def may_look_at_model(node: NodeConfig, name: str) -> bool:
+    """Whether a run's ``model.name`` may be looked for on this machine: with data of its own a site lists what may."""
+    return not brings_own_data(node) or name in {entry.strip() for entry in str(node.get("models", "demo")).split(",")}
+
+
 def check_data_name(node: NodeConfig, name: str) -> None:
-    """Refuse a run's ``data.name`` that is a file of this machine: which one the server may see, only a site says."""
-    if brings_own_data(node) or name in {"", "demo"}:
+    """Refuse a run's ``data.name`` that is a file of this machine: which one the server may see, only a site says.
+
+    ``""`` is one, too: the folder that the process was started in.
+    """
+    if brings_own_data(node) or name == "demo":
         return
     from common.config import names_a_file  # noqa: PLC0415 - a site's process of one message does without
 

@@ -23,11 +23,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 from flwr.common.serde import context_to_proto, message_to_proto, recorddict_from_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 
-from client_app.node_config import check_data_name
+from client_app.node_config import check_data_name, may_look_at_model
 from client_app.worker_link import PROTOCOL, Frame, WorkerError, check_peer, open_folder, socket_path
 from common.wire.digest import app_digest
 
@@ -57,10 +57,11 @@ def answer(message: Message, context: Context) -> Message:
 
     Raises ``WorkerError`` with the type and text of what was raised there, or when no worker can be had in time. A
     node whose ``worker-idle-seconds`` is 0 has no worker: everything is loaded here. With ``answer-seconds`` the time
-    that this takes, however it ends, is rounded up to a multiple of it.
+    that this takes, however it ends, is rounded up to a multiple of it. Only then is the reply made: it says when.
     """
     with padded(_seconds(context.node_config, QUANTUM_KEY, 0.0, "0 for no padding")):
-        return _answer(message, context)
+        content = _answer(message, context)
+    return Message(content, reply_to=message)
 
 
 @contextmanager
@@ -74,13 +75,13 @@ def padded(quantum: float) -> Iterator[None]:
             time.sleep(quantum - (time.monotonic() - started) % quantum)
 
 
-def _answer(message: Message, context: Context) -> Message:
-    check_data_name(context.node_config, str(context.run_config.get("data.name", "")))
+def _answer(message: Message, context: Context) -> RecordDict:
+    check_data_name(context.node_config, str(context.run_config.get("data.name", "demo")))
     idle = _seconds(context.node_config, IDLE_KEY, DEFAULT_IDLE_SECONDS, "0 for no worker")
     if not idle:
         from client_app.app import app  # noqa: PLC0415 - takes seconds, which the worker saves
 
-        return app(message, context)
+        return app(message, context).content
     reply = _handed_over(message, context, idle)
     failed = reply.header.get("status") != "done"
     if len(reply.parts) != 2 and (reply.parts or not failed):
@@ -89,7 +90,7 @@ def _answer(message: Message, context: Context) -> Message:
         context.state = recorddict_from_proto(RecordDictProto.FromString(reply.parts[0]))
     if failed:
         raise WorkerError(f"{reply.header.get('type')}: {reply.header.get('text')}")
-    return Message(recorddict_from_proto(RecordDictProto.FromString(reply.parts[1])), reply_to=message)
+    return recorddict_from_proto(RecordDictProto.FromString(reply.parts[1]))
 
 
 def _handed_over(message: Message, context: Context, idle: float) -> Frame:
@@ -104,13 +105,18 @@ def _handed_over(message: Message, context: Context, idle: float) -> Frame:
 
 
 def loaded_hash(context: Context) -> str:
-    """A hash of everything that decides what a worker has loaded, local data and model files as on disk included."""
+    """A hash of everything that decides what a worker has loaded, local data and model files as on disk included.
+
+    Of a site with its own data no other file is looked at, whatever a run names: a worker that makes room for another
+    takes seconds, by which a question that is refused, and so free, told whether any file of that machine had changed.
+    """
     run = {name: value for name, value in context.run_config.items() if name.startswith(_LOADED_FROM)}
-    files = [str(context.node_config.get("data-path", "")), str(context.run_config.get("data.name", ""))]
     keys = ("data-path", "partition-id", "num-partitions")
     node = {name: context.node_config.get(name) for name in keys}
-    model = _folder_versions(str(context.run_config.get("model.name", "")))
-    text = json.dumps([run, node, [_version(name) for name in files], model], sort_keys=True)
+    model = str(context.run_config.get("model.name", ""))
+    folder = _folder_versions(model) if may_look_at_model(context.node_config, model) else []
+    data = _version(str(context.node_config.get("data-path", "")))
+    text = json.dumps([run, node, data, folder], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

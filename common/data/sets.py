@@ -20,6 +20,7 @@ from common.data.raw import FileFault, Row, RowFault, one_line
 
 datasets_config.HF_UPDATE_DOWNLOAD_COUNTS = False  # who reads a local file calls nobody
 disable_progress_bars()  # a client's terminal is the federation's log
+_REMOTE = ("hf://", "https://", "http://")  # a README may name any file; ``datasets`` opens one of this machine as well
 _FAULTS = (OSError, ValueError, RuntimeError, DatasetsError)
 _KNOWN = {"name", "version", "data_dir", "data_files", "description", "features", "sep", "delimiter"}
 
@@ -67,6 +68,8 @@ class _Files(Mapping[str, int]):
         found = _hub_files(path, subset, revision) if self._hub else _local_files(folder.absolute(), subset)
         self._files, self._delimiter = found
         for file in chain(*self._files.values()):
+            if self._hub and not file.startswith(_REMOTE):
+                raise FileFault("its README names a file of this machine, which no set of the hub may")
             if not kind_of(Path(file)):
                 raise FileFault(f'"{Path(file).name}" is none of {", ".join(KINDS)}')
 

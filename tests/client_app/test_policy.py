@@ -166,7 +166,7 @@ def test_the_keys_are_those_of_the_documents() -> None:
     assert {key for head in heads for key in re.findall("`([a-z-]+)`", head)} == KEYS - {"worker-idle-seconds"}
 
 
-@pytest.mark.parametrize("name", ["/data/other.csv", "notes.jsonl", "~/x", "../up", "folder/of-mine"])
+@pytest.mark.parametrize("name", ["/data/other.csv", "notes.jsonl", "~/x", "../up", "folder/of-mine", "", "."])
 def test_a_run_cannot_name_a_file_of_a_node_that_named_none_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -178,5 +178,5 @@ def test_a_run_cannot_name_a_file_of_a_node_that_named_none_itself(
     with pytest.raises(PolicyRefusal, match="would be a file of this machine, and its node config has no data-path"):
         resident.answer(instruction(RecordDict()), place)
     check_data_name({"data-path": "/data/site.jsonl"}, name)
-    for public in ("demo", "", "databricks/databricks-dolly-15k"):
+    for public in ("demo", "databricks/databricks-dolly-15k"):
         check_data_name({}, public)

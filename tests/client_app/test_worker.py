@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -14,6 +15,7 @@ from flwr.proto.message_pb2 import Message as MessageProto
 
 from client_app import resident, worker
 from client_app.worker_link import Frame, WorkerError
+from tests.support.messages import instruction
 from tests.support.worker_runs import ask, client_command, context, gone, wait_until, workers
 
 
@@ -128,6 +130,45 @@ def test_the_quantum_of_answers_is_the_sites_own_word() -> None:
         WorkerError, match=r"answer-seconds = 'long': write seconds up to 604800 \(a week\), or 0 for no"
     ):
         ask("three", context(**{"answer-seconds": "long"}))
+
+
+@pytest.mark.usefixtures("_stand_in")
+@pytest.mark.parametrize("idle", [60.0, 0.0], ids=["a worker", "no worker"])
+def test_a_padded_answer_does_not_say_when_it_was_ready(monkeypatch: pytest.MonkeyPatch, idle: float) -> None:
+    """Time of creation and validity travel with a reply: they told 19.384 s of rows where 24 had gone by."""
+    place = context(**{"answer-seconds": 1.5, "worker-idle-seconds": idle})
+    here = SimpleNamespace(app=lambda asked, _: Message(RecordDict(), reply_to=asked))
+    monkeypatch.setitem(sys.modules, "client_app.app", here)
+    for _ in range(2):  # the first one's worker may need longer than the quantum to start
+        asked = instruction(RecordDict({"order": ConfigRecord({"text": "one"})}))
+        reply = resident.answer(asked, place)
+    assert reply.metadata.created_at - asked.metadata.created_at >= 1.5
+    assert asked.metadata.ttl - reply.metadata.ttl >= 1.5
+
+
+def test_of_a_site_with_data_no_file_but_its_own_decides_which_worker_answers(tmp_path: Path) -> None:
+    """A question that was refused, and so free, told by seconds whether any file of the machine had changed."""
+    own, ledger, model = tmp_path / "own.jsonl", tmp_path / "ledger.jsonl", tmp_path / "model"
+    other = tmp_path / "other"
+    model.mkdir()
+    other.mkdir()
+
+    def loaded(**run: str) -> str:
+        place = context(**{"data-path": str(own), "models": f"demo, {model}"})
+        place.run_config = {key.replace("_", "."): value for key, value in run.items()}
+        return resident.loaded_hash(place)
+
+    def changes(file: Path, **run: str) -> bool:
+        before = loaded(**run)
+        with file.open("ab") as handle:
+            handle.write(b"x")
+        return loaded(**run) != before
+
+    assert not changes(ledger, data_name=str(ledger))
+    assert not changes(ledger, data_name=str(ledger))
+    assert not changes(other / "config.json", model_name=str(other))
+    assert changes(own)
+    assert changes(model / "config.json", model_name=str(model))
 
 
 @pytest.mark.usefixtures("_stand_in")

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from datasets import DatasetBuilder, load_dataset_builder
+from datasets.data_files import DataFilesDict
 from pyarrow import parquet
 
 from common.config import ConfigError, DataConfig
@@ -132,9 +133,23 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         return load_dataset_builder(str(tmp_path))
 
     monkeypatch.setattr(sets, "load_dataset_builder", builder)
+    monkeypatch.setattr(sets, "_REMOTE", str(tmp_path))
     return "somebody/something"
 
 
 def test_a_hubs_files_are_read_like_local_ones(hub: str) -> None:
     rows = load_examples(hub, DataConfig(train_split="train[:3]", revision="main"))
     assert rows.to_list() == [{"prompt": f"p{n}", "completion": "2024-05-01"} for n in range(3)]
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_set_of_the_hub_gives_no_file_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    """``datasets`` takes an absolute name in a README as it is; so whoever may write one could name a site's file."""
+    write(tmp_path / "ward.jsonl", "private")
+    named = DataFilesDict.from_patterns({"train": [str(tmp_path / "ward.jsonl")]}, base_path="hf://datasets/a/b@main")
+    files = {split: [f"{scheme}{file}" for file in listed] for split, listed in named.items()}
+    monkeypatch.setattr(sets, "_hub_files", lambda *_: (files, ""))
+    with pytest.raises(ConfigError, match="its README names a file of this machine, which no set of the hub may"):
+        load_examples("a/b", DataConfig())
