@@ -87,7 +87,11 @@ class Instruction:
         return sorted([*self.cohort, *self.covered])
 
     def address(self, content: RecordDict, message_type: str, ttl: float) -> list[Message]:
-        """The same content as one message for each member, and as cover for each client outside the cohort."""
+        """The same content as one message for each member, and as cover for each client outside the cohort.
+
+        All were made at one time, as they say themselves: by some microseconds between their own instructions, two
+        clients that pool what they know told in 388 of 400 rounds whether a third, between them, was asked.
+        """
         self.bytes_down = serialized_bytes(content) * len(self.asked)
         members, other = set(self.cohort), as_cover(content) if self.covered else content
         self.messages = [
@@ -100,6 +104,8 @@ class Instruction:
             )
             for node in self.asked
         ]
+        for message in self.messages:
+            message.metadata.created_at = self.messages[0].metadata.created_at
         return self.messages
 
     def sort(self, replies: Sequence[Message]) -> Replies:
