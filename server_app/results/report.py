@@ -5,7 +5,6 @@ depends on who was asked or answered stands in them.
 """
 
 import importlib.metadata
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,7 +72,7 @@ def write_report(
         "settings": public_settings(config, len(strategy.nodes)),
         "outcome": _outcome(rows, strategy, scores),
         "privacy": describe_privacy(config, strategy.account),
-        "communication": _communication(rows, strategy),
+        "communication": _communication(strategy),
         "codec": {"kind": config.codec.kind, "form": config.codec.form, "values": strategy.codec.size}
         | dict(strategy.state.prior),
         "strategy": findings.details(),
@@ -220,10 +219,9 @@ def _outsiders(trust: str) -> str:
     return f"anyone who sees the model but not the messages ({who}; the server is trusted with the messages)"
 
 
-def _communication(rows: list[dict[str, Any]], strategy: FederatedAdapter) -> dict[str, Any]:
-    answered = next((row for row in rows if row.get("answered")), None)
-    up = answered["bytes_up"] / answered["answered"] if answered else math.nan
-    down = answered["bytes_down"] / answered["asked"] if answered else math.nan
+def _communication(strategy: FederatedAdapter) -> dict[str, Any]:
+    """Of messages as they are made, not of those that came: that there were none would tell of the cohorts."""
+    up, down = strategy.message_bytes()
     asked = clients_asked(strategy.config, strategy.account.plan) * strategy.state.round
     whole = round_terms(strategy.config.privacy, strategy.account.plan, strategy.layout.size)
     lora = serialized_bytes(pack_release(np.zeros(whole.size, dtype=whole.dtype), strategy.state.round))

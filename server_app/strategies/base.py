@@ -8,7 +8,8 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 from torch import Tensor
@@ -18,11 +19,11 @@ from common.adapter import Layout
 from common.codecs.base import Codec
 from common.config import RunConfig
 from common.model.adapted import AdaptedModel
-from common.privacy.mechanism import combine
+from common.privacy.mechanism import ReleaseTerms, combine
 from common.privacy.noise import RandomSource
 from common.proxy import QuantizedAdapter
 from common.wire.digest import app_digest
-from common.wire.records import TRAIN, Task, pack_instruction
+from common.wire.records import TRAIN, Task, pack_instruction, pack_release, serialized_bytes
 from server_app.log import log_event
 from server_app.privacy.account import PrivacyAccount
 from server_app.privacy.plan import round_terms
@@ -150,10 +151,21 @@ class FederatedAdapter(FlowerStrategy):
         cohort = self.draw_cohort(draw, self.config.privacy.sampling_rate, plan.shares)
         instruction = Instruction(server_round, terms, cohort, covered=self.covered(cohort))
         if instruction.asked:
-            task = Task(server_round, terms, app_digest(), share=self.recipe.stage_one_share)
-            content = pack_instruction(self.broadcast(server_round, adapter), codec.spec(), task)
+            content = self._content(server_round, adapter, codec, terms)
             instruction.address(content, TRAIN, self.config.federation.round_timeout)
         return OpenRound(instruction, codec)
+
+    def message_bytes(self) -> tuple[int, int]:
+        """Bytes up and down of one client in the last round, as it would have been asked: the same if nobody was."""
+        last, codec = max(1, self.state.round), self._codec_of(max(1, self.state.round))
+        terms = round_terms(self.config.privacy, self.account.plan, codec.size)
+        reply = pack_release(np.zeros(codec.size, terms.dtype), last)
+        asked = self._content(last, self.state.optimizer.adapter, codec, terms)
+        return serialized_bytes(reply), serialized_bytes(asked)
+
+    def _content(self, server_round: int, adapter: Tensor, codec: Codec, terms: ReleaseTerms) -> RecordDict:
+        task = Task(server_round, terms, app_digest(), share=self.recipe.stage_one_share)
+        return pack_instruction(self.broadcast(server_round, adapter), codec.spec(), task)
 
     def aggregate(self, opened: OpenRound, replies: Sequence[Message]) -> ClosedRound:
         """Algorithm 2, server side, unless too few replied to a round without noise."""

@@ -27,6 +27,7 @@ from server_app.results import plots
 from server_app.results.folder import PUBLISHED, RunFolder
 from server_app.results.model_card import model_card
 from server_app.results.published_names import public_name
+from server_app.strategies.base import FederatedAdapter
 from tests.support.grids import faulty
 from tests.support.html_text import page_text
 from tests.support.tiny import Files, run_tiny, tiny_config, tiny_grid, write_files
@@ -149,6 +150,24 @@ def test_the_same_run_elsewhere_later_and_with_others_publishes_the_same_bytes(
     elsewhere, here = published(run_at(tmp_path / "elsewhere", "other")), published(local)
     assert set(elsewhere) == set(here)
     assert [name for name in here if here[name] != elsewhere[name]] == []
+
+
+@pytest.mark.parametrize("strategy", ["lora", "public-prior", "history-prior"])
+def test_no_published_figure_of_bytes_tells_whether_or_when_anybody_was_asked(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    """Of a run in which nobody was, "nan B" was published; of others, the bytes of the first round with an answer."""
+    told = []
+    for first in (1, 3, 9):
+        monkeypatch.setattr(
+            FederatedAdapter, "draw_cohort", lambda self, draw, *_, first=first: self.nodes[:1] if draw >= first else []
+        )
+        config = tiny_config(files, tmp_path / str(first), {**NOISY, "strategy.name": strategy})
+        folder = run_tiny(config)
+        lines = (folder.path / "report.md").read_text(encoding="utf-8").partition("## Bytes")[2]
+        told.append((lines, (folder.path / "bytes.png").read_bytes()))
+    assert "nan" not in told[0][0]
+    assert told[0] == told[1] == told[2]
 
 
 @pytest.mark.parametrize("trust", ["central", "local", "distributed"])
