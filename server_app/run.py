@@ -47,7 +47,7 @@ def run_federation(
     plan = plan_run(config, recipe, len(nodes))
     folder = RunFolder.create(config)
     attendance = Attendance(nodes, site_names(grid), config.federation)
-    with recording(folder.events, run, attendance.names):
+    with folder.held(), recording(folder.events, run, attendance.names):
         session = Session.open(config, adapted, recipe, plan, attendance, folder, say)
         strategy = strategy_of(config)(
             recipe, config, adapted, attendance, session.account, session.state, session.hooks, control=control

@@ -98,9 +98,8 @@ class PrivacyAccount:
         self._ledger = ledger
         self.message_noise = message_noise
         self._stage_one_noise = stage_one_noise
-        self._running = RunningAccountant(plan.delta, plan.slack)
-        for charge in ledger.charges:
-            self._running.charge(charge)
+        self._running, self._counted = RunningAccountant(plan.delta, plan.slack), 0
+        self._count()
 
     @property
     def rounds_charged(self) -> int:
@@ -168,4 +167,10 @@ class PrivacyAccount:
 
     def _charge(self, charge: Charge, round_index: int) -> None:
         self._ledger.charge(charge, round_index=round_index)
-        self._running.charge(charge)
+        self._count()
+
+    def _count(self) -> None:
+        """Take in all that the ledger has come to hold: this account's own charges, and any other process's."""
+        for charge in self._ledger.charges[self._counted :]:
+            self._running.charge(charge)
+        self._counted = len(self._ledger.charges)

@@ -4,9 +4,11 @@
 the folder is its owner's alone (0700), as are the files (0600); those to be published are readable (0644), once copied.
 """
 
+import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +46,22 @@ class RunFolder:
             except FileExistsError:
                 raise _taken(folder.path) from None
         return folder
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Have the folder to oneself: two that went on with one run would print an epsilon each, of half of the rounds.
+
+        Raises ``ConfigError`` where another process has it.
+        """
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(f'resume = "{self.path}": another process is going on with that run') from None
+            yield
+        finally:
+            os.close(descriptor)
 
     @property
     def checkpoint(self) -> Path:

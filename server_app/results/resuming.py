@@ -39,18 +39,25 @@ def _saved(folder: Path) -> RunConfig:
 
 
 def _spent(folder: Path) -> str:
-    """What the ledger of a run without a checkpoint holds: charged is spent, whether anybody has answered or not."""
+    """What the ledger of a run without a checkpoint holds: charged is spent, whether anybody has answered or not.
+
+    Of such a run that is stage 1.
+    """
     path = folder / "ledger.jsonl"
     if not path.exists() or not path.stat().st_size:
         return "nothing had been charged"
-    from common.privacy.accounting import epsilon  # noqa: PLC0415 - scipy, which who can resume need not wait for
+    from common.privacy.accounting import default_delta, epsilon  # noqa: PLC0415 - scipy, which who can resume need not wait for
     from server_app.privacy.ledger import Ledger, LedgerError  # noqa: PLC0415
+    from server_app.privacy.plan import provable  # noqa: PLC0415
 
     try:
         config, charges = _saved(folder), Ledger(path).charges
     except (OSError, ValueError, LedgerError) as error:
         return f"what it has spent cannot be read ({error})"
-    delta = config.privacy.delta or 1 / (10 * config.federation.num_clients)
-    cost = show(epsilon(charges, delta))
+    delta = config.privacy.delta or default_delta(config.federation.num_clients)
+    if config.privacy.insecure_seed >= 0:
+        cost = "inf (privacy.insecure-seed made its noise reproducible)"
+    else:  # half of delta: far more than a plan sets aside for approximations, which only the model's size would tell
+        cost = show(provable(epsilon(charges, delta / 2)))
     labels = ", ".join(dict.fromkeys(charge.label for charge in charges))
     return f"its ledger has charged {labels}: epsilon {cost} at delta {delta:g} is spent on these clients"

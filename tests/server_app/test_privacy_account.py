@@ -241,3 +241,18 @@ def test_a_cross_check_never_hides_what_it_found(
     assert sentence in cross_check_sentence(check)
     charges = Ledger(tmp_path / "ledger.jsonl").charges
     assert asked == [(charges, books.plan.delta - books.plan.slack, {"timeout": 30.0})]
+
+
+def test_what_another_process_has_charged_counts_in_every_figure(
+    files: Files, adapted: AdaptedModel, tmp_path: Path
+) -> None:
+    """Two went on with one run: 3.61 was printed where the ledger that both wrote proved 4.45."""
+    both = [account(files, adapted, tmp_path), account(files, adapted, tmp_path)]
+    for number in (1, 2):
+        for each in both:
+            each.charge_round(number)
+    last = both[1]
+    again = account(files, adapted, tmp_path)
+    assert last.rounds_charged == again.rounds_charged == 4
+    for figure in ("certify", "epsilon_model", "epsilon_server"):
+        assert getattr(last, figure)() == getattr(again, figure)(), figure
