@@ -106,14 +106,13 @@ def epsilon_chart(rows: Sequence[Mapping[str, Any]], privacy: Mapping[str, Any])
 
 
 def bytes_chart(wire: Mapping[str, Any]) -> Bars:
-    """What one client sends and receives in a round, beside plain LoRA; what is not known is left out."""
+    """What one client sends and receives in a round, beside plain LoRA."""
     found = (
         ("up, this run", wire["bytes_up_per_client_round"], "blue"),
         ("up, plain LoRA", wire["bytes_up_per_client_round_plain_lora"], "muted"),
         ("down, this run", wire["bytes_down_per_client_round"], "teal"),
     )
-    known = tuple(bar for bar in found if math.isfinite(bar[1]))
-    return Bars("bytes", "bytes per client and round (serialised, log scale)", known, data_size)
+    return Bars("bytes", "bytes per client and round (serialised, log scale)", found, data_size)
 
 
 def _series(

@@ -12,6 +12,7 @@ from server_app.results.units import data_size, show, times
 from server_app.rounds.controls import control_warning
 
 Rows = list[tuple[str, ...]]
+_SIZES = " (and, if they ask Flower's server for its counts of bytes, how large the cohorts are: then less is promised)"
 _NO_CLIENT = "nothing is claimed: each knows its own share of the noise"
 
 
@@ -102,8 +103,9 @@ def parties(report: Mapping[str, Any]) -> Rows:
         ("anyone with the adapter and this report", "the model and public figures", epsilon),
         (
             "other clients",
-            "the models of the rounds that they are asked in, their own noise; clients that may pool it: "
-            f"{_colluders(privacy)}",
+            "the models of the rounds that they are asked in, their own noise"
+            + (_SIZES if amplified and not covered else "")
+            + f"; clients that may pool it: {_colluders(privacy)}",
             epsilon if privacy["trust"] != "distributed" or privacy["colluders"] else _NO_CLIENT,
         ),
         (

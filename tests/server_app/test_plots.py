@@ -1,6 +1,5 @@
 """The plots of a run."""
 
-import math
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -13,7 +12,6 @@ from server_app.results.charts import (
     Chart,
     Series,
     accuracy_chart,
-    bytes_chart,
     epsilon_chart,
     loss_chart,
 )
@@ -84,10 +82,6 @@ def test_nothing_is_drawn_of_what_there_is_not() -> None:
     assert loss_chart(rows) is None
     assert accuracy_chart(rows, NO_EXAMPLES) is None
     assert epsilon_chart(rows, {}) is None
-    wire = {f"bytes_{way}_per_client_round": math.nan for way in ("up", "down")}
-    assert [bar[0] for bar in bytes_chart(wire | {"bytes_up_per_client_round_plain_lora": 9}).bars] == [
-        "up, plain LoRA"
-    ]
 
 
 def test_epsilon_begins_with_what_stage_one_has_spent() -> None:

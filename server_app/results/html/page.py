@@ -86,11 +86,7 @@ def _tiles(report: Mapping[str, Any]) -> list[dict[str, str]]:
         {"name": "ε of the released model", "value": show(model["epsilon"]), "more": f"δ = {model['delta']:g}"}
     )
     up, down = wire["bytes_up_per_client_round"], wire["bytes_down_per_client_round"]
-    tiles.append(
-        {"name": "up, per client and round", "value": data_size(up), "more": f"down {data_size(down)}"}
-        if up == up  # noqa: PLR0124 - NaN where no client replied
-        else {"name": "up, per client and round", "value": "nothing", "more": "no client replied"}
-    )
+    tiles.append({"name": "up, per client and round", "value": data_size(up), "more": f"down {data_size(down)}"})
     return tiles
 
 
