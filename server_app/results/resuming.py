@@ -55,9 +55,6 @@ def _spent(folder: Path) -> str:
     except (OSError, ValueError, LedgerError) as error:
         return f"what it has spent cannot be read ({error})"
     delta = config.privacy.delta or default_delta(config.federation.num_clients)
-    if config.privacy.insecure_seed >= 0:
-        cost = "inf (privacy.insecure-seed made its noise reproducible)"
-    else:  # half of delta: far more than a plan sets aside for approximations, which only the model's size would tell
-        cost = show(provable(epsilon(charges, delta / 2)))
+    cost = show(provable(epsilon(charges, delta / 2)))  # half: far more than any plan sets aside for approximations
     labels = ", ".join(dict.fromkeys(charge.label for charge in charges))
     return f"its ledger has charged {labels}: epsilon {cost} at delta {delta:g} is spent on these clients"
