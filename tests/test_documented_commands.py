@@ -54,7 +54,8 @@ def test_a_documented_command_is_taken(documented: Documented) -> None:
     if "strategies" in options:
         entries = [Entry.parse(name) for name in options["strategies"].split(",")]
         changes = read_changes(options["overrides"] or [], "--set") | dict(entries[0].changes)
-    preset = "demo" if "/" in options["preset"] else options["preset"]  # a path is the reader's own
+    named = options["preset"] or "demo"
+    preset = "demo" if "/" in named else named  # a path is the reader's own
     config = RunConfig.parse(read_preset(preset) | changes)
     if "strategies" not in options and config.strategy.name in STRATEGIES:  # docs/extending.md has one of its own
         refuse_unread(config, changes)

@@ -1,7 +1,7 @@
 """The configuration of a run; see ``run`` for parsing, ``sections`` and ``strategy_sections`` for the keys."""
 
 from common.config.effect import ONLY_IF
-from common.config.fields import Section
+from common.config.fields import LARGEST_ROUNDS, Section
 from common.config.prompts import (
     SELF_GENERATED,
     TEMPLATE,
@@ -47,6 +47,7 @@ from common.config.strategy_sections import (
 
 __all__ = [
     "LARGEST_EPSILON",
+    "LARGEST_ROUNDS",
     "ONLY_IF",
     "PROMPTS_PER_CLIENT",
     "SELF_GENERATED",

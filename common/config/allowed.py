@@ -18,6 +18,8 @@ def describe_allowed(field: FieldInfo) -> str:
 
 def _limit(limit: object) -> list[str]:
     """The bounds that a piece of pydantic's metadata sets, in words; most pieces set none."""
+    if getattr(limit, "min_length", None):
+        return ["that is not empty"]
     found = [(sign, getattr(limit, name, None)) for name, sign in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))]
     return [
         f"{sign} {value:,}" if isinstance(value, int) else f"{sign} {value:g}"

@@ -10,7 +10,11 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 LARGEST_SEED = 2**32 - 1
 """What every generator of random numbers takes that a run has."""
+LARGEST_ROUNDS = 100_000
+"""Beyond it solving for the noise takes minutes."""
+Rounds = Annotated[int, Field(ge=1, le=LARGEST_ROUNDS)]
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
+Name = Annotated[str, Field(min_length=1)]
 Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
 

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from common.config.allowed import describe_allowed
-from common.config.fields import PositiveInt, Section, Seed, kebab
+from common.config.fields import Rounds, Section, Seed, kebab
 from common.config.sections import (
     CodecConfig,
     DataConfig,
@@ -46,7 +46,7 @@ class ConfigError(ValueError):
 class RunConfig(Section):
     """The whole configuration of a run."""
 
-    num_server_rounds: PositiveInt = Field(40, description="communication rounds T")
+    num_server_rounds: Rounds = Field(40, description="communication rounds T")
     seed: Seed = Field(1, description="seed of everything that is not privacy noise")
     resume: str = Field("", description="folder of an interrupted run to continue")
     strategy: StrategyConfig = StrategyConfig()
@@ -171,6 +171,8 @@ def _explain(error: ValidationError) -> str:
             lines.append(f"{key}: unknown key; {nearest}`dr-encoder keys` lists all of them")
         elif fault["type"] == "value_error":
             lines.append(str(fault["ctx"]["error"]))
+        elif fault["type"] == "model_type":
+            lines.append(f"{key} = {fault['input']!r}: {key} is a section; set a key of it, {_first_key(key)} say")
         else:
             allowed = allowed_values(key)
             right = f"; allowed: {allowed}" if allowed else ""
@@ -205,6 +207,10 @@ def _nearest_table(table: str) -> str:
     sections = [name for name, value in RunConfig().model_dump(by_alias=True).items() if isinstance(value, Mapping)]
     alike = difflib.get_close_matches(table, sections, 1, _ALIKE)
     return f"did you mean [{alike[0]}]? " if alike else ""
+
+
+def _first_key(section: str) -> str:
+    return next(key for key in RunConfig().flat() if key.startswith(f"{section}."))
 
 
 def _likeness(key: str, name: str) -> float:

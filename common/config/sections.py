@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from common.config.fields import (
+    Name,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -57,7 +58,7 @@ class FederationConfig(Section):
 class ModelConfig(Section):
     """The frozen foundation model."""
 
-    name: str = Field("demo", description='"demo" (embedded), a hub id, or a local directory')
+    name: Name = Field("demo", description='"demo" (embedded), a hub id, or a local directory')
     quantization: Literal["none", "8", "4"] = Field("none", description="bitsandbytes bits of the frozen weights")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="dtype of the frozen weights")
     device: str = Field("auto", description='"auto", "cpu", "cuda", "cuda:0", ...')
@@ -94,7 +95,7 @@ class LoraConfig(Section):
 class DataConfig(Section):
     """Private examples of the clients and the public evaluation set."""
 
-    name: str = Field("demo", description='"demo", a hub id, or a local file/directory (JSONL, CSV, Parquet)')
+    name: Name = Field("demo", description='"demo", a hub id, or a local file/directory (JSONL, CSV, Parquet)')
     format: Literal["columns", "chat", "text", "dolly", "mmlu", "ceval", "alpaca", "e2e", "dart", "dialogsum"] = Field(
         "columns",
         description="columns = prompt-column and completion-column as they are; chat = messages or conversations, "
@@ -275,6 +276,6 @@ class EvaluationConfig(Section):
 class OutputConfig(Section):
     """Where results go."""
 
-    dir: str = Field("results", description="directory that holds one folder per run")
+    dir: Name = Field("results", description="directory that holds one folder per run")
     name: str = Field("", description='folder of this run; "" = time and strategy')
     tensorboard: bool = Field(False, description="scalars of every round for TensorBoard too (extra: tensorboard)")

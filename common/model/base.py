@@ -32,7 +32,7 @@ from common.demo.model import load_model as load_demo_model
 from common.demo.model import load_tokenizer as load_demo_tokenizer
 from common.model.causal import check_architecture, check_causal
 from common.model.token_ids import begin_ids, leave_ends_open
-from common.model.weights_check import check_loaded, damaged, first_line, load_with_info
+from common.model.weights_check import LOADING_FAULTS, check_loaded, damaged, first_line, load_with_info
 
 hf_logging.disable_progress_bar()  # it would mix into what a command says; who waits for a model is told otherwise
 COMPUTE_DTYPE = torch.bfloat16
@@ -48,8 +48,6 @@ def load_base(model: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     cannot do what ``model.quantization`` or ``model.device-map`` asks for.
     """
     device = device_of(model)
-    if model.device_map != "none":
-        _check_several_gpus(model)
     if model.quantization != "none":
         _check_quantization(model.quantization, device)
     base, tokenizer = _fetch(model, device)
@@ -76,9 +74,14 @@ def prepare(base: PreTrainedModel, model: ModelConfig, device: torch.device) -> 
 def device_of(model: ModelConfig) -> torch.device:
     """Where the model lives; the first GPU when it is spread over several.
 
-    Raises ``ConfigError`` for a name that is no device, and for a GPU that this machine does not have.
+    Raises ``ConfigError`` for a name that is no device, and for GPUs that this machine does not have.
     """
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if model.device_map != "none" and found < 2:
+        raise ConfigError(
+            f'model.device-map = "{model.device_map}": spreads layers over several GPUs, this process sees {found}; '
+            'set it to "none"'
+        )
     name = ("cuda" if found else "cpu") if model.device == "auto" else model.device
     try:
         device = torch.device(name)
@@ -100,7 +103,7 @@ def _fetch(model: ModelConfig, device: torch.device) -> tuple[PreTrainedModel, P
         raise ConfigError(damaged(model.name, error)) from error
     except ConfigError:
         raise
-    except (OSError, ValueError, RuntimeError, EOFError) as error:
+    except LOADING_FAULTS as error:
         raise ConfigError(f'model.name = "{model.name}": {explain(model.name, error)}') from error
     check_loaded(model.name, info)
     return base, tokenizer
@@ -150,8 +153,10 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         )
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ConfigError(f'model.name = "{name}": {explain(name, error)}') from error
+    except Exception as error:  # tokenizers raises nothing more special for a file that it cannot read
+        there = (folder / "config.json").is_file()
+        why = f"its tokenizer cannot be read: {first_line(error)}" if there else explain(name, error)
+        raise ConfigError(f'model.name = "{name}": {why}') from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     leave_ends_open(tokenizer)
@@ -205,15 +210,6 @@ def _loading_options(model: ModelConfig, device: torch.device) -> dict[str, Any]
         )
         options.setdefault("device_map", {"": device})
     return options
-
-
-def _check_several_gpus(model: ModelConfig) -> None:
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if found < 2:
-        raise ConfigError(
-            f'model.device-map = "{model.device_map}": spreads layers over several GPUs, this process sees {found}; '
-            'set it to "none"'
-        )
 
 
 def _check_quantization(bits: str, device: torch.device) -> None:

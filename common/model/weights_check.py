@@ -12,7 +12,10 @@ from transformers.utils import logging as hf_logging
 
 from common.config import ConfigError
 
+LOADING_FAULTS = (OSError, ValueError, RuntimeError, EOFError, KeyError, ImportError)
+"""What transformers raises for files that it cannot use; the last for quantized ones whose package is missing."""
 _SHOWN = 2  # names in a message
+_LOUD = ("transformers", "huggingface_hub")
 
 
 def load_with_info(name: str, **options: Any) -> tuple[PreTrainedModel, Mapping[str, Any]]:  # noqa: ANN401
@@ -34,7 +37,7 @@ def check_local_weights(folder: str) -> None:
             _, info = load_with_info(folder, device_map="meta")
     except SafetensorError as error:
         raise ConfigError(damaged(folder, error)) from error
-    except (OSError, ValueError, RuntimeError, EOFError) as error:
+    except LOADING_FAULTS as error:
         raise ConfigError(f'model.name = "{folder}": its weights cannot be read: {first_line(error)}') from error
     check_loaded(folder, info)
 
@@ -76,20 +79,24 @@ def damaged(name: str, error: BaseException) -> str:
 def first_line(error: BaseException) -> str:
     """An error in one line: some of transformers' name every class that it knows."""
     text = (str(error) or type(error).__name__).splitlines()[0]
+    if isinstance(error, KeyError):
+        text = f"it lacks {text}"
     return text if len(text) <= 200 else f"{text[:200]} ..."
 
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """No table of keys and no progress bar for a while."""
-    logger = logging.getLogger("transformers")
-    level, bars = logger.level, hf_logging.is_progress_bar_enabled()
-    logger.setLevel(logging.CRITICAL)
+    """No table of keys, no word of every attempt at the hub and no progress bar for a while."""
+    levels = {logger: logger.level for logger in map(logging.getLogger, _LOUD)}
+    bars = hf_logging.is_progress_bar_enabled()
+    for logger in levels:
+        logger.setLevel(logging.CRITICAL)
     hf_logging.disable_progress_bar()
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in levels.items():
+            logger.setLevel(level)
         if bars:
             hf_logging.enable_progress_bar()
 

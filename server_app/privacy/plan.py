@@ -6,7 +6,14 @@ from functools import lru_cache
 
 from common.config import ConfigError, PrivacyConfig, RunConfig
 from common.privacy.accounting import Charge, calibrate, check_delta, default_delta, epsilon, max_rounds
-from common.privacy.mechanism import MOST_SMOOTHING, SLACK_EPSILON, ReleaseTerms, noise_slack, outsider_charge
+from common.privacy.mechanism import (
+    MAX_SHARES,
+    MOST_SMOOTHING,
+    SLACK_EPSILON,
+    ReleaseTerms,
+    noise_slack,
+    outsider_charge,
+)
 from server_app.privacy.sampling import binomial_limit
 from server_app.privacy.stage_one import StageOne
 
@@ -70,6 +77,9 @@ def make_plan(
     tail = _TAIL_SHARE * delta
     shares = binomial_limit(clients, privacy.sampling_rate, config.num_server_rounds, tail)
     stage_one_shares = binomial_limit(clients, stage.sampling_rate, 1, tail) if stage else 0
+    _check_shares(privacy, clients, shares)
+    if stage:
+        _check_shares(privacy, clients, stage_one_shares, noisy=stage.private)
     slack = _slack(config, delta, shares, stage_one_shares, code_size, stage.size if stage else 0)
     if slack >= delta:
         raise ConfigError(
@@ -159,6 +169,17 @@ def _delta(privacy: PrivacyConfig, clients: int) -> float:
     except ValueError as error:
         raise ConfigError(f"privacy.delta = {delta:g}: {error}") from error
     return delta
+
+
+def _check_shares(privacy: PrivacyConfig, clients: int, shares: int, *, noisy: bool = True) -> None:
+    """Before seconds go into solving for the noise: shares that can be added, and more of them than colluders."""
+    if shares > MAX_SHARES:
+        raise ConfigError(
+            f"federation.num-clients = {clients:,}: a cohort of theirs may need {shares:,} noise shares, and "
+            f"{MAX_SHARES:,} are the most; enroll fewer, or ask fewer at a time"
+        )
+    if privacy.is_private and noisy:
+        noise_against(colluders_counted(privacy, clients), 1.0, shares)
 
 
 def _slack(

@@ -1,11 +1,13 @@
 """Where a run's results go: whether they can, asked before anything is loaded or started."""
 
+import os
 import tempfile
 from pathlib import Path
 
 from common.config import ConfigError, RunConfig
 
 _LATEST = "latest"  # the link to the last run
+_LONGEST = 200  # bytes of a name, so that its log has one too
 
 
 def check_output(config: RunConfig) -> None:
@@ -20,7 +22,9 @@ def check_output(config: RunConfig) -> None:
         raise ConfigError(
             f'output.name = "{name}": give the plain name of a folder in output.dir, other than "{_LATEST}"'
         )
-    why = _fault(place)
+    if len(os.fsencode(name)) > _LONGEST:
+        raise ConfigError(f'output.name = "{name[:40]}...": longer than {_LONGEST} bytes; give a shorter name')
+    why = write_fault(place)
     if why:
         raise ConfigError(f'output.dir = "{config.output.dir}": {why}; name a folder that you may write into')
     if name and (place / name).exists():
@@ -32,12 +36,12 @@ def check_output(config: RunConfig) -> None:
 
 def check_file(path: Path) -> None:
     """Refuse a file that cannot be written; raises ``ConfigError``."""
-    why = f"{path} is a directory" if path.is_dir() else _fault(path.absolute().parent, make=False)
+    why = f"{path} is a directory" if path.is_dir() else write_fault(path.absolute().parent, make=False)
     if why:
         raise ConfigError(f'--out "{path}": {why}; name a file in a folder that you may write into')
 
 
-def _fault(place: Path, *, make: bool = True) -> str:
+def write_fault(place: Path, *, make: bool = True) -> str:
     """Why nothing can be written in ``place``, made if need be, or ``""``: it is tried, and leaves nothing behind."""
     above = next(folder for folder in (place, *place.parents) if folder.exists())
     if not above.is_dir():

@@ -19,7 +19,8 @@ from tests.support.tiny import write_jsonl
 from workbench.cli.main import app
 from workbench.deployment import site_check as module
 from workbench.deployment.certificates import Certificates, make_certificates
-from workbench.deployment.site_check import Finding, read_run, read_site_env
+from workbench.deployment.site_check import Finding
+from workbench.deployment.site_files import read_run, read_site_env
 
 ROOT = Path(__file__).parents[2]
 RUN = {**read_run(None), "lora.rank": 2, "train.batch-size": 4}
@@ -145,7 +146,7 @@ def test_the_unit_s_file_is_read_as_systemd_reads_it() -> None:
 def test_the_command_ends_with_1_when_anything_failed(data: Path, tmp_path: Path) -> None:
     env, run = tmp_path / "site.env", tmp_path / "run.toml"
     env.write_text(f"NODE_CONFIG='data-path=\"{data}\" max-epsilon=8.0'\n")
-    run.write_text("lora.rank = 2\n")
+    run.write_bytes(b"\xef\xbb\xbflora.rank = 2\r\n")  # as some editors save it
     runner: Any = CliRunner()
     good = runner.invoke(app, ["check-site", "--site-env", str(env), "--config", str(run)])
     assert (good.exit_code, good.output.count("ok  ")) == (0, 3), good.output

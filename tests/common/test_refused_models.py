@@ -32,7 +32,7 @@ from common.model import base as base_model
 from common.model import causal
 from common.model.base import load_base
 from tests.support.layouts import VOCABULARY, write_model, write_tokenizer
-from workbench.planning.local_model import check_local_model
+from workbench.planning.local_model import check_model
 
 BERT: dict[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -50,7 +50,7 @@ def config_of(folder: Path, **changes: Any) -> RunConfig:
 def refusals(config: RunConfig) -> list[str]:
     """What is said before the start, and by who loads the model."""
     said = []
-    for attempt in (lambda: check_local_model(config), lambda: load_base(config.model)):
+    for attempt in (lambda: check_model(config), lambda: load_base(config.model)):
         with pytest.raises(ConfigError) as refused:
             attempt()
         said.append(str(refused.value))
@@ -99,18 +99,38 @@ def test_one_that_looks_ahead_is_found_by_what_it_says_too(tmp_path: Path, monke
     AutoModelForCausalLM.from_config(GemmaConfig(**BERT, **sizes)).save_pretrained(tmp_path)
     write_tokenizer(tmp_path)
     with pytest.raises(ConfigError, match=r"a bidirectional model \(gemma\)"):
-        check_local_model(config_of(tmp_path))
+        check_model(config_of(tmp_path))
     BertLMHeadModel(BertConfig(**BERT)).save_pretrained(tmp_path)
     monkeypatch.setattr(base_model, "check_architecture", lambda *_: None)
     with pytest.raises(ConfigError, match=r"a bidirectional model \(bert\)"):
         load_base(config_of(tmp_path).model)
 
 
+def test_files_that_transformers_cannot_use_are_told_in_a_line(tmp_path: Path) -> None:
+    """A quantized model whose package is missing, a tokenizer that is none, a type that is unknown."""
+    folder = write_model("gpt2", tmp_path)
+    described = json.loads((folder / "config.json").read_text())
+    quantized = {**described, "quantization_config": {"quant_method": "gptq", "bits": 4}}
+    (folder / "config.json").write_text(json.dumps(quantized))
+    for text in refusals(config_of(folder)):
+        assert "optimum" in text
+    unknown = tmp_path / "unknown"
+    unknown.mkdir()
+    (unknown / "config.json").write_text(json.dumps({**described, "model_type": "nosuchtype"}))
+    with pytest.raises(ConfigError, match=r"transformers [\d.]+ cannot use its config\.json: .*nosuchtype"):
+        check_model(config_of(unknown))
+    (folder / "config.json").write_text(json.dumps(described))
+    for broken in ("{", '{"a": 1}', '{"version": "1.0", "model": {"type": "none"}, "added_tokens": []}'):
+        (folder / "tokenizer.json").write_text(broken)
+        for text in refusals(config_of(folder)):
+            assert "its tokenizer cannot be read" in text
+
+
 @pytest.mark.parametrize("config", [BertConfig(**BERT, is_decoder=True), GPTNeoXConfig(**BERT)])
 def test_a_causal_one_of_like_make_is_taken(config: Any, tmp_path: Path) -> None:
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     write_tokenizer(tmp_path)
-    check_local_model(config_of(tmp_path))
+    check_model(config_of(tmp_path))
     base, _ = load_base(config_of(tmp_path).model)
     causal.check_causal(base, "it")
 
@@ -152,7 +172,7 @@ def fewer_layers(folder: Path) -> None:
 )
 def test_weights_that_do_not_fit_their_configuration_are_refused(harm: Any, said: str, tmp_path: Path) -> None:
     write_model("llama", tmp_path)
-    check_local_model(config_of(tmp_path))
+    check_model(config_of(tmp_path))
     harm(tmp_path)
     for text in refusals(config_of(tmp_path)):
         assert said in text
@@ -177,7 +197,7 @@ def test_a_special_token_without_a_row_is_refused(token: str, tmp_path: Path) ->
 
 def test_a_rank_that_no_layer_can_have_is_refused_before_it_is_allocated(tmp_path: Path) -> None:
     write_model("qwen2", tmp_path)
-    check_local_model(config_of(tmp_path, **{"lora.rank": 64}))
+    check_model(config_of(tmp_path, **{"lora.rank": 64}))
     for rank in (65, 100_000):
         with pytest.raises(ConfigError, match=f"lora.rank = {rank}: above the width of every adapted layer; .* 64"):
-            check_local_model(config_of(tmp_path, **{"lora.rank": rank}))
+            check_model(config_of(tmp_path, **{"lora.rank": rank}))

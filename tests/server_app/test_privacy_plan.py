@@ -10,6 +10,7 @@ from scipy.stats import binom
 
 from common.config import ConfigError, RunConfig
 from common.privacy.accounting import Charge
+from server_app.privacy import plan as plan_module
 from server_app.privacy.plan import PrivacyPlan, make_plan
 from server_app.privacy.stage_one import statistics_stage
 
@@ -53,6 +54,23 @@ def test_the_whole_run_costs_what_was_asked_for_and_hardly_less(trust: str, epsi
     assert spent(all_charges(plan), plan.delta) == pytest.approx(plan.epsilon, rel=5e-3)
     assert plan.reason == ""
     assert plan.rounds == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "clients", "said"),
+    [
+        ({"privacy.colluders": 60}, CLIENTS, "privacy.colluders = 60: must be below the"),
+        ({"privacy.sampling-rate": 0.9, "privacy.colluders": 60}, CLIENTS, "privacy.colluders = 60: must be below the"),
+        ({"privacy.delta": 0.0}, 10**8, "federation.num-clients = 100,000,000: a cohort of theirs may need"),
+    ],
+    ids=["rounds", "stage one", "shares"],
+)
+def test_shares_that_cannot_be_are_refused_before_the_noise_is_solved(
+    changes: dict[str, Any], clients: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan_module, "_solved", lambda *_, **__: pytest.fail("seconds were spent"))
+    with pytest.raises(ConfigError, match=said):
+        planned(changes, clients)
 
 
 def test_stage_one_costs_its_share() -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from common.config import ConfigError
+from workbench.deployment.site_files import read_run, read_site_env
 
 
 def check_site(
@@ -20,15 +20,10 @@ def check_site(
     config: Annotated[Path | None, typer.Option(help="TOML file with the run's keys; left out: the demo's")] = None,
 ) -> None:
     """Try a site before a run: limits, data, model, one local update; certificate and clock. Nothing is released."""
-    from workbench.deployment.site_check import check_site as check  # noqa: PLC0415 - flwr, which other commands need not wait for
-    from workbench.deployment.site_check import read_run, read_site_env  # noqa: PLC0415
+    given = read_site_env(site_env) if site_env else {}
+    run = read_run(config)
+    from workbench.deployment.site_check import check_site as check  # noqa: PLC0415 - flwr, which a refusal above need not wait for
 
-    try:
-        given = read_site_env(site_env) if site_env else {}
-        run = read_run(config)
-    except (ConfigError, OSError, ValueError) as error:
-        typer.secho(f"error: {config or site_env}: {error}", fg=typer.colors.RED, err=True)
-        raise typer.Exit(1) from None
     findings = check(
         node_config or given.get("NODE_CONFIG", ""),
         run,

@@ -1,6 +1,7 @@
 """``dr-encoder run``: everything that can be checked first, from cheap to dear, then the real ``flwr run``."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -14,18 +15,23 @@ from server_app.results.tensorboard import check_tensorboard
 from server_app.results.tracking import watched
 from server_app.strategies import check_strategy, check_strategy_files
 from workbench.cli.overrides import parse_overrides
-from workbench.cli.unread_keys import refuse_unread, unread_warning
+from workbench.cli.unread_keys import refuse_unread, unread_of_data, unread_warning
 from workbench.planning.model_directory import check_directory
 from workbench.simulation.launcher import Resources, launch, preset_names, read_preset, read_resumed
 from workbench.simulation.run_summary import summary_of
 
 _SIMULATED_CLIENTS = 10  # when neither the preset nor the user says how many
+_PRESET = "demo"  # when nothing is resumed
 
 
 def run(
     preset: Annotated[
-        str, typer.Option(help=f"a preset ({', '.join(preset_names())}), or a TOML file: a run's config.toml, say")
-    ] = "demo",
+        str | None,
+        typer.Option(
+            help=f"a preset ({', '.join(preset_names())}), or a TOML file: a run's config.toml, say",
+            show_default=_PRESET,
+        ),
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option(
@@ -41,16 +47,18 @@ def run(
     started = time.monotonic()
     folder = Path()
     try:
+        resources = Resources(cpus, cpus_per_client, gpus_per_client)
+        _check_cpus(resources)
         config = _configure(preset, overrides or [], resume)
         clients = config.federation.num_clients or _SIMULATED_CLIENTS
         _check(config, clients)
-        _warn_of_idle_gpus(config, gpus_per_client)
+        _check_gpus(config, gpus_per_client)
+        config = _named(config)
         folder = Path(config.output.dir) / config.output.name
-        log_path = folder.parent / f"{folder.name}.flower.log"
-        log_path.parent.mkdir(parents=True, exist_ok=True)
+        log_path = _log_of(folder)
         typer.echo(f"starting Flower's simulation engine (about 20 s; its log: {log_path})")
         with log_path.open("a" if config.resume else "w", encoding="utf-8") as log:  # a new run begins a new log
-            launch(config, clients, Resources(cpus, cpus_per_client, gpus_per_client), log)
+            launch(config, clients, resources, log)
     except KeyboardInterrupt:
         hint = _how_to_go_on(folder)
         typer.secho(f"\nstopped{hint}", err=True)
@@ -58,20 +66,23 @@ def run(
     typer.echo(summary_of(folder, time.monotonic() - started))
 
 
-def _configure(preset: str, overrides: list[str], resume: Path | None) -> RunConfig:
+def _configure(preset: str | None, overrides: list[str], resume: Path | None) -> RunConfig:
     """The preset with the changes on top, checked as far as can be without a library; with absolute paths.
 
     Absolute, since Flower runs elsewhere.
     """
     changes = parse_overrides(overrides)
     key = str(changes.pop("resume", ""))
-    flat: dict[str, Scalar] = {} if resume or key else read_preset(preset)
+    if preset is not None and (resume or key):
+        raise ConfigError(f'--preset "{preset}" with --resume: a run goes on as it was planned; leave one of them out')
+    flat: dict[str, Scalar] = {} if resume or key else read_preset(preset or _PRESET)
     wanted = str(resume or key or flat.pop("resume", ""))
     folder = Path(wanted).resolve() if wanted else None
     saved = read_resumed(folder) if folder else {}
     config = RunConfig.parse(saved | flat | changes)
     check_strategy(config)
     refuse_unread(config, changes)
+    refuse_unread(config, changes, find=unread_of_data)
     _warn(unread_warning(config, flat))
     check_output(config) if folder is None else _check_resumable(folder)
     config = RunConfig.parse(config.flat() | _absolute(config) | _place(config, folder))
@@ -93,7 +104,25 @@ def _check_resumable(folder: Path) -> None:
 def _place(config: RunConfig, resumed: Path | None) -> dict[str, Scalar]:
     if resumed:
         return {"output.dir": str(resumed.parent), "output.name": resumed.name, "resume": str(resumed)}
-    return {"output.dir": str(Path(config.output.dir).resolve()), "output.name": config.folder_name(), "resume": ""}
+    return {"output.dir": str(Path(config.output.dir).resolve()), "resume": ""}
+
+
+def _named(config: RunConfig) -> RunConfig:
+    """With the folder's name: one made of the time is nobody else's, for its log is there from now on."""
+    place = Path(config.output.dir)
+    place.mkdir(parents=True, exist_ok=True)
+    if config.output.name:
+        return config
+    made = config.folder_name()
+    for name in (made, *(f"{made}-{number}" for number in range(2, 1000))):
+        with suppress(FileExistsError):
+            _log_of(place / name).open("x").close()
+            return RunConfig.parse(config.flat() | {"output.name": name})
+    raise ConfigError(f'output.name = "": {place / made} and its like are taken; give a name')
+
+
+def _log_of(folder: Path) -> Path:
+    return folder.parent / f"{folder.name}.flower.log"
 
 
 def _absolute(config: RunConfig) -> dict[str, Scalar]:
@@ -115,12 +144,12 @@ def _check(config: RunConfig, clients: int) -> None:
     _check_delta(config.privacy.delta, clients)
     with watched("checking the model and the data"):
         from common.model.base import device_of  # noqa: PLC0415 - torch, which a refusal above does not wait for
-        from workbench.planning.local_model import check_conversations, check_known_codec, check_local_model  # noqa: PLC0415
+        from workbench.planning.local_model import check_conversations, check_model, check_plan  # noqa: PLC0415
 
         device_of(config.model)
-        check_local_model(config)
-        check_known_codec(config)
+        check_model(config)
         _check_data(config, clients)
+        check_plan(config, clients)
         if Path(config.data.name).is_absolute():
             check_conversations(config, clients)
 
@@ -130,7 +159,7 @@ def _how_to_go_on(folder: Path) -> str:
     if not folder.name:  # stopped before it had one
         return ""
     if not folder.is_dir():
-        (folder.parent / f"{folder.name}.flower.log").unlink(missing_ok=True)
+        _log_of(folder).unlink(missing_ok=True)
         return ""
     return "; " + (why_not_resumable(folder) or f"continue with: dr-encoder run --resume {folder}")
 
@@ -152,11 +181,26 @@ def _check_delta(delta: float, clients: int) -> None:
         raise ConfigError(f"privacy.delta = {delta:g}: {error}; 0 = 1/(10 M)") from None
 
 
-def _warn_of_idle_gpus(config: RunConfig, gpus_per_client: float) -> None:
-    """Ray hides every card from a client that asked for none, and ``auto`` then means the CPU."""
+def _check_cpus(resources: Resources) -> None:
+    """With fewer cores than one client occupies the engine would wait for more without end."""
+    if resources.cpus_per_client > resources.num_cpus:
+        raise ConfigError(
+            f"--cpus-per-client {resources.cpus_per_client} with --cpus {resources.num_cpus}: no client would ever "
+            "start; give at least as many cores as one client occupies"
+        )
+
+
+def _check_gpus(config: RunConfig, gpus_per_client: float) -> None:
+    """Refuse a share of cards that are not there, and warn of cards that go unused.
+
+    Ray hides every card from a client that asked for none, and ``auto`` then means the CPU.
+    """
     import torch  # noqa: PLC0415 - which `keys` need not wait for
 
-    if config.model.name != "demo" and not gpus_per_client and torch.cuda.is_available():
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if gpus_per_client > found:
+        raise ConfigError(f"--gpus-per-client {gpus_per_client:g}: CUDA devices on this machine: {found}; leave it out")
+    if config.model.name != "demo" and not gpus_per_client and found:
         _warn(
             "--gpus-per-client is 0, so simulated clients train on the CPU though this machine has a GPU; dr-encoder "
             "plan prints the share for each card"

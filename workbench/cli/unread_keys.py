@@ -4,15 +4,45 @@ Which sections a strategy reads stands beside its name in ``server_app.strategie
 ``common.config``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 from common.config import ConfigError, RunConfig, Scalar
 from server_app.strategies.reading import unread
 
+_Find = Callable[[RunConfig, Iterable[str]], dict[str, str]]
+_COLUMNS = ("data.format", "data.prompt-column", "data.completion-column")
 
-def refuse_unread(config: RunConfig, typed: Mapping[str, Scalar], where: str = "--set") -> None:
+
+def unread_of_data(config: RunConfig, keys: Iterable[str]) -> dict[str, str]:
+    """Those of ``keys`` that say how data are read that a simulation does not have, each with the reason.
+
+    Sites that have data of their own do read them.
+    """
+    name, held_out = config.data.name, config.data.evaluation
+    nothing = 'data.name is "demo", and data.evaluation names nothing' if name == "demo" and not held_out else ""
+    whole = 'data.name is "demo"' if name == "demo" else f'data.name = "{name}" is a file, which is read whole'
+    of_data = whole if name == "demo" or Path(name).is_file() else ""
+    of_held_out = _of_held_out(held_out)
+    either = of_data and of_held_out and f"{of_data}, and {of_held_out}"
+    reasons = dict.fromkeys(_COLUMNS, nothing) | {
+        "data.train-split": of_data,
+        "data.evaluation-split": of_held_out,
+        "data.subset": either,
+        "data.revision": either,
+    }
+    return {key: reasons[key] for key in keys if reasons.get(key)}
+
+
+def _of_held_out(named: str) -> str:
+    if not named:
+        return "data.evaluation names nothing"
+    return f'data.evaluation = "{named}" is a file, which is read whole' if Path(named).is_file() else ""
+
+
+def refuse_unread(config: RunConfig, typed: Mapping[str, Scalar], where: str = "--set", find: _Find = unread) -> None:
     """Raise ``ConfigError`` when a key that somebody has typed would have no effect; ``where``: how it was typed."""
-    whys = unread(config, typed)
+    whys = find(config, typed)
     if whys:
         lines = [f"{where} {key}={typed[key]}: no effect, for {why}; leave it out" for key, why in whys.items()]
         raise ConfigError("\n".join(lines))

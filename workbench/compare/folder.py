@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config import ConfigError
+from server_app.results.output_place import write_fault
 from workbench.compare.spec import TUNING
 
 SCHEMA = 1
@@ -16,9 +17,12 @@ NUMBERS, PAGE = "comparison.json", "comparison.md"
 
 
 def check_folder(out: Path) -> None:
-    """Raise ``ConfigError`` when ``out`` is no folder, or holds files of the results' names that are not ours."""
+    """Raise ``ConfigError`` when ``out`` cannot be written into, or holds results that are not ours."""
     if next(place for place in (out, *out.absolute().parents) if place.exists()).is_file():
         raise ConfigError(f"--out {out}: there is a file of that name; give a folder")
+    why = write_fault(out.absolute())
+    if why:
+        raise ConfigError(f"--out {out}: {why}; give a folder that you may write into")
     taken = [name for name in (PAGE, NUMBERS, *PLOTS) if (out / name).exists()]
     if taken and not _is_ours(out / NUMBERS):
         raise ConfigError(

@@ -6,11 +6,9 @@ asked for one answer over TLS, for its certificate and its clock.
 
 import email.utils
 import os
-import shlex
 import socket
 import ssl
 import time
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,7 +18,7 @@ from urllib.parse import urlsplit
 
 from flwr.common.config import parse_config_args
 
-from common.config import ConfigError, RunConfig, flatten
+from common.config import ConfigError
 
 _FEWEST_DAYS = 14.0
 _MOST_SECONDS = 3.0  # Flower 1.41 turns away what is signed 5 s ahead
@@ -58,19 +56,6 @@ def check_site(node_config: str, run_config: Mapping[str, Any], superlink: str, 
     if superlink:
         _run(found, "server", lambda: f"{superlink} {_server(superlink, authority)}")
     return found
-
-
-def read_site_env(path: Path) -> dict[str, str]:
-    """The assignments of a unit's environment file, quoted as systemd reads them."""
-    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-    words = (shlex.split(line) for line in lines if line and line[0] not in "#;")
-    return dict(word[0].split("=", 1) for word in words if word and "=" in word[0])
-
-
-def read_run(path: Path | None) -> dict[str, Any]:
-    """All keys of a run: the defaults, and over them those of a TOML file."""
-    given = flatten(tomllib.loads(path.read_text(encoding="utf-8"))) if path else {}
-    return dict(RunConfig.parse(given).flat())
 
 
 def _run(found: list[Finding], what: str, check: Callable[[], str]) -> None:

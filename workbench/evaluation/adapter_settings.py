@@ -22,7 +22,7 @@ def adapter_config(folder: Path, changes: Mapping[str, Scalar]) -> RunConfig:
     """
     settings = read_settings(folder)
     saved = folder.parent / "config.toml"
-    flat: dict[str, Any] = {"data.name": ""}  # without a run there are no rows of its own to score
+    flat: dict[str, Any] = {"data.name": "none"}  # without a run there are no rows of its own to score
     if saved.exists():
         flat = read_toml(saved, f'--adapter "{folder}"')
     elif settings.get("base_model_name_or_path"):

@@ -103,9 +103,10 @@ def _task_manager(tasks: Sequence[str], include_path: str) -> Any:  # noqa: ANN4
     unknown = [task for task in tasks if task not in manager.task_index]
     if unknown:
         near = [name for task in unknown for name in get_close_matches(task, manager.all_tasks)]
+        meant = f"did you mean {', '.join(near)}? " if near else ""
         raise ConfigError(
-            f"tasks {', '.join(unknown)}: neither the harness nor this app knows them; near are "
-            f"{', '.join(near) or 'none'}; own task files go to --include-path"
+            f"tasks {', '.join(unknown)}: neither the harness nor this app knows them; {meant}own task files go to "
+            "--include-path"
         )
     return manager
 

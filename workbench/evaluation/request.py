@@ -54,13 +54,26 @@ class Request:
             raise ConfigError(f"tasks {', '.join(asked)}: one set with its --data at a time")
         return asked[0] if asked else ""
 
+    @property
+    def asks_harness(self) -> bool:
+        """Whether any task is lm-eval's."""
+        return any(task not in SETS for task in self.tasks)
+
 
 def configured(request: Request) -> RunConfig:
     """The configuration to evaluate under; nothing is loaded. Raises ``ConfigError``."""
     for key in request.changes:
         if key in RunConfig().flat() and key.partition(".")[0] not in _READ:
             raise ConfigError(f"--set {key}: no effect, for evaluate reads only {', '.join(_READ)}; leave it out")
+    _check_options(request)
     changes = dict(request.changes)
+    if request.generation and not request.data:
+        own = adapter_config(request.adapter, changes).data
+        if own.evaluation and own.format != request.generation:
+            raise ConfigError(
+                f"task {request.generation}: give its held-out rows with --data; those of the run are of data.format = "
+                f'"{own.format}"'
+            )
     if request.data:
         changes["data.evaluation"] = request.data
     if request.generation:
@@ -75,3 +88,16 @@ def configured(request: Request) -> RunConfig:
         raise ConfigError(f"task {request.generation}: give its held-out rows with --data")
     config.check_files()
     return config
+
+
+def _check_options(request: Request) -> None:
+    """Refuse options that none of the tasks reads, and a folder of tasks that is not there."""
+    texts = {"--beams": request.beams != GREEDY, "--new-tokens": request.new_tokens != Request.new_tokens}
+    harness = {"--shots": request.shots != Request.shots, "--include-path": bool(request.include_path)}
+    wanted = [(texts, bool(request.generation), " and ".join(SETS)), (harness, request.asks_harness, "lm-eval tasks")]
+    for options, read, readers in wanted:
+        idle = [option for option, given in options.items() if given and not read]
+        if idle:
+            raise ConfigError(f"{', '.join(idle)}: no effect, for only {readers} of --tasks read it; leave it out")
+    if request.include_path and not Path(request.include_path).is_dir():
+        raise ConfigError(f'--include-path "{request.include_path}": no such folder; give one of lm-eval task files')

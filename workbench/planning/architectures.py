@@ -12,6 +12,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedConfig, Qwen2Config
+from transformers import __version__ as version
 from transformers.pytorch_utils import Conv1D
 
 from common.adapter import Layout
@@ -19,6 +20,7 @@ from common.config import ConfigError, LoraConfig, ModelConfig
 from common.demo.model import ASSETS
 from common.model.causal import check_architecture, check_attention
 from common.model.lora import adapt
+from common.model.weights_check import LOADING_FAULTS, first_line
 
 PUBLISHED: dict[str, PreTrainedConfig] = {
     # LLaMA-7B (Touvron et al. 2023, Table 2)
@@ -95,8 +97,12 @@ def architecture(name: str) -> PreTrainedConfig:
         found: PreTrainedConfig = AutoConfig.from_pretrained(
             ASSETS if name == "demo" else name, local_files_only=True, trust_remote_code=False
         )
-    except (OSError, ValueError) as error:
-        where = "a directory without a usable config.json" if Path(name).exists() else "not in the local cache"
+    except LOADING_FAULTS as error:
+        if (Path(name) / "config.json").is_file():
+            raise ConfigError(
+                f'model.name = "{name}": transformers {version} cannot use its config.json: {first_line(error)}'
+            ) from error
+        where = "a directory without a config.json" if Path(name).exists() else "not in the local cache"
         raise ConfigError(
             f'model.name = "{name}": {where}, so its shape is not known without a download; known by heart: '
             f"{', '.join(PUBLISHED)}"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from common.config import ConfigError, RunConfig
+from common.config import LARGEST_ROUNDS, ConfigError, RunConfig
 from common.privacy.accounting import Charge, RunningAccountant, epsilon
 from common.privacy.mechanism import message_charge
 from server_app.privacy.account import (
@@ -34,7 +34,7 @@ from server_app.privacy.plan import (
 from server_app.privacy.stage_one import statistics_stage
 from server_app.results.json_lines import finite
 from server_app.results.units import show
-from workbench.planning.budget_request import MAX_ROUNDS, Accountant, BudgetRequest, as_options, config_of
+from workbench.planning.budget_request import Accountant, BudgetRequest, as_options, config_of
 
 ADJACENCY = "zero-out: one client's whole contribution replaced by zero"
 _CURVE_POINTS, _TABLE_POINTS = 1000, 10
@@ -123,7 +123,7 @@ def to_text(request: BudgetRequest) -> str:
     budget = solve(request, curve_points=_TABLE_POINTS)
     plan = budget.plan
     stage_one = f"{plan.stage_one.noise_multiplier:.4f} (stage 1)" if plan.stage_one else "no stage 1"
-    beyond = " (the search ends here)" if request.solved == "rounds" and plan.rounds == MAX_ROUNDS else ""
+    beyond = " (the search ends here)" if request.solved == "rounds" and plan.rounds == LARGEST_ROUNDS else ""
     lines = [
         f"solved for {request.solved.replace('_', ' ')}",
         f"  noise multiplier            {plan.round.noise_multiplier:.4f} (stage 2), {stage_one}",

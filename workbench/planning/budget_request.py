@@ -4,14 +4,12 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from common.config import LARGEST_EPSILON, ConfigError, RunConfig, Scalar
+from common.config import LARGEST_EPSILON, LARGEST_ROUNDS, ConfigError, RunConfig, Scalar
 from common.privacy.delta import check_delta
 
 Trust = Literal["central", "distributed", "local"]
 Accountant = Literal["pld", "prv", "rdp", "gdp"]
 
-MAX_ROUNDS = 100_000
-"""The search for rounds ends here."""
 _OPTIONS = {
     "privacy.statistics-share": "--statistics-share",
     "stage-one.sampling-rate": "--statistics-rate",
@@ -19,6 +17,7 @@ _OPTIONS = {
     "privacy.noise-multiplier": "--noise-multiplier",
     "privacy.epsilon": "--epsilon",
     "privacy.delta": "--delta",
+    "federation.num-clients": "--clients",
     "privacy.trust": "--trust",
     "privacy.colluders": "--colluders",
     "num-server-rounds": "--rounds",
@@ -104,7 +103,7 @@ def config_of(request: BudgetRequest) -> RunConfig:
 def _flat(request: BudgetRequest) -> dict[str, Scalar]:
     by_noise = request.noise_multiplier is not None
     flat: dict[str, Scalar] = {
-        "num-server-rounds": request.rounds or MAX_ROUNDS,
+        "num-server-rounds": request.rounds or LARGEST_ROUNDS,
         "privacy.epsilon": 0.0 if by_noise else request.epsilon or 0.0,
         "privacy.noise-multiplier": request.noise_multiplier or 0.0,
         "privacy.delta": request.delta or 0.0,

@@ -1,22 +1,26 @@
-"""What can be told of a model on this machine before anything is started: of weights only names and shapes are read."""
+"""What can be told of a model before anything is started: of weights on this machine only names and shapes are read."""
 
 from pathlib import Path
 
-from common.config import RunConfig
+from transformers import AutoConfig
+
+from common.config import ConfigError, RunConfig
 from common.data import check_chat_template, private_tokens
-from common.model.base import check_ids, load_tokenizer
+from common.model.base import check_ids, explain, load_tokenizer
 from common.model.positions import check_length
-from common.model.weights_check import check_local_weights
+from common.model.weights_check import LOADING_FAULTS, check_local_weights, quiet_loading
+from server_app.run import plan_run
 from server_app.strategies import recipe_of
 from workbench.planning.architectures import shape_of
 from workbench.planning.model_directory import check_directory
 
 
-def check_known_codec(config: RunConfig) -> None:
-    """Refuse what the strategy could make no codec of, where the adapter is known: the demo's or a directory's."""
-    name = config.model.name
-    if name == "demo" or Path(name).is_dir():
-        recipe_of(config, shape_of(config.model, config.lora).layout)
+def check_plan(config: RunConfig, clients: int) -> None:
+    """Refuse a codec that the strategy cannot make for the model's adapter, and a budget that affords no run.
+
+    Takes seconds. Raises ``ConfigError``.
+    """
+    plan_run(config, recipe_of(config, shape_of(config.model, config.lora).layout), clients)
 
 
 def check_conversations(config: RunConfig, clients: int) -> None:
@@ -29,16 +33,17 @@ def check_conversations(config: RunConfig, clients: int) -> None:
         private_tokens(config.data, load_tokenizer(name), 0, clients, config.seed)
 
 
-def check_local_model(config: RunConfig) -> None:
+def check_model(config: RunConfig) -> None:
     """Refuse a directory that is absent, no causal language model, or not whole; or lacks the target modules.
 
-    A hub id and the demo are left to the run. Raises ``ConfigError``.
+    Of a hub id only its ``config.json`` is fetched. Raises ``ConfigError``.
     """
     name = config.model.name
     if name == "demo":
         return
     check_directory(name)
     if not Path(name).is_dir():
+        _ask_hub(name)
         return
     shape = shape_of(config.model, config.lora)
     tokenizer = load_tokenizer(name)
@@ -46,3 +51,12 @@ def check_local_model(config: RunConfig) -> None:
     check_ids(tokenizer, shape.model.get_base_model(), name)
     check_length(shape.model.get_base_model(), name, config.data.max_length)
     check_local_weights(name)
+
+
+def _ask_hub(name: str) -> None:
+    """Refuse a hub id that cannot be had, which the run would find out half a minute later."""
+    try:
+        with quiet_loading():
+            AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except LOADING_FAULTS as error:
+        raise ConfigError(f'model.name = "{name}": {explain(name, error)}') from error

@@ -6,6 +6,7 @@ As JSON most of their failures end with exit code 0, and only ``{"success": fals
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -54,11 +55,15 @@ def ask_flower(
 
 
 def for_flower(environment: Mapping[str, str]) -> dict[str, str]:
-    """The same environment in UTF-8, and without a proxy for what is on this machine; other exceptions from it stay."""
+    """The same environment in UTF-8, and without a proxy for what is on this machine; other exceptions from it stay.
+
+    Flower's programs beside this Python are found though the virtual environment isn't activated.
+    """
     said = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
     named = [name.strip() for name in said.split(",") if name.strip()]
     direct = ",".join([*named, *(name for name in _LOOPBACK if name not in named)])
-    return {**environment, "no_proxy": direct, "NO_PROXY": direct, "PYTHONUTF8": "1"}
+    path = os.pathsep.join(filter(None, (environment.get("PATH", ""), str(Path(sys.executable).parent))))
+    return {**environment, "PATH": path, "no_proxy": direct, "NO_PROXY": direct, "PYTHONUTF8": "1"}
 
 
 def listed_run(

@@ -79,6 +79,6 @@ def test_overrides_win_over_the_preset() -> None:
 def test_resume_takes_the_configuration_and_the_place_of_the_run(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     write_interrupted(folder)
-    config = run_command._configure("demo", [], folder)
+    config = run_command._configure(None, [], folder)
     assert (config.seed, config.resume) == (77, str(folder))
     assert (config.output.dir, config.output.name) == (str(tmp_path), "mine")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from common.config import RunConfig
@@ -65,7 +66,11 @@ def options(tmp_path: Path, *more: str) -> list[str]:
 
 def test_run_launches_the_configured_federation_and_sums_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     launched = Launched(monkeypatch)
-    result = runner.invoke(cli.app, options(tmp_path, "--cpus", "3", "--gpus-per-client", "0.25"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    result = runner.invoke(
+        cli.app, options(tmp_path, "--cpus", "3", "--gpus-per-client", "0.25", "--set", "model.device=cpu")
+    )
     assert result.exit_code == 0, result.output
     ((config, clients, resources),) = launched.calls
     assert clients == config.federation.num_clients == 1000

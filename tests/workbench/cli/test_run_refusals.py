@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 from typer.testing import CliRunner
 
 from common.config import RunConfig
@@ -109,11 +111,7 @@ def test_a_model_directory_that_is_not_there_is_refused_at_once(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("name", "options", "warned"),
-    [
-        ("somebody/something", [], True),
-        ("somebody/something", ["--gpus-per-client", "0.5"], False),
-        ("demo", [], False),
-    ],
+    [("own", [], True), ("own", ["--gpus-per-client", "0.5"], False), ("demo", [], False)],
 )
 def test_a_gpu_that_no_client_was_given_is_pointed_out(
     tmp_path: Path,
@@ -124,10 +122,56 @@ def test_a_gpu_that_no_client_was_given_is_pointed_out(
     warned: bool,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    settings = ["--set", f"output.dir={tmp_path}", "--set", f"model.name={name}", "--set", "model.device=cpu"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    model = "demo" if name == "demo" else str(write_model("gpt2", tmp_path / name))
+    changes = [f"output.dir={tmp_path}", f"model.name={model}", "model.device=cpu", "data.max-length=64"]
+    settings = [part for change in changes for part in ("--set", change)]
     result = runner.invoke(cli.app, ["run", *settings, *options])
     assert len(launched) == 1, result.output
     assert ("warning: --gpus-per-client is 0" in result.output) == warned
+
+
+@pytest.mark.usefixtures("_no_launch")
+def test_a_share_of_a_gpu_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray would wait for it without end."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    result = runner.invoke(cli.app, ["run", "--set", f"output.dir={tmp_path}", "--gpus-per-client", "0.5"])
+    assert (result.exit_code, "CUDA devices on this machine: 0" in result.output) == (1, True)
+
+
+@pytest.mark.usefixtures("_no_launch")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["federation.num-clients=4", "privacy.colluders=4", "privacy.delta=0"], "below the 4 noise shares of a round"),
+        (["federation.num-clients=100000000", "privacy.delta=0"], "federation.num-clients = 100,000,000: a cohort"),
+        (["privacy.delta=1e-30"], "would have to be set aside for discrete noise"),
+        (["model.device-map=balanced", "model.name={}"], "spreads layers over several GPUs, this process sees 0"),
+    ],
+)
+def test_a_run_that_its_plan_or_its_devices_forbid_is_refused_at_once(
+    tmp_path: Path, changes: list[str], message: str
+) -> None:
+    named = [change.replace("{}", str(tmp_path / "model")) for change in changes]
+    if named != changes:
+        write_model("gpt2", tmp_path / "model")
+    assert message in refused(tmp_path, *named)
+
+
+@pytest.mark.usefixtures("_no_launch")
+def test_a_hub_model_that_cannot_be_had_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "the model hub cannot be reached" in refused(tmp_path, "model.name=somebody/something")
+
+
+def test_runs_of_one_second_have_names_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launched: list[RunConfig]
+) -> None:
+    monkeypatch.setattr(time, "strftime", lambda _: "20260101-000000")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "20260101-000000-dr-encoder.flower.log").touch()  # as a run of the same second has it
+    assert invoke(tmp_path)[0] == 130
+    assert launched[0].output.name == "20260101-000000-dr-encoder-2"
 
 
 @pytest.mark.usefixtures("_no_launch")

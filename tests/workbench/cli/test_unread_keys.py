@@ -13,7 +13,7 @@ from server_app.strategies.reading import unread
 from tests.support.tiny import Files, final_adapter, run_tiny, tiny_config
 from workbench.cli import main as cli
 from workbench.cli import run as run_command
-from workbench.cli.unread_keys import refuse_unread, unread_warning
+from workbench.cli.unread_keys import refuse_unread, unread_of_data, unread_warning
 from workbench.simulation.launcher import preset_names, read_preset
 
 OTHER: dict[str, dict[str, Any]] = {
@@ -58,6 +58,22 @@ def test_a_section_that_a_strategy_is_said_not_to_read_changes_nothing(files: Fi
 )
 def test_what_is_read_depends_on_the_other_keys(changes: dict[str, Any], key: str, read: bool) -> None:
     assert (unread(RunConfig.parse(changes), [key]) == {}) == read
+
+
+def test_what_a_simulation_does_not_read_of_its_data_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.touch()
+    keys = ["data.prompt-column", "data.subset", "data.train-split", "data.evaluation-split", "seed"]
+    demo = {"data.prompt-column", "data.subset", "data.train-split", "data.evaluation-split"}
+    for changes, idle in (
+        ({}, demo),
+        ({"data.evaluation": str(file)}, demo - {"data.prompt-column"}),
+        ({"data.evaluation": "a/hub-set"}, {"data.train-split"}),
+        ({"data.name": str(file)}, demo - {"data.prompt-column"}),
+        ({"data.name": "a/hub-set"}, {"data.evaluation-split"}),
+        ({"data.name": str(tmp_path), "data.evaluation": str(tmp_path)}, set()),
+    ):
+        assert set(unread_of_data(RunConfig.parse(changes), keys)) == idle, changes
 
 
 def test_every_condition_is_of_a_key_that_exists_and_says_how_it_is_met() -> None:

@@ -216,7 +216,7 @@ def test_an_unknown_task_is_refused_with_its_likes(adapter: Path, monkeypatch: p
         TaskManager, "__init__", lambda self, **_: start(self, include_path=str(tasks), include_defaults=False)
     )
     said = refused(adapter, "--tasks", "mmlu_astromony")
-    assert "tasks mmlu_astromony: neither the harness nor this app knows them; near are mmlu_astronomy" in said
+    assert "tasks mmlu_astromony: neither the harness nor this app knows them; did you mean mmlu_astronomy" in said
 
 
 @pytest.mark.parametrize("task", ["mmlu", "e2e"])

@@ -1,6 +1,7 @@
 """What ``flwr --format json`` tells, against a stand-in that prints what Flower 1.41 prints, whole or not."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,13 @@ def test_it_runs_in_the_folder_and_environment_that_it_is_given(tmp_path: Path) 
     environment = {"PATH": f"{tmp_path}{os.pathsep}/bin", "FLWR_HOME": "there"}
     found = ask_flower("run", folder=tmp_path / "home", environment=environment)
     assert (found["pwd"], found["home"]) == (str(tmp_path / "home"), "there")
+
+
+def test_flowers_program_is_found_beside_this_python_where_no_path_leads_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after ``.venv/bin/dr-encoder traffic`` in a shell whose environment isn't activated."""
+    write_flwr(tmp_path, "#!/bin/sh\necho '{\"success\": true}'\n")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert ask_flower("ls") == {"success": True}
