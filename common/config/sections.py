@@ -27,10 +27,7 @@ LARGEST_EPSILON = 20.0
 class StrategyConfig(Section):
     """Which federated algorithm runs."""
 
-    name: str = Field(
-        "dr-encoder",
-        description="dr-encoder, fedcg, fedlpp, history-prior, lora, public-prior or random-projection",
-    )
+    name: str = Field("dr-encoder", description="federated algorithm (README, docs/extending.md)")
 
 
 class FederationConfig(Section):
