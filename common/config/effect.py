@@ -20,6 +20,7 @@ def _demo(config: "RunConfig") -> bool:
 ONLY_IF: dict[str, tuple[_Test, str]] = {
     "codec.form": (lambda config: config.codec.kind == "linear", 'codec.kind = "linear"'),
     "data.dirichlet-alpha": (lambda config: config.data.partitioner == "dirichlet", 'data.partitioner = "dirichlet"'),
+    "data.validation": (lambda config: bool(config.data.evaluation) or _demo(config), "data.evaluation"),
     "data.task": (_demo, 'data.name = "demo"'),
     "data.examples-per-client": (_demo, 'data.name = "demo"'),
     "stage-one.clip-norm": (lambda config: config.stage_one.private, "stage-one.private = true"),

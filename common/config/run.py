@@ -88,10 +88,9 @@ class RunConfig(Section):
     def check_files(self) -> None:
         """Refuse files that are missing. Only the server reads them, so only the server checks them."""
         faults = []
-        if names_a_file(self.data.evaluation) and not Path(self.data.evaluation).exists():
-            faults.append(
-                f'data.evaluation = "{self.data.evaluation}": no such file; give a JSONL, CSV or Parquet, or a hub id'
-            )
+        for key, name in (("evaluation", self.data.evaluation), ("validation", self.data.validation)):
+            if names_a_file(name) and not Path(name).exists():
+                faults.append(f'data.{key} = "{name}": no such file; give a JSONL, CSV or Parquet, or a hub id')
         if self.resume and not (Path(self.resume) / "checkpoint").is_dir():
             faults.append(f'resume = "{self.resume}": no checkpoint there; give the folder of an interrupted run')
         refuse_faults(faults)

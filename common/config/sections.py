@@ -105,7 +105,14 @@ class DataConfig(Section):
     revision: str = Field("", description='hub set: branch or commit; "" = its default branch')
     task: DemoTask = Field("elicitation", description="task of the demo data")
     evaluation: str = Field("", description='file or hub id of held-out examples; "" = the demo\'s own, or none')
-    evaluation_split: str = Field("test", description="split of data.evaluation if that is a hub set or directory")
+    validation: str = Field(
+        "",
+        description="file or hub id of held-out examples that decide (divergence; compare tunes on them) and are not "
+        'scored; "" = the demo\'s own, or none',
+    )
+    evaluation_split: str = Field(
+        "test", description="split of data.evaluation and data.validation if these are hub sets or directories"
+    )
     split: str = Field("evaluation", description="demo: evaluation (report) or validation (public, for tuning)")
     prompt_column: str = Field(
         "prompt",

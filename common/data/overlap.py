@@ -9,37 +9,57 @@ from datasets import Dataset
 
 from common.config import ConfigError, DataConfig, names_a_file
 from common.data.chats import read_messages
-from common.data.partition import evaluation_examples, shared_examples
+from common.data.partition import evaluation_examples, shared_examples, validation_examples
 from common.data.table import MESSAGES
 
 _log = logging.getLogger(__name__)
 
 
 def check_evaluation_is_public(data: DataConfig, clients: int, seed: int) -> None:
-    """Refuse ``data.evaluation`` if it holds rows that the clients hold too: prompt and completion together.
+    """Refuse ``data.evaluation`` and ``data.validation`` if they hold rows of the clients: prompt and completion.
 
-    They are compared as one text (of a conversation one for each of its answers), letter for letter but for white
-    space, case, how Unicode writes a letter (an umlaut as one character or two, full width or half) and characters that
-    cannot be seen. What simulated clients hold is read from ``data.name``; sites with files of their own are not looked
-    into, nor can they be. ``clients`` and ``seed`` decide what the embedded data give them. Raises ``ConfigError`` with
-    the number of such rows.
+    Refused too where both hold a row, since what decides would then be scored. Rows
+    are compared as one text (of a conversation one for each of its answers), letter for letter but for white space,
+    case, how Unicode writes a letter (an umlaut as one character or two, full width or half) and characters that cannot
+    be seen. What simulated clients hold is read from ``data.name``; sites with files of their own are not looked into,
+    nor can they be. ``clients`` and ``seed`` decide what the embedded data give them. Raises ``ConfigError`` with the
+    number of such rows.
     """
-    if not data.evaluation or not _readable(data):
+    public = {
+        key: (name, list(_normalized(rows, data)))
+        for key, name, load in (
+            ("evaluation", data.evaluation, evaluation_examples),
+            ("validation", data.validation, validation_examples),
+        )
+        if name and (rows := load(data, seed)) is not None
+    }
+    if len(public) == 2:
+        name, asked = public["validation"]
+        scored = {text for texts in public["evaluation"][1] for text in texts}
+        if rows := _shared(asked, scored):
+            raise ConfigError(
+                f'data.validation = "{name}": {len(rows)} of its {len(asked)} examples are in data.evaluation too, the '
+                f"first is number {rows[0]}: what decides must not be what is scored"
+            )
+    if not public or not _readable(data):
         return
-    public = evaluation_examples(data, seed)
-    asked = list(_normalized(public, data)) if public is not None else []
     try:
         held = {text for texts in _normalized(shared_examples(data, clients, seed), data) for text in texts}
     except ConfigError as error:
-        _log.warning("data.evaluation could not be compared with data.name: %s", error)
+        _log.warning("the held-out rows could not be compared with data.name: %s", error)
         return
-    rows = [number for number, texts in enumerate(asked, start=1) if not held.isdisjoint(texts)]
-    if rows:
-        raise ConfigError(
-            f'data.evaluation = "{data.evaluation}": {len(rows)} of its {len(asked)} examples are among those that the '
-            f'clients train on (data.name = "{data.name}"), the first is number {rows[0]}. A run publishes the losses '
-            "of its held-out examples: leave these out, or name other ones"
-        )
+    for key, (name, asked) in public.items():
+        if rows := _shared(asked, held):
+            raise ConfigError(
+                f'data.{key} = "{name}": {len(rows)} of its {len(asked)} examples are among those that the '
+                f'clients train on (data.name = "{data.name}"), the first is number {rows[0]}. A run publishes the '
+                "losses of its held-out examples: leave these out, or name other ones"
+            )
+
+
+def _shared(asked: list[list[str]], others: set[str]) -> list[int]:
+    """The numbers, from 1, of the rows of which a text is among the others."""
+    return [number for number, texts in enumerate(asked, start=1) if not others.isdisjoint(texts)]
 
 
 def _readable(data: DataConfig) -> bool:

@@ -195,8 +195,11 @@ def held_out_prompts(data: DataConfig, seed: int) -> set[str]:
 def validation_examples(data: DataConfig, seed: int) -> Dataset | None:
     """Public rows other than those that are scored, to decide by; ``None`` where the demo has none for the task.
 
-    Also ``None`` beside other data than the demo's, and for a run that is scored on these very rows.
+    Beside other data, or other scored rows, than the demo's those of ``data.validation``. ``None`` also for a run that
+    is scored on these very rows.
     """
+    if data.validation:
+        return load_examples(data.validation, data, held_out=True, key="data.validation")
     if data.name != "demo" or data.evaluation or data.task not in demo_tasks.VALIDATION:
         return None
     task, split = demo_tasks.VALIDATION[data.task]

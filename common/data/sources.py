@@ -18,15 +18,16 @@ from common.data.table import CHOICES, Table
 _log = logging.getLogger(__name__)
 
 
-def load_examples(path: str, data: DataConfig, *, held_out: bool = False) -> Dataset:
+def load_examples(path: str, data: DataConfig, *, held_out: bool = False, key: str = "") -> Dataset:
     """Read a local JSONL, JSON, CSV or Parquet file, a local directory or a hub data set, in the configured format.
 
     A directory or hub set is read at ``data.subset`` and ``data.train-split``, or their ``evaluation-`` twins when
     ``held_out``; a file is read whole. Everything is text, as it is written. The result has the configured prompt and
     completion columns, and for a named format also ``message`` and, where the format has them, ``group`` and
-    ``choices``. It lies in memory; no copy is written. A row that cannot be used raises ``ConfigError``.
+    ``choices``. It lies in memory; no copy is written. A row that cannot be used raises ``ConfigError``, which names
+    ``key``, or the usual one.
     """
-    reading = _Reading(path, data, held_out=held_out)
+    reading = _Reading(path, data, held_out=held_out, key=key)
     reading.read()
     reading.check()
     return reading.dataset()
@@ -53,10 +54,13 @@ def load_site_examples(path: str, data: DataConfig) -> Dataset:
 class _Reading:
     """One pass over the rows: the examples, the first fault, and which columns there were."""
 
-    def __init__(self, path: str, data: DataConfig, *, held_out: bool = False, local: bool = False) -> None:
+    def __init__(
+        self, path: str, data: DataConfig, *, held_out: bool = False, local: bool = False, key: str = ""
+    ) -> None:
         self.count = self.faults = 0
         self._path, self._data, self._held_out, self._local = path, data, held_out, local
-        self._key = f'{"data.evaluation" if held_out else "data.name"} = "{path}"'
+        key = key or ("data.evaluation" if held_out else "data.name")
+        self._key = f'{key} = "{path}"'
         self._subset = data.subset
         self._split = data.evaluation_split if held_out else data.train_split
         file = Path(path).expanduser()

@@ -97,4 +97,4 @@ def test_rows_that_are_not_here_are_not_compared(tmp_path: Path, caplog: pytest.
     (tmp_path / "broken.jsonl").write_text("{")
     with caplog.at_level(logging.WARNING):
         check(tmp_path, HELD, name=str(tmp_path / "broken.jsonl"))
-    assert "data.evaluation could not be compared with data.name" in caplog.text
+    assert "the held-out rows could not be compared with data.name" in caplog.text

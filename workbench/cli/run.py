@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from common.config import SELF_GENERATED, TEMPLATE, ConfigError, RunConfig, Scalar, names_a_file
+from common.config import ConfigError, RunConfig, Scalar, names_a_file
 from common.privacy.delta import check_delta
 from server_app.results.output_place import check_output
 from server_app.results.resuming import check_same_run, why_not_resumable
@@ -15,6 +15,7 @@ from server_app.results.tensorboard import check_tensorboard
 from server_app.results.tracking import watched
 from server_app.strategies import check_strategy, check_strategy_files
 from workbench.cli.overrides import parse_overrides
+from workbench.cli.paths import absolute_paths
 from workbench.cli.unread_keys import refuse_unread, unread_of_data, unread_warning
 from workbench.planning.model_directory import check_directory
 from workbench.simulation.launcher import Resources, launch, preset_names, read_preset, read_resumed
@@ -85,7 +86,7 @@ def _configure(preset: str | None, overrides: list[str], resume: Path | None) ->
     refuse_unread(config, changes, find=unread_of_data)
     _warn(unread_warning(config, flat))
     check_output(config) if folder is None else _check_resumable(folder)
-    config = RunConfig.parse(config.flat() | _absolute(config) | _place(config, folder))
+    config = RunConfig.parse(config.flat() | absolute_paths(config) | _place(config, folder))
     if folder:
         check_same_run(config)
     config.check_files()
@@ -123,19 +124,6 @@ def _named(config: RunConfig) -> RunConfig:
 
 def _log_of(folder: Path) -> Path:
     return folder.parent / f"{folder.name}.flower.log"
-
-
-def _absolute(config: RunConfig) -> dict[str, Scalar]:
-    absolute: dict[str, Scalar] = {}
-    for key in ("data.evaluation", "public-prior.prompts", "public-prior.slots"):
-        named = str(config.flat()[key])
-        if named not in ("", SELF_GENERATED, TEMPLATE) and (names_a_file(named) or Path(named).exists()):
-            absolute[key] = str(Path(named).resolve())
-    if config.data.name != "demo" and Path(config.data.name).exists():
-        absolute["data.name"] = str(Path(config.data.name).resolve())
-    if config.model.name != "demo" and Path(config.model.name).is_dir():
-        absolute["model.name"] = str(Path(config.model.name).resolve())
-    return absolute
 
 
 def _check(config: RunConfig, clients: int) -> None:
@@ -218,12 +206,15 @@ def _check_data(config: RunConfig, clients: int) -> None:
         check_evaluation_is_public,
         evaluation_examples,
         private_examples,
+        validation_examples,
     )
 
     demo = config.data.name == "demo"
     local, held_out = Path(config.data.name).is_absolute(), Path(config.data.evaluation).is_absolute()
     if held_out or (demo and not config.data.evaluation):
         evaluation_examples(config.data, config.seed)
+    if Path(config.data.validation).is_absolute():
+        validation_examples(config.data, config.seed)
     if local:
         private_examples(config.data, 0, clients, config.seed)
     if held_out and (local or demo):

@@ -7,11 +7,13 @@ from typing import Any
 
 from common.config import ConfigError
 from server_app.results.output_place import write_fault
-from workbench.compare.spec import TUNING
+from workbench.compare.spec import OWN, TUNING
 
 SCHEMA = 1
 """Version of ``comparison.json``."""
-PLOTS = tuple(f"{kind}-{task}.png" for task in TUNING for kind in ("utility", "bytes", "reconstruction"))
+PLOTS = tuple(
+    f"{kind}-{task}.png" for task in (*TUNING, OWN) for kind in ("utility", "curves", "bytes", "reconstruction")
+)
 """Every name that ``draw`` can give a plot."""
 NUMBERS, PAGE = "comparison.json", "comparison.md"
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from common.config import ConfigError, RunConfig, Scalar
-from common.model.adapted import load_adapted_model
+from common.data import check_evaluation_is_public
 from server_app.privacy.plan import mean_noise
 from server_app.privacy.stage_one import empty_stage_one
 from server_app.results.tracking import tracked
@@ -14,8 +14,20 @@ from server_app.rounds.controls import CONTROLS, Control
 from server_app.run import check_run, plan_run
 from server_app.strategies import recipe_of
 from workbench.compare.runs import Job
-from workbench.compare.spec import CENTRALISED, TUNING, TUNING_SEED, ComparisonSpec, Entry, cell_config, check_spec
+from workbench.compare.spec import (
+    CENTRALISED,
+    OWN,
+    TUNING_SEED,
+    ComparisonSpec,
+    Entry,
+    cell_config,
+    check_spec,
+    tuning_keys,
+)
 from workbench.compare.tuning import start_step
+from workbench.planning.architectures import shape_of
+
+_CURVE_POINTS = 5  # evaluations of a reported run, each a pass over all held-out rows
 
 
 @dataclass(frozen=True)
@@ -41,13 +53,15 @@ class Cell:
 
     def tuning(self, step: float, number: int) -> Job:
         """A trial of ``step`` with tuning seed ``number`` (from 1), on public examples that are never reported."""
-        changes = {**TUNING[self.task], "server.learning-rate": step, "seed": TUNING_SEED + number}
+        changes = {**tuning_keys(self.task, self.flat), "server.learning-rate": step, "seed": TUNING_SEED + number}
         return Job("tuning", f"{self.label}, step {step:g}", {**self.flat, **changes})
 
     def evaluation(self, step: float, seed: int, control: Control = "none") -> Job:
         """A run that is reported, or one of its controls."""
         purpose = "evaluation" if control == "none" else f"control {control}"
+        every = math.ceil(int(self.flat["num-server-rounds"]) / _CURVE_POINTS)
         changes: dict[str, Scalar] = {"server.learning-rate": step, "seed": seed}
+        changes |= {"evaluation.every": every} if control == "none" else {}
         return Job(purpose, f"{self.label}, {purpose}, seed {seed}", {**self.flat, **changes}, control)
 
 
@@ -58,6 +72,9 @@ def make_cells(spec: ComparisonSpec, preset: Mapping[str, Scalar], changes: Mapp
     budget that cannot be met.
     """
     flat = check_spec(spec, preset, changes)
+    if OWN in spec.tasks:  # a tuning run has only one of the two sets, so it would not be seen before the last runs
+        data = RunConfig.parse(flat).data
+        check_evaluation_is_public(data, int(flat["federation.num-clients"]), int(flat["seed"]))
     entries = [Entry.parse(text) for text in spec.strategies]
     cells = [_centralised(task, flat) for task in spec.tasks] if spec.centralised else []
     rows = list(itertools.product(spec.tasks, entries, spec.epsilons))
@@ -70,8 +87,7 @@ def _cell(task: str, entry: Entry, epsilon: float, flat: Mapping[str, Scalar], c
     try:
         config = cell_config(task, entry, epsilon, flat)
         check_run(config)
-        adapted = load_adapted_model(config.model, config.lora, config.seed)
-        recipe = recipe_of(config, adapted.layout)
+        recipe = recipe_of(config, shape_of(config.model, config.lora).layout)
         plan = plan_run(config, recipe, config.federation.num_clients)
     except ConfigError as error:
         raise ConfigError(f"{label}: {error}") from None
@@ -87,14 +103,19 @@ def _centralised(task: str, flat: Mapping[str, Scalar]) -> Cell:
     cohort = round(clients * float(flat["privacy.sampling-rate"]))
     pooled: dict[str, Scalar] = {
         "strategy.name": "lora",
-        "data.task": task,
         "federation.num-clients": 1,
         "data.partitioner": "iid",
-        "data.examples-per-client": clients * int(flat["data.examples-per-client"]),
-        "train.batch-size": cohort * int(flat["train.batch-size"]),
         "privacy.epsilon": math.inf,
         "privacy.sampling-rate": 1.0,
         "privacy.delta": 0.0,
     }
+    if task == OWN:  # a batch of all of a cohort's examples would not fit where one client's does
+        pooled["train.gradient-accumulation"] = cohort * int(flat["train.gradient-accumulation"])
+    else:
+        pooled |= {
+            "data.task": task,
+            "data.examples-per-client": clients * int(flat["data.examples-per-client"]),
+            "train.batch-size": cohort * int(flat["train.batch-size"]),
+        }
     config = RunConfig.parse({**flat, **pooled})
     return Cell(task, Entry(CENTRALISED, "lora"), math.inf, config.flat(), start_step(0.0))

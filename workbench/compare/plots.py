@@ -1,7 +1,7 @@
-"""PNG plots of a comparison: accuracy and loss against ε, accuracy against bytes, what the codecs capture."""
+"""PNG plots of a comparison: scores against ε, by round and against bytes, what the codecs capture; a dot a seed."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 
@@ -17,6 +17,21 @@ from workbench.compare.spec import CENTRALISED
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c564b")  # Okabe and Ito's
 _MARKERS = "osD^vPX*"
 _GREY = "#777777"
+
+
+class _Score(NamedTuple):
+    """A score, by what it is multiplied to be shown, and what its axis says."""
+
+    name: str
+    scale: float
+    label: str
+
+
+_SCORES = {
+    "accuracy": _Score("accuracy", 100, "accuracy, evaluation (%)"),
+    "loss": _Score("loss", 1, "held-out loss (nats per token)"),
+    "retention": _Score("retention", 100, "retention: what the base model knew (%)"),
+}
 _DODGE, _BYTES_DODGE = 0.08, 1.08
 """Of strategies at the same place: shift between neighbors in steps of the ε axis, and factor in bytes."""
 
@@ -33,8 +48,11 @@ def draw(folder: Path, found: dict[str, Any]) -> list[Path]:
             continue
         central = next((row for row in rows if row["strategy"] == CENTRALISED), None)
         title = f"{task}: M = {found['clients']}, cohort {found['cohort']}, {found['rounds']} rounds"
+        judged = _SCORES[found["judged_by"][task]]
         paths.append(_draw_utility(folder / f"utility-{task}.png", groups, base, central, title))
-        paths.append(_draw_bytes(folder / f"bytes-{task}.png", groups, base, title))
+        if any(len(row["curve"]) > 1 for row in rows):
+            paths.append(draw_curves(folder / f"curves-{task}.png", groups, judged, base, title))
+        paths.append(_draw_bytes(folder / f"bytes-{task}.png", groups, base, judged, title))
         if any(row["captured_energy"] for row in rows):
             paths.append(_draw_reconstruction(folder / f"reconstruction-{task}.png", groups, title))
     return paths
@@ -43,7 +61,7 @@ def draw(folder: Path, found: dict[str, Any]) -> list[Path]:
 def _by_strategy(rows: list[Row]) -> dict[str, list[Row]]:
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        if row["strategy"] != CENTRALISED and row["accuracy"]:
+        if row["strategy"] != CENTRALISED and row["loss"]:
             groups.setdefault(row["strategy"], []).append(row)
     return {name: sorted(group, key=lambda row: float(row["epsilon_asked"])) for name, group in groups.items()}
 
@@ -64,12 +82,10 @@ def _label_above(name: str, rows: list[Row]) -> str:
 
 
 def _draw_utility(path: Path, groups: dict[str, list[Row]], base: Row, central: Row | None, title: str) -> Path:
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2))
-    epsilons = _epsilons(groups)
-    for axis, score, scale, label in (
-        (axes[0], "accuracy", 100, "accuracy, evaluation (%)"),
-        (axes[1], "loss", 1, "held-out loss (nats per token)"),
-    ):
+    known = [score for score in _SCORES.values() if any(row[score.name] for rows in groups.values() for row in rows)]
+    figure, grid = plt.subplots(1, len(known), figsize=(5.5 * len(known), 4.2), squeeze=False)
+    axes, epsilons = list(grid.flat), _epsilons(groups)
+    for axis, (score, scale, label) in zip(axes, known, strict=True):
         for number, (name, rows) in enumerate(groups.items()):
             shift = _DODGE * (number - (len(groups) - 1) / 2)
             kept, above = _kept_word(rows), _above_asked(rows)
@@ -89,8 +105,41 @@ def _draw_utility(path: Path, groups: dict[str, list[Row]], base: Row, central: 
         axis.set_xlabel("ε of the released model, end to end")
         axis.set_ylabel(label)
         axis.set_xlim(-0.5, len(epsilons) - 0.5)
-    axes[0].set_ylim(0, 103)
+        if scale == 100:
+            axis.set_ylim(0, 103)
     return _save(figure, [axes[0]], path, title)
+
+
+def draw_curves(path: Path, groups: dict[str, list[Row]], judged: "_Score", base: Row, title: str) -> Path:
+    """A panel for each ε: the mean over seeds at every evaluated round, and a dot for each seed."""
+    epsilons = _epsilons(groups)
+    figure, axes = _panels(len(epsilons))
+    for axis, epsilon in zip(axes, epsilons, strict=False):
+        for number, (name, rows) in enumerate(groups.items()):
+            for row in (row for row in rows if place(row) == epsilon):
+                points = [point for point in row["curve"] if point[judged.name]]
+                label = _label_above(name, _above_asked(rows)) if is_above_asked(row) else name
+                rounds, values = [point["round"] for point in points], [point[judged.name] for point in points]
+                _errors(axis, number, rounds, values, judged.scale, label)
+        _references(axis, base[judged.name], None, judged.scale)
+        axis.set_title(f"ε = {name_of(epsilon)}", fontsize=9)
+        if judged.scale == 100:
+            axis.set_ylim(0, 103)
+    figure.supxlabel("round", fontsize=9)
+    figure.supylabel(judged.label, fontsize=9)
+    return _save(figure, axes, path, title)
+
+
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
+    """So many panels of equal axes, three a line; those beyond are empty."""
+    columns = min(3, count)
+    lines = -(-count // columns)
+    figure, grid = plt.subplots(
+        lines, columns, figsize=(2 + 3 * columns, 0.8 + 2.7 * lines), sharex=True, sharey=True, squeeze=False
+    )
+    for axis in grid.flat[count:]:
+        axis.set_axis_off()
+    return figure, list(grid.flat)
 
 
 def _controls(axis: Axes, number: int, places: list[float], rows: list[Row], score: str, scale: float) -> None:
@@ -110,15 +159,11 @@ def _references(axis: Axes, base: Row | None, central: Row | None, scale: float)
             axis.axhline(scale * value["mean"], color=_GREY, lw=1, ls=style, label=name, zorder=1)
 
 
-def _draw_bytes(path: Path, groups: dict[str, list[Row]], base: Row, title: str) -> Path:
+def _draw_bytes(path: Path, groups: dict[str, list[Row]], base: Row, judged: "_Score", title: str) -> Path:
     """A panel for each ε, so that strategies with codes of one size can be told apart."""
     epsilons = _epsilons(groups)
-    columns = min(3, len(epsilons))
-    lines = -(-len(epsilons) // columns)
-    figure, grid = plt.subplots(
-        lines, columns, figsize=(2 + 3 * columns, 0.8 + 2.7 * lines), sharex=True, sharey=True, squeeze=False
-    )
-    for axis, epsilon in zip(grid.flat, epsilons, strict=False):
+    figure, axes = _panels(len(epsilons))
+    for axis, epsilon in zip(axes, epsilons, strict=False):
         taken: dict[int, int] = {}
         for number, (name, rows) in enumerate(groups.items()):
             above = _above_asked(rows)
@@ -128,17 +173,16 @@ def _draw_bytes(path: Path, groups: dict[str, list[Row]], base: Row, title: str)
                 taken[column] += 1
                 apart = is_above_asked(row)
                 label = _label_above(name, above) if apart else name
-                _errors(axis, number, [beside], [row["accuracy"]], 100, label, joined=not apart)
-        _references(axis, base["accuracy"], None, 100)
+                _errors(axis, number, [beside], [row[judged.name]], judged.scale, label, joined=not apart)
+        _references(axis, base[judged.name], None, judged.scale)
         axis.set_title(f"ε = {name_of(epsilon)}", fontsize=9)
         axis.set_xscale("log")
         axis.margins(x=0.15)
-        axis.set_ylim(0, 103)
-    for axis in grid.flat[len(epsilons) :]:
-        axis.set_axis_off()
+        if judged.scale == 100:
+            axis.set_ylim(0, 103)
     figure.supxlabel("bytes up, per client and round (serialised; equal ones are drawn side by side)", fontsize=9)
-    figure.supylabel("accuracy, evaluation (%)", fontsize=9)
-    return _save(figure, list(grid.flat), path, title)
+    figure.supylabel(judged.label, fontsize=9)
+    return _save(figure, axes, path, title)
 
 
 def _epsilons(groups: dict[str, list[Row]]) -> list[float]:
@@ -174,8 +218,14 @@ def _bar_label(name: str, row: Row) -> str:
 def _errors(
     axis: Axes, number: int, places: list[float], values: list[Row], scale: float, label: str, *, joined: bool = True
 ) -> None:
-    """Means with standard errors; not ``joined``: half-filled marks without a line, for rows that are a case apart."""
+    """Means with standard errors, and a dot for each seed.
+
+    Not ``joined``: half-filled marks without a line, for rows that are a case apart.
+    """
     apart: dict[str, Any] = {"ls": "", "fillstyle": "left", "mfc": _COLORS[number % 8], "markerfacecoloralt": "white"}
+    for where, value in zip(places, values, strict=True):
+        dots = [scale * seed for seed in value["values"]]
+        axis.plot([where] * len(dots), dots, ls="", marker=".", ms=4, alpha=0.45, color=_COLORS[number % 8], zorder=1)
     axis.errorbar(
         places,
         [scale * value["mean"] for value in values],

@@ -19,6 +19,7 @@ from server_app.results.json_lines import finite
 from server_app.rounds.controls import Control
 from workbench.version import app_version
 
+_CURVE = ("round", "loss", "accuracy")
 _PLACE = ("output.dir", "output.name", "resume")  # where a run is kept says nothing of what it is
 
 
@@ -48,7 +49,7 @@ class Job:
 def run_report(flat: Mapping[str, Scalar], control: Control = "none") -> dict[str, Any]:
     """The report of a run with these keys, in this process; its folder is thrown away.
 
-    ``rounds`` is added to it: seconds of every round.
+    Added to it: ``rounds``, seconds of every round, and ``curve``, the scores of every evaluated one.
     """
     from server_app.run import run_federation  # noqa: PLC0415
     from workbench.simulation.cohort_grid import grid_for  # noqa: PLC0415 - torch, which the planning process may not need
@@ -58,7 +59,9 @@ def run_report(flat: Mapping[str, Scalar], control: Control = "none") -> dict[st
         config = RunConfig.parse({**flat, **place})
         folder = run_federation(grid_for(config), config, control=control, plots=False)  # nobody would see them
         report: dict[str, Any] = json.loads((folder.path / "report.json").read_text(encoding="utf-8"))
-        report["rounds"] = [row["seconds"] for row in folder.read_metrics() if "seconds" in row]
+        rows = folder.read_metrics()
+        report["rounds"] = [row["seconds"] for row in rows if "seconds" in row]
+        report["curve"] = [{key: row[key] for key in _CURVE if key in row} for row in rows if "loss" in row]
     return report
 
 

@@ -39,12 +39,21 @@ class Scheduler:
         workers: processes.
         logs: folder for what the processes print.
         on_record: told of every record, and whether it was found rather than run.
+        time_is_up: asked before a run is started; once true, those under way end and no other begins.
 
     """
 
-    def __init__(self, store: Store, workers: int, logs: Path, on_record: Callable[[Record, bool], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        workers: int,
+        logs: Path,
+        on_record: Callable[[Record, bool], None],
+        time_is_up: Callable[[], bool] = lambda: False,
+    ) -> None:
         logs.mkdir(parents=True, exist_ok=True)
         self._store, self._workers, self._logs, self._on_record = store, workers, logs, on_record
+        self._time_is_up = time_is_up
         self._queue: list[tuple[int, int, Job]] = []
         self._suspects: list[Job] = []
         self._running: dict[Future[Record], Job] = {}
@@ -54,19 +63,22 @@ class Scheduler:
         self._outcomes: dict[int, Outcome] = {}
         self._pool: ProcessPoolExecutor | None = None
 
-    def run(self, studies: list[_Study]) -> list[Outcome]:
-        """Drive every study to its end; the outcomes are in the order of the studies."""
+    def run(self, studies: list[_Study]) -> list[Outcome | None]:
+        """Drive every study to its end; the outcomes in their order, ``None`` where the time did not suffice."""
         self._open = [_Open(study) for study in studies]
         try:
             for index in range(len(studies)):
                 self._advance(index)
             while self._queue or self._suspects or self._running:
-                self._submit()
+                if not self._time_is_up():
+                    self._submit()
+                elif not self._running:
+                    break
                 done, _ = wait(self._running, return_when=FIRST_COMPLETED)
                 self._gather(done)
         finally:
             self.close()
-        return [self._outcomes[index] for index in range(len(studies))]
+        return [self._outcomes.get(index) for index in range(len(studies))]
 
     def measure(self, jobs: list[Job]) -> list[Record]:
         """Run jobs at once and keep nothing of them: for an estimate of time."""

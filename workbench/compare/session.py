@@ -1,6 +1,7 @@
 """A comparison from planned cells to files: estimate, run with progress, summarize."""
 
 import json
+import math
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -19,6 +20,7 @@ from rich.progress import (
 )
 
 from common.config import ConfigError
+from server_app.errors import CommandError
 from server_app.results.tracking import watched
 from server_app.results.units import clock, count
 from workbench.compare.folder import NUMBERS, PAGE, remove_stale
@@ -80,19 +82,28 @@ def say(console: Console, text: str) -> None:
 
 
 def compare(
-    cells: list[Cell], spec: ComparisonSpec, command: str, out: Path, jobs: int, *, dry_run: bool = False
+    cells: list[Cell],
+    spec: ComparisonSpec,
+    command: str,
+    out: Path,
+    jobs: int,
+    *,
+    dry_run: bool = False,
+    budget_hours: float = 0.0,
 ) -> dict[str, Any] | None:
     """Run what is not yet done in ``out`` and write ``comparison.json``, ``comparison.md`` and the plots there.
 
     Returns what is in ``comparison.json``; ``None`` after a dry run. A dry run whose short run fails raises
-    ``ConfigError``.
+    ``ConfigError``. After ``budget_hours`` (0: no end) no run is started: the rows that are done are written, the
+    others named under ``unfinished``; ``CommandError`` where none is.
     """
+    end = time.monotonic() + budget_hours * _HOUR if budget_hours else math.inf
     console = Console()
     store = Store(out / "runs")
     counts = [count_runs(cell, spec, store.find) for cell in cells]
     total, missing = (sum(numbers) for numbers in zip(*counts, strict=True))
     display = _Display(console, total)
-    scheduler = Scheduler(store, jobs, out / "workers", display.on_record)
+    scheduler = Scheduler(store, jobs, out / "workers", display.on_record, lambda: time.monotonic() > end)
     try:
         say(console, f"{count(total, 'run')}, {total - missing} of them done already")
         if missing:
@@ -106,10 +117,14 @@ def compare(
             return None
         with display.progress:
             studies = zip(cells, counts, strict=True)
-            outcomes = scheduler.run([_counted(cell, spec, runs, display) for cell, (runs, _) in studies])
+            ended = scheduler.run([_counted(cell, spec, runs, display) for cell, (runs, _) in studies])
     finally:
         scheduler.close()
-    found = summarize(outcomes, spec, command)
+    outcomes = [outcome for outcome in ended if outcome is not None]
+    unfinished = [cell.label for cell, outcome in zip(cells, ended, strict=True) if outcome is None]
+    if not outcomes:
+        raise CommandError(f"--budget-hours {budget_hours:g}: no row is done yet; the same command goes on")
+    found = summarize(outcomes, spec, command, unfinished)
     (out / NUMBERS).write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     (out / PAGE).write_text(markdown(found), encoding="utf-8")
     remove_stale(out, draw(out, found))
@@ -159,4 +174,5 @@ def _line(record: Record) -> str:
     final, seconds = record["report"]["outcome"]["final"], record["seconds"]
     warning = record["report"]["outcome"]["warning"]
     said = f"  WARNING: {warning}" if warning else ""
-    return f"{record['label']}: accuracy {final['accuracy']:.3f}, loss {final['loss']:.3f} ({seconds:.0f} s){said}"
+    accuracy = f"accuracy {final['accuracy']:.3f}, " if "accuracy" in final else ""
+    return f"{record['label']}: {accuracy}loss {final['loss']:.3f} ({seconds:.0f} s){said}"

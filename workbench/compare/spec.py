@@ -18,6 +18,8 @@ TUNING: dict[str, dict[str, Scalar]] = {
 }
 """For every private task the public examples that steps are tuned on: other facts than those that are evaluated."""
 
+OWN = "own"
+"""The task of a comparison on data of one's own."""
 TUNING_SEED = 1000  # tuning draws other clients' data and other adapters than any evaluated run
 _COHORT = 100
 _OWN = {
@@ -32,7 +34,6 @@ _OWN = {
     "server.learning-rate": "leave it out, for every row's step is tuned (--trials says how often)",
     "privacy.noise-multiplier": "use --epsilons",
     "evaluation.every": "leave it out, for runs are evaluated at their end",
-    "data.name": "leave it out, for only the demo data have a public validation split",
 }
 """Keys that a comparison sets itself, and what to do in their place."""
 
@@ -113,16 +114,33 @@ def check_spec(spec: ComparisonSpec, preset: Mapping[str, Scalar], changes: Mapp
     for name, values in (("--strategies", spec.strategies), ("--epsilons", spec.epsilons), ("--tasks", spec.tasks)):
         if len(set(values)) < len(values) or not values:
             raise ConfigError(f"{name} {', '.join(map(str, values))}: name each once, and at least one")
-    for task in spec.tasks:
-        if task not in TUNING:
-            raise ConfigError(f'--tasks "{task}": there are {", ".join(TUNING)}')
     flat = _common(spec, preset) | dict(changes)
-    if flat["data.name"] != "demo":
-        raise ConfigError(f'data.name = "{flat["data.name"]}": {_OWN["data.name"]}')
+    _check_tasks(spec, flat)
     for epsilon in spec.epsilons:
         for entry in entries:
             cell_config(spec.tasks[0], entry, epsilon, flat)
     return flat
+
+
+def _check_tasks(spec: ComparisonSpec, flat: Mapping[str, Scalar]) -> None:
+    """The demo's tasks for its data; for others the one that they are, with rows to score and others to tune on."""
+    if flat["data.name"] == "demo":
+        for task in spec.tasks:
+            if task not in TUNING:
+                raise ConfigError(f'--tasks "{task}": there are {", ".join(TUNING)}')
+        return
+    if list(spec.tasks) != [OWN]:
+        raise ConfigError(f"--tasks {', '.join(spec.tasks)}: of the demo data only; leave it out with data.name")
+    for key, what in (("data.evaluation", "scores are of"), ("data.validation", "steps are tuned on")):
+        if not flat[key]:
+            raise ConfigError(f'{key} = "": {what} public held-out rows; name a file or hub id with --set {key}=...')
+
+
+def tuning_keys(task: str, flat: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """The keys of a run that is scored on the public rows that steps are tuned on."""
+    if task == OWN:
+        return {"data.evaluation": flat["data.validation"], "data.validation": ""}
+    return dict(TUNING[task])
 
 
 def refuse_without_effect(spec: ComparisonSpec, flat: Mapping[str, Scalar], changes: Mapping[str, Scalar]) -> None:
@@ -138,7 +156,8 @@ def refuse_without_effect(spec: ComparisonSpec, flat: Mapping[str, Scalar], chan
 
 def cell_config(task: str, entry: Entry, epsilon: float, flat: Mapping[str, Scalar]) -> RunConfig:
     """The configuration of a row but for seed, step and split; raises ``ConfigError`` with the row's name."""
-    keys = {**flat, **dict(entry.changes), "strategy.name": entry.name, "data.task": task, "privacy.epsilon": epsilon}
+    keys = {**flat, **dict(entry.changes), "strategy.name": entry.name, "privacy.epsilon": epsilon}
+    keys |= {} if task == OWN else {"data.task": task}
     try:
         return RunConfig.parse(keys)
     except ConfigError as error:

@@ -86,4 +86,4 @@ def score_of(records: list[Record]) -> Score | None:
 def mean_score(reports: list[dict[str, Any]]) -> Score:
     """What the reports of a trial's runs say of its step."""
     finals = [report["outcome"]["final"] for report in reports]
-    return Score(mean(final["accuracy"] for final in finals), -mean(final["loss"] for final in finals))
+    return Score(mean(final.get("accuracy", 0.0) for final in finals), -mean(final["loss"] for final in finals))

@@ -12,7 +12,7 @@ from server_app.results import json_lines
 from server_app.results.units import count
 from workbench.compare.folder import SCHEMA
 from workbench.compare.released import is_above_asked, is_private
-from workbench.compare.spec import CENTRALISED, TUNING, ComparisonSpec
+from workbench.compare.spec import CENTRALISED, ComparisonSpec, tuning_keys
 from workbench.compare.study import Outcome, Record
 from workbench.version import app_version
 
@@ -20,14 +20,17 @@ _SCORES = ("accuracy", "loss", "retention")
 _UNNAMED = "gradients that its runs do not name"
 
 
-def summarize(outcomes: Sequence[Outcome], spec: ComparisonSpec, command: str) -> dict[str, Any]:
-    """The document ``comparison.json`` (docs/comparison.md has its schema)."""
+def summarize(
+    outcomes: Sequence[Outcome], spec: ComparisonSpec, command: str, unfinished: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The document ``comparison.json`` (docs/comparison.md has its schema); ``unfinished``: rows that are not in it."""
     records = [record for outcome in outcomes for record in outcome.records]
     first = outcomes[-1].cell.flat
     clients = int(first["federation.num-clients"])
     trust = trust_of(_reference_outcome(outcomes, spec).cell.flat)
     rows = [_row(outcome, trust) for outcome in outcomes]
-    _compare_with_reference(rows, spec)
+    judged = {task: _judged_by([row for row in rows if row["task"] == task]) for task in spec.tasks}
+    _compare_with_reference(rows, spec, judged)
     return {
         "schema": SCHEMA,
         "command": command,
@@ -42,15 +45,28 @@ def summarize(outcomes: Sequence[Outcome], spec: ComparisonSpec, command: str) -
         "tuning": {
             "trials_per_row": spec.trials,
             "seeds_per_trial": spec.tuning_seeds,
-            "on": {task: TUNING[task] for task in spec.tasks},
-            "chosen_by": "mean accuracy on the public validation examples, then their loss",
+            "on": {task: tuning_keys(task, first) for task in spec.tasks},
+            "chosen_by": _chosen_by(judged),
         },
         "reference": _reference(spec),
+        "judged_by": judged,
         "base": {task: _base(outcomes, task) for task in spec.tasks},
         "rows": rows,
+        "unfinished": list(unfinished),
         "failed": [{"label": r["label"], "error": r["error"]} for r in records if r["status"] != "done"],
         "seconds": round(sum(r["seconds"] for r in records if r["status"] == "done")),
     }
+
+
+def _judged_by(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The score that rows are compared by: accuracy, or where the held-out rows have no choices the loss."""
+    return "loss" if rows and not any(row["accuracy"] for row in rows) else "accuracy"
+
+
+def _chosen_by(judged: Mapping[str, str]) -> str:
+    if "loss" in judged.values():
+        return "mean loss on the public validation examples"
+    return "mean accuracy on the public validation examples, then their loss"
 
 
 def statistics(values: Iterable[float]) -> dict[str, Any] | None:
@@ -88,6 +104,7 @@ def _row(outcome: Outcome, trust: str) -> dict[str, Any]:
         "noise_multiplier": done[0]["privacy"]["noise_multiplier"] if done else None,
         "step": outcome.search.best,
         **_scores(runs),
+        "curve": _curve(done),
         "seeds": {str(r["flat"]["seed"]): _report(r)["outcome"]["final"] for r in runs if r["status"] == "done"},
         "bytes_up": _mean(wire["bytes_up_per_client_round"] for wire in wires),
         "bytes_down": _mean(wire["bytes_down_per_client_round"] for wire in wires),
@@ -110,6 +127,18 @@ def _row(outcome: Outcome, trust: str) -> dict[str, Any]:
 def _scores(records: list[Record]) -> dict[str, Any]:
     finals = [_report(record)["outcome"]["final"] for record in records if record["status"] == "done"]
     return {name: statistics(final[name] for final in finals if name in final) for name in _SCORES}
+
+
+def _curve(done: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The scores of every evaluated round, over the seeds that reached it; runs of older code have none."""
+    points: dict[int, list[Mapping[str, Any]]] = {}
+    for report in done:
+        for point in report.get("curve", []):
+            points.setdefault(point["round"], []).append(point)
+    return [
+        {"round": number, **{name: statistics(p[name] for p in found if name in p) for name in ("accuracy", "loss")}}
+        for number, found in sorted(points.items())
+    ]
 
 
 def _measured_on(done: list[dict[str, Any]]) -> str | None:
@@ -163,9 +192,16 @@ def _remarks(outcome: Outcome, done: list[dict[str, Any]]) -> list[str]:
         found.append(f"its step was judged by {len(best)} of {count(len(chosen), 'tuning run')}: the others failed")
     if not best:
         found.append("no trial of the tuning ended")
-    elif mean(o["final"]["accuracy"] for o in best) <= mean(o["base"]["accuracy"] for o in best):
+    elif not _beats_base(best):
         found.append("no step beat the base model in tuning")
     return found
+
+
+def _beats_base(outcomes: Sequence[Mapping[str, Any]]) -> bool:
+    """By mean accuracy, or where there is none by mean loss."""
+    if all("accuracy" in outcome["final"] for outcome in outcomes):
+        return bool(mean(o["final"]["accuracy"] for o in outcomes) > mean(o["base"]["accuracy"] for o in outcomes))
+    return bool(mean(o["final"]["loss"] for o in outcomes) < mean(o["base"]["loss"] for o in outcomes))
 
 
 def _remarks_on_privacy(row: dict[str, Any], trust: str) -> list[str]:
@@ -188,8 +224,8 @@ def _judged_on(report: dict[str, Any]) -> str:
     return judges
 
 
-def _compare_with_reference(rows: list[dict[str, Any]], spec: ComparisonSpec) -> None:
-    """Add to each row its paired difference in accuracy to the reference strategy: same task, ε and seed.
+def _compare_with_reference(rows: list[dict[str, Any]], spec: ComparisonSpec, judged: Mapping[str, str]) -> None:
+    """Add to each row its paired difference, in what its task is judged by, to the reference: same task, ε and seed.
 
     There is none where one of the two has the ε that was asked for and the other not: that would pay for accuracy with
     privacy and call it a gain.
@@ -205,7 +241,8 @@ def _compare_with_reference(rows: list[dict[str, Any]], spec: ComparisonSpec) ->
             row["remarks"].append(f"no difference to {reference}: only one of the two has the ε that was asked for")
             continue
         shared = [seed for seed in row["seeds"] if seed in other["seeds"]]
-        pairs = [row["seeds"][seed]["accuracy"] - other["seeds"][seed]["accuracy"] for seed in shared]
+        score = judged[row["task"]]
+        pairs = [row["seeds"][seed][score] - other["seeds"][seed][score] for seed in shared]
         row["difference"] = statistics(pairs)
 
 

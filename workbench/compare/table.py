@@ -28,13 +28,17 @@ def markdown(found: dict[str, Any]) -> str:
         "not in it (it stands for a tuning on public data). Bytes are of one client in one round, as measured; beside "
         "them the bytes of one client that stage 1 asks, once before the rounds.",
     ]
+    if found["unfinished"]:
+        lines.append(f"\n**Not all is done: {', '.join(found['unfinished'])}. The same command goes on.**")
     if len(found["code"]) > 1:
         lines.append("\n**Some runs were made with other code than others: see `code` in comparison.json.**")
     for task, base in found["base"].items():
-        rows = [row for row in found["rows"] if row["task"] == task]
-        lines += ["", f"## {task}", "", *_table(rows, base, found["reference"])]
-        lines += ["", f"![accuracy and loss against epsilon](utility-{task}.png)"]
-        lines += ["", f"![accuracy against bytes](bytes-{task}.png)"]
+        rows, judged = [row for row in found["rows"] if row["task"] == task], found["judged_by"][task]
+        lines += ["", f"## {task}", "", *_table(rows, base, found["reference"], judged)]
+        lines += ["", f"![scores against epsilon](utility-{task}.png)"]
+        if any(len(row["curve"]) > 1 for row in rows):
+            lines += ["", f"![{judged} by round](curves-{task}.png)"]
+        lines += ["", f"![{judged} against bytes](bytes-{task}.png)"]
         if any(row["captured_energy"] for row in rows):
             lines += ["", f"![what the codecs capture](reconstruction-{task}.png)"]
         lines += _figures(rows)
@@ -44,8 +48,9 @@ def markdown(found: dict[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _table(rows: list[dict[str, Any]], base: dict[str, Any], reference: str) -> list[str]:
-    head = [f"against {reference}" if name == "difference" else name for name in _HEAD]
+def _table(rows: list[dict[str, Any]], base: dict[str, Any], reference: str, judged: str) -> list[str]:
+    against = f"against {reference}" + (" (loss)" if judged == "loss" else "")
+    head = [against if name == "difference" else name for name in _HEAD]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     scores = {name: percent(base[name]) for name in ("accuracy", "retention")}
     cells = ["base", "–", scores["accuracy"], "", plain(base["loss"]), scores["retention"], *[""] * (len(_HEAD) - 6)]
@@ -56,7 +61,7 @@ def _table(rows: list[dict[str, Any]], base: dict[str, Any], reference: str) -> 
             f"`{row['strategy']}`",
             "–" if central else _asked(row),
             percent(row["accuracy"]),
-            points(row["difference"]),
+            points(row["difference"]) if judged == "accuracy" else signed(row["difference"]),
             plain(row["loss"]),
             percent(row["retention"]),
             "–" if central else _epsilon(row["epsilon_released"]),
@@ -98,7 +103,7 @@ def _figures(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _tuning(rows: list[dict[str, Any]]) -> list[str]:
-    head = "step: validation accuracy; retention (chosen by accuracy, in bold; the start rule's marked *)"
+    head = "step: validation accuracy, else loss; retention (the chosen one in bold, the start rule's marked *)"
     lines = [f"| task | strategy | ε | {head} |"]
     lines.append("|---|---|---|---|")
     for row in rows:
@@ -108,7 +113,9 @@ def _tuning(rows: list[dict[str, Any]]) -> list[str]:
             mark = "*" if trial["step"] == tuning["centre"] else ""
             failed = f" ({trial['failed']} of {count(len(trial['runs']), 'run')} failed)" if trial["failed"] else ""
             kept = f"; {percent(trial['retention'], spread=False)}" if trial["retention"] else ""
-            text = f"{trial['step']:g}{mark}: {percent(trial['accuracy'], spread=False)}{kept}{failed}"
+            by_loss = trial["loss"] and not trial["accuracy"]
+            scored = f"loss {plain(trial['loss'])}" if by_loss else percent(trial["accuracy"], spread=False)
+            text = f"{trial['step']:g}{mark}: {scored}{kept}{failed}"
             cells.append(f"**{text}**" if trial["step"] == tuning["best"] else text)
         lines.append(f"| {row['task']} | `{row['strategy']}` | {_asked(row)} | {', '.join(cells)} |")
     return lines
@@ -132,6 +139,13 @@ def points(value: dict[str, Any] | None) -> str:
         return ""
     error = f" ± {100 * value['se']:.1f}" if value["se"] is not None else ""
     return f"{100 * value['mean']:+.1f}{error}"
+
+
+def signed(value: dict[str, Any] | None) -> str:
+    """A difference of losses (below 0: better), ± its standard error."""
+    if value is None:
+        return ""
+    return f"{value['mean']:+.3f}" + (f" ± {value['se']:.3f}" if value["se"] is not None else "")
 
 
 def plain(value: dict[str, Any] | None) -> str:

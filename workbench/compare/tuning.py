@@ -26,7 +26,10 @@ def start_step(noise: float) -> float:
 
 @dataclass(frozen=True, order=True)
 class Score:
-    """What a step is chosen by: accuracy on public validation examples (0-1), then their loss (less is better)."""
+    """What a step is chosen by: accuracy on public validation examples (0-1), then their loss (less is better).
+
+    Rows without choices have no accuracy (0 for all): their loss decides.
+    """
 
     accuracy: float
     minus_loss: float

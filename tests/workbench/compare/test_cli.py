@@ -40,7 +40,7 @@ def invoke(folder: Path, *options: str) -> tuple[int, str]:
         (["--preset", "absent"], 'preset "absent": neither a preset'),
         (["--set", "seed=3"], "--set: seed is the comparison's own; use --seeds"),
         (["--set", "codec.size=0.5"], "codec.size = 0.5"),
-        (["--set", "data.name=own.jsonl"], "data.name is the comparison's own; leave it out, for only the demo data"),
+        (["--set", "data.name=own.jsonl"], 'data.evaluation = "": scores are of public held-out rows'),
         (
             ["--set", "server.learning-rate=1"],
             "server.learning-rate is the comparison's own; leave it out, for every row's step is tuned",

@@ -12,7 +12,7 @@ from workbench.compare import plots
 from workbench.compare.folder import PLOTS
 from workbench.compare.plots import draw
 
-BASE = {"accuracy": {"mean": 0.3, "se": 0.0}, "loss": {"mean": 3.0, "se": 0.0}}
+BASE = {"accuracy": {"mean": 0.3, "se": 0.0}, "loss": {"mean": 3.0, "se": 0.0}, "retention": {"mean": 1.0, "se": 0.0}}
 
 
 def row(strategy: str, asked: float | str, released: float | str, **changes: Any) -> dict[str, Any]:
@@ -21,19 +21,23 @@ def row(strategy: str, asked: float | str, released: float | str, **changes: Any
         "strategy": strategy,
         "epsilon_asked": asked,
         "epsilon_released": released,
-        "accuracy": {"mean": 0.5, "se": 0.01},
-        "loss": {"mean": 1.0, "se": 0.1},
+        "accuracy": {"mean": 0.5, "se": 0.01, "values": [0.49, 0.51]},
+        "loss": {"mean": 1.0, "se": 0.1, "values": [0.9, 1.1]},
         "bytes_up": 600.0,
         "captured_energy": None,
         "captured_energy_of": None,
         "code_values": 64,
         "adapter_values": 1000,
         "controls": {},
+        "curve": [],
+        "retention": None,
         **changes,
     }
 
 
-def figures(rows: list[dict[str, Any]], folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
+def figures(
+    rows: list[dict[str, Any]], folder: Path, monkeypatch: pytest.MonkeyPatch, judged: str = "accuracy"
+) -> dict[str, Figure]:
     """What is drawn of ``rows``, by the name of its file."""
     drawn: dict[str, Figure] = {}
     written = Figure.savefig
@@ -43,7 +47,14 @@ def figures(rows: list[dict[str, Any]], folder: Path, monkeypatch: pytest.Monkey
         written(figure, path, **options)
 
     monkeypatch.setattr(Figure, "savefig", keep)
-    found = {"base": {"elicitation": BASE}, "rows": rows, "clients": 20, "cohort": 20, "rounds": 40}
+    found = {
+        "base": {"elicitation": BASE},
+        "judged_by": {"elicitation": judged},
+        "rows": rows,
+        "clients": 20,
+        "cohort": 20,
+        "rounds": 40,
+    }
     assert {path.name for path in draw(folder, found)} == set(drawn)
     assert set(drawn) <= set(PLOTS)
     return drawn
@@ -125,3 +136,37 @@ def test_every_bar_names_its_gradients_and_its_lines_are_seen_on_any_color(
     assert all(line.get_zorder() > max(bar.get_zorder() for bar in axis.patches) for line in lines)
     assert {to_rgb(line.get_color()) for line in lines} == {(0.0, 0.0, 0.0)}
     assert plots._OUTLINE[0]._gc["foreground"] == "white"
+
+
+def _dots(axis: Axes, label: str) -> int:
+    """Small marks of a strategy's color: one for each seed."""
+    color = next(to_rgb(box[0].get_color()) for box in axis.containers if box.get_label() == label)  # type: ignore[index]
+    return sum(
+        len(line.get_xdata()) for line in axis.lines if line.get_marker() == "." and to_rgb(line.get_color()) == color
+    )
+
+
+def test_every_seed_is_a_dot_and_retention_has_a_panel_where_it_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = {"mean": 0.9, "se": 0.05, "values": [0.85, 0.95]}
+    two, one = (
+        figures([row("lora", 4.0, 4.0, **more)], tmp_path, monkeypatch)["utility-elicitation.png"].axes
+        for more in ({}, {"retention": kept})
+    )
+    assert [len(two), len(one)] == [2, 3]
+    assert one[2].get_ylabel().startswith("retention")
+    assert [_dots(axis, "lora") for axis in one] == [2, 2, 2]
+
+
+def test_a_curve_has_a_mark_for_each_evaluated_round_and_its_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score = {"mean": 2.0, "se": 0.1, "values": [1.9, 2.0, 2.1]}
+    curve = [{"round": number, "accuracy": None, "loss": score} for number in (0, 10, 20)]
+    rows = [row("lora", 4.0, 4.0, curve=curve, accuracy=None)]
+    drawn = figures(rows, tmp_path, monkeypatch, "loss")
+    (axis,) = drawn["curves-elicitation.png"].axes
+    assert list(axis.containers[0][0].get_xdata()) == [0, 10, 20]  # type: ignore[index]
+    assert _dots(axis, "lora") == 9
+    assert len(drawn["utility-elicitation.png"].axes) == 1, "there is no accuracy to draw"

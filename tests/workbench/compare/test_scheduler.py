@@ -90,3 +90,15 @@ def test_a_worker_that_died_before_the_next_job_is_handed_over_stops_nothing(tmp
     (records,) = working.run([batches(jobs)])
     assert [record["status"] for record in records] == ["done", "failed", "done"]
     assert times_run(tmp_path, jobs[1]) == 2
+
+
+def test_after_its_time_no_run_is_started_and_those_under_way_are_kept(tmp_path: Path) -> None:
+    first, later = job("sleep", 1, tmp_path), job("sleep", 2, tmp_path)
+    asked = iter([False])
+    working = scheduler.Scheduler(
+        Store(tmp_path / "runs"), 1, tmp_path / "logs", lambda *_: None, lambda: next(asked, True)
+    )
+    done, left = working.run([batches([first]), batches([later])])
+    assert [record["status"] for record in done] == ["done"]  # type: ignore[union-attr]
+    assert left is None
+    assert [times_run(tmp_path, one) for one in (first, later)] == [1, 0]
