@@ -17,6 +17,7 @@ from torch import Tensor
 
 from client_app.node_config import PolicyRefusal
 from client_app.site import Site
+from common.adapter import RankCut
 from common.codecs.base import EncoderSpec
 from common.config import TrainConfig
 from common.data import TokenizedExamples
@@ -28,13 +29,17 @@ from common.wire.records import Task, WireError, pack_release, received_adapter,
 
 @dataclass(frozen=True)
 class Asked:
-    """One accepted instruction: who is asked for what, at which adapter (shape ``[n]``), with which local training."""
+    """One accepted instruction: who is asked for what, at which adapter, with which local training.
+
+    ``adapter`` has the rank of ``adapted``, which may be below the run's; ``cut`` goes from one to the other.
+    """
 
     site: Site
     task: Task
     train: TrainConfig
     adapted: AdaptedModel
     adapter: Tensor
+    cut: RankCut
     spec: EncoderSpec
 
     @property
@@ -74,8 +79,9 @@ def answer(message: Message, context: Context, kind: Kind) -> Message:
     train = kind.train(task, site.config.train)
     site.check(task, train)
     adapted = site.model()
-    _check_size(task.terms.size, kind.vectors(task), adapted.layout.size)
-    asked = Asked(site, task, train, adapted, received_adapter(sent, adapted.layout), spec)
+    cut = site.cut(adapted)
+    _check_size(task.terms.size, kind.vectors(task), cut.full.size)
+    asked = Asked(site, task, train, adapted, cut.cut(received_adapter(sent, cut.full)), cut, spec)
     compute = kind.plan(asked)
     may_read = site.charge(task, context.state)  # the last that may refuse: from here on the answer is a release
     values = _released(asked, compute, kind) if may_read else _nothing(task, site.noise_source(task.round))

@@ -1,7 +1,7 @@
 """The ClientApp: one handler for each kind of message. What they share, the order first of all, is in ``answer``."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -60,12 +60,12 @@ def make_app(gradient: GradientSource) -> ClientApp:
 
 def plan_statistics(asked: Asked) -> Compute:
     """Stds of the local gradients, as a scale code; in the clear means and stds."""
-    settings, layout, task = asked.site.config.stage_one, asked.adapted.layout, asked.task
+    settings, layout, task = asked.site.config.stage_one, asked.cut.full, asked.task
     scales = ScaleCode.of(layout, settings)
     _check_length("statistics", 2 * len(layout.tensors) if task.raw else scales.size, task)
 
     def compute(examples: TokenizedExamples, source: RandomSource) -> np.ndarray:
-        stream = gradient_stream(asked.adapted, asked.adapter, examples, asked.train, asked.seed)
+        stream = _gradients(asked, examples)
         if task.raw:
             measured = gradient_statistics(stream, layout, settings)
             return torch.cat([measured.mean, measured.std]).numpy().astype(np.float32)
@@ -80,15 +80,14 @@ def plan_statistics(asked: Asked) -> Compute:
 
 def plan_gradients(asked: Asked) -> Compute:
     """All gradients of the local steps as one vector."""
-    size, task = asked.train.local_steps * asked.adapted.layout.size, asked.task
+    size, task = asked.train.local_steps * asked.cut.full.size, asked.task
     _check_length("gradients", size, task)
 
     def compute(examples: TokenizedExamples, source: RandomSource) -> np.ndarray:
         if not len(examples):  # zeros: an error would tell how few examples there are
             found = torch.zeros(size)
         else:
-            stream = gradient_stream(asked.adapted, asked.adapter, examples, asked.train, asked.seed)
-            found = torch.cat([gradient.cpu() for gradient in stream])
+            found = torch.cat([gradient.cpu() for gradient in _gradients(asked, examples)])
         return found.numpy() if task.raw else release(found, task.terms, source)
 
     return compute
@@ -96,7 +95,7 @@ def plan_gradients(asked: Asked) -> Compute:
 
 def plan_round(asked: Asked, gradient: GradientSource) -> Compute:
     """The gradient, encoded."""
-    encoder = encoder_for(asked.spec, asked.adapted, asked.task.terms.size)
+    encoder = encoder_for(asked.spec, asked.adapted, asked.task.terms.size, asked.cut)
 
     def compute(examples: TokenizedExamples, source: RandomSource) -> np.ndarray:
         return release_gradient(gradient(asked, examples), encoder, asked.task.terms, source)
@@ -106,7 +105,13 @@ def plan_round(asked: Asked, gradient: GradientSource) -> Compute:
 
 def gradient_of(asked: Asked, examples: TokenizedExamples) -> Tensor:
     """The client's gradient or pseudo-gradient of a round (shape ``[n]``) (Algorithm 2, step 3)."""
-    return local_update(asked.adapted, asked.adapter, examples, asked.train, asked.seed)
+    return asked.cut.pad(local_update(asked.adapted, asked.adapter, examples, asked.train, asked.seed))
+
+
+def _gradients(asked: Asked, examples: TokenizedExamples) -> Iterator[Tensor]:
+    """The gradients of successive local steps, each of shape ``[n]``."""
+    for gradient in gradient_stream(asked.adapted, asked.adapter, examples, asked.train, asked.seed):
+        yield asked.cut.pad(gradient)
 
 
 def _stage_one_training(task: Task, run: TrainConfig) -> TrainConfig:

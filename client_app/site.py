@@ -10,16 +10,18 @@ import torch
 from flwr.app import Context, RecordDict
 from torch import Tensor
 
-from client_app.node_config import brings_own_data
+from client_app.node_config import NodeConfig, brings_own_data, whole
 from client_app.policy import SitePolicy
 from client_app.rows import may_read_rows
 from client_app.site_data import SiteData
 from client_app.site_ledger import LimitReached, charge_release
 from common import seeds
+from common.adapter import RankCut
 from common.codecs.base import Encoder, EncoderSpec, build_encoder
-from common.config import RunConfig, TrainConfig
+from common.config import LoraConfig, RunConfig, TrainConfig
 from common.data import TokenizedExamples, private_tokens, split_rows
 from common.model.adapted import AdaptedModel, load_adapted_model
+from common.model.lora import with_rank
 from common.model.tangents import ModelTangents
 from common.privacy.noise import RandomSource
 from common.wire.digest import app_digest
@@ -38,13 +40,17 @@ class ModelUnavailable(RuntimeError):
 
 @dataclass(frozen=True)
 class Site:
-    """One client: who it is, what it allows and, with data of its own (``data``), how they may be used."""
+    """One client: who it is, what it allows and, with data of its own (``data``), how they may be used.
+
+    ``lora``: the adapter that it trains, of the run's rank or the smaller one of its node configuration.
+    """
 
     config: RunConfig
     partition: int
     partitions: int
     policy: SitePolicy
     data: SiteData | None
+    lora: LoraConfig
 
     @classmethod
     def of(cls, context: Context) -> "Site":
@@ -53,7 +59,8 @@ class Site:
         policy = SitePolicy.from_node_config(node)
         data = SiteData.from_node_config(node) if brings_own_data(node) else None
         partition, partitions = int(node.get("partition-id", 0)), int(node.get("num-partitions", 1))
-        return cls(_config(tuple(sorted(context.run_config.items()))), partition, partitions, policy, data)
+        config = _config(tuple(sorted(context.run_config.items())))
+        return cls(config, partition, partitions, policy, data, own_lora(node, config.lora))
 
     def check(self, task: Task, train: TrainConfig) -> None:
         """Refuse an instruction of other code (``CodeMismatch``) or beyond what the site allows (``PolicyRefusal``).
@@ -72,15 +79,20 @@ class Site:
     def model(self) -> AdaptedModel:
         """The model that the run names, kept by its module; ``ModelUnavailable`` where a site cannot load it."""
         if self.data is None:
-            return load_adapted_model(self.config.model, self.config.lora, self.config.seed)
+            return load_adapted_model(self.config.model, self.lora, self.config.seed)
         try:
-            adapted = load_adapted_model(self.data.model(self.config.model), self.config.lora, self.config.seed)
+            adapted = load_adapted_model(self.data.model(self.config.model), self.lora, self.config.seed)
             self.data.tokenizer(adapted.tokenizer)
         except Exception:  # whatever it was, its text may hold names of this machine
             _log.exception("the model or the chat template could not be loaded")
         else:
             return adapted
         raise ModelUnavailable("this site cannot load the model, or its own chat template; why is in its own log")
+
+    def cut(self, adapted: AdaptedModel) -> RankCut:
+        """How the run's adapter and the site's own, which may be of a smaller rank, go into each other."""
+        part = adapted.layout
+        return RankCut(part if self.lora == self.config.lora else with_rank(part, self.config.lora.rank), part)
 
     def charge(self, task: Task, state: RecordDict) -> bool:
         """Charge the release before it is made; whether it may be made of private rows.
@@ -131,19 +143,31 @@ def _config(pairs: tuple[tuple[str, Any], ...]) -> RunConfig:
 _kept: list[tuple[EncoderSpec, AdaptedModel, Encoder]] = []
 
 
-def encoder_for(spec: EncoderSpec, adapted: AdaptedModel, size: int) -> Encoder:
+def own_lora(node: NodeConfig, asked: LoraConfig) -> LoraConfig:
+    """A run's adapter at the site's ``lora-rank`` where that is smaller; alpha over rank, by which it acts, stays."""
+    rank = whole(node, "lora-rank", 0)
+    if not 0 < rank < asked.rank:
+        return asked
+    return asked.model_copy(update={"rank": rank, "alpha": asked.alpha * rank / asked.rank})
+
+
+def encoder_for(spec: EncoderSpec, adapted: AdaptedModel, size: int, cut: RankCut | None = None) -> Encoder:
     """The encoder of a specification; the last one is kept, since a round sends the same to every client.
 
-    Raises ``WireError`` for one that cannot be built or that makes codes of another size than the terms'.
+    ``cut``: how the run's adapter, which is encoded, goes into the model's own. Raises ``WireError`` for one that
+    cannot be built, that makes codes of another size than the terms', or that needs the whole adapter in the model.
     """
+    cut = cut or RankCut(adapted.layout, adapted.layout)
     for kept, its_model, encoder in _kept:
         if its_model is adapted and _same(kept, spec):
             return _of_size(encoder, size)
     try:
-        built = build_encoder(spec, adapted.layout)  # holds its arrays against the layout: memory is bounded
+        built = build_encoder(spec, cut.full)  # holds its arrays against the layout: memory is bounded
     except (ValueError, TypeError, OverflowError, MemoryError, RuntimeError) as error:
         raise WireError(f"encoder: {error}") from None
     encoder = _of_size(built, size).bound(ModelTangents(adapted))
+    if encoder is not built and not cut.is_whole:
+        raise WireError("encoder: it is made of gradients of the whole adapter, and this site's lora-rank is smaller")
     _kept[:] = [(spec, adapted, encoder)]
     return encoder
 

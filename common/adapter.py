@@ -83,3 +83,41 @@ class Layout:
         """Repeat one value per tensor (shape ``[n_t]``) over that tensor's elements (shape ``[n]``)."""
         sizes = torch.tensor([piece.size for piece in self.tensors])
         return torch.repeat_interleave(per_tensor, sizes)
+
+
+@dataclass(frozen=True)
+class RankCut:
+    """The part of an adapter that a smaller rank has: of every factor the first directions.
+
+    ``full`` has n values, ``part`` fewer; its tensors have the same names and are no larger in any dimension. B A of
+    the part is what the first directions of B A of the whole are (HeteroLoRA, arXiv 2401.06432, truncates alike).
+    """
+
+    full: Layout
+    part: Layout
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is cut."""
+        return self.full is self.part or self.full == self.part
+
+    def cut(self, vector: Tensor) -> Tensor:
+        """The part of a whole adapter: shape ``[n]`` to ``[part.size]``."""
+        if self.is_whole:
+            return vector
+        tensors = self.full.unflatten(vector)
+        return torch.cat([tensors[piece.name][_within(piece.shape)].reshape(-1) for piece in self.part.tensors])
+
+    def pad(self, vector: Tensor) -> Tensor:
+        """A gradient of the part as one of the whole, zero elsewhere: ``[part.size]`` to ``[n]``, of the same norm."""
+        if self.is_whole:
+            return vector
+        padded = vector.new_zeros(self.full.size)
+        places = self.full.unflatten(padded)
+        for name, values in self.part.unflatten(vector).items():
+            places[name][_within(values.shape)] = values
+        return padded
+
+
+def _within(shape: Iterable[int]) -> tuple[slice, ...]:
+    return tuple(slice(length) for length in shape)

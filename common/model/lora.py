@@ -8,6 +8,7 @@ from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPP
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from common.adapter import Layout
 from common.config import ConfigError, LoraConfig
 
 AUTO = "auto"
@@ -110,6 +111,16 @@ def adapt(base: nn.Module, lora: LoraConfig) -> PeftModel:
 def is_factor(name: str, letter: str) -> bool:
     """Whether a parameter is LoRA's A or B; of an embedding peft calls it ``lora_embedding_A``."""
     return f"lora_{letter}." in name or f"lora_embedding_{letter}." in name
+
+
+def with_rank(layout: Layout, rank: int) -> Layout:
+    """The layout that the same modules have at another rank: A is ``[rank, inputs]``, B ``[outputs, rank]``."""
+    return Layout.of(
+        {
+            piece.name: (rank, piece.shape[1]) if is_factor(piece.name, "A") else (piece.shape[0], rank)
+            for piece in layout.tensors
+        }
+    )
 
 
 def _stores_transposed(base: nn.Module, targets: list[str]) -> bool:

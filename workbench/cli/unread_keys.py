@@ -23,7 +23,8 @@ def unread_of_data(config: RunConfig, keys: Iterable[str]) -> dict[str, str]:
     nothing = 'data.name is "demo", and data.evaluation names nothing' if name == "demo" and not held_out else ""
     whole = 'data.name is "demo"' if name == "demo" else f'data.name = "{name}" is a file, which is read whole'
     of_data = whole if name == "demo" or Path(name).is_file() else ""
-    of_held_out = _of_held_out(held_out)
+    deciding = config.data.validation
+    of_held_out = _of_held_out(held_out) if not deciding or Path(deciding).is_file() else ""
     either = of_data and of_held_out and f"{of_data}, and {of_held_out}"
     reasons = dict.fromkeys(_COLUMNS, nothing) | {
         "data.train-split": of_data,
