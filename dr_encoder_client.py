@@ -49,11 +49,11 @@ def train(message: Message, context: Context) -> Message:
 
 @app.query("statistics")
 def statistics(message: Message, context: Context) -> Message:
-    """Stage 1, see ``client_app.app.statistics``."""
+    """Stage 1, see ``client_app.app.plan_statistics``."""
     return _answer(message, context)
 
 
 @app.query("gradients")
 def gradients(message: Message, context: Context) -> Message:
-    """Stage 1 of FedCG, see ``client_app.app.gradients``."""
+    """Stage 1 of FedCG, see ``client_app.app.plan_gradients``."""
     return _answer(message, context)

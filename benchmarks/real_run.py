@@ -18,8 +18,8 @@ from torch import Tensor
 
 from benchmarks.real_data import RealData, load_real_data, some_rows, test_file
 from benchmarks.real_scores import compute_head_at_labels, token_loss, write
-from benchmarks.seeded import SeededRandomness
-from client_app.app import app as client_app
+from benchmarks.seeded import SeededRandomness, seeded_clients
+from client_app.app import gradient_of, make_app
 from common.config import DataConfig, ModelConfig, RunConfig, Scalar
 from common.data import load_examples
 from common.model.adapted import AdaptedModel, load_adapted_model
@@ -112,7 +112,7 @@ def run_row(place: Place, own: Mapping[str, Scalar]) -> dict[str, Any]:
     course = Course()
     with tempfile.TemporaryDirectory() as scratch:
         strategy = _strategy(config, adapted, public, course, Path(scratch))
-        grid = PlayedGrid(client_app, config, place.players)
+        grid = PlayedGrid(make_app(gradient_of, seeded_clients(config.seed)), config, place.players)
         start = pack_adapter(strategy.state.optimizer.adapter)
         strategy.start(grid, start, num_rounds=config.num_server_rounds, timeout=math.inf)
     adapter = strategy.state.optimizer.adapter

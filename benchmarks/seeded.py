@@ -1,7 +1,8 @@
-"""Cohorts and server noise that can be drawn again, so that a row of an experiment can: no run of the app has them."""
+"""Cohorts and noise that can be drawn again, so that a row of an experiment can: no run of the app has them."""
 
 from dataclasses import dataclass
 
+from client_app.answer import NoiseSource
 from common import seeds
 from common.privacy.noise import RandomSource
 from server_app.privacy.randomness import Randomness
@@ -21,3 +22,8 @@ class SeededRandomness(Randomness):
     def noise(self, round_index: int) -> RandomSource:
         """One source a round."""
         return RandomSource.insecure(seeds.insecure_server_noise(self.noise_seed, round_index))
+
+
+def seeded_clients(noise_seed: int) -> NoiseSource:
+    """INSECURE: what clients round to the grid and noise with, by client and round; for ``make_app``."""
+    return lambda site, round_index: RandomSource.insecure((noise_seed << 32) ^ site.seed(round_index))

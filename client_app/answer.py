@@ -52,6 +52,15 @@ Compute = Callable[[TokenizedExamples, RandomSource], np.ndarray]
 """Private examples and the noise's randomness to the values that leave, shape ``[terms.size]``."""
 
 
+NoiseSource = Callable[[Site, int], RandomSource]
+"""A client and a round to the randomness of its noise there."""
+
+
+def own_noise(site: Site, round_index: int) -> RandomSource:
+    """What the site itself draws from."""
+    return site.noise_source(round_index)
+
+
 @dataclass(frozen=True)
 class Kind:
     """What sets one message type apart.
@@ -61,6 +70,7 @@ class Kind:
         plan: judges shapes without any row (``WireError``) and says how the release is made.
         stage_one: whether it uses the examples of stage 1, and may be asked in the clear where the site allows that.
         vectors: vectors of the adapter's size that the release may hold.
+        noise: what its noise is drawn from; another source only in an experiment in one process.
 
     """
 
@@ -68,6 +78,7 @@ class Kind:
     plan: Callable[[Asked], Compute]
     stage_one: bool
     vectors: Callable[[Task], int] = lambda _: 1
+    noise: NoiseSource = own_noise
 
 
 def answer(message: Message, context: Context, kind: Kind) -> Message:
@@ -84,7 +95,7 @@ def answer(message: Message, context: Context, kind: Kind) -> Message:
     asked = Asked(site, task, train, adapted, cut.cut(received_adapter(sent, cut.full)), cut, spec)
     compute = kind.plan(asked)
     may_read = site.charge(task, context.state)  # the last that may refuse: from here on the answer is a release
-    values = _released(asked, compute, kind) if may_read else _nothing(task, site.noise_source(task.round))
+    values = _released(asked, compute, kind) if may_read else _nothing(task, kind.noise(site, task.round))
     return Message(pack_release(values, task.round), reply_to=message)
 
 
@@ -99,7 +110,7 @@ def _released(asked: Asked, compute: Compute, kind: Kind) -> np.ndarray:
     site, task = asked.site, asked.task
     try:
         first, rest = site.examples(asked.adapted, task.share)
-        values = compute(first if kind.stage_one else rest, site.noise_source(task.round))
+        values = compute(first if kind.stage_one else rest, kind.noise(site, task.round))
         if site.data is None or _is_sendable(values, task.terms):
             return values
         raise ValueError("the values are not those of a release")
@@ -107,7 +118,7 @@ def _released(asked: Asked, compute: Compute, kind: Kind) -> np.ndarray:
         if site.data is None:
             raise
         logging.getLogger("flwr").exception("failed on own data; the release is of nothing but noise")
-    return _nothing(task, site.noise_source(task.round))
+    return _nothing(task, kind.noise(site, task.round))
 
 
 def _is_sendable(values: np.ndarray, terms: ReleaseTerms) -> bool:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -9,8 +10,8 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
-from client_app.answer import Asked, Compute, Kind, answer
-from client_app.guard import guarded
+from client_app.answer import Asked, Compute, Kind, NoiseSource, answer, own_noise
+from client_app.guard import Handler, guarded
 from client_app.local_update import gradient_stream, local_update
 from client_app.release import release_gradient
 from client_app.site import encoder_for
@@ -27,39 +28,26 @@ GradientSource = Callable[[Asked, TokenizedExamples], Tensor]
 """What a client computes in a round: the instruction and its examples to a flat gradient, shape ``[n]``."""
 
 
-@guarded
-def statistics(message: Message, context: Context) -> Message:
-    """Stage 1: release this client's gradient statistics (Algorithm 1, client side)."""
-    return answer(message, context, STATISTICS)
-
-
-@guarded
-def gradients(message: Message, context: Context) -> Message:
-    """Stage 1 of FedCG (TGAP): release this client's LoRA gradients of a few local steps, on examples of their own.
-
-    In the clear only if the instruction says so and the site's policy allows it; else clipped all together and noised.
-    """
-    return answer(message, context, GRADIENTS)
-
-
-def make_app(gradient: GradientSource) -> ClientApp:
+def make_app(gradient: GradientSource, noise: NoiseSource = own_noise) -> ClientApp:
     """A ClientApp with all handlers, whose rounds take their gradients from ``gradient``."""
     made = ClientApp()
-    made.query("statistics")(statistics)
-    made.query("gradients")(gradients)
     in_round = Kind(train=lambda _, run: run, plan=lambda asked: plan_round(asked, gradient), stage_one=False)
-
-    @made.train()
-    @guarded
-    def train(message: Message, context: Context) -> Message:
-        """Stage 2: release this client's encoded, clipped, noised gradient (Algorithm 2, client side)."""
-        return answer(message, context, in_round)
-
+    made.query("statistics")(_handler(replace(STATISTICS, noise=noise)))
+    made.query("gradients")(_handler(replace(GRADIENTS, noise=noise)))
+    made.train()(_handler(replace(in_round, noise=noise)))
     return made
 
 
+def _handler(kind: Kind) -> Handler:
+    @guarded
+    def handler(message: Message, context: Context) -> Message:
+        return answer(message, context, kind)
+
+    return handler
+
+
 def plan_statistics(asked: Asked) -> Compute:
-    """Stds of the local gradients, as a scale code; in the clear means and stds."""
+    """Stage 1: stds of the local gradients, as a scale code; in the clear means and stds (Algorithm 1, client side)."""
     settings, layout, task = asked.site.config.stage_one, asked.cut.full, asked.task
     scales = ScaleCode.of(layout, settings)
     _check_length("statistics", 2 * len(layout.tensors) if task.raw else scales.size, task)
@@ -79,7 +67,10 @@ def plan_statistics(asked: Asked) -> Compute:
 
 
 def plan_gradients(asked: Asked) -> Compute:
-    """All gradients of the local steps as one vector."""
+    """Stage 1 of FedCG (TGAP): all gradients of a few local steps, on examples of their own, as one vector.
+
+    In the clear only if the instruction says so and the site's policy allows it; else clipped all together and noised.
+    """
     size, task = asked.train.local_steps * asked.cut.full.size, asked.task
     _check_length("gradients", size, task)
 
@@ -94,7 +85,7 @@ def plan_gradients(asked: Asked) -> Compute:
 
 
 def plan_round(asked: Asked, gradient: GradientSource) -> Compute:
-    """The gradient, encoded."""
+    """Stage 2: the gradient, encoded (Algorithm 2, client side)."""
     encoder = encoder_for(asked.spec, asked.adapted, asked.task.terms.size, asked.cut)
 
     def compute(examples: TokenizedExamples, source: RandomSource) -> np.ndarray:

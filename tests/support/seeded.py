@@ -2,9 +2,8 @@
 
 import pytest
 
-from benchmarks.seeded import SeededRandomness
+from benchmarks.seeded import SeededRandomness, seeded_clients
 from client_app.site import Site
-from common.privacy.noise import RandomSource
 from server_app.privacy.randomness import Randomness
 
 
@@ -13,4 +12,4 @@ def seed_randomness(patch: pytest.MonkeyPatch, noise: int = 7, cohorts: int = 1)
     seeded = SeededRandomness(noise, cohorts)
     patch.setattr(Randomness, "coins", lambda _, draw: seeded.coins(draw))
     patch.setattr(Randomness, "noise", lambda _, round_index: seeded.noise(round_index))
-    patch.setattr(Site, "noise_source", lambda site, number: RandomSource.insecure((noise << 32) ^ site.seed(number)))
+    patch.setattr(Site, "noise_source", seeded_clients(noise))
