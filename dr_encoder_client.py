@@ -57,3 +57,21 @@ def statistics(message: Message, context: Context) -> Message:
 def gradients(message: Message, context: Context) -> Message:
     """Stage 1 of FedCG, see ``client_app.app.plan_gradients``."""
     return _answer(message, context)
+
+
+@app.query("keys")
+def keys(message: Message, context: Context) -> Message:
+    """Secure aggregation, a key for one run: see ``client_app.secure.keys``."""
+    return _answer(message, context)
+
+
+@app.query("peers")
+def peers(message: Message, context: Context) -> Message:
+    """Secure aggregation, everybody's keys: see ``client_app.secure.peers``."""
+    return _answer(message, context)
+
+
+@app.query("repair")
+def repair(message: Message, context: Context) -> Message:
+    """Secure aggregation, what to do without those who are missing: see ``client_app.secure.repair``."""
+    return _answer(message, context)

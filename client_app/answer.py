@@ -12,10 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 from torch import Tensor
 
 from client_app.node_config import PolicyRefusal
+from client_app.rows import may_read_rows
+from client_app.seat import Seat
+from client_app.secure import lands_heads, remember
 from client_app.site import Site
 from common.adapter import RankCut
 from common.codecs.base import EncoderSpec
@@ -24,7 +27,9 @@ from common.data import TokenizedExamples
 from common.model.adapted import AdaptedModel
 from common.privacy.mechanism import ReleaseTerms, release
 from common.privacy.noise import RandomSource
+from common.secure.masks import masked
 from common.wire.records import Task, WireError, pack_release, received_adapter, unpack_instruction
+from common.wire.secure import NEEDS_KEYS, SecureTask, bits_of, pack_masked, secure_task
 
 
 @dataclass(frozen=True)
@@ -86,17 +91,46 @@ def answer(message: Message, context: Context, kind: Kind) -> Message:
     sent, spec, task = unpack_instruction(message.content)
     if task.raw and not kind.stage_one:
         raise WireError("a gradient is never asked for in the clear: only stage 1 may be raw")
+    secure = secure_task(message.content, task.terms, raw=task.raw)
     site = Site.of(context)
     train = kind.train(task, site.config.train)
-    site.check(task, train)
+    site.check(task, train, secure)
+    seat = _entered(context, task, secure) if secure else None
     adapted = site.model()
     cut = site.cut(adapted)
     _check_size(task.terms.size, kind.vectors(task), cut.full.size)
     asked = Asked(site, task, train, adapted, cut.cut(received_adapter(sent, cut.full)), cut, spec)
     compute = kind.plan(asked)
-    may_read = site.charge(task, context.state)  # the last that may refuse: from here on the answer is a release
+    if secure is not None and seat is not None:
+        return Message(_masked(asked, compute, kind, context, secure, seat), reply_to=message)
+    may_read = site.charge(task, context.state, spend=task.sampled)  # the last that may refuse: now comes a release
     values = _released(asked, compute, kind) if may_read else _nothing(task, kind.noise(site, task.round))
     return Message(pack_release(values, task.round), reply_to=message)
+
+
+def _entered(context: Context, task: Task, secure: SecureTask) -> Seat:
+    seat = Seat.of(context.state)
+    if seat is None:
+        raise WireError(f"this client {NEEDS_KEYS} run")
+    return seat.entered(task, secure)
+
+
+def _masked(asked: Asked, compute: Compute, kind: Kind, context: Context, secure: SecureTask, seat: Seat) -> RecordDict:
+    """A masked answer: of the client's code where its own coin says so, else of zeros, with its noise either way.
+
+    A site with its own data computes the code in both cases, also where its ledger is full: time tells nothing.
+    """
+    site, task = asked.site, asked.task
+    heads = lands_heads(site, task.round, secure.rate)
+    remember(site, seat, secure.exchange, 0)
+    is_in = site.charge(task, context.state, secure, spend=heads)  # the last that may refuse
+    seat.keep(context.state)  # before anything is made: never twice
+    values = _nothing(task, kind.noise(site, task.round))
+    if is_in or (site.data is not None and may_read_rows()):
+        found = _released(asked, compute, kind)
+        values = found if is_in else values
+    bits = bits_of(task.terms)
+    return pack_masked(masked(values.astype(np.int64), seat.masks(), bits), secure.exchange, bits)
 
 
 def _check_size(size: int, vectors: int, adapter: int) -> None:

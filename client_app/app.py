@@ -14,6 +14,7 @@ from client_app.answer import Asked, Compute, Kind, NoiseSource, answer, own_noi
 from client_app.guard import Handler, guarded
 from client_app.local_update import gradient_stream, local_update
 from client_app.release import release_gradient
+from client_app.secure import keys, peers, repair
 from client_app.site import encoder_for
 from client_app.statistics import gradient_statistics
 from common.codecs.statistics import NonFiniteStatistics
@@ -31,6 +32,9 @@ GradientSource = Callable[[Asked, TokenizedExamples], Tensor]
 def make_app(gradient: GradientSource, noise: NoiseSource = own_noise) -> ClientApp:
     """A ClientApp with all handlers, whose rounds take their gradients from ``gradient``."""
     made = ClientApp()
+    made.query("keys")(keys)
+    made.query("peers")(peers)
+    made.query("repair")(repair)
     in_round = Kind(train=lambda _, run: run, plan=lambda asked: plan_round(asked, gradient), stage_one=False)
     made.query("statistics")(_handler(replace(STATISTICS, noise=noise)))
     made.query("gradients")(_handler(replace(GRADIENTS, noise=noise)))

@@ -12,7 +12,7 @@ KEYS = frozenset(
         "data-path", "data-format", "prompt-column", "completion-column", "chat-template", "append-eos", "max-length",
         "max-batch-size", "max-local-steps", "max-local-epochs", "models", "answer-seconds", "worker-idle-seconds",
         "max-epsilon", "policy-delta", "ledger-path", "max-releases", "min-noise-multiplier", "max-clip-norm",
-        "allow-raw-gradients", "lora-rank",
+        "allow-raw-gradients", "require-secure-aggregation", "min-peers", "peers", "site-key", "lora-rank",
     }
 )  # fmt: skip
 

@@ -14,6 +14,7 @@ from client_app.node_config import (
     whole,
 )
 from common.privacy.mechanism import SLACK_EPSILON, ReleaseTerms
+from common.wire.secure import SecureTask
 
 OWN_DATA_MIN_NOISE = 0.1
 OWN_DATA_MAX_RELEASES = 1_000
@@ -31,6 +32,9 @@ class SitePolicy:
         max_epsilon: largest epsilon of all messages in it against the server; 0 = no limit (``site_ledger``).
         policy_delta: delta of that epsilon.
         ledger_path: file of that ledger, which all runs share; "" = one for each run, in the client's Flower state.
+        require_secure_aggregation: whether only masked answers are given, of which the server sees sums.
+        min_peers: how many other clients the site counts on: that their messages are in every sum, and their noise
+            unknown to the server. Its ledger counts their noise and its own, no more.
         allow_raw_gradients: whether a release without noise is allowed. Off for a site that brings its own data.
 
     """
@@ -42,6 +46,8 @@ class SitePolicy:
     policy_delta: float = DEFAULT_DELTA
     ledger_path: str = ""
     allow_raw_gradients: bool = True
+    require_secure_aggregation: bool = False
+    min_peers: int = 1
 
     @classmethod
     def from_node_config(cls, node_config: NodeConfig) -> "SitePolicy":
@@ -61,11 +67,35 @@ class SitePolicy:
             policy_delta=_delta(node_config),
             ledger_path=absolute_path(node_config, "ledger-path"),
             allow_raw_gradients=flag(node_config, "allow-raw-gradients", default=not own_data and least == 0),
+            require_secure_aggregation=flag(node_config, "require-secure-aggregation", default=False),
+            min_peers=whole(node_config, "min-peers", 1, least=1),
         )
 
-    def check(self, terms: ReleaseTerms, *, raw: bool = False) -> None:
+    def noise_of(self, terms: ReleaseTerms, secure: SecureTask | None = None) -> float:
+        """Noise multiplier of what the server can see of a message: of itself, or where it is masked of the least sum.
+
+        Such a sum is counted on to carry this site's share and those of ``min_peers`` others. Where a round may do
+        without some clients, the server may say that it must do without this one, and so get one more sum, with as much
+        noise of its own: a client is then in the difference of two, and 1/z² counts twice.
+        """
+        if secure is None:
+            return terms.message_noise_multiplier
+        noise = terms.noise_of_shares(self.min_peers + 1)
+        return noise / math.sqrt(2) if secure.least < terms.shares else noise
+
+    def check(self, terms: ReleaseTerms, *, raw: bool = False, secure: SecureTask | None = None) -> None:
         """Raise ``PolicyRefusal`` when the terms go beyond a limit; ``raw`` marks statistics sent in the clear."""
-        noise = 0.0 if raw else terms.message_noise_multiplier
+        if self.require_secure_aggregation and secure is None:
+            raise PolicyRefusal(
+                f'this site refuses: privacy.trust = "{terms.trust}", and its policy says require-secure-aggregation = '
+                "true"
+            )
+        if secure is not None and secure.least <= self.min_peers:
+            raise PolicyRefusal(
+                f"this site refuses: sums of {secure.least} clients' messages, so of {secure.least - 1} others, below "
+                f"its min-peers = {self.min_peers}"
+            )
+        noise = 0.0 if raw else self.noise_of(terms, secure)
         if noise == 0 and not self.allow_raw_gradients:
             raise PolicyRefusal(
                 "this site refuses: its message would carry no noise of its own, and its policy "

@@ -26,6 +26,7 @@ from common.model.tangents import ModelTangents
 from common.privacy.noise import RandomSource
 from common.wire.digest import app_digest
 from common.wire.records import Task, WireError
+from common.wire.secure import SecureTask
 
 _log = logging.getLogger("flwr")
 
@@ -62,17 +63,17 @@ class Site:
         config = _config(tuple(sorted(context.run_config.items())))
         return cls(config, partition, partitions, policy, data, own_lora(node, config.lora))
 
-    def check(self, task: Task, train: TrainConfig) -> None:
+    def check(self, task: Task, train: TrainConfig, secure: SecureTask | None = None) -> None:
         """Refuse an instruction of other code (``CodeMismatch``) or beyond what the site allows (``PolicyRefusal``).
 
-        ``train`` is the local training that the instruction asks for.
+        ``train`` is the local training that the instruction asks for, ``secure`` under what its answer is masked.
         """
         if task.code_digest != app_digest():
             raise CodeMismatch(
                 f"the server runs app code {task.code_digest}, this client runs {app_digest()}: submit and deploy the "
                 "same version (a stray copy of the app on the import path also does this)"
             )
-        self.policy.check(task.terms, raw=task.raw)
+        self.policy.check(task.terms, raw=task.raw, secure=secure)
         if self.data is not None:
             self.data.check(self.config, train)
 
@@ -94,23 +95,25 @@ class Site:
         part = adapted.layout
         return RankCut(part if self.lora == self.config.lora else with_rank(part, self.config.lora.rank), part)
 
-    def charge(self, task: Task, state: RecordDict) -> bool:
+    def charge(self, task: Task, state: RecordDict, secure: SecureTask | None = None, *, spend: bool) -> bool:
         """Charge the release before it is made; whether it may be made of private rows.
 
         A site with its own data never says that its ledger is full: the answer is then the zero code with its noise,
         since "no" would tell one server what another has asked. A simulated client raises ``LimitReached``. A client
-        that is not in the cohort is refused as a member would be, but reads nothing and is not charged.
+        that is not in the cohort (no ``spend``) is refused as a member would be, but releases nothing and is not
+        charged.
         """
         if not may_read_rows() and self.policy.ledger_path:
             return False  # charged already, by the attempt that died
         try:
-            charge_release(state, self.policy, task.terms, raw=task.raw, spend=task.sampled)
+            noise = self.policy.noise_of(task.terms, secure)
+            charge_release(state, self.policy, task.terms, raw=task.raw, noise=noise, spend=spend)
         except LimitReached as reached:
             if self.data is None:
                 raise
             _log.warning("%s; the release is of nothing but noise", reached)
             return False
-        return may_read_rows() and task.sampled
+        return may_read_rows() and spend
 
     def examples(self, adapted: AdaptedModel, share: float) -> tuple[TokenizedExamples, TokenizedExamples]:
         """The private examples of stage 1 and those of the rounds: all in both, unless stage 1 keeps a ``share``."""

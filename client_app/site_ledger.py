@@ -12,9 +12,10 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -68,9 +69,12 @@ class SiteLedger:
         """The ledger as plain values, for ``of``."""
         return dict(zip(_FIELDS, (_SCHEMA, self.releases, self.squared_mu, self.slack), strict=True))
 
-    def after(self, terms: ReleaseTerms, *, raw: bool = False) -> "SiteLedger":
-        """The ledger with one more message; ``raw``: sent in the clear, whatever the terms say."""
-        noise = 0.0 if raw else terms.message_noise_multiplier
+    def after(self, terms: ReleaseTerms, *, raw: bool = False, noise: float | None = None) -> "SiteLedger":
+        """The ledger with one more message; ``raw``: sent in the clear, whatever the terms say.
+
+        ``noise``: multiplier of what the server can see of it; ``None``: of the message by itself.
+        """
+        noise = 0.0 if raw else terms.message_noise_multiplier if noise is None else noise
         cost = 1 / noise**2 if noise else math.inf
         return SiteLedger(self.releases + 1, self.squared_mu + cost, self.slack + noise_slack(terms))
 
@@ -83,12 +87,19 @@ class SiteLedger:
 
 
 def charge_release(
-    state: RecordDict, policy: SitePolicy, terms: ReleaseTerms, *, raw: bool = False, spend: bool = True
+    state: RecordDict,
+    policy: SitePolicy,
+    terms: ReleaseTerms,
+    *,
+    raw: bool = False,
+    noise: float | None = None,
+    spend: bool = True,
 ) -> None:
-    """Charge one message to the site's ledger; only when this has returned may it be made.
+    """Charge one message to the site's ledger (see ``SiteLedger.after``); only when this has returned may it be made.
 
     Without ``spend`` it is refused as it would be, but not charged: cover traffic holds nothing of the data, and is to
-    be answered or refused as if this client were in the cohort.
+    be answered or refused as if this client were in the cohort. A file gets a line all the same, which says what the
+    last one said, so that it takes as long.
 
     The ledger is the file of ``ledger-path``, on disk when this returns, else a record in ``state``, which goes back to
     Flower with the reply. Without a limit none is kept. Raises ``PolicyRefusal`` and charges nothing when the message
@@ -97,17 +108,18 @@ def charge_release(
     """
     if not (policy.max_releases or policy.max_epsilon):
         return
-    _check_alone(policy, terms, raw)
+    with_it = partial(SiteLedger.after, terms=terms, raw=raw, noise=noise)
+    _check_alone(policy, with_it(SiteLedger()))
     if not policy.ledger_path:
         spent = SiteLedger() if state.get(RECORD) is None else SiteLedger.of(state[RECORD])
-        after = _charged(spent, policy, terms, raw)
+        after = _charged(spent, policy, with_it)
         if spend:
             state[RECORD] = ConfigRecord(after.values())
         return
     with _locked(policy.ledger_path) as file:
-        after = _charged(_last(file), policy, terms, raw)
-        if spend:
-            _append(file, json.dumps(after.values()))
+        spent = _last(file)
+        after = _charged(spent, policy, with_it)
+        _append(file, json.dumps((after if spend or spent is None else spent).values()))
 
 
 def create_ledger(path: Path) -> None:
@@ -124,9 +136,9 @@ def create_ledger(path: Path) -> None:
         os.close(folder)
 
 
-def _check_alone(policy: SitePolicy, terms: ReleaseTerms, raw: bool) -> None:
+def _check_alone(policy: SitePolicy, alone: SiteLedger) -> None:
     """Refuse what not even an empty ledger has room for, which tells nothing of what is in it."""
-    cost = SiteLedger().after(terms, raw=raw).epsilon(policy.policy_delta)
+    cost = alone.epsilon(policy.policy_delta)
     if policy.max_epsilon and cost > policy.max_epsilon:
         raise PolicyRefusal(
             f"this site refuses: this message alone would cost epsilon = {cost:.6g}, above its max-epsilon = "
@@ -134,11 +146,11 @@ def _check_alone(policy: SitePolicy, terms: ReleaseTerms, raw: bool) -> None:
         )
 
 
-def _charged(spent: SiteLedger | None, policy: SitePolicy, terms: ReleaseTerms, raw: bool) -> SiteLedger:
+def _charged(spent: SiteLedger | None, policy: SitePolicy, with_it: Callable[[SiteLedger], SiteLedger]) -> SiteLedger:
     """The ledger with one more message, which the policy allows."""
     if spent is None:
         raise _unknown("what is there is not a ledger that this code wrote")
-    after = spent.after(terms, raw=raw)
+    after = with_it(spent)
     if policy.max_releases and after.releases > policy.max_releases:
         raise LimitReached(f"this site refuses: its max-releases = {policy.max_releases} is reached")
     if policy.max_epsilon and after.epsilon(policy.policy_delta) > policy.max_epsilon:

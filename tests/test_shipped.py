@@ -15,7 +15,10 @@ ROOT = Path(__file__).parents[1]
 APPS = ("server_app.app", "dr_encoder_client", "client_app.app", "client_app.worker", "client_app.resident")
 """The two apps, and what a client starts in a process of its own."""
 
-COMMANDS = {"client_app.new_ledger": "a site runs it, once, from what it was sent (docs/deployment.md)"}
+COMMANDS = {
+    "client_app.new_ledger": "a site runs it, once, from what it was sent (docs/deployment.md)",
+    "client_app.new_site_key": "likewise, where messages are aggregated securely (docs/deployment.md)",
+}
 """What nothing imports and a site needs all the same."""
 
 

@@ -21,6 +21,11 @@ ONLY_IF: dict[str, tuple[_Test, str]] = {
     "codec.form": (lambda config: config.codec.kind == "linear", 'codec.kind = "linear"'),
     "data.dirichlet-alpha": (lambda config: config.data.partitioner == "dirichlet", 'data.partitioner = "dirichlet"'),
     "data.validation": (lambda config: bool(config.data.evaluation) or _demo(config), "data.evaluation"),
+    "federation.cover": (
+        lambda config: config.privacy.trust != "secure",
+        "privacy.trust other than secure, in which every client answers every round",
+    ),
+    "privacy.dropouts": (lambda config: config.privacy.trust == "secure", 'privacy.trust = "secure"'),
     "data.task": (_demo, 'data.name = "demo"'),
     "data.examples-per-client": (_demo, 'data.name = "demo"'),
     "stage-one.clip-norm": (lambda config: config.stage_one.private, "stage-one.private = true"),

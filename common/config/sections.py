@@ -217,10 +217,16 @@ class PrivacyConfig(Section):
         0.0, description="stage-2 noise multiplier; 0 = solve from epsilon"
     )
     delta: NonNegativeFloat = Field(1e-5, description="delta of the guarantee, below 1/M; 0 = 1/(10 M)")
-    trust: Literal["central", "distributed", "local"] = Field("distributed", description="who adds the noise")
+    trust: Literal["central", "distributed", "local", "secure"] = Field(
+        "distributed", description="who adds the noise, and whether the server reads single messages (not in secure)"
+    )
     colluders: NonNegativeInt = Field(
         1,
-        description="distributed: curious clients that may subtract their own noise shares; the others then add more",
+        description="distributed, secure: curious clients that may subtract their own noise shares; the others then "
+        "add more",
+    )
+    dropouts: NonNegativeInt = Field(
+        1, description="secure: clients that a round may lack; their noise shares are not counted on either"
     )
     sampling_rate: Rate = Field(0.1, description="probability that a client is in a round's cohort")
     clipping: Literal["normalize", "clip"] = Field("normalize", description="scale every code to the bound, or clip")
@@ -248,6 +254,15 @@ class PrivacyConfig(Section):
             raise ValueError("privacy.epsilon = nan: give a positive number, or inf for no privacy")
         if self.delta >= 1:
             raise ValueError(f"privacy.delta = {self.delta}: a probability well below 1/M is needed")
+        return self
+
+    @model_validator(mode="after")
+    def _masks_need_integers(self) -> "PrivacyConfig":
+        if self.trust == "secure" and not self.is_private:
+            raise ValueError(
+                'privacy.trust = "secure" with privacy.epsilon = inf: what is masked are noisy integers; ask for a '
+                'finite epsilon, or set privacy.trust = "central"'
+            )
         return self
 
     @property

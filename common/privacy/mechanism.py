@@ -12,6 +12,7 @@ trust                 who sees only the sums (outsider)    the server, which see
 ``distributed``       Gaussian z, amplified by sampling    Gaussian z/√shares; better only if the
                                                            messages are hidden by secure aggregation
 ``local``             Gaussian z, *not* amplified          Gaussian z, not amplified
+``secure``            Gaussian z, amplified by sampling    the same: it sees the sum only
 ====================  ===================================  ============================================
 
 *From discrete to continuous.* Every total of variance ``z²B² + 4`` (grid steps, B = ``resolution``) is a
@@ -26,6 +27,12 @@ variance alone tells whether i was selected (log-likelihood ratio about size/4|S
 sharing N(s, z²C²), and no amplification is left. So ``distributed`` tops up the missing shares to exactly
 z²C², for the empty cohort too, and its grid, visible in the aggregate as a lattice, depends on public terms
 only, never on ``shares``.
+
+*Secure.* Messages are masked, so the server sees their sum alone (``common.secure``), and whose code is in it only each
+client's own coin knows. Every client adds a share, whatever its coin says, so the noise is the same with and without
+the code of client i, and the sum is the sampled Gaussian mechanism against the server too. Shares are cut so that
+those of honest clients who are there suffice; nobody tops up, since the server's own noise would be none against it.
+Where some are missing, the others add a second share to what they give to read the rest (``total_std``).
 
 *Local.* Variance grows with the cohort by design, hence no amplification for anybody. Given who was selected,
 which is independent of the data, client i's contribution is covered by its own noise: z is valid whatever the
@@ -51,7 +58,7 @@ from common.privacy.clipping import check_bound, clip
 from common.privacy.noise import RandomSource
 from common.privacy.norms import noisy_norm_limit, norm
 
-Trust = Literal["central", "distributed", "local"]
+Trust = Literal["central", "distributed", "local", "secure"]
 WireArray = NDArray[Any]
 
 MAX_SHARES = 2**20
@@ -79,7 +86,8 @@ class ReleaseTerms:
     """What server and client agree on for one release; a ``ValueError`` names what is out of range.
 
     ``size``: values per code. ``clip_norm``: C, code units. ``noise_multiplier``: z, in units of C; 0 sends
-    float32 without noise. ``shares``: noise shares, each of std z·C/√shares in ``distributed``: a *public* number
+    float32 without noise. ``shares``: noise shares, each of std z·C/√shares in ``distributed`` and ``secure``: in
+    ``secure`` one for each enrolled client; in ``distributed`` a *public* number
     that no cohort exceeds (``sampling.binomial_limit``), since the realized cohort would betray who was selected
     to a coalition of clients; the server adds the shares that nobody brought. ``normalize``: scale every non-zero
     code to norm C instead of only clipping it.
@@ -98,8 +106,8 @@ class ReleaseTerms:
             raise ValueError(f"size must be at least 1, not {self.size}")
         if not (math.isfinite(self.noise_multiplier) and self.noise_multiplier >= 0):
             raise ValueError(f"noise multiplier must be finite and not negative, not {self.noise_multiplier}")
-        if self.trust not in {"central", "distributed", "local"}:
-            raise ValueError(f"trust must be central, distributed or local, not {self.trust!r}")
+        if self.trust not in {"central", "distributed", "local", "secure"}:
+            raise ValueError(f"trust must be central, distributed, local or secure, not {self.trust!r}")
         if not 0 <= self.shares <= MAX_SHARES:
             raise ValueError(f"shares must lie in 0..{MAX_SHARES}, not {self.shares}")
         if self.noise_multiplier and not 1e-4 <= self.noise_multiplier <= 1e6:
@@ -113,29 +121,46 @@ class ReleaseTerms:
         if self.trust == "central":
             return 0.0
         share = self.noise_multiplier * self.clip_norm
-        return share / math.sqrt(max(1, self.shares)) if self.trust == "distributed" else share
+        return share / math.sqrt(self.parts)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether each client adds a part of the noise only."""
+        return self.trust in {"distributed", "secure"}
+
+    @property
+    def parts(self) -> int:
+        """Into how many shares the noise is cut that clients add: 1 where each one adds all of it."""
+        return max(1, self.shares) if self.is_shared else 1
+
+    def noise_of_shares(self, count: int) -> float:
+        """Noise multiplier of what carries ``count`` shares and no other noise, as the Gaussian mechanism it contains.
+
+        A hair less than z·√(count/shares): the variance that pays for the discretisation is taken off once.
+        """
+        if not self.noise_multiplier or self.trust == "central":
+            return 0.0
+        return math.sqrt(max(0.0, count * self._client_grid_std**2 - _SMOOTHING_STD**2)) / self.resolution
 
     @property
     def message_noise_multiplier(self) -> float:
-        """Noise multiplier of one message on its own, against the server: 0, z/√shares or z.
+        """Noise multiplier of one message on its own, against who reads it: 0, z/√shares or z.
 
         In ``distributed`` it is a hair less than z/√shares (1e-6 relative at 10 shares): the variance that
         pays for the discretisation is only present once in the sum, not once in every message.
         """
-        if not self.noise_multiplier or self.trust == "central":
-            return 0.0
-        return math.sqrt(max(0.0, self._client_grid_std**2 - _SMOOTHING_STD**2)) / self.resolution
+        return self.noise_of_shares(1)
 
     @cached_property
     def resolution(self) -> int:
         """B, the clip norm in grid steps: a power of two made from public terms only, not from ``shares``.
 
         At least 8√size, so that rounding (at most size/4 in the squared norm) shrinks a code by less than .4
-        %; at least 64/z, so that rounding adds less than 1e-4 to the noise variance; in ``distributed`` at
+        %; at least 64/z, so that rounding adds less than 1e-4 to the noise variance; where noise is shared at
         least 4096/z, so that even a million shares keep a std of 4 steps, where their sum is a discrete
         Gaussian.
         """
-        steps = _FINEST_SHARE_STD * math.sqrt(MAX_SHARES) if self.trust == "distributed" else _STEPS_PER_STD
+        steps = _FINEST_SHARE_STD * math.sqrt(MAX_SHARES) if self.is_shared else _STEPS_PER_STD
         needed = max(_SMALLEST_RESOLUTION, 8 * math.sqrt(self.size), steps / (self.noise_multiplier or math.inf))
         return 1 << (math.ceil(needed) - 1).bit_length()
 
@@ -176,14 +201,16 @@ class ReleaseTerms:
     def _client_grid_std(self) -> float:
         if self.trust == "central":
             return 0.0
-        return math.sqrt(self._total_variance / (max(1, self.shares) if self.trust == "distributed" else 1))
+        return math.sqrt(self._total_variance / self.parts)
 
     def server_grid_std(self, releases: int) -> float:
         """Std, in grid steps, of the noise the server adds to a sum of ``releases`` messages.
 
         ``central``: all of it. ``distributed``: the shares that did not arrive. ``local``: none, or z·C once
-        if nobody replied, so that no sum ever leaves bare.
+        if nobody replied, so that no sum ever leaves bare. ``secure``: none.
         """
+        if self.trust == "secure":
+            return 0.0
         if self.trust == "central":
             return math.sqrt(self._total_variance)
         if self.trust == "local":
@@ -191,12 +218,13 @@ class ReleaseTerms:
         shares = max(1, self.shares)
         return math.sqrt(self._total_variance * (shares - releases) / shares)
 
-    def total_std(self, releases: int) -> float:
+    def total_std(self, releases: int, repairs: int = 0) -> float:
         """Std, code units, of the noise on what ``combine`` makes of ``releases`` messages: theirs and the server's.
 
-        Never below z·C. Whatever the number in ``central`` and ``distributed``; it grows with it in ``local``.
+        Never below z·C. Whatever the number in ``central`` and ``distributed``; it grows with it in ``local`` and
+        ``secure``, where ``repairs`` of the clients added a second share since others were missing.
         """
-        clients = releases * self._client_grid_std**2
+        clients = (releases + repairs) * self._client_grid_std**2
         return math.sqrt(clients + self.server_grid_std(releases) ** 2) * self.grid_step
 
 
@@ -242,6 +270,27 @@ def combine(releases: Sequence[WireArray], terms: ReleaseTerms, source: RandomSo
     return torch.from_numpy((total * terms.grid_step).astype(np.float32))
 
 
+def repair_noise(terms: ReleaseTerms, source: RandomSource) -> NDArray[np.int64]:
+    """One more share of noise, shape ``[size]``, grid steps: of a client that helps to do without missing ones."""
+    return noise.discrete_gaussian(terms.size, terms._client_grid_std, source)
+
+
+def scaled_sum(total: NDArray[np.int64], terms: ReleaseTerms, releases: int, repairs: int = 0) -> Tensor:
+    """The noisy sum of ``releases`` codes (``secure``), grid steps to float32 code units, shape ``[size]``.
+
+    Raises ``ValueError`` for a norm that no honest sum has: masks that did not come off, or a client that lies.
+    """
+    std = terms.total_std(releases, repairs) / terms.grid_step
+    limit = noisy_norm_limit(terms.size, releases * terms.resolution, std, FALSE_ALARM)
+    length = norm(total.astype(np.float64))
+    if not length <= limit * (1 + 1e-6):
+        raise ValueError(
+            f"the sum has a norm of {length:.6g}, above what honest clients' ever has, {limit:.6g}: a client lies, or "
+            "clients were shown different things"
+        )
+    return torch.from_numpy((total * terms.grid_step).astype(np.float32))
+
+
 def check_release(values: WireArray, terms: ReleaseTerms) -> None:
     """Raise ``ValueError`` if no honest client could have sent ``values`` under ``terms``.
 
@@ -273,10 +322,10 @@ def noise_slack(terms: ReleaseTerms) -> float:
     """
     if not terms.noise_multiplier:
         return 0.0
-    draws = (max(1, terms.shares) if terms.trust == "distributed" else 1) + 1
-    smallest = math.sqrt(terms._total_variance / (draws - 1))
+    draws = 2 * terms.parts if terms.trust == "secure" else terms.parts + 1  # in secure, each may add a second share
+    smallest = math.sqrt(terms._total_variance / terms.parts)
     per_value = draws * noise.sampler_error(smallest) + noise.smoothing_error(_SMOOTHING_STD)
-    if terms.trust == "distributed":
+    if terms.is_shared:
         per_value += noise.sum_error(smallest, draws)
     refused = draws * FALSE_ALARM if terms.client_std else 0.0
     return (1 + math.exp(SLACK_EPSILON)) * (math.expm1(terms.size * per_value) + refused)
@@ -285,8 +334,8 @@ def noise_slack(terms: ReleaseTerms) -> float:
 def outsider_charge(terms: ReleaseTerms, sampling_rate: float, label: str = "", *, trusted_replies: int = 1) -> Charge:
     """Price one round towards those who see only the aggregate.
 
-    ``central``, ``distributed``: (z, ``sampling_rate``). ``local``: no amplification, so (z·√trusted_replies,
-    1); leave ``trusted_replies`` at 1 for a figure that holds even if all other clients collude.
+    (z, ``sampling_rate``); in ``local`` no amplification, so (z·√trusted_replies, 1). Leave ``trusted_replies`` at 1
+    for a figure that holds even if all other clients collude.
 
     >>> outsider_charge(ReleaseTerms(64, 1.0, 2.0, "central", 8, normalize=True), 0.1)
     Charge(noise_multiplier=2.0, sampling_rate=0.1, count=1, label='')

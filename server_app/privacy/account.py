@@ -9,8 +9,9 @@ from common.config import PrivacyConfig
 from common.privacy.accounting import Charge, RunningAccountant, cross_check, epsilon
 from common.privacy.gaussian import gaussian_epsilon
 from server_app.privacy.ledger import Ledger
-from server_app.privacy.plan import PrivacyPlan, colluders_counted, provable, why_infinite
+from server_app.privacy.plan import PrivacyPlan, provable, why_infinite
 from server_app.privacy.sampling import binomial_limit
+from server_app.privacy.shares import colluders_counted
 
 _TAIL_SHARE = 1e-2  # of delta, for a client that is asked more often than the figure against the server assumes
 _CROSS_CHECK_SECONDS = 30.0
@@ -65,22 +66,28 @@ def cross_check_sentence(check: dict[str, Any]) -> str:
     )
 
 
+def _missing(dropouts: int) -> str:
+    """With any, a message that comes too late must not be read: see docs/privacy.md, the second leg."""
+    if not dropouts:
+        return "nobody misses a round that counts"
+    return f"at most {dropouts} miss{'es' if dropouts == 1 else ''} a round, and what comes too late is dropped unread"
+
+
 def assumptions(plan: PrivacyPlan, privacy: PrivacyConfig) -> str:
     """What epsilon of the released model rests on besides the mechanism: who colludes, and whether cohorts are secret.
 
     To be printed beside it: it is no figure against more clients than these, nor against who knows the cohorts.
     """
-    if privacy.trust == "distributed":
-        counted = colluders_counted(privacy, plan.clients)
-        few = (
-            "no client colludes"
-            if not counted
-            else f"at most {counted} client{'s collude' if counted > 1 else ' colludes'}"
-        )
-    else:
-        few = "any number of clients may collude"
+    counted = colluders_counted(privacy, plan.clients)
+    colluding = (
+        f"at most {counted} client{'s collude' if counted > 1 else ' colludes'}" if counted else "no client colludes"
+    )
     charges = (plan.round, plan.stage_one)
     amplified = any(charge and charge.noise_multiplier and charge.sampling_rate < 1 for charge in charges)
+    if privacy.trust == "secure":
+        coins = ", each client keeps its coins to itself" if amplified else ""
+        return f"{colluding}, {_missing(privacy.dropouts)}, the server keeps to the protocol{coins}"
+    few = colluding if privacy.trust == "distributed" else "any number of clients may collude"
     return f"{few}, cohorts {'stay' if amplified else 'need not be'} secret"
 
 
@@ -161,6 +168,8 @@ class PrivacyAccount:
         """Epsilon of all messages of one client against the server, asked in ``participations`` rounds and stage 1."""
         if self.plan.reason:
             return math.inf
+        if self.plan.trust == "secure":  # it sees the sums, as they are released
+            return self.epsilon_model()
         first = sum(1 for charge in self._ledger.charges if charge.label != self.plan.round.label)
         messages = ((self.message_noise, self.participations), (self._stage_one_noise, first))
         return epsilon_of_messages(self.plan, messages)

@@ -6,15 +6,9 @@ from functools import lru_cache
 
 from common.config import ConfigError, PrivacyConfig, RunConfig
 from common.privacy.accounting import Charge, calibrate, check_delta, default_delta, epsilon, max_rounds
-from common.privacy.mechanism import (
-    MAX_SHARES,
-    MOST_SMOOTHING,
-    SLACK_EPSILON,
-    ReleaseTerms,
-    noise_slack,
-    outsider_charge,
-)
+from common.privacy.mechanism import MAX_SHARES, SLACK_EPSILON, ReleaseTerms, noise_slack, outsider_charge
 from server_app.privacy.sampling import binomial_limit
+from server_app.privacy.shares import check_secure, noise_against, shares_not_counted
 from server_app.privacy.stage_one import StageOne
 
 _solved = lru_cache(maxsize=64)(calibrate)  # seconds each, and many runs of a comparison share a plan
@@ -27,6 +21,7 @@ class PrivacyPlan:
 
     Attributes:
         clients: enrolled clients M.
+        trust: ``privacy.trust``.
         delta: delta of the guarantee.
         slack: part of delta that is set aside for sampling and rounding approximations.
         shares: public number of noise shares of a round, which no cohort exceeds but with a probability in ``slack``.
@@ -41,6 +36,7 @@ class PrivacyPlan:
     """
 
     clients: int
+    trust: str
     delta: float
     slack: float
     shares: int
@@ -75,8 +71,10 @@ def make_plan(
     privacy = config.privacy
     delta = _delta(privacy, clients)
     tail = _TAIL_SHARE * delta
-    shares = binomial_limit(clients, privacy.sampling_rate, config.num_server_rounds, tail)
-    stage_one_shares = binomial_limit(clients, stage.sampling_rate, 1, tail) if stage else 0
+    check_secure(privacy, clients, stage)
+    secure = privacy.trust == "secure"  # every client adds a share to every sum
+    shares = clients if secure else binomial_limit(clients, privacy.sampling_rate, config.num_server_rounds, tail)
+    stage_one_shares = (clients if secure else binomial_limit(clients, stage.sampling_rate, 1, tail)) if stage else 0
     _check_shares(privacy, clients, shares)
     if stage:
         _check_shares(privacy, clients, stage_one_shares, noisy=stage.private)
@@ -96,6 +94,7 @@ def make_plan(
     total = math.inf if reason else provable(epsilon((*before, replace(per_round, count=rounds)), delta - slack))
     return PrivacyPlan(
         clients=clients,
+        trust=privacy.trust,
         delta=delta,
         slack=slack,
         shares=shares,
@@ -111,23 +110,25 @@ def make_plan(
 
 def round_terms(privacy: PrivacyConfig, plan: PrivacyPlan, code_size: int) -> ReleaseTerms:
     """Release terms of a round of stage 2 as planned."""
-    noise = noise_against(colluders_counted(privacy, plan.clients), plan.round.noise_multiplier, plan.shares)
+    noise = noise_against(shares_not_counted(privacy, plan.clients), plan.round.noise_multiplier, plan.shares)
     return stage_two_terms(privacy, code_size, noise, plan.shares)
 
 
 def mean_noise(privacy: PrivacyConfig, plan: PrivacyPlan, code_size: int) -> float:
     """Std, over the clip norm, of the noise on the mean of an expected cohort's codes of ``code_size`` values.
 
-    z/K in ``central``; more with the shares against colluders; z/√K in ``local``, where every client adds all of it.
+    z/K in ``central``; more with the shares against colluders, or drop-outs; z/√K in ``local``, where every client adds
+    all of it.
     """
     terms = round_terms(privacy, plan, code_size)
-    return terms.total_std(round(plan.expected_cohort)) / (plan.expected_cohort * terms.clip_norm)
+    adding = plan.clients if plan.trust == "secure" else round(plan.expected_cohort)
+    return terms.total_std(adding) / (plan.expected_cohort * terms.clip_norm)
 
 
 def stage_one_terms(config: RunConfig, plan: PrivacyPlan, stage: StageOne) -> ReleaseTerms:
     """Release terms of stage 1 as planned; noise 0 when it sends in the clear."""
     charged = plan.stage_one.noise_multiplier if plan.stage_one else 0.0
-    noise = noise_against(colluders_counted(config.privacy, plan.clients), charged, plan.stage_one_shares)
+    noise = noise_against(shares_not_counted(config.privacy, plan.clients), charged, plan.stage_one_shares)
     return ReleaseTerms(
         size=stage.size if noise else stage.open_size,
         clip_norm=stage.clip_norm,
@@ -179,7 +180,7 @@ def _check_shares(privacy: PrivacyConfig, clients: int, shares: int, *, noisy: b
             f"{MAX_SHARES:,} are the most; enroll fewer, or ask fewer at a time"
         )
     if privacy.is_private and noisy:
-        noise_against(colluders_counted(privacy, clients), 1.0, shares)
+        noise_against(shares_not_counted(privacy, clients), 1.0, shares)
 
 
 def _slack(
@@ -190,6 +191,9 @@ def _slack(
         return 0.0
     # the approximation depends on z only through the grid, which keeps noise/step fixed: z = 1 stands for all
     rounds = config.num_server_rounds * noise_slack(stage_two_terms(config.privacy, code_size, 1.0, shares))
+    if config.privacy.trust == "secure":  # no cohort exceeds the shares
+        first = noise_slack(stage_two_terms(config.privacy, stage_one_size, 1.0, shares)) if stage_one_size else 0.0
+        return rounds + first
     if not stage_one_size:
         return _TAIL_SHARE * delta + rounds
     stage_one = noise_slack(stage_two_terms(config.privacy, stage_one_size, 1.0, stage_one_shares))
@@ -202,35 +206,8 @@ def _unit_charge(privacy: PrivacyConfig, rate: float, label: str) -> Charge:
 
 
 def clients_asked(config: RunConfig, plan: PrivacyPlan) -> float:
-    """Clients that a round is expected to ask: p M, or with cover traffic all M."""
-    return float(plan.clients) if config.federation.cover else plan.expected_cohort
-
-
-def colluders_counted(privacy: PrivacyConfig, clients: int) -> int:
-    """How many clients' own noise shares are taken to be known to who looks at the model.
-
-    None where the noise is not shared: in ``central`` no client has any of it, in ``local`` each one's is enough by
-    itself. None either where there is one client: nobody else is there to look.
-    """
-    return privacy.colluders if privacy.trust == "distributed" and clients > 1 else 0
-
-
-def noise_against(colluders: int, noise_multiplier: float, shares: int) -> float:
-    """z·√(n/(n-c)), and a hair more: with n shares of it, what is left without the shares of c colluders is z.
-
-    Clients that pool what they know with an outsider can subtract their own shares; the rest must still carry z²C² and
-    the whole variance that pays for the discretisation (``MOST_SMOOTHING``), of which the colluders' shares had a part.
-    Raises ``ConfigError`` unless c is below n.
-    """
-    if not (colluders and noise_multiplier):
-        return noise_multiplier
-    if colluders >= max(1, shares):
-        raise ConfigError(
-            f"privacy.colluders = {colluders}: must be below the {shares} noise shares of a round (about the largest "
-            "cohort), or nothing of the noise is left"
-        )
-    others = shares - colluders
-    return noise_multiplier * math.sqrt(shares / (others - MOST_SMOOTHING * colluders))
+    """Clients that a round is expected to ask: p M, or with cover traffic and in ``secure`` all M."""
+    return float(plan.clients) if config.federation.cover or plan.trust == "secure" else plan.expected_cohort
 
 
 def stage_two_terms(privacy: PrivacyConfig, code_size: int, noise_multiplier: float, shares: int) -> ReleaseTerms:

@@ -81,6 +81,7 @@ def privacy_table(privacy: Mapping[str, Any]) -> dict[str, str]:
         "accountant": model["accountant"],
         "assumed": model["assumes"],
         "clients that may pool what they know of the noise": _colluders(privacy),
+        **_dropouts(privacy),
         "trust model": f"{privacy['trust']} (`privacy.trust`)",
         "ε of one client against the server": show(server["epsilon"])
         + (f" (nothing is claimed: {why})" if why else ""),
@@ -94,8 +95,9 @@ def parties(report: Mapping[str, Any]) -> Rows:
     privacy, covered = report["privacy"], report["communication"]["cover"]
     model, server = privacy["released_model"], privacy["one_client_against_server"]
     epsilon, alone = _promise(model["epsilon"]), _promise(server["epsilon"])
+    secure = privacy["trust"] == "secure"
     own_noise = "each client's message, which carries no noise" if not server["noise_multiplier_of_a_message"] else (
-        "each client's noisy message by itself"
+        "noisy sums over all clients that answered" if secure else "each client's noisy message by itself"
     )  # fmt: skip
     amplified = "cohorts stay secret" in model["assumes"]
     watcher = epsilon if covered or not amplified else alone
@@ -106,11 +108,11 @@ def parties(report: Mapping[str, Any]) -> Rows:
             "the models of the rounds that they are asked in, their own noise"
             + (_SIZES if amplified and not covered else "")
             + f"; clients that may pool it: {_colluders(privacy)}",
-            epsilon if privacy["trust"] != "distributed" or privacy["colluders"] else _NO_CLIENT,
+            epsilon if privacy["trust"] not in _SHARED or privacy["colluders"] else _NO_CLIENT,
         ),
         (
             "the server's operator",
-            f"{own_noise}, and who was asked",
+            own_noise if secure else f"{own_noise}, and who was asked",
             alone + ("" if math.isfinite(float(server["epsilon"])) else ": the operator is trusted"),
         ),
         (
@@ -122,6 +124,8 @@ def parties(report: Mapping[str, Any]) -> Rows:
     ]
 
 
+_SHARED = ("distributed", "secure")
+"""Trust models in which each client adds a part of the noise only."""
 ASSUMED = (
     "Cohorts stay secret where ε is amplified by sampling; they are drawn from the operating system's randomness.",
     "Clients run the code that they have checked, and add the noise that they are told to.",
@@ -157,8 +161,13 @@ def _score(key: str, scores: Mapping[str, Any]) -> str:
     return f"{value:.3f}" + (f" ± {error:.3f}" if known else "")
 
 
+def _dropouts(privacy: Mapping[str, Any]) -> dict[str, str]:
+    missing = privacy.get("dropouts")  # None where no sum hangs on who answers
+    return {} if missing is None else {"clients that a round may lack": f"{missing} (`privacy.dropouts`)"}
+
+
 def _colluders(privacy: Mapping[str, Any]) -> str:
     """Only shares of a common noise can be pooled: elsewhere no client knows any noise that the sum rests on."""
-    if privacy["trust"] != "distributed":
+    if privacy["trust"] not in _SHARED:
         return "any number"
     return f"at most {privacy['colluders']} (`privacy.colluders`)"

@@ -9,26 +9,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from common.config import RunConfig
 from common.wire.digest import app_digest
-from common.wire.records import pack_release, serialized_bytes
 from server_app.privacy.account import PrivacyAccount, assumptions
-from server_app.privacy.plan import (
-    PrivacyPlan,
-    clients_asked,
-    colluders_counted,
-    round_terms,
-    why_infinite,
-    why_infinite_to_server,
-)
+from server_app.privacy.plan import PrivacyPlan, clients_asked, round_terms, why_infinite, why_infinite_to_server
+from server_app.privacy.shares import colluders_counted
 from server_app.results.folder import RunFolder
 from server_app.results.html.page import html
 from server_app.results.page import markdown
 from server_app.results.plots import draw_plots
 from server_app.results.repeating import public_settings
 from server_app.rounds.divergence import VALIDATION_LOSS
+from server_app.rounds.secure import bytes_of_answer
 from server_app.strategies.base import FederatedAdapter
 from server_app.strategies.findings import Findings
 
@@ -164,7 +156,9 @@ def describe_privacy(config: RunConfig, account: PrivacyAccount) -> dict[str, An
         "unit": "one client with all its examples, over the whole run",
         "adjacency": "zero-out: the client's contribution replaced by zero",
     }
-    epsilon, epsilon_server = account.certify(), account.epsilon_server()
+    epsilon = account.certify()
+    secure = privacy.trust == "secure"
+    epsilon_server = epsilon if secure else account.epsilon_server()
     released = {
         "epsilon": epsilon,
         "epsilon_of_stage_1": account.epsilon_of_statistics(),
@@ -179,12 +173,8 @@ def describe_privacy(config: RunConfig, account: PrivacyAccount) -> dict[str, An
         "epsilon": epsilon_server,
         "not_claimed_because": why_infinite_to_server(plan, privacy.trust, epsilon_server),
         "noise_multiplier_of_a_message": account.message_noise,
-        "of": f"all messages of a client that is asked in {account.participations} rounds"
-        f"{' and in stage 1' if plan.stage_one else ''}, "
-        "more than any is expected to be",
-        "against": "the server, which sees each message by itself (no secure aggregation, no amplification)",
-        "accountant": "exact Gaussian composition: mu^2 = sum over its messages of 1/z^2",
-        "assumes": "nothing of other clients; cohorts need not be secret",
+        **(_of_sums() if secure else _of_messages(account)),
+        "assumes": assumptions(plan, privacy) if secure else "nothing of other clients; cohorts need not be secret",
         **shared,
     }
     return {
@@ -195,6 +185,7 @@ def describe_privacy(config: RunConfig, account: PrivacyAccount) -> dict[str, An
         "trust": privacy.trust,
         "planned_epsilon": plan.epsilon,
         "colluders": colluders_counted(privacy, plan.clients),
+        "dropouts": privacy.dropouts if secure else None,
         "clip_norm": privacy.clip_norm,
         "clipping": privacy.clipping,
         "sampling_rate": privacy.sampling_rate,
@@ -206,6 +197,24 @@ def describe_privacy(config: RunConfig, account: PrivacyAccount) -> dict[str, An
     }
 
 
+def _of_messages(account: PrivacyAccount) -> dict[str, Any]:
+    return {
+        "of": f"all messages of a client that is asked in {account.participations} rounds"
+        f"{' and in stage 1' if account.plan.stage_one else ''}, "
+        "more than any is expected to be",
+        "against": "the server, which sees each message by itself (no secure aggregation, no amplification)",
+        "accountant": "exact Gaussian composition: mu^2 = sum over its messages of 1/z^2",
+    }
+
+
+def _of_sums() -> dict[str, Any]:
+    return {
+        "of": "all messages of a client, of which only sums over all clients can be read (secure aggregation)",
+        "against": "the server, and whoever watches the network",
+        "accountant": "that of the released model: the server sees the noisy sums that the model is made of",
+    }
+
+
 def _noise_source(plan: PrivacyPlan) -> str:
     if not any(charge and charge.noise_multiplier for charge in (plan.round, plan.stage_one)):
         return "none: no noise is added"
@@ -213,6 +222,8 @@ def _noise_source(plan: PrivacyPlan) -> str:
 
 
 def _outsiders(trust: str) -> str:
+    if trust == "secure":
+        return "anyone who sees the model (the clients share the noise; the server sees sums only)"
     if trust == "local":
         return "anyone but the server and the clients' own machines; each client noises in full"
     who = "the server adds the noise" if trust == "central" else "the clients share the noise, the server tops it up"
@@ -224,7 +235,7 @@ def _communication(strategy: FederatedAdapter) -> dict[str, Any]:
     up, down = strategy.message_bytes()
     asked = clients_asked(strategy.config, strategy.account.plan) * strategy.state.round
     whole = round_terms(strategy.config.privacy, strategy.account.plan, strategy.layout.size)
-    lora = serialized_bytes(pack_release(np.zeros(whole.size, dtype=whole.dtype), strategy.state.round))
+    lora = bytes_of_answer(whole)
     return {
         "adapter_values": strategy.layout.size,
         "code_values": strategy.codec.size,
@@ -232,7 +243,7 @@ def _communication(strategy: FederatedAdapter) -> dict[str, Any]:
         "bytes_up_per_client_round_plain_lora": lora,
         "times_smaller_than_plain_lora": lora / up,
         "bytes_down_per_client_round": down,
-        "cover": strategy.config.federation.cover,
+        "cover": strategy.config.federation.cover or strategy.account.plan.trust == "secure",
         "bytes_up_expected": up * asked,
         "bytes_down_expected": down * asked,
     }

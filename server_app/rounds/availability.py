@@ -46,7 +46,9 @@ class Attendance:
         nodes: ids of the enrolled nodes.
         names: the registered name of each node that has one.
         federation: how many must be there, and for how long they are waited for.
+        least: enrolled nodes without which a round cannot be done, whatever ``federation`` says.
         online: enrolled nodes that were online when last looked at.
+        away: those that were not.
         waiting: whether the run waits for nodes now.
         unanswered: rounds in a row that a node was asked in and gave no answer of its own.
         last_answer: Unix time of each node's last answer, an error included.
@@ -56,15 +58,17 @@ class Attendance:
     nodes: Sequence[int]
     names: Mapping[int, str]
     federation: FederationConfig
+    least: int = 1
     online: int = 0
+    away: frozenset[int] = frozenset()
     waiting: bool = False
     unanswered: dict[int, int] = field(default_factory=dict)
     last_answer: dict[int, float] = field(default_factory=dict)
 
     @property
     def needed(self) -> int:
-        """Enrolled nodes that must be online before a round is charged: ``min-reply-rate`` of them, one at least."""
-        return max(1, math.ceil(self.federation.min_reply_rate * len(self.nodes)))
+        """Enrolled nodes to be online before a round is charged: ``min-reply-rate`` of them, ``least`` at least."""
+        return max(self.least, math.ceil(self.federation.min_reply_rate * len(self.nodes)))
 
     def name_of(self, node: int) -> str:
         """How people know a node: its registered name, else its id."""
@@ -119,7 +123,7 @@ class Attendance:
     def _missing(self, grid: Grid) -> list[int]:
         there = set(grid.get_node_ids())
         missing = [node for node in self.nodes if node not in there]
-        self.online = len(self.nodes) - len(missing)
+        self.online, self.away = len(self.nodes) - len(missing), frozenset(missing)
         return missing
 
     def _pause(self, server_round: int, tell: Tell, failed_in_a_row: int) -> None:

@@ -70,7 +70,8 @@ class Instruction:
     ``covered``: the clients outside the cohort that are asked as well, so that being asked tells nothing. Their answers
     are noise around nothing. They are counted, judged like any other, and dropped: the sum then has the noise of the
     cohort's replies and of the server's top-up, exactly what is charged, while one share for each of M clients would be
-    more than the public number of shares (``combine``), or in ``local`` trust M times the noise.
+    more than the public number of shares (``combine``), or in ``local`` trust M times the noise. ``reader``: what a
+    reply's content is read with, where it is no release under ``terms`` by itself.
     """
 
     round: int
@@ -80,6 +81,7 @@ class Instruction:
     covered: Sequence[int] = ()
     bytes_down: int = 0
     messages: list[Message] = field(default_factory=list)
+    reader: Callable[[RecordDict], np.ndarray] | None = None
 
     @property
     def asked(self) -> list[int]:
@@ -157,6 +159,8 @@ class Instruction:
             raise ValueError(f"it answers no instruction of round {self.round}")
         if node in answers:
             raise ValueError(f"node {node} replied twice")
+        if self.reader is not None:
+            return self.reader(reply.content)
         values = unpack_release(reply.content, self.round, self.terms)
         if not self.raw:
             check_release(values, self.terms)

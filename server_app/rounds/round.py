@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from flwr.app import Message
+from torch import Tensor
 
 from common.codecs.base import Codec
 from server_app.privacy.account import PrivacyAccount
@@ -14,11 +15,41 @@ from server_app.rounds.state import RoundSummary
 
 
 @dataclass(frozen=True)
+class Repair:
+    """The second leg of secure aggregation, where clients were missing in the first: asked and answered."""
+
+    instruction: Instruction
+    replies: Replies
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What came of an instruction.
+
+    Attributes:
+        replies: who answered what, and why others did not.
+        shortage: why there is no sum under secure aggregation; ``""`` where there is one, or none is needed.
+        repair: the second leg, where clients were missing.
+        summed: the noisy sum of the codes (code units, shape ``[size]``).
+
+    """
+
+    replies: Replies
+    shortage: str = ""
+    repair: Repair | None = None
+    summed: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class OpenRound:
-    """A round that is charged and configured: what its cohort is asked, and the codec of the answers."""
+    """A round that is charged and configured: what its cohort is asked, and the codec of the answers.
+
+    ``heard``: under secure aggregation, what came of it.
+    """
 
     instruction: Instruction
     codec: Codec
+    heard: Heard | None = None
 
     @property
     def number(self) -> int:
@@ -35,6 +66,8 @@ class OpenRound:
 
         ``noisy``: the step is then taken however many replied, since whether it is must not depend on who did.
         """
+        if self.heard is not None:
+            return ClosedRound(self, self.heard.replies, self.heard.shortage, steps=self.heard.summed is not None)
         found = self.instruction.sort(replies)
         cohort, replied = len(self.instruction.cohort), len(found.releases)
         needed = math.ceil(least * cohort)
@@ -60,6 +93,11 @@ class ClosedRound:
     steps: bool
 
     @property
+    def summed(self) -> Tensor | None:
+        """The noisy sum of the codes (shape ``[k]``) where there is nothing else, under secure aggregation."""
+        return self.opened.heard.summed if self.opened.heard else None
+
+    @property
     def releases(self) -> list[np.ndarray]:
         """The cohort's releases (shape ``[k]`` each), in the order of their nodes."""
         return [self.replies.releases[node] for node in sorted(self.replies.releases)]
@@ -67,6 +105,9 @@ class ClosedRound:
     def summary(self, account: PrivacyAccount, seconds: float) -> RoundSummary:
         """What there is to tell of it, after ``seconds``."""
         instruction, replies = self.opened.instruction, self.replies
+        repair = self.opened.heard.repair if self.opened.heard else None
+        legs = [(instruction, replies)] + ([(repair.instruction, repair.replies)] if repair else [])
+        helped = len(repair.replies.releases) if repair else 0
         return RoundSummary(
             round=instruction.round,
             cohort=len(instruction.cohort),
@@ -74,13 +115,13 @@ class ClosedRound:
             shortage=self.shortage,
             failures=len(replies.failures) if instruction.messages else 0,
             failure=replies.commonest_failure if instruction.messages else "",
-            asked=len(instruction.messages),
-            answered=replies.answered,
-            bytes_up=replies.bytes_up,
-            bytes_down=instruction.bytes_down,
+            asked=sum(len(sent.messages) for sent, _ in legs),
+            answered=sum(came.answered for _, came in legs),
+            bytes_up=sum(came.bytes_up for _, came in legs),
+            bytes_down=sum(sent.bytes_down for sent, _ in legs),
             seconds=seconds,
             epsilon=account.epsilon_model(),
             epsilon_server=account.epsilon_server(),
             noise_promised=account.plan.round.noise_multiplier * instruction.terms.clip_norm,
-            noise_present=instruction.terms.total_std(len(replies.releases)),
+            noise_present=instruction.terms.total_std(len(replies.releases), helped),
         )

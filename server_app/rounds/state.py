@@ -53,8 +53,8 @@ class RoundSummary:
     shortage: str
     failures: int
     failure: str
-    asked: int  # clients that were sent an instruction: the cohort, or with cover traffic everybody
-    answered: int  # clients whose reply is counted in bytes_up
+    asked: int  # instructions sent: to the cohort, or with cover traffic everybody; a second leg counts as well
+    answered: int  # replies that are counted in bytes_up
     bytes_up: int
     bytes_down: int
     seconds: float

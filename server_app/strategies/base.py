@@ -7,8 +7,8 @@ aggregate the released codes (Eq 5, as a sum over codes with a fixed denominator
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
@@ -23,7 +23,7 @@ from common.privacy.mechanism import ReleaseTerms, combine
 from common.privacy.noise import RandomSource
 from common.proxy import QuantizedAdapter
 from common.wire.digest import app_digest
-from common.wire.records import TRAIN, Task, pack_instruction, pack_release, serialized_bytes
+from common.wire.records import TRAIN, Task, pack_instruction, serialized_bytes
 from server_app.log import log_event
 from server_app.privacy.account import PrivacyAccount
 from server_app.privacy.plan import round_terms
@@ -34,6 +34,7 @@ from server_app.rounds.cohort import FederationError, Instruction, exchange
 from server_app.rounds.controls import Control, controlled_code, controlled_gradient
 from server_app.rounds.divergence import judge
 from server_app.rounds.round import ClosedRound, OpenRound
+from server_app.rounds.secure import bytes_of_answer, masked_instruction, secure_aggregation
 from server_app.rounds.state import Hooks, RunState, pack_adapter
 from server_app.strategies.findings import Findings
 from server_app.strategies.flower import FlowerStrategy
@@ -75,6 +76,7 @@ class FederatedAdapter(FlowerStrategy):
         self.layout = adapted.layout
         self.attendance = attendance
         self.nodes = attendance.nodes
+        self.secure = secure_aggregation(config, attendance)
         self.account = account
         self.state = state
         self.hooks = hooks
@@ -110,7 +112,7 @@ class FederatedAdapter(FlowerStrategy):
     ) -> Result:
         """Run stage 1 (unless a checkpoint holds its result), then rounds until they, the budget or the model end."""
         if self.state.codec is None:
-            self.attendance.wait(grid, 0, self.hooks.on_attendance)
+            self._wait(grid, 0)
             self.state.codec = self.prepare(grid)
             self.hooks.on_prepared(self.state)
         result = Result(arrays=initial_arrays)
@@ -128,12 +130,19 @@ class FederatedAdapter(FlowerStrategy):
 
     def _run_round(self, grid: Grid, server_round: int, last_round: int, timeout: float) -> MetricRecord | None:
         """Wait, charge, configure, ask, aggregate, evaluate, tell; the scores if it was evaluated."""
-        self.attendance.wait(grid, server_round, self.hooks.on_attendance, self.state.failed_in_a_row)
+        self._wait(grid, server_round)
         started = time.monotonic()
         self.account.charge_round(server_round)  # first the charge, then anything that could be seen
         opened = self.configure(server_round, self.state.optimizer.adapter)
         log_event("round_started", round=server_round, cohort=len(opened.instruction.cohort))
-        closed = self.aggregate(opened, self.ask(grid, opened.messages, timeout))
+        replies = self.ask(grid, opened.messages, timeout)
+        if self.secure:
+            number = self.account.draw_number(server_round)
+            heard = self.secure.hear(
+                opened.instruction, number, replies, lambda messages: self.ask(grid, messages, timeout)
+            )
+            opened = replace(opened, heard=heard)
+        closed = self.aggregate(opened, replies)
         self.attendance.note(
             grid, server_round, self.hooks.on_attendance, opened.instruction.asked, closed.replies.silent
         )
@@ -143,12 +152,19 @@ class FederatedAdapter(FlowerStrategy):
         return metrics
 
     def configure(self, server_round: int, adapter: Tensor) -> OpenRound:
-        """Draw the cohort (Poisson) and address the adapter (shape ``[n]``), the encoder and the terms to it."""
+        """Draw the cohort (Poisson) and address the adapter (shape ``[n]``), the encoder and the terms to it.
+
+        Under secure aggregation everybody is asked, and each client draws for itself.
+        """
         plan = self.account.plan
         codec = self._codec_of(server_round)
         terms = round_terms(self.config.privacy, plan, codec.size)
-        draw = self.account.draw_number(server_round)
-        cohort = self.draw_cohort(draw, self.config.privacy.sampling_rate, plan.shares)
+        draw, rate = self.account.draw_number(server_round), self.config.privacy.sampling_rate
+        if self.secure:
+            content = self._content(server_round, adapter, codec, terms)
+            asked = self.secure.instruct(server_round, terms, draw, rate, content, TRAIN, set(self.attendance.away))
+            return OpenRound(asked, codec)
+        cohort = self.draw_cohort(draw, rate, plan.shares)
         instruction = Instruction(server_round, terms, cohort, covered=self.covered(cohort))
         if instruction.asked:
             content = self._content(server_round, adapter, codec, terms)
@@ -159,16 +175,17 @@ class FederatedAdapter(FlowerStrategy):
         """Bytes up and down of one client in the last round, as it would have been asked: the same if nobody was."""
         last, codec = max(1, self.state.round), self._codec_of(max(1, self.state.round))
         terms = round_terms(self.config.privacy, self.account.plan, codec.size)
-        reply = pack_release(np.zeros(codec.size, terms.dtype), last)
         asked = self._content(last, self.state.optimizer.adapter, codec, terms)
-        return serialized_bytes(reply), serialized_bytes(asked)
+        if self.secure:
+            asked = masked_instruction(asked, self.config.privacy, len(self.nodes))
+        return bytes_of_answer(terms, last), serialized_bytes(asked)
 
     def _content(self, server_round: int, adapter: Tensor, codec: Codec, terms: ReleaseTerms) -> RecordDict:
         task = Task(server_round, terms, app_digest(), share=self.recipe.stage_one_share)
         return pack_instruction(self.broadcast(server_round, adapter), codec.spec(), task)
 
     def aggregate(self, opened: OpenRound, replies: Sequence[Message]) -> ClosedRound:
-        """Algorithm 2, server side, unless too few replied to a round without noise."""
+        """Algorithm 2, server side, unless too few replied to a round without noise, or for a sum of masked codes."""
         noisy = bool(self.account.plan.round.noise_multiplier)
         closed = opened.close(replies, least=self.config.federation.min_reply_rate, noisy=noisy)
         self.state.round = opened.number
@@ -180,7 +197,9 @@ class FederatedAdapter(FlowerStrategy):
     def _step(self, closed: ClosedRound) -> None:
         opened, releases = closed.opened, closed.releases
         # 1: aggregate the clients' codes, Eq (5): their noisy sum over a fixed denominator
-        total = combine(releases, opened.instruction.terms, self.randomness.noise(opened.number))
+        total = closed.summed
+        if total is None:
+            total = combine(releases, opened.instruction.terms, self.randomness.noise(opened.number))
         code = controlled_code(self.control, total / self.account.plan.expected_cohort)
         # 2: decode with Dec, which never left the server, at the length that the gradients had
         gradient = controlled_gradient(self.control, self.recipe.step_factor * opened.codec.decode(code))
@@ -220,6 +239,16 @@ class FederatedAdapter(FlowerStrategy):
     def ask(self, grid: Grid, messages: list[Message], timeout: float) -> list[Message]:
         """Send instructions, at most ``federation.max-in-flight`` outstanding at a time, and gather the replies."""
         return exchange(grid, messages, timeout, self.config.federation.max_in_flight, self.hooks.on_attendance)
+
+    def _wait(self, grid: Grid, server_round: int) -> None:
+        """Return when a round may be charged: enough clients are there, and have keys where they need any."""
+        failed = self.state.failed_in_a_row if server_round else 0
+        self.attendance.wait(grid, server_round, self.hooks.on_attendance, failed)
+        if self.secure:
+            online = set(self.nodes) - self.attendance.away
+            self.secure.make_ready(
+                lambda messages: self.ask(grid, messages, self.config.federation.round_timeout), online
+            )
 
     def _codec_of(self, server_round: int) -> Codec:
         """The codec of a round, redrawn every ``codec.refresh-every`` rounds."""

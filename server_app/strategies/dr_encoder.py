@@ -11,8 +11,6 @@ from common.codecs.identity import IdentityCodec
 from common.codecs.linear import LinearCodec
 from common.codecs.statistics import GradientStatistics
 from common.config import ConfigError, RunConfig
-from common.privacy.mechanism import ReleaseTerms, combine
-from common.privacy.noise import RandomSource
 from common.scale_code import ScaleCode
 from common.wire.records import STATISTICS
 from server_app.priors.synthetic import PriorSettings, check_settings, code_size, train_prior
@@ -66,8 +64,12 @@ class DrEncoder(TwoStage):
     def _collect_statistics(self, grid: Grid) -> GradientStatistics:
         """Algorithm 1, client side, steps 1-5, as a private release of its own (docs/privacy.md)."""
         found = self.collect(grid)
-        source = self.randomness.noise(0)
-        return combine_statistics(found.releases, found.terms, self.layout, self.config, source, found.expected)
+        if not found.terms.noise_multiplier:
+            return _average(found.releases)
+        noise_std = found.terms.noise_multiplier * found.terms.clip_norm
+        total = found.total(self.randomness.noise(0))
+        std = ScaleCode.of(self.layout, self.config.stage_one).decode(total, noise_std, found.expected)
+        return GradientStatistics(torch.zeros_like(std), std)
 
 
 def _drawn_encoder(settings: PriorSettings, layout: Layout) -> PlannedEncoder:
@@ -76,23 +78,6 @@ def _drawn_encoder(settings: PriorSettings, layout: Layout) -> PlannedEncoder:
         return PlannedEncoder(IdentityCodec(layout).spec())
     codec = LinearCodec.of_form(layout, settings.size, settings.seed, form=settings.form)
     return PlannedEncoder(codec.spec())
-
-
-def combine_statistics(
-    releases: list[np.ndarray],
-    terms: ReleaseTerms,
-    layout: Layout,
-    config: RunConfig,
-    source: RandomSource,
-    expected: float,
-) -> GradientStatistics:
-    """Means and stds of every tensor (each of shape ``[n_t]``) from the cohort's releases."""
-    if terms.noise_multiplier == 0:
-        return _average(releases)
-    total = combine(releases, terms, source)
-    noise_std = terms.noise_multiplier * terms.clip_norm
-    std = ScaleCode.of(layout, config.stage_one).decode(total, noise_std, expected)
-    return GradientStatistics(torch.zeros_like(std), std)
 
 
 def _average(releases: list[np.ndarray]) -> GradientStatistics:

@@ -14,7 +14,6 @@ from torch import Tensor
 from common.adapter import Layout
 from common.codecs.base import Codec
 from common.config import ConfigError, RunConfig
-from common.privacy.mechanism import combine
 from common.wire.records import GRADIENTS
 from server_app.priors.collected import train_informed
 from server_app.priors.synthetic import check_trained, code_size
@@ -73,7 +72,7 @@ class FedCg(TwoStage):
         """
         found = self.collect(grid)
         if found.terms.noise_multiplier:
-            rows = combine(found.releases, found.terms, self.randomness.noise(0)) / found.expected
+            rows = found.total(self.randomness.noise(0)) / found.expected
         else:
             rows = torch.from_numpy(np.concatenate(found.releases))
         return rows.view(-1, self.layout.size)

@@ -5,14 +5,17 @@ from dataclasses import asdict, dataclass
 from typing import ClassVar
 
 import numpy as np
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
+from torch import Tensor
 
 from common.adapter import Layout
 from common.codecs.autoencoder import NeuralCodec
 from common.codecs.conv import usual_depth
 from common.codecs.identity import IdentityCodec
 from common.config import ConfigError, RunConfig
-from common.privacy.mechanism import ReleaseTerms
+from common.privacy.mechanism import ReleaseTerms, combine
+from common.privacy.noise import RandomSource
 from common.wire.digest import app_digest
 from common.wire.records import Task, pack_encoder, pack_instruction, pack_release, serialized_bytes
 from server_app.log import log_event
@@ -20,6 +23,8 @@ from server_app.priors.synthetic import PriorSettings
 from server_app.privacy.plan import stage_one_terms
 from server_app.privacy.stage_one import StageOne
 from server_app.rounds.cohort import FederationError, Instruction
+from server_app.rounds.round import Heard
+from server_app.rounds.secure import bytes_of_answer
 from server_app.rounds.state import StageOneTraffic
 from server_app.strategies.base import FederatedAdapter
 from server_app.strategies.findings import Findings
@@ -28,11 +33,19 @@ from server_app.strategies.recipe import check_size
 
 @dataclass(frozen=True)
 class Collected:
-    """What came of stage 1: the releases (shape ``[terms.size]`` each), their terms, the expected number of them."""
+    """What came of stage 1: the releases (shape ``[terms.size]`` each), their terms, the expected number of them.
+
+    ``summed``: under secure aggregation their noisy sum, all that there is.
+    """
 
     releases: list[np.ndarray]
     terms: ReleaseTerms
     expected: float
+    summed: Tensor | None = None
+
+    def total(self, source: RandomSource) -> Tensor:
+        """The noisy sum of the releases, code units, shape ``[terms.size]``; ``source``: of the server's own noise."""
+        return combine(self.releases, self.terms, source) if self.summed is None else self.summed
 
 
 class TwoStage(FederatedAdapter):
@@ -43,28 +56,26 @@ class TwoStage(FederatedAdapter):
 
     def collect(self, grid: Grid) -> Collected:
         """Charge stage 1, then ask its cohort; raises ``FederationError`` when nobody answers."""
-        stage, plan = self._stage(), self.account.plan
+        stage, plan, measured = self._stage(), self.account.plan, self.config.stage_one
         terms = stage_one_terms(self.config, plan, stage)
         raw = not terms.noise_multiplier
-        measured = self.config.stage_one
-        cohort = self.draw_cohort(0, stage.sampling_rate, plan.stage_one_shares)
         self.account.charge_stage_one()
         task = Task(
             0, terms, app_digest(), raw,
             measured.steps, measured.learning_rate, stage.share,
         )  # fmt: skip
         content = pack_instruction(self.state.optimizer.adapter, IdentityCodec(self.layout).spec(), task)
-        instruction = Instruction(0, terms, cohort, raw=raw, covered=self.covered(cohort))
-        timeout = self.config.federation.round_timeout
-        messages = instruction.address(content, self.message_type, timeout)
-        log_event("stage_one_started", round=0, cohort=len(cohort))
-        replies = instruction.sort(self.ask(grid, messages, timeout))
+        heard, instruction = self._heard(grid, content, terms, stage, raw)
+        replies, cohort = heard.replies, instruction.cohort
         promised = plan.stage_one.noise_multiplier * terms.clip_norm if plan.stage_one else 0.0
-        present = terms.total_std(len(replies.releases))
+        helped = len(heard.repair.replies.releases) if heard.repair else 0
+        present = terms.total_std(len(replies.releases), helped)
         log_event(
             "stage_one_answered", round=0, cohort=len(cohort), replies=len(replies.releases),
-            asked=len(messages), answered=replies.answered, noise_promised=promised, noise_present=present,
+            asked=len(instruction.messages), answered=replies.answered, noise_promised=promised, noise_present=present,
         )  # fmt: skip
+        if heard.shortage:
+            raise FederationError(f"stage 1: {heard.shortage}. {replies.commonest_failure}")
         if not replies.releases and (cohort or raw):  # an empty private cohort must go on, or it would be seen
             raise FederationError(
                 f"stage 1: none of {len(cohort)} clients released {self.wanted}. "
@@ -73,11 +84,34 @@ class TwoStage(FederatedAdapter):
         # of one message, whoever was sampled: a total, or a gap, would tell of a secret cohort
         self.state.stage_one = StageOneTraffic(
             values_up_per_client=float(terms.size),
-            bytes_up_per_client=float(serialized_bytes(pack_release(np.zeros(terms.size, terms.dtype), 0))),
+            bytes_up_per_client=float(bytes_of_answer(terms)),
             bytes_down_per_client=float(serialized_bytes(content)),
         )
         ordered = sorted(replies.releases.values(), key=np.ndarray.tobytes)  # Flower's node ids are random
-        return Collected(ordered, terms, stage.sampling_rate * len(self.nodes))
+        return Collected(ordered, terms, stage.sampling_rate * len(self.nodes), heard.summed)
+
+    def _heard(
+        self, grid: Grid, content: RecordDict, terms: ReleaseTerms, stage: StageOne, raw: bool
+    ) -> tuple[Heard, Instruction]:
+        """What comes of asking the cohort of stage 1, or under secure aggregation everybody."""
+        timeout, number = self.config.federation.round_timeout, 0
+
+        def ask(messages: list[Message]) -> list[Message]:
+            return self.ask(grid, messages, timeout)
+
+        if self.secure:
+            instruction = self.secure.instruct(
+                0, terms, number, stage.sampling_rate, content, self.message_type, set(self.attendance.away)
+            )
+        else:
+            cohort = self.draw_cohort(0, stage.sampling_rate, self.account.plan.stage_one_shares)
+            instruction = Instruction(0, terms, cohort, raw=raw, covered=self.covered(cohort))
+            instruction.address(content, self.message_type, timeout)
+        log_event("stage_one_started", round=0, cohort=len(instruction.cohort))
+        replies = ask(instruction.messages)
+        if self.secure:
+            return self.secure.hear(instruction, number, replies, ask), instruction
+        return Heard(instruction.sort(replies)), instruction
 
     @abstractmethod
     def quality_measured_on(self) -> str:

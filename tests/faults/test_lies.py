@@ -10,7 +10,7 @@ import pytest
 
 from common.privacy.mechanism import ReleaseTerms
 from server_app.log import read_events
-from server_app.privacy.plan import noise_against
+from server_app.privacy.shares import noise_against
 from tests.faults.conftest import Field
 from tests.support import lies
 from workbench.deployment.federation import Site

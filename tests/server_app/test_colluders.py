@@ -16,10 +16,10 @@ from server_app.privacy.account import assumptions
 from server_app.privacy.plan import (
     PrivacyPlan,
     make_plan,
-    noise_against,
     round_terms,
     stage_one_terms,
 )
+from server_app.privacy.shares import noise_against
 from server_app.privacy.stage_one import statistics_stage
 from server_app.strategies.dr_encoder import DrEncoder
 from tests.support.false_alarms import rms_outside, statistical

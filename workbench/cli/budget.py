@@ -23,7 +23,11 @@ def budget(
     statistics_rate: Annotated[float | None, typer.Option(help="sampling rate of stage 1; left out: the same")] = None,
     trust: Annotated[Trust, typer.Option(help="who adds the noise")] = ("distributed"),
     colluders: Annotated[
-        int, typer.Option(help="distributed: clients that subtract their own noise shares; the others add more", min=0)
+        int,
+        typer.Option(help="distributed, secure: clients that subtract their own noise; the others add more", min=0),
+    ] = 1,
+    dropouts: Annotated[
+        int, typer.Option(help="secure: clients that a round may lack; their noise is not counted on either", min=0)
     ] = 1,
     code_values: Annotated[
         int, typer.Option(help="size of a code; moves only the delta that is set aside", min=1)
@@ -46,6 +50,7 @@ def budget(
         accountant=accountant,
         code_values=code_values,
         colluders=colluders,
+        dropouts=dropouts,
         check=check,
     )
     config_of(request)  # refuses at once what the planner would refuse after its imports

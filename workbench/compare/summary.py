@@ -81,7 +81,7 @@ def statistics(values: Iterable[float]) -> dict[str, Any] | None:
 def trust_of(flat: Mapping[str, Scalar]) -> str:
     """The trust model that a row's ε holds in, for people."""
     trust, colluders = str(flat["privacy.trust"]), int(flat["privacy.colluders"])
-    if trust != "distributed" or not colluders:
+    if trust not in {"distributed", "secure"} or not colluders:
         return trust
     return f"{trust}, against {count(colluders, 'colluding client')}"
 

@@ -65,12 +65,14 @@ def demo(
 
 
 def demo_config(rounds: int, output: Path, name: str = "") -> RunConfig:
-    """Three sites in every round, with noise that their policies accept."""
+    """Three sites in every round, whose messages the server sees the sum of, with noise that their policies accept."""
     changes = {
         "num-server-rounds": rounds,
         "federation.num-clients": len(SITES),
         "privacy.epsilon": 0.0,
         "privacy.noise-multiplier": 1.0,
+        "privacy.trust": "secure",
+        "privacy.dropouts": 0,
         "privacy.sampling-rate": 1.0,
         "stage-one.sampling-rate": 1.0,
         "output.dir": str(output),
@@ -92,10 +94,11 @@ def resumed_config(results: Path) -> RunConfig:
 def demo_sites(folder: Path) -> list[Site]:
     """Three sites with a private file each; the last one keeps a ledger and sets limits of its own.
 
-    Their ``max-epsilon`` is 0, no limit, which they must say: three sites at this noise have no finite epsilon against
-    the server, and the rows are the demo's.
+    Each has a key that the other two have pinned. Their ``max-epsilon`` is 0, no limit, which they must say: at this
+    noise a few rounds cost more than anybody would sign, and the rows are the demo's.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    keys = {name: _make_key(folder / f"{name}-key") for name in SITES}
     sites = []
     for number, name in enumerate(SITES):
         path = folder / f"{name}.jsonl"
@@ -103,6 +106,10 @@ def demo_sites(folder: Path) -> list[Site]:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         node_config: dict[str, Scalar] = {"partition-id": number, "num-partitions": len(SITES), "data-path": str(path)}
         node_config["max-epsilon"] = 0.0
+        peers = folder / f"{name}-peers"
+        peers.write_text("".join(f"{key} {peer}\n" for peer, key in keys.items() if peer != name), encoding="utf-8")
+        node_config |= {"site-key": str((folder / f"{name}-key").resolve()), "peers": str(peers.resolve())}
+        node_config["require-secure-aggregation"] = True
         if name == SITES[-1]:
             ledger = folder / f"{name}-ledger.jsonl"
             _make_ledger(ledger)
@@ -112,9 +119,19 @@ def demo_sites(folder: Path) -> list[Site]:
 
 
 def _make_ledger(path: Path) -> None:
-    """As a site does it: with the client's own command, once."""
-    command = [sys.executable, "-m", "client_app.new_ledger", str(path.resolve())]
-    subprocess.run(command, cwd=APP, check=True)  # noqa: S603 - this interpreter, no shell
+    _as_a_site_does("client_app.new_ledger", path)
+
+
+def _make_key(path: Path) -> str:
+    """A site's key for secure aggregation; its public half, which the other sites pin."""
+    return _as_a_site_does("client_app.new_site_key", path).strip()
+
+
+def _as_a_site_does(module: str, path: Path) -> str:
+    """With the client's own command, once; what it prints."""
+    command = [sys.executable, "-m", module, str(path.resolve())]
+    done = subprocess.run(command, cwd=APP, check=True, stdout=subprocess.PIPE, encoding="utf-8")  # noqa: S603
+    return done.stdout
 
 
 def _run(federation: LocalFederation, config: RunConfig) -> tuple[int, dict[str, Any]]:

@@ -13,12 +13,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from flwr.common.config import parse_config_args
 
 from common.config import ConfigError
+
+if TYPE_CHECKING:
+    from client_app.policy import SitePolicy
 
 _FEWEST_DAYS = 14.0
 _MOST_SECONDS = 3.0  # Flower 1.41 turns away what is signed 5 s ahead
@@ -80,8 +83,24 @@ def _limits(node: Mapping[str, Any]) -> str:
         "max-epsilon": policy.max_epsilon or "none",
         "allow-raw-gradients": str(policy.allow_raw_gradients).lower(),
         "ledger-path": policy.ledger_path or "none: the ledger ends with a run or a restart",
+        "require-secure-aggregation": str(policy.require_secure_aggregation).lower(),
+        **_secure(node, policy),
     }
     return ", ".join(f"{key} {value}" for key, value in shown.items())
+
+
+def _secure(node: Mapping[str, Any], policy: "SitePolicy") -> dict[str, object]:
+    """What it counts on under secure aggregation, where it has keys for that or demands it."""
+    from client_app.site_keys import SiteKeys  # noqa: PLC0415 - as above
+
+    if not (policy.require_secure_aggregation or node.get("site-key") or node.get("peers")):
+        return {}
+    keys = SiteKeys.from_node_config(node)
+    if keys.private and len(keys.peers) < policy.min_peers:
+        raise CheckFailed(
+            f"min-peers = {policy.min_peers}: only {len(keys.peers)} peers are pinned, so no sum would ever do"
+        )
+    return {"min-peers": policy.min_peers, "peers pinned": len(keys.peers)}
 
 
 def _check_ledger(path: Path) -> None:

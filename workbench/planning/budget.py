@@ -22,15 +22,14 @@ from server_app.privacy.account import (
 )
 from server_app.privacy.plan import (
     PrivacyPlan,
-    colluders_counted,
     make_plan,
-    noise_against,
     provable,
     round_terms,
     stage_two_terms,
     why_infinite,
     why_infinite_to_server,
 )
+from server_app.privacy.shares import noise_against, shares_not_counted
 from server_app.privacy.stage_one import statistics_stage
 from server_app.results.json_lines import finite
 from server_app.results.units import show
@@ -113,6 +112,7 @@ def to_json(request: BudgetRequest) -> str:
         "charged_sampling_rate": plan.round.sampling_rate,
         "noise_shares": plan.shares,
         "colluders": request.colluders,
+        "dropouts": request.dropouts,
         "curve": [{"round": number, "epsilon": value} for number, value in budget.curve],
     }
     return json.dumps(finite(answer), indent=2, allow_nan=False)
@@ -127,7 +127,7 @@ def to_text(request: BudgetRequest) -> str:
     lines = [
         f"solved for {request.solved.replace('_', ' ')}",
         f"  noise multiplier            {plan.round.noise_multiplier:.4f} (stage 2), {stage_one}",
-        f"  noise of one message        {budget.message_noise_multiplier:.4f} by itself: all that the server faces",
+        f"  noise of one message        {budget.message_noise_multiplier:.4f} by itself: {_faced(request)}",
         f"  rounds                      {plan.rounds:,}{beyond}",
         f"  epsilon, released model     {_model_figure(budget)}",
         f"  epsilon, client v. server   {show(budget.epsilon_server_view)}{_server_terms(budget)}",
@@ -167,7 +167,7 @@ def _messages(request: BudgetRequest, config: RunConfig, plan: PrivacyPlan) -> t
     if not plan.stage_one:
         return (rounds,)
     shares = plan.stage_one_shares
-    counted = colluders_counted(config.privacy, plan.clients)
+    counted = shares_not_counted(config.privacy, plan.clients)
     noise = noise_against(counted, plan.stage_one.noise_multiplier, shares)
     first = message_charge(stage_two_terms(config.privacy, request.code_values, noise, shares))
     return rounds, first.noise_multiplier
@@ -175,6 +175,8 @@ def _messages(request: BudgetRequest, config: RunConfig, plan: PrivacyPlan) -> t
 
 def _against_server(plan: PrivacyPlan, messages: Sequence[float], participations: int) -> float:
     """Epsilon of one client's messages against the server, as a run would report it."""
+    if plan.trust == "secure":
+        return plan.epsilon
     return epsilon_of_messages(plan, list(zip(messages, (participations, 1), strict=False)))
 
 
@@ -224,7 +226,13 @@ def _server_terms(budget: Budget) -> str:
     because = why_infinite_to_server(budget.plan, budget.request.trust, budget.epsilon_server_view)
     if because:
         return f" (nothing is claimed: {because})"
+    if budget.plan.trust == "secure":
+        return " (the server sees sums only, under the same assumptions)"
     return f" (asked in at most {budget.participations:,} rounds; no amplification)"
+
+
+def _faced(request: BudgetRequest) -> str:
+    return "masked, so nobody faces it alone" if request.trust == "secure" else "all that the server faces"
 
 
 def _sampling(budget: Budget) -> str:

@@ -7,7 +7,7 @@ from typing import Literal
 from common.config import LARGEST_EPSILON, LARGEST_ROUNDS, ConfigError, RunConfig, Scalar
 from common.privacy.delta import check_delta
 
-Trust = Literal["central", "distributed", "local"]
+Trust = Literal["central", "distributed", "local", "secure"]
 Accountant = Literal["pld", "prv", "rdp", "gdp"]
 
 _OPTIONS = {
@@ -20,6 +20,7 @@ _OPTIONS = {
     "federation.num-clients": "--clients",
     "privacy.trust": "--trust",
     "privacy.colluders": "--colluders",
+    "privacy.dropouts": "--dropouts",
     "num-server-rounds": "--rounds",
     "The run configuration is": "The options are",
 }
@@ -32,7 +33,8 @@ class BudgetRequest:
     ``delta``: ``None`` for 1/(10 M). ``statistics_share``: part of epsilon for stage 1; 0: no stage 1. Where the noise
     is given, stage 1 has twice that noise, as in a run. ``statistics_rate``: ``None`` for ``sampling_rate``.
     ``code_values``: of either stage; they move nothing but the part of delta that is set aside for discrete noise.
-    ``colluders``: clients that subtract their own noise shares; the others then add more. ``check``: ask PRV, which
+    ``colluders``: clients that subtract their own noise shares; the others then add more. ``dropouts``: clients that a
+    round under secure aggregation may lack, whose shares are not counted on either. ``check``: ask PRV, which
     takes seconds.
     """
 
@@ -48,6 +50,7 @@ class BudgetRequest:
     accountant: Accountant = "pld"
     code_values: int = 256
     colluders: int = 1
+    dropouts: int = 1
     check: bool = True
 
     @property
@@ -109,6 +112,7 @@ def _flat(request: BudgetRequest) -> dict[str, Scalar]:
         "privacy.delta": request.delta or 0.0,
         "privacy.trust": request.trust,
         "privacy.colluders": request.colluders,
+        "privacy.dropouts": request.dropouts,
         "privacy.sampling-rate": request.sampling_rate,
     }
     if request.statistics_share:

@@ -5,16 +5,18 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from common.config import RunConfig
 from common.model.positions import check_length
+from common.privacy.mechanism import ReleaseTerms
+from common.secure.directory import ENTRY_BYTES
 from common.wire.digest import app_digest
-from common.wire.records import Task, pack_instruction, pack_release, serialized_bytes
+from common.wire.records import Task, pack_instruction, serialized_bytes
+from common.wire.secure import bits_of
 from server_app.privacy.account import assumptions
 from server_app.privacy.plan import PrivacyPlan, clients_asked, round_terms, why_infinite
 from server_app.results.json_lines import finite
 from server_app.results.units import data_size, show, times
+from server_app.rounds.secure import bytes_of_answer, masked_instruction
 from server_app.run import plan_run
 from server_app.strategies import check_strategy, recipe_of
 from workbench.planning.architectures import Shape, shape_of
@@ -67,8 +69,9 @@ def solve(config: RunConfig) -> Sizes:
     plan = plan_run(config, recipe, config.federation.num_clients or SIMULATED_CLIENTS)
     size, encoder = recipe.code_size, recipe.encoder
     terms = round_terms(config.privacy, plan, size)
-    release = serialized_bytes(pack_release(np.zeros(size, terms.dtype), 1))
     instruction = pack_instruction(recipe.broadcast, encoder.spec, Task(1, terms, app_digest()))
+    if plan.trust == "secure":
+        instruction = masked_instruction(instruction, config.privacy, plan.clients)
     memory = estimate(config, shape, sends_code=not recipe.sends_whole)
     server = estimate_server(config, shape, sends_code=not recipe.sends_whole)
     return Sizes(
@@ -76,14 +79,19 @@ def solve(config: RunConfig) -> Sizes:
         shape=shape,
         privacy=plan,
         code_values=size,
-        code_dtype=str(terms.dtype),
-        bytes_up=release,
+        code_dtype=f"{bits_of(terms)}-bit integers, masked" if plan.trust == "secure" else str(terms.dtype),
+        bytes_up=bytes_of_answer(terms),
         bytes_down=serialized_bytes(instruction) + encoder.other_bytes,
-        bytes_up_plain_lora=shape.layout.size * round_terms(config.privacy, plan, shape.layout.size).dtype.itemsize,
+        bytes_up_plain_lora=_plain(round_terms(config.privacy, plan, shape.layout.size)),
         memory=memory,
         server=server,
         placements=tuple(_place(name, *cards, server, memory) for name, cards in _CARDS.items()),
     )
+
+
+def _plain(terms: ReleaseTerms) -> int:
+    """Bytes of all values under terms, and nothing around them."""
+    return math.ceil(terms.size * (bits_of(terms) / 8 if terms.trust == "secure" else terms.dtype.itemsize))
 
 
 def _place(name: str, gigabytes: int, cards: int, server: ServerMemory, memory: Memory) -> Placement:
@@ -170,11 +178,17 @@ def to_text(config: RunConfig) -> str:
 
 
 def _cover_line(sizes: Sizes) -> list[str]:
-    if not sizes.config.federation.cover:
+    secure = sizes.privacy.trust == "secure"
+    if not (sizes.config.federation.cover or secure):
         return []
     asked = round(clients_asked(sizes.config, sizes.privacy))
     up, down = data_size(asked * sizes.bytes_up), data_size(asked * sizes.bytes_down)
-    return [f"  with cover traffic          {up} up and {down} down in a round: all {asked:,} clients are asked"]
+    what = "secure aggregation" if secure else "with cover traffic"
+    lines = [f"  {what:<27} {up} up and {down} down in a round: all {asked:,} clients are asked"]
+    if secure:
+        keys = data_size(ENTRY_BYTES * sizes.privacy.clients)
+        lines.append(f"  key set-up, once a run      {ENTRY_BYTES} B up and {keys} down per client")
+    return lines
 
 
 def _saving(sizes: Sizes) -> str:

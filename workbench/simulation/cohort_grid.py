@@ -22,6 +22,7 @@ from common.data import IGNORED, TokenizedExamples
 from common.model.adapted import AdaptedModel, load_adapted_model
 from common.model.group_gradients import are_linear, group_gradients
 from common.wire.records import TRAIN, received_adapter, unpack_instruction
+from common.wire.secure import secure_task
 from workbench.simulation.in_process import InProcessGrid
 
 
@@ -81,6 +82,9 @@ class CohortGrid(InProcessGrid):
         if not messages:
             return {}
         sent, _, task = unpack_instruction(messages[0].content)
+        masked = secure_task(messages[0].content, task.terms, raw=task.raw)
+        if masked and masked.rate < 1:  # whose coins land heads only they know, and nobody else computes anything
+            return {}
         found: dict[int, Tensor] = {}
         alike: dict[int, list[tuple[Site, TokenizedExamples]]] = {}
         for message in messages:

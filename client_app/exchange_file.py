@@ -1,0 +1,34 @@
+"""Which exchanges a site has answered, on its own disk before the answer is made: no mask is ever used twice.
+
+Flower keeps a client's state with the reply. Were both lost after the reply has gone, the same exchange would be
+answered anew under the same masks, and the difference of two answers is masked by nothing. The file lies beside the
+site's ledger; a run key is fresh, so that a file which is gone knows of no exchange that could come again after a
+restart of the SuperNode, which has lost the key as well.
+"""
+
+import fcntl
+import os
+from pathlib import Path
+
+from common.wire.records import WireError
+
+_SUFFIX = ".exchanges"
+_LONGEST = 2**20  # bytes kept: some thousand exchanges; older ones have smaller numbers
+
+
+def claim(ledger_path: str, key: bytes, exchange: int, leg: int) -> None:
+    """Write down that this leg (0: answer, 1: repair) of an exchange is answered; ``WireError`` where it was before."""
+    path = Path(ledger_path + _SUFFIX)
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+    with os.fdopen(descriptor, "rb+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        mine = key.hex().encode()
+        lines = [line.split() for line in file.read().splitlines()]
+        claimed = [(int(words[1]), int(words[2])) for words in lines if len(words) == 3 and words[0] == mine]
+        if claimed and (exchange, leg) <= max(claimed):
+            raise WireError(f"exchange {exchange} is answered already, as this site has written down")
+        if file.tell() > _LONGEST:
+            file.truncate(0)
+        file.write(b"%s %d %d\n" % (mine, exchange, leg))
+        file.flush()
+        os.fsync(file.fileno())

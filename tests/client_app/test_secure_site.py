@@ -1,0 +1,189 @@
+"""A site with data and keys of its own under secure aggregation: whom it trusts, what it counts, what time tells."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from client_app import answer as answering
+from client_app import new_site_key, seat
+from client_app.node_config import PolicyRefusal
+from client_app.policy import SitePolicy
+from client_app.rows import rows_allowed
+from client_app.site_ledger import create_ledger
+from common.model.adapted import AdaptedModel
+from common.secure.directory import Directory
+from common.secure.keys import agree, new_private_key, pair_secret, public_key, site_name
+from common.wire.records import WireError, serialized_bytes
+from tests.support.secure_client import MEMBERS, TERMS, Client, told
+from tests.support.tiny import write_jsonl
+
+
+@pytest.fixture
+def own(adapted: AdaptedModel, tmp_path: Path) -> Callable[..., Client]:
+    """A site with its own data, keys and ledger, whose peers it has pinned."""
+
+    def made(seated: bool = True, **node: Any) -> Client:
+        rows = [{"prompt": f"the sum of {n} and 3 is", "completion": f" {n + 3}"} for n in range(4)]
+        data, ledger = write_jsonl(tmp_path / "own.jsonl", rows), tmp_path / "ledger.jsonl"
+        create_ledger(ledger)
+        assert new_site_key.main([str(tmp_path / "key")])[0]
+        pinned = [public_key(new_private_key()) for _ in range(MEMBERS - 1)]
+        (tmp_path / "peers").write_text("".join(f"{key.hex()} site-{n}\n" for n, key in enumerate(pinned)))
+        files = {"site-key": str(tmp_path / "key"), "peers": str(tmp_path / "peers")}
+        limits = {"max-epsilon": 20.0, "ledger-path": str(ledger), "data-path": str(data), "max-local-steps": 4}
+        found = Client(adapted, {key.replace("_", "-"): value for key, value in {**limits, **files, **node}.items()})
+        found.others = [(public_key(new_private_key()), site_name(key)) for key in pinned]
+        return found.seated() if seated else found
+
+    return made
+
+
+def test_a_site_with_its_own_data_needs_keys_of_its_own(adapted: AdaptedModel, tmp_path: Path) -> None:
+    client = Client(adapted, {"data-path": str(tmp_path / "own.jsonl"), "max-epsilon": 0.0})
+    with pytest.raises(PolicyRefusal, match="needs site-key and peers"):
+        client.key()
+
+
+def test_a_member_that_is_not_pinned_is_refused(own: Callable[..., Client]) -> None:
+    client = own(seated=False)
+    mine = client.key()
+    for stranger in (bytes(8), site_name(public_key(new_private_key()))):
+        with pytest.raises(PolicyRefusal, match="1 of 5 members are none of its peers"):
+            client.know([mine, (client.others[0][0], stranger), *client.others[1:]])
+    with pytest.raises(PolicyRefusal, match="a site twice"):
+        client.know([mine, *client.others[:3], (client.others[3][0], client.others[2][1])])
+    with pytest.raises(PolicyRefusal, match="another name for this one"):
+        client.know([(mine[0], bytes(8)), *client.others])
+
+
+def test_a_server_that_puts_its_own_run_keys_in_learns_no_pair_secret(own: Callable[..., Client]) -> None:
+    """It knows every run key's agreement then, and still none of the secrets, which hang on pinned keys too."""
+    client = own(seated=False)
+    mine, faked = client.key(), [new_private_key() for _ in range(MEMBERS - 1)]
+    members = [mine, *((public_key(key), name) for key, (_, name) in zip(faked, client.others, strict=True))]
+    client.know(members)
+    digest = Directory(tuple(members)).digest
+    found = seat.Seat.of(client.context.state)
+    assert found is not None
+    assert not set(found.secrets) & {pair_secret(agree(key, mine[0]), digest, 7) for key in faked}
+
+
+def test_a_site_may_require_secure_aggregation(own: Callable[..., Client]) -> None:
+    client = own(require_secure_aggregation=True)
+    client.answers(told(1))
+    with pytest.raises(PolicyRefusal, match="require-secure-aggregation"):
+        client.answers(None, replace(TERMS, trust="local"))
+
+
+def test_a_site_says_how_many_others_must_be_in_a_sum(own: Callable[..., Client]) -> None:
+    client = own(min_peers=3)
+    client.answers(told(1, least=4))
+    with pytest.raises(PolicyRefusal, match=r"of 2 others, below its min-peers = 3"):
+        client.answers(told(2, least=3))
+
+
+def test_the_ledger_counts_the_noise_that_the_site_counts_on_and_twice_where_a_round_may_be_repaired() -> None:
+    policy = SitePolicy(min_peers=3)
+    every = policy.noise_of(TERMS, told(1, least=MEMBERS))
+    assert every == pytest.approx(2.0 * math.sqrt(4 / 5), rel=1e-6)
+    assert policy.noise_of(TERMS, told(1, least=4)) == pytest.approx(every / math.sqrt(2))
+    assert SitePolicy(min_peers=1).noise_of(TERMS, told(1, least=MEMBERS)) < every
+
+
+@pytest.mark.parametrize("heads", [True, False])
+def test_a_site_works_as_long_and_answers_at_equal_length_whatever_its_coin_says(
+    own: Callable[..., Client], monkeypatch: pytest.MonkeyPatch, heads: bool
+) -> None:
+    client = own()
+    worked: list[str] = []
+    released = answering._released
+    monkeypatch.setattr(answering, "lands_heads", lambda *_: heads)
+    monkeypatch.setattr(answering, "_released", lambda *args: worked.append("gradient") or released(*args))
+    ledger = Path(str(client.context.node_config["ledger-path"]))
+    lines = len(ledger.read_text(encoding="utf-8").splitlines())
+    reply = client.answers(told(1))
+    assert worked == ["gradient"]
+    assert serialized_bytes(reply) == serialized_bytes(client.answers(told(2)))
+    assert len(ledger.read_text(encoding="utf-8").splitlines()) == lines + 2, "a line each time"
+    assert json.loads(ledger.read_text(encoding="utf-8").splitlines()[-1])["releases"] == (2 if heads else 0)
+
+
+def test_what_leaves_on_tails_is_noise_and_on_heads_the_code(
+    own: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the masks taken off, which only this test can, under noise so low that a code shows."""
+    client = own(max_epsilon=0.0, min_noise_multiplier=0.0)
+    terms, seen = replace(TERMS, noise_multiplier=0.01), []
+
+    def overhear(values: np.ndarray, *_: Any) -> np.ndarray:
+        seen.append(values)
+        return values.astype(np.uint64) & np.uint64(1)
+
+    monkeypatch.setattr(answering, "masked", overhear)
+    for number, heads in enumerate([True, False, True, False]):
+        monkeypatch.setattr(answering, "lands_heads", lambda *_, heads=heads: heads)
+        client.answers(told(number), terms)
+        norm = np.linalg.norm(seen[-1] * terms.grid_step)
+        assert norm == pytest.approx(1.0, abs=0.1) if heads else norm < 0.1
+
+
+def test_an_exhausted_site_answers_noise_at_equal_length(own: Callable[..., Client]) -> None:
+    client = own(max_releases=1)
+    lengths = {serialized_bytes(client.answers(told(number))) for number in range(1, 4)}
+    assert len(lengths) == 1
+
+
+def test_keys_of_a_site_that_are_wrong_are_refused_without_naming_files(
+    own: Callable[..., Client], tmp_path: Path
+) -> None:
+    for name, content in (("peers", "zz\n"), ("peers", ""), ("key", "00"), ("peers", "00" * 32 + " zero\n")):
+        client = own(seated=False)
+        (tmp_path / name).write_text(content)
+        with pytest.raises(PolicyRefusal, match=r"cannot be read; why is in its own log") as refusal:
+            client.key()
+        assert str(tmp_path) not in str(refusal.value)
+        for file in ("ledger.jsonl", "key"):
+            (tmp_path / file).unlink()
+    client = own(seated=False)
+    (tmp_path / "key").chmod(0o644)
+    with pytest.raises(PolicyRefusal, match="cannot be read"):
+        client.key()
+
+
+def test_one_of_both_files_is_not_enough(adapted: AdaptedModel, tmp_path: Path) -> None:
+    client = Client(adapted, {"site-key": str(tmp_path / "key")})
+    with pytest.raises(PolicyRefusal, match="set both"):
+        client.key()
+
+
+def test_what_was_answered_is_on_disk_before_the_answer_and_outlives_state_and_worker(
+    own: Callable[..., Client],
+) -> None:
+    """Superexec, worker and reply's state die together after the reply has gone: no mask is used twice."""
+    client = own()
+    before = client.context.state[seat.RECORD]
+    client.answers(told(1))
+    client.repairs(1, {0, 1, 2, 3})
+    for ask in (lambda: client.answers(told(1)), lambda: client.answers(told(0))):
+        client.context.state[seat.RECORD] = before
+        seat._answered.clear()
+        with pytest.raises(WireError, match="as this site has written down"):
+            ask()
+    client.context.state[seat.RECORD] = before
+    client.answers(told(2))
+
+
+def test_an_answer_that_a_worker_died_over_is_asked_again_without_rows(own: Callable[..., Client]) -> None:
+    client = own()
+    before = client.context.state[seat.RECORD]
+    client.answers(told(1))
+    client.context.state[seat.RECORD] = before
+    seat._answered.clear()
+    with rows_allowed(False):
+        client.answers(told(1))
