@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 
 from datasets import BuilderConfig, DownloadManager, ReadInstruction, disable_progress_bars, load_dataset_builder
 from datasets import config as datasets_config
+from datasets.data_files import FILES_TO_IGNORE
 from datasets.exceptions import DatasetsError
 
 from common.data.files import KINDS, kind_of, rows_of_file
@@ -22,6 +23,7 @@ datasets_config.HF_UPDATE_DOWNLOAD_COUNTS = False  # who reads a local file call
 disable_progress_bars()  # a client's terminal is the federation's log
 _REMOTE = ("hf://", "https://", "http://")  # a README may name any file; ``datasets`` opens one of this machine as well
 _FAULTS = (OSError, ValueError, RuntimeError, DatasetsError)
+_README = "README.md"
 _KNOWN = {"name", "version", "data_dir", "data_files", "description", "features", "sep", "delimiter"}
 
 
@@ -32,8 +34,11 @@ def rows_of_set(path: str, subset: str, split: str, revision: str, *, local: boo
     ``datasets`` writes them (``train[:100]+test``). ``local``: the hub is not asked for what is no directory here.
     Raises ``FileFault``.
     """
-    if local and not Path(path).expanduser().is_dir():
+    place = Path(path).expanduser()
+    if local and not place.is_dir():
         raise FileFault("no such file or directory")
+    if place.exists() and not place.is_dir():  # no name to ask the hub for
+        raise FileFault("it is a file of another kind")
     names: list[str | None] = [name.strip() for name in subset.split(",") if name.strip()]
     for name in names or [None]:
         try:
@@ -95,17 +100,30 @@ def _local_files(folder: Path, subset: str | None) -> tuple[dict[str, list[str]]
     """By way of links, for ``datasets`` takes brackets and stars in a folder's own name for a pattern."""
     with TemporaryDirectory() as temporary:  # mode 0700; what datasets writes (a lock) goes with it
         root = Path(temporary).resolve() / "set"
-        _mirror(folder, root)
+        there = _mirror(folder, root)
         try:
             found, delimiter = _split_files(load_dataset_builder(str(root), subset, cache_dir=temporary).config)
         except _FAULTS as error:
             raise FileFault(one_line(error.__cause__ or error).replace(str(root), str(folder))) from error
         own = {split: [str(folder / Path(file).relative_to(root)) for file in files] for split, files in found.items()}
+        if not (folder / _README).exists():
+            _refuse_leftovers(there - set(chain(*own.values())))
         return own, delimiter
 
 
-def _mirror(folder: Path, root: Path) -> None:
-    """Links to the files that can be read, and to the README, which says what is where."""
+def _refuse_leftovers(files: set[str]) -> None:
+    """``datasets`` takes the commonest kind of file, and where a split's name is in some, these alone."""
+    if files:
+        raise FileFault(
+            f"{len(files)} of its files would not be read, {min(files)} for one: a directory's files are of one kind, "
+            "and all of them or none have train, test or validation in their names; move the others away, or name the "
+            "files of each split in a README.md"
+        )
+
+
+def _mirror(folder: Path, root: Path) -> set[str]:
+    """Links to the files that can be read, and to the README, which says what is where; the data files among them."""
+    found = set()
     root.mkdir()
     seen: set[str] = set()
     for place, folders, names in os.walk(folder, followlinks=True):
@@ -114,10 +132,14 @@ def _mirror(folder: Path, root: Path) -> None:
             continue
         seen.add(real)
         for name in names:
-            if kind_of(Path(name)) or name == "README.md":
-                link = root / Path(place).relative_to(folder) / name
+            if kind_of(Path(name)) or name == _README:
+                relative = Path(place).relative_to(folder) / name
+                link = root / relative
                 link.parent.mkdir(parents=True, exist_ok=True)
                 link.symlink_to(Path(place) / name)
+                if name not in FILES_TO_IGNORE and not any(part.startswith((".", "__")) for part in relative.parts):
+                    found.add(str(folder / relative))
+    return found
 
 
 def _hub_files(name: str, subset: str | None, revision: str) -> tuple[dict[str, list[str]], str]:

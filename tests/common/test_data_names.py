@@ -123,6 +123,35 @@ def test_a_folder_that_cannot_be_read_is_refused_by_its_name(
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    "others",
+    [["b.csv"], ["train-2.jsonl", "extra.jsonl"], ["sub/b.parquet"]],
+    ids=["another kind", "no split", "deeper"],
+)
+def test_a_folders_files_that_would_not_be_read_are_told(tmp_path: Path, others: list[str]) -> None:
+    """``datasets`` would take the one file, and say nothing of the other."""
+    write(tmp_path / "train.jsonl", "right")
+    for name in others:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / name, "lost")
+    unread = tmp_path / others[-1]
+    with pytest.raises(ConfigError, match=f"1 of its files would not be read, {unread} for one"):
+        load_examples(str(tmp_path), DataConfig())
+    unread.unlink()
+    for name in ("dataset_info.json", ".cache/x.json", "notes.txt", "__pycache__/y.csv"):  # nobody's data
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    assert set(load_examples(str(tmp_path), DataConfig())["completion"]) <= {"right", "lost"}
+
+
+def test_a_file_of_another_kind_is_no_name_to_ask_the_hub_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sets, "load_dataset_builder", lambda *_, **__: pytest.fail("the hub was asked"))
+    (tmp_path / "own.xlsx").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="it is a file of another kind"):
+        load_examples("own.xlsx", DataConfig())
+
+
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A name that is found on a hub whose files lie in a folder here."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from common.config import ConfigError, RunConfig, Scalar, names_a_file
+from common.config import ConfigError, DataConfig, RunConfig, Scalar, names_a_file
 from common.privacy.delta import check_delta
 from server_app.results.output_place import check_output
 from server_app.results.resuming import check_same_run, why_not_resumable
@@ -142,6 +142,17 @@ def _check(config: RunConfig, clients: int) -> None:
             check_conversations(config, clients)
 
 
+def _check_group(config: RunConfig, private: list[str], public: list[str] | None) -> None:
+    """Refuse a column of groups that was named and is nowhere; an absent one of the default's name parts nothing."""
+    column, unread = config.data.group_column, config.data.evaluation and public is None
+    if column == DataConfig().group_column or unread or column in (*private, *(public or ())):
+        return
+    raise ConfigError(
+        f'data.group-column = "{column}": not a column of the data, which have {", ".join(private)}; leave it out '
+        "where nothing is grouped"
+    )
+
+
 def _how_to_go_on(folder: Path) -> str:
     """What a person who has stopped a run may do; the log of one that never began goes."""
     if not folder.name:  # stopped before it had one
@@ -211,11 +222,11 @@ def _check_data(config: RunConfig, clients: int) -> None:
 
     demo = config.data.name == "demo"
     local, held_out = Path(config.data.name).is_absolute(), Path(config.data.evaluation).is_absolute()
-    if held_out or (demo and not config.data.evaluation):
-        evaluation_examples(config.data, config.seed)
+    public = evaluation_examples(config.data, config.seed) if held_out or not config.data.evaluation else None
     if Path(config.data.validation).is_absolute():
         validation_examples(config.data, config.seed)
     if local:
-        private_examples(config.data, 0, clients, config.seed)
+        rows = private_examples(config.data, 0, clients, config.seed)
+        _check_group(config, rows.column_names, None if public is None else public.column_names)
     if held_out and (local or demo):
         check_evaluation_is_public(config.data, clients, config.seed)

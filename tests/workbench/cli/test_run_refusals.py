@@ -159,6 +159,14 @@ def test_a_run_that_its_plan_or_its_devices_forbid_is_refused_at_once(
 
 
 @pytest.mark.usefixtures("_no_launch")
+def test_a_column_of_groups_that_is_nowhere_is_refused_at_once(tmp_path: Path) -> None:
+    own = rows_file(tmp_path, ROWS)
+    changes = [f"data.name={own}", "data.partitioner=iid", "federation.num-clients=3", "privacy.delta=0"]
+    said = refused(tmp_path, *changes, "data.group-column=hospital")
+    assert 'data.group-column = "hospital": not a column of the data, which have prompt, completion, group' in said
+
+
+@pytest.mark.usefixtures("_no_launch")
 def test_a_hub_model_that_cannot_be_had_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "the model hub cannot be reached" in refused(tmp_path, "model.name=somebody/something")
