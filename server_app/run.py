@@ -11,7 +11,7 @@ from common.model.positions import check_length
 from common.private_files import private_files
 from server_app.log import recording
 from server_app.privacy.plan import PrivacyPlan, make_plan
-from server_app.privacy.stage_one import empty_stage_one
+from server_app.privacy.stage_one import empty_rounds, empty_stage_one
 from server_app.results.checkpoints import CheckpointError
 from server_app.results.console import ConsoleLog
 from server_app.results.folder import RunFolder
@@ -56,6 +56,7 @@ def run_federation(
             say(control_warning(control))
         say.opening(config, plan, adapted.layout.size, folder.path)
         if not config.resume:
+            say.warning(empty_rounds(config.privacy.sampling_rate, plan.clients))
             say.warning(empty_stage_one(recipe.stage_one, plan.clients, noisy=plan.noisy_stage_one))
         try:
             strategy.start(

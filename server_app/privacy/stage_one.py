@@ -40,6 +40,20 @@ def statistics_stage(config: RunConfig, size: int, *, open_size: int = 1, clip_n
     )
 
 
+def empty_rounds(rate: float, clients: int) -> str:
+    """What to say when a round is likelier to ask nobody than somebody, (1 - p)^M; else ``""``.
+
+    A matter of public numbers: who *was* asked stays unsaid.
+    """
+    chance = (1 - rate) ** clients
+    if chance <= 0.5:
+        return ""
+    return (
+        f"privacy.sampling-rate = {rate:g} with {clients} clients: a round asks nobody with probability {chance:.2g}, "
+        "and noise alone then moves the model; raise it"
+    )
+
+
 def empty_stage_one(stage: StageOne | None, clients: int, *, noisy: bool) -> str:
     """What to say when stage 1 asks nobody with a probability above 1 %, (1 - q)^M; else ``""``.
 

@@ -57,7 +57,7 @@ class Bars:
 
 def loss_chart(rows: Sequence[Mapping[str, Any]]) -> Chart | None:
     """Held-out loss with the base model's; ``None`` where nothing was scored."""
-    scored = [row for row in rows if "loss" in row]
+    scored = _with(rows, "loss")
     if not scored:
         return None
     series = (_series("held-out", scored, "loss", "blue"),)
@@ -68,7 +68,7 @@ def loss_chart(rows: Sequence[Mapping[str, Any]]) -> Chart | None:
 
 def accuracy_chart(rows: Sequence[Mapping[str, Any]], outcome: Mapping[str, Any]) -> Chart | None:
     """Held-out accuracy, by group where there are few, retention, the base model's and guessing; in percent."""
-    scored = [row for row in rows if "accuracy" in row]
+    scored = _with(rows, "accuracy")
     if not scored:
         return None
     groups = sorted(key for key in scored[-1] if key.startswith("accuracy."))
@@ -115,9 +115,15 @@ def bytes_chart(wire: Mapping[str, Any]) -> Bars:
     return Bars("bytes", "bytes per client and round (serialised, log scale)", found, data_size)
 
 
+def _with(rows: Sequence[Mapping[str, Any]], key: str) -> list[Mapping[str, Any]]:
+    """The rows that have a number there; that of a model that diverged is none."""
+    return [row for row in rows if isinstance(row.get(key), int | float) and math.isfinite(row[key])]
+
+
 def _series(
     label: str, rows: Sequence[Mapping[str, Any]], key: str, color: str, factor: float = 1.0, *, thin: bool = False
 ) -> Series:
+    rows = _with(rows, key)
     errors = [row.get(f"{key}_error") for row in rows]
     known = all(isinstance(error, float) and math.isfinite(error) for error in errors)
     return Series(

@@ -99,9 +99,12 @@ class Evaluator:
         return (-self._by_option(adapter)).softmax(dim=1)
 
     def _by_group(self, values: Sequence[float], weights: Sequence[int]) -> dict[str, float]:
+        """Of each group; nothing where there is but one, whose figures are those of the whole."""
         groups: dict[str, list[int]] = defaultdict(list)
         for row, group in enumerate(self._groups):
             groups[group].append(row)
+        if len(groups) < 2:
+            return {}
         return {
             group: _ratio([values[row] for row in rows], [weights[row] for row in rows])
             for group, rows in sorted(groups.items())

@@ -55,14 +55,20 @@ def judge(
     It has diverged with a loss above ``factor`` times the base model's (``server.divergence-factor``).
     """
     loss, judged = judged_loss(metrics)
-    limit = factor * base_loss
-    if not torch.isfinite(adapter).all() or math.isnan(loss) or loss > limit:
+    why = _why_diverged(adapter, loss, judged, factor * base_loss)
+    if why:
         kept = f"of round {best.round}, whose loss {best.loss:.3g} was the lowest," if best else "of the base model"
-        return Judgment(
-            best,
-            f"diverged: {judged} loss {loss:.3g} above {limit:.3g} (server.divergence-factor times the base "
-            f"model's); the adapter {kept} is kept",
-        )
+        return Judgment(best, f"diverged: {why}; the adapter {kept} is kept")
     if metrics is not None and loss < (best.loss if best else base_loss):
         return Judgment(Best(adapter, loss, server_round))
     return Judgment(best)
+
+
+def _why_diverged(adapter: Tensor, loss: float, judged: str, limit: float) -> str:
+    if not torch.isfinite(adapter).all():
+        return "the adapter holds values that are not finite"
+    if math.isnan(loss):
+        return f"{judged} loss is not a number"
+    if loss > limit:
+        return f"{judged} loss {loss:.3g} above {limit:.3g} (server.divergence-factor times the base model's)"
+    return ""

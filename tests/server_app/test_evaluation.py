@@ -109,12 +109,14 @@ def test_the_first_token_of_a_cut_example_is_not_counted(adapted: AdaptedModel) 
     assert short.loss == pytest.approx(-float(logs[0, ids[0, 1]] + logs[1, ids[0, 2]]) / 2, rel=1e-4)
 
 
-def test_without_choices_there_is_no_accuracy_and_without_groups_one_group(adapted: AdaptedModel) -> None:
+def test_without_choices_there_is_no_accuracy_and_one_group_is_not_told_twice(adapted: AdaptedModel) -> None:
     rows = ROWS.remove_columns(["choices", "group"])
     found = evaluator(adapted, rows)(adapted.initial)
     assert found.accuracy is None
     assert found.accuracy_by_group == {}
-    assert found.loss_by_group == {"all": found.loss}
+    assert found.loss_by_group == {}
+    alike = rows.add_column("group", ["one"] * len(rows))
+    assert evaluator(adapted, alike)(adapted.initial).loss_by_group == {}
 
 
 def test_options_that_differ_before_their_last_token_are_told_apart(adapted: AdaptedModel) -> None:

@@ -84,6 +84,14 @@ def test_nothing_is_drawn_of_what_there_is_not() -> None:
     assert epsilon_chart(rows, {}) is None
 
 
+def test_a_score_that_is_no_number_is_no_point() -> None:
+    """As of a model that diverged; JSON has no NaN, and an infinity is a text there."""
+    rows = [{"round": 0, "loss": 3.5}, {"round": 1, "loss": None}, {"round": 2, "loss": "inf"}, {"round": 3, "loss": 3}]
+    chart = loss_chart(rows)
+    assert chart is not None
+    assert (chart.series[0].x, chart.series[0].y) == ((0, 3), (3.5, 3))
+
+
 def test_epsilon_begins_with_what_stage_one_has_spent() -> None:
     rows = [{"round": 1, "epsilon": 1.5}, {"round": 2, "epsilon": 2.0}]
     privacy = {"released_model": {"epsilon_of_stage_1": 0.7, "delta": 1e-5}, "planned_epsilon": 2.5}

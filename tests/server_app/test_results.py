@@ -313,3 +313,23 @@ def test_a_code_larger_than_the_adapter_is_refused_before_anything_is_written(fi
     with pytest.raises(ConfigError, match=r"codec\.size = 1000000: larger than the adapter, which has \d+ values"):
         run_federation(tiny_grid(config), config)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_left_the_numbers_ends_with_its_report(files: Files, tmp_path: Path) -> None:
+    """Noise of 10^30 makes the loss NaN, which JSON cannot hold: the run ends as diverged, plots and page included."""
+    changes = {"privacy.epsilon": 4.0, "privacy.clip-norm": 1e30, "num-server-rounds": 2}
+    folder = run_tiny(tiny_config(files, tmp_path, changes))
+    report = json.loads((folder.path / "report.json").read_text())
+    assert report["outcome"]["stopped_because"].startswith("diverged: held-out loss is not a number")
+    assert (folder.path / "report.html").exists()
+
+
+def test_a_run_whose_rounds_mostly_ask_nobody_says_so_at_its_start(
+    files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = {"privacy.epsilon": 4.0, "privacy.sampling-rate": 0.05, "num-server-rounds": 1}
+    run_tiny(tiny_config(files, tmp_path / "rare", changes))
+    said = "privacy.sampling-rate = 0.05 with 6 clients: a round asks nobody with probability 0.74"
+    assert said in capsys.readouterr().out
+    run_tiny(tiny_config(files, tmp_path / "usual", changes | {"privacy.sampling-rate": 0.5}))
+    assert "a round asks nobody" not in capsys.readouterr().out
