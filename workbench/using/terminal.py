@@ -50,7 +50,7 @@ def talk(writer: Writer, console: Console, system: str = "", read: Callable[[], 
 
 def _answer(writer: Writer, console: Console, histories: dict[str, list[Message]], line: str) -> None:
     texts = dict.fromkeys(histories, "")
-    with Live(side_by_side(texts), console=console, auto_refresh=False) as live:
+    with Live(side_by_side(texts), console=console, auto_refresh=False, transient=True) as live:
         for who, history in histories.items():
 
             def told(piece: str, who: str = who) -> None:
@@ -63,4 +63,4 @@ def _answer(writer: Writer, console: Console, histories: dict[str, list[Message]
             except KeyboardInterrupt:
                 texts[who] = f"{texts[who].strip()} (stopped)"
             history[:] = [*asked, {"role": "assistant", "content": texts[who] or "(nothing)"}]
-        live.update(side_by_side(texts))
+    console.print(side_by_side(texts))  # whole, with a line's end, also in a pipe

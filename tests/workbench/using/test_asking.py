@@ -128,7 +128,8 @@ def test_each_model_remembers_its_own_answers_until_it_is_told_to_forget(
     lengths = [length for who, length in seen if who == "base"]
     assert lengths[0] == lengths[2] < lengths[1]
     assert len(seen) == 6
-    assert "base says" in out.getvalue()
+    assert out.getvalue().count("base says") == 3, "each answer once, and whole"
+    assert out.getvalue().endswith("\n")
     assert "tuned says" in out.getvalue()
 
 
