@@ -18,7 +18,7 @@ from server_app.results.folder import RunFolder
 from server_app.results.output_place import check_output
 from server_app.results.resuming import check_same_run, why_not_resumable
 from server_app.results.tensorboard import check_tensorboard
-from server_app.rounds.availability import Attendance, site_names
+from server_app.rounds.availability import Attendance, StopAsked, site_names
 from server_app.rounds.cohort import connect
 from server_app.rounds.controls import Control, control_warning
 from server_app.rounds.state import pack_adapter
@@ -33,6 +33,8 @@ def run_federation(
 ) -> RunFolder:
     """Run the configured strategy to its end and write its results, as private files; returns their folder.
 
+    A file named ``stop`` in that folder ends the run before the next round is charged: then there is no report.
+
     ``run``: Flower's id of the run, for the structured log; 0 where no SuperLink gave one. ``control``: of an
     experiment, what is kept from the model. ``plots``: whether anybody will look at them; they take seconds.
     """
@@ -46,7 +48,7 @@ def run_federation(
     check_evaluation_is_public(config.data, len(nodes), config.seed)
     plan = plan_run(config, recipe, len(nodes))
     folder = RunFolder.create(config)
-    attendance = Attendance(nodes, site_names(grid), config.federation)
+    attendance = Attendance(nodes, site_names(grid), config.federation, stop_asked=folder.stop.exists)
     with folder.held(), recording(folder.events, run, attendance.names):
         session = Session.open(config, adapted, recipe, plan, attendance, folder, say)
         strategy = strategy_of(config)(
@@ -66,6 +68,8 @@ def run_federation(
                 timeout=config.federation.round_timeout,
             )
             session.finish(strategy, plots=plots)
+        except StopAsked:
+            session.stop()
         except BaseException:
             session.monitor.write("failed")
             raise

@@ -20,6 +20,7 @@ from server_app.results.folder import RunFolder
 from server_app.results.model_card import model_card
 from server_app.results.monitor import Monitor
 from server_app.results.report import Scores, write_report
+from server_app.results.resuming import why_not_resumable
 from server_app.results.scoring import Scorer
 from server_app.results.tensorboard import Scalars
 from server_app.results.tracking import phase, watched
@@ -88,6 +89,7 @@ class Session:
             monitor=Monitor(folder, config.num_server_rounds, account, attendance),
             say=say,
         )
+        session.monitor.write()
         if not config.resume:
             session.evaluate_base()
         return session
@@ -158,6 +160,13 @@ class Session:
         self.monitor.write("completed")
         log_event("run_ended", round=rounds, reason=report["outcome"]["stopped_because"])
         self.say.closing(report)
+
+    def stop(self) -> None:
+        """The run was asked to stop: what is charged is done, the checkpoint stands, and the run has not ended."""
+        self.monitor.write("stopped")
+        after = f"after round {self.state.round}" if self.state.codec else "before stage 1"
+        log_event("run_stopped", round=self.state.round, reason=f"as asked, {after}")
+        self.say(f"stopped as asked, {after}; {why_not_resumable(self.folder.path) or 'it can be resumed'}")
 
     def _final_scores(self, rounds: int, adapter: Tensor, *, samples: bool) -> Scores:
         if self.scorer is None:

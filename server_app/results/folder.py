@@ -7,6 +7,7 @@ the folder is its owner's alone (0700), as are the files (0600); those to be pub
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,14 +52,13 @@ class RunFolder:
     def held(self) -> Iterator[None]:
         """Have the folder to oneself: two that went on with one run would print an epsilon each, of half of the rounds.
 
-        Raises ``ConfigError`` where another process has it.
+        The system takes that back when this process dies. Raises ``ConfigError`` where another process has it.
         """
         descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ConfigError(f'resume = "{self.path}": another process is going on with that run') from None
+            if not _lock(descriptor, fcntl.LOCK_EX, tries=20):
+                raise ConfigError(f'resume = "{self.path}": another process is going on with that run')
+            self.stop.unlink(missing_ok=True)  # of an earlier session
             yield
         finally:
             os.close(descriptor)
@@ -87,6 +87,23 @@ class RunFolder:
     def adapter(self) -> Path:
         """The fine-tuned adapter in PEFT's format, with its model card."""
         return self.path / "adapter"
+
+    @property
+    def stop(self) -> Path:
+        """Where it is asked that the run stops before its next round: a file, whatever it holds."""
+        return self.path / "stop"
+
+    def ask_to_stop(self) -> None:
+        """Ask the process that runs this run, whichever it is, to stop before it charges another round."""
+        self.stop.touch(mode=0o600)
+
+    def is_held(self) -> bool:
+        """Whether a process of this machine runs the run."""
+        place = os.open(self.path, os.O_RDONLY)
+        try:
+            return not _lock(place, fcntl.LOCK_SH, tries=1)
+        finally:
+            os.close(place)
 
     @property
     def tensorboard(self) -> Path:
@@ -137,6 +154,19 @@ class RunFolder:
         fresh.unlink(missing_ok=True)
         fresh.symlink_to(self.path.name)
         fresh.replace(link)
+
+
+def _lock(place: int, kind: int, tries: int) -> bool:
+    """Lock a folder, if need be after who only looks at it has let go; ``False`` where somebody else keeps it."""
+    for left in range(tries - 1, -1, -1):
+        try:
+            fcntl.flock(place, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if left:
+                time.sleep(0.1)
+        else:
+            return True
+    return False
 
 
 def _taken(path: Path) -> ConfigError:

@@ -44,7 +44,7 @@ class Monitor(Collector):
         self._registry.register(self)
 
     def write(self, state: str = "") -> None:
-        """Write the file; ``state``: "completed" or "failed" when the run has ended. A full disk ends no run here."""
+        """Write the file; ``state``: "completed", "failed" or "stopped" at the end. A full disk ends no run here."""
         self._state = state or self._state
         path = self._folder.path / NAME
         fresh = path.with_suffix(".new")
@@ -77,7 +77,7 @@ class Monitor(Collector):
         yield self._gauge("epsilon_spent", "Epsilon of the released model so far", float(last.get("epsilon", 0.0)))
         yield self._gauge("epsilon_budget", "Epsilon that is planned", float(self._account.plan.epsilon))
         yield self._gauge("updated_timestamp_seconds", "When this file was written", time.time())
-        for state in ("running", "completed", "failed"):
+        for state in ("running", "completed", "failed", "stopped"):
             yield self._gauge(state, f"1 if the run is {state}", float(self._state == state))
         yield from self._nodes()
 

@@ -18,13 +18,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from server_app.results.charts import Bars, Chart, accuracy_chart, bytes_chart, epsilon_chart, loss_chart
+from server_app.results.palette import PALETTE
 
 _FEW = 12  # points that are marked one by one
-PALETTE = {
-    "ink": "#1d2329", "muted": "#6b7480", "grid": "#d9dee4", "blue": "#1f5fa8", "orange": "#c25e0c", "teal": "#12806f",
-    "purple": "#7a4fa3", "olive": "#7d7a14", "red": "#b8324a", "brown": "#8a5a3b", "pink": "#b04a8f",
-}  # fmt: skip
-"""The colors on paper, each at least 3:1 against it; report.html has others for the dark."""
 _SVG_SIZE = (4.4, 2.9)  # inches: at 350 px, a phone's width, its text is as large as on the page
 
 

@@ -26,6 +26,10 @@ _MOST_NAMES = 5
 Tell = Callable[[str], None]
 
 
+class StopAsked(Exception):
+    """Somebody has asked that the run stops: nothing more is charged, and it can be resumed."""
+
+
 def site_names(grid: Grid) -> dict[int, str]:
     """The names under which nodes were registered (``flwr supernode register --name``); a node without one is absent.
 
@@ -52,6 +56,7 @@ class Attendance:
         waiting: whether the run waits for nodes now.
         unanswered: rounds in a row that a node was asked in and gave no answer of its own.
         last_answer: Unix time of each node's last answer, an error included.
+        stop_asked: whether somebody wants the run to stop.
 
     """
 
@@ -64,6 +69,7 @@ class Attendance:
     waiting: bool = False
     unanswered: dict[int, int] = field(default_factory=dict)
     last_answer: dict[int, float] = field(default_factory=dict)
+    stop_asked: Callable[[], bool] = field(default=lambda: False)
 
     @property
     def needed(self) -> int:
@@ -77,8 +83,10 @@ class Attendance:
     def wait(self, grid: Grid, server_round: int, tell: Tell, failed_in_a_row: int = 0) -> None:
         """Return when the next round (0: stage 1) may be charged: after the pause, once enough nodes are online.
 
-        Raises ``FederationError`` when fewer have been there for ``federation.wait-timeout`` seconds.
+        Raises ``FederationError`` when fewer have been there for ``federation.wait-timeout`` seconds, ``StopAsked`` as
+        soon as the run is to stop.
         """
+        self._stop_if_asked()
         if failed_in_a_row:
             self._pause(server_round, tell, failed_in_a_row)
         started = told = time.monotonic()
@@ -95,7 +103,7 @@ class Attendance:
                 if now - told >= _TELL_SECONDS:
                     told = now
                     self._tell_waiting(server_round, tell, missing, now - started)
-                time.sleep(min(_POLL_SECONDS, self.federation.wait_timeout))
+                self._sleep(min(_POLL_SECONDS, self.federation.wait_timeout))
                 missing = self._missing(grid)
         finally:
             self.waiting = False
@@ -130,7 +138,17 @@ class Attendance:
         seconds = min(_FIRST_PAUSE * 2.0 ** (failed_in_a_row - 1), _LONGEST_PAUSE, self.federation.wait_timeout)
         log_event("backing_off", round=server_round, seconds=seconds, failed_in_a_row=failed_in_a_row)
         tell(f"{count(failed_in_a_row, 'failed round')} in a row: the next one in {clock(seconds)}")
-        time.sleep(seconds)
+        self._sleep(seconds)
+
+    def _sleep(self, seconds: float) -> None:
+        while seconds > 0:
+            time.sleep(min(seconds, _POLL_SECONDS))
+            seconds -= _POLL_SECONDS
+            self._stop_if_asked()
+
+    def _stop_if_asked(self) -> None:
+        if self.stop_asked():
+            raise StopAsked
 
     def _present(self) -> str:
         return f"{self.online} of {len(self.nodes)} enrolled nodes online"

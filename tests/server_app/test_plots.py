@@ -15,6 +15,7 @@ from server_app.results.charts import (
     epsilon_chart,
     loss_chart,
 )
+from server_app.results.palette import PALETTE
 
 NO_EXAMPLES: dict[str, Any] = {"base": {}, "final": {}, "examples": {}}
 
@@ -48,7 +49,7 @@ def test_a_picture_for_a_page_is_the_same_each_time_and_asks_nobody() -> None:
     assert one == other
     assert "http" not in one
     assert "var(--blue)" in one
-    assert not any(code in one for code in plots.PALETTE.values()), "dark pages have other colors"
+    assert not any(code in one for code in PALETTE.values()), "dark pages have other colors"
 
 
 def test_a_chart_of_one_point_and_bars_of_one_size_can_be_drawn() -> None:

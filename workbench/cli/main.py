@@ -18,11 +18,12 @@ from workbench.cli.keys import keys
 from workbench.cli.plan import plan
 from workbench.cli.run import run
 from workbench.cli.traffic import traffic
+from workbench.cli.watch import watch
 from workbench.version import app_version
 
 app = typer.Typer(cls=PlainGroup, add_completion=False, pretty_exceptions_enable=False)
 
-for command in (budget, chat, check_site, compare, evaluate, export, generate, keys, plan, run, traffic):
+for command in (budget, chat, check_site, compare, evaluate, export, generate, keys, plan, run, traffic, watch):
     app.command()(command)
 
 

@@ -9,6 +9,7 @@ import typer
 
 from common.config import ConfigError, DataConfig, RunConfig, Scalar, names_a_file
 from common.privacy.delta import check_delta
+from server_app.results.folder import RunFolder
 from server_app.results.output_place import check_output
 from server_app.results.resuming import check_same_run, why_not_resumable
 from server_app.results.tensorboard import check_tensorboard
@@ -64,6 +65,9 @@ def run(
         hint = _how_to_go_on(folder)
         typer.secho(f"\nstopped{hint}", err=True)
         raise typer.Exit(130) from None
+    if not (folder / "report.json").exists():  # somebody has asked it to stop
+        typer.secho(f"stopped{_how_to_go_on(folder)}", err=True)
+        raise typer.Exit(130)
     typer.echo(summary_of(folder, time.monotonic() - started))
 
 
@@ -97,7 +101,7 @@ def _configure(preset: str | None, overrides: list[str], resume: Path | None) ->
 
 
 def _check_resumable(folder: Path) -> None:
-    why = why_not_resumable(folder)
+    why = why_not_resumable(folder) or ("another process is going on with it" if RunFolder(folder).is_held() else "")
     if why:
         raise ConfigError(f'resume = "{folder}": {why}')
 

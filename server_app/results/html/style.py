@@ -1,6 +1,6 @@
 """The style sheets of report.html and of ``dr-encoder watch``: light and dark, from a phone's width up, on paper."""
 
-from server_app.results.plots import PALETTE
+from server_app.results.palette import PALETTE
 
 _DARK = {
     "ink": "#e7ebef", "muted": "#9aa5b1", "grid": "#343c45", "blue": "#7db3f0", "orange": "#f0a35e", "teal": "#5cc9b5",

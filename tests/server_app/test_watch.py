@@ -1,0 +1,189 @@
+"""What ``dr-encoder watch`` tells of a run, and to whom."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+from typer.testing import CliRunner
+
+from server_app.results.folder import RunFolder
+from server_app.rounds.cohort import FederationError
+from server_app.run import run_federation
+from tests.support.grids import NamedGrid, faulty
+from tests.support.killed_runs import killed_after
+from tests.support.stopping_runs import stopped_in
+from tests.support.strategy_runs import NOISY
+from tests.support.tiny import CLIENTS, Files, run_tiny, tiny_config, tiny_grid
+from workbench.cli.main import app
+from workbench.watch.page import page
+from workbench.watch.server import watcher
+from workbench.watch.status import newest_run, status
+
+QUIET: dict[str, Any] = {**NOISY, "strategy.name": "lora", "num-server-rounds": 3, "server.divergence-factor": 1e9}
+TOKEN = "a-token"  # noqa: S105 - of a test
+
+
+@pytest.fixture(scope="module")
+def done(files: Files, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """Named sites, one of which raises in every round."""
+    config = tiny_config(files, tmp_path_factory.mktemp("done"), QUIET)
+    return run_federation(faulty(tiny_grid(config, NamedGrid), raising={3}, silent=()), config, 7)
+
+
+def test_a_finished_run_is_told_as_its_files_have_it(done: RunFolder) -> None:
+    found, rows = status(done.path, 1e10), done.read_metrics()
+    assert (found["state"], found["detail"], found["report"]) == ("finished", "all rounds done", "report.html")
+    assert found["rounds"] == {"done": 3, "planned": 3}
+    assert found["epsilon"]["spent"] == rows[-1]["epsilon"]
+    assert found["epsilon"]["budget"] == pytest.approx(found["epsilon"]["spent"], rel=0.01)
+    last = found["last_rounds"][0]
+    assert (last["round"], last["cohort"], last["replies"]) == (3, CLIENTS, CLIENTS - 1)
+    assert (last["noise_promised"], last["noise_present"]) == (rows[-1]["noise_promised"], rows[-1]["noise_present"])
+    assert found["scores"][1] == {"name": "loss", "base": rows[0]["loss"], "last": rows[-1]["loss"]}
+    assert (found["resume"], found["seconds"]["left"], found["stop_asked"]) == ("", None, False)
+    assert found["nodes"] == {"enrolled": CLIENTS, "online": CLIENTS, "needed": 3}
+
+
+def test_sites_and_failures_have_names_and_reasons(done: RunFolder) -> None:
+    found = status(done.path, 1e10)
+    names = {site["name"] for site in found["sites"]["rows"]}
+    assert names == {f"site-{node}" for node in range(1, CLIENTS + 1)}
+    failing = next(site for site in found["sites"]["rows"] if site["name"] == "site-3")
+    assert failing["reason"] == "MemoryError: node has no memory left"
+    assert {site["reason"] for site in found["sites"]["rows"] if site["name"] != "site-3"} == {""}
+    assert all(site["seconds_since_answer"] > 1e9 for site in found["sites"]["rows"])
+    failed = [event for event in found["failures"] if event["what"] == "node failed"]
+    assert [(event["round"], event["who"]) for event in failed] == [(3, "site-3"), (2, "site-3"), (1, "site-3")]
+
+
+def test_a_killed_a_failed_and_a_stopped_run_say_how_they_go_on(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = killed_after(tiny_config(files, tmp_path, QUIET | {"output.name": "killed"}), 1, monkeypatch)
+    lines = killed.events.read_text(encoding="utf-8").splitlines()
+    killed.events.write_text("\n".join(line for line in lines if "run_failed" not in line) + "\n")
+    found = status(killed.path, 1e10)
+    assert (found["state"], found["resume"]) == ("killed", f"dr-encoder run --resume {killed.path}")
+    assert found["rounds"] == {"done": 1, "planned": 3}
+
+    stopped = stopped_in(tiny_config(files, tmp_path, QUIET | {"output.name": "stopped"}), 2)
+    found = status(stopped.path, 1e10)
+    assert (found["state"], found["detail"]) == ("stopped", "as asked, after round 2")
+    assert found["resume"] == f"dr-encoder run --resume {stopped.path}"
+
+    changes = QUIET | {"output.name": "failed", "federation.max-failed-rounds": 1}
+    config = tiny_config(files, tmp_path, changes)
+    with pytest.raises(FederationError):
+        run_tiny(config, faulty(tiny_grid(config), raising=range(1, 7), silent=()))
+    found = status(tmp_path / "failed", 1e10)
+    assert found["state"] == "failed"
+    assert "1 rounds in a row had too few replies" in found["detail"]
+
+
+def test_a_run_that_goes_on_is_running_or_waiting(done: RunFolder, tmp_path: Path) -> None:
+    folder = RunFolder(shutil.copytree(done.path, tmp_path / "going"))
+    lines = folder.events.read_text(encoding="utf-8").splitlines()
+    until = next(number for number, line in enumerate(lines) if '"round_finished"' in line and '"round": 2' in line)
+    folder.events.write_text("\n".join(lines[: until + 1]) + "\n", encoding="utf-8")
+    rows = folder.metrics.read_text(encoding="utf-8").splitlines()
+    folder.metrics.write_text("\n".join(rows[:3]) + "\n", encoding="utf-8")
+    with folder.held():
+        found = status(folder.path, 1e10)
+        assert (found["state"], found["now"], found["resume"]) == ("running", "after round 2", "")
+        known = folder.read_metrics()
+        assert found["seconds"]["left"] == pytest.approx(known[2]["elapsed"] - known[1]["elapsed"])
+        with folder.events.open("a", encoding="utf-8") as log:
+            log.write(
+                '{"time": "2026-01-01T00:00:00", "event": "waiting_for_nodes", "round": 3, "online": 1, "needed": 3}\n'
+            )
+        found = status(folder.path, 1e10)
+        assert (found["state"], found["failures"][0]["what"]) == ("waiting", "waiting for nodes")
+        folder.ask_to_stop()
+        assert status(folder.path, 1e10)["stop_asked"]
+    assert status(folder.path, 1e10)["state"] == "killed"
+
+
+def test_a_run_that_has_only_begun_can_be_shown(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").touch()
+    found = status(tmp_path, 1e10)
+    assert (found["state"], found["rounds"], found["sites"]["rows"]) == ("killed", {"done": 0, "planned": 0}, [])
+    assert found["resume"].startswith("cannot be resumed: it stopped before its first checkpoint")
+
+
+def client(folder: Path, host: str = "127.0.0.1:5000") -> TestClient:
+    return TestClient(watcher(folder, TOKEN), base_url=f"http://{host}")
+
+
+def test_without_the_token_nothing_is_told_or_done(done: RunFolder) -> None:
+    asking = client(done.path)
+    for given in ({}, {"Authorization": "Bearer other"}, {"Authorization": ""}):
+        assert asking.get("/status", headers=given).status_code == 403
+        assert asking.post("/stop", headers=given).status_code == 403
+    for address in ("/", "/?token=other", "/report.html", "/report.html?token=other"):
+        refused = asking.get(address)
+        assert refused.status_code == 403
+        assert done.path.name not in refused.text
+    assert asking.get(f"/?token={TOKEN}").status_code == 200
+    assert asking.get(f"/report.html?token={TOKEN}").text == (done.path / "report.html").read_text(encoding="utf-8")
+    assert not done.stop.exists()
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:5000", "127.0.0.1.evil.example", "0.0.0.0", "10.0.0.1"])  # noqa: S104 - a name that is refused
+def test_another_name_for_this_machine_is_refused(done: RunFolder, host: str) -> None:
+    asking = client(done.path, host)
+    assert asking.get(f"/?token={TOKEN}").status_code == 400
+    assert asking.get("/status", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 400
+
+
+def test_other_origins_get_nothing(done: RunFolder) -> None:
+    asking, own = client(done.path), {"Authorization": f"Bearer {TOKEN}"}
+    for origin in ("http://evil.example", "null", "http://127.0.0.1:6000"):
+        for answer in (asking.get("/status", headers=own | {"Origin": origin}),
+                       asking.post("/stop", headers=own | {"Origin": origin})):  # fmt: skip
+            assert answer.status_code == 403
+            assert not any(name.startswith("access-control-") for name in answer.headers)
+    preflight = asking.options("/stop", headers={"Origin": "http://evil.example"})
+    assert preflight.status_code == 405
+    answer = asking.get("/status", headers=own | {"Origin": "http://127.0.0.1:5000"})
+    assert answer.status_code == 200
+    assert answer.headers["cache-control"] == "no-store"
+
+
+def test_only_a_post_stops_and_only_a_run_that_goes_on(done: RunFolder, tmp_path: Path) -> None:
+    folder, own = RunFolder(shutil.copytree(done.path, tmp_path / "run")), {"Authorization": f"Bearer {TOKEN}"}
+    asking = client(folder.path)
+    assert asking.get("/stop", headers=own).status_code == 405
+    assert asking.post("/stop", headers=own).status_code == 409
+    assert not folder.stop.exists()
+    with folder.held():
+        assert asking.post("/stop", headers=own).json() == {"stop_asked": True}
+        assert folder.stop.exists()
+        assert asking.get("/status", headers=own).json()["stop_asked"]
+
+
+def test_the_page_asks_this_server_only(done: RunFolder) -> None:
+    answer = client(done.path).get(f"/?token={TOKEN}")
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "connect-src 'self'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "://" not in page()
+    assert TOKEN not in page()
+
+
+def test_the_run_that_was_written_last_is_watched_and_none_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = CliRunner().invoke(app, ["watch"])
+    assert (asked.exit_code, asked.output) == (1, "error: results: no run there; name the folder of one\n")
+    for name in ("one", "two"):
+        (tmp_path / "results" / name).mkdir(parents=True)
+    (tmp_path / "results" / "two" / "events.jsonl").touch()
+    (tmp_path / "results" / "latest").symlink_to("two")
+    assert newest_run(Path("results")) == Path("results/two")
+    asked = CliRunner().invoke(app, ["watch", "results/one"])
+    assert asked.exit_code == 1
+    assert "results/one: no events.jsonl there; give results/<run> of a run that has begun" in asked.output

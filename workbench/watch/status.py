@@ -1,0 +1,213 @@
+"""How a run stands, from the files in its folder: there is no other source, and nothing is kept between two looks.
+
+All of it is the server's own: it tells who was asked and who answered.
+"""
+
+import math
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from server_app.log import read_events
+from server_app.results.folder import RunFolder
+from server_app.results.json_lines import finite
+from server_app.results.monitor import NAME as MONITOR
+from server_app.results.resuming import why_not_resumable
+
+_ROUNDS, _SITES, _FAILURES, _PACE = 30, 40, 40, 10
+_TROUBLE = {"node_failed", "reply_dropped", "node_silent", "run_failed", "backing_off", "waiting_for_nodes"}
+_ENDS = {"run_ended": "finished", "run_failed": "failed", "run_stopped": "stopped"}
+
+
+def status(path: Path, now: float) -> dict[str, Any]:
+    """Everything that the page shows, as JSON can hold it; ``now``: Unix time, for how long ago something was."""
+    folder = RunFolder(path)
+    events, rows = read_events(folder.events), folder.read_metrics()
+    gauges, sites = _monitored(folder)
+    rounds = [row for row in rows if row["round"]]
+    state = _state(folder, events)
+    going = state in {"running", "waiting"}
+    planned = int(_configured(folder, "num-server-rounds") or 0)
+    found: dict[str, Any] = finite(
+        {
+            "run": {
+                "name": path.name,
+                "strategy": _configured(folder, "strategy", "name"),
+                "model": _configured(folder, "model", "name"),
+                "data": _configured(folder, "data", "name"),
+            },
+            "state": state,
+            "detail": _detail(state, events),
+            "now": _doing(events) if going else "",
+            "stop_asked": folder.stop.exists() and going,
+            "resume": "" if going or state == "finished" else _resume(path),
+            "report": "report.html" if (path / "report.html").exists() and state == "finished" else "",
+            "rounds": {"done": len(rounds), "planned": planned},
+            "seconds": {
+                "elapsed": rounds[-1]["elapsed"] if rounds else 0.0,
+                "left": _left(rounds, planned) if going else None,
+            },
+            "epsilon": {
+                "spent": float(rounds[-1]["epsilon"]) if rounds else None,
+                "budget": gauges.get("epsilon_budget"),
+                "server": float(rounds[-1]["epsilon_server"]) if rounds else None,
+            },
+            "nodes": {name: gauges.get(f"nodes_{name}") for name in ("enrolled", "online", "needed")},
+            "scores": _scores(rows),
+            "last_rounds": [_round(row) for row in reversed(rounds[-_ROUNDS:])],
+            "sites": _site_rows(sites, events, now),
+            "failures": _failures(events),
+        }
+    )
+    return found
+
+
+def newest_run(results: Path) -> Path | None:
+    """The folder below ``results`` whose log was written last; ``None`` where there is none."""
+    logs = [log for log in results.glob("*/events.jsonl") if not log.parent.is_symlink()]
+    return max(logs, key=lambda log: log.stat().st_mtime).parent if logs else None
+
+
+def _state(folder: RunFolder, events: Sequence[Mapping[str, Any]]) -> str:
+    """``running``, ``waiting``, ``finished``, ``stopped``, ``failed``, or ``killed``: no end, and nobody runs it."""
+    if folder.is_held():
+        return "waiting" if events and events[-1]["event"] == "waiting_for_nodes" else "running"
+    end = next((event["event"] for event in reversed(events) if event["event"] in _ENDS | _STARTS), "")
+    return _ENDS.get(end, "killed")
+
+
+_STARTS = dict.fromkeys(("run_started", "run_resumed"), "running")
+
+
+def _detail(state: str, events: Sequence[Mapping[str, Any]]) -> str:
+    last: Mapping[str, Any] = events[-1] if events else {}
+    if state == "waiting":
+        return f"{last['online']} of the {last['needed']} nodes that are needed are online; nothing is charged"
+    if state == "killed":
+        return "its process has ended without a word; a round that had been charged stays charged"
+    return str(last.get("reason", "")) if state in {"finished", "failed", "stopped"} else ""
+
+
+def _doing(events: Sequence[Mapping[str, Any]]) -> str:
+    """What a run does at this moment, by its last event."""
+    last: Mapping[str, Any] = events[-1] if events else {}
+    told = {
+        "run_started": "scoring the base model",
+        "run_resumed": "resuming",
+        "stage_one_started": f"stage 1: {last.get('cohort')} clients asked",
+        "stage_one_answered": "making the codec",
+        "codec_ready": "before round 1",
+        "round_started": f"round {last.get('round')}: {last.get('cohort')} clients asked",
+        "backing_off": f"pausing after failed rounds, {last.get('seconds', 0):.0f} s",
+    }
+    return told.get(str(last.get("event")), f"after round {last['round']}" if last.get("round") else "")
+
+
+def _resume(path: Path) -> str:
+    why = why_not_resumable(path)
+    return f"cannot be resumed: {why}" if why else f"dr-encoder run --resume {path}"
+
+
+def _left(rounds: Sequence[Mapping[str, Any]], planned: int) -> float | None:
+    """Seconds that the remaining rounds take by the mean of the last ten."""
+    if not rounds:
+        return None
+    recent = [row["seconds"] for row in rounds[-_PACE:]]
+    elapsed = [row["elapsed"] for row in rounds[-_PACE - 1 :]]
+    pace = (elapsed[-1] - elapsed[0]) / (len(elapsed) - 1) if len(elapsed) > 1 else recent[-1]
+    return float(pace * max(0, planned - rounds[-1]["round"]))
+
+
+def _scores(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    scored = [row for row in rows if "loss" in row]
+    names = [name for name in ("accuracy", "loss") if scored and name in scored[0]]
+    return [{"name": name, "base": scored[0][name], "last": scored[-1][name]} for name in names]
+
+
+def _round(row: Mapping[str, Any]) -> dict[str, Any]:
+    keys = (
+        "round", "cohort", "replies", "failures", "failure", "shortage", "seconds", "epsilon", "loss", "accuracy",
+        "noise_promised", "noise_present", "bytes_up", "bytes_down",
+    )  # fmt: skip
+    return {key: row.get(key) for key in keys}
+
+
+def _monitored(folder: RunFolder) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """What metrics.prom says: its gauges by name, and of each site by name when it answered and what it did not."""
+    gauges: dict[str, float] = {}
+    sites: dict[str, dict[str, float]] = {}
+    path = folder.path / MONITOR
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            name = sample.name.removeprefix("dr_encoder_")
+            if "site" in sample.labels:
+                sites.setdefault(sample.labels["site"], {})[name] = sample.value
+            else:
+                gauges[name] = sample.value
+    return gauges, sites
+
+
+def _site_rows(
+    sites: Mapping[str, Mapping[str, float]], events: Iterable[Mapping[str, Any]], now: float
+) -> dict[str, Any]:
+    """Sites in trouble first, then who has answered last; ``more``: how many are not listed."""
+    reasons = {_who(event): event["reason"] for event in events if event["event"] == "node_failed"}
+    rows = [
+        {
+            "name": name,
+            "seconds_since_answer": now - figures["site_last_answer_timestamp_seconds"]
+            if "site_last_answer_timestamp_seconds" in figures
+            else None,
+            "unanswered": int(figures.get("site_rounds_unanswered", 0)),
+            "reason": reasons.get(name, ""),
+        }
+        for name, figures in sites.items()
+    ]
+    rows.sort(key=lambda row: (-row["unanswered"], _age(row), row["name"]))
+    return {"rows": rows[:_SITES], "more": max(0, len(rows) - _SITES)}
+
+
+def _age(row: Mapping[str, Any]) -> float:
+    since = row["seconds_since_answer"]
+    return math.inf if since is None else float(since)
+
+
+def _failures(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    found = [event for event in events if event["event"] in _TROUBLE]
+    return [
+        {
+            "time": event["time"],
+            "round": event.get("round"),
+            "what": event["event"].replace("_", " "),
+            "who": _who(event),
+            "reason": _reason(event),
+        }
+        for event in reversed(found[-_FAILURES:])
+    ]
+
+
+def _who(event: Mapping[str, Any]) -> str:
+    return str(event.get("site") or (f"node {event['node']}" if "node" in event else ""))
+
+
+def _reason(event: Mapping[str, Any]) -> str:
+    if event["event"] == "waiting_for_nodes":
+        return f"{event['online']} of {event['needed']} needed are online"
+    if event["event"] == "node_silent":
+        return f"online, {event['rounds']} rounds without an answer"
+    if event["event"] == "backing_off":
+        return f"{event['failed_in_a_row']} failed in a row, the next in {event['seconds']:.0f} s"
+    return str(event.get("reason", ""))
+
+
+def _configured(folder: RunFolder, *keys: str) -> Any:  # noqa: ANN401 - any TOML value
+    """A value of config.toml, ``""`` while that is not written."""
+    path = folder.path / "config.toml"
+    found: Any = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for key in keys:
+        found = found.get(key, {}) if isinstance(found, dict) else {}
+    return found if found != {} else ""
