@@ -17,7 +17,7 @@ from server_app.results.console import ConsoleLog
 from server_app.results.folder import RunFolder
 from server_app.results.output_place import check_output
 from server_app.results.resuming import check_same_run, why_not_resumable
-from server_app.results.tensorboard import check_tensorboard
+from server_app.results.trackers import check_tracker
 from server_app.rounds.availability import Attendance, StopAsked, site_names
 from server_app.rounds.cohort import connect
 from server_app.rounds.controls import Control, control_warning
@@ -82,7 +82,7 @@ def check_run(config: RunConfig) -> None:
     check_output(config)
     config.check_files()
     check_strategy_files(config)
-    check_tensorboard(config)
+    check_tracker(config)
     if config.resume:
         check_same_run(config)
         why = why_not_resumable(Path(config.resume))

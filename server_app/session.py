@@ -22,7 +22,7 @@ from server_app.results.monitor import Monitor
 from server_app.results.report import Scores, write_report
 from server_app.results.resuming import why_not_resumable
 from server_app.results.scoring import Scorer
-from server_app.results.tensorboard import Scalars
+from server_app.results.trackers import Sink, open_sink
 from server_app.results.tracking import phase, watched
 from server_app.rounds.availability import Attendance
 from server_app.rounds.divergence import judged_loss
@@ -55,7 +55,7 @@ class Session:
     attendance: Attendance
     watch: Stopwatch
     scorer: Scorer | None
-    scalars: Scalars | None
+    sink: Sink | None
     monitor: Monitor
     say: ConsoleLog
 
@@ -85,7 +85,7 @@ class Session:
             attendance=attendance,
             watch=Stopwatch(config.num_server_rounds, progress.elapsed),
             scorer=Scorer.of(adapted, config),
-            scalars=Scalars(folder.tensorboard, state.round + 1) if config.output.tensorboard else None,
+            sink=open_sink(config, folder.path, clients, state.round + 1),
             monitor=Monitor(folder, config.num_server_rounds, account, attendance),
             say=say,
         )
@@ -155,8 +155,8 @@ class Session:
         self.folder.publish(model_card(self.config, report))
         self.folder.point_latest()
         mark_ended(self.folder.checkpoint)
-        if self.scalars is not None:
-            self.scalars.close()
+        if self.sink is not None:
+            self.sink.close()
         self.monitor.write("completed")
         log_event("run_ended", round=rounds, reason=report["outcome"]["stopped_because"])
         self.say.closing(report)
@@ -178,8 +178,8 @@ class Session:
 
     def _keep(self, line: dict[str, object]) -> None:
         self.folder.append_metrics(line)
-        if self.scalars is not None:
-            self.scalars.write(line)
+        if self.sink is not None:
+            self.sink.write(line)
 
     def _save(self, state: RunState) -> None:
         progress = Progress(self.watch.elapsed, self.account.ledger_head, len(self.attendance.nodes))

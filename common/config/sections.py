@@ -297,4 +297,6 @@ class OutputConfig(Section):
 
     dir: Name = Field("results", description="directory that holds one folder per run")
     name: str = Field("", description='folder of this run; "" = time and strategy')
-    tensorboard: bool = Field(False, description="scalars of every round for TensorBoard too (extra: tensorboard)")
+    tracker: Literal["none", "tensorboard", "wandb", "mlflow"] = Field(
+        "none", description="a tool that gets the figures of every round too; each is an extra, none needs a network"
+    )

@@ -105,11 +105,6 @@ class RunFolder:
         finally:
             os.close(place)
 
-    @property
-    def tensorboard(self) -> Path:
-        """Where scalars for TensorBoard go."""
-        return self.path / "tensorboard"
-
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add one round, on disk before this returns."""
         json_lines.append(self.metrics, json.dumps(json_lines.finite(line), allow_nan=False))

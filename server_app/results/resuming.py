@@ -7,7 +7,7 @@ from common.config import ConfigError, RunConfig, flatten
 from server_app.results.checkpoint_files import ENDED, checkpoint_fault
 from server_app.results.units import show
 
-_FREE = {"resume", "output.dir", "output.name", "output.tensorboard"}  # keys that say nothing of the guarantee
+_FREE = {"resume", "output.dir", "output.name", "output.tracker"}  # keys that say nothing of the guarantee
 
 
 def why_not_resumable(folder: Path) -> str:

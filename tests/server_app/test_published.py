@@ -203,7 +203,7 @@ def mode(path: Path) -> int:
 
 @pytest.mark.parametrize("mask", [0, 0o022, 0o077])
 def test_who_may_read_what_does_not_depend_on_the_umask(files: Files, tmp_path: Path, mask: int) -> None:
-    changes = {**NOISY, "output.tensorboard": True, "output.dir": str(tmp_path / "new" / "results")}
+    changes = {**NOISY, "output.tracker": "tensorboard", "output.dir": str(tmp_path / "new" / "results")}
     with umask(mask):
         folder = run_tiny(tiny_config(files, tmp_path, changes))
         assert os.umask(mask) == mask, "it is what it was"

@@ -12,7 +12,7 @@ from common.privacy.delta import check_delta
 from server_app.results.folder import RunFolder
 from server_app.results.output_place import check_output
 from server_app.results.resuming import check_same_run, why_not_resumable
-from server_app.results.tensorboard import check_tensorboard
+from server_app.results.trackers import check_tracker
 from server_app.results.tracking import watched
 from server_app.strategies import check_strategy, check_strategy_files
 from workbench.cli.overrides import parse_overrides
@@ -95,7 +95,7 @@ def _configure(preset: str | None, overrides: list[str], resume: Path | None) ->
         check_same_run(config)
     config.check_files()
     check_strategy_files(config)
-    check_tensorboard(config)
+    check_tracker(config)
     _check_is_there(config.data.name)
     return config
 

@@ -8,7 +8,7 @@ from server_app.results.html.style import THEME
 _STYLE = (
     THEME
     + """
-header { display: flex; flex-wrap: wrap; gap: .6rem 1.2rem; align-items: baseline; justify-content: space-between; }
+header { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; align-items: baseline; justify-content: space-between; }
 .state { display: inline-block; border-radius: 999px; padding: .1rem .8rem; font-weight: 600; font-size: .95rem;
   background: var(--card); border: 1px solid var(--grid); }
 .state::before { content: ""; display: inline-block; width: .6em; height: .6em; border-radius: 50%;
@@ -21,8 +21,9 @@ button { font: inherit; font-weight: 600; color: var(--bad); background: var(--c
   border-radius: 8px; padding: .45rem 1rem; cursor: pointer; }
 button:disabled { color: var(--soft); border-color: var(--grid); cursor: default; }
 progress { width: 100%; height: .7rem; accent-color: var(--blue); margin-top: .4rem; }
-.scroll { overflow-x: auto; }
-.scroll table { min-width: 46rem; }
+.scroll { overflow: auto; max-height: 26rem; }
+.scroll th, .scroll td { white-space: nowrap; }
+.scroll tr > :last-child { white-space: normal; min-width: 14rem; padding-right: 0; }
 .bad { color: var(--bad); font-weight: 600; }
 [hidden] { display: none !important; }
 """
@@ -169,8 +170,8 @@ _PAGE = """<!doctype html>
 published.</p>
 <dialog id="sure" aria-labelledby="sure-title" class="card"><form method="dialog">
 <h2 id="sure-title" style="margin-top: 0">Stop this run?</h2>
-<p>The round under way is finished, and the next is not charged. The run can be resumed from there; before round 1
-has begun it cannot, and what stage 1 has cost stays spent.</p>
+<p>What is under way, stage 1 or a round, is finished, since it is paid for; nothing more is charged. The run can be
+resumed from there.</p>
 <p><button value="stop">Stop it</button> <button value="" autofocus style="color: inherit">Let it run</button></p>
 </form></dialog>
 </main>

@@ -1,0 +1,164 @@
+"""``output.tracker``: the figures of ``metrics.jsonl`` for the tools that people compare runs with.
+
+What stays on the server gets every figure; what is made to leave it (Weights & Biases, or an MLflow server elsewhere)
+gets those of ``PUBLIC`` only: the others tell who took part.
+"""
+
+import math
+import os
+import re
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+from common.config import ConfigError, RunConfig
+from server_app.results.repeating import public_settings
+
+PUBLIC = ("loss", "accuracy", "retention", "validation_loss", "epsilon")
+"""Figures that a published report shows for each round; with their groups and standard errors."""
+
+_PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
+_DISTRIBUTIONS = {"mlflow": "mlflow-skinny"}
+
+
+class Tracker(Protocol):
+    """Where figures go, one step for each round, on disk at once."""
+
+    def write(self, step: int, figures: Mapping[str, float]) -> None:
+        """Keep the figures of a round."""
+
+    def close(self) -> None:
+        """Nothing more will be written."""
+
+
+class Sink:
+    """Hands a run's lines to its tracker.
+
+    Args:
+        tracker: where they go.
+        public: whether only what is published may go there.
+
+    """
+
+    def __init__(self, tracker: Tracker, *, public: bool) -> None:
+        self._tracker, self._public = tracker, public
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """A line of ``metrics.jsonl``: each finite number under its name, ``loss.sum`` as ``loss/sum``."""
+        figures = {
+            key.replace(".", "/"): float(value)
+            for key, value in line.items()
+            if key != "round" and isinstance(value, int | float) and math.isfinite(value) and self._may_go(key)
+        }
+        self._tracker.write(line["round"], figures)
+
+    def close(self) -> None:
+        """Nothing more will be written."""
+        self._tracker.close()
+
+    def _may_go(self, key: str) -> bool:
+        return not self._public or key.partition(".")[0].removesuffix("_error") in PUBLIC
+
+
+def check_tracker(config: RunConfig) -> None:
+    """Refuse a run whose tracker's package is missing; only the server needs it."""
+    name = config.output.tracker
+    if name != "none" and find_spec(_PACKAGES[name]) is None:
+        package = _DISTRIBUTIONS.get(name, name)
+        raise ConfigError(
+            f'output.tracker = "{name}": the package {package} is not installed on this machine; '
+            f'pip install -c constraints.txt {package} in a clone, or set it to "none"'
+        )
+
+
+def open_sink(config: RunConfig, folder: Path, clients: int, first: int) -> Sink | None:
+    """The tracker that the run asks for, in its folder; ``None`` for none.
+
+    ``first``: the step that comes next; what an interrupted session wrote from there on counts no longer where the
+    tracker can forget.
+    """
+    if config.output.tracker == "none":
+        return None
+    settings = public_settings(config, clients)
+    openers: dict[str, Callable[[], Sink]] = {
+        "tensorboard": lambda: Sink(_TensorBoard(folder / "tensorboard", first), public=False),
+        "wandb": lambda: Sink(_Wandb(folder, settings), public=True),
+        "mlflow": lambda: _mlflow(folder, settings),
+    }
+    return openers[config.output.tracker]()
+
+
+class _TensorBoard:
+    def __init__(self, folder: Path, first: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - an optional package, and seconds
+
+        self._writer = SummaryWriter(str(folder), purge_step=first)
+
+    def write(self, step: int, figures: Mapping[str, float]) -> None:
+        for key, value in figures.items():
+            self._writer.add_scalar(key, value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _Wandb:
+    """A run on disk that ``wandb sync`` sends; sent at once only where ``WANDB_MODE=online`` says so.
+
+    Of the machine nothing is told: no host, program, packages, repository, console or load.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        os.environ["WANDB_ERROR_REPORTING"] = "false"  # its own crashes would be told to its makers
+        import wandb  # noqa: PLC0415 - an optional package
+
+        quiet = wandb.Settings(
+            console="off", disable_git=True, disable_code=True, save_code=False, silent=True,
+            x_disable_meta=True, x_disable_stats=True, x_disable_machine_info=True, x_save_requirements=False,
+            host="", username="", email="",
+        )  # fmt: skip
+        mode: Any = os.environ.get("WANDB_MODE", "offline")
+        self._run = wandb.init(
+            project="dr-encoder", name=folder.name, id=re.sub(r"[^\w-]", "-", folder.name), dir=str(folder),
+            config=dict(settings), mode=mode, resume="allow", settings=quiet,
+        )  # fmt: skip
+
+    def write(self, step: int, figures: Mapping[str, float]) -> None:
+        self._run.log(dict(figures), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def _mlflow(folder: Path, settings: Mapping[str, Any]) -> Sink:
+    """A database in ``output.dir`` for all runs, or the server that ``MLFLOW_TRACKING_URI`` names."""
+    elsewhere = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return Sink(
+        _Mlflow(folder, elsewhere or f"sqlite:///{folder.parent / 'mlflow.db'}", settings), public=bool(elsewhere)
+    )
+
+
+class _Mlflow:
+    def __init__(self, folder: Path, store: str, settings: Mapping[str, Any]) -> None:
+        os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when it is imported
+        from mlflow import MlflowClient  # noqa: PLC0415 - an optional package
+        from mlflow.entities import Param  # noqa: PLC0415
+
+        self._client = MlflowClient(store)
+        found = self._client.get_experiment_by_name("dr-encoder")
+        experiment = found.experiment_id if found else self._client.create_experiment("dr-encoder")
+        known = self._client.search_runs([experiment], f"attributes.run_name = '{folder.name}'")
+        if known:  # resumed
+            self._run = known[0].info.run_id
+            return
+        self._run = self._client.create_run(experiment, run_name=folder.name).info.run_id
+        self._client.log_batch(self._run, params=[Param(key, str(value)) for key, value in settings.items()])
+
+    def write(self, step: int, figures: Mapping[str, float]) -> None:
+        for key, value in figures.items():
+            self._client.log_metric(self._run, key, value, step=step)
+
+    def close(self) -> None:
+        self._client.set_terminated(self._run)
