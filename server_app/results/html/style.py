@@ -96,10 +96,11 @@ figcaption { font-weight: 600; font-size: .95rem; }
   .stack tbody th { font-weight: 600; }
   .stack td[data-label]::before { content: attr(data-label) ": "; color: var(--soft); }
 }
+@page { margin: 14mm; }
 @media print {
-  body { font-size: 11pt; }
+  body { font-size: 10.5pt; }
   main { max-width: none; padding: 0; }
-  .card, figure, tr, .warning { break-inside: avoid; }
+  article, figure, tr, .warning, .tiles > div { break-inside: avoid; }
   h2, h3 { break-after: avoid; }
   .charts { grid-template-columns: 1fr 1fr; }
   .tip, .mark, .charts details { display: none; }
