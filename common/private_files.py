@@ -1,6 +1,7 @@
 """Files that only their owner can read: everything that the app writes, but for what is meant to be published."""
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,3 +34,15 @@ def open_to_others(path: Path) -> None:
     for found in (path, *path.rglob("*")):
         if not found.is_symlink():
             found.chmod(0o755 if found.is_dir() else 0o644)
+
+
+def private_folder(path: Path) -> None:
+    """Make a folder that only its owner can enter, where it is missing.
+
+    Raises ``PermissionError`` when it is somebody else's, open to others, or a link.
+    """
+    with private_files():
+        path.mkdir(parents=True, exist_ok=True)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & OWNER_ONLY:
+        raise PermissionError(f"{path} is no folder of this user alone (mode 0700)")

@@ -24,22 +24,30 @@ from server_app.rounds.controls import Control, control_warning
 from server_app.rounds.state import pack_adapter
 from server_app.session import Session
 from server_app.strategies import check_strategy, check_strategy_files, recipe_of, strategy_of
+from server_app.strategies.expected import expectation
 from server_app.strategies.recipe import Recipe
 
 
 @private_files()
 def run_federation(
-    grid: Grid, config: RunConfig, run: int = 0, *, control: Control = "none", plots: bool = True
+    grid: Grid,
+    config: RunConfig,
+    run: int = 0,
+    *,
+    control: Control = "none",
+    plots: bool = True,
+    say: ConsoleLog | None = None,
 ) -> RunFolder:
     """Run the configured strategy to its end and write its results, as private files; returns their folder.
 
     A file named ``stop`` in that folder ends the run before the next round is charged: then there is no report.
 
     ``run``: Flower's id of the run, for the structured log; 0 where no SuperLink gave one. ``control``: of an
-    experiment, what is kept from the model. ``plots``: whether anybody will look at them; they take seconds.
+    experiment, what is kept from the model. ``plots``: whether anybody will look at them; they take seconds. ``say``:
+    tells a person; by default in lines that a launcher picks out.
     """
     check_run(config)
-    say = ConsoleLog()
+    say = say or ConsoleLog()
     adapted = load_adapted_model(config.model, config.lora, config.seed)
     check_chat_template(config.data, adapted.tokenizer)
     check_length(adapted.model.get_base_model(), config.model.name, config.data.max_length)
@@ -57,6 +65,7 @@ def run_federation(
         if control != "none":
             say(control_warning(control))
         say.opening(config, plan, adapted.layout.size, folder.path)
+        say.remark(expectation(config, plan, recipe, float(adapted.initial.norm())))
         if not config.resume:
             say.warning(empty_rounds(config.privacy.sampling_rate, plan.clients))
             say.warning(empty_stage_one(recipe.stage_one, plan.clients, noisy=plan.noisy_stage_one))

@@ -123,7 +123,7 @@ class Session:
     def on_prepared(self, state: RunState) -> None:
         """Stage 1 has ended: keep the codec, tell its quality."""
         log_event("codec_ready", round=state.round)
-        self.say.prepared(state.prior, state.made_codec.size)
+        self.say.prepared(state.prior, state.made_codec.size, self.adapted.layout.size)
         self._save(state)
 
     def on_round(self, state: RunState, summary: RoundSummary, metrics: MetricRecord | None) -> None:

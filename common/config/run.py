@@ -114,7 +114,8 @@ class RunConfig(Section):
 
 def names_a_file(name: str) -> bool:
     """Whether a name of data or a model means something on this machine, and not on a hub."""
-    return name.startswith((".", "/", "~")) or Path(name).suffix.lower() in {".jsonl", ".json", ".csv", ".parquet"}
+    endings = {".jsonl", ".json", ".csv", ".parquet", ".gguf"}
+    return name.startswith((".", "/", "~")) or Path(name).suffix.lower() in endings
 
 
 def _model_faults(config: RunConfig) -> list[str]:

@@ -31,6 +31,7 @@ from common.config import ConfigError, ModelConfig, names_a_file
 from common.demo.model import load_model as load_demo_model
 from common.demo.model import load_tokenizer as load_demo_tokenizer
 from common.model.causal import check_architecture, check_causal
+from common.model.gguf import local_name
 from common.model.token_ids import begin_ids, leave_ends_open
 from common.model.weights_check import LOADING_FAULTS, check_loaded, damaged, first_line, load_with_info
 
@@ -95,10 +96,11 @@ def device_of(model: ModelConfig) -> torch.device:
 def _fetch(model: ModelConfig, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if model.name == "demo":
         return load_demo_model(), load_demo_tokenizer()
-    tokenizer = load_tokenizer(model.name)
+    place = local_name(model)
+    tokenizer = load_tokenizer(place)
     try:
-        check_architecture(AutoConfig.from_pretrained(model.name, trust_remote_code=False), model.name)
-        base, info = load_with_info(model.name, **_loading_options(model, device))
+        check_architecture(AutoConfig.from_pretrained(place, trust_remote_code=False), model.name)
+        base, info = load_with_info(place, **_loading_options(model, device))
     except SafetensorError as error:
         raise ConfigError(damaged(model.name, error)) from error
     except ConfigError:
@@ -168,7 +170,7 @@ def explain(name: str, error: BaseException) -> str:
     if Path(name).exists():
         return f"could not be loaded as a local directory of a causal language model: {first_line(error)}"
     if names_a_file(name):
-        return 'no such directory; give "demo", a hub id or a directory'
+        return 'no such directory or file; give "demo", a hub id, a directory or a .gguf file'
     causes = list(_causes(error))
     if any(isinstance(cause, GatedRepoError) for cause in causes):
         return (

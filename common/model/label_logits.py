@@ -11,6 +11,8 @@ from typing import Any
 from peft import PeftModel
 from torch import Tensor, nn
 
+from common.model.attention import choose_attention
+
 
 def logits_at(
     model: PeftModel, input_ids: Tensor, attention_mask: Tensor, rows: Tensor, columns: Tensor, *, whole: bool = False
@@ -26,10 +28,11 @@ def logits_at(
         whole: compute all logits and pick afterwards, which a model without an output layer of its own gets anyway.
 
     """
+    choose_attention(model, *input_ids.shape)
     inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
     head = None if whole else output_layer(model)
     if head is not None:
-        with _only(head, input_ids.shape, rows, columns):
+        with only_places(head, input_ids.shape, rows, columns):
             logits: Tensor = model(**inputs).logits
         if logits.shape[:-1] == (1, len(rows)):
             return logits[0]
@@ -48,7 +51,7 @@ def output_layer(model: PeftModel) -> nn.Module | None:
 
 
 @contextmanager
-def _only(head: nn.Module, shape: tuple[int, ...], rows: Tensor, columns: Tensor) -> Iterator[None]:
+def only_places(head: nn.Module, shape: tuple[int, ...], rows: Tensor, columns: Tensor) -> Iterator[None]:
     """Let only the given places of a ``[sequences, length, width]`` tensor into ``head``, as ``[1, places, width]``."""
 
     def select(_: nn.Module, entering: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -13,6 +13,8 @@ from server_app.privacy.plan import PrivacyPlan
 from server_app.results.units import MARK, clock, data_size, show, speak
 from server_app.rounds.state import RoundSummary
 
+_BY_CHANCE = 2.0  # of the energy that random directions hold, on average
+
 
 class Stopwatch:
     """Elapsed time over all sessions of a run, and what is left at the pace of this one."""
@@ -44,11 +46,14 @@ class Stopwatch:
 
 
 class ConsoleLog:
-    """Prints the story of a run to standard output, which Flower streams to the terminal."""
+    """Prints the story of a run to standard output; each line begins with ``mark``, by which a launcher finds it."""
+
+    def __init__(self, mark: str = MARK) -> None:
+        self._mark = mark
 
     def __call__(self, line: str) -> None:
-        """Print one marked line."""
-        speak(f"{MARK}{line}")
+        """Print one line."""
+        speak(f"{self._mark}{line}")
 
     def opening(self, config: RunConfig, plan: PrivacyPlan, values: int, folder: Path) -> None:
         """What is going to happen, under which guarantee."""
@@ -66,21 +71,29 @@ class ConsoleLog:
         if plan.reason:
             self(f"end-to-end epsilon is inf: {plan.reason}")
 
+    def remark(self, text: str) -> None:
+        """Print a line, or nothing of an empty text."""
+        if text:
+            self(text)
+
     def warning(self, text: str) -> None:
         """What a person should mind; nothing is said of an empty text."""
-        if text:
-            self(f"WARNING: {text}")
+        self.remark(text and f"WARNING: {text}")
 
     def base(self, metrics: MetricRecord | None) -> None:
         """How the untouched model does."""
         if metrics is not None:
             self(f"base model: {_scores(metrics)}")
 
-    def prepared(self, prior: Mapping[str, Any], size: int) -> None:
-        """How the codec came out of stage 1."""
+    def prepared(self, prior: Mapping[str, Any], size: int, values: int) -> None:
+        """How the codec came out of stage 1; a random one of ``size`` of ``values`` holds what chance has it hold."""
         if "captured_energy" in prior:
             energy = float(prior["captured_energy"])
-            self(f"stage 1 done: code of {size} values holds {energy:.1%} of a training gradient's energy")
+            if energy < _BY_CHANCE * size / values:
+                said = f"one random direction for {values / size:,.0f} values of the adapter, signal and noise alike"
+            else:
+                said = f"it holds {energy:.1%} of a training gradient's energy"
+            self(f"stage 1 done: code of {size} values; {said}")
         elif "public_prior_energy" in prior:
             energy = float(prior["public_prior_energy"])
             self(f"prior made: code of {size} values holds {energy:.1%} of a pseudo-gradient's energy")

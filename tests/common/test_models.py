@@ -167,7 +167,7 @@ def test_a_model_without_a_tokenizer_is_refused_with_what_is_missing(tmp_path: P
 
 
 def test_a_directory_that_is_not_there_is_called_that() -> None:
-    with pytest.raises(ConfigError, match=r'model.name = "\./models/absent": no such directory; give "demo"'):
+    with pytest.raises(ConfigError, match=r'model.name = "\./models/absent": no such directory or file; give "demo"'):
         fresh(ModelConfig(name="./models/absent"), LORA, 1)
 
 

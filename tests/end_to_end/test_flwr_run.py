@@ -11,8 +11,9 @@ from common.model.adapted import AdaptedModel
 from server_app.results.folder import RunFolder
 from tests.support import reference
 from tests.support.processes import left_running
-from tests.support.tiny import Files, final_adapter, run_tiny, tiny_config
+from tests.support.tiny import Files, final_adapter, tiny_config
 from workbench.simulation import launcher
+from workbench.simulation.inline import run_inline
 from workbench.simulation.launcher import LaunchError, Resources, launch
 
 CLIENTS = 8
@@ -69,7 +70,8 @@ def test_flwr_run_completes_and_equals_the_plain_loop(
     expected = reference.train(config, adapted)
     assert (expected - adapted.initial).norm() > 0.03
     torch.testing.assert_close(final_adapter(folder), expected, rtol=0, atol=1e-6)
-    here = run_tiny(tiny_config(files, tmp_path / "here", changes))  # what comparisons and tuning use
+    run_inline(tiny_config(files, tmp_path / "here", changes), CLIENTS)  # what comparisons and tuning use too
+    here = RunFolder(tmp_path / "here" / "run")
     torch.testing.assert_close(final_adapter(here), final_adapter(folder), rtol=0, atol=1e-6)
     bytes_of = [[(row["bytes_up"], row["bytes_down"]) for row in run.read_metrics()[1:]] for run in (here, folder)]
     assert bytes_of[0] == bytes_of[1]

@@ -79,7 +79,9 @@ SETS: list[tuple[str, str]] = [
     ("lora.freeze-a=yes", "allowed: true or false"),
     ("model.name=/nonexistent", "no such directory"),
     ("model.name=./absent", "no such directory"),
-    ("model.name={}/model.gguf", "GGUF is not supported"),
+    ("model.name={}/model.gguf", "model.gguf is no GGUF file"),
+    ("model.name={}/ggufs", "2 GGUF files are there"),
+    ("model.name={}/model.bin", "this file is no .gguf"),
     ("model.name={}/empty", "no config.json there"),
     ("model.name={}/broken", "its config.json is not JSON"),
     ("model.name={}/list", "holds no JSON object"),
@@ -194,7 +196,11 @@ def prepare(folder: Path) -> None:
     """Files that the inputs name."""
     for name in ("empty", "broken", "list", "no-json", "no-weights", "adapter", "results/taken"):
         (folder / name).mkdir(parents=True)
-    (folder / "model.gguf").write_bytes(b"GGUF")
+    (folder / "model.gguf").write_bytes(b"<html>")
+    (folder / "model.bin").write_bytes(b"")
+    (folder / "ggufs").mkdir()
+    for name in ("a.gguf", "b.GGUF"):
+        (folder / "ggufs" / name).write_bytes(b"GGUF")
     (folder / "broken" / "config.json").write_text("{", encoding="utf-8")
     (folder / "list" / "config.json").write_text("[]", encoding="utf-8")
     settings = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj"]}

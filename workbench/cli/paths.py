@@ -14,6 +14,6 @@ def absolute_paths(config: RunConfig) -> dict[str, Scalar]:
             absolute[key] = str(Path(named).resolve())
     if config.data.name != "demo" and Path(config.data.name).exists():
         absolute["data.name"] = str(Path(config.data.name).resolve())
-    if config.model.name != "demo" and Path(config.model.name).is_dir():
+    if config.model.name != "demo" and Path(config.model.name).exists():
         absolute["model.name"] = str(Path(config.model.name).resolve())
     return absolute

@@ -3,7 +3,7 @@
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -22,6 +22,7 @@ from workbench.planning.model_directory import check_directory
 from workbench.simulation.launcher import Resources, launch, preset_names, read_preset, read_resumed
 from workbench.simulation.run_summary import summary_of
 
+Engine = Literal["flower", "inline"]
 _SIMULATED_CLIENTS = 10  # when neither the preset nor the user says how many
 _PRESET = "demo"  # when nothing is resumed
 
@@ -44,6 +45,9 @@ def run(
     cpus: Annotated[int, typer.Option(help="CPU cores for simulated clients", min=1)] = 2,
     cpus_per_client: Annotated[int, typer.Option(help="CPU cores that one client at a time occupies", min=1)] = 1,
     gpus_per_client: Annotated[float, typer.Option(help="GPU share of one simulated client", min=0)] = 0.0,
+    engine: Annotated[
+        Engine, typer.Option(help="flower: the real flwr run; inline: this process, one core")
+    ] = "flower",
 ) -> None:
     """Simulate a federation with the real flwr run; ends non-zero when the run did not complete."""
     started = time.monotonic()
@@ -57,10 +61,10 @@ def run(
         _check_gpus(config, gpus_per_client)
         config = _named(config)
         folder = Path(config.output.dir) / config.output.name
-        log_path = _log_of(folder)
-        typer.echo(f"starting Flower's simulation engine (about 20 s; its log: {log_path})")
-        with log_path.open("a" if config.resume else "w", encoding="utf-8") as log:  # a new run begins a new log
-            launch(config, clients, resources, log)
+        if engine == "inline":
+            _run_inline(config, clients)
+        else:
+            _launch(config, clients, resources)
     except KeyboardInterrupt:
         hint = _how_to_go_on(folder)
         typer.secho(f"\nstopped{hint}", err=True)
@@ -69,6 +73,21 @@ def run(
         typer.secho(f"stopped{_how_to_go_on(folder)}", err=True)
         raise typer.Exit(130)
     typer.echo(summary_of(folder, time.monotonic() - started))
+
+
+def _launch(config: RunConfig, clients: int, resources: Resources) -> None:
+    log_path = _log_of(Path(config.output.dir) / config.output.name)
+    typer.echo(f"starting Flower's simulation engine (about 20 s; its log: {log_path})")
+    with log_path.open("a" if config.resume else "w", encoding="utf-8") as log:  # a new run begins a new log
+        launch(config, clients, resources, log)
+
+
+def _run_inline(config: RunConfig, clients: int) -> None:
+    from workbench.simulation.inline import run_inline  # noqa: PLC0415 - torch, which a refusal does not wait for
+
+    if not config.resume:
+        _log_of(Path(config.output.dir) / config.output.name).unlink(missing_ok=True)  # it held the name only
+    run_inline(config, clients)
 
 
 def _configure(preset: str | None, overrides: list[str], resume: Path | None) -> RunConfig:

@@ -57,7 +57,8 @@ def run_report(flat: Mapping[str, Scalar], control: Control = "none") -> dict[st
     with tempfile.TemporaryDirectory() as scratch:
         place = {"output.dir": scratch, "output.name": "run", "federation.max-in-flight": 0}  # nobody to wait for
         config = RunConfig.parse({**flat, **place})
-        folder = run_federation(grid_for(config), config, control=control, plots=False)  # nobody would see them
+        grid = grid_for(config, config.federation.num_clients)
+        folder = run_federation(grid, config, control=control, plots=False)  # nobody would see them
         report: dict[str, Any] = json.loads((folder.path / "report.json").read_text(encoding="utf-8"))
         rows = folder.read_metrics()
         report["rounds"] = [row["seconds"] for row in rows if "seconds" in row]

@@ -19,6 +19,7 @@ from common.adapter import Layout
 from common.config import ConfigError, LoraConfig, ModelConfig
 from common.demo.model import ASSETS
 from common.model.causal import check_architecture, check_attention
+from common.model.gguf import local_name
 from common.model.lora import adapt
 from common.model.weights_check import LOADING_FAULTS, first_line
 
@@ -82,20 +83,21 @@ def shape_of(model: ModelConfig, lora: LoraConfig) -> Shape:
 
     Raises ``ConfigError`` for a hub model that is neither in the table nor in the local cache, and as ``adapt`` does.
     """
-    config = architecture(model.name)
+    config = architecture(model)
     check_architecture(config, model.name)
     shape = build_shape(config, lora)
     check_attention(shape.model, model.name)
     return shape
 
 
-def architecture(name: str) -> PreTrainedConfig:
-    """The architecture of ``model.name``: the demo's, a directory's, a published one, or a cached hub model's."""
+def architecture(model: ModelConfig) -> PreTrainedConfig:
+    """The architecture of ``model.name``: the demo's, a local model's, a published one, or a cached hub model's."""
+    name = model.name
     if name in PUBLISHED:
         return PUBLISHED[name]
     try:
         found: PreTrainedConfig = AutoConfig.from_pretrained(
-            ASSETS if name == "demo" else name, local_files_only=True, trust_remote_code=False
+            ASSETS if name == "demo" else local_name(model), local_files_only=True, trust_remote_code=False
         )
     except LOADING_FAULTS as error:
         if (Path(name) / "config.json").is_file():
@@ -142,3 +144,16 @@ def quantizable(base: nn.Module) -> list[nn.Linear | Conv1D]:
     """The linear layers that transformers quantizes: all but the output layer."""
     output = base.get_output_embeddings()  # type: ignore[operator]  # every causal language model has one
     return [module for module in base.modules() if isinstance(module, nn.Linear | Conv1D) and module is not output]
+
+
+def shallow(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
+    """The same architecture with so many layers."""
+    fields = config.to_dict() | {_layer_key(config): layers}
+    fields.pop("layer_types", None)  # one entry a layer; made anew
+    if fields.get("loss_type") is None:
+        fields.pop("loss_type", None)  # given as None it is warned of
+    return type(config).from_dict(fields)
+
+
+def _layer_key(config: PreTrainedConfig) -> str:
+    return config.attribute_map.get("num_hidden_layers", "num_hidden_layers")

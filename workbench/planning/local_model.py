@@ -7,6 +7,7 @@ from transformers import AutoConfig
 from common.config import ConfigError, RunConfig
 from common.data import check_chat_template, private_tokens
 from common.model.base import check_ids, explain, load_tokenizer
+from common.model.gguf import local_name
 from common.model.positions import check_length
 from common.model.weights_check import LOADING_FAULTS, check_local_weights, quiet_loading
 from server_app.run import plan_run
@@ -29,12 +30,12 @@ def check_conversations(config: RunConfig, clients: int) -> None:
     Only of a local model and a local file: others are left to the run. Raises ``ConfigError``.
     """
     name = config.model.name
-    if config.data.format == "chat" and Path(name).is_dir():
-        private_tokens(config.data, load_tokenizer(name), 0, clients, config.seed)
+    if config.data.format == "chat" and Path(name).exists():
+        private_tokens(config.data, load_tokenizer(local_name(config.model)), 0, clients, config.seed)
 
 
 def check_model(config: RunConfig) -> None:
-    """Refuse a directory that is absent, no causal language model, or not whole; or lacks the target modules.
+    """Refuse a local model that is absent, no causal language model, or not whole; or lacks the target modules.
 
     Of a hub id only its ``config.json`` is fetched. Raises ``ConfigError``.
     """
@@ -42,15 +43,16 @@ def check_model(config: RunConfig) -> None:
     if name == "demo":
         return
     check_directory(name)
-    if not Path(name).is_dir():
+    if not Path(name).exists():
         _ask_hub(name)
         return
+    place = local_name(config.model)
     shape = shape_of(config.model, config.lora)
-    tokenizer = load_tokenizer(name)
+    tokenizer = load_tokenizer(place)
     check_chat_template(config.data, tokenizer)
     check_ids(tokenizer, shape.model.get_base_model(), name)
     check_length(shape.model.get_base_model(), name, config.data.max_length)
-    check_local_weights(name)
+    check_local_weights(place)
 
 
 def _ask_hub(name: str) -> None:

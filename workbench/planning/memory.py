@@ -5,22 +5,30 @@ size, and every tensor that autograd keeps is counted, without a byte being allo
 number of layers is what a step without checkpointing keeps.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.functional import cross_entropy
 from transformers import PreTrainedConfig
 from transformers.pytorch_utils import Conv1D
 
 from common.config import LoraConfig, ModelConfig, RunConfig
+from common.model.attention import FUSED, MOST, PLAIN, score_bytes
+from common.model.label_logits import only_places, output_layer
 from server_app.results.evaluation_batches import LOGITS, TOKENS
-from workbench.planning.architectures import Shape, build_shape, quantizable
+from workbench.planning.architectures import Shape, build_shape, quantizable, shallow
+from workbench.planning.step import Batch, on_cpu
 
-RUNTIME_BYTES = 1_000_000_000
+CARD_BYTES = 1_000_000_000
 """Assumed: CUDA context, cuBLAS workspaces, and what the allocator cannot use."""
+PROCESS_BYTES = 600_000_000
+"""Of a client's process on a CPU: interpreter, libraries, its messages, and what its allocator cannot use."""
 _BLOCK, _NESTED_BLOCK = 64, 256  # weights per 8-bit scale, scales per float32 scale: bitsandbytes' 4-bit format
 _ITEM = {"float32": 4, "bfloat16": 2, "float16": 2}
 _CODEC_BYTES = 28  # per adapter value: permutation 8, signs 4, sorting them 16 (gathered values 4 come later)
@@ -39,18 +47,24 @@ class Memory:
     activations: int
     activations_checkpointed: int
     checkpointing: bool
+    runtime: int
 
     @property
     def total(self) -> int:
         """Everything, with the activations that the configuration keeps."""
         kept = self.activations_checkpointed if self.checkpointing else self.activations
-        return self.weights + self.adapter + self.codec + kept + RUNTIME_BYTES
+        return self.weights + self.adapter + self.codec + kept + self.runtime
+
+    @property
+    def on_card(self) -> int:
+        """Everything that a GPU holds of it."""
+        return self.total - self.runtime + CARD_BYTES
 
 
-def estimate(config: RunConfig, shape: Shape, *, sends_code: bool) -> Memory:
+def estimate(config: RunConfig, shape: Shape, batch: Batch, *, sends_code: bool) -> Memory:
     """Memory of one client under ``config``; ``sends_code``: whether it encodes (else the gradient is the code)."""
     keeps = 2 if config.train.optimizer == "adamw" else 0
-    whole, checkpointed = activation_bytes(config, shape)
+    whole, checkpointed = activation_bytes(config, shape, batch)
     return Memory(
         weights=weight_bytes(config.model, shape),
         adapter=4 * shape.layout.size * (4 + keeps),  # values, gradients, initial ones, one copy of the gradient
@@ -58,6 +72,7 @@ def estimate(config: RunConfig, shape: Shape, *, sends_code: bool) -> Memory:
         activations=whole,
         activations_checkpointed=checkpointed,
         checkpointing=config.model.gradient_checkpointing,
+        runtime=_runtime(config.model),
     )
 
 
@@ -69,11 +84,17 @@ class ServerMemory:
     adapter: int
     codec: int
     evaluation: int
+    runtime: int
 
     @property
     def total(self) -> int:
         """Everything."""
-        return self.weights + self.adapter + self.codec + self.evaluation + RUNTIME_BYTES
+        return self.weights + self.adapter + self.codec + self.evaluation + self.runtime
+
+    @property
+    def on_card(self) -> int:
+        """Everything that a GPU holds of it."""
+        return self.total - self.runtime + CARD_BYTES
 
 
 def estimate_server(config: RunConfig, shape: Shape, *, sends_code: bool) -> ServerMemory:
@@ -90,7 +111,12 @@ def estimate_server(config: RunConfig, shape: Shape, *, sends_code: bool) -> Ser
         adapter=4 * shape.layout.size * (6 + moments),  # values, gradients, initial, the optimizer's, a sum, a decoding
         codec=_CODEC_BYTES * shape.layout.size if sends_code else 4 * shape.layout.size,
         evaluation=tokens * (_STREAMS * text.hidden_size * stream + 3 * widest * inside) + _LOGIT_BYTES * logits,
+        runtime=_runtime(config.model),
     )
+
+
+def _runtime(model: ModelConfig) -> int:
+    return PROCESS_BYTES if on_cpu(model) else CARD_BYTES
 
 
 def weight_bytes(model: ModelConfig, shape: Shape) -> int:
@@ -104,33 +130,31 @@ def weight_bytes(model: ModelConfig, shape: Shape) -> int:
     return rest + count // 2 + count // _BLOCK + 4 * count // (_BLOCK * _NESTED_BLOCK)
 
 
-def activation_bytes(config: RunConfig, shape: Shape) -> tuple[int, int]:
+def activation_bytes(config: RunConfig, shape: Shape, batch: Batch) -> tuple[int, int]:
     """What the backward pass of one micro-batch needs kept: without and with gradient checkpointing."""
-    rows, length = config.train.batch_size, config.data.max_length
-    one, two = (_kept(config.model, config.lora, _shallow(shape.config, depth), rows, length) for depth in (1, 2))
+    rows, length = batch.rows, batch.length
+    attention = _attention(config.model, shape.config, batch)
+    one, two = (_kept(config.model, config.lora, shallow(shape.config, depth), batch, attention) for depth in (1, 2))
     layer, rest = two - one, 2 * one - two
     layers = shape.config.num_hidden_layers
-    rest += _LOGIT_COPIES * rows * length * shape.config.vocab_size
+    rest += _LOGIT_COPIES * batch.labels * shape.config.vocab_size
     stream = 4 if config.model.quantization != "none" else _ITEM[config.model.dtype]
     inputs = rows * length * shape.config.hidden_size * stream
     return rest + layers * layer, rest + layers * inputs + layer
 
 
-def _shallow(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
-    fields = config.to_dict() | {_layer_key(config): layers}
-    fields.pop("layer_types", None)  # one entry a layer; made anew
-    if fields.get("loss_type") is None:
-        fields.pop("loss_type", None)  # given as None it is warned of
-    return type(config).from_dict(fields)
+def _attention(model: ModelConfig, config: PreTrainedConfig, batch: Batch) -> str:
+    """The attention that a client takes for such batches (``choose_attention``)."""
+    slow = on_cpu(model) and (model.dtype, model.quantization) == ("bfloat16", "none")
+    return PLAIN if slow and score_bytes(config, batch.rows, batch.length) <= MOST else FUSED
 
 
-def _layer_key(config: PreTrainedConfig) -> str:
-    return config.attribute_map.get("num_hidden_layers", "num_hidden_layers")
-
-
-def _kept(model: ModelConfig, lora: LoraConfig, config: PreTrainedConfig, rows: int, length: int) -> int:
+def _kept(model: ModelConfig, lora: LoraConfig, config: PreTrainedConfig, batch: Batch, attention: str) -> int:
     """Bytes that autograd keeps of a forward pass, beside the model itself."""
     adapted = build_shape(config, lora).model
+    base: Any = adapted.get_base_model()
+    if getattr(base.config, "_attn_implementation", "") == FUSED:
+        base.set_attn_implementation(attention)
     quantized = model.quantization != "none"
     dtype = torch.float32 if quantized else getattr(torch, model.dtype)
     with FakeTensorMode():
@@ -138,13 +162,16 @@ def _kept(model: ModelConfig, lora: LoraConfig, config: PreTrainedConfig, rows: 
         if quantized:
             _imitate_quantization(adapted)
         adapted.train()
-        tokens = torch.zeros(rows, length, dtype=torch.long)
+        tokens = torch.zeros(batch.rows, batch.length, dtype=torch.long)
         with torch.autocast("cpu", torch.bfloat16, enabled=quantized):
-            return kept_bytes(adapted, tokens)
+            return kept_bytes(adapted, tokens, batch.labels)
 
 
-def kept_bytes(model: nn.Module, tokens: Tensor) -> int:
-    """Bytes of all distinct storages that autograd keeps of one forward pass, the model's own apart."""
+def kept_bytes(model: PeftModel, tokens: Tensor, labels: int) -> int:
+    """Bytes of all distinct storages that autograd keeps of a forward pass with so many labels, the model's own apart.
+
+    ``tokens``: shape ``[sequences, length]``.
+    """
     own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -155,7 +182,12 @@ def kept_bytes(model: nn.Module, tokens: Tensor) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model(input_ids=tokens, attention_mask=torch.ones_like(tokens), labels=tokens, use_cache=False)
+        places = torch.arange(min(labels, tokens.numel()))
+        columns, rows = places // len(tokens), places % len(tokens)
+        head = output_layer(model)
+        with only_places(head, tokens.shape, rows, columns) if head else nullcontext():
+            logits = model(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False).logits
+            cross_entropy(logits.flatten(0, 1).float(), tokens.new_zeros(logits.shape[:2].numel()))
     return sum(storage.nbytes() for storage in kept.values())
 
 

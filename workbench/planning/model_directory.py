@@ -1,27 +1,35 @@
-"""Whether ``model.name`` can be a directory of a model, told from its files by name; imports nothing heavy."""
+"""Whether ``model.name`` can be a directory or GGUF file of a model, told by names of files; imports nothing heavy."""
 
 import json
 from pathlib import Path
 
 from common.config import ConfigError, names_a_file
+from common.model.gguf_file import MAGIC, gguf_file
 
 
 def check_directory(name: str) -> None:
     """Refuse a path that is no directory, and a directory without a usable ``config.json``; raises ``ConfigError``.
 
-    A hub id and the demo are let be.
+    A hub id and the demo are let be, and so are a GGUF file and a directory that holds one.
     """
     folder = Path(name)
     if name == "demo" or not (names_a_file(name) or folder.exists()):
         return
+    packed = gguf_file(name)
+    if packed is not None:
+        with packed.open("rb") as handle:
+            if handle.read(len(MAGIC)) != MAGIC:
+                raise ConfigError(f'model.name = "{name}": {packed.name} is no GGUF file; fetch it again')
+        return
     if folder.is_file():
-        gguf = "; GGUF is not supported" if folder.suffix.lower() == ".gguf" else ""
         raise ConfigError(
-            f'model.name = "{name}": this is a file{gguf}; give "demo", a hub id, or the directory that '
+            f'model.name = "{name}": this file is no .gguf; give "demo", a hub id, a .gguf file, or the directory that '
             "save_pretrained or hf download made"
         )
     if not folder.is_dir():
-        raise ConfigError(f'model.name = "{name}": no such directory; give "demo", a hub id or a directory')
+        raise ConfigError(
+            f'model.name = "{name}": no such directory or file; give "demo", a hub id, a directory or a .gguf file'
+        )
     if not (folder / "config.json").is_file():
         raise ConfigError(
             f'model.name = "{name}": no config.json there; give a directory that save_pretrained or hf download made'

@@ -15,12 +15,13 @@ from common.wire.secure import bits_of
 from server_app.privacy.account import assumptions
 from server_app.privacy.plan import PrivacyPlan, clients_asked, round_terms, why_infinite
 from server_app.results.json_lines import finite
-from server_app.results.units import data_size, show, times
+from server_app.results.units import clock, data_size, show, times
 from server_app.rounds.secure import bytes_of_answer, masked_instruction
 from server_app.run import plan_run
 from server_app.strategies import check_strategy, recipe_of
 from workbench.planning.architectures import Shape, shape_of
 from workbench.planning.memory import Memory, ServerMemory, estimate, estimate_server
+from workbench.planning.step import Batch, batch_of, step_seconds
 
 SIMULATED_CLIENTS = 10
 """Clients of a simulation when the configuration does not say."""
@@ -51,6 +52,8 @@ class Sizes:
     bytes_up: int
     bytes_down: int
     bytes_up_plain_lora: int
+    batch: Batch
+    step_seconds: float | None
     memory: Memory
     server: ServerMemory
     placements: tuple[Placement, ...]
@@ -72,7 +75,8 @@ def solve(config: RunConfig) -> Sizes:
     instruction = pack_instruction(recipe.broadcast, encoder.spec, Task(1, terms, app_digest()))
     if plan.trust == "secure":
         instruction = masked_instruction(instruction, config.privacy, plan.clients)
-    memory = estimate(config, shape, sends_code=not recipe.sends_whole)
+    batch = batch_of(config, plan.clients)
+    memory = estimate(config, shape, batch, sends_code=not recipe.sends_whole)
     server = estimate_server(config, shape, sends_code=not recipe.sends_whole)
     return Sizes(
         config=config,
@@ -83,6 +87,8 @@ def solve(config: RunConfig) -> Sizes:
         bytes_up=bytes_of_answer(terms),
         bytes_down=serialized_bytes(instruction) + encoder.other_bytes,
         bytes_up_plain_lora=_plain(round_terms(config.privacy, plan, shape.layout.size)),
+        batch=batch,
+        step_seconds=step_seconds(config, shape, batch),
         memory=memory,
         server=server,
         placements=tuple(_place(name, *cards, server, memory) for name, cards in _CARDS.items()),
@@ -101,9 +107,9 @@ def _place(name: str, gigabytes: int, cards: int, server: ServerMemory, memory: 
     more clients than the first one takes.
     """
     room = _USABLE * gigabytes * 1e9
-    first = max(0, math.floor((room - server.total) / memory.total))
+    first = max(0, math.floor((room - server.on_card) / memory.on_card))
     share = math.floor(_SHARES / first) / _SHARES if first else 0.0
-    return Placement(name, cards * first, share, math.floor(room / memory.total) > 0)
+    return Placement(name, cards * first, share, math.floor(room / memory.on_card) > 0)
 
 
 def to_json(config: RunConfig) -> str:
@@ -121,6 +127,8 @@ def to_json(config: RunConfig) -> str:
         "code_dtype": sizes.code_dtype,
         "bytes_up_per_client_round": sizes.bytes_up,
         "bytes_down_per_client_round": sizes.bytes_down,
+        "step": asdict(sizes.batch) | {"cpu_seconds": sizes.step_seconds},
+        "cpu_seconds_of_all_clients": run_seconds(sizes),
         "memory_per_client": {**asdict(memory), "total": memory.total},
         "memory_of_server": {**asdict(sizes.server), "total": sizes.server.total},
         "clients": plan.clients,
@@ -156,8 +164,8 @@ def to_text(config: RunConfig) -> str:
         f"  up per client and round     {data_size(sizes.bytes_up)}{_saving(sizes)}",
         f"  down per client and round   {data_size(sizes.bytes_down)}",
         *_cover_line(sizes),
-        f"  memory of one client        {data_size(memory.total)} in a step of {config.train.batch_size} x "
-        f"{config.data.max_length} tokens, {kept}; an estimate",
+        f"  memory of one client        {data_size(memory.total)} in a step of {sizes.batch.rows} x "
+        f"{sizes.batch.length} tokens ({_tokens(sizes.batch)}), {kept}; an estimate",
         f"    weights                   {data_size(memory.weights)} ({_weights(config)})",
         f"    adapter and gradients     {data_size(memory.adapter)}",
         f"    codec                     {data_size(memory.codec)}",
@@ -167,6 +175,7 @@ def to_text(config: RunConfig) -> str:
         "in a pass over held-out rows; an estimate",
         f"  clients                     {plan.clients:,}, expected cohort {plan.expected_cohort:g}, "
         f"{plan.rounds} rounds of {_work(config)}",
+        *_time_line(sizes),
         f"  noise multiplier            {plan.round.noise_multiplier:.4f} (stage 2){stage_one}",
         f"  epsilon, released model     {show(plan.epsilon)} at delta {plan.delta:g} "
         f"({reason or assumptions(plan, config.privacy)})",
@@ -189,6 +198,30 @@ def _cover_line(sizes: Sizes) -> list[str]:
         keys = data_size(ENTRY_BYTES * sizes.privacy.clients)
         lines.append(f"  key set-up, once a run      {ENTRY_BYTES} B up and {keys} down per client")
     return lines
+
+
+def _tokens(batch: Batch) -> str:
+    return f"{batch.labels:,} of them learned, by the data" if batch.read else "the most there can be, all learned"
+
+
+def _time_line(sizes: Sizes) -> list[str]:
+    if sizes.step_seconds is None:
+        return []
+    whole = run_seconds(sizes)
+    total = f"; all clients and rounds {clock(whole)} (minutes:seconds) of a core" if whole else ""
+    return [f"  time of one step            {sizes.step_seconds:.2f} s of a core, timed here on two layers{total}"]
+
+
+def run_seconds(sizes: Sizes) -> float | None:
+    """CPU seconds of all clients' steps, stage 1 among them; ``None`` where passes over unread data are asked for."""
+    train, stage = sizes.config.train, sizes.privacy.stage_one
+    if sizes.step_seconds is None or not train.local_steps:
+        return None
+    first = sizes.config.stage_one
+    steps = sizes.privacy.rounds * sizes.privacy.expected_cohort * train.local_steps
+    if stage is not None:
+        steps += first.sampling_rate * sizes.privacy.clients * first.steps
+    return steps * train.gradient_accumulation * sizes.step_seconds
 
 
 def _saving(sizes: Sizes) -> str:

@@ -25,12 +25,14 @@ from common.wire.records import TRAIN, received_adapter, unpack_instruction
 from common.wire.secure import secure_task
 from workbench.simulation.in_process import InProcessGrid
 
+_SMALL = 10_000_000  # parameters; the products of a larger one keep a core busy for each client by itself
 
-def grid_for(config: RunConfig) -> InProcessGrid:
-    """The clients of a run in this process: computed together where that is the same, else one after the other."""
+
+def grid_for(config: RunConfig, clients: int) -> InProcessGrid:
+    """The clients of a run in this process: computed together where that is the same and pays, else one by one."""
     if _one_batch(config) and _can_join(config):
-        return CohortGrid(config.flat(), config.federation.num_clients)
-    return InProcessGrid(app, config.flat(), config.federation.num_clients)
+        return CohortGrid(config.flat(), clients)
+    return InProcessGrid(app, config.flat(), clients)
 
 
 def _one_batch(config: RunConfig) -> bool:
@@ -40,9 +42,10 @@ def _one_batch(config: RunConfig) -> bool:
 
 
 def _can_join(config: RunConfig) -> bool:
-    """Whether the gradients of several clients can be had in one pass."""
+    """Whether the gradients of several clients can be had in one pass, of a model so small that a pass is quicker."""
     adapted = load_adapted_model(config.model, config.lora, config.seed)
-    return are_linear(adapted.layout) and not _drops_out(adapted)
+    small = sum(parameter.numel() for parameter in adapted.model.parameters()) <= _SMALL
+    return small and are_linear(adapted.layout) and not _drops_out(adapted)
 
 
 def _drops_out(adapted: AdaptedModel) -> bool:

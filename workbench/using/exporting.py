@@ -18,6 +18,7 @@ from common.demo.model import load_tokenizer as load_demo_tokenizer
 from common.model.adapted import assemble
 from common.model.base import device_of, load_base
 from common.model.base_sample import BASE_FILE
+from common.model.gguf import local_name
 from server_app.results.published_names import is_local, public_name
 from workbench.evaluation.adapter import put_on
 from workbench.using.request import Asked
@@ -74,9 +75,9 @@ def export_merged(request: Asked, out: Path, dtype: str, base_id: str) -> None:
     named = base_id or public_name(asked.name)
     merged.config._name_or_path = named  # noqa: SLF001 - what save_pretrained would write else is a path
     if asked.name != "demo":
-        merged.generation_config = _own_generation(asked.name) or merged.generation_config
+        merged.generation_config = _own_generation(local_name(asked)) or merged.generation_config
     merged.save_pretrained(out)
-    _own_tokenizer(asked.name).save_pretrained(out)
+    _own_tokenizer(local_name(asked)).save_pretrained(out)
     source = request.adapter / CARD
     if source.exists():
         (out / CARD).write_text(_merged_card(source, named, _public_base(request, base_id)), encoding="utf-8")

@@ -26,7 +26,7 @@ FEW, NONE = 1, 4
 
 
 def run_together(config: RunConfig) -> RunFolder:
-    grid = grid_for(config)
+    grid = grid_for(config, config.federation.num_clients)
     assert isinstance(grid, CohortGrid)
     return run_federation(grid, config)
 
@@ -71,9 +71,9 @@ def test_a_base_model_that_drops_out_is_computed_client_by_client(
     """Its dropout is on in a client's step and off in the pass for all."""
     config = tiny_config(files, tmp_path)
     with patch("workbench.simulation.cohort_grid.load_adapted_model", return_value=adapted):
-        assert type(grid_for(config)) is CohortGrid
+        assert type(grid_for(config, config.federation.num_clients)) is CohortGrid
         monkeypatch.setattr(adapted.model.get_base_model().config, "attention_dropout", 0.1)
-        assert type(grid_for(config)) is InProcessGrid
+        assert type(grid_for(config, config.federation.num_clients)) is InProcessGrid
 
 
 @pytest.mark.parametrize(
@@ -86,5 +86,5 @@ def test_a_base_model_that_drops_out_is_computed_client_by_client(
 )
 def test_what_one_pass_cannot_do_is_done_client_by_client(change: dict[str, Any]) -> None:
     few = {"federation.num-clients": 2}
-    assert type(grid_for(RunConfig.parse(few))) is CohortGrid
-    assert type(grid_for(RunConfig.parse(few | change))) is InProcessGrid
+    assert type(grid_for(RunConfig.parse(few), 2)) is CohortGrid
+    assert type(grid_for(RunConfig.parse(few | change), 2)) is InProcessGrid

@@ -1,0 +1,54 @@
+"""What a run says of its noise and its code before and after stage 1, in words that hold for large models too."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from common.config import RunConfig
+from common.model.adapted import load_adapted_model
+from server_app.results.console import ConsoleLog
+from server_app.run import plan_run
+from server_app.strategies import recipe_of
+from server_app.strategies.expected import expectation, noise_drift
+from tests.support.tiny import TINY, Files, final_adapter, run_tiny, tiny_config
+
+NOISY: dict[str, Any] = {
+    "num-server-rounds": 6,
+    "privacy.epsilon": 0.0,
+    "privacy.noise-multiplier": 50.0,
+    "server.divergence-factor": 1e6,
+}
+
+
+@pytest.mark.parametrize("strategy", ["lora", "dr-encoder"])
+def test_noise_moves_the_adapter_as_far_as_was_said(files: Files, tmp_path: Any, strategy: str) -> None:
+    config = tiny_config(files, tmp_path, NOISY | {"strategy.name": strategy})
+    adapted = load_adapted_model(config.model, config.lora, config.seed)
+    recipe = recipe_of(config, adapted.layout)
+    said = noise_drift(config, plan_run(config, recipe, 6), recipe)
+    moved = float((final_adapter(run_tiny(config)) - adapted.initial).norm())
+    assert moved == pytest.approx(said, rel=0.3)  # 64 values of 6 rounds: a relative spread of .04
+
+
+def test_the_line_says_when_it_is_too_much() -> None:
+    def line(step: float, **changes: Any) -> str:
+        config = RunConfig.parse(TINY | NOISY | {"server.learning-rate": step, "strategy.name": "lora"} | changes)
+        adapted = load_adapted_model(config.model, config.lora, config.seed)
+        recipe = recipe_of(config, adapted.layout)
+        return expectation(config, plan_run(config, recipe, 6), recipe, 2.0)
+
+    assert "(runs were lost above 4)" in line(0.001)
+    assert "above 4 runs were lost: a smaller server.learning-rate" in line(10.0)
+    assert line(1.0, **{"privacy.noise-multiplier": 0.0, "privacy.epsilon": math.inf}) == ""
+    assert line(1.0, **{"server.optimizer": "adam"}) == ""
+
+
+@pytest.mark.parametrize(
+    ("energy", "words"),
+    [(256 / 921_600, "one random direction for 3,600 values of the adapter"), (0.4, "it holds 40.0% of a training")],
+)
+def test_a_random_code_is_called_that(capsys: pytest.CaptureFixture[str], energy: float, words: str) -> None:
+    ConsoleLog().prepared({"captured_energy": torch.tensor(energy)}, 256, 921_600)
+    assert words in capsys.readouterr().out
