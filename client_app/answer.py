@@ -125,10 +125,10 @@ def _masked(asked: Asked, compute: Compute, kind: Kind, context: Context, secure
     remember(site, seat, secure.exchange, 0)
     is_in = site.charge(task, context.state, secure, spend=heads)  # the last that may refuse
     seat.keep(context.state)  # before anything is made: never twice
-    values = _nothing(task, kind.noise(site, task.round))
-    if is_in or (site.data is not None and may_read_rows()):
-        found = _released(asked, compute, kind)
-        values = found if is_in else values
+    own = site.data is not None  # then the work is the same both ways; a simulated client does only what is needed
+    found = _released(asked, compute, kind) if is_in or (own and may_read_rows()) else None
+    nothing = _nothing(task, kind.noise(site, task.round)) if own or found is None else found
+    values = found if is_in and found is not None else nothing
     bits = bits_of(task.terms)
     return pack_masked(masked(values.astype(np.int64), seat.masks(), bits), secure.exchange, bits)
 

@@ -8,7 +8,7 @@ present can leave no message without masks.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from flwr.app import ConfigRecord, RecordDict
@@ -63,7 +63,7 @@ class Seat:
 
     def keep(self, state: RecordDict) -> None:
         """Put it into the state, and into this process's memory."""
-        values = {**asdict(self), "secrets": b"".join(self.secrets)}
+        values = {part.name: getattr(self, part.name) for part in fields(self)} | {"secrets": b"".join(self.secrets)}
         state[RECORD] = ConfigRecord(values)
         _answered[self.public] = (self.last, self.repaired)
         if len(_answered) > _MOST_REMEMBERED:
