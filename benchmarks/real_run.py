@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from flwr.app import MetricRecord
 from safetensors.torch import load_file, save_file
@@ -24,12 +23,11 @@ from common.config import DataConfig, ModelConfig, RunConfig, Scalar
 from common.data import load_examples
 from common.model.adapted import AdaptedModel, load_adapted_model
 from common.privacy.mechanism import ReleaseTerms
-from common.wire.records import pack_release, serialized_bytes
+from common.wire.records import release_bytes
 from server_app.privacy.ledger import Ledger
 from server_app.privacy.plan import PrivacyPlan
 from server_app.rounds.availability import Attendance
-from server_app.rounds.optimizer import ServerOptimizer
-from server_app.rounds.state import Hooks, RoundSummary, RunState, pack_adapter
+from server_app.rounds.state import Hooks, RoundSummary, RunState, optimizer_of, pack_adapter
 from server_app.run import check_run, plan_run
 from server_app.session import open_account
 from server_app.strategies import recipe_of, strategy_of
@@ -221,7 +219,7 @@ def _strategy(
         print(f"  round {summary.round}  {summary.seconds:.1f} s{loss}{failed}", flush=True)
 
     course.losses[0] = base
-    state = RunState(ServerOptimizer(config.server, start), base_loss=base)
+    state = RunState(optimizer_of(config.server, start), base_loss=base)
     hooks = Hooks(evaluate, lambda _: None, note)
     attendance = Attendance(list(range(1, clients + 1)), {}, config.federation)
     randomness = SeededRandomness(config.seed, config.seed)
@@ -242,7 +240,7 @@ def _bytes_up(plan: PrivacyPlan, size: int, config: RunConfig) -> int:
     """Serialized bytes of one client's message in the default trust model, ``distributed``."""
     noise = plan.round.noise_multiplier
     terms = ReleaseTerms(size, config.privacy.clip_norm, noise, "distributed", plan.shares, normalize=True)
-    return serialized_bytes(pack_release(np.zeros(size, dtype=terms.dtype), 1))
+    return release_bytes(terms)
 
 
 def save_adapter(place: Place, name: str, adapter: Tensor) -> None:

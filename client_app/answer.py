@@ -1,9 +1,10 @@
 """The order in which a client answers, for every kind of message: check, charge, then read rows, compute and release.
 
-Up to the charge everything is a function of the instruction, of the run's configuration and of the site's own, and
-may be refused. After it there is one kind of answer: a release of the agreed length. At a site with its own data
-whatever goes wrong then (an unreadable file, too little memory, a full ledger) makes it the zero code with the same
-noise, which is the zero-out neighbor of what the guarantee speaks of.
+Up to the charge everything is a function of the instructions so far, of the run's configuration and of the site's own,
+and may be refused, or answered with a word that the client lacks what an instruction left out. After it there is one
+kind of answer: a release of the agreed length. At a site with its own data whatever goes wrong then (an unreadable
+file, too little memory, a full ledger) makes it the zero code with the same noise, which is the zero-out neighbor of
+what the guarantee speaks of.
 """
 
 import logging
@@ -15,11 +16,13 @@ import torch
 from flwr.app import Context, Message, RecordDict
 from torch import Tensor
 
-from client_app.node_config import PolicyRefusal
+from client_app.holdings import Holdings
+from client_app.node_config import PolicyRefusal, brings_own_data
 from client_app.rows import may_read_rows
 from client_app.seat import Seat
 from client_app.secure import lands_heads, remember
 from client_app.site import Site
+from client_app.start import started
 from common.adapter import RankCut
 from common.codecs.base import EncoderSpec
 from common.config import TrainConfig
@@ -28,7 +31,16 @@ from common.model.adapted import AdaptedModel
 from common.privacy.mechanism import ReleaseTerms, release
 from common.privacy.noise import RandomSource
 from common.secure.masks import masked
-from common.wire.records import Task, WireError, pack_release, received_adapter, unpack_instruction
+from common.wire.assignment import Task
+from common.wire.records import (
+    LacksAssignment,
+    WireError,
+    pack_lack,
+    pack_release,
+    read_head,
+    sent_assignment,
+    unpack_instruction,
+)
 from common.wire.secure import NEEDS_KEYS, SecureTask, bits_of, pack_masked, secure_task
 
 
@@ -87,8 +99,17 @@ class Kind:
 
 
 def answer(message: Message, context: Context, kind: Kind) -> Message:
-    """A release, or an exception that says what is refused; see the module for what may depend on what."""
-    sent, spec, task = unpack_instruction(message.content)
+    """A release, or that something is lacking, or an exception that says what is refused.
+
+    See the module for what may depend on what.
+    """
+    holdings = Holdings(context.state, simulated=not brings_own_data(context.node_config))
+    head = read_head(message.content)
+    try:
+        instruction = unpack_instruction(message.content, holdings.assignment)
+    except LacksAssignment:
+        return Message(pack_lack(head.round), reply_to=message)
+    task = instruction.task
     if task.raw and not kind.stage_one:
         raise WireError("a gradient is never asked for in the clear: only stage 1 may be raw")
     secure = secure_task(message.content, task.terms, raw=task.raw)
@@ -99,13 +120,17 @@ def answer(message: Message, context: Context, kind: Kind) -> Message:
     adapted = site.model()
     cut = site.cut(adapted)
     _check_size(task.terms.size, kind.vectors(task), cut.full.size)
-    asked = Asked(site, task, train, adapted, cut.cut(received_adapter(sent, cut.full)), cut, spec)
+    start = started(instruction, head.assignment, adapted, cut, site.config.seed, holdings)
+    if start is None:
+        return Message(pack_lack(head.round), reply_to=message)
+    asked = Asked(site, task, train, adapted, cut.cut(start.adapter), cut, instruction.encoder)
     compute = kind.plan(asked)
     if secure is not None and seat is not None:
         return Message(_masked(asked, compute, kind, context, secure, seat), reply_to=message)
+    keeps = holdings.keep(head.assignment, sent_assignment(message.content), start.entries, max(0, task.round - 1))
     may_read = site.charge(task, context.state, spend=task.sampled)  # the last that may refuse: now comes a release
     values = _released(asked, compute, kind) if may_read else _nothing(task, kind.noise(site, task.round))
-    return Message(pack_release(values, task.round), reply_to=message)
+    return Message(pack_release(values, task.round, task.terms, keeps), reply_to=message)
 
 
 def _entered(context: Context, task: Task, secure: SecureTask) -> Seat:

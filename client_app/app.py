@@ -11,11 +11,11 @@ from flwr.clientapp import ClientApp
 from torch import Tensor
 
 from client_app.answer import Asked, Compute, Kind, NoiseSource, answer, own_noise
+from client_app.encoders import encoder_for
 from client_app.guard import Handler, guarded
 from client_app.local_update import gradient_stream, local_update
 from client_app.release import release_gradient
 from client_app.secure import keys, peers, repair
-from client_app.site import encoder_for
 from client_app.statistics import gradient_statistics
 from common.codecs.statistics import NonFiniteStatistics
 from common.config import TrainConfig
@@ -23,7 +23,8 @@ from common.data import TokenizedExamples
 from common.privacy.mechanism import release
 from common.privacy.noise import RandomSource
 from common.scale_code import ScaleCode
-from common.wire.records import Task, WireError
+from common.wire.assignment import Task
+from common.wire.records import WireError
 
 GradientSource = Callable[[Asked, TokenizedExamples], Tensor]
 """What a client computes in a round: the instruction and its examples to a flat gradient, shape ``[n]``."""
@@ -90,7 +91,7 @@ def plan_gradients(asked: Asked) -> Compute:
 
 def plan_round(asked: Asked, gradient: GradientSource) -> Compute:
     """Stage 2: the gradient, encoded (Algorithm 2, client side)."""
-    encoder = encoder_for(asked.spec, asked.adapted, asked.task.terms.size, asked.cut)
+    encoder = encoder_for(asked.spec, asked.adapted, asked.task.terms.size, asked.task.epoch, asked.cut)
 
     def compute(examples: TokenizedExamples, source: RandomSource) -> np.ndarray:
         return release_gradient(gradient(asked, examples), encoder, asked.task.terms, source)

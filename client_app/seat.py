@@ -17,7 +17,8 @@ from common.privacy.mechanism import ReleaseTerms
 from common.secure.directory import from_bitmap
 from common.secure.keys import KEY_BYTES, KeyFault, public_key
 from common.secure.masks import Words, pair_masks, seed_of
-from common.wire.records import Task, WireError
+from common.wire.assignment import Task
+from common.wire.records import WireError
 from common.wire.secure import NEEDS_KEYS, SecureTask, bits_of, context_of, repair_context
 
 RECORD = "secure-seat"

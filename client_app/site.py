@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 from flwr.app import Context, RecordDict
-from torch import Tensor
 
 from client_app.node_config import NodeConfig, brings_own_data, whole
 from client_app.policy import SitePolicy
@@ -17,15 +15,13 @@ from client_app.site_data import SiteData
 from client_app.site_ledger import LimitReached, charge_release
 from common import seeds
 from common.adapter import RankCut
-from common.codecs.base import Encoder, EncoderSpec, build_encoder
 from common.config import LoraConfig, RunConfig, TrainConfig
 from common.data import TokenizedExamples, private_tokens, split_rows
 from common.model.adapted import AdaptedModel, load_adapted_model
 from common.model.lora import with_rank
-from common.model.tangents import ModelTangents
 from common.privacy.noise import RandomSource
+from common.wire.assignment import Task
 from common.wire.digest import app_digest
-from common.wire.records import Task, WireError
 from common.wire.secure import SecureTask
 
 _log = logging.getLogger("flwr")
@@ -143,58 +139,9 @@ def _config(pairs: tuple[tuple[str, Any], ...]) -> RunConfig:
     return RunConfig.parse(dict(pairs))
 
 
-_kept: list[tuple[EncoderSpec, AdaptedModel, Encoder]] = []
-
-
 def own_lora(node: NodeConfig, asked: LoraConfig) -> LoraConfig:
     """A run's adapter at the site's ``lora-rank`` where that is smaller; alpha over rank, by which it acts, stays."""
     rank = whole(node, "lora-rank", 0)
     if not 0 < rank < asked.rank:
         return asked
     return asked.model_copy(update={"rank": rank, "alpha": asked.alpha * rank / asked.rank})
-
-
-def encoder_for(spec: EncoderSpec, adapted: AdaptedModel, size: int, cut: RankCut | None = None) -> Encoder:
-    """The encoder of a specification; the last one is kept, since a round sends the same to every client.
-
-    ``cut``: how the run's adapter, which is encoded, goes into the model's own. Raises ``WireError`` for one that
-    cannot be built, that makes codes of another size than the terms', or that needs the whole adapter in the model.
-    """
-    cut = cut or RankCut(adapted.layout, adapted.layout)
-    for kept, its_model, encoder in _kept:
-        if its_model is adapted and _same(kept, spec):
-            return _of_size(encoder, size)
-    try:
-        built = build_encoder(spec, cut.full)  # holds its arrays against the layout: memory is bounded
-    except (ValueError, TypeError, OverflowError, MemoryError, RuntimeError) as error:
-        raise WireError(f"encoder: {error}") from None
-    encoder = _of_size(built, size).bound(ModelTangents(adapted))
-    if encoder is not built and not cut.is_whole:
-        raise WireError("encoder: it is made of gradients of the whole adapter, and this site's lora-rank is smaller")
-    _kept[:] = [(spec, adapted, encoder)]
-    return encoder
-
-
-def _of_size(encoder: Encoder, size: int) -> Encoder:
-    if encoder.size != size:
-        raise WireError(f"encoder: its code has {encoder.size} values, the terms say {size}")
-    return encoder
-
-
-def _same(one: EncoderSpec, other: EncoderSpec) -> bool:
-    """Whether two specifications are equal, array by array: a comparison costs less than a hash or a new encoder."""
-    if (one.kind, one.version, one.fields, one.arrays.keys()) != (
-        other.kind,
-        other.version,
-        other.fields,
-        other.arrays.keys(),
-    ):
-        return False
-    pairs = ((array, other.arrays[name]) for name, array in one.arrays.items())
-    return all(a.dtype == b.dtype and a.shape == b.shape and _same_bits(a, b) for a, b in pairs)
-
-
-def _same_bits(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors hold the same bytes, several times faster than value by value where those are float16."""
-    first, second = (tensor.contiguous().view(-1).view(torch.uint8).numpy() for tensor in (one, other))
-    return np.array_equal(first, second)

@@ -26,8 +26,7 @@ from server_app.results.trackers import Sink, open_sink
 from server_app.results.tracking import phase, watched
 from server_app.rounds.availability import Attendance
 from server_app.rounds.divergence import judged_loss
-from server_app.rounds.optimizer import ServerOptimizer
-from server_app.rounds.state import Hooks, RoundSummary, RunState
+from server_app.rounds.state import Hooks, RoundSummary, RunState, optimizer_of
 from server_app.strategies.base import FederatedAdapter
 from server_app.strategies.recipe import Recipe
 
@@ -191,7 +190,7 @@ def _begin(
     config: RunConfig, adapted: AdaptedModel, ledger: Ledger, folder: RunFolder, clients: int
 ) -> tuple[RunState, Progress]:
     folder.write_config(config, clients)
-    return RunState(ServerOptimizer(config.server, adapted.initial.cpu())), Progress(0.0, ledger.head, clients)
+    return RunState(optimizer_of(config.server, adapted.initial.cpu())), Progress(0.0, ledger.head, clients)
 
 
 def _resume(

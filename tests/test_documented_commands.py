@@ -77,4 +77,4 @@ def test_every_preset_can_be_planned(path: Path) -> None:
     assert result.exit_code == 0, result.output
     answer = json.loads(result.stdout[result.stdout.index("{") :])
     assert 0 < answer["code_values"] <= answer["adapter_values"]
-    assert answer["bytes_up_per_client_round"] >= answer["code_values"] // 4
+    assert answer["per_client_run"]["up"] >= answer["code_values"] // 4

@@ -9,7 +9,7 @@ public.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, Self, TypeVar
+from typing import ClassVar, NamedTuple, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -104,13 +104,30 @@ class Encoder(ABC):
     def spec(self) -> EncoderSpec:
         """Describe what travels to a client; ``build_encoder(spec, layout)`` encodes identically."""
 
+    def redraw(self, epoch: int) -> Self:
+        """Return the encoder with the subspace of ``epoch``; an encoder without a seed returns itself.
+
+        The subspace is a function of (seed, epoch) alone, whichever epoch the encoder had; epoch 0 is the
+        first.
+        """
+        return self
+
     def bound(self, tangents: Tangents) -> Self:
         """The encoder with the model at hand; one that is not made of a model's gradients returns itself."""
         return self
 
 
 class Codec(Encoder):
-    """An encoder together with its decoder: the server's view."""
+    """An encoder together with its decoder: the server's view.
+
+    Attributes:
+        seeded: whether the decoder is linear and follows from the specification, so that clients may have it, and gives
+            the same bits everywhere: its values are products and single sums, each rounded by itself. Clients are then
+            sent the sums of codes that the adapter is made of, in place of the adapter.
+
+    """
+
+    seeded: ClassVar[bool] = False
 
     @abstractmethod
     def decode(self, code: Tensor) -> Tensor:
@@ -126,14 +143,6 @@ class Codec(Encoder):
         """
         spec = self.spec()
         return CodecState(spec.kind, spec.version, spec.fields, spec.arrays)
-
-    def redraw(self, epoch: int) -> "Codec":
-        """Return the codec with the subspace of ``epoch``; a codec without a seed returns itself.
-
-        The subspace is a function of (seed, epoch) alone, whichever epoch the codec had; epoch 0 is the
-        first.
-        """
-        return self
 
 
 def check_shape(what: str, tensor: Tensor, size: int) -> None:

@@ -10,6 +10,8 @@ The history is made of released steps alone, so it costs no privacy; it costs by
 in every round, as many as the adapter itself.
 """
 
+from typing import Self
+
 import torch
 from torch import Tensor
 
@@ -81,11 +83,11 @@ class HistoryCodec(Codec):
         turned[free] = self._random.decode(code[led:])
         return self._reflect(turned)
 
-    def advance(self, step: Tensor, decay: float) -> "HistoryCodec":
+    def advance(self, step: Tensor, decay: float) -> Self:
         """Return the codec whose history is ``decay * history + step``; ``step`` has shape ``[n]``."""
         return self._with(decay * self._history + step.cpu(), self._epoch)
 
-    def redraw(self, epoch: int) -> "HistoryCodec":
+    def redraw(self, epoch: int) -> Self:
         """Keep the history, take the random rows of ``epoch``."""
         return self if epoch == self._epoch else self._with(self._history, epoch)
 
@@ -93,8 +95,8 @@ class HistoryCodec(Codec):
         """Give the seeded draw and the history: n float32 values."""
         return EncoderSpec(KIND, VERSION, self._fields(), {"history": self._history.clone()})
 
-    def _with(self, history: Tensor, epoch: int) -> "HistoryCodec":
-        return HistoryCodec(
+    def _with(self, history: Tensor, epoch: int) -> Self:
+        return type(self)(
             self._layout,
             history,
             rows=self._rows,

@@ -8,7 +8,7 @@ encodes. All of it is public.
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TypedDict
+from typing import Self, TypedDict
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ from common.codecs.statistics import GradientStatistics
 from common.codecs.transform import SEED_LIMIT, Buckets, Draw
 
 KIND = "linear"
-VERSION = 2
+VERSION = 3
 
 
 class LinearEncoder(Encoder):
@@ -88,10 +88,10 @@ class LinearEncoder(Encoder):
         return torch.cat(codes)
 
     def spec(self) -> EncoderSpec:
-        """Give seed, epoch, blocks and means: a few bytes per tensor, whatever n and k are."""
+        """Give seed, epoch, blocks and what is not zero of the means, whatever n and k are."""
         fields: dict[str, Scalar] = {**layout_fields(self._layout), "seed": self._seed, "epoch": self._epoch}
-        arrays = {"blocks": torch.tensor(self._blocks, dtype=torch.int64), "mean": self._mean.clone()}
-        return EncoderSpec(KIND, VERSION, fields, arrays)
+        arrays = {"blocks": torch.tensor(self._blocks, dtype=torch.int64)}
+        return EncoderSpec(KIND, VERSION, fields, arrays | ({"mean": self._mean.clone()} if self._has_bias else {}))
 
     @cached_property
     def _subspaces(self) -> list[Buckets]:
@@ -109,6 +109,8 @@ class LinearEncoder(Encoder):
 
 class LinearCodec(LinearEncoder, Codec):
     """``LinearEncoder`` with its transpose as decoder; ``decode(encode(x))`` is an orthogonal projection."""
+
+    seeded = True
 
     @classmethod
     def of_form(
@@ -145,11 +147,11 @@ class LinearCodec(LinearEncoder, Codec):
             vector[block.offset : block.offset + block.dim] = subspace.lift(part)
         return vector.add_(self._bias(vector)) if self._has_bias else vector
 
-    def redraw(self, epoch: int) -> "LinearCodec":
+    def redraw(self, epoch: int) -> Self:
         """Keep blocks and means, take the subspaces of ``epoch``, independent of all other epochs."""
         if epoch == self._epoch:
             return self
-        return LinearCodec(
+        return type(self)(
             self._layout,
             blocks=self._blocks,
             mean=self._mean,
@@ -177,9 +179,10 @@ class _Arguments(TypedDict):
 
 
 def _arguments(parcel: EncoderSpec | CodecState, layout: Layout) -> _Arguments:
+    count = len(layout.tensors)
     return {
         "blocks": [Block(*row) for row in parcel.array("blocks", (-1, 3)).tolist()],
-        "mean": parcel.array("mean", (len(layout.tensors),)),
+        "mean": parcel.array("mean", (count,)) if "mean" in parcel.arrays else torch.zeros(count),
         "seed": parcel.value("seed", int),
         "epoch": parcel.value("epoch", int),
     }
@@ -188,6 +191,6 @@ def _arguments(parcel: EncoderSpec | CodecState, layout: Layout) -> _Arguments:
 register(
     KIND,
     VERSION,
-    encoder=lambda spec, layout: LinearEncoder(layout, **_arguments(spec, layout)),
+    encoder=lambda spec, layout: LinearCodec(layout, **_arguments(spec, layout)),
     codec=lambda state, layout: LinearCodec(layout, **_arguments(state, layout)),
 )

@@ -5,7 +5,7 @@ reading a gradient is one clone, whatever the number of tensors.
 """
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -136,12 +136,25 @@ def _initialize(model: PeftModel, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in sorted(model.named_parameters(), key=lambda pair: pair[0]):
         if is_factor(name, "A"):
-            one_hot = "lora_embedding" in name  # a token picks one column of A: no sum of many inputs to scale for
-            bound = 1.0 if one_hot else parameter.shape[1] ** -0.5  # kaiming uniform with a = sqrt(5), as peft draws A
-            values = torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator)
-            parameter.data.copy_(values)
+            parameter.data.copy_(_drawn(name, parameter.shape, generator))
         elif is_factor(name, "B"):
             parameter.data.zero_()
+
+
+def initial_adapter(layout: Layout, seed: int) -> Tensor:
+    """The fresh adapter of a layout (shape ``[n]``), as ``load_adapted_model`` makes it, without a model."""
+    generator, vector = torch.Generator().manual_seed(seed), torch.zeros(layout.size)
+    for piece in layout.tensors:
+        if is_factor(piece.name, "A"):
+            vector[piece.offset : piece.end] = _drawn(piece.name, piece.shape, generator).reshape(-1)
+    return vector
+
+
+def _drawn(name: str, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """A factor A as peft draws it: kaiming uniform with a = sqrt(5)."""
+    # of an embedding a token picks one column of A: no sum of many inputs to scale for
+    bound = 1.0 if "lora_embedding" in name else shape[1] ** -0.5
+    return torch.empty(tuple(shape)).uniform_(-bound, bound, generator=generator)
 
 
 def _sender(slope: Tensor) -> Callable[[Tensor], None]:

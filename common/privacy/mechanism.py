@@ -250,7 +250,15 @@ def release(code: Tensor, terms: ReleaseTerms, source: RandomSource) -> WireArra
 
 
 def combine(releases: Sequence[WireArray], terms: ReleaseTerms, source: RandomSource) -> Tensor:
-    """Sum ``releases`` (shape ``[size]`` each), add the server's noise; float32 code units, shape ``[size]``.
+    """What ``sum_releases`` gives, in code units: float32, shape ``[size]``."""
+    total = sum_releases(releases, terms, source)
+    return torch.from_numpy((total * terms.grid_step if terms.noise_multiplier else total).astype(np.float32))
+
+
+def sum_releases(releases: Sequence[WireArray], terms: ReleaseTerms, source: RandomSource) -> WireArray:
+    """Sum ``releases`` (shape ``[size]`` each), add the server's noise; shape ``[size]``.
+
+    int64 in units of ``terms.grid_step``, or float32 code units where the terms ask for no noise.
 
     In ``central`` and ``distributed`` the total noise variance is z²C² whatever the cohort, the empty one
     included; the module docstring proves why amplification by sampling needs that. The sum is exact (int64);
@@ -263,11 +271,11 @@ def combine(releases: Sequence[WireArray], terms: ReleaseTerms, source: RandomSo
         check_release(values, terms)
     if not terms.noise_multiplier:
         plain = np.sum([values.astype(np.float64) for values in releases], axis=0) if releases else np.zeros(terms.size)
-        return torch.from_numpy(plain.astype(np.float32))
+        return plain.astype(np.float32)
     total = noise.discrete_gaussian(terms.size, terms.server_grid_std(len(releases)), source)
     for values in releases:
         total += values
-    return torch.from_numpy((total * terms.grid_step).astype(np.float32))
+    return total
 
 
 def repair_noise(terms: ReleaseTerms, source: RandomSource) -> NDArray[np.int64]:

@@ -1,145 +1,140 @@
-"""What travels between server and clients, and nothing else: record names, schema version, checks, byte counts.
+"""What travels between server and clients, and nothing else: records, schema version, checks, byte counts.
 
-An instruction (train, statistics, gradients) carries the flat adapter or its quantized proxy, the encoder and the
-release terms. A reply carries one vector (the released code, as plain bytes: nothing to parse, nothing to spare) and
-the round it belongs to. No loss and no example count leaves a client: each would be a release outside the mechanism.
-Flower itself adds one thing, how long the client's process ran: see ``answer-seconds`` in docs/privacy.md.
+An instruction (train, statistics, gradients) is one record: a head (round, whether the client is in the cohort, the
+name of the assignment), the assignment itself where the client lacks it, and where training starts: the adapter, its
+quantized proxy, or the sums that the client lacks of those that the adapter is made of. A reply is one record: a head
+and the released code, packed. No loss and no example count leaves a client: each would be a release outside the
+mechanism. A client that lacks what an instruction leaves out says so, and nothing else. Flower itself adds one thing,
+how long the client's process ran: see ``answer-seconds`` in docs/privacy.md.
 """
 
-import math
-from collections.abc import Mapping
+import struct
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.common.serde import recorddict_to_proto
 from torch import Tensor
 
 from common.adapter import Layout
 from common.codecs.base import EncoderSpec
-from common.privacy.mechanism import ReleaseTerms
+from common.privacy.mechanism import ReleaseTerms, WireArray
 from common.proxy import QuantizedAdapter
-from common.wire.arrays import read_array
+from common.wire import bits
+from common.wire.assignment import DIGEST_BYTES, MOST_STEPS, Task, digest_of, pack_assignment, unpack_assignment
+from common.wire.sums import Entry, joined, split_sums
 
-_R = TypeVar("_R", ArrayRecord, ConfigRecord)
-SCHEMA = 1
-MOST_STEPS = 2**31 - 1
+SCHEMA = 2
+NOTHING = -1
 STATISTICS, GRADIENTS = "query.statistics", "query.gradients"
 TRAIN = "train"
-ADAPTER, ENCODER, TASK, RELEASE = "adapter", "encoder", "task", "release"
-_PROXY_FIELDS: dict[str, type] = {"bits": int, "size": int, "codes": bytes, "ranges": bytes}
+TASK, RELEASE, LACKS = "task", "release", "lacks"
+_HEAD = struct.Struct(f"<BI?{DIGEST_BYTES}s")  # schema, round, sampled, name of the assignment
+_ANSWER = struct.Struct("<BIi")  # schema, round, last round whose sum the client keeps
+_START = struct.Struct(f"<I{DIGEST_BYTES}s")  # the round before the first sum, digest of the adapter
+_PROXY = struct.Struct("<BQ")  # bits, size
+HEAD, ASSIGNMENT, CODE = "head", "asks", "code"
+ADAPTER, PROXY, SUMS = "adapter", "proxy", "sums"
 
 
 class WireError(ValueError):
     """A message is not what the protocol allows; the text names the record, what it holds and what was expected."""
 
 
-@dataclass(frozen=True)
-class Task:
-    """What one instruction asks: which round, under which release terms, with which app code.
+class LacksAssignment(WireError):
+    """An instruction names an assignment that is not at hand."""
 
-    A client knows stage 1 from here alone, whatever the strategy: ``steps`` local steps of size ``learning_rate`` (both
-    0 in a round, which trains as the run's ``train`` section says), on the ``share`` of its examples that stage 1 has
-    to itself (0: every stage uses all of them). ``sampled``: whether the client is in the cohort. One that is not
-    answers cover traffic: the zero code with its noise, of equal length, without touching its data.
+
+@dataclass(frozen=True)
+class Sums:
+    """An adapter as the sums that it is made of, less those of rounds up to ``base``, which the client has.
+
+    ``digest``: of the adapter that comes out (``adapter_digest``).
     """
 
+    base: int
+    entries: tuple[Entry, ...]
+    digest: bytes
+
+
+Start = Tensor | QuantizedAdapter | Sums
+"""Where training starts: the adapter (float32, shape ``[n]``), its proxy, or what it follows from."""
+
+
+class Head(NamedTuple):
+    """What every instruction says in the clear; ``assignment`` is a name."""
+
     round: int
-    terms: ReleaseTerms
-    code_digest: str
-    raw: bool = False
-    steps: int = 0
-    learning_rate: float = 0.0
-    share: float = 0.0
-    sampled: bool = True
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.steps <= MOST_STEPS and 0 <= self.learning_rate < math.inf and 0 <= self.share < 1):
-            raise ValueError(
-                f"steps = {self.steps}, learning rate = {self.learning_rate}, share = {self.share}: expected 0 to "
-                f"{MOST_STEPS} steps, a finite learning rate and a share from 0 up to, not including, 1"
-            )
+    sampled: bool
+    assignment: bytes
 
 
-def pack_instruction(adapter: Tensor | QuantizedAdapter, encoder: EncoderSpec, task: Task) -> RecordDict:
-    """An instruction: the flat adapter (shape ``[n]``) or its proxy, the encoder's specification and the task."""
-    terms = task.terms
-    header = {
-        "schema": SCHEMA,
-        "round": task.round,
-        "code-digest": task.code_digest,
-        "raw": task.raw,
-        "steps": task.steps,
-        "learning-rate": float(task.learning_rate),
-        "share": float(task.share),
-        "sampled": task.sampled,
-        "size": terms.size,
-        "clip-norm": terms.clip_norm,
-        "noise-multiplier": terms.noise_multiplier,
-        "trust": terms.trust,
-        "shares": terms.shares,
-        "normalize": terms.normalize,
-    }
-    return RecordDict(
-        {
-            ADAPTER: _pack_proxy(adapter) if isinstance(adapter, QuantizedAdapter) else _pack_flat(adapter),
-            **pack_encoder(encoder),
-            TASK: ConfigRecord(cast("Any", header)),
-        }
-    )
+class Instruction(NamedTuple):
+    """An instruction as a client reads it."""
+
+    start: Start
+    encoder: EncoderSpec
+    task: Task
 
 
-def pack_encoder(encoder: EncoderSpec) -> RecordDict:
-    """An encoder's part of an instruction."""
-    fields = {"kind": encoder.kind, "version": encoder.version, **encoder.fields}
-    arrays = {f"array.{name}": Array(value.contiguous().numpy()) for name, value in encoder.arrays.items()}
-    return RecordDict({ENCODER: ConfigRecord(cast("Any", fields)), f"{ENCODER}-arrays": ArrayRecord(arrays)})
+def pack_instruction(start: Start, encoder: EncoderSpec, task: Task, *, known: bool = False) -> RecordDict:
+    """An instruction; ``known``: to a client that holds the assignment, which is then named only."""
+    return pack_assigned(start, pack_assignment(encoder, task), task, known=known)
+
+
+def pack_assigned(start: Start, assignment: bytes, task: Task, *, known: bool = False) -> RecordDict:
+    """An instruction whose assignment is packed already."""
+    name, data = _pack_start(start)
+    held: dict[str, Any] = {HEAD: _HEAD.pack(SCHEMA, task.round, task.sampled, digest_of(assignment)), name: data}
+    if not known:
+        held[ASSIGNMENT] = assignment
+    return RecordDict({TASK: ConfigRecord(held)})
 
 
 def as_cover(instruction: RecordDict) -> RecordDict:
-    """The same instruction for a client that is not in the cohort; it shares all records but the task.
+    """The same instruction for a client that is not in the cohort, as long to the byte; it shares all but the head."""
+    head = read_head(instruction)
+    other = _HEAD.pack(SCHEMA, head.round, False, head.assignment)
+    return RecordDict({TASK: ConfigRecord({**_held(instruction, TASK), HEAD: other})})
 
-    Equally long when it is serialized, since Flower writes a false value as it writes a true one.
+
+def read_head(content: RecordDict) -> Head:
+    """The head of an instruction."""
+    number, sampled, assignment = _read(_HEAD, content, TASK)
+    if number > MOST_STEPS:
+        raise WireError(f"instruction is malformed: round = {number}")
+    return Head(number, sampled, assignment)
+
+
+def sent_assignment(content: RecordDict) -> bytes | None:
+    """The assignment in an instruction; ``None`` where it is only named."""
+    held = _held(content, TASK).get(ASSIGNMENT)
+    if held is None:
+        return None
+    if not isinstance(held, bytes) or digest_of(held) != read_head(content).assignment:
+        raise WireError("instruction is malformed: its assignment is not the one that it names")
+    return held
+
+
+def unpack_instruction(content: RecordDict, held: Callable[[bytes], bytes | None] = lambda _: None) -> Instruction:
+    """The inverse of ``pack_instruction``; anything malformed raises ``WireError``.
+
+    ``held``: gives the assignment of a name, if it is at hand; ``LacksAssignment`` where it is needed and is not.
     """
-    task = ConfigRecord({**_config(instruction, TASK), "sampled": False})
-    return RecordDict({name: task if name == TASK else record for name, record in instruction.items()})
-
-
-def unpack_instruction(content: RecordDict) -> tuple[Tensor | QuantizedAdapter, EncoderSpec, Task]:
-    """The inverse of ``pack_instruction``; anything malformed raises ``WireError``."""
-    header = _config(content, TASK)
-    _check_schema(header)
-    adapter = _unpack_proxy(content) if isinstance(content.get(ADAPTER), ConfigRecord) else _unpack_flat(content)
-    fields = dict(_config(content, ENCODER))
+    head, assignment = read_head(content), sent_assignment(content)
+    if assignment is None:
+        assignment = held(head.assignment)
+    if assignment is None:
+        raise LacksAssignment(f"no assignment {head.assignment.hex()} is at hand")
+    start = _unpack_start(_held(content, TASK))
     try:
-        arrays = {
-            name.removeprefix("array."): torch.from_numpy(read_array(array))
-            for name, array in _record(content, f"{ENCODER}-arrays", ArrayRecord).items()
-        }
-        spec = EncoderSpec(str(fields.pop("kind")), int(cast("int", fields.pop("version"))), fields, arrays)
-        terms = ReleaseTerms(
-            size=int(header["size"]),
-            clip_norm=float(header["clip-norm"]),
-            noise_multiplier=float(header["noise-multiplier"]),
-            trust=header["trust"],
-            shares=int(header["shares"]),
-            normalize=bool(header["normalize"]),
-        )
-        task = Task(
-            int(header["round"]),
-            terms,
-            str(header["code-digest"]),
-            bool(header["raw"]),
-            int(header["steps"]),
-            float(header["learning-rate"]),
-            float(header["share"]),
-            sampled=bool(header["sampled"]),
-        )
-        return adapter, spec, task
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        encoder, task = unpack_assignment(assignment, head.round, sampled=head.sampled)
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise WireError(f"instruction is malformed: {error!r}") from error
+    return Instruction(start, encoder, task)
 
 
 def received_adapter(sent: Tensor | QuantizedAdapter, layout: Layout) -> Tensor:
@@ -154,33 +149,49 @@ def received_adapter(sent: Tensor | QuantizedAdapter, layout: Layout) -> Tensor:
     return sent
 
 
-_RELEASE_FIELDS = {"schema", "round", "dtype", "values"}
+def pack_release(values: WireArray, round_index: int, terms: ReleaseTerms, keeps: int = NOTHING) -> RecordDict:
+    """A reply: one released vector, packed, and the round it was made for.
+
+    ``keeps``: the last round whose sum the client holds with the assignment, 0 for none, ``NOTHING`` for nothing at
+    all. It is a function of what the client was asked, never of its data.
+    """
+    return _reply(RELEASE, {HEAD: _ANSWER.pack(SCHEMA, round_index, keeps), CODE: _pack_code(values, terms)})
 
 
-def pack_release(values: np.ndarray, round_index: int) -> RecordDict:
-    """A reply: one released vector (little-endian bytes) and the round it was made for."""
-    little = values.astype(values.dtype.newbyteorder("<"), copy=False)
-    release = {"schema": SCHEMA, "round": round_index, "dtype": str(values.dtype), "values": little.tobytes()}
-    return RecordDict({RELEASE: ConfigRecord(cast("Any", release))})
+def release_bytes(terms: ReleaseTerms) -> int:
+    """Serialized bytes of a reply."""
+    zeros = np.zeros(terms.size, dtype=terms.dtype)
+    return serialized_bytes(pack_release(zeros, 0, terms))
 
 
-def unpack_release(content: RecordDict, round_index: int, terms: ReleaseTerms) -> np.ndarray:
-    """The released vector of a reply; one of another round, size, dtype or range raises ``WireError``."""
-    release = _config(content, RELEASE)
-    _check_schema(release)
-    surplus = (content.keys() - {RELEASE}) | (release.keys() - _RELEASE_FIELDS)
+def kept_by(content: RecordDict) -> int:
+    """What the sender of a reply keeps (``pack_release``)."""
+    return int(_read(_ANSWER, content, RELEASE)[1])
+
+
+def unpack_release(content: RecordDict, round_index: int, terms: ReleaseTerms) -> WireArray:
+    """The released vector of a reply; one of another round, size, type or range raises ``WireError``."""
+    number, _ = _read(_ANSWER, content, RELEASE)
+    release = _held(content, RELEASE)
+    surplus = (content.keys() - {RELEASE}) | (release.keys() - {HEAD, CODE})
     if surplus:
         raise WireError(f"reply holds more than a release: {', '.join(sorted(surplus))}")
-    if release.get("round") != round_index:
-        raise WireError(f"reply belongs to round {release.get('round')}, expected {round_index}")
-    data, dtype, expected = release.get("values"), release.get("dtype"), np.dtype(terms.dtype)
-    if not isinstance(data, bytes) or dtype != str(expected) or len(data) != terms.size * expected.itemsize:
-        held = f"{len(data)} bytes of {dtype}" if isinstance(data, bytes) else f"a {type(data).__name__}"
-        raise WireError(f"released code is {held}, expected {terms.size} values of {expected}")
-    values = np.frombuffer(data, expected.newbyteorder("<")).astype(expected, copy=False)
-    if not np.isfinite(values).all():
-        raise WireError("released code holds NaN or Inf")
-    return values
+    if number != round_index:
+        raise WireError(f"reply belongs to round {number}, expected {round_index}")
+    return _read_code(release.get(CODE), terms)
+
+
+def pack_lack(round_index: int) -> RecordDict:
+    """A reply that holds no release: the client lacks what the instruction left out."""
+    return _reply(LACKS, {HEAD: _ANSWER.pack(SCHEMA, round_index, NOTHING)})
+
+
+def is_lack(reply: Message, round_index: int) -> bool:
+    """Whether a reply says that its sender lacks what an instruction of a round left out."""
+    if reply.has_error() or set(reply.content) != {LACKS}:
+        return False
+    record = reply.content[LACKS]
+    return isinstance(record, ConfigRecord) and dict(record) == {HEAD: _ANSWER.pack(SCHEMA, round_index, NOTHING)}
 
 
 def serialized_bytes(content: RecordDict) -> int:
@@ -195,65 +206,109 @@ def reply_failure(reply: Message) -> str:
     return (reply.error.reason or f"error code {reply.error.code}").strip().splitlines()[-1]
 
 
-def _pack_flat(adapter: Tensor) -> ArrayRecord:
-    return ArrayRecord({"flat": Array(adapter.contiguous().numpy())})
+def _reply(name: str, held: dict[str, bytes]) -> RecordDict:
+    return RecordDict({name: ConfigRecord(cast("Any", held))})
 
 
-def _unpack_flat(content: RecordDict) -> Tensor:
-    adapter = torch.from_numpy(_array(content, ADAPTER, "flat"))
-    if adapter.dtype != torch.float32 or adapter.ndim != 1 or not torch.isfinite(adapter).all():
-        raise WireError(f"adapter is {adapter.dtype} of shape {tuple(adapter.shape)}; expected a finite float32 vector")
-    return adapter
+def _pack_start(start: Start) -> tuple[str, bytes]:
+    if isinstance(start, Sums):
+        return SUMS, _START.pack(start.base, start.digest) + joined(start.entries)
+    if isinstance(start, QuantizedAdapter):
+        ranges = start.ranges.numpy().astype("<f4").tobytes()
+        return PROXY, _PROXY.pack(start.bits, start.size) + start.codes.numpy().tobytes() + ranges
+    return ADAPTER, start.contiguous().numpy().astype("<f4", copy=False).tobytes()
 
 
-def _pack_proxy(proxy: QuantizedAdapter) -> ConfigRecord:
-    """Plain bytes, as in a reply: an array's header would be as long as the ranges of a small adapter."""
-    ranges = proxy.ranges.numpy().astype("<f4").tobytes()
-    codes = proxy.codes.numpy().tobytes()
-    return ConfigRecord({"bits": proxy.bits, "size": proxy.size, "codes": codes, "ranges": ranges})
-
-
-def _unpack_proxy(content: RecordDict) -> QuantizedAdapter:
-    record = dict(_config(content, ADAPTER))
-    held = {name: type(value) for name, value in record.items()}
-    if held != _PROXY_FIELDS:
-        raise WireError(f"quantised adapter holds {_typed(held)}, expected {_typed(_PROXY_FIELDS)}")
-    codes, ranges = cast("bytes", record["codes"]), cast("bytes", record["ranges"])
-    if len(ranges) % 8:
-        raise WireError(f"quantised adapter: ranges are {len(ranges)} bytes, expected two float32 a tensor")
+def _unpack_start(task: dict[str, Any]) -> Start:
+    found = {name: task[name] for name in _STARTS if name in task}
+    surplus = task.keys() - {HEAD, ASSIGNMENT, *_STARTS}
+    if len(found) != 1 or surplus:
+        raise WireError(f"instruction holds {', '.join(sorted(task))}: expected one of {', '.join(_STARTS)}")
+    ((name, data),) = found.items()
+    if not isinstance(data, bytes):
+        raise WireError(f'field "{name}" is a {type(data).__name__}, expected bytes')
     try:
-        return QuantizedAdapter(
-            bits=record["bits"],
-            size=record["size"],
-            codes=torch.from_numpy(np.frombuffer(codes, np.uint8).copy()),
-            ranges=torch.from_numpy(np.frombuffer(ranges, "<f4").astype(np.float32).reshape(-1, 2)),
-        )
-    except ValueError as error:
+        return _STARTS[name](data)
+    except (ValueError, struct.error) as error:
         raise WireError(str(error)) from error
 
 
-def _typed(fields: Mapping[str, type]) -> str:
-    return ", ".join(f"{name}: {kind.__name__}" for name, kind in fields.items())
+def _unpack_adapter(data: bytes) -> Tensor:
+    if not data or len(data) % 4:
+        raise ValueError(f"adapter is {len(data)} bytes, expected a finite float32 vector")
+    adapter = torch.from_numpy(np.frombuffer(data, "<f4").astype(np.float32))
+    if not torch.isfinite(adapter).all():
+        raise ValueError("adapter holds NaN or infinities, expected a finite float32 vector")
+    return adapter
 
 
-def _record(content: RecordDict, name: str, kind: type[_R]) -> _R:
-    record = content.get(name)  # not ``content.config_records[name]``, which copies every record to find one
-    if not isinstance(record, kind):
-        raise WireError(f'{kind.__name__} "{name}" is missing; the message has {sorted(content)}')
-    return record
+def _unpack_proxy(data: bytes) -> QuantizedAdapter:
+    if len(data) < _PROXY.size:
+        raise ValueError(f"quantised adapter is {len(data)} bytes")
+    width, size = _PROXY.unpack_from(data)
+    end = _PROXY.size + -(-size * width // 8)
+    ranges = data[end:]
+    if len(ranges) % 8:
+        raise ValueError(f"quantised adapter: ranges are {len(ranges)} bytes, expected two float32 a tensor")
+    return QuantizedAdapter(
+        bits=width,
+        size=size,
+        codes=torch.from_numpy(np.frombuffer(data[_PROXY.size : end], np.uint8).copy()),
+        ranges=torch.from_numpy(np.frombuffer(ranges, "<f4").astype(np.float32).reshape(-1, 2)),
+    )
 
 
-def _config(content: RecordDict, name: str) -> Mapping[str, Any]:
-    return _record(content, name, ConfigRecord)
+def _unpack_sums(data: bytes) -> Sums:
+    if len(data) < _START.size:
+        raise ValueError(f"sums are {len(data)} bytes")
+    base, digest = _START.unpack_from(data)
+    entries = tuple(split_sums(data[_START.size :]))
+    if entries and entries[0].round <= base:
+        raise ValueError(f"a sum of round {entries[0].round} after those up to round {base}")
+    return Sums(base, entries, digest)
 
 
-def _array(content: RecordDict, record: str, key: str) -> np.ndarray:
+_STARTS: dict[str, Callable[[bytes], Start]] = {ADAPTER: _unpack_adapter, PROXY: _unpack_proxy, SUMS: _unpack_sums}
+
+
+def _pack_code(values: WireArray, terms: ReleaseTerms) -> bytes:
+    """Integers in the bits of the range that the terms allow, whatever they are; float32 as it is."""
+    if values.dtype.kind == "f":
+        return values.astype("<f4").tobytes()
+    return bits.pack(values.astype(np.int64) + terms.largest_value, 2 * terms.largest_value + 1)
+
+
+def _read_code(data: object, terms: ReleaseTerms) -> WireArray:
+    """The packed code of a reply."""
+    if not isinstance(data, bytes):
+        raise WireError(f"released code is a {type(data).__name__}, expected bytes")
+    if not terms.noise_multiplier:
+        if len(data) != 4 * terms.size:
+            raise WireError(f"released code is {len(data)} bytes, expected {terms.size} values of float32")
+        values = np.frombuffer(data, "<f4").astype(np.float32)
+        if not np.isfinite(values).all():
+            raise WireError("released code holds NaN or Inf")
+        return values
+    largest = terms.largest_value
     try:
-        return read_array(_record(content, record, ArrayRecord)[key])
-    except (KeyError, ValueError) as error:
-        raise WireError(f'array "{record}/{key}" is missing or unreadable: {error!r}') from error
+        return (bits.unpack(data, terms.size, 2 * largest + 1) - largest).astype(terms.dtype)
+    except ValueError as error:
+        raise WireError(f"released code: {error}") from error
 
 
-def _check_schema(header: Mapping[str, Any]) -> None:
-    if header.get("schema") != SCHEMA:
-        raise WireError(f"message has schema {header.get('schema')}, this code speaks {SCHEMA}: update the older party")
+def _held(content: RecordDict, name: str) -> dict[str, Any]:
+    record = content.get(name)  # not ``content.config_records[name]``, which copies every record to find one
+    if not isinstance(record, ConfigRecord):
+        raise WireError(f'ConfigRecord "{name}" is missing; the message has {sorted(content)}')
+    return dict(record)
+
+
+def _read(head: struct.Struct, content: RecordDict, name: str) -> tuple[Any, ...]:
+    """What stands in the head of a record behind the schema, which must be this code's."""
+    data = _held(content, name).get(HEAD)
+    if not isinstance(data, bytes) or len(data) != head.size:
+        raise WireError(f'"{name}": its head is {data!r:.40}, expected {head.size} bytes')
+    schema, *found = head.unpack(data)
+    if schema != SCHEMA:
+        raise WireError(f"message has schema {schema}, this code speaks {SCHEMA}: update the older party")
+    return tuple(found)

@@ -19,7 +19,8 @@ from common.secure import packing
 from common.secure.directory import Directory
 from common.secure.keys import KEY_BYTES, SITE_BYTES, KeyFault
 from common.secure.masks import Words, modulus_bits
-from common.wire.records import Task, WireError
+from common.wire.assignment import Task
+from common.wire.records import WireError
 
 KEYS, PEERS, REPAIR = "query.keys", "query.peers", "query.repair"
 SECURE = "secure"

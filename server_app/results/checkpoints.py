@@ -12,21 +12,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from common.adapter import Layout
 from common.codecs.base import Codec, CodecState, codec_from_state
 from common.config import RunConfig
+from common.wire.sums import joined, split_sums
 from server_app.errors import CommandError
 from server_app.results.checkpoint_files import ENDED, LATEST, STATE, TENSORS, read_state
 from server_app.results.resuming import why_not_resumable
 from server_app.rounds.divergence import Best
-from server_app.rounds.optimizer import ServerOptimizer
-from server_app.rounds.state import RunState, StageOneTraffic
+from server_app.rounds.state import RunState, StageOneTraffic, optimizer_of
 
 _CODEC = "codec."
-_BEST = "best"
+_BEST, _SUMS = "best", "sums"
 
 
 class CheckpointError(CommandError):
@@ -51,6 +52,8 @@ def save_checkpoint(folder: Path, state: RunState, progress: Progress) -> None:
     tensors = state.optimizer.tensors() | {f"{_CODEC}{name}": value for name, value in codec.arrays.items()}
     if state.best is not None:
         tensors[_BEST] = state.best.adapter
+    if not state.put_back:
+        tensors[_SUMS] = torch.tensor(list(joined(state.sums)), dtype=torch.uint8)
     save_file({name: value.contiguous().clone() for name, value in tensors.items()}, target / TENSORS)
     payload = {
         "round": state.round,
@@ -86,7 +89,7 @@ def load_checkpoint(folder: Path, config: RunConfig, layout: Layout) -> tuple[Ru
             f'resume = "{folder.parent}": its adapter has {len(tensors["adapter"])} values, this configuration makes '
             f"{layout.size}: resume with the model and lora settings of its config.toml"
         )
-    optimizer = ServerOptimizer(config.server, tensors["adapter"])
+    optimizer = optimizer_of(config.server, tensors["adapter"])
     optimizer.restore({name: value for name, value in tensors.items() if not name.startswith(_CODEC)})
     state = RunState(
         optimizer=optimizer,
@@ -97,6 +100,8 @@ def load_checkpoint(folder: Path, config: RunConfig, layout: Layout) -> tuple[Ru
         best=Best(tensors[_BEST], **payload["best"]) if payload["best"] else None,
         prior=payload["prior"],
         stage_one=StageOneTraffic(**payload["stage-one"]) if payload["stage-one"] else None,
+        sums=split_sums(tensors[_SUMS].numpy().tobytes()) if _SUMS in tensors else [],
+        put_back=_SUMS not in tensors,
     )
     return state, Progress(payload["elapsed"], payload["ledger-head"], payload["clients"])
 

@@ -105,7 +105,7 @@ class ConsoleLog:
         failed += f"  TOO FEW REPLIES: {summary.shortage}" if summary.shortage else ""
         self(
             f"round {summary.round:>3}  {scores}  cohort {summary.replies}/{summary.cohort}  "
-            f"epsilon {show(summary.epsilon)}  up {data_size(summary.bytes_up)}  "
+            f"epsilon {show(summary.epsilon)}  {data_size(summary.bytes_up)} up, {data_size(summary.bytes_down)} down  "
             f"left {clock(watch.left(summary.round, summary.seconds))}{failed}"
         )
 

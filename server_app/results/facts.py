@@ -138,13 +138,17 @@ ASSUMED = (
 
 
 def bytes_table(wire: Mapping[str, Any]) -> Rows:
-    """Serialized bytes of this run and of plain LoRA under the same terms."""
-    up, lora = wire["bytes_up_per_client_round"], wire["bytes_up_per_client_round_plain_lora"]
+    """Serialized bytes of one client in the whole run, expected, and of plain LoRA under the same noise."""
+    own, lora = wire["per_client_run"], wire["per_client_run_plain_lora"]
+    both = f"{data_size(lora['both'])} ({times(lora['both'], own['both'])})" if own["both"] else data_size(lora["both"])
+    asked = f"both ways, for each of {own['rounds_asked']:g} rounds that ask it"
     return [
-        ("up, per client and round", data_size(up), f"{data_size(lora)} ({times(lora, up)})"),
-        ("down, per client and round", data_size(wire["bytes_down_per_client_round"]), ""),
-        ("up in all, expected", data_size(wire["bytes_up_expected"]), ""),
-        ("down in all, expected", data_size(wire["bytes_down_expected"]), ""),
+        ("one client, whole run: both ways", data_size(own["both"]), both),
+        ("– up", data_size(own["up"]), data_size(lora["up"])),
+        ("– down", data_size(own["down"]), data_size(lora["down"])),
+        (asked, data_size(own["both_per_round_asked"]), data_size(lora["both_per_round_asked"])),
+        ("all clients, up", data_size(wire["expected_bytes_up"]), ""),
+        ("all clients, down", data_size(wire["expected_bytes_down"]), ""),
     ]
 
 

@@ -4,15 +4,14 @@ import math
 from typing import Any
 
 from server_app.privacy.account import cross_check_sentence
-from server_app.results.facts import headline, scored_on, utility_table, warnings
+from server_app.results.facts import bytes_table, headline, scored_on, utility_table, warnings
 from server_app.results.published_names import public_name
-from server_app.results.units import show, times
+from server_app.results.units import show
 
 
 def markdown(report: dict[str, Any]) -> str:
     """The report as a page for people."""
     run, outcome, privacy, wire = (report[key] for key in ("run", "outcome", "privacy", "communication"))
-    up, lora = wire["bytes_up_per_client_round"], wire["bytes_up_per_client_round_plain_lora"]
     lines = [
         f"# {run['strategy']} on {public_name(run['model'])} / {public_name(run['data'])}",
         "",
@@ -44,9 +43,11 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         "## Bytes on the wire (serialised records)",
         "",
-        f"- up, per client and round: {up:,.0f} B; plain LoRA under the same terms: {lora:,} B ({times(lora, up)})",
-        f"- down, per client and round: {wire['bytes_down_per_client_round']:,.0f} B",
-        f"- up in all, expected: {wire['bytes_up_expected']:,.0f} B ({_of_whom(wire['cover'])})",
+        f"- of one client in the whole run, expected ({_of_whom(wire['cover'])}):",
+        "",
+        "| | this run | plain LoRA, the same noise |",
+        "|---|---|---|",
+        *(f"| {' | '.join(row)} |" for row in bytes_table(wire)),
         "",
         "![bytes](bytes.png)",
         "",
@@ -56,7 +57,7 @@ def markdown(report: dict[str, Any]) -> str:
 
 def _of_whom(cover: bool) -> str:
     asked = "cover traffic included: every client is asked in every round"
-    return asked if cover else "the realised total would tell the cohorts' sizes"
+    return asked if cover else "the realised bytes would tell the cohorts"
 
 
 def _terms(privacy: dict[str, Any]) -> str:

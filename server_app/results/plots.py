@@ -1,7 +1,6 @@
 """The charts of a run, drawn: as PNG beside report.md, as SVG in report.html."""
 
 import io
-import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -126,8 +125,8 @@ def _bars(axis: Axes, chart: Bars) -> None:
     names, values, colors = zip(*chart.bars, strict=True)
     bars = axis.barh(names, values, color=[PALETTE[color] for color in colors], height=0.62)
     axis.bar_label(bars, labels=[chart.write(value) for value in values], padding=4, fontsize=8)
-    axis.set_xscale("log")
-    axis.set_xlim(10 ** math.floor(math.log10(min(values)) - 0.3), 12 * max(values))
+    axis.set_xlim(0, 1.25 * max(*values, 1.0))
+    axis.xaxis.set_major_formatter(lambda value, _: chart.write(value))
     axis.invert_yaxis()
     axis.spines[["top", "right"]].set_visible(False)
 

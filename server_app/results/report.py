@@ -12,15 +12,15 @@ from typing import Any
 from common.config import RunConfig
 from common.wire.digest import app_digest
 from server_app.privacy.account import PrivacyAccount, assumptions
-from server_app.privacy.plan import PrivacyPlan, clients_asked, round_terms, why_infinite, why_infinite_to_server
+from server_app.privacy.plan import PrivacyPlan, why_infinite, why_infinite_to_server
 from server_app.privacy.shares import colluders_counted
 from server_app.results.folder import RunFolder
 from server_app.results.html.page import html
 from server_app.results.page import markdown
 from server_app.results.plots import draw_plots
 from server_app.results.repeating import public_settings
+from server_app.results.run_bytes import plain_lora_bytes, run_bytes
 from server_app.rounds.divergence import VALIDATION_LOSS
-from server_app.rounds.secure import bytes_of_answer
 from server_app.strategies.base import FederatedAdapter
 from server_app.strategies.findings import Findings
 
@@ -231,19 +231,19 @@ def _outsiders(trust: str) -> str:
 
 
 def _communication(strategy: FederatedAdapter) -> dict[str, Any]:
-    """Of messages as they are made, not of those that came: that there were none would tell of the cohorts."""
-    up, down = strategy.message_bytes()
-    asked = clients_asked(strategy.config, strategy.account.plan) * strategy.state.round
-    whole = round_terms(strategy.config.privacy, strategy.account.plan, strategy.layout.size)
-    lora = bytes_of_answer(whole)
+    """Bytes both ways of one client over the whole run, beside those of plain LoRA under the same noise."""
+    config, recipe, plan, rounds = strategy.config, strategy.recipe, strategy.account.plan, strategy.state.round
+    codec = strategy.codec
+    spec, released = codec.redraw(0).spec(), strategy.state.sums
+    ours = run_bytes(config, recipe, plan, rounds, size=codec.size, encoder=spec, released=released)
+    lora = plain_lora_bytes(config, recipe, plan, rounds)
     return {
         "adapter_values": strategy.layout.size,
-        "code_values": strategy.codec.size,
-        "bytes_up_per_client_round": up,
-        "bytes_up_per_client_round_plain_lora": lora,
-        "times_smaller_than_plain_lora": lora / up,
-        "bytes_down_per_client_round": down,
-        "cover": strategy.config.federation.cover or strategy.account.plan.trust == "secure",
-        "bytes_up_expected": up * asked,
-        "bytes_down_expected": down * asked,
+        "code_values": codec.size,
+        "per_client_run": ours.figures(),
+        "per_client_run_plain_lora": lora.figures(),
+        "times_smaller_than_plain_lora": lora.both / ours.both if ours.both else 1.0,
+        "cover": config.federation.cover or plan.trust == "secure",
+        "expected_bytes_up": ours.up * plan.clients,
+        "expected_bytes_down": ours.down * plan.clients,
     }

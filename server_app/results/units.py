@@ -3,6 +3,7 @@
 import math
 import os
 import sys
+from collections.abc import Mapping
 from io import TextIOWrapper
 
 MARK = "[dr-encoder] "
@@ -70,11 +71,14 @@ def times(more: float, less: float) -> str:
     return f"{factor:,.0f} times {word}" if factor >= 9.95 else f"{factor:.1f} times {word}"
 
 
-def bytes_against_lora(up: float | None, plain: float | None) -> str:
-    """A client's bytes up in a round beside plain LoRA's; ``None``, as JSON has NaN, where no client replied."""
-    if not up or not plain:
-        return "no client sent anything"
-    return f"{data_size(up)}, plain LoRA {data_size(plain)} ({times(plain, up)})"
+def bytes_against_lora(run: Mapping[str, float], plain: Mapping[str, float]) -> str:
+    """A client's bytes both ways in a whole run beside plain LoRA's (``RunBytes.figures``)."""
+    if not run["both"]:
+        return "no round was run"
+    return (
+        f"{data_size(run['both'])} both ways ({data_size(run['up'])} up, {data_size(run['down'])} down), "
+        f"plain LoRA {data_size(plain['both'])} ({times(plain['both'], run['both'])})"
+    )
 
 
 def clock(seconds: float) -> str:

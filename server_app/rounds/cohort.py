@@ -13,13 +13,14 @@ from flwr.supercore.inflatable.inflatable_object import UnexpectedObjectContentE
 from google.protobuf.message import DecodeError
 
 from common.privacy.mechanism import ReleaseTerms, check_release
-from common.wire.records import as_cover, reply_failure, serialized_bytes, unpack_release
+from common.wire.records import as_cover, is_lack, kept_by, reply_failure, serialized_bytes, unpack_release
 from server_app.errors import CommandError
 from server_app.log import log_event
 from server_app.results.tracking import counted, phase, watched
 
 _NOBODY = 0  # no node has this id
 _LATE = "no reply in time (node lost, or slower than federation.round-timeout)"
+_LACKS = "it lacks what its instruction left out, though it was asked again with everything"
 _POLL_SECONDS = 0.5
 _LONGEST_REASON = 300
 _UNREADABLE = (  # what Flower's parser raises on replies that no honest SuperNode makes; a lost connection is none
@@ -45,6 +46,7 @@ class Replies:
 
     ``answered``: clients whose reply is counted in ``bytes_up``, those of cover traffic among them. ``silent``: who of
     those that were asked gave no answer of its own, be it that none came or that the SuperLink answered for it.
+    ``kept``: what each client that answered says that it keeps (``pack_release``).
     """
 
     releases: dict[int, np.ndarray]
@@ -52,6 +54,7 @@ class Replies:
     bytes_up: int
     answered: int
     silent: frozenset[int] = frozenset()
+    kept: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def commonest_failure(self) -> str:
@@ -88,27 +91,39 @@ class Instruction:
         """Everybody who gets a message, in an order that does not depend on who is in the cohort."""
         return sorted([*self.cohort, *self.covered])
 
-    def address(self, content: RecordDict, message_type: str, ttl: float) -> list[Message]:
-        """The same content as one message for each member, and as cover for each client outside the cohort.
+    def address(
+        self,
+        content_of: Callable[[int], RecordDict],
+        message_type: str,
+        ttl: float,
+        nodes: Sequence[int] | None = None,
+    ) -> list[Message]:
+        """One message for each member with a node's content, and as cover for each client outside the cohort.
 
-        All were made at one time, as they say themselves: by some microseconds between their own instructions, two
-        clients that pool what they know told in 388 of 400 rounds whether a third, between them, was asked.
+        ``nodes``: the only ones that are sent one, which may be their second. All are made at one time, as they say
+        themselves: by some microseconds between their own instructions, two clients that pool what they know told in
+        388 of 400 rounds whether a third, between them, was asked.
         """
-        self.bytes_down = serialized_bytes(content) * len(self.asked)
-        members, other = set(self.cohort), as_cover(content) if self.covered else content
-        self.messages = [
-            Message(
-                content=content if node in members else other,
-                dst_node_id=node,
-                message_type=message_type,
-                ttl=ttl,
-                group_id=str(self.round),
+        members, made = set(self.cohort), list[Message]()
+        covers: dict[int, RecordDict] = {}
+        for node in self.asked if nodes is None else nodes:
+            content = content_of(node)
+            self.bytes_down += serialized_bytes(content)
+            if node not in members:
+                content = covers.get(id(content)) or covers.setdefault(id(content), as_cover(content))
+            made.append(
+                Message(content, dst_node_id=node, message_type=message_type, ttl=ttl, group_id=str(self.round))
             )
-            for node in self.asked
-        ]
-        for message in self.messages:
-            message.metadata.created_at = self.messages[0].metadata.created_at
-        return self.messages
+        for message in made:
+            message.metadata.created_at = made[0].metadata.created_at
+        self.messages = [*self.messages, *made]
+        return made
+
+    def lacking(self, replies: Sequence[Message]) -> list[int]:
+        """Who of those that were asked lacks what its instruction left out."""
+        sender = self._senders()
+        nodes = {sender(reply) for reply in replies if is_lack(reply, self.round)}
+        return [node for node in self.asked if node in nodes]
 
     def sort(self, replies: Sequence[Message]) -> Replies:
         """Valid releases (one a node at most) and, for every other member of the cohort, why it has none.
@@ -119,20 +134,25 @@ class Instruction:
         it says of its sender is the sender's own word, and for a lost node the SuperLink signs with its own id. Replies
         that are nobody's, or of a node whose release counts, are dropped; the log has each.
         """
-        asked = {sent.metadata.message_id: sent.metadata.dst_node_id for sent in self.messages}
-        asked.pop("", None)
         answers: dict[int, np.ndarray | None] = {}  # of covered clients only that there is one
         members, expected = set(self.cohort), self.asked
         refused: list[tuple[int, int, str]] = []  # node, who it says it is, reason
-        bytes_up = 0
+        kept: dict[int, int] = {}
+        bytes_up, sender_of = 0, self._senders()
         for reply in replies:
-            node = asked.get(reply.metadata.reply_to_message_id, _NOBODY) if asked else reply.metadata.src_node_id
+            node = sender_of(reply)
+            if is_lack(reply, self.round) and node in expected:
+                bytes_up += serialized_bytes(reply.content)
+                refused.append((node, node, _LACKS))
+                continue
             try:
                 values = self._open(reply, node, expected, answers)
             except ValueError as refusal:
                 refused.append((node, reply.metadata.src_node_id, printable(str(refusal))))
                 continue
             answers[node] = values if node in members else None
+            if self.reader is None:
+                kept[node] = kept_by(reply.content)
             bytes_up += serialized_bytes(reply.content)
         failures = {node: _LATE for node in expected if node not in answers}
         silent = set(failures)
@@ -141,14 +161,22 @@ class Instruction:
                 failures[node] = reason
                 if sender != SUPERLINK_NODE_ID:
                     silent.discard(node)
-            else:
+            elif reason != _LACKS:
                 of = node or sender
                 log_event("reply_dropped", level=logging.WARNING, round=self.round, node=of, reason=reason)
         for node, reason in failures.items():
             log_event("node_failed", level=logging.WARNING, round=self.round, node=node, reason=reason)
         releases = {node: values for node, values in answers.items() if values is not None}
         of_members = {node: reason for node, reason in failures.items() if node in members}
-        return Replies(releases, of_members, bytes_up, len(answers), frozenset(silent))
+        return Replies(releases, of_members, bytes_up, len(answers), frozenset(silent), kept)
+
+    def _senders(self) -> Callable[[Message], int]:
+        """Whose a reply is: by the message that it answers once these have names, else by what it says."""
+        asked = {sent.metadata.message_id: sent.metadata.dst_node_id for sent in self.messages}
+        asked.pop("", None)
+        if not asked:
+            return lambda reply: reply.metadata.src_node_id
+        return lambda reply: asked.get(reply.metadata.reply_to_message_id, _NOBODY)
 
     def _open(self, reply: Message, node: int, asked: Sequence[int], answers: Mapping[int, object]) -> np.ndarray:
         """The release in a reply; ``ValueError`` says why it cannot be used."""

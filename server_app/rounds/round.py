@@ -11,6 +11,7 @@ from torch import Tensor
 from common.codecs.base import Codec
 from server_app.privacy.account import PrivacyAccount
 from server_app.rounds.cohort import Instruction, Replies
+from server_app.rounds.downlink import Parcel
 from server_app.rounds.state import RoundSummary
 
 
@@ -42,13 +43,14 @@ class Heard:
 
 @dataclass(frozen=True)
 class OpenRound:
-    """A round that is charged and configured: what its cohort is asked, and the codec of the answers.
+    """A round that is charged and configured: what its cohort is asked, cut from what, and the codec of the answers.
 
     ``heard``: under secure aggregation, what came of it.
     """
 
     instruction: Instruction
     codec: Codec
+    parcel: Parcel
     heard: Heard | None = None
 
     @property

@@ -19,7 +19,7 @@ from common.privacy.mechanism import ReleaseTerms, scaled_sum
 from common.secure.directory import Directory, to_bitmap
 from common.secure.masks import centered, total_of
 from common.wire.digest import app_digest
-from common.wire.records import pack_release, reply_failure, serialized_bytes
+from common.wire.records import release_bytes, reply_failure, serialized_bytes
 from common.wire.secure import (
     KEYS,
     NEEDS_KEYS,
@@ -103,7 +103,8 @@ class SecureAggregation:
             server_round, terms, sorted(present),
             reader=lambda reply: unpack_masked(reply, exchange, terms.size, bits),
         )  # fmt: skip
-        instruction.address(with_secure(content, task), kind, self.ttl)
+        addressed = with_secure(content, task)
+        instruction.address(lambda _: addressed, kind, self.ttl)
         return instruction
 
     def hear(self, instruction: Instruction, exchange: int, replies: Sequence[Message], ask: Ask) -> Heard:
@@ -128,7 +129,8 @@ class SecureAggregation:
     def _repair(self, instruction: Instruction, survivors: list[int], exchange: int, ask: Ask) -> Repair:
         """What survivors give to do without the missing; each of them is needed."""
         again = Instruction(instruction.round, instruction.terms, survivors, reader=instruction.reader)
-        messages = again.address(pack_repair(exchange, self._bitmap(set(survivors))), REPAIR, self.ttl)
+        wanted = pack_repair(exchange, self._bitmap(set(survivors)))
+        messages = again.address(lambda _: wanted, REPAIR, self.ttl)
         missing = len(instruction.cohort) - len(survivors)
         log_event("round_repaired", round=instruction.round, missing=missing)
         found = again.sort(ask(messages))
@@ -204,7 +206,7 @@ def bytes_of_answer(terms: ReleaseTerms, number: int = 1) -> int:
     """Size of one client's answer to round ``number`` under ``terms``, of the records as they are serialized."""
     if terms.trust == "secure":
         return serialized_bytes(pack_masked(np.zeros(terms.size, dtype=np.uint64), number, bits_of(terms)))
-    return serialized_bytes(pack_release(np.zeros(terms.size, terms.dtype), number))
+    return release_bytes(terms)
 
 
 def _sum(terms: ReleaseTerms, replies: Replies, repair: Repair | None) -> Tensor:

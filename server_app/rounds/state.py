@@ -9,15 +9,17 @@ from flwr.app import Array, ArrayRecord, MetricRecord
 from torch import Tensor
 
 from common.codecs.base import Codec
+from common.config import ServerConfig
+from common.optimizer import AdapterOptimizer
+from common.wire.sums import Entry
 from server_app.rounds.divergence import Best
-from server_app.rounds.optimizer import ServerOptimizer
 
 
 @dataclass
 class RunState:
     """Everything that changes from round to round, and hence all that a checkpoint must hold."""
 
-    optimizer: ServerOptimizer
+    optimizer: AdapterOptimizer
     codec: Codec | None = None
     round: int = 0
     failed_in_a_row: int = 0
@@ -25,6 +27,8 @@ class RunState:
     best: Best | None = None  # None: no released adapter has been judged better than the base model
     prior: Mapping[str, float] = field(default_factory=dict)  # how the codec came out, as the report has it
     stage_one: "StageOneTraffic | None" = None
+    sums: list[Entry] = field(default_factory=list)  # what the adapter is made of, where clients are sent sums
+    put_back: bool = False  # the adapter is an earlier one, which does not follow from these sums
 
     @property
     def made_codec(self) -> Codec:
@@ -72,6 +76,11 @@ class Hooks:
     on_prepared: Callable[[RunState], None]
     on_round: Callable[[RunState, RoundSummary, MetricRecord | None], None]
     on_attendance: Callable[[str], None] = print
+
+
+def optimizer_of(settings: ServerConfig, adapter: Tensor) -> AdapterOptimizer:
+    """The configured optimizer at an adapter (shape ``[n]``)."""
+    return AdapterOptimizer(settings.optimizer, settings.learning_rate, adapter)
 
 
 def pack_adapter(adapter: Tensor) -> ArrayRecord:

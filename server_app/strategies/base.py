@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 from torch import Tensor
@@ -19,11 +19,12 @@ from common.adapter import Layout
 from common.codecs.base import Codec
 from common.config import RunConfig
 from common.model.adapted import AdaptedModel
-from common.privacy.mechanism import ReleaseTerms, combine
+from common.privacy.mechanism import ReleaseTerms, WireArray, sum_releases
 from common.privacy.noise import RandomSource
 from common.proxy import QuantizedAdapter
-from common.wire.digest import app_digest
-from common.wire.records import TRAIN, Task, pack_instruction, serialized_bytes
+from common.trajectory import RoundSum, adapter_digest, epoch_of
+from common.wire.records import TRAIN
+from common.wire.sums import pack_sum
 from server_app.log import log_event
 from server_app.privacy.account import PrivacyAccount
 from server_app.privacy.plan import round_terms
@@ -33,12 +34,14 @@ from server_app.rounds.availability import Attendance
 from server_app.rounds.cohort import FederationError, Instruction, exchange
 from server_app.rounds.controls import Control, controlled_code, controlled_gradient
 from server_app.rounds.divergence import judge
+from server_app.rounds.downlink import Downlink, Parcel
 from server_app.rounds.round import ClosedRound, OpenRound
-from server_app.rounds.secure import bytes_of_answer, masked_instruction, secure_aggregation
+from server_app.rounds.secure import secure_aggregation
 from server_app.rounds.state import Hooks, RunState, pack_adapter
 from server_app.strategies.findings import Findings
 from server_app.strategies.flower import FlowerStrategy
 from server_app.strategies.recipe import Recipe
+from server_app.strategies.tasks import round_task, step_terms
 
 
 class FederatedAdapter(FlowerStrategy):
@@ -83,6 +86,7 @@ class FederatedAdapter(FlowerStrategy):
         self.control = control
         self.randomness = randomness
         self.stop_reason = ""
+        self.downlink = Downlink()
 
     @classmethod
     @abstractmethod
@@ -135,7 +139,7 @@ class FederatedAdapter(FlowerStrategy):
         self.account.charge_round(server_round)  # first the charge, then anything that could be seen
         opened = self.configure(server_round, self.state.optimizer.adapter)
         log_event("round_started", round=server_round, cohort=len(opened.instruction.cohort))
-        replies = self.ask(grid, opened.messages, timeout)
+        replies = self.gather(grid, opened.instruction, opened.parcel, timeout)
         if self.secure:
             number = self.account.draw_number(server_round)
             heard = self.secure.hear(
@@ -160,34 +164,37 @@ class FederatedAdapter(FlowerStrategy):
         codec = self._codec_of(server_round)
         terms = round_terms(self.config.privacy, plan, codec.size)
         draw, rate = self.account.draw_number(server_round), self.config.privacy.sampling_rate
-        if self.secure:
-            content = self._content(server_round, adapter, codec, terms)
-            asked = self.secure.instruct(server_round, terms, draw, rate, content, TRAIN, set(self.attendance.away))
-            return OpenRound(asked, codec)
+        parcel = self.parcel(server_round, adapter)
+        if self.secure:  # one content for everybody
+            content, away = parcel.content(None), set(self.attendance.away)
+            asked = self.secure.instruct(server_round, terms, draw, rate, content, TRAIN, away)
+            return OpenRound(asked, codec, parcel)
         cohort = self.draw_cohort(draw, rate, plan.shares)
         instruction = Instruction(server_round, terms, cohort, covered=self.covered(cohort))
-        if instruction.asked:
-            content = self._content(server_round, adapter, codec, terms)
-            instruction.address(content, TRAIN, self.config.federation.round_timeout)
-        return OpenRound(instruction, codec)
+        timeout = self.config.federation.round_timeout
+        instruction.address(lambda node: self.downlink.content(parcel, node), TRAIN, timeout)
+        return OpenRound(instruction, codec, parcel)
 
-    def message_bytes(self) -> tuple[int, int]:
-        """Bytes up and down of one client in the last round, as it would have been asked: the same if nobody was."""
-        last, codec = max(1, self.state.round), self._codec_of(max(1, self.state.round))
-        terms = round_terms(self.config.privacy, self.account.plan, codec.size)
-        asked = self._content(last, self.state.optimizer.adapter, codec, terms)
-        if self.secure:
-            asked = masked_instruction(asked, self.config.privacy, len(self.nodes))
-        return bytes_of_answer(terms, last), serialized_bytes(asked)
+    @property
+    def sends_sums(self) -> bool:
+        """Whether clients are sent the released sums, of which they make the adapter by themselves."""
+        return self.recipe.seeded and self.control == "none" and not self.secure
 
-    def _content(self, server_round: int, adapter: Tensor, codec: Codec, terms: ReleaseTerms) -> RecordDict:
-        task = Task(server_round, terms, app_digest(), share=self.recipe.stage_one_share)
-        return pack_instruction(self.broadcast(server_round, adapter), codec.spec(), task)
+    def parcel(self, server_round: int, adapter: Tensor) -> Parcel:
+        """What the clients of a round need: the assignment, and the adapter (shape ``[n]``) or what it follows from."""
+        task = round_task(
+            self.config, self.recipe, self.account.plan, server_round, self.codec.size, sums=self.sends_sums
+        )
+        encoder = self.codec.redraw(0).spec()
+        if task.step_terms is None or self.state.put_back:
+            return Parcel(task, encoder, self.broadcast(server_round, adapter))
+        return Parcel(task, encoder, adapter, adapter_digest(adapter), tuple(self.state.sums))
 
     def aggregate(self, opened: OpenRound, replies: Sequence[Message]) -> ClosedRound:
         """Algorithm 2, server side, unless too few replied to a round without noise, or for a sum of masked codes."""
         noisy = bool(self.account.plan.round.noise_multiplier)
         closed = opened.close(replies, least=self.config.federation.min_reply_rate, noisy=noisy)
+        self.downlink.note(opened.parcel, closed.replies.kept)
         self.state.round = opened.number
         self.state.failed_in_a_row = self.state.failed_in_a_row + 1 if closed.shortage else 0
         if closed.steps:
@@ -195,16 +202,26 @@ class FederatedAdapter(FlowerStrategy):
         return closed
 
     def _step(self, closed: ClosedRound) -> None:
-        opened, releases = closed.opened, closed.releases
+        opened, terms = closed.opened, closed.opened.instruction.terms
+        steps = step_terms(self.config, self.recipe, self.account.plan, terms)
         # 1: aggregate the clients' codes, Eq (5): their noisy sum over a fixed denominator
-        total = closed.summed
-        if total is None:
-            total = combine(releases, opened.instruction.terms, self.randomness.noise(opened.number))
-        code = controlled_code(self.control, total / self.account.plan.expected_cohort)
-        # 2: decode with Dec, which never left the server, at the length that the gradients had
-        gradient = controlled_gradient(self.control, self.recipe.step_factor * opened.codec.decode(code))
-        # 3: gradient descent on the adapter, Eq (6); 4: the next round sends it to its clients
+        if closed.summed is not None:
+            code = controlled_code(self.control, closed.summed / self.account.plan.expected_cohort)
+        else:
+            total = sum_releases(closed.releases, terms, self.randomness.noise(opened.number))
+            code = controlled_code(self.control, steps.code(self._released(opened.number, total, terms)))
+        # 2: decode with Dec at the length that the gradients had; a Dec that was learnt never left the server
+        gradient = controlled_gradient(self.control, steps.gradient(opened.codec, code))
+        # 3: gradient descent on the adapter, Eq (6); 4: the next round sends it, or the sum, to its clients
         self.state.optimizer.step(gradient)
+
+    def _released(self, server_round: int, total: WireArray, terms: ReleaseTerms) -> RoundSum:
+        """The sum (shape ``[k]``) that the step is taken with: the one that clients get, where they get sums."""
+        if not self.sends_sums:
+            return RoundSum(server_round, 1 if terms.noise_multiplier else 0, total)
+        summed = RoundSum.of(server_round, total)
+        self.state.sums.append(pack_sum(summed))
+        return summed
 
     def broadcast(self, server_round: int, adapter: Tensor) -> Tensor | QuantizedAdapter:
         """What the clients of a round get for the current adapter (shape ``[n]``): a function of it and of ``seed``."""
@@ -236,6 +253,26 @@ class FederatedAdapter(FlowerStrategy):
         members = set(cohort)
         return [node for node in self.nodes if node not in members] if self.config.federation.cover else []
 
+    def gather(self, grid: Grid, instruction: Instruction, parcel: Parcel, timeout: float) -> list[Message]:
+        """The replies to an instruction; who lacks what it was thought to keep is asked again, with all sums.
+
+        Whoever makes another adapter of these, on a machine that rounds otherwise, is sent the adapter. A client finds
+        out before it charges and before it reads a row, so the last question is its first.
+        """
+        deadline = time.monotonic() + timeout
+        replies = last = self.ask(grid, instruction.messages, timeout)
+        for whole in (False, True):
+            lacking, left = instruction.lacking(last), deadline - time.monotonic()
+            if not lacking or left <= 0:
+                break
+            log_event("asked_with_everything", round=instruction.round, nodes=len(lacking))
+            self.downlink.forget(lacking)
+            kind, content = instruction.messages[0].metadata.message_type, parcel.content(None, whole=whole)
+            again = instruction.address(lambda _, content=content: content, kind, left, lacking)  # type: ignore[misc]
+            last = self.ask(grid, again, left)
+            replies = [*replies, *last]
+        return replies
+
     def ask(self, grid: Grid, messages: list[Message], timeout: float) -> list[Message]:
         """Send instructions, at most ``federation.max-in-flight`` outstanding at a time, and gather the replies."""
         return exchange(grid, messages, timeout, self.config.federation.max_in_flight, self.hooks.on_attendance)
@@ -252,8 +289,7 @@ class FederatedAdapter(FlowerStrategy):
 
     def _codec_of(self, server_round: int) -> Codec:
         """The codec of a round, redrawn every ``codec.refresh-every`` rounds."""
-        every = self.config.codec.refresh_every
-        return self.codec.redraw((server_round - 1) // every if every else 0)
+        return self.codec.redraw(epoch_of(server_round, self.config.codec.refresh_every))
 
     def _stop_if_failing(self, closed: ClosedRound) -> None:
         if self.state.failed_in_a_row >= self.config.federation.max_failed_rounds:
@@ -273,5 +309,6 @@ class FederatedAdapter(FlowerStrategy):
         state.best = judgment.best
         if judgment.diverged:
             self.stop_reason = judgment.diverged
+            state.put_back = True
             state.optimizer.reset(state.best.adapter if state.best else self.adapted.initial.cpu())
         return metrics

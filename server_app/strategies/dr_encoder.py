@@ -48,6 +48,7 @@ class DrEncoder(TwoStage):
             learned_encoder(config.codec, layout) if learned else _drawn_encoder(settings, layout),
             stage_one=statistics_stage(config, scales.size, open_size=2 * len(layout.tensors), clip_norm=scales.bound),
             learned=learned,
+            seeded=settings.kind == "linear" and settings.form in FORMS,
         )
 
     def prepare(self, grid: Grid) -> Codec:

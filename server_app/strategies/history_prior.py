@@ -1,6 +1,7 @@
 """History prior: the code's first directions are where the released adapter has been moving, the others random."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from flwr.app import Message
@@ -24,7 +25,7 @@ class HistoryPrior(FederatedAdapter):
     @classmethod
     def recipe_for(cls, config: RunConfig, layout: Layout) -> Recipe:
         """No history yet: round 1 is a random projection. Later encoders hold the history's ``n`` values."""
-        return Recipe.of(layout, _first_codec(config, layout))
+        return replace(Recipe.of(layout, _first_codec(config, layout)), encoder_changes_every=1)
 
     def aggregate(self, opened: OpenRound, replies: Sequence[Message]) -> ClosedRound:
         """The round as ever, then the step that it took enters the history (and with the codec the checkpoint)."""

@@ -57,7 +57,13 @@ class PublicPrior(FederatedAdapter):
         short = BlockRows(layout, torch.tensor([[0, 1, codec.size]]), torch.zeros(codec.size))
         spec = SubspaceCodec(layout, short, torch.zeros(codec.size)).spec()
         rows = rows_bytes(layout, codec.size, prior, config.data.max_length) - spec.arrays["basis"].nbytes
-        return Recipe(layout, codec.size, PlannedEncoder(spec, rows), keeps_length=True)
+        return Recipe(
+            layout,
+            codec.size,
+            PlannedEncoder(spec, rows),
+            keeps_length=True,
+            encoder_changes_every=prior.refresh_every,
+        )
 
     def prepare(self, grid: Grid) -> Codec:
         """The prior at the untouched model."""
@@ -169,11 +175,11 @@ class PriorFindings(Findings):
             "refreshes": costs.refreshes,
             "server_seconds_per_refresh": costs.seconds / max(1.0, costs.refreshes),
             "seconds_to_encode_one_gradient": self.seconds_to_encode,
-            "encoder_bytes_down_per_client_round": self.encoder_bytes,
+            "encoder_bytes_down_per_refresh": self.encoder_bytes,
             "pseudo_gradient_energy_in_rows": costs.energy,
             "summary": f"a public prior of {costs.prompts:.0f} prompts ({prior.prompts}), made "
-            f"{count(int(costs.refreshes), 'time')} on the server; each round a client gets "
-            f"{data_size(self.encoder_bytes)} of it",
+            f"{count(int(costs.refreshes), 'time')} on the server; a client gets "
+            f"{data_size(self.encoder_bytes)} of it, once for each time",
         }
 
 

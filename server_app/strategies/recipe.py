@@ -38,6 +38,8 @@ class Recipe:
         learned: whether the codec is trained, so that its decoder may know something by itself and needs controls.
         keeps_length: whether the codec keeps most of a gradient's length, where random directions keep √(k/n) of it.
         proxy: something as large as what clients get in place of the adapter, where they get something else.
+        seeded: whether clients can make the adapter of released sums (``Codec.seeded``), and may.
+        encoder_changes_every: rounds after which clients need another encoder; 0: never (a redraw is no other one).
 
     """
 
@@ -49,11 +51,14 @@ class Recipe:
     learned: bool = False
     keeps_length: bool = False
     proxy: QuantizedAdapter | None = None
+    seeded: bool = False
+    encoder_changes_every: int = 0
 
     @classmethod
     def of(cls, layout: Layout, codec: Codec, *, proxy: QuantizedAdapter | None = None) -> "Recipe":
         """A strategy without a stage 1 whose first codec is ``codec``."""
-        return cls(layout, codec.size, PlannedEncoder(codec.spec()), codec, proxy=proxy)
+        seeded = codec.seeded and proxy is None
+        return cls(layout, codec.size, PlannedEncoder(codec.spec()), codec, proxy=proxy, seeded=seeded)
 
     @property
     def step_factor(self) -> float:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import ClassVar
 
 import numpy as np
-from flwr.app import Message, RecordDict
+from flwr.app import Message
 from flwr.serverapp import Grid
 from torch import Tensor
 
@@ -16,19 +16,20 @@ from common.codecs.identity import IdentityCodec
 from common.config import ConfigError, RunConfig
 from common.privacy.mechanism import ReleaseTerms, combine
 from common.privacy.noise import RandomSource
-from common.wire.digest import app_digest
-from common.wire.records import Task, pack_encoder, pack_instruction, pack_release, serialized_bytes
+from common.trajectory import adapter_digest
+from common.wire.records import release_bytes, serialized_bytes
 from server_app.log import log_event
 from server_app.priors.synthetic import PriorSettings
-from server_app.privacy.plan import stage_one_terms
 from server_app.privacy.stage_one import StageOne
 from server_app.rounds.cohort import FederationError, Instruction
+from server_app.rounds.downlink import Parcel
 from server_app.rounds.round import Heard
 from server_app.rounds.secure import bytes_of_answer
 from server_app.rounds.state import StageOneTraffic
 from server_app.strategies.base import FederatedAdapter
 from server_app.strategies.findings import Findings
 from server_app.strategies.recipe import check_size
+from server_app.strategies.tasks import stage_one_task
 
 
 @dataclass(frozen=True)
@@ -56,16 +57,13 @@ class TwoStage(FederatedAdapter):
 
     def collect(self, grid: Grid) -> Collected:
         """Charge stage 1, then ask its cohort; raises ``FederationError`` when nobody answers."""
-        stage, plan, measured = self._stage(), self.account.plan, self.config.stage_one
-        terms = stage_one_terms(self.config, plan, stage)
-        raw = not terms.noise_multiplier
+        stage, plan = self._stage(), self.account.plan
+        task = stage_one_task(self.config, plan, stage)
+        terms, raw = task.terms, task.raw
         self.account.charge_stage_one()
-        task = Task(
-            0, terms, app_digest(), raw,
-            measured.steps, measured.learning_rate, stage.share,
-        )  # fmt: skip
-        content = pack_instruction(self.state.optimizer.adapter, IdentityCodec(self.layout).spec(), task)
-        heard, instruction = self._heard(grid, content, terms, stage, raw)
+        adapter = self.state.optimizer.adapter  # the initial one, which follows from the seed: of no sums
+        parcel = Parcel(task, IdentityCodec(self.layout).spec(), adapter, adapter_digest(adapter), ())
+        heard, instruction = self._heard(grid, parcel, stage)
         replies, cohort = heard.replies, instruction.cohort
         promised = plan.stage_one.noise_multiplier * terms.clip_norm if plan.stage_one else 0.0
         helped = len(heard.repair.replies.releases) if heard.repair else 0
@@ -85,30 +83,29 @@ class TwoStage(FederatedAdapter):
         self.state.stage_one = StageOneTraffic(
             values_up_per_client=float(terms.size),
             bytes_up_per_client=float(bytes_of_answer(terms)),
-            bytes_down_per_client=float(serialized_bytes(content)),
+            bytes_down_per_client=float(serialized_bytes(parcel.content(None))),
         )
         ordered = sorted(replies.releases.values(), key=np.ndarray.tobytes)  # Flower's node ids are random
         return Collected(ordered, terms, stage.sampling_rate * len(self.nodes), heard.summed)
 
-    def _heard(
-        self, grid: Grid, content: RecordDict, terms: ReleaseTerms, stage: StageOne, raw: bool
-    ) -> tuple[Heard, Instruction]:
+    def _heard(self, grid: Grid, parcel: Parcel, stage: StageOne) -> tuple[Heard, Instruction]:
         """What comes of asking the cohort of stage 1, or under secure aggregation everybody."""
-        timeout, number = self.config.federation.round_timeout, 0
+        timeout, number, terms = self.config.federation.round_timeout, 0, parcel.task.terms
 
         def ask(messages: list[Message]) -> list[Message]:
             return self.ask(grid, messages, timeout)
 
         if self.secure:
             instruction = self.secure.instruct(
-                0, terms, number, stage.sampling_rate, content, self.message_type, set(self.attendance.away)
-            )
+                0, terms, number, stage.sampling_rate, parcel.content(None), self.message_type,
+                set(self.attendance.away),
+            )  # fmt: skip
         else:
             cohort = self.draw_cohort(0, stage.sampling_rate, self.account.plan.stage_one_shares)
-            instruction = Instruction(0, terms, cohort, raw=raw, covered=self.covered(cohort))
-            instruction.address(content, self.message_type, timeout)
+            instruction = Instruction(0, terms, cohort, raw=parcel.task.raw, covered=self.covered(cohort))
+            instruction.address(lambda node: self.downlink.content(parcel, node), self.message_type, timeout)
         log_event("stage_one_started", round=0, cohort=len(instruction.cohort))
-        replies = ask(instruction.messages)
+        replies = self.gather(grid, instruction, parcel, timeout)
         if self.secure:
             return self.secure.hear(instruction, number, replies, ask), instruction
         return Heard(instruction.sort(replies)), instruction
@@ -124,12 +121,13 @@ class TwoStage(FederatedAdapter):
         """
         if self.state.stage_one is None:
             raise RuntimeError("stage 1 is weighed by prepare(), which has not run")
-        exact = np.zeros(self.config.stage_one.steps * self.layout.size, dtype=np.float32)
+        values = self.config.stage_one.steps * self.layout.size
+        exact = ReleaseTerms(values, 1.0, 0.0, "central", 0, normalize=False)
         learned = AutoEncoderSize.of(self.codec) if isinstance(self.codec, NeuralCodec) else None
         return StageOneFindings(
             traffic=self.state.stage_one,
             exact_values=exact.size,
-            exact_bytes=serialized_bytes(pack_release(exact, 0)),
+            exact_bytes=release_bytes(exact),
             measured_on=self.quality_measured_on(),
             autoencoder=learned,
         )
@@ -146,7 +144,7 @@ class AutoEncoderSize:
 
     encoder_parameters: int
     decoder_parameters: int
-    encoder_bytes_down_per_client_round: int
+    encoder_bytes_down_per_client: int
     decoder_bytes_kept: int
     adapter_values_per_code_value: float
 
@@ -158,7 +156,7 @@ class AutoEncoderSize:
         return cls(
             encoder_parameters=encoder,
             decoder_parameters=decoder,
-            encoder_bytes_down_per_client_round=serialized_bytes(pack_encoder(spec)),
+            encoder_bytes_down_per_client=spec.nbytes,
             decoder_bytes_kept=codec.state().nbytes - spec.nbytes,
             adapter_values_per_code_value=codec.dim / codec.size,
         )

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from client_app import app as client_module
-from client_app import site as site_module
+from client_app import encoders as encoders_module
 from client_app.local_update import gradient_stream
-from client_app.site import encoder_for
 from client_app.statistics import gradient_statistics
 from common.adapter import Layout
 from common.codecs import IdentityCodec, LinearCodec
@@ -38,8 +37,8 @@ def test_without_noise_the_release_is_the_clipped_code_of_the_clients_own_gradie
 def test_a_reply_is_the_release_with_its_round_and_nothing_else(grid: InProcessGrid, adapted: AdaptedModel) -> None:
     agreed = terms(64, 1.0)
     content = ask(grid, adapted.initial, LinearCodec.of_form(adapted.layout, 64, 1), agreed).content
-    assert {name: sorted(content[name]) for name in content} == {"release": ["dtype", "round", "schema", "values"]}
-    assert serialized_bytes(content) < 64 * agreed.dtype.itemsize + 120
+    assert {name: sorted(content[name]) for name in content} == {"release": ["code", "head"]}
+    assert serialized_bytes(content) < 64 * agreed.dtype.itemsize + 50
 
 
 def test_other_code_is_refused_naming_both(grid: InProcessGrid, adapted: AdaptedModel) -> None:
@@ -93,12 +92,12 @@ def test_the_kept_encoder_is_that_of_the_same_arrays(
         number = len(built)
         return SimpleNamespace(size=4, bound=lambda _model: SimpleNamespace(size=4, number=number))
 
-    monkeypatch.setattr(site_module, "build_encoder", build)
-    monkeypatch.setattr(site_module, "_kept", [])
+    monkeypatch.setattr(encoders_module, "build_encoder", build)
+    monkeypatch.setattr(encoders_module, "_kept", [])
     specs = [EncoderSpec("kind", 1, {}, {"mask": torch.ones(size)}) for _ in range(3)]
     specs[2].arrays["mask"][-1] = 2
-    found: list[Any] = [encoder_for(spec, adapted, 4) for spec in specs]
-    found.append(encoder_for(specs[2], replace(adapted), 4))
+    found: list[Any] = [encoders_module.encoder_for(spec, adapted, 4) for spec in specs]
+    found.append(encoders_module.encoder_for(specs[2], replace(adapted), 4))
     assert [encoder.number for encoder in found] == [1, 1, 2, 3]
 
 

@@ -3,13 +3,14 @@
 import pytest
 import torch
 
+from client_app.encoders import encoder_for
 from client_app.node_config import PolicyRefusal
-from client_app.site import encoder_for, own_lora
+from client_app.site import own_lora
 from common.adapter import Layout, RankCut
 from common.codecs import IdentityCodec, LinearCodec, SubspaceCodec, TangentRows
 from common.codecs.base import Codec
 from common.config import LoraConfig, RunConfig, StageOneConfig
-from common.model.adapted import AdaptedModel, load_adapted_model
+from common.model.adapted import AdaptedModel, initial_adapter, load_adapted_model
 from common.model.lora import is_factor, with_rank
 from common.privacy.mechanism import ReleaseTerms
 from common.scale_code import ScaleCode
@@ -101,4 +102,12 @@ def test_an_encoder_that_is_rebuilt_from_the_whole_adapter_is_refused(config: Ru
     codec = SubspaceCodec(adapted.layout, rows, torch.ones(2))
     cut = RankCut(adapted.layout, own.layout)
     with pytest.raises(WireError, match="this site's lora-rank is smaller"):
-        encoder_for(codec.spec(), own, codec.size, cut)
+        encoder_for(codec.spec(), own, codec.size, cut=cut)
+
+
+def test_a_smaller_site_knows_the_whole_fresh_adapter_without_its_model() -> None:
+    """Of which it makes the run's adapter from the released sums."""
+    config = RunConfig.parse({})
+    adapted = load_adapted_model(config.model, config.lora, 7)
+    assert torch.equal(initial_adapter(adapted.layout, 7), adapted.initial)
+    assert not torch.equal(initial_adapter(adapted.layout, 8), adapted.initial)

@@ -22,9 +22,11 @@ from common.privacy.accounting import epsilon
 from common.privacy.gaussian import gaussian_epsilon
 from common.privacy.mechanism import ReleaseTerms, message_charge, noise_slack
 from common.scale_code import ScaleCode
+from common.wire.assignment import Task
 from common.wire.digest import app_digest
-from common.wire.records import STATISTICS, TASK, TRAIN, Task, pack_instruction, unpack_release
+from common.wire.records import STATISTICS, TRAIN, pack_instruction, unpack_release
 from tests.support.false_alarms import rms_outside, statistical
+from tests.support.messages import rewritten
 from tests.support.tiny import Files, run_tiny, tiny_config, tiny_grid, write_jsonl
 
 SITE = 3
@@ -126,11 +128,11 @@ def test_just_within_every_limit_it_answers(server: Server) -> None:
 
 
 RANGES: list[tuple[str, Any, str]] = [
-    ("noise-multiplier", 1e-9, "noise multiplier must be 0 or lie in 1e-4..1e6"),
-    ("noise-multiplier", -1.0, "noise multiplier must be finite and not negative"),
-    ("noise-multiplier", math.nan, "noise multiplier must be finite and not negative"),
-    ("clip-norm", math.inf, "clip norm must lie in"),
-    ("clip-norm", math.nan, "clip norm must lie in"),
+    ("noise_multiplier", 1e-9, "noise multiplier must be 0 or lie in 1e-4..1e6"),
+    ("noise_multiplier", -1.0, "noise multiplier must be finite and not negative"),
+    ("noise_multiplier", math.nan, "noise multiplier must be finite and not negative"),
+    ("clip_norm", math.inf, "clip norm must lie in"),
+    ("clip_norm", math.nan, "clip norm must lie in"),
     ("shares", 2**21, "shares must lie in 0..1048576"),
     ("size", 2**60, "needs more than 32 bits"),
     ("size", 0, "size must be at least 1"),
@@ -143,10 +145,7 @@ def test_terms_that_no_honest_server_can_make_are_refused_naming_the_range(
     server: Server, field: str, value: Any, limit: str
 ) -> None:
     """Written past the server's own checks, straight into the message."""
-    content = server.content()
-    header: Any = content[TASK]
-    content[TASK] = ConfigRecord({**header, field: value})
-    said = server.refusal(content)
+    said = server.refusal(rewritten(server.content(), lambda header: header["terms"].update({field: value})))
     assert said.startswith("WireError: instruction is malformed")
     assert limit in said
 

@@ -24,8 +24,9 @@ from common.config import StageOneConfig
 from common.model.adapted import AdaptedModel
 from common.privacy.mechanism import ReleaseTerms
 from common.scale_code import ScaleCode
+from common.wire.assignment import Task
 from common.wire.digest import app_digest
-from common.wire.records import STATISTICS, TRAIN, Task, pack_instruction
+from common.wire.records import STATISTICS, TRAIN, pack_instruction
 from tests.support.messages import NODE, instruction
 from tests.support.tiny import TINY
 
@@ -36,6 +37,7 @@ KEYS: dict[str, Any] = {
     for name, default in (value.items() if isinstance(value, dict) else [("", value)])
 }
 ROWS = [{"prompt": f"the sum of {n} and 3 is", "completion": f" {n + 3}", "diagnosis": "well"} for n in range(12)]
+LENGTH = 157  # bytes of a code of 64 values under these terms
 Change = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
 
 
@@ -129,7 +131,7 @@ class SiteUnderTest:
             assert str(self.folder) not in text, "no path of the site is sent"
             assert "Traceback" not in text
             return Seen("error", text, 0, self.ledger.read_bytes())
-        return Seen("release", f"{sorted(reply)} {reply['dtype']}", len(reply["values"]), self.ledger.read_bytes())  # type: ignore[arg-type, call-overload]
+        return Seen("release", f"{sorted(reply)} {reply['head']!r}", len(reply["code"]), self.ledger.read_bytes())  # type: ignore[arg-type, call-overload]
 
     def fresh(self) -> None:
         self.ledger.unlink(missing_ok=True)
@@ -151,7 +153,7 @@ def site(
 def test_the_ordinary_question_is_answered_and_charged(site: SiteUnderTest) -> None:
     """So that what follows compares releases, and not refusals only."""
     seen = site.ask()
-    assert (seen.kind, seen.length) == ("release", 128)
+    assert (seen.kind, seen.length) == ("release", LENGTH)
     assert seen.ledger.count(b"\n") == 2
 
 
@@ -339,7 +341,7 @@ def test_after_a_worker_has_died_over_it_a_message_is_answered_without_rows_for_
         del site.node["ledger-path"]
     with rows_allowed(False):
         seen = site.ask()
-    assert (seen.kind, seen.length) == ("release", 128)
+    assert (seen.kind, seen.length) == ("release", LENGTH)
     assert charged == ([] if kept == "file" else ["again"])
 
 

@@ -19,8 +19,9 @@ from client_app.site import Site
 from common.model.adapted import AdaptedModel
 from common.privacy.mechanism import ReleaseTerms
 from common.secure.directory import Directory
+from common.wire.assignment import Task
 from common.wire.digest import app_digest
-from common.wire.records import TRAIN, Task, WireError, serialized_bytes
+from common.wire.records import TRAIN, WireError, serialized_bytes
 from common.wire.secure import (
     KEYS,
     PEERS,

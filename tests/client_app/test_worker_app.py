@@ -13,8 +13,9 @@ from client_app.worker_link import WorkerError, open_folder
 from common.codecs import LinearCodec
 from common.model.adapted import AdaptedModel
 from common.privacy.mechanism import ReleaseTerms
+from common.wire.assignment import Task
 from common.wire.digest import app_digest
-from common.wire.records import Task, pack_instruction
+from common.wire.records import pack_instruction
 from tests.support.messages import NODE, instruction
 from tests.support.tiny import Files, tiny_config
 

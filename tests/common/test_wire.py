@@ -1,37 +1,48 @@
 """What travels, and what is refused."""
 
 import math
+import struct
+import zlib
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import ConfigRecord, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 
 from common.adapter import Layout
 from common.codecs import CONV, IdentityCodec, LinearCodec, NeuralCodec
-from common.privacy.mechanism import ReleaseTerms, release
-from common.privacy.noise import RandomSource
+from common.privacy.mechanism import ReleaseTerms
 from common.proxy import QuantizedAdapter, quantize
+from common.trajectory import RoundSum, StepTerms
+from common.wire.assignment import Task, digest_of, pack_assignment
 from common.wire.records import (
-    Task,
+    HEAD,
+    LacksAssignment,
+    Sums,
     WireError,
+    as_cover,
     pack_instruction,
-    pack_release,
     received_adapter,
     serialized_bytes,
     unpack_instruction,
-    unpack_release,
 )
+from common.wire.sums import pack_sum
+from tests.support.messages import rewritten
 from tests.support.tiny import vectors
 
 LAYOUT = Layout.of({"a": (10, 20), "b": (300,)})
 ADAPTER = vectors(1, 500, 0)[0]
 CODEC = LinearCodec.of_form(LAYOUT, 32, 7)
 TERMS = ReleaseTerms(32, 1.5, 0.8, "distributed", 9, normalize=True)
-TASK = Task(4, TERMS, "0123456789abcdef", raw=True, steps=3, learning_rate=0.5, share=0.25)
+STEP = StepTerms(unit=0.25, denominator=9.0, factor=4.0, optimizer="adam", learning_rate=0.3)
+TASK = Task(
+    4, TERMS, "0123456789abcdef", raw=True, steps=3, learning_rate=0.5, share=0.25, refresh_every=2, step_terms=STEP
+)
+ENTRIES = tuple(pack_sum(RoundSum(number, 5, np.arange(32) - 9)) for number in (2, 3))
+SUMS = Sums(1, ENTRIES, b"8 bytes.")
 
 
 def travelled(content: RecordDict) -> RecordDict:
@@ -40,12 +51,48 @@ def travelled(content: RecordDict) -> RecordDict:
 
 def test_an_instruction_arrives_as_it_was_sent() -> None:
     adapter, spec, task = unpack_instruction(travelled(pack_instruction(ADAPTER, CODEC.spec(), TASK)))
+    assert isinstance(adapter, torch.Tensor)
     assert torch.equal(adapter, ADAPTER)
     assert task == TASK
     sent = CODEC.spec()
     assert (spec.kind, spec.version, dict(spec.fields)) == (sent.kind, sent.version, dict(sent.fields))
     assert spec.arrays.keys() == sent.arrays.keys()
     assert all(torch.equal(spec.arrays[name], sent.arrays[name]) for name in sent.arrays)
+
+
+def test_a_sent_instruction_names_the_run_s_fixed_part_and_holds_it_once() -> None:
+    whole, named = (travelled(pack_instruction(ADAPTER, CODEC.spec(), TASK, known=known)) for known in (False, True))
+    with pytest.raises(LacksAssignment):
+        unpack_instruction(named)
+    assignment = pack_assignment(CODEC.spec(), TASK)
+    assert unpack_instruction(named, {digest_of(assignment): assignment}.get).task == TASK
+    assert unpack_instruction(whole).task == TASK
+    saved = serialized_bytes(whole) - serialized_bytes(named)
+    assert saved == pytest.approx(len(assignment), abs=20)
+
+
+def test_an_assignment_is_the_same_in_every_round_of_a_run() -> None:
+    other = Task(**{**TASK.__dict__, "round": 9, "sampled": False})
+    assert pack_assignment(CODEC.spec(), other) == pack_assignment(CODEC.spec(), TASK)
+
+
+def test_an_assignment_under_another_name_is_refused() -> None:
+    content = pack_instruction(ADAPTER, CODEC.spec(), TASK)
+    content["task"]["asks"] = pack_assignment(IdentityCodec(LAYOUT).spec(), TASK)  # type: ignore[index]
+    with pytest.raises(WireError, match="not the one that it names"):
+        unpack_instruction(content)
+
+
+def test_sums_arrive_as_they_were_sent() -> None:
+    sent = unpack_instruction(travelled(pack_instruction(SUMS, CODEC.spec(), TASK))).start
+    assert sent == SUMS
+
+
+def test_cover_is_as_long_and_differs_in_one_flag() -> None:
+    content = pack_instruction(SUMS, CODEC.spec(), TASK)
+    cover = as_cover(content)
+    assert serialized_bytes(cover) == serialized_bytes(content)
+    assert unpack_instruction(cover).task == Task(**{**TASK.__dict__, "sampled": False})
 
 
 @pytest.mark.parametrize("trust", ["central", "distributed", "local"])
@@ -67,109 +114,87 @@ def test_an_instruction_holds_the_encoder_and_nothing_of_the_decoder() -> None:
     torch.manual_seed(0)
     codec = NeuralCodec(LAYOUT, CONV, option=2, scale=2.0, encoder=CONV.encoder(500, 2), decoder=CONV.decoder(500, 2))
     content = pack_instruction(ADAPTER, codec.spec(), TASK)
-    assert set(content) == {"adapter", "encoder", "encoder-arrays", "task"}
-    assert all(name.startswith("array.encoder.") for name in content.array_records["encoder-arrays"])
+    assert {name: set(record) for name, record in content.items()} == {"task": {"head", "asks", "adapter"}}
+    assert all(name.startswith("encoder.") for name in unpack_instruction(content).encoder.arrays)
+    spare = serialized_bytes(content) - codec.spec().nbytes - 4 * LAYOUT.size
+    assert spare < 900, "names and shapes; no decoder"
 
 
-VALUES = release(vectors(1, 32, 1)[0], TERMS, RandomSource.system())
+def drop(key: str) -> Callable[[RecordDict], RecordDict]:
+    return lambda content: RecordDict({"task": ConfigRecord({k: v for k, v in held(content).items() if k != key})})
 
 
-def test_a_reply_holds_the_released_array_its_schema_and_round_and_nothing_else() -> None:
-    content = travelled(pack_release(VALUES, 4))
-    assert list(content) == ["release"]
-    held = dict(content.config_records["release"])
-    assert held == {"schema": 1, "round": 4, "dtype": "int32", "values": VALUES.astype("<i4").tobytes()}
+def put(key: str, value: Any) -> Callable[[RecordDict], RecordDict]:
+    return lambda content: RecordDict({"task": ConfigRecord({**held(content), key: value})})
 
 
-def test_a_release_arrives_as_it_was_sent() -> None:
-    received = unpack_release(travelled(pack_release(VALUES, 4)), 4, TERMS)
-    assert np.array_equal(received, VALUES)
-    assert received.dtype == VALUES.dtype
+def held(content: RecordDict) -> dict[str, Any]:
+    return dict(content.config_records["task"])
 
 
-def changed(key: str, value: Any) -> RecordDict:
-    content = pack_release(VALUES, 4)
-    content.config_records["release"][key] = value
-    return content
+def asks(change: Callable[[dict[str, Any]], object]) -> Callable[[RecordDict], RecordDict]:
+    """Changes the header of the assignment, under its right name."""
+    return lambda content: rewritten(content, change)
 
 
-CLEAR = ReleaseTerms(32, 1.5, 0.0, "distributed", 9, normalize=True)
-NAN = np.array([np.nan] + [0.0] * 31, dtype=np.float32)
-BAD_RELEASES: dict[str, tuple[RecordDict, ReleaseTerms]] = {
-    r'ConfigRecord "release" is missing': (RecordDict(), TERMS),
-    r'"release" is missing; the message has \[.release.\]': (RecordDict({"release": ArrayRecord()}), TERMS),
-    r"schema 2, this code speaks 1": (changed("schema", 2), TERMS),
-    r"round 3, expected 4": (changed("round", 3), TERMS),
-    r"a str, expected 32 values of int32": (changed("values", "x" * 128), TERMS),
-    r"124 bytes of int32, expected 32 values of int32": (pack_release(VALUES[:31], 4), TERMS),
-    r"128 bytes of float32, expected 32": (pack_release(VALUES.astype(np.float32), 4), TERMS),
-    r"256 bytes of int64, expected 32": (pack_release(VALUES.astype(np.int64), 4), TERMS),
-    r"64 bytes of int32, expected 32": (changed("values", VALUES.astype(np.int16).tobytes()), TERMS),
-    r"NaN or Inf": (pack_release(NAN, 4), CLEAR),
-    r"Inf$": (pack_release(NAN * 0 + np.inf, 4), CLEAR),
-}
+def flat(values: np.ndarray) -> Callable[[RecordDict], RecordDict]:
+    return put("adapter", values.tobytes())
 
 
-@pytest.mark.parametrize(("message", "case"), BAD_RELEASES.items(), ids=range(len(BAD_RELEASES)))
-def test_malformed_replies_are_refused(message: str, case: tuple[RecordDict, ReleaseTerms]) -> None:
-    content, terms = case
-    with pytest.raises(WireError, match=message):
-        unpack_release(travelled(content), 4, terms)
+def bare(data: bytes) -> Callable[[RecordDict], RecordDict]:
+    """Another assignment altogether, under its right name."""
+
+    def change(content: RecordDict) -> RecordDict:
+        head = bytes(held(content)[HEAD])[:-8] + digest_of(data)
+        return RecordDict({"task": ConfigRecord({**held(content), HEAD: head, "asks": data})})
+
+    return change
 
 
-def test_terms_fit_the_types_used_above() -> None:
-    assert (TERMS.dtype, CLEAR.dtype) == (np.int32, np.float32)
+def parcel(text: bytes) -> bytes:
+    packed = zlib.compress(text)
+    return struct.pack("<I", len(packed)) + packed
 
 
-def drop(record: str, key: str = "") -> Callable[[RecordDict], None]:
-    def mutate(content: RecordDict) -> None:
-        if key:
-            del content[record][key]  # type: ignore[attr-defined]
-        else:
-            del content[record]
-
-    return mutate
-
-
-def put(record: str, key: str, value: Any) -> Callable[[RecordDict], None]:
-    def mutate(content: RecordDict) -> None:
-        content[record][key] = value  # type: ignore[index]
-
-    return mutate
-
-
-def flat(values: np.ndarray) -> Callable[[RecordDict], None]:
-    def mutate(content: RecordDict) -> None:
-        content["adapter"] = ArrayRecord({"flat": Array(values)})
-
-    return mutate
-
-
-BAD_INSTRUCTIONS: dict[str, tuple[str, Callable[[RecordDict], None]]] = {
-    "no task": (r'Record "task" is missing', drop("task")),
-    "no adapter": (r"array \"adapter/flat\" is missing", drop("adapter")),
-    "no encoder": (r'Record "encoder" is missing', drop("encoder")),
-    "no encoder arrays": (r"encoder-arrays", drop("encoder-arrays")),
-    "no kind": (r"kind", drop("encoder", "kind")),
-    "other schema": (r"schema 0, this code speaks 1", put("task", "schema", 0)),
-    "no schema": (r"schema None", drop("task", "schema")),
-    "no clip norm": (r"clip-norm", drop("task", "clip-norm")),
-    "no trust": (r"trust", drop("task", "trust")),
-    "other trust": (r"trust must be central, distributed or local", put("task", "trust", "nobody")),
-    "negative noise": (r"noise multiplier", put("task", "noise-multiplier", -1.0)),
-    "zero clip norm": (r"clip norm", put("task", "clip-norm", 0.0)),
-    "no round": (r"round", drop("task", "round")),
-    "a round beyond numbers": (r"malformed", put("task", "round", math.inf)),
-    "no steps": (r"steps", drop("task", "steps")),
-    "steps backwards": (r"expected 0 to", put("task", "steps", -1)),
-    "steps without end": (r"expected 0 to", put("task", "steps", 2**40)),
-    "no share": (r"share", drop("task", "share")),
-    "all of the examples": (r"a share from 0 up to, not including, 1", put("task", "share", 1.0)),
-    "a share that is none": (r"a share from 0", put("task", "share", math.nan)),
-    "an endless step": (r"a finite learning rate", put("task", "learning-rate", math.inf)),
-    "a step that is none": (r"a finite learning rate", put("task", "learning-rate", math.nan)),
-    "matrix": (r"expected a finite float32 vector", flat(np.zeros((2, 250), dtype=np.float32))),
-    "doubles": (r"expected a finite float32 vector", flat(np.zeros(500))),
+BAD_INSTRUCTIONS: dict[str, tuple[str, Callable[[RecordDict], RecordDict]]] = {
+    "no task": (r'Record "task" is missing', lambda _: RecordDict()),
+    "no head": (r"head is None, expected 14 bytes", drop("head")),
+    "no start": (r"expected one of adapter, proxy, sums", drop("adapter")),
+    "two starts": (r"expected one of adapter, proxy, sums", put("sums", b"")),
+    "a field too many": (r"expected one of adapter", put("more", 1)),
+    "an adapter of no bytes": (r"a str, expected bytes", put("adapter", "x")),
+    "other schema": (r"schema 1, this code speaks 2", lambda c: put("head", b"\x01" + held(c)[HEAD][1:])(c)),
+    "an assignment of no bytes": (r"is not the one that it names", put("asks", "x")),
+    "an assignment too short": (r"malformed", bare(b"x")),
+    "an assignment that is no JSON": (r"malformed", bare(parcel(b"x"))),
+    "nested without end": (r"malformed", bare(parcel(b"[" * 100_000))),
+    "a header too long": (r"cut off, or too long", bare(parcel(b" " * (2 << 20)))),
+    "bytes of no array": (r"bytes are of no array", lambda c: bare(bytes(held(c)["asks"]) + b"x")(c)),
+    "no encoder": (r"kind", asks(lambda header: header.pop("kind"))),
+    "no encoder arrays": (r"arrays", asks(lambda header: header.pop("arrays"))),
+    "an array that is not there": (r"does not fit", asks(lambda header: header["arrays"].append(["x", "int64", [9]]))),
+    "an array of objects": (r"is object of shape", asks(lambda header: header["arrays"].append(["x", "object", [9]]))),
+    "a backward shape": (r"has shape \[-1\]", asks(lambda header: header["arrays"].append(["x", "int64", [-1]]))),
+    "fields of lists": (r"no numbers and texts", asks(lambda header: header["fields"].update(x=[]))),
+    "no clip norm": (r"clip_norm", asks(lambda header: header["terms"].pop("clip_norm"))),
+    "no trust": (r"trust", asks(lambda header: header["terms"].pop("trust"))),
+    "other trust": (r"trust must be central", asks(lambda header: header["terms"].update(trust="nobody"))),
+    "negative noise": (r"noise multiplier", asks(lambda header: header["terms"].update(noise_multiplier=-1.0))),
+    "zero clip norm": (r"clip norm", asks(lambda header: header["terms"].update(clip_norm=0.0))),
+    "half a value": (r"0.5 is no whole number", asks(lambda header: header["terms"].update(size=0.5))),
+    "a round beyond numbers": (r"malformed", lambda c: put("head", b"\x02\xff\xff\xff\xff" + held(c)[HEAD][5:])(c)),
+    "no steps": (r"steps", asks(lambda header: header.pop("steps"))),
+    "steps backwards": (r"expected 0 to", asks(lambda header: header.update(steps=-1))),
+    "steps without end": (r"expected 0 to", asks(lambda header: header.update(steps=2**40))),
+    "redraws backwards": (r"expected 0 to", asks(lambda header: header.update({"refresh-every": -1}))),
+    "no share": (r"share", asks(lambda header: header.pop("share"))),
+    "all of the examples": (r"a share from 0 up to, not including, 1", asks(lambda header: header.update(share=1.0))),
+    "a share that is none": (r"a share from 0", asks(lambda header: header.update(share=math.nan))),
+    "an endless step": (r"a finite learning rate", asks(lambda header: header.update({"learning-rate": math.inf}))),
+    "a step that is none": (r"a finite learning rate", asks(lambda header: header.update({"learning-rate": math.nan}))),
+    "no denominator": (r"must be positive", asks(lambda header: header["step"].update(denominator=0.0))),
+    "doubles cut": (r"expected a finite float32 vector", put("adapter", bytes(6))),
+    "nothing": (r"expected a finite float32 vector", put("adapter", b"")),
     "nan": (r"expected a finite float32 vector", flat(np.full(500, np.nan, dtype=np.float32))),
 }
 
@@ -177,10 +202,29 @@ BAD_INSTRUCTIONS: dict[str, tuple[str, Callable[[RecordDict], None]]] = {
 @pytest.mark.parametrize("name", BAD_INSTRUCTIONS)
 def test_malformed_instructions_are_refused(name: str) -> None:
     message, mutate = BAD_INSTRUCTIONS[name]
-    content = pack_instruction(ADAPTER, CODEC.spec(), TASK)
-    mutate(content)
+    content = mutate(pack_instruction(ADAPTER, CODEC.spec(), TASK))
     with pytest.raises(WireError, match=message):
         unpack_instruction(travelled(content))
+
+
+def sums(data: bytes) -> RecordDict:
+    return put("sums", data)(pack_instruction(SUMS, CODEC.spec(), TASK))
+
+
+DATA = bytes(held(pack_instruction(SUMS, CODEC.spec(), TASK))["sums"])
+BAD_SUMS = {
+    "nothing": b"",
+    "cut off": DATA[:-1],
+    "a number without end": DATA + b"\xff" * 12,
+    "the same round twice": DATA + ENTRIES[1].data,
+    "a round that the client has": struct.pack("<I8s", 2, b"8 bytes.") + ENTRIES[0].data,
+}
+
+
+@pytest.mark.parametrize("name", BAD_SUMS)
+def test_malformed_sums_are_refused(name: str) -> None:
+    with pytest.raises(WireError, match=r"sum"):
+        unpack_instruction(travelled(sums(BAD_SUMS[name])))
 
 
 PROXY = quantize(ADAPTER, LAYOUT, 3)
@@ -193,32 +237,38 @@ def test_a_proxy_arrives_as_it_was_sent() -> None:
     assert (sent.bits, sent.size) == (3, 500)
     assert torch.equal(received_adapter(sent, LAYOUT), PROXY.dequantize(LAYOUT))
     assert (spec.kind, task) == (CODEC.spec().kind, TASK)
-    assert set(content) == {"adapter", "encoder", "encoder-arrays", "task"}
+    assert set(held(content)) == {"head", "asks", "proxy"}
 
 
-BAD_PROXIES: dict[str, tuple[str, Callable[[RecordDict], None]]] = {
-    "no bits": (r"holds size: int.* expected bits: int", drop("adapter", "bits")),
-    "bits as text": (r"bits: str", put("adapter", "bits", "3")),
-    "a further field": (r"extra: int", put("adapter", "extra", 1)),
-    "codes as numbers": (r"codes: list", put("adapter", "codes", [1, 2])),
-    "bits beyond the range": (r"bits = 9, expected 1 to 8", put("adapter", "bits", 9)),
-    "fewer bits": (r"expected 125 bytes", put("adapter", "bits", 2)),
-    "size beyond the codes": (r"expected 432345564227567616 bytes", put("adapter", "size", 2**60)),
-    "negative size": (r"size = -1", put("adapter", "size", -1)),
-    "short codes": (r"expected 188 bytes", put("adapter", "codes", bytes(187))),
-    "padding": (r"the last 4 bits are padding", put("adapter", "codes", b"\xff" * 188)),
-    "torn ranges": (r"ranges are 15 bytes", put("adapter", "ranges", bytes(15))),
-    "nan": (r"a range is not finite", put("adapter", "ranges", np.full(4, np.nan, "<f4").tobytes())),
-    "inf": (r"a range is not finite", put("adapter", "ranges", np.array([0, np.inf] * 2, "<f4").tobytes())),
-    "swapped": (r"ends are swapped", put("adapter", "ranges", np.array([1, 0] * 2, "<f4").tobytes())),
+BITS_SIZE = struct.Struct("<BQ")
+RANGES = PROXY.ranges.numpy().astype("<f4").tobytes()
+
+
+def proxy(
+    bits: int = 3, size: int = 500, codes: bytes = PROXY.codes.numpy().tobytes(), ranges: bytes = RANGES
+) -> bytes:
+    return BITS_SIZE.pack(bits, size) + codes + ranges
+
+
+BAD_PROXIES: dict[str, tuple[str, bytes]] = {
+    "nothing": (r"quantised adapter is 3 bytes", b"abc"),
+    "bits beyond the range": (r"bits = 9, expected 1 to 8", proxy(bits=9, codes=bytes(563))),
+    "fewer bits": (r"ranges are 79 bytes", proxy(bits=2)),
+    "size beyond the codes": (r"expected \d+ bytes", proxy(size=2**60)),
+    "no size": (r"size = 0", proxy(size=0, codes=b"")),
+    "short codes": (r"ranges are 15 bytes", proxy(codes=bytes(187))),
+    "padding": (r"the last 4 bits are padding", proxy(codes=b"\xff" * 188)),
+    "torn ranges": (r"ranges are 15 bytes", proxy(ranges=bytes(15))),
+    "nan": (r"a range is not finite", proxy(ranges=np.full(4, np.nan, "<f4").tobytes())),
+    "inf": (r"a range is not finite", proxy(ranges=np.array([0, np.inf] * 2, "<f4").tobytes())),
+    "swapped": (r"ends are swapped", proxy(ranges=np.array([1, 0] * 2, "<f4").tobytes())),
 }
 
 
 @pytest.mark.parametrize("name", BAD_PROXIES)
 def test_malformed_proxies_are_refused(name: str) -> None:
-    message, mutate = BAD_PROXIES[name]
-    content = pack_instruction(PROXY, CODEC.spec(), TASK)
-    mutate(content)
+    message, data = BAD_PROXIES[name]
+    content = put("proxy", data)(pack_instruction(PROXY, CODEC.spec(), TASK))
     with pytest.raises(WireError, match=message):
         unpack_instruction(travelled(content))
 
@@ -239,17 +289,3 @@ def test_a_two_bit_broadcast_is_about_16_times_smaller_than_the_adapter() -> Non
             serialized_bytes(pack_instruction(sent, spec, TASK)) for sent in (vector, quantize(vector, layout, 2))
         )
         assert least < plain / quantized <= 16
-
-
-@pytest.mark.parametrize("content", [pack_release(VALUES, 4), RecordDict({"x": ConfigRecord({"y": "long" * 99})})])
-def test_bytes_are_those_of_the_serialized_records(content: RecordDict) -> None:
-    assert serialized_bytes(content) == len(recorddict_to_proto(content).SerializeToString())
-
-
-def test_a_private_code_of_256_values_is_60_times_smaller_than_plain_lora() -> None:
-    """Default adapter of the demo: rank 8 on four projections of four layers of width 96."""
-    plain = serialized_bytes(pack_release(np.zeros(4 * 4 * 2 * 8 * 96, dtype=np.float32), 1))
-    terms = ReleaseTerms(256, 1.0, 1.0, "distributed", 100, normalize=True)
-    code = release(vectors(1, 256, 2)[0], terms, RandomSource.system())
-    assert serialized_bytes(pack_release(code, 1)) * 60 <= plain
-    assert plain > 98_304

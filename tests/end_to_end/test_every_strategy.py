@@ -55,6 +55,6 @@ def test_flwr_run_ends_where_the_loop_of_comparisons_does(
     sent = report["communication"]
     with capfd.disabled():
         print(
-            f"\n| {name} | {losses[0]:.3f} | {losses[1]:.3f} | {sent['bytes_up_per_client_round']:,.0f} | "
-            f"{sent['bytes_down_per_client_round']:,.0f} | {seconds:.0f} |"
+            f"\n| {name} | {losses[0]:.3f} | {losses[1]:.3f} | {sent['per_client_run']['up']:,.0f} | "
+            f"{sent['per_client_run']['down']:,.0f} | {seconds:.0f} |"
         )

@@ -23,11 +23,11 @@ LATE = "no reply in time|Message Unavailable"  # whichever clock is ahead, the s
 TOLD = [  # the lie of a round, the replies that count in it, what the server says of the liar
     ("", 3, ""),
     ("stale", 2, "reply belongs to round 1, expected 2"),
-    ("shape", 2, "released code is "),
-    ("dtype", 2, "bytes of float64, expected 256 values of int"),
-    ("schema", 2, "message has schema 2, this code speaks 1"),
-    ("nan", 2, "release holds values beyond ±"),
-    ("tenfold", 2, "release holds values beyond ±"),
+    ("shape", 2, "released code: .* bytes, expected"),
+    ("dtype", 2, "released code: 2048 bytes, expected"),
+    ("schema", 2, "message has schema 99, this code speaks 2"),
+    ("nan", 2, "exceeds what an honest client|is not out of"),
+    ("tenfold", 2, "released code: .* bytes, expected"),
     ("raise", 2, "RuntimeError"),
     ("raise inside", 3, ""),
     ("twice", 3, ""),
@@ -64,7 +64,11 @@ def test_a_site_that_lies_in_every_way_costs_the_round_its_reply_at_most(field: 
         "hidden lies within what honest noise can be, spread does not"
     )
     told_in = {str(number): told for number, (told, _, _) in enumerate(TOLD, start=1)}
-    file.write_text(json.dumps({"tenfold": 10 * terms.resolution, **told_in}))
+    file.write_text(
+        json.dumps(
+            {"tenfold": 10 * terms.resolution, "base": 2 * terms.largest_value + 1, "size": terms.size, **told_in}
+        )
+    )
     field.federation.processes.stop(LIAR)
     field.federation.start_node(Site(LIAR, {**site.node_config, "lies": str(file)}))
     run = field.federation.submit(config, app=lying_app(tmp_path / "app"))

@@ -33,7 +33,8 @@ def weight(message: Message) -> tuple[int, int]:
 @pytest.mark.usefixtures("seeded")
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_bytes_in_the_report_are_those_that_travelled(files: Files, tmp_path: Path, variant: str) -> None:
-    config = tiny_config(files, tmp_path, {**PRIVATE, "prior.steps": 5, **VARIANTS[variant]})
+    everybody = {"privacy.sampling-rate": 1.0, "stage-one.sampling-rate": 1.0}  # so what is expected is what happens
+    config = tiny_config(files, tmp_path, {**PRIVATE, "prior.steps": 5, **VARIANTS[variant], **everybody})
     grid = tiny_grid(config)
     folder = run_tiny(config, grid)
     down, up = ([weight(m) for m in found if m.metadata.message_type == TRAIN] for found in (grid.sent, grid.answered))
@@ -43,9 +44,12 @@ def test_the_bytes_in_the_report_are_those_that_travelled(files: Files, tmp_path
         assert row["bytes_up"] == sum(size for number, size in up if number == row["round"])
     assert sum(row["cohort"] for row in rows) == len(down) == len(up) > 0
     claimed = json.loads((folder.path / "report.json").read_text())["communication"]
-    first = down[0][0]
-    assert {claimed["bytes_down_per_client_round"]} == {size for number, size in down if number == first}
-    assert {claimed["bytes_up_per_client_round"]} == {size for number, size in up if number == first}
+    first = [m for m in grid.sent + grid.answered if m.metadata.message_type != TRAIN]
+    moved = sum(size for _, size in (*down, *up, *map(weight, first))) / CLIENTS
+    assert claimed["per_client_run"]["both"] == pytest.approx(moved, rel=0.005)
+    assert claimed["per_client_run"]["up"] == pytest.approx(
+        sum(weight(m)[1] for m in grid.answered) / CLIENTS, rel=1e-9
+    )
 
 
 @pytest.mark.usefixtures("seeded")

@@ -11,16 +11,18 @@ import torch
 from torch import Tensor
 
 from client_app import app as client_module
+from client_app.site_ledger import RECORD
 from common.model.adapted import AdaptedModel
 from common.privacy.mechanism import ReleaseTerms, combine, release
 from common.privacy.noise import RandomSource
-from common.wire.records import GRADIENTS, TRAIN, unpack_instruction
+from common.wire.records import GRADIENTS, TRAIN
 from server_app.privacy.plan import stage_one_terms
 from server_app.rounds.cohort import FederationError
 from server_app.strategies.fedcg import FedCg
 from tests.support.false_alarms import rms_outside, statistical
 from tests.support.fedcg_runs import FEDCG, PRIVATE, STEPS, replies_to_stage_one
 from tests.support.grids import faulty
+from tests.support.messages import Reader
 from tests.support.strategy_runs import NOISY, Make
 from tests.support.tiny import CLIENTS, Files, planned, run_tiny, start, tiny_config, vectors
 
@@ -88,7 +90,8 @@ def test_gradients_are_asked_for_in_the_clear_only_when_nothing_was_to_be_privat
     for changes, raw in (({}, True), (NOISY, True), ({**PRIVATE, **NOISY}, False)):
         strategy, grid = make({**FEDCG, **changes, "num-server-rounds": 1})
         start(strategy, grid)
-        tasks = {m.metadata.message_type: unpack_instruction(m.content)[2] for m in grid.sent}
+        read = Reader()
+        tasks = {m.metadata.message_type: read(m.content).task for m in grid.sent}
         assert set(tasks) == {GRADIENTS, TRAIN}
         assert (tasks[GRADIENTS].raw, tasks[GRADIENTS].terms.noise_multiplier > 0) == (raw, not raw)
         assert not tasks[TRAIN].raw
@@ -141,7 +144,7 @@ def test_terms_that_do_not_fit_the_gradients_are_refused_before_data_or_budget_a
     strategy.config = strategy.config.model_copy(update={"stage_one": more})
     with pytest.raises(FederationError, match="WireError: the gradients have 9216 values, the release terms say 6144"):
         strategy.prepare(grid)
-    assert not any(context.state for context in map(grid.context, grid.get_node_ids()))
+    assert not any(RECORD in context.state for context in map(grid.context, grid.get_node_ids()))
 
 
 def test_a_failure_while_collecting_from_a_sites_own_data_is_answered_with_noise(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from torch import Tensor
 
 from common.model.adapted import AdaptedModel
 from common.proxy import QuantizedAdapter, quantize
-from common.wire.records import ADAPTER, pack_instruction, serialized_bytes, unpack_instruction
+from common.wire.records import PROXY, TASK, pack_instruction, serialized_bytes, unpack_instruction
 from server_app.strategies.base import FederatedAdapter
 from tests.support.false_alarms import rms_outside, statistical
 from tests.support.grids import TinyGrid
+from tests.support.messages import Reader
 from tests.support.strategy_runs import NOISY, Make, rounds_of
 from tests.support.tiny import CLIENTS, Files, run_tiny, start, tiny_config
 
@@ -34,7 +36,8 @@ def history(strategy: FederatedAdapter, grid: TinyGrid) -> tuple[list[Tensor], l
     strategy.hooks = type(hooks)(evaluate, hooks.on_prepared, hooks.on_round)
     start(strategy, grid)
     firsts = {message.metadata.group_id: message.content for message in reversed(grid.sent)}
-    proxies: Any = [unpack_instruction(firsts[key])[0] for key in sorted(firsts)]
+    read = Reader()
+    proxies: Any = [read(firsts[key]).start for key in sorted(firsts)]
     return adapters, proxies
 
 
@@ -56,7 +59,7 @@ def test_every_client_of_a_round_gets_the_same_proxy_and_every_round_rounds_anew
     start(strategy, grid)
     seen: dict[str, set[bytes]] = {}
     for message in grid.sent:
-        codes: Any = message.content.config_records[ADAPTER]["codes"]
+        codes: Any = message.content.config_records[TASK][PROXY]
         seen.setdefault(message.metadata.group_id, set()).add(codes)
     assert [len(seen[key]) for key in sorted(seen)] == [1, 1, 1]
     assert len(set.union(*seen.values())) == 3, "the adapter has not moved, its rounding has"
@@ -115,7 +118,7 @@ def test_updates_are_whole_whatever_the_codec_section_says(make: Make, changes: 
     strategy, grid = make({**FEDLPP, **changes})
     start(strategy, grid)
     assert strategy.codec.size == 3072
-    replies: Any = [message.content.config_records["release"]["values"] for message in grid.answered]
+    replies: Any = [message.content.config_records["release"]["code"] for message in grid.answered]
     assert {len(values) for values in replies} == {4 * 3072}
 
 
@@ -198,7 +201,7 @@ def test_the_rounds_bytes_are_those_of_the_packed_proxy(make: Make) -> None:
     assert plain - max(sizes) > 0.9 * 3072 * (4 - 1 / 4)
 
 
-@pytest.mark.parametrize("change", [{"size": 3071}, {"ranges": bytes(8)}, {"bits": 3}, {"codes": b""}])
+@pytest.mark.parametrize("change", [{"size": 3071}, {"rest": bytes(8)}, {"bits": 3}, {"rest": b""}])
 def test_a_client_refuses_a_proxy_that_is_not_of_its_adapter(make: Make, change: dict[str, Any]) -> None:
     """Before its site is charged, saying why."""
     strategy, grid = make({**FEDLPP, **NOISY})
@@ -206,8 +209,11 @@ def test_a_client_refuses_a_proxy_that_is_not_of_its_adapter(make: Make, change:
     from server_app.rounds.state import pack_adapter  # noqa: PLC0415
 
     (message, *_) = strategy.configure_train(1, pack_adapter(strategy.state.optimizer.adapter), ConfigRecord(), grid)
-    held: Any = message.content[ADAPTER]
-    message.content[ADAPTER] = ConfigRecord({**held, **change})
+    held: Any = message.content[TASK]
+    bits, size = struct.unpack_from("<BQ", held[PROXY])
+    parts = {"bits": bits, "size": size, "rest": held[PROXY][9:], **change}
+    other = struct.pack("<BQ", parts["bits"], parts["size"]) + parts["rest"]
+    message.content[TASK] = ConfigRecord({**held, PROXY: other})
     reply = grid.answer(message)
     assert reply is not None
     assert reply.error.reason.startswith("WireError: quantised adapter")

@@ -9,6 +9,7 @@ import copy
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from flwr.app import Message
@@ -36,7 +37,7 @@ SETTING: dict[str, Any] = {
     "server.learning-rate": 1.0,
 }
 ALL = set(range(1, CLIENTS + 1))
-ORIGINAL, RELEASE = base.combine, client_module.release_gradient
+ORIGINAL, RELEASE = base.sum_releases, client_module.release_gradient
 
 
 def release_nothing(_: Tensor, __: Encoder, terms: ReleaseTerms, source: RandomSource) -> Any:
@@ -64,16 +65,17 @@ class Rounds:
         for name in ("local_update", "release_gradient"):
             monkeypatch.setattr(client_module, name, None)  # ``World`` sets them, and this takes them back
         monkeypatch.setattr(base, "poisson_sample", lambda nodes, *_: list(nodes))
-        monkeypatch.setattr(base, "combine", self.combine)
+        monkeypatch.setattr(base, "sum_releases", self.sum_releases)
         self.combined: list[tuple[Tensor, ReleaseTerms]] = []
         self.strategy, self.grid = make({**SETTING, **changes}, kind=World)
         self.strategy.state.codec = self.strategy.prepare(self.grid)
         self.run(1, vectors(CLIENTS, self.strategy.layout.size, 3))
         self.state = copy.deepcopy(self.strategy.state)
 
-    def combine(self, releases: Iterable[Any], terms: ReleaseTerms, source: RandomSource) -> Tensor:
+    def sum_releases(self, releases: Iterable[Any], terms: ReleaseTerms, source: RandomSource) -> Any:
         total = ORIGINAL(list(releases), terms, source)
-        self.combined.append((total, terms))
+        units = total * terms.grid_step if terms.noise_multiplier else total
+        self.combined.append((torch.from_numpy(units.astype(np.float32)), terms))
         return total
 
     def run(self, number: int, gradients: Tensor, without: Iterable[int] = (), silent: Iterable[int] = ()) -> Tensor:

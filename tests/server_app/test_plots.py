@@ -12,6 +12,7 @@ from server_app.results.charts import (
     Chart,
     Series,
     accuracy_chart,
+    bytes_chart,
     epsilon_chart,
     loss_chart,
 )
@@ -91,6 +92,18 @@ def test_a_score_that_is_no_number_is_no_point() -> None:
     chart = loss_chart(rows)
     assert chart is not None
     assert (chart.series[0].x, chart.series[0].y) == ((0, 3), (3.5, 3))
+
+
+def test_bytes_are_drawn_both_ways_of_the_run_and_of_plain_lora() -> None:
+    own, lora = {"up": 1.0, "down": 2.0}, {"up": 300.0, "down": 400.0}
+    chart = bytes_chart({"per_client_run": own, "per_client_run_plain_lora": lora})
+    assert [(name, value) for name, value, _ in chart.bars] == [
+        ("up, this run", 1.0), ("down, this run", 2.0), ("up, plain LoRA", 300.0), ("down, plain LoRA", 400.0)
+    ]  # fmt: skip
+    figure, axis = plots.plt.subplots()
+    plots._bars(axis, chart)
+    assert axis.get_xscale() == "linear", "a bar's length is what it stands for"
+    plots.plt.close(figure)
 
 
 def test_epsilon_begins_with_what_stage_one_has_spent() -> None:

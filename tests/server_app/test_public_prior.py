@@ -143,7 +143,7 @@ def test_what_is_rebuilt_needs_fewer_bytes_than_the_rows(make: Make) -> None:
     for delivery in ("basis", "rebuild"):
         strategy, grid = make({**PRIOR, "public-prior.delivery": delivery})
         strategy.state.codec = strategy.prepare(grid)
-        sizes[delivery] = strategy.measure().details()["encoder_bytes_down_per_client_round"]
+        sizes[delivery] = strategy.measure().details()["encoder_bytes_down_per_refresh"]
     assert sizes["basis"] == 2 * 24 * 3072 + 24 + 24 * 4
     assert sizes["rebuild"] < 0.3 * sizes["basis"]  # type: ignore[operator]
 

@@ -68,8 +68,8 @@ KEYS = {
         *("noise_shares", "delta_set_aside", "rounds_charged", "noise_source"),
     },
     "communication": {
-        *("adapter_values", "code_values", "bytes_up_per_client_round", "bytes_up_per_client_round_plain_lora"),
-        *("times_smaller_than_plain_lora", "bytes_down_per_client_round", "bytes_up_expected", "bytes_down_expected"),
+        *("adapter_values", "code_values", "per_client_run", "per_client_run_plain_lora"),
+        *("times_smaller_than_plain_lora", "cover", "expected_bytes_up", "expected_bytes_down"),
     },
 }
 FIGURE = {"epsilon", "of", "against", "accountant", "delta", "unit", "adjacency"}
@@ -121,10 +121,12 @@ def test_the_report_says_what_happened(noisy: RunFolder, adapted: AdaptedModel) 
     assert (run["strategy"], run["clients"], run["rounds_planned"], run["rounds_run"]) == ("dr-encoder", CLIENTS, 3, 3)
     assert report["outcome"]["stopped_because"] == "all rounds done"
     assert (wire["adapter_values"], wire["code_values"]) == (adapted.layout.size, 64)
-    assert wire["times_smaller_than_plain_lora"] == pytest.approx(
-        wire["bytes_up_per_client_round_plain_lora"] / wire["bytes_up_per_client_round"]
-    )
-    assert 1 < wire["bytes_up_per_client_round_plain_lora"] / (2 * adapted.layout.size) < 1.1, "noise on int16"
+    own, lora = wire["per_client_run"], wire["per_client_run_plain_lora"]
+    assert wire["times_smaller_than_plain_lora"] == pytest.approx(lora["both"] / own["both"])
+    for figures in (own, lora):
+        assert figures["both"] == figures["up"] + figures["down"]
+        assert figures["rounds_asked"] == 3.0
+    assert 3 * 4 * adapted.layout.size < lora["down"] < 3 * 4 * adapted.layout.size + 1200
     assert report["outcome"]["rounds_short_of_replies"] == 0
     assert privacy["noise_shares"] == CLIENTS
     assert (privacy["noise_multiplier"], privacy["rounds_charged"]) == (0.8, 3)
@@ -168,12 +170,12 @@ def test_bytes_are_those_of_a_message_times_the_expected_cohorts(
     folder = run_tiny(config, faulty(tiny_grid(config), raising={1}, silent={2}))
     report, rows = report_of(folder), folder.read_metrics()[1:]
     wire, whole = report["communication"], [row for row in rows if row["replies"]]
-    assert {row["bytes_up"] / row["replies"] for row in whole} == {wire["bytes_up_per_client_round"]}
-    assert {row["bytes_down"] / row["cohort"] for row in whole} == {wire["bytes_down_per_client_round"]}
-    asked = 0.5 * CLIENTS * 4
-    assert wire["bytes_up_expected"] == asked * wire["bytes_up_per_client_round"]
-    assert wire["bytes_down_expected"] == asked * wire["bytes_down_per_client_round"]
-    assert wire["bytes_up_expected"] != sum(row["bytes_up"] for row in rows)
+    own = wire["per_client_run"]
+    assert own["rounds_asked"] == 0.5 * 4
+    assert {row["bytes_up"] / row["replies"] for row in whole} == {own["up"] / 2}
+    assert wire["expected_bytes_up"] == CLIENTS * own["up"]
+    assert wire["expected_bytes_down"] == CLIENTS * own["down"]
+    assert wire["expected_bytes_up"] != sum(row["bytes_up"] for row in rows)
     assert not {"bytes_up_total", "bytes_down_total"} & set(wire)
     short = [row for row in rows if row["replies"] < row["cohort"]]
     assert report["outcome"]["rounds_short_of_replies"] == len(short) > 0

@@ -1,9 +1,11 @@
 """What a strategy lets be seen: noise, cohorts, messages, sensitivity."""
 
 import math
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,11 +20,12 @@ from common.model.tangents import ModelTangents
 from common.privacy.mechanism import ReleaseTerms, Trust, combine, release
 from common.privacy.noise import RandomSource
 from common.scale_code import ScaleCode
-from common.wire.records import ADAPTER, STATISTICS, TASK, TRAIN
+from common.wire.records import ADAPTER, ASSIGNMENT, HEAD, STATISTICS, TASK, TRAIN, read_head
 from server_app.privacy.ledger import Ledger
 from server_app.strategies.base import FederatedAdapter
 from tests.support.false_alarms import count_outside, rms_outside, statistical
 from tests.support.grids import TinyGrid, faulty
+from tests.support.messages import Reader
 from tests.support.strategy_runs import NOISY, VARIANTS, Make, rounds_of
 from tests.support.tiny import CLIENTS, start, vectors
 
@@ -96,10 +99,10 @@ def recorded(strategy: FederatedAdapter, grid: TinyGrid) -> list[tuple[str, int,
 
 def as_bytes(content: RecordDict, *, without: tuple[str, ...] = (), round_index: int | None = None) -> bytes:
     """The serialized instruction, its adapter left out or its round replaced on request."""
-    kept = RecordDict({name: record for name, record in content.items() if name not in without})
+    held: Any = {name: value for name, value in content.config_records[TASK].items() if name not in without}
     if round_index is not None:
-        kept[TASK] = ConfigRecord({**content.config_records[TASK], "round": round_index})
-    return recorddict_to_proto(kept).SerializeToString(deterministic=True)
+        held[HEAD] = held[HEAD][:1] + struct.pack("<I", round_index) + held[HEAD][5:]
+    return recorddict_to_proto(RecordDict({TASK: ConfigRecord(held)})).SerializeToString(deterministic=True)
 
 
 @pytest.mark.parametrize("trust", ["distributed", "local", "central"])
@@ -111,23 +114,23 @@ def test_an_instruction_does_not_tell_how_many_clients_were_selected(
     strategy, grid = make({**NOISY, "privacy.trust": trust, "privacy.sampling-rate": 0.9})
     sent = recorded(strategy, grid)
     assert [sum(number == index for _, index, _ in sent) for number in (1, 2, 3)] == [2, 6, 3]
-    assert {index == content.config_records[TASK]["round"] for _, index, content in sent} == {True}
-    assert len({as_bytes(content, without=(ADAPTER,), round_index=0) for _, _, content in sent}) == 1
-    assert len({as_bytes(content, without=(ADAPTER,)) for _, _, content in sent}) == 3
+    assert {index == read_head(content).round for _, index, content in sent} == {True}
+    assert len({as_bytes(content, without=(ADAPTER, ASSIGNMENT), round_index=0) for _, _, content in sent}) == 1
+    assert len({as_bytes(content, without=(ADAPTER, ASSIGNMENT)) for _, _, content in sent}) == 3
 
 
 def test_an_instruction_of_stage_one_does_not_tell_how_many_clients_were_selected(
     make: Make, draw: Callable[..., None]
 ) -> None:
     """Two runs whose statistics come from 2 and from 6 clients."""
-    found = []
+    found, read = [], Reader()
     for selected in (2, 6):
         draw(selected, 0)
         changes = {"strategy.name": "dr-encoder", "num-server-rounds": 1, "stage-one.sampling-rate": 0.9}
         changes["privacy.sampling-rate"] = 0.01
         sent = recorded(*make({**NOISY, "privacy.trust": "distributed", **changes}))
         assert [(kind, index) for kind, index, _ in sent] == [(STATISTICS, 0)] * selected
-        assert {content.config_records[TASK]["shares"] for _, _, content in sent} == {CLIENTS}  # of its own rate
+        assert {read(content).task.terms.shares for _, _, content in sent} == {CLIENTS}  # of its own rate
         found += [as_bytes(content) for _, _, content in sent]
     assert len(found) == 8
     assert len(set(found)) == 1

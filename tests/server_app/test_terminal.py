@@ -30,8 +30,15 @@ def test_nothing_is_one_times_more(more: float, less: float, text: str) -> None:
     assert times(more, less) == text
 
 
-def test_a_run_in_which_nobody_replied_is_summed_up_too() -> None:
-    assert bytes_against_lora(None, 49_234) == "no client sent anything"
+def test_a_run_without_rounds_is_summed_up_too() -> None:
+    own = {"up": 0.0, "down": 0.0, "both": 0.0}
+    assert bytes_against_lora(own, own) == "no round was run"
+
+
+def test_bytes_are_told_both_ways() -> None:
+    own, lora = {"up": 1300.0, "down": 2200.0, "both": 3500.0}, {"both": 356_000.0}
+    said = bytes_against_lora(own, lora)
+    assert said == "3.50 kB both ways (1.30 kB up, 2.20 kB down), plain LoRA 356 kB (102 times more)"
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def grid_of(answers: dict[int, RecordDict]) -> tuple[HttpGrid, Instruction]:
     grid._client = superlink  # type: ignore[assignment]
     grid._run = SimpleNamespace(run_id=1)  # type: ignore[assignment]
     question = Instruction(3, TERMS, sorted(answers))
-    for message in question.address(RecordDict(), TRAIN, 60.0):
+    for message in question.address(lambda _: RecordDict(), TRAIN, 60.0):
         _named(message)
         superlink.asked[message.metadata.message_id] = message
         reply = Message(answers[message.metadata.dst_node_id], reply_to=message)
@@ -97,7 +97,7 @@ def grid_of(answers: dict[int, RecordDict]) -> tuple[HttpGrid, Instruction]:
 
 
 def honest() -> RecordDict:
-    return pack_release(np.ones(8, TERMS.dtype), 3)
+    return pack_release(np.ones(8, TERMS.dtype), 3, TERMS)
 
 
 def test_honest_replies_come_through_this_grid(tmp_path: Path) -> None:

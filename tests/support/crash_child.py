@@ -16,12 +16,13 @@ from flwr.app import Message
 
 from common.config import RunConfig
 from common.privacy import accounting
-from common.wire.records import unpack_instruction
+from common.wire.records import RELEASE
 from server_app import session
 from server_app.privacy import ledger
 from server_app.privacy.account import PrivacyAccount
 from server_app.results import checkpoints, report
 from server_app.strategies.base import FederatedAdapter
+from tests.support.messages import Reader
 from tests.support.tiny import CLIENTS, run_tiny
 from workbench.simulation.in_process import InProcessGrid
 
@@ -57,12 +58,12 @@ def spare_time() -> None:
 
 def log_releases(path: Path) -> None:
     """One line for every release that leaves a client: round, node, noise of the message."""
-    original = InProcessGrid.answer
+    original, read = InProcessGrid.answer, Reader()
 
     def answer(grid: InProcessGrid, message: Message) -> Message | None:
         reply = original(grid, message)
-        task = unpack_instruction(message.content)[2]
-        if reply is not None and not reply.has_error():
+        task = read(message.content).task
+        if reply is not None and not reply.has_error() and RELEASE in reply.content:
             noise = task.terms.message_noise_multiplier
             line = {"round": task.round, "node": message.metadata.dst_node_id, "noise": noise}
             with path.open("a", encoding="utf-8") as handle:

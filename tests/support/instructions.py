@@ -14,8 +14,9 @@ from common.data import private_tokens
 from common.model.adapted import AdaptedModel
 from common.privacy.clipping import clip
 from common.privacy.mechanism import ReleaseTerms, Trust
+from common.wire.assignment import Task
 from common.wire.digest import app_digest
-from common.wire.records import TRAIN, Task, pack_instruction, unpack_release
+from common.wire.records import TRAIN, pack_instruction, unpack_release
 from tests.support.tiny import CLIENTS
 from workbench.simulation.in_process import InProcessGrid
 

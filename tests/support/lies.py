@@ -1,8 +1,8 @@
 """A site that lies: ``test_lies.py`` puts this file into a copy of the app, around what the real ClientApp answers.
 
 Only a SuperNode whose node config has ``lies`` tells any: a JSON file of round -> lie, and under ``tenfold`` ten times
-the clip norm in grid steps. It runs where Flower runs the app, in the process of one message, so what it spoils goes
-the whole way: SuperNode, SuperLink, ServerApp.
+the clip norm in grid steps, under ``base`` and ``size`` how codes are packed. It runs where Flower runs the app, in the
+process of one message, so what it spoils goes the whole way: SuperNode, SuperLink, ServerApp.
 """
 
 import copy
@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 from flwr.app import ConfigRecord, Context, Message
+
+from common.wire.bits import pack, unpack
 
 Answer = Callable[[Message, Context], Message]
 SPOKEN, INSIDE = (
@@ -47,7 +49,7 @@ def lying(answer: Answer) -> Answer:
             time.sleep(float(context.run_config["federation.round-timeout"]) + 5.0)
         if told == "twice":
             _send_another_as_well(reply)
-        _spoil(told, reply.content["release"], known["tenfold"], path.with_suffix(SPOKEN))
+        _spoil(told, reply.content["release"], known, path.with_suffix(SPOKEN))
         return reply
 
     return lie
@@ -64,27 +66,28 @@ def failing(gradient_of: Callable[..., Any]) -> Callable[..., Any]:
     return compute
 
 
-def _spoil(told: str, release: ConfigRecord, extra: int, spoken: Path) -> None:
-    """Change a reply's record in place."""
-    honest, dtype = bytes(release["values"]), str(release["dtype"])
+def _spoil(told: str, release: ConfigRecord, known: dict[str, Any], spoken: Path) -> None:
+    """Change a reply's record in place; ``known`` tells the range and the number of its values."""
+    honest, base, extra = bytes(release["code"]), known["base"], known["tenfold"]
+    values = unpack(honest, known["size"], base) - base // 2
     if told == "stale":
-        release.update(
-            json.loads(spoken.read_text(encoding="utf-8")) | {"values": spoken.with_suffix(".bytes").read_bytes()}
-        )
+        held = spoken.read_bytes()
+        release.update({"head": held[:9], "code": held[9:]})
     elif told == "shape":
-        release["values"] = honest + honest[: np.dtype(dtype).itemsize]
+        release["code"] = honest + honest[:4]
     elif told == "dtype":
-        release["values"], release["dtype"] = np.frombuffer(honest, dtype).astype(np.float64).tobytes(), "float64"
+        release["code"] = values.astype(np.float64).tobytes()
     elif told == "schema":
-        release["schema"] = 2
+        release["head"] = b"\x63" + bytes(release["head"])[1:]
     elif told == "nan":
-        release["values"] = np.full(len(honest), np.nan, np.float32).tobytes()[: len(honest)]
-    elif told in {"tenfold", "hidden", "spread"}:
+        release["code"] = np.full(len(honest), np.nan, np.float32).tobytes()[: len(honest)]
+    elif told == "tenfold":
+        release["code"] = pack(_enlarge(values, extra, spread=False) + 20 * extra, 40 * extra + 1)
+    elif told in {"hidden", "spread"}:
         larger = 3 * extra if told == "spread" else extra
-        release["values"] = _enlarge(np.frombuffer(honest, dtype), larger, spread=told != "tenfold").tobytes()
+        release["code"] = pack(_enlarge(values, larger, spread=True) + base // 2, base)
     else:
-        spoken.write_text(json.dumps({name: release[name] for name in ("schema", "round", "dtype")}), encoding="utf-8")
-        spoken.with_suffix(".bytes").write_bytes(honest)
+        spoken.write_bytes(bytes(release["head"]) + honest)
 
 
 def _enlarge(values: np.ndarray, extra: int, *, spread: bool) -> np.ndarray:
@@ -102,7 +105,7 @@ def _send_another_as_well(reply: Message) -> None:
     """Have Flower's client process push a second, different reply to the same instruction after the first."""
     process: Any = sys.modules["flwr.supernode.runtime.run_clientapp"]
     push, other = process.push_message, copy.deepcopy(reply)
-    other.content["release"]["values"] = bytes(len(other.content["release"]["values"]))
+    other.content["release"]["code"] = bytes(len(other.content["release"]["code"]))
 
     def both(client: Any, message: Message, context: Context) -> None:
         push(client, message, context)

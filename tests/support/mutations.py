@@ -1,6 +1,7 @@
 """Messages that went through a hostile pair of hands: a valid one with up to four changes of any kind."""
 
 import struct
+import zlib
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -10,6 +11,9 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 from google.protobuf.message import DecodeError
 from hypothesis import strategies as st
+
+from common.wire.records import ASSIGNMENT, TASK
+from tests.support.messages import rewritten
 
 HUGE = 2**62
 numbers = st.one_of(
@@ -60,7 +64,9 @@ records = st.one_of(
 
 def _change(content: RecordDict, draw: Callable[..., Any]) -> RecordDict:
     names = sorted(content)
-    what = draw(st.sampled_from(["drop", "replace", "add", "field", "field", "field", "field", "bytes"]))
+    what = draw(st.sampled_from(["drop", "replace", "add", "field", "bytes", *["header"] * 8]))
+    if what == "header" and ASSIGNMENT in content.config_records.get(TASK, {}):
+        return _change_header(content, draw)
     if what == "bytes" or not names:
         return _flip(content, draw)
     name = draw(st.sampled_from(names))
@@ -74,6 +80,26 @@ def _change(content: RecordDict, draw: Callable[..., Any]) -> RecordDict:
     else:
         _change_field(content[name], draw)
     return content
+
+
+def _change_header(content: RecordDict, draw: Callable[..., Any]) -> RecordDict:
+    """Another value, or none, of what an instruction asks; under its name, so that it is believed."""
+
+    def change(header: dict[str, Any]) -> None:
+        held = draw(st.sampled_from([header, header["terms"], header["fields"]]))
+        key = draw(st.sampled_from(sorted(held)))
+        what = draw(st.integers(0, 9))
+        if what == 0:
+            del held[key]
+        elif what < 4:
+            held[key] = draw(st.one_of(numbers, st.booleans(), st.text(max_size=8)))
+        elif isinstance(held[key], float):  # what an honest server might ask
+            held[key] *= draw(st.sampled_from([0.5, 0.99, 1.0, 2.0]))
+
+    try:
+        return rewritten(content, change)
+    except (ValueError, KeyError, TypeError, zlib.error, struct.error):  # an earlier change has left no header
+        return content
 
 
 def _change_field(record: Any, draw: Callable[..., Any]) -> None:

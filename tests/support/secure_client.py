@@ -10,8 +10,9 @@ from common.model.adapted import AdaptedModel
 from common.privacy.mechanism import ReleaseTerms
 from common.secure.directory import Directory, to_bitmap
 from common.secure.keys import new_private_key, public_key
+from common.wire.assignment import Task
 from common.wire.digest import app_digest
-from common.wire.records import TRAIN, Task, pack_instruction
+from common.wire.records import TRAIN, pack_instruction
 from common.wire.secure import (
     KEYS,
     PEERS,

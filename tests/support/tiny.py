@@ -23,8 +23,7 @@ from server_app.privacy.plan import PrivacyPlan
 from server_app.results.folder import RunFolder
 from server_app.rounds.availability import Attendance
 from server_app.rounds.controls import Control
-from server_app.rounds.optimizer import ServerOptimizer
-from server_app.rounds.state import Hooks, RunState, pack_adapter
+from server_app.rounds.state import Hooks, RunState, optimizer_of, pack_adapter
 from server_app.run import plan_run, run_federation
 from server_app.session import open_account
 from server_app.strategies import check_strategy, check_strategy_files, recipe_of, strategy_of
@@ -126,7 +125,10 @@ def tiny_strategy(
     clients = config.federation.num_clients
     recipe = recipe_of(config, adapted.layout)
     account = open_account(config, recipe, planned(config, adapted, clients), Ledger(folder / "ledger.jsonl"))
-    state = RunState(ServerOptimizer(config.server, adapted.initial.clone()), base_loss=math.inf)
+    state = RunState(
+        optimizer_of(config.server, adapted.initial.clone()),
+        base_loss=math.inf,
+    )
     rounds: list[Any] = []
     hooks = Hooks(evaluate, lambda _: None, lambda _, summary, __: rounds.append(summary))
     attendance = Attendance(list(range(1, clients + 1)), {}, config.federation)

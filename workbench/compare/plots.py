@@ -167,9 +167,9 @@ def _draw_bytes(path: Path, groups: dict[str, list[Row]], base: Row, judged: "_S
         taken: dict[int, int] = {}
         for number, (name, rows) in enumerate(groups.items()):
             above = _above_asked(rows)
-            for row in (row for row in rows if place(row) == epsilon and row["bytes_up"]):
-                column = round(row["bytes_up"] / 50)
-                beside = row["bytes_up"] * _BYTES_DODGE ** taken.setdefault(column, 0)
+            for row in (row for row in rows if place(row) == epsilon and row["bytes_both"]):
+                column = round(row["bytes_both"] / 50)
+                beside = row["bytes_both"] * _BYTES_DODGE ** taken.setdefault(column, 0)
                 taken[column] += 1
                 apart = is_above_asked(row)
                 label = _label_above(name, above) if apart else name
@@ -180,7 +180,7 @@ def _draw_bytes(path: Path, groups: dict[str, list[Row]], base: Row, judged: "_S
         axis.margins(x=0.15)
         if judged.scale == 100:
             axis.set_ylim(0, 103)
-    figure.supxlabel("bytes up, per client and round (serialised; equal ones are drawn side by side)", fontsize=9)
+    figure.supxlabel("bytes of one client in the whole run, both ways (equal ones are drawn side by side)", fontsize=9)
     figure.supylabel(judged.label, fontsize=9)
     return _save(figure, axes, path, title)
 

@@ -5,8 +5,8 @@ from typing import Any
 from server_app.results.units import count, show
 from workbench.compare.spec import CENTRALISED
 
-_HEAD = ("strategy", "ε asked", "accuracy", "difference", "loss", "retention", "ε released", "ε server", "bytes up",
-         "stage 1 up", "bytes down", "step", "controls, accuracy", "remarks")  # fmt: skip
+_HEAD = ("strategy", "ε asked", "accuracy", "difference", "loss", "retention", "ε released", "ε server",
+         "bytes both ways", "up", "down", "of which stage 1 up", "step", "controls, accuracy", "remarks")  # fmt: skip
 
 
 def markdown(found: dict[str, Any]) -> str:
@@ -25,8 +25,8 @@ def markdown(found: dict[str, Any]) -> str:
         f"```\n{found['command']}\n```",
         "",
         f"Version {found['version']}, code {_codes(found['code'])}. The ε of a row is that of one run: the tuning is "
-        "not in it (it stands for a tuning on public data). Bytes are of one client in one round, as measured; beside "
-        "them the bytes of one client that stage 1 asks, once before the rounds.",
+        "not in it (it stands for a tuning on public data). Bytes are of one client in the whole run, stage 1 "
+        "included, expected over the cohorts; beside them what a client sends that stage 1 asks.",
     ]
     if found["unfinished"]:
         lines.append(f"\n**Not all is done: {', '.join(found['unfinished'])}. The same command goes on.**")
@@ -66,9 +66,10 @@ def _table(rows: list[dict[str, Any]], base: dict[str, Any], reference: str, jud
             percent(row["retention"]),
             "–" if central else _epsilon(row["epsilon_released"]),
             "–" if central else _epsilon(row["epsilon_server"]),
+            "–" if central else _bytes(row["bytes_both"]),
             "–" if central else _bytes(row["bytes_up"]),
-            "–" if central else _bytes(row["stage_one_bytes_up"]),
             "–" if central else _bytes(row["bytes_down"]),
+            "–" if central else _bytes(row["stage_one_bytes_up"]),
             f"{row['step']:g}",
             "; ".join(f"{kind} {percent(scores['accuracy'])}" for kind, scores in row["controls"].items()) or "–",
             "; ".join(row["remarks"]),

@@ -9,14 +9,13 @@ from common.config import RunConfig
 from common.model.positions import check_length
 from common.privacy.mechanism import ReleaseTerms
 from common.secure.directory import ENTRY_BYTES
-from common.wire.digest import app_digest
-from common.wire.records import Task, pack_instruction, serialized_bytes
 from common.wire.secure import bits_of
 from server_app.privacy.account import assumptions
 from server_app.privacy.plan import PrivacyPlan, clients_asked, round_terms, why_infinite
 from server_app.results.json_lines import finite
-from server_app.results.units import clock, data_size, show, times
-from server_app.rounds.secure import bytes_of_answer, masked_instruction
+from server_app.results.run_bytes import RunBytes, plain_lora_bytes, run_bytes
+from server_app.results.units import bytes_against_lora, clock, data_size, show
+from server_app.rounds.secure import bytes_of_answer
 from server_app.run import plan_run
 from server_app.strategies import check_strategy, recipe_of
 from workbench.planning.architectures import Shape, shape_of
@@ -49,9 +48,9 @@ class Sizes:
     privacy: PrivacyPlan
     code_values: int
     code_dtype: str
-    bytes_up: int
-    bytes_down: int
-    bytes_up_plain_lora: int
+    bytes_reply: int
+    per_client: RunBytes
+    plain_lora: RunBytes
     batch: Batch
     step_seconds: float | None
     memory: Memory
@@ -70,11 +69,8 @@ def solve(config: RunConfig) -> Sizes:
     check_length(shape.model.get_base_model(), config.model.name, config.data.max_length)
     recipe = recipe_of(config, shape.layout)
     plan = plan_run(config, recipe, config.federation.num_clients or SIMULATED_CLIENTS)
-    size, encoder = recipe.code_size, recipe.encoder
+    size = recipe.code_size
     terms = round_terms(config.privacy, plan, size)
-    instruction = pack_instruction(recipe.broadcast, encoder.spec, Task(1, terms, app_digest()))
-    if plan.trust == "secure":
-        instruction = masked_instruction(instruction, config.privacy, plan.clients)
     batch = batch_of(config, plan.clients)
     memory = estimate(config, shape, batch, sends_code=not recipe.sends_whole)
     server = estimate_server(config, shape, sends_code=not recipe.sends_whole)
@@ -84,9 +80,9 @@ def solve(config: RunConfig) -> Sizes:
         privacy=plan,
         code_values=size,
         code_dtype=f"{bits_of(terms)}-bit integers, masked" if plan.trust == "secure" else str(terms.dtype),
-        bytes_up=bytes_of_answer(terms),
-        bytes_down=serialized_bytes(instruction) + encoder.other_bytes,
-        bytes_up_plain_lora=_plain(round_terms(config.privacy, plan, shape.layout.size)),
+        bytes_reply=bytes_of_answer(terms),
+        per_client=run_bytes(config, recipe, plan, plan.rounds),
+        plain_lora=plain_lora_bytes(config, recipe, plan, plan.rounds),
         batch=batch,
         step_seconds=step_seconds(config, shape, batch),
         memory=memory,
@@ -125,8 +121,8 @@ def to_json(config: RunConfig) -> str:
         "adapter_bytes": 4 * sizes.shape.layout.size,
         "code_values": sizes.code_values,
         "code_dtype": sizes.code_dtype,
-        "bytes_up_per_client_round": sizes.bytes_up,
-        "bytes_down_per_client_round": sizes.bytes_down,
+        "per_client_run": sizes.per_client.figures(),
+        "per_client_run_plain_lora": sizes.plain_lora.figures(),
         "step": asdict(sizes.batch) | {"cpu_seconds": sizes.step_seconds},
         "cpu_seconds_of_all_clients": run_seconds(sizes),
         "memory_per_client": {**asdict(memory), "total": memory.total},
@@ -134,8 +130,8 @@ def to_json(config: RunConfig) -> str:
         "clients": plan.clients,
         "expected_cohort": plan.expected_cohort,
         "clients_asked_per_round": clients_asked(config, plan),
-        "bytes_up_per_round": round(sizes.bytes_up * clients_asked(config, plan)),
-        "bytes_down_per_round": round(sizes.bytes_down * clients_asked(config, plan)),
+        "expected_bytes_up": round(sizes.per_client.up * plan.clients),
+        "expected_bytes_down": round(sizes.per_client.down * plan.clients),
         "rounds": plan.rounds,
         "noise_multiplier": plan.round.noise_multiplier,
         "statistics_noise_multiplier": plan.stage_one.noise_multiplier if plan.stage_one else None,
@@ -161,8 +157,9 @@ def to_text(config: RunConfig) -> str:
         f"  adapter                     {values:,} values in {len(sizes.shape.layout.tensors)} tensors, "
         f"{data_size(4 * values)} as float32",
         f"  code                        {sizes.code_values:,} values of {sizes.code_dtype}",
-        f"  up per client and round     {data_size(sizes.bytes_up)}{_saving(sizes)}",
-        f"  down per client and round   {data_size(sizes.bytes_down)}",
+        f"  one client, whole run       {bytes_against_lora(sizes.per_client.figures(), sizes.plain_lora.figures())}",
+        f"  for each round it is asked  {data_size(sizes.per_client.per_round(sizes.per_client.both))} both ways, "
+        f"of which {data_size(sizes.bytes_reply)} are its reply",
         *_cover_line(sizes),
         f"  memory of one client        {data_size(memory.total)} in a step of {sizes.batch.rows} x "
         f"{sizes.batch.length} tokens ({_tokens(sizes.batch)}), {kept}; an estimate",
@@ -190,10 +187,9 @@ def _cover_line(sizes: Sizes) -> list[str]:
     secure = sizes.privacy.trust == "secure"
     if not (sizes.config.federation.cover or secure):
         return []
-    asked = round(clients_asked(sizes.config, sizes.privacy))
-    up, down = data_size(asked * sizes.bytes_up), data_size(asked * sizes.bytes_down)
+    up, down = (data_size(ways * sizes.privacy.clients) for ways in (sizes.per_client.up, sizes.per_client.down))
     what = "secure aggregation" if secure else "with cover traffic"
-    lines = [f"  {what:<27} {up} up and {down} down in a round: all {asked:,} clients are asked"]
+    lines = [f"  {what:<27} {up} up and {down} down in all: everybody is asked in every round"]
     if secure:
         keys = data_size(ENTRY_BYTES * sizes.privacy.clients)
         lines.append(f"  key set-up, once a run      {ENTRY_BYTES} B up and {keys} down per client")
@@ -222,10 +218,6 @@ def run_seconds(sizes: Sizes) -> float | None:
     if stage is not None:
         steps += first.sampling_rate * sizes.privacy.clients * first.steps
     return steps * train.gradient_accumulation * sizes.step_seconds
-
-
-def _saving(sizes: Sizes) -> str:
-    return f" (plain LoRA: {times(sizes.bytes_up_plain_lora, sizes.bytes_up)})"
 
 
 def _noise_line(sizes: Sizes) -> list[str]:

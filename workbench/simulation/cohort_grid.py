@@ -15,13 +15,17 @@ from transformers import PreTrainedModel
 
 from client_app.answer import Asked
 from client_app.app import app, gradient_of, make_app
+from client_app.holdings import Holdings
 from client_app.local_update import first_batch
 from client_app.site import Site
+from client_app.start import started
+from common.adapter import RankCut
 from common.config import ConfigError, RunConfig, Scalar
 from common.data import IGNORED, TokenizedExamples
 from common.model.adapted import AdaptedModel, load_adapted_model
 from common.model.group_gradients import are_linear, group_gradients
-from common.wire.records import TRAIN, received_adapter, unpack_instruction
+from common.wire.assignment import Task
+from common.wire.records import TRAIN, LacksAssignment, read_head, unpack_instruction
 from common.wire.secure import secure_task
 from workbench.simulation.in_process import InProcessGrid
 
@@ -84,12 +88,11 @@ class CohortGrid(InProcessGrid):
         """Each client's gradient by its partition; whom one pass cannot do is left to the shipped path."""
         if not messages:
             return {}
-        sent, _, task = unpack_instruction(messages[0].content)
-        masked = secure_task(messages[0].content, task.terms, raw=task.raw)
-        if masked and masked.rate < 1:  # whose coins land heads only they know, and nobody else computes anything
-            return {}
         found: dict[int, Tensor] = {}
         alike: dict[int, list[tuple[Site, TokenizedExamples]]] = {}
+        task, adapter = self._start(messages)
+        if task is None or adapter is None:
+            return {}
         for message in messages:
             with suppress(ConfigError):  # it has no examples, and will say so itself
                 site, examples = self._client(message.metadata.dst_node_id, task.share)
@@ -98,9 +101,27 @@ class CohortGrid(InProcessGrid):
         for group in alike.values():
             adapted = group[0][0].model()
             tokens, spans = _stacked([batch for _, batch in group])
-            gradients = group_gradients(adapted, received_adapter(sent, adapted.layout), tokens, spans)
+            gradients = group_gradients(adapted, adapter, tokens, spans)
             found |= {site.partition: gradient for (site, _), gradient in zip(group, gradients, strict=True)}
         return found
+
+    def _start(self, messages: list[Message]) -> tuple[Task | None, Tensor | None]:
+        """What a round asks and its adapter (shape ``[n]``), as its first client that lacks nothing has them."""
+        for message in messages:
+            context = self.context(message.metadata.dst_node_id)
+            holdings = Holdings(context.state, simulated=True)
+            with suppress(LacksAssignment):
+                instruction = unpack_instruction(message.content, holdings.assignment)
+                masked = secure_task(message.content, instruction.task.terms, raw=instruction.task.raw)
+                if masked and masked.rate < 1:  # only they know whose coins land heads, and nobody else computes
+                    return None, None
+                site = Site.of(context)
+                adapted, name = site.model(), read_head(message.content).assignment
+                cut = RankCut(adapted.layout, adapted.layout)
+                found = started(instruction, name, adapted, cut, site.config.seed, holdings)
+                if found is not None:
+                    return instruction.task, found.adapter
+        return None, None
 
     def _client(self, node: int, share: float) -> tuple[Site, TokenizedExamples]:
         """A client and its examples of the rounds, found once for a run."""

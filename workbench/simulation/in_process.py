@@ -19,6 +19,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from common.config import Scalar
 
+_PARSED = 7  # contents that are kept: members of a cohort lack different rounds
 _CLIENT_ERROR = 0  # Flower's "unknown" error code
 
 
@@ -30,7 +31,7 @@ class InProcessGrid(Grid):
         self._app = client_app
         self._counter = itertools.count(1)
         self._answers: dict[str, Message] = {}
-        self._parsed: tuple[RecordDict, RecordDict] | None = None
+        self._parsed: list[tuple[RecordDict, RecordDict]] = []
         self._contexts = {
             node: Context(
                 run_id=1,
@@ -100,7 +101,10 @@ class InProcessGrid(Grid):
         metadata.__dict__["_message_id"] = f"{next(self._counter):064x}"  # as long as Flower's own
 
     def _received(self, content: RecordDict) -> RecordDict:
-        """Content as a client gets it; what a whole cohort is sent, megabytes for some codecs, is parsed once."""
-        if self._parsed is None or self._parsed[0] is not content:
-            self._parsed = (content, recorddict_from_proto(recorddict_to_proto(content)))
-        return self._parsed[1]
+        """Content as a client gets it; what many of a cohort are sent, megabytes for some codecs, is parsed once."""
+        for sent, received in self._parsed:
+            if sent is content:
+                return received
+        received = recorddict_from_proto(recorddict_to_proto(content))
+        self._parsed = [*self._parsed[-_PARSED:], (content, received)]
+        return received

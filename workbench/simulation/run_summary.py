@@ -12,9 +12,9 @@ def summary_of(folder: Path, seconds: float) -> str:
     report: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     outcome, privacy, wire = report["outcome"], report["privacy"], report["communication"]
     lines = ["", f"Done in {clock(seconds)} ({outcome['stopped_because']}).", *_scores(outcome), *_epsilons(privacy)]
-    up, plain = wire["bytes_up_per_client_round"], wire["bytes_up_per_client_round_plain_lora"]
+    own, lora = wire["per_client_run"], wire["per_client_run_plain_lora"]
     lines += [
-        f"  up per client and round      {bytes_against_lora(up, plain)}",
+        f"  bytes of a client, whole run {bytes_against_lora(own, lora)}",
         f"  results                      {folder} (report.html, adapter/)",
         *_caveats(report),
     ]

@@ -85,8 +85,9 @@ def _tiles(report: Mapping[str, Any]) -> list[dict[str, str]]:
     tiles.append(
         {"name": "ε of the released model", "value": show(model["epsilon"]), "more": f"δ = {model['delta']:g}"}
     )
-    up, down = wire["bytes_up_per_client_round"], wire["bytes_down_per_client_round"]
-    tiles.append({"name": "up, per client and round", "value": data_size(up), "more": f"down {data_size(down)}"})
+    own, lora = wire["per_client_run"], wire["per_client_run_plain_lora"]
+    more = f"up {data_size(own['up'])}, down {data_size(own['down'])}; plain LoRA {data_size(lora['both'])}"
+    tiles.append({"name": "one client, whole run, both ways", "value": data_size(own["both"]), "more": more})
     return tiles
 
 

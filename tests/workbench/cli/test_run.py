@@ -53,9 +53,9 @@ REPORT: dict[str, Any] = {
         "not_private_because": "",
     },
     "communication": {
-        "bytes_up_per_client_round": 700.0,
-        "bytes_up_per_client_round_plain_lora": 98_000,
-        "times_smaller_than_plain_lora": 140.0,
+        "per_client_run": {"up": 700.0, "down": 300.0, "both": 1000.0},
+        "per_client_run_plain_lora": {"up": 49_000.0, "down": 98_000.0, "both": 147_000.0},
+        "times_smaller_than_plain_lora": 147.0,
     },
 }
 
@@ -80,7 +80,7 @@ def test_run_launches_the_configured_federation_and_sums_up(tmp_path: Path, monk
         "3.500 -> 1.500",
         "1.235 at delta 1e-05",
         "inf",
-        "700 B, plain LoRA 98.0 kB (140 times more)",
+        "1.00 kB both ways (700 B up, 300 B down), plain LoRA 147 kB (147 times more)",
     ):
         assert part in result.output, "an epsilon is rounded up, never down"
     assert "inf (nothing is claimed: epsilon is above 20)" in result.output

@@ -23,7 +23,7 @@ def row(strategy: str, asked: float | str, released: float | str, **changes: Any
         "epsilon_released": released,
         "accuracy": {"mean": 0.5, "se": 0.01, "values": [0.49, 0.51]},
         "loss": {"mean": 1.0, "se": 0.1, "values": [0.9, 1.1]},
-        "bytes_up": 600.0,
+        "bytes_both": 600.0,
         "captured_energy": None,
         "captured_energy_of": None,
         "code_values": 64,

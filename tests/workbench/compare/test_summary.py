@@ -26,7 +26,7 @@ def record(
     job: Any, accuracy: float, *, stopped: str = "all rounds done", warning: str = "", **sections: dict[str, Any]
 ) -> Record:
     """A run's record; ``sections``: what its report has beside (or in place of) the usual in a section."""
-    wire = {"bytes_up_per_client_round": 589.0, "bytes_down_per_client_round": None, "code_values": 256}
+    wire = {"per_client_run": {"up": 589.0, "down": 11.0, "both": 600.0}, "code_values": 256}
     figure = {"epsilon": 1.9 + job.flat["seed"] / 1e5, "delta": 5e-3}
     report = {
         "run": {"strategy": job.flat["strategy.name"]},
@@ -164,7 +164,7 @@ def test_a_sound_row_has_no_remark_and_the_largest_epsilon() -> None:
     (row,) = summarize([outcome("lora", [0.5, 0.6, 0.7])], SPEC, "command")["rows"]
     assert row["remarks"] == []
     assert row["epsilon_released"] == pytest.approx(1.90003)
-    assert (row["epsilon_server"], row["bytes_up"], row["bytes_down"]) == ("inf", 589.0, None)
+    assert (row["epsilon_server"], row["bytes_up"], row["bytes_both"]) == ("inf", 589.0, 600.0)
 
 
 def test_a_trial_is_judged_by_its_runs_that_ended() -> None:
@@ -233,7 +233,7 @@ def test_bytes_of_stage_one_stand_beside_those_of_a_round() -> None:
     assert (without["stage_one_bytes_up"], without["stage_one_bytes_down"]) == (None, None)
     table = [[cell.strip() for cell in line.split("|")] for line in markdown(found).splitlines() if "|" in line]
     head, _, base, *rows = table
-    column = head.index("stage 1 up")
+    column = head.index("of which stage 1 up")
     assert [row[column] for row in (base, *rows[:2])] == ["", "24,660", "–"]
     assert len({len(row) for row in (head, base, *rows[:2])}) == 1
 

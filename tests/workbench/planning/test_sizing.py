@@ -149,9 +149,12 @@ def test_planned_bytes_are_those_of_a_run(files: Files, tmp_path: Path, changes:
     noisy = {"num-server-rounds": 1, "privacy.epsilon": 0.0, "privacy.noise-multiplier": 2.0}
     config = tiny_config(files, tmp_path, {**noisy, **changes})
     sizes = sizing.solve(config)
-    row = run_tiny(config).read_metrics()[1]
-    assert row["bytes_up"] == pytest.approx(6 * sizes.bytes_up, abs=30)  # a round number above 127 takes a byte more
-    assert row["bytes_down"] == pytest.approx(6 * sizes.bytes_down, rel=0.001)
+    folder = run_tiny(config)
+    row = folder.read_metrics()[1]
+    stage = json.loads((folder.path / "report.json").read_text())["strategy"].get("stage_1", {})
+    first = [stage.get(f"bytes_{way}_per_client", 0) for way in ("up", "down")]
+    assert row["bytes_up"] == 6 * (sizes.per_client.up - first[0])
+    assert row["bytes_down"] == pytest.approx(6 * (sizes.per_client.down - first[1]), rel=0.02, abs=60)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +162,7 @@ def test_planned_bytes_are_those_of_a_run(files: Files, tmp_path: Path, changes:
 )
 def test_what_depends_on_the_run_is_planned_at_its_most(files: Files, tmp_path: Path, changes: dict[str, Any]) -> None:
     config = tiny_config(files, tmp_path, {**PRIOR, **changes, "num-server-rounds": 1})
-    planned = 6 * sizing.solve(config).bytes_down
+    planned = 6 * sizing.solve(config).per_client.down
     assert 0.5 * planned < run_tiny(config).read_metrics()[1]["bytes_down"] <= 1.005 * planned  # a few more headers
 
 
@@ -265,7 +268,8 @@ def test_a_plan_says_how_many_cpus_the_clients_need() -> None:
 def test_a_plan_without_noise_or_saving_does_not_speak_of_them() -> None:
     code, output = invoke("--preset", "fedlpp-cross-silo")
     assert code == 0
-    assert "up per client and round" in output
+    assert "one client, whole run" in output
+    assert "both ways" in output
     assert "times less" not in output
     assert "noise over signal" not in output
 

@@ -1,12 +1,12 @@
-"""The server's step is torch's, also after a restore."""
+"""The server's step is torch's but for rounding, value by value, also after a restore."""
 
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from common.config import ServerConfig
-from server_app.rounds.optimizer import ServerOptimizer
+from common.optimizer import AdapterOptimizer
 from tests.support.tiny import vectors
 
 START, *GRADIENTS = vectors(5, 30, 0)
@@ -17,8 +17,8 @@ TORCH: dict[str, Any] = {
 }
 
 
-def made(name: Any) -> ServerOptimizer:
-    return ServerOptimizer(ServerConfig(optimizer=name, learning_rate=0.3), START)
+def made(name: str, start: Tensor = START) -> AdapterOptimizer:
+    return AdapterOptimizer(name, 0.3, start)
 
 
 @pytest.mark.parametrize("name", TORCH)
@@ -29,7 +29,25 @@ def test_steps_are_those_of_torch(name: str) -> None:
     for gradient in GRADIENTS:
         parameter.grad = gradient.clone()
         expected.step()
-        assert torch.equal(optimizer.step(gradient), parameter.detach())
+        torch.testing.assert_close(optimizer.step(gradient), parameter.detach(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_every_value_is_stepped_by_itself(name: str) -> None:
+    """So blocks, vector units and threads change no bit: a client's adapter is the server's."""
+    whole = made(name)
+    for gradient in GRADIENTS:
+        whole.step(gradient)
+    for place in range(len(START)):
+        alone = made(name, START[place : place + 1])
+        for gradient in GRADIENTS:
+            alone.step(gradient[place : place + 1])
+        assert torch.equal(alone.adapter, whole.adapter[place : place + 1])
+
+
+def test_another_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected one of sgd, momentum, adam"):
+        made("lion")
 
 
 def test_plain_sgd_is_equation_6() -> None:
@@ -44,7 +62,7 @@ def test_a_restored_optimizer_continues_identically(name: str) -> None:
         first.step(gradient)
     saved = {key: value.clone() for key, value in first.tensors().items()}
     first.step(GRADIENTS[3])  # what was saved does not move with the optimizer
-    second = ServerOptimizer(ServerConfig(optimizer=name, learning_rate=0.3), torch.zeros(30))  # type: ignore[arg-type]
+    second = made(name, torch.zeros(30))
     second.restore(saved)
     for gradient in GRADIENTS[2:]:
         assert torch.equal(whole.step(gradient), second.step(gradient))

@@ -1,0 +1,73 @@
+"""The encoders of a run, rebuilt from their specification once and kept in this process."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.adapter import RankCut
+from common.codecs.base import Encoder, EncoderSpec, build_encoder
+from common.model.adapted import AdaptedModel
+from common.model.tangents import ModelTangents
+from common.wire.records import WireError
+
+_kept: list[tuple[EncoderSpec, AdaptedModel, int, Encoder]] = []
+
+
+def encoder_for(
+    spec: EncoderSpec, adapted: AdaptedModel, size: int, epoch: int = 0, cut: RankCut | None = None
+) -> Encoder:
+    """The encoder of a specification, with the subspace of an epoch; the last one is kept, as all clients use it.
+
+    In a round a client decodes the sum of the round before by the draw that it has kept, then encodes by the next.
+    ``cut``: how the run's adapter, which is encoded, goes into the model's own. Raises ``WireError`` for one that
+    cannot be built, that makes codes of another size than the terms', or that needs the whole adapter in the model.
+    """
+    cut = cut or RankCut(adapted.layout, adapted.layout)
+    drawn, encoder = _kept_for(spec, adapted) or (0, _built(spec, adapted, cut))
+    _check_size(encoder, size)
+    if drawn != epoch:
+        encoder = encoder.redraw(epoch)
+    _kept[:] = [(spec, adapted, epoch, encoder)]
+    return encoder
+
+
+def _kept_for(spec: EncoderSpec, adapted: AdaptedModel) -> tuple[int, Encoder] | None:
+    for kept, its_model, epoch, encoder in _kept:
+        if its_model is adapted and _same(kept, spec):
+            return epoch, encoder
+    return None
+
+
+def _built(spec: EncoderSpec, adapted: AdaptedModel, cut: RankCut) -> Encoder:
+    try:
+        built = build_encoder(spec, cut.full)  # holds its arrays against the layout: memory is bounded
+    except (ValueError, TypeError, OverflowError, MemoryError, RuntimeError) as error:
+        raise WireError(f"encoder: {error}") from None
+    encoder = built.bound(ModelTangents(adapted))
+    if encoder is not built and not cut.is_whole:
+        raise WireError("encoder: it is made of gradients of the whole adapter, and this site's lora-rank is smaller")
+    return encoder
+
+
+def _check_size(encoder: Encoder, size: int) -> None:
+    if encoder.size != size:
+        raise WireError(f"encoder: its code has {encoder.size} values, the terms say {size}")
+
+
+def _same(one: EncoderSpec, other: EncoderSpec) -> bool:
+    """Whether two specifications are equal, array by array: a comparison costs less than a hash or a new encoder."""
+    if (one.kind, one.version, one.fields, one.arrays.keys()) != (
+        other.kind,
+        other.version,
+        other.fields,
+        other.arrays.keys(),
+    ):
+        return False
+    pairs = ((array, other.arrays[name]) for name, array in one.arrays.items())
+    return all(a.dtype == b.dtype and a.shape == b.shape and _same_bits(a, b) for a, b in pairs)
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors hold the same bytes, several times faster than value by value where those are float16."""
+    first, second = (tensor.contiguous().view(-1).view(torch.uint8).numpy() for tensor in (one, other))
+    return np.array_equal(first, second)

@@ -1,0 +1,172 @@
+"""Bytes of one client over a whole run, both ways, expected over the cohorts.
+
+What a client is sent depends on when it was asked before, so bytes differ from round to round and from client to
+client. What is told is their expectation: the chance of being asked and the sizes of messages are public, while what
+really went over the wire would tell the secret cohorts. Bytes are of serialized records (``serialized_bytes``).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import repeat
+
+from flwr.app import RecordDict
+
+from common.codecs.base import EncoderSpec
+from common.codecs.identity import IdentityCodec
+from common.config import RunConfig
+from common.wire.assignment import Task, pack_assignment
+from common.wire.records import Start, Sums, pack_assigned, serialized_bytes
+from common.wire.sums import Entry, typical_size
+from server_app.privacy.plan import PrivacyPlan
+from server_app.rounds.secure import bytes_of_answer, masked_instruction
+from server_app.strategies.recipe import PlannedEncoder, Recipe
+from server_app.strategies.tasks import round_task, stage_one_task
+
+
+@dataclass(frozen=True)
+class MessageSizes:
+    """Bytes of one run's messages.
+
+    Attributes:
+        reply: of a reply in a round.
+        instruction: of one to a client that keeps the assignment and lacks no sum; without its start.
+        whole: what an adapter, or its proxy, adds to an instruction.
+        assignment: what an assignment adds.
+        assigned_every: rounds after which the assignment is another one; 0: never.
+        sums: what each round's sum adds, in their order, from the first round on; ``None``: the start is sent whole.
+
+    """
+
+    reply: int
+    instruction: int
+    whole: int
+    assignment: int
+    assigned_every: int = 0
+    sums: Sequence[int] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        task: Task,
+        encoder: PlannedEncoder,
+        start: Start,
+        *,
+        assigned_every: int = 0,
+        sums: Sequence[int] | None = None,
+        masked: Callable[[RecordDict], RecordDict] = lambda content: content,
+    ) -> "MessageSizes":
+        """Of the messages that these make; ``masked``: what secure aggregation makes of an instruction."""
+        packed = pack_assignment(encoder.spec, task)
+        bare = serialized_bytes(masked(pack_assigned(Sums(0, (), bytes(8)), packed, task, known=True)))
+        whole = serialized_bytes(masked(pack_assigned(start, packed, task, known=True))) - bare
+        full = serialized_bytes(masked(pack_assigned(start, packed, task))) - bare - whole
+        return cls(bytes_of_answer(task.terms), bare, whole, full + encoder.other_bytes, assigned_every, sums)
+
+
+@dataclass(frozen=True)
+class RunBytes:
+    """Of one client in a whole run: rounds that it is asked in, bytes up and down, all expected."""
+
+    rounds_asked: float
+    up: float
+    down: float
+
+    @property
+    def both(self) -> float:
+        """Up and down."""
+        return self.up + self.down
+
+    def per_round(self, of_run: float) -> float:
+        """Bytes for each round that the client is asked in."""
+        return of_run / self.rounds_asked if self.rounds_asked else 0.0
+
+    def figures(self) -> dict[str, float]:
+        """As the report and the plan have them."""
+        return {**asdict(self), "both": self.both, "both_per_round_asked": self.per_round(self.both)}
+
+
+def expected_bytes(
+    sizes: MessageSizes, rounds: int, rate: float, *, stage_one: tuple[float, int, int] = (0.0, 0, 0)
+) -> RunBytes:
+    """Of a client that each of ``rounds`` rounds asks with probability ``rate``; ``stage_one``: rate, bytes up, down.
+
+    With probability p·(1-p)^(t-1-b) a client is asked in round t and was last in round b, so it lacks the sums of b to
+    t-1 (``Downlink``); with (1-p)^(t-1)·p it is asked for the first time.
+    """
+    asked, away = rate * rounds, 1 - rate
+    down = asked * sizes.instruction + _assignments(sizes, rounds, away)
+    if sizes.sums is None:
+        down += asked * sizes.whole
+    else:
+        for number in range(1, rounds + 1):
+            lacking = sum(sizes.sums[: number - 1])
+            for last in range(number):
+                chance = rate * away ** (number - 1 - last) * (rate if last else 1.0)
+                down += chance * min(lacking, sizes.whole)
+                lacking -= sizes.sums[last - 1] if 0 < last < number else 0
+    first, up_first, down_first = stage_one
+    return RunBytes(asked, asked * sizes.reply + first * up_first, down + first * down_first)
+
+
+def _assignments(sizes: MessageSizes, rounds: int, away: float) -> float:
+    """Bytes of the assignments: one each time that a client is asked under another one."""
+    every = sizes.assigned_every or max(1, rounds)
+    periods = [min(every, rounds - start) for start in range(0, rounds, every)]
+    return sizes.assignment * sum(1 - away**length for length in periods)
+
+
+def run_bytes(
+    config: RunConfig,
+    recipe: Recipe,
+    plan: PrivacyPlan,
+    rounds: int,
+    *,
+    size: int | None = None,
+    encoder: EncoderSpec | None = None,
+    released: Sequence[Entry] | None = None,
+) -> RunBytes:
+    """Of a run of ``rounds`` rounds, stage 1 included, whoever is asked.
+
+    ``size``, ``encoder``, ``released``: values of a code, the encoder and the sums that there were; before a run, what
+    the recipe says of them.
+    """
+    secure = plan.trust == "secure"
+
+    def masked(content: RecordDict) -> RecordDict:
+        return masked_instruction(content, config.privacy, plan.clients) if secure else content
+
+    task = round_task(
+        config, recipe, plan, max(1, rounds // 2), size or recipe.code_size, sums=recipe.seeded and not secure
+    )
+    sums: Sequence[int] | None = None
+    if task.step_terms is not None and released is None:
+        sums = list(repeat(typical_size(task.terms.size, noisy=bool(task.terms.noise_multiplier)), rounds))
+    elif task.step_terms is not None:
+        found = {entry.round: len(entry.data) for entry in released or ()}
+        sums = [found.get(number, 0) for number in range(1, rounds + 1)]
+    sizes = MessageSizes.of(
+        task,
+        PlannedEncoder(encoder) if encoder else recipe.encoder,
+        recipe.broadcast,
+        assigned_every=1 if secure else recipe.encoder_changes_every,
+        sums=sums,
+        masked=masked,
+    )
+    cover = config.federation.cover or secure
+    rate = 1.0 if cover else config.privacy.sampling_rate
+    first = (0.0, 0, 0)
+    if recipe.stage_one:
+        stage = MessageSizes.of(
+            stage_one_task(config, plan, recipe.stage_one),
+            PlannedEncoder(IdentityCodec(recipe.layout).spec()),
+            Sums(0, (), bytes(8)),
+            masked=masked,
+        )
+        asked = 1.0 if cover else recipe.stage_one.sampling_rate
+        first = (asked, stage.reply, stage.instruction + stage.assignment)
+    return expected_bytes(sizes, rounds, rate, stage_one=first)
+
+
+def plain_lora_bytes(config: RunConfig, recipe: Recipe, plan: PrivacyPlan, rounds: int) -> RunBytes:
+    """Of plain LoRA under the same noise and as often asked: the adapter down, its whole gradient up, no stage 1."""
+    return run_bytes(config, Recipe.of(recipe.layout, IdentityCodec(recipe.layout)), plan, rounds)

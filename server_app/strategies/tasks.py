@@ -1,0 +1,50 @@
+"""What a strategy's two stages ask of a client, made of recipe and plan alone: for a run, and to size one before."""
+
+from common.config import RunConfig
+from common.privacy.mechanism import ReleaseTerms
+from common.trajectory import StepTerms
+from common.wire.assignment import Task
+from common.wire.digest import app_digest
+from server_app.privacy.plan import PrivacyPlan, round_terms, stage_one_terms
+from server_app.privacy.stage_one import StageOne
+from server_app.strategies.recipe import Recipe
+
+
+def round_task(
+    config: RunConfig, recipe: Recipe, plan: PrivacyPlan, server_round: int, size: int, *, sums: bool
+) -> Task:
+    """The task of a round of stage 2 whose codes have ``size`` values; ``sums``: clients are sent the released sums."""
+    terms = round_terms(config.privacy, plan, size)
+    return Task(
+        server_round,
+        terms,
+        app_digest(),
+        share=recipe.stage_one_share,
+        refresh_every=config.codec.refresh_every,
+        step_terms=step_terms(config, recipe, plan, terms) if sums else None,
+    )
+
+
+def stage_one_task(config: RunConfig, plan: PrivacyPlan, stage: StageOne) -> Task:
+    """The task of stage 1, raw where its terms ask for no noise."""
+    terms, measured = stage_one_terms(config, plan, stage), config.stage_one
+    return Task(
+        0,
+        terms,
+        app_digest(),
+        raw=not terms.noise_multiplier,
+        steps=measured.steps,
+        learning_rate=measured.learning_rate,
+        share=stage.share,
+    )
+
+
+def step_terms(config: RunConfig, recipe: Recipe, plan: PrivacyPlan, terms: ReleaseTerms) -> StepTerms:
+    """How the sum of a round becomes a step."""
+    return StepTerms(
+        unit=terms.grid_step or 1.0,
+        denominator=plan.expected_cohort,
+        factor=recipe.step_factor,
+        optimizer=config.server.optimizer,
+        learning_rate=config.server.learning_rate,
+    )

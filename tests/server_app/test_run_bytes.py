@@ -1,0 +1,67 @@
+"""Bytes of a whole run, expected: against many drawn runs, counted message by message."""
+
+import random
+
+import pytest
+
+from server_app.results.run_bytes import MessageSizes, expected_bytes
+
+ROUNDS = 12
+SUMS = [100 + 7 * number for number in range(ROUNDS)]
+
+
+def counted(sizes: MessageSizes, rate: float, draw: random.Random) -> tuple[float, float]:
+    """Up and down of one client in one run, as ``Downlink`` cuts its instructions."""
+    up = down = 0.0
+    last, known = 0, -1
+    for number in range(1, ROUNDS + 1):
+        if draw.random() >= rate:
+            continue
+        up += sizes.reply
+        period = (number - 1) // sizes.assigned_every if sizes.assigned_every else 0
+        down += sizes.instruction + (sizes.assignment if period != known else 0)
+        known = period
+        if sizes.sums is None:
+            down += sizes.whole
+        else:
+            down += min(sizes.whole, sum(sizes.sums[last : number - 1]))
+            last = number - 1
+    return up, down
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 1.0])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        MessageSizes(500, 60, 98_000, 350, sums=SUMS),
+        MessageSizes(500, 60, 98_000, 350),
+        MessageSizes(500, 60, 98_000, 350, assigned_every=5),
+        MessageSizes(500, 60, 98_000, 350, assigned_every=1),
+    ],
+    ids=["sums", "whole", "a new encoder at times", "a new encoder each round"],
+)
+def test_the_expectation_is_the_mean_over_runs(sizes: MessageSizes, rate: float) -> None:
+    draw = random.Random(1)
+    runs = [counted(sizes, rate, draw) for _ in range(20_000)]
+    found = expected_bytes(sizes, ROUNDS, rate)
+    assert found.up == pytest.approx(sum(up for up, _ in runs) / len(runs), rel=0.02)
+    assert found.down == pytest.approx(sum(down for _, down in runs) / len(runs), rel=0.02)
+    assert found.rounds_asked == pytest.approx(rate * ROUNDS)
+    assert found.both == found.up + found.down
+
+
+def test_in_every_round_each_sum_but_the_last_comes_once() -> None:
+    sizes = MessageSizes(500, 60, 98_000, 350, sums=SUMS)
+    found = expected_bytes(sizes, ROUNDS, 1.0, stage_one=(1.0, 70, 300))
+    assert found.down == pytest.approx(ROUNDS * 60 + 350 + sum(SUMS[:-1]) + 300)
+    assert found.up == ROUNDS * 500 + 70
+
+
+def test_where_sums_are_larger_than_the_adapter_it_counts() -> None:
+    sizes = MessageSizes(500, 60, 150, 350, sums=SUMS)
+    assert expected_bytes(sizes, ROUNDS, 1.0).down < ROUNDS * (60 + 150) + 350 + 1
+
+
+def test_nobody_asked_costs_nothing() -> None:
+    found = expected_bytes(MessageSizes(500, 60, 98_000, 350, sums=[]), 0, 0.1)
+    assert (found.up, found.down, found.per_round(found.both)) == (0.0, 0.0, 0.0)
