@@ -196,7 +196,7 @@ def test_rows_of_a_format_may_be_grouped_by_a_column_of_their_own(tmp_path: Path
     assert sorted(len(private_examples(data, client, 2, 1)) for client in range(2)) == [1, 2]
 
 
-@pytest.mark.parametrize("name", FORMATS.keys() - {"chat"})  # which needs a template: test_chats.py
+@pytest.mark.parametrize("name", sorted(FORMATS.keys() - {"chat"}))  # which needs a template: test_chats.py
 def test_a_sites_own_file_may_have_any_format(name: str) -> None:
     tokens = private_tokens(DataConfig(format=name), TOKENIZER, 3, 7, 1, str(RECORDS / f"{name}.jsonl"))
     rows = load(name)
