@@ -17,7 +17,7 @@ def packed_size(count: int, base: int) -> int:
     """Bytes of ``count`` values out of ``base``.
 
     >>> packed_size(256, 20_319), packed_size(8, 2), packed_size(0, 7)
-    (462, 1, 0)
+    (463, 1, 0)
     """
     group, bits = _grouping(base)
     return (-(-count // group) * bits + 7) // 8

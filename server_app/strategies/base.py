@@ -178,7 +178,7 @@ class FederatedAdapter(FlowerStrategy):
     @property
     def sends_sums(self) -> bool:
         """Whether clients are sent the released sums, of which they make the adapter by themselves."""
-        return self.recipe.seeded and self.control == "none" and not self.secure
+        return self.recipe.seeded and self.codec.seeded and self.control == "none" and not self.secure
 
     def parcel(self, server_round: int, adapter: Tensor) -> Parcel:
         """What the clients of a round need: the assignment, and the adapter (shape ``[n]``) or what it follows from."""

@@ -136,7 +136,7 @@ RANGES: list[tuple[str, Any, str]] = [
     ("shares", 2**21, "shares must lie in 0..1048576"),
     ("size", 2**60, "needs more than 32 bits"),
     ("size", 0, "size must be at least 1"),
-    ("trust", "blind", "trust must be central, distributed or local"),
+    ("trust", "blind", "trust must be central, distributed, local or secure"),
 ]
 
 

@@ -122,4 +122,4 @@ def test_a_site_loads_the_file_that_it_lists_and_no_other_and_never_runs_its_tem
     other = RunConfig.parse(asked | {"model.name": str(file.parent)})
     with pytest.raises(PermissionError, match="none of the models of its node config"):
         data.check(other, other.train)
-    assert Site(config, 0, 1, None, data).model() is adapted  # type: ignore[arg-type]
+    assert Site(config, 0, 1, None, data, config.lora).model() is adapted  # type: ignore[arg-type]

@@ -139,14 +139,15 @@ def named_only(away: Iterable[int]) -> NamedGrid:
 
 
 def test_failed_rounds_are_followed_by_pauses_that_double_up_to_a_limit(clock: Clock) -> None:
-    watched = attendance()
-    for failed in range(10):
+    def waited(watched: Attendance, failed: int) -> float:
+        clock.pauses.clear()
         watched.wait(named_only(()), failed + 1, print, failed)
-    assert clock.pauses == [5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0, 300.0]
-    short = attendance(wait_timeout=7.0)
-    clock.pauses.clear()
-    short.wait(named_only(()), 3, print, 2)
-    assert clock.pauses == [7.0], "never longer than the run may wait at all"
+        return sum(clock.pauses)
+
+    watched = attendance()
+    pauses = [waited(watched, failed) for failed in range(10)]
+    assert pauses == [0.0, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0, 300.0]
+    assert waited(attendance(wait_timeout=7.0), 2) == 7.0, "never longer than the run may wait at all"
 
 
 def test_a_node_that_is_online_and_long_silent_is_told_by_name(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,7 +53,7 @@ def test_the_loss_falls_for_every_draw_of_adapter_and_prompts(
     assert 0.3 < report["strategy"]["pseudo_gradient_energy_in_rows"] <= 1 + 1e-5
     page = (folder / "report.md").read_text()
     assert "made 2 times on the server" in page
-    assert "each round a client gets " in page
+    assert "on the server; a client gets " in page
 
 
 @pytest.mark.parametrize(

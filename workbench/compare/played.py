@@ -9,6 +9,7 @@ round has the same distribution in ``distributed`` (``common/privacy/mechanism.p
 random rounding to the integer grid: less than .1 in norm, whatever the size, beside a code of norm 1.
 """
 
+import copy
 import random
 from collections.abc import Iterable
 
@@ -45,8 +46,13 @@ class PlayedGrid(InProcessGrid):
         for number, asked in enumerate(order[self._players :]):
             self.name(asked)
             answers.append(_same_answer(answers[number % self._players], asked))
+            self._keep_as(players[number % len(players)][0].metadata.dst_node_id, asked.metadata.dst_node_id)
         self._answers |= {reply.metadata.reply_to_message_id: reply for reply in answers if reply is not None}
         return [reply.metadata.reply_to_message_id for reply in answers if reply is not None]
+
+    def _keep_as(self, player: int, other: int) -> None:
+        """Who answers what another one did keeps between messages what that one keeps: sums, above all."""
+        self.context(other).state = copy.deepcopy(self.context(player).state)
 
 
 def _same_answer(reply: Message | None, asked: Message) -> Message | None:

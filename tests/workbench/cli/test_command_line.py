@@ -106,7 +106,7 @@ def test_help_names_the_presets_and_the_least_number_of_trials(monkeypatch: pyte
 
 def test_keys_are_printed_with_what_they_may_be() -> None:
     output = runner.invoke(cli.app, ["keys", "privacy.trust"]).output
-    assert output.splitlines()[0] == 'privacy.trust = "distributed"    [central, distributed, local]'
+    assert 'privacy.trust = "distributed"    [central, distributed, local, secure]' in output.splitlines()
     everything = runner.invoke(cli.app, ["keys"]).output
     assert "privacy.sampling-rate = 0.1    [number > 0 and ≤ 1]" in everything
     assert f"strategy.name = {json.dumps('dr-encoder')}    [dr-encoder, fedcg, " in everything
