@@ -87,6 +87,7 @@ def _draw_bytes(path: Path, report: dict[str, Any]) -> None:
     figure, axis = plt.subplots(figsize=(5.5, 2.4))
     chart = bytes_chart(report["communication"])
     _bars(axis, chart)
+    axis.xaxis.set_major_locator(MaxNLocator(4))  # "50.0 kB" is wide
     axis.set_xlabel(chart.title)
     _save(figure, path)
 
