@@ -14,17 +14,8 @@ from common.demo.model import load_tokenizer
 from common.model import attention
 from common.model.adapted import AdaptedModel, assemble
 from common.model.attention import FUSED, PLAIN
+from tests.support.layouts import SIZES
 
-SIZES: dict[str, Any] = {
-    "vocab_size": 300,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "pad_token_id": 0,
-}
 LLAMA = LlamaConfig(**SIZES)
 
 

@@ -24,19 +24,9 @@ from common.demo.model import load_tokenizer
 from common.model.adapted import AdaptedModel, assemble
 from common.model.group_gradients import group_gradients
 from common.model.label_logits import logits_at, output_layer
-from tests.support.layouts import config_of
+from tests.support.layouts import SIZES, config_of
 from tests.support.tiny import vectors
 
-SIZES: dict[str, Any] = {
-    "vocab_size": 300,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "pad_token_id": 0,
-}
 CONFIGS: dict[str, PreTrainedConfig] = {
     "llama": config_of("llama"),
     "gpt2": config_of("gpt2"),

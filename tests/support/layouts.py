@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import ByteLevelBPETokenizer
@@ -49,6 +50,18 @@ ADAPTER_VALUES = {
     "gpt2": DEPTH * 2 * (64 + 3 * 64),
 }
 """LoRA values of rank 2: layers x rank x (in + out), over q, k, v, o or the fused projection."""
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "pad_token_id": 0,
+}
+"""Smaller sizes, for models in memory; the size of a head is given, since some configurations do not derive it."""
 
 
 def config_of(name: str) -> PreTrainedConfig:
