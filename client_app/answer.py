@@ -125,9 +125,9 @@ def answer(message: Message, context: Context, kind: Kind) -> Message:
         return Message(pack_lack(head.round), reply_to=message)
     asked = Asked(site, task, train, adapted, cut.cut(start.adapter), cut, instruction.encoder)
     compute = kind.plan(asked)
-    if secure is not None and seat is not None:
-        return Message(_masked(asked, compute, kind, context, secure, seat), reply_to=message)
     keeps = holdings.keep(head.assignment, sent_assignment(message.content), start.entries, max(0, task.round - 1))
+    if secure is not None and seat is not None:
+        return Message(_masked(asked, compute, kind, context, secure, seat, keeps), reply_to=message)
     may_read = site.charge(task, context.state, spend=task.sampled)  # the last that may refuse: now comes a release
     values = _released(asked, compute, kind) if may_read else _nothing(task, kind.noise(site, task.round))
     return Message(pack_release(values, task.round, task.terms, keeps), reply_to=message)
@@ -140,7 +140,9 @@ def _entered(context: Context, task: Task, secure: SecureTask) -> Seat:
     return seat.entered(task, secure)
 
 
-def _masked(asked: Asked, compute: Compute, kind: Kind, context: Context, secure: SecureTask, seat: Seat) -> RecordDict:
+def _masked(
+    asked: Asked, compute: Compute, kind: Kind, context: Context, secure: SecureTask, seat: Seat, keeps: int
+) -> RecordDict:
     """A masked answer: of the client's code where its own coin says so, else of zeros, with its noise either way.
 
     A site with its own data computes the code in both cases, also where its ledger is full: time tells nothing.
@@ -155,7 +157,7 @@ def _masked(asked: Asked, compute: Compute, kind: Kind, context: Context, secure
     nothing = _nothing(task, kind.noise(site, task.round)) if own or found is None else found
     values = found if is_in and found is not None else nothing
     bits = bits_of(task.terms)
-    return pack_masked(masked(values.astype(np.int64), seat.masks(), bits), secure.exchange, bits)
+    return pack_masked(masked(values.astype(np.int64), seat.masks(), bits), secure.exchange, bits, keeps)
 
 
 def _check_size(size: int, vectors: int, adapter: int) -> None:

@@ -251,7 +251,11 @@ def release(code: Tensor, terms: ReleaseTerms, source: RandomSource) -> WireArra
 
 def combine(releases: Sequence[WireArray], terms: ReleaseTerms, source: RandomSource) -> Tensor:
     """What ``sum_releases`` gives, in code units: float32, shape ``[size]``."""
-    total = sum_releases(releases, terms, source)
+    return code_units(sum_releases(releases, terms, source), terms)
+
+
+def code_units(total: WireArray, terms: ReleaseTerms) -> Tensor:
+    """A sum of releases (shape ``[size]``) in code units: float32."""
     return torch.from_numpy((total * terms.grid_step if terms.noise_multiplier else total).astype(np.float32))
 
 
@@ -283,8 +287,8 @@ def repair_noise(terms: ReleaseTerms, source: RandomSource) -> NDArray[np.int64]
     return noise.discrete_gaussian(terms.size, terms._client_grid_std, source)
 
 
-def scaled_sum(total: NDArray[np.int64], terms: ReleaseTerms, releases: int, repairs: int = 0) -> Tensor:
-    """The noisy sum of ``releases`` codes (``secure``), grid steps to float32 code units, shape ``[size]``.
+def check_sum(total: NDArray[np.int64], terms: ReleaseTerms, releases: int, repairs: int = 0) -> None:
+    """Judge the noisy sum of ``releases`` codes (``secure``), grid steps, shape ``[size]``.
 
     Raises ``ValueError`` for a norm that no honest sum has: masks that did not come off, or a client that lies.
     """
@@ -296,7 +300,6 @@ def scaled_sum(total: NDArray[np.int64], terms: ReleaseTerms, releases: int, rep
             f"the sum has a norm of {length:.6g}, above what honest clients' ever has, {limit:.6g}: a client lies, or "
             "clients were shown different things"
         )
-    return torch.from_numpy((total * terms.grid_step).astype(np.float32))
 
 
 def check_release(values: WireArray, terms: ReleaseTerms) -> None:

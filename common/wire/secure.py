@@ -8,6 +8,7 @@ is missing.
 import hashlib
 import json
 import math
+import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, cast
@@ -20,13 +21,14 @@ from common.secure.directory import Directory
 from common.secure.keys import KEY_BYTES, SITE_BYTES, KeyFault
 from common.secure.masks import Words, modulus_bits
 from common.wire.assignment import Task
-from common.wire.records import WireError
+from common.wire.records import NOTHING, WireError
 
 KEYS, PEERS, REPAIR = "query.keys", "query.peers", "query.repair"
 SECURE = "secure"
 NEEDS_KEYS = "has no pair secrets for this"
 """In the refusal of a client that lacks the keys which the server takes it to have, so that it makes new ones."""
 _MOST_EXCHANGES = 2**62
+_ANSWER = struct.Struct("<qi")  # exchange, last round whose sum the client keeps
 
 
 @dataclass(frozen=True)
@@ -153,18 +155,25 @@ def unpack_repair(content: RecordDict) -> tuple[int, bytes]:
     return found["exchange"], found["present"]
 
 
-def pack_masked(values: Words, exchange: int, bits: int) -> RecordDict:
-    """A masked vector, ``bits`` bits a value."""
-    return RecordDict({SECURE: ConfigRecord({"exchange": exchange, "values": packing.pack(values, bits)})})
+def pack_masked(values: Words, exchange: int, bits: int, keeps: int = NOTHING) -> RecordDict:
+    """A masked vector, ``bits`` bits a value; ``keeps``: what its sender holds, as in ``pack_release``."""
+    head = _ANSWER.pack(exchange, keeps)
+    return RecordDict({SECURE: ConfigRecord({"head": head, "values": packing.pack(values, bits)})})
 
 
-def unpack_masked(content: RecordDict, exchange: int, size: int, bits: int) -> Words:
-    """The inverse of ``pack_masked``; of another exchange or length: ``WireError``."""
-    found = _fields(content, SECURE, {"exchange": int, "values": bytes}, alone=True)
-    if found["exchange"] != exchange:
-        raise WireError(f"answer belongs to exchange {found['exchange']}, expected {exchange}")
+def unpack_masked(content: RecordDict, exchange: int, size: int, bits: int) -> tuple[Words, int]:
+    """The inverse of ``pack_masked``: the vector, and what its sender keeps.
+
+    Of another exchange or length: ``WireError``.
+    """
+    found = _fields(content, SECURE, {"head": bytes, "values": bytes}, alone=True)
+    if len(found["head"]) != _ANSWER.size:
+        raise WireError(f"masked answer: its head is {len(found['head'])} bytes, expected {_ANSWER.size}")
+    number, keeps = _ANSWER.unpack(found["head"])
+    if number != exchange:
+        raise WireError(f"answer belongs to exchange {number}, expected {exchange}")
     try:
-        return packing.unpack(found["values"], size, bits)
+        return packing.unpack(found["values"], size, bits), keeps
     except ValueError as error:
         raise WireError(f"masked vector: {error}") from None
 

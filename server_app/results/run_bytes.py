@@ -18,7 +18,7 @@ from common.wire.assignment import Task, pack_assignment
 from common.wire.records import Start, Sums, pack_assigned, serialized_bytes
 from common.wire.sums import Entry, typical_size
 from server_app.privacy.plan import PrivacyPlan
-from server_app.rounds.secure import bytes_of_answer, masked_instruction
+from server_app.rounds.secure import bytes_of_answer, masked_instruction, set_up_bytes
 from server_app.strategies.recipe import PlannedEncoder, Recipe
 from server_app.strategies.tasks import round_task, stage_one_task
 
@@ -86,9 +86,9 @@ class RunBytes:
 
 
 def expected_bytes(
-    sizes: MessageSizes, rounds: int, rate: float, *, stage_one: tuple[float, int, int] = (0.0, 0, 0)
+    sizes: MessageSizes, rounds: int, rate: float, *, before: tuple[float, float] = (0.0, 0.0)
 ) -> RunBytes:
-    """Of a client that each of ``rounds`` rounds asks with probability ``rate``; ``stage_one``: rate, bytes up, down.
+    """Of a client that each of ``rounds`` rounds asks with probability ``rate``; ``before``: bytes before round 1.
 
     With probability p·(1-p)^(t-1-b) a client is asked in round t and was last in round b, so it lacks the sums of b to
     t-1 (``Downlink``); with (1-p)^(t-1)·p it is asked for the first time.
@@ -104,8 +104,7 @@ def expected_bytes(
                 chance = rate * away ** (number - 1 - last) * (rate if last else 1.0)
                 down += chance * min(lacking, sizes.whole)
                 lacking -= sizes.sums[last - 1] if 0 < last < number else 0
-    first, up_first, down_first = stage_one
-    return RunBytes(asked, asked * sizes.reply + first * up_first, down + first * down_first)
+    return RunBytes(asked, asked * sizes.reply + before[0], down + before[1])
 
 
 def _assignments(sizes: MessageSizes, rounds: int, away: float) -> float:
@@ -125,7 +124,7 @@ def run_bytes(
     encoder: EncoderSpec | None = None,
     released: Sequence[Entry] | None = None,
 ) -> RunBytes:
-    """Of a run of ``rounds`` rounds, stage 1 included, whoever is asked.
+    """Of a run of ``rounds`` rounds, stage 1 and key set-up included, whoever is asked.
 
     ``size``, ``encoder``, ``released``: values of a code, the encoder and the sums that there were; before a run, what
     the recipe says of them.
@@ -135,9 +134,7 @@ def run_bytes(
     def masked(content: RecordDict) -> RecordDict:
         return masked_instruction(content, config.privacy, plan.clients) if secure else content
 
-    task = round_task(
-        config, recipe, plan, max(1, rounds // 2), size or recipe.code_size, sums=recipe.seeded and not secure
-    )
+    task = round_task(config, recipe, plan, max(1, rounds // 2), size or recipe.code_size, sums=recipe.seeded)
     sums: Sequence[int] | None = None
     if task.step_terms is not None and released is None:
         sums = list(repeat(typical_size(task.terms.size, noisy=bool(task.terms.noise_multiplier)), rounds))
@@ -148,13 +145,13 @@ def run_bytes(
         task,
         PlannedEncoder(encoder) if encoder else recipe.encoder,
         recipe.broadcast,
-        assigned_every=1 if secure else recipe.encoder_changes_every,
+        assigned_every=recipe.encoder_changes_every,
         sums=sums,
         masked=masked,
     )
     cover = config.federation.cover or secure
     rate = 1.0 if cover else config.privacy.sampling_rate
-    first = (0.0, 0, 0)
+    before = [*map(float, set_up_bytes(plan.clients))] if secure else [0.0, 0.0]
     if recipe.stage_one:
         stage = MessageSizes.of(
             stage_one_task(config, plan, recipe.stage_one),
@@ -163,8 +160,9 @@ def run_bytes(
             masked=masked,
         )
         asked = 1.0 if cover else recipe.stage_one.sampling_rate
-        first = (asked, stage.reply, stage.instruction + stage.assignment)
-    return expected_bytes(sizes, rounds, rate, stage_one=first)
+        before[0] += asked * stage.reply
+        before[1] += asked * (stage.instruction + stage.assignment)
+    return expected_bytes(sizes, rounds, rate, before=(before[0], before[1]))
 
 
 def plain_lora_bytes(config: RunConfig, recipe: Recipe, plan: PrivacyPlan, rounds: int) -> RunBytes:

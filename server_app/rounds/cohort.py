@@ -74,7 +74,8 @@ class Instruction:
     are noise around nothing. They are counted, judged like any other, and dropped: the sum then has the noise of the
     cohort's replies and of the server's top-up, exactly what is charged, while one share for each of M clients would be
     more than the public number of shares (``combine``), or in ``local`` trust M times the noise. ``reader``: what a
-    reply's content is read with, where it is no release under ``terms`` by itself.
+    reply's content is read with, where it is no release under ``terms`` by itself: the values, and what its sender
+    keeps. ``dress``: what makes an instruction of a node's content, where that is none by itself.
     """
 
     round: int
@@ -84,7 +85,8 @@ class Instruction:
     covered: Sequence[int] = ()
     bytes_down: int = 0
     messages: list[Message] = field(default_factory=list)
-    reader: Callable[[RecordDict], np.ndarray] | None = None
+    reader: Callable[[RecordDict], tuple[np.ndarray, int]] | None = None
+    dress: Callable[[RecordDict], RecordDict] | None = None
 
     @property
     def asked(self) -> list[int]:
@@ -106,8 +108,11 @@ class Instruction:
         """
         members, made = set(self.cohort), list[Message]()
         covers: dict[int, RecordDict] = {}
+        dressed: dict[int, RecordDict] = {}
         for node in self.asked if nodes is None else nodes:
             content = content_of(node)
+            if self.dress is not None:
+                content = dressed.get(id(content)) or dressed.setdefault(id(content), self.dress(content))
             self.bytes_down += serialized_bytes(content)
             if node not in members:
                 content = covers.get(id(content)) or covers.setdefault(id(content), as_cover(content))
@@ -146,13 +151,12 @@ class Instruction:
                 refused.append((node, node, _LACKS))
                 continue
             try:
-                values = self._open(reply, node, expected, answers)
+                values, keeps = self._open(reply, node, expected, answers)
             except ValueError as refusal:
                 refused.append((node, reply.metadata.src_node_id, printable(str(refusal))))
                 continue
             answers[node] = values if node in members else None
-            if self.reader is None:
-                kept[node] = kept_by(reply.content)
+            kept[node] = keeps
             bytes_up += serialized_bytes(reply.content)
         failures = {node: _LATE for node in expected if node not in answers}
         silent = set(failures)
@@ -178,8 +182,10 @@ class Instruction:
             return lambda reply: reply.metadata.src_node_id
         return lambda reply: asked.get(reply.metadata.reply_to_message_id, _NOBODY)
 
-    def _open(self, reply: Message, node: int, asked: Sequence[int], answers: Mapping[int, object]) -> np.ndarray:
-        """The release in a reply; ``ValueError`` says why it cannot be used."""
+    def _open(
+        self, reply: Message, node: int, asked: Sequence[int], answers: Mapping[int, object]
+    ) -> tuple[np.ndarray, int]:
+        """The release in a reply, and what its sender keeps; ``ValueError`` says why it cannot be used."""
         failure = reply_failure(reply)
         if failure:
             raise ValueError(failure)
@@ -192,7 +198,7 @@ class Instruction:
         values = unpack_release(reply.content, self.round, self.terms)
         if not self.raw:
             check_release(values, self.terms)
-        return values
+        return values, kept_by(reply.content)
 
 
 def connect(grid: Grid, expected: int, timeout: float, say: Callable[[str], None]) -> list[int]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from flwr.app import Message
-from torch import Tensor
+from numpy.typing import NDArray
 
 from common.codecs.base import Codec
 from server_app.privacy.account import PrivacyAccount
@@ -31,14 +31,14 @@ class Heard:
         replies: who answered what, and why others did not.
         shortage: why there is no sum under secure aggregation; ``""`` where there is one, or none is needed.
         repair: the second leg, where clients were missing.
-        summed: the noisy sum of the codes (code units, shape ``[size]``).
+        summed: the noisy sum of the codes (grid steps, shape ``[size]``).
 
     """
 
     replies: Replies
     shortage: str = ""
     repair: Repair | None = None
-    summed: Tensor | None = None
+    summed: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ class ClosedRound:
     steps: bool
 
     @property
-    def summed(self) -> Tensor | None:
-        """The noisy sum of the codes (shape ``[k]``) where there is nothing else, under secure aggregation."""
+    def summed(self) -> NDArray[np.int64] | None:
+        """The noisy sum of the codes (grid steps, shape ``[k]``), all that there is under secure aggregation."""
         return self.opened.heard.summed if self.opened.heard else None
 
     @property

@@ -12,11 +12,12 @@ from typing import TypeVar
 
 import numpy as np
 from flwr.app import Message, RecordDict
-from torch import Tensor
+from numpy.typing import NDArray
 
 from common.config import PrivacyConfig, RunConfig
-from common.privacy.mechanism import ReleaseTerms, scaled_sum
+from common.privacy.mechanism import ReleaseTerms, check_sum
 from common.secure.directory import Directory, to_bitmap
+from common.secure.keys import KEY_BYTES, SITE_BYTES
 from common.secure.masks import centered, total_of
 from common.wire.digest import app_digest
 from common.wire.records import release_bytes, reply_failure, serialized_bytes
@@ -28,6 +29,8 @@ from common.wire.secure import (
     SecureTask,
     bits_of,
     pack_directory,
+    pack_key,
+    pack_known,
     pack_masked,
     pack_repair,
     pack_request,
@@ -91,10 +94,13 @@ class SecureAggregation:
         )
 
     def instruct(
-        self, server_round: int, terms: ReleaseTerms, exchange: int, rate: float, content: RecordDict, kind: str,
-        away: set[int],
+        self, server_round: int, terms: ReleaseTerms, exchange: int, rate: float,
+        content_of: Callable[[int], RecordDict], kind: str, away: set[int],
     ) -> Instruction:  # fmt: skip
-        """Everybody who has keys and is not ``away`` (or all, if these are too few), addressed with one content."""
+        """Everybody who has keys and is not ``away`` (or all, if these are too few), addressed with a node's content.
+
+        What their masks depend on is the same for all (``context_of``); what each of them lacks is not.
+        """
         present = self.ready - away
         present = present if len(present) >= self.least else self.ready
         task = SecureTask(exchange, rate, self.least, self._bitmap(present))
@@ -102,9 +108,9 @@ class SecureAggregation:
         instruction = Instruction(
             server_round, terms, sorted(present),
             reader=lambda reply: unpack_masked(reply, exchange, terms.size, bits),
+            dress=lambda content: with_secure(content, task),
         )  # fmt: skip
-        addressed = with_secure(content, task)
-        instruction.address(lambda _: addressed, kind, self.ttl)
+        instruction.address(content_of, kind, self.ttl)
         return instruction
 
     def hear(self, instruction: Instruction, exchange: int, replies: Sequence[Message], ask: Ask) -> Heard:
@@ -202,6 +208,15 @@ def masked_instruction(content: RecordDict, privacy: PrivacyConfig, clients: int
     return with_secure(content, SecureTask(1, privacy.sampling_rate, clients - privacy.dropouts, everybody))
 
 
+def set_up_bytes(clients: int) -> tuple[int, int]:
+    """Serialized bytes up and down of one of ``clients`` in a key set-up that all of them take part in."""
+    members = tuple((place.to_bytes(KEY_BYTES, "big"), bytes(SITE_BYTES)) for place in range(clients))
+    directory, digest = Directory(members), app_digest()
+    up = (pack_key(*members[0]), pack_known(directory.digest))
+    down = (pack_request(digest), pack_directory(directory, digest))
+    return sum(map(serialized_bytes, up)), sum(map(serialized_bytes, down))
+
+
 def bytes_of_answer(terms: ReleaseTerms, number: int = 1) -> int:
     """Size of one client's answer to round ``number`` under ``terms``, of the records as they are serialized."""
     if terms.trust == "secure":
@@ -209,10 +224,11 @@ def bytes_of_answer(terms: ReleaseTerms, number: int = 1) -> int:
     return release_bytes(terms)
 
 
-def _sum(terms: ReleaseTerms, replies: Replies, repair: Repair | None) -> Tensor:
-    """The noisy sum of the codes, masks off; ``ValueError`` where they do not come off."""
+def _sum(terms: ReleaseTerms, replies: Replies, repair: Repair | None) -> NDArray[np.int64]:
+    """The noisy sum of the codes (grid steps), masks off; ``ValueError`` where they do not come off."""
     bits = bits_of(terms)
     answers = list(replies.releases.values())
     repairs = list(repair.replies.releases.values()) if repair else []
-    total = total_of(answers, terms.size, bits) - total_of(repairs, terms.size, bits)
-    return scaled_sum(centered(total, bits), terms, len(answers), len(repairs))
+    total = centered(total_of(answers, terms.size, bits) - total_of(repairs, terms.size, bits), bits)
+    check_sum(total, terms, len(answers), len(repairs))
+    return total

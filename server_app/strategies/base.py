@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 from torch import Tensor
@@ -165,20 +165,24 @@ class FederatedAdapter(FlowerStrategy):
         terms = round_terms(self.config.privacy, plan, codec.size)
         draw, rate = self.account.draw_number(server_round), self.config.privacy.sampling_rate
         parcel = self.parcel(server_round, adapter)
-        if self.secure:  # one content for everybody
-            content, away = parcel.content(None), set(self.attendance.away)
-            asked = self.secure.instruct(server_round, terms, draw, rate, content, TRAIN, away)
+
+        def content_of(node: int) -> RecordDict:
+            return self.downlink.content(parcel, node)
+
+        if self.secure:
+            away = set(self.attendance.away)
+            asked = self.secure.instruct(server_round, terms, draw, rate, content_of, TRAIN, away)
             return OpenRound(asked, codec, parcel)
         cohort = self.draw_cohort(draw, rate, plan.shares)
         instruction = Instruction(server_round, terms, cohort, covered=self.covered(cohort))
         timeout = self.config.federation.round_timeout
-        instruction.address(lambda node: self.downlink.content(parcel, node), TRAIN, timeout)
+        instruction.address(content_of, TRAIN, timeout)
         return OpenRound(instruction, codec, parcel)
 
     @property
     def sends_sums(self) -> bool:
         """Whether clients are sent the released sums, of which they make the adapter by themselves."""
-        return self.recipe.seeded and self.codec.seeded and self.control == "none" and not self.secure
+        return self.recipe.seeded and self.codec.seeded and self.control == "none"
 
     def parcel(self, server_round: int, adapter: Tensor) -> Parcel:
         """What the clients of a round need: the assignment, and the adapter (shape ``[n]``) or what it follows from."""
@@ -205,11 +209,10 @@ class FederatedAdapter(FlowerStrategy):
         opened, terms = closed.opened, closed.opened.instruction.terms
         steps = step_terms(self.config, self.recipe, self.account.plan, terms)
         # 1: aggregate the clients' codes, Eq (5): their noisy sum over a fixed denominator
-        if closed.summed is not None:
-            code = controlled_code(self.control, closed.summed / self.account.plan.expected_cohort)
-        else:
+        total: WireArray | None = closed.summed
+        if total is None:
             total = sum_releases(closed.releases, terms, self.randomness.noise(opened.number))
-            code = controlled_code(self.control, steps.code(self._released(opened.number, total, terms)))
+        code = controlled_code(self.control, steps.code(self._released(opened.number, total, terms)))
         # 2: decode with Dec at the length that the gradients had; a Dec that was learnt never left the server
         gradient = controlled_gradient(self.control, steps.gradient(opened.codec, code))
         # 3: gradient descent on the adapter, Eq (6); 4: the next round sends it, or the sum, to its clients

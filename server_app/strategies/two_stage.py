@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 from flwr.app import Message
 from flwr.serverapp import Grid
+from numpy.typing import NDArray
 from torch import Tensor
 
 from common.adapter import Layout
@@ -14,7 +15,7 @@ from common.codecs.autoencoder import NeuralCodec
 from common.codecs.conv import usual_depth
 from common.codecs.identity import IdentityCodec
 from common.config import ConfigError, RunConfig
-from common.privacy.mechanism import ReleaseTerms, combine
+from common.privacy.mechanism import ReleaseTerms, code_units, combine
 from common.privacy.noise import RandomSource
 from common.trajectory import adapter_digest
 from common.wire.records import release_bytes, serialized_bytes
@@ -36,17 +37,19 @@ from server_app.strategies.tasks import stage_one_task
 class Collected:
     """What came of stage 1: the releases (shape ``[terms.size]`` each), their terms, the expected number of them.
 
-    ``summed``: under secure aggregation their noisy sum, all that there is.
+    ``summed``: under secure aggregation their noisy sum (grid steps), all that there is.
     """
 
     releases: list[np.ndarray]
     terms: ReleaseTerms
     expected: float
-    summed: Tensor | None = None
+    summed: NDArray[np.int64] | None = None
 
     def total(self, source: RandomSource) -> Tensor:
         """The noisy sum of the releases, code units, shape ``[terms.size]``; ``source``: of the server's own noise."""
-        return combine(self.releases, self.terms, source) if self.summed is None else self.summed
+        if self.summed is None:
+            return combine(self.releases, self.terms, source)
+        return code_units(self.summed, self.terms)
 
 
 class TwoStage(FederatedAdapter):
@@ -97,8 +100,8 @@ class TwoStage(FederatedAdapter):
 
         if self.secure:
             instruction = self.secure.instruct(
-                0, terms, number, stage.sampling_rate, parcel.content(None), self.message_type,
-                set(self.attendance.away),
+                0, terms, number, stage.sampling_rate, lambda node: self.downlink.content(parcel, node),
+                self.message_type, set(self.attendance.away),
             )  # fmt: skip
         else:
             cohort = self.draw_cohort(0, stage.sampling_rate, self.account.plan.stage_one_shares)

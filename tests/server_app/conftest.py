@@ -11,6 +11,7 @@ from common.model.adapted import AdaptedModel, load_adapted_model
 from server_app.priors.public_gradients import PseudoClients, pseudo_clients
 from server_app.strategies import base, public_prior
 from server_app.strategies.base import FederatedAdapter
+from tests.support.downlink import Watch
 from tests.support.grids import TinyGrid
 from tests.support.strategy_runs import Make
 from tests.support.tiny import Files, tiny_config, tiny_grid, tiny_strategy
@@ -56,3 +57,8 @@ def draw(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(FederatedAdapter, "draw_cohort", drawn)
 
     return drawing
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
+    return Watch(monkeypatch)

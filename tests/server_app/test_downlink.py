@@ -9,61 +9,17 @@ import torch
 from flwr.app import ConfigRecord, Message
 from torch import Tensor
 
-from client_app import answer as answer_module
 from client_app import holdings
 from client_app import start as start_module
 from client_app.holdings import RECORD
 from common.wire.records import ADAPTER, ASSIGNMENT, LACKS, PROXY, SUMS, TASK, TRAIN, serialized_bytes
 from server_app.strategies import STRATEGIES
-from server_app.strategies.base import FederatedAdapter
-from tests.support.grids import TinyGrid, faulty
+from tests.support.downlink import ROUNDS, Watch, of_round, sent
+from tests.support.grids import faulty
 from tests.support.strategy_runs import NOISY, Make, rounds_of
 from tests.support.tiny import CLIENTS, start
 
 SEEDED = ("dr-encoder", "random-projection")
-ROUNDS = 6
-
-
-class Watch:
-    """Notes the adapter that each client trains from, beside the server's of that moment."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.pairs: list[tuple[int, Tensor, Tensor]] = []
-        self.server: Callable[[], Tensor] = lambda: torch.zeros(0)
-        original = answer_module.started
-
-        def started(instruction: Any, *rest: Any) -> Any:
-            found = original(instruction, *rest)
-            if found is not None and instruction.task.round:
-                self.pairs.append((instruction.task.round, found.adapter, self.server()))
-            return found
-
-        monkeypatch.setattr(answer_module, "started", started)
-        monkeypatch.setattr(start_module, "_last", [])
-
-    def follow(self, strategy: FederatedAdapter) -> FederatedAdapter:
-        self.server = lambda: strategy.state.optimizer.adapter
-        return strategy
-
-    def check(self) -> None:
-        assert {number for number, _, _ in self.pairs} == set(range(1, ROUNDS + 1))
-        for number, client, server in self.pairs:
-            assert torch.equal(client, server), number
-        assert not torch.equal(self.pairs[0][1], self.pairs[-1][1])
-
-
-@pytest.fixture
-def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
-    return Watch(monkeypatch)
-
-
-def sent(grid: TinyGrid, field: str, kind: str = TRAIN) -> list[Message]:
-    """The instructions that hold a field."""
-    return [m for m in grid.sent if m.metadata.message_type == kind and field in m.content.config_records[TASK]]
-
-
-def of_round(messages: list[Message], number: int) -> list[int]:
-    return sorted(m.metadata.dst_node_id for m in messages if m.metadata.group_id == str(number))
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])

@@ -52,7 +52,7 @@ def test_the_expectation_is_the_mean_over_runs(sizes: MessageSizes, rate: float)
 
 def test_in_every_round_each_sum_but_the_last_comes_once() -> None:
     sizes = MessageSizes(500, 60, 98_000, 350, sums=SUMS)
-    found = expected_bytes(sizes, ROUNDS, 1.0, stage_one=(1.0, 70, 300))
+    found = expected_bytes(sizes, ROUNDS, 1.0, before=(70, 300))
     assert found.down == pytest.approx(ROUNDS * 60 + 350 + sum(SUMS[:-1]) + 300)
     assert found.up == ROUNDS * 500 + 70
 

@@ -8,14 +8,13 @@ from typing import Any
 from common.config import RunConfig
 from common.model.positions import check_length
 from common.privacy.mechanism import ReleaseTerms
-from common.secure.directory import ENTRY_BYTES
 from common.wire.secure import bits_of
 from server_app.privacy.account import assumptions
 from server_app.privacy.plan import PrivacyPlan, clients_asked, round_terms, why_infinite
 from server_app.results.json_lines import finite
 from server_app.results.run_bytes import RunBytes, plain_lora_bytes, run_bytes
 from server_app.results.units import bytes_against_lora, clock, data_size, show
-from server_app.rounds.secure import bytes_of_answer
+from server_app.rounds.secure import bytes_of_answer, set_up_bytes
 from server_app.run import plan_run
 from server_app.strategies import check_strategy, recipe_of
 from workbench.planning.architectures import Shape, shape_of
@@ -191,8 +190,8 @@ def _cover_line(sizes: Sizes) -> list[str]:
     what = "secure aggregation" if secure else "with cover traffic"
     lines = [f"  {what:<27} {up} up and {down} down in all: everybody is asked in every round"]
     if secure:
-        keys = data_size(ENTRY_BYTES * sizes.privacy.clients)
-        lines.append(f"  key set-up, once a run      {ENTRY_BYTES} B up and {keys} down per client")
+        keys_up, keys_down = map(data_size, set_up_bytes(sizes.privacy.clients))
+        lines.append(f"  key set-up, once a run      {keys_up} up and {keys_down} down per client, of the above")
     return lines
 
 

@@ -1,0 +1,41 @@
+"""What is planned of bytes against what a run serializes, both ways, for every strategy under every trust model."""
+
+from typing import Any
+
+import pytest
+from flwr.app import Message
+
+from common.wire.records import serialized_bytes
+from server_app.results.run_bytes import run_bytes
+from server_app.strategies import STRATEGIES
+from tests.support.strategy_runs import VARIANTS, Make
+from tests.support.tiny import CLIENTS, start
+
+ROUNDS = 4
+TRUST: dict[str, dict[str, Any]] = {
+    "central": {},
+    "distributed": {},
+    "local": {},
+    "secure": {"privacy.dropouts": 0},
+}
+NOISY = {"privacy.epsilon": 0.0, "privacy.noise-multiplier": 2.0, "num-server-rounds": ROUNDS, "data.evaluation": ""}
+CASES = [
+    *((f"{name}, {trust}", {"strategy.name": name, "privacy.trust": trust} | TRUST[trust])
+      for name in STRATEGIES for trust in TRUST),
+    *((name, VARIANTS[name]) for name in VARIANTS if name not in STRATEGIES),
+]  # fmt: skip
+
+
+def _bytes(messages: list[Message]) -> int:
+    return sum(serialized_bytes(message.content) for message in messages)
+
+
+@pytest.mark.parametrize("changes", [changes for _, changes in CASES], ids=[name for name, _ in CASES])
+def test_what_is_planned_is_what_a_run_serializes(make: Make, changes: dict[str, Any]) -> None:
+    """Everybody answers every round; what noise makes of the sums' sizes is all that a plan cannot know."""
+    strategy, grid = make(NOISY | changes)
+    planned = run_bytes(strategy.config, strategy.recipe, strategy.account.plan, ROUNDS)
+    start(strategy, grid)
+    assert not [message for message in grid.answered if message.has_error()]
+    assert planned.up * CLIENTS == pytest.approx(_bytes(grid.answered), rel=0.02)
+    assert planned.down * CLIENTS == pytest.approx(_bytes(grid.sent), rel=0.02)
