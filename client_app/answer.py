@@ -125,7 +125,7 @@ def answer(message: Message, context: Context, kind: Kind) -> Message:
         return Message(pack_lack(head.round), reply_to=message)
     asked = Asked(site, task, train, adapted, cut.cut(start.adapter), cut, instruction.encoder)
     compute = kind.plan(asked)
-    keeps = holdings.keep(head.assignment, sent_assignment(message.content), start.entries, max(0, task.round - 1))
+    keeps = holdings.keep(head.assignment, sent_assignment(message.content), start.trail, max(0, task.round - 1))
     if secure is not None and seat is not None:
         return Message(_masked(asked, compute, kind, context, secure, seat, keeps), reply_to=message)
     may_read = site.charge(task, context.state, spend=task.sampled)  # the last that may refuse: now comes a release

@@ -1,4 +1,4 @@
-"""What a client keeps of a run's instructions, so that they need not be sent again: the assignment and the sums.
+"""What a client keeps of a run's instructions, so that they need not be sent again: the assignment and a trail.
 
 It is in the client's Flower state, which comes with every message and goes back with every answer, so it does not
 depend on which process answers, nor on whether one has died over a long example. What is kept follows from what was
@@ -7,6 +7,8 @@ processes; what is large they keep there once, instead of each in its state.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 from flwr.app import ConfigRecord, RecordDict
@@ -15,8 +17,24 @@ from common.wire.sums import Entry, joined, split_sums
 
 RECORD = "held"
 _LARGE = 1 << 16  # bytes
-_MOST_SHARED = 4
-_shared: dict[bytes, bytes] = {}  # assignments of simulated clients by name, the last ones
+_MOST_SHARED, _MOST_SHARED_BYTES = 4, 1 << 26  # the last ones; more of them while they are small
+_NAME_BYTES = 16
+_shared: dict[bytes, bytes] = {}  # assignments and snapshots of simulated clients by name
+
+
+@dataclass(frozen=True)
+class Trail:
+    """What an adapter follows from.
+
+    Attributes:
+        entries: sums of rounds, in their order.
+        snapshot: the state that their steps are taken from (``AdapterOptimizer.snapshot``), as bytes; empty: the run's
+            initial adapter, which the seed gives.
+
+    """
+
+    entries: Sequence[Entry] = ()
+    snapshot: bytes = b""
 
 
 class Holdings:
@@ -33,42 +51,51 @@ class Holdings:
         found = held.get("assignment")
         return found if isinstance(found, bytes) else _shared.get(name)
 
-    def sums(self, name: bytes, until: int) -> list[Entry] | None:
-        """The kept sums of the rounds up to ``until`` under an assignment; ``None`` where they may be too few."""
+    def trail(self, name: bytes, until: int) -> Trail | None:
+        """What the adapter after round ``until`` follows from under an assignment; ``None``: some may be lacking."""
         held = self._held()
         if not until:
-            return []
+            return Trail()
         data, last = held.get("sums"), held.get("last")
         if held.get("name") != name or not isinstance(data, bytes) or not isinstance(last, int) or last < until:
             return None
+        snapshot = held.get("snapshot", b"") or _shared.get(held.get("snapshot-name", b""))
+        snapshot = snapshot if "snapshot-name" in held else b""
+        if snapshot is None:
+            return None
         try:
-            return [entry for entry in split_sums(data) if entry.round <= until]
+            return Trail([entry for entry in split_sums(data) if entry.round <= until], snapshot)
         except ValueError:
             return None
 
-    def keep(self, name: bytes, assignment: bytes | None, entries: Sequence[Entry] | None, last: int) -> int:
-        """Keep an assignment (``None``: it is kept already), and sums up to round ``last`` (``None``: those there are).
+    def keep(self, name: bytes, assignment: bytes | None, trail: Trail | None, last: int) -> int:
+        """Keep an assignment (``None``: it is kept already), and a trail up to round ``last`` (``None``: it has none).
 
-        Returns what a reply says of it: the last round whose sum is kept, 0 for none.
+        Returns what a reply says of it: the last round that the trail leads to, 0 for none.
         """
         held = self._held()
-        if entries is not None:
-            data = joined(entries)
-        elif held.get("name") == name:
-            data, last = held.get("sums", b""), held.get("last", 0)
-        else:
-            data, last = b"", 0
-        new: dict[str, Any] = {"name": name, "sums": data, "last": last}
+        new: dict[str, Any] = {"name": name, "sums": b"", "last": 0}
+        if trail is not None:
+            new |= {"sums": joined(trail.entries), "last": last} | self._snapshot(trail.snapshot)
         if assignment is None:
             new |= {"assignment": held["assignment"]} if "assignment" in held else {}
-        elif self._simulated and len(assignment) > _LARGE:
-            _share(name, assignment)
         else:
-            new["assignment"] = assignment
+            new |= self._part("assignment", assignment, name)
         if new != held:
             self._state.pop(RECORD, None)  # Flower warns of a record that is overwritten
             self._state[RECORD] = ConfigRecord(new)
-        return int(last)
+        return int(new["last"])
+
+    def _snapshot(self, data: bytes) -> dict[str, Any]:
+        name = blake2b(data, digest_size=_NAME_BYTES).digest()
+        return {"snapshot-name": name} | self._part("snapshot", data, name) if data else {}
+
+    def _part(self, field: str, data: bytes, name: bytes) -> dict[str, Any]:
+        """What goes into the state of something that may be large."""
+        if self._simulated and len(data) > _LARGE:
+            _share(name, data)
+            return {}
+        return {field: data}
 
     def _held(self) -> dict[str, Any]:
         record = self._state.get(RECORD)
@@ -78,5 +105,5 @@ class Holdings:
 def _share(name: bytes, assignment: bytes) -> None:
     _shared.pop(name, None)
     _shared[name] = assignment
-    while len(_shared) > _MOST_SHARED:
+    while len(_shared) > _MOST_SHARED and sum(map(len, _shared.values())) > _MOST_SHARED_BYTES:
         _shared.pop(next(iter(_shared)))

@@ -7,33 +7,34 @@ against the digest in the instruction: on a machine that rounds otherwise nothin
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from client_app.encoders import encoder_for
-from client_app.holdings import Holdings
+from client_app.holdings import Holdings, Trail
 from common.adapter import RankCut
 from common.codecs.base import Codec
 from common.model.adapted import AdaptedModel, initial_adapter
 from common.optimizer import AdapterOptimizer
-from common.trajectory import RoundSum, adapter_digest, epoch_of
+from common.trajectory import RoundSum, StepTerms, adapter_digest, epoch_of
 from common.wire.records import Instruction, Sums, WireError, received_adapter
 from common.wire.sums import Entry, unpack_sum
 
 
 class Started(NamedTuple):
-    """An adapter (shape ``[n]``), and the sums that it is made of; ``None``: it came as it is."""
+    """An adapter (shape ``[n]``), and what later ones can be made of; ``None``: these come as they are, like this."""
 
     adapter: Tensor
-    entries: list[Entry] | None
+    trail: Trail | None
 
 
 @dataclass
 class _Rebuilt:
-    """The last rebuilt adapter: of which model and assignment, after which sums."""
+    """The last rebuilt adapter: of which model and assignment, along which trail."""
 
     adapted: AdaptedModel
     assignment: bytes
-    entries: list[Entry]
+    trail: Trail
     optimizer: AdapterOptimizer
 
 
@@ -47,19 +48,35 @@ def started(
 
     ``cut``: how it goes into the model's own; ``seed``: of the run. Raises ``WireError`` for what does not fit.
     """
-    start = instruction.start
+    start, terms = instruction.start, instruction.task.step_terms
     if not isinstance(start, Sums):
-        return Started(received_adapter(start, cut.full), None)
-    kept = holdings.sums(assignment, start.base)
+        if terms is None or not isinstance(start, Tensor):
+            return Started(received_adapter(start, cut.full), None)
+        trail = Trail(snapshot=start.numpy().tobytes())
+        return Started(_along(trail, terms, torch.zeros(cut.full.size)).adapter, trail)
+    kept = holdings.trail(assignment, start.base)
     if kept is None:
         return None
-    entries = [*kept, *start.entries]
+    trail = Trail([*kept.entries, *start.entries], kept.snapshot)
     initial = adapted.initial.cpu() if cut.is_whole else initial_adapter(cut.full, seed)
-    adapter = _rebuilt(adapted, cut, initial, assignment, entries, instruction)
+    adapter = _rebuilt(adapted, cut, initial, assignment, trail, instruction)
     if adapter_digest(adapter) != start.digest:
         _last.clear()
         return None
-    return Started(adapter, entries)
+    if not torch.isfinite(adapter).all():
+        raise WireError("the sums make an adapter with NaN or infinities")
+    return Started(adapter, trail)
+
+
+def _along(trail: Trail, terms: StepTerms, initial: Tensor) -> AdapterOptimizer:
+    """An optimizer where a trail begins; ``WireError`` for a snapshot of another adapter or optimizer."""
+    try:
+        optimizer = terms.start(initial)
+        if trail.snapshot:
+            optimizer.resume(torch.frombuffer(bytearray(trail.snapshot), dtype=torch.float32))
+    except ValueError as error:
+        raise WireError(f"the adapter's state: {error}") from error
+    return optimizer
 
 
 def _rebuilt(
@@ -67,15 +84,15 @@ def _rebuilt(
     cut: RankCut,
     initial: Tensor,
     assignment: bytes,
-    entries: list[Entry],
+    trail: Trail,
     instruction: Instruction,
 ) -> Tensor:
-    if not entries:
-        return initial
-    encoder, task = instruction.encoder, instruction.task
+    encoder, task, entries = instruction.encoder, instruction.task, list(trail.entries)
     terms = task.step_terms
-    if terms is None or entries[-1].round >= task.round:
-        raise WireError(f"sums up to round {entries[-1].round} for round {task.round}, of no known step")
+    if not entries and not trail.snapshot:
+        return initial
+    if terms is None or (entries and entries[-1].round >= task.round):
+        raise WireError(f"sums for round {task.round} that are of later ones, or of no known step")
 
     def codec_of(number: int) -> Codec:
         codec = encoder_for(encoder, adapted, task.terms.size, epoch_of(number, task.refresh_every), cut)
@@ -84,16 +101,20 @@ def _rebuilt(
         return codec
 
     known = _last[0] if _last else None
-    follows = known is not None and known.adapted is adapted and known.assignment == assignment
-    if known is None or not follows or entries[: len(known.entries)] != known.entries:
-        try:
-            known = _Rebuilt(adapted, assignment, [], terms.start(initial))
-        except ValueError as error:
-            raise WireError(str(error)) from error
-    new = entries[len(known.entries) :]
+    if known is None or known.adapted is not adapted or not _leads_on(known, assignment, trail):
+        known = _Rebuilt(adapted, assignment, Trail(snapshot=trail.snapshot), _along(trail, terms, initial))
+    _last.clear()  # what is not advanced to the end is none
+    new = entries[len(known.trail.entries) :]
     terms.advance(known.optimizer, (_unpacked(entry, task.terms.size) for entry in new), codec_of)
-    _last[:] = [_Rebuilt(adapted, assignment, entries, known.optimizer)]
+    _last[:] = [_Rebuilt(adapted, assignment, trail, known.optimizer)]
     return known.optimizer.adapter
+
+
+def _leads_on(known: _Rebuilt, assignment: bytes, trail: Trail) -> bool:
+    """Whether a trail goes on where the last rebuilt adapter is."""
+    before = list(known.trail.entries)
+    same = known.assignment == assignment and known.trail.snapshot == trail.snapshot
+    return same and list(trail.entries[: len(before)]) == before
 
 
 def _unpacked(entry: Entry, size: int) -> RoundSum:

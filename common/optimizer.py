@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 _MOMENTUM = 0.9
+_COUNT = "step"  # of Adam: how many it has taken
 _FIRST, _SECOND, _EPSILON = 0.9, 0.999, 1e-8  # Adam's averages (Kingma and Ba, 2015)
 
 
@@ -28,7 +29,7 @@ class AdapterOptimizer:
     def __init__(self, name: str, learning_rate: float, adapter: Tensor) -> None:
         if name not in _STEPS:
             raise ValueError(f"optimizer = {name!r}, expected one of {', '.join(_STEPS)}")
-        self._take, self._rate = _STEPS[name], learning_rate
+        self._name, self._take, self._rate = name, _STEPS[name], learning_rate
         self._adapter = adapter.detach().clone()
         self._averages: dict[str, Tensor] = {}
 
@@ -41,6 +42,25 @@ class AdapterOptimizer:
         """Take one step along ``-gradient`` (shape ``[n]``) and return the new adapter."""
         self._adapter = self._adapter - self._take(gradient, self._rate, self._averages)
         return self.adapter
+
+    def snapshot(self) -> Tensor:
+        """Adapter and averages as one vector, shape ``[snapshot_size(name, n)]``: all that later steps follow from."""
+        parts = [self._adapter, *(self._averages.get(name, self._zeros(name)) for name in _AVERAGES[self._name])]
+        return torch.cat([part.reshape(-1) for part in parts])
+
+    def resume(self, snapshot: Tensor) -> None:
+        """Take over a ``snapshot``; ``ValueError`` for a vector of another size."""
+        count, names = self._adapter.numel(), _AVERAGES[self._name]
+        if snapshot.shape != (snapshot_size(self._name, count),):
+            raise ValueError(f"{snapshot.numel()} values, expected {snapshot_size(self._name, count)}")
+        parts = snapshot.clone().split([count, *(self._zeros(name).numel() for name in names)])
+        self._adapter = parts[0]
+        self._averages = {
+            name: part.reshape(self._zeros(name).shape) for name, part in zip(names, parts[1:], strict=True)
+        }
+
+    def _zeros(self, name: str) -> Tensor:
+        return torch.zeros(()) if name == _COUNT else torch.zeros_like(self._adapter)
 
     def reset(self, adapter: Tensor) -> None:
         """Put the adapter back to an earlier value, keeping the optimizer's averages."""
@@ -69,13 +89,23 @@ def _momentum(gradient: Tensor, rate: float, averages: dict[str, Tensor]) -> Ten
 
 def _adam(gradient: Tensor, rate: float, averages: dict[str, Tensor]) -> Tensor:
     nothing = torch.zeros_like(gradient)
-    count = averages.get("step", torch.zeros(())) + 1
+    count = averages.get(_COUNT, torch.zeros(())) + 1
     first = averages.get("exp_avg", nothing) * _FIRST + gradient * (1 - _FIRST)
     second = averages.get("exp_avg_sq", nothing) * _SECOND + (gradient * gradient) * (1 - _SECOND)
-    averages.update({"step": count, "exp_avg": first, "exp_avg_sq": second})
+    averages.update({_COUNT: count, "exp_avg": first, "exp_avg_sq": second})
     steps = int(count)
     deviation = second.sqrt() / math.sqrt(1 - _SECOND**steps) + _EPSILON
     return first / deviation * (rate / (1 - _FIRST**steps))
 
 
 _STEPS = {"sgd": _sgd, "momentum": _momentum, "adam": _adam}
+_AVERAGES = {"sgd": (), "momentum": ("momentum_buffer",), "adam": ("exp_avg", "exp_avg_sq", _COUNT)}
+
+
+def snapshot_size(name: str, count: int) -> int:
+    """Values of ``AdapterOptimizer.snapshot`` for an adapter of ``count`` values.
+
+    >>> [snapshot_size(name, 10) for name in ("sgd", "momentum", "adam")]
+    [10, 20, 31]
+    """
+    return count + sum(1 if average == _COUNT else count for average in _AVERAGES[name])

@@ -9,11 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import repeat
 
+import torch
 from flwr.app import RecordDict
 
 from common.codecs.base import EncoderSpec
 from common.codecs.identity import IdentityCodec
 from common.config import RunConfig
+from common.optimizer import snapshot_size
 from common.wire.assignment import Task, pack_assignment
 from common.wire.records import Start, Sums, pack_assigned, serialized_bytes
 from common.wire.sums import Entry, typical_size
@@ -144,7 +146,7 @@ def run_bytes(
     sizes = MessageSizes.of(
         task,
         PlannedEncoder(encoder) if encoder else recipe.encoder,
-        recipe.broadcast,
+        torch.zeros(snapshot_size(config.server.optimizer, recipe.layout.size)) if sums else recipe.broadcast,
         assigned_every=recipe.encoder_changes_every,
         sums=sums,
         masked=masked,

@@ -31,7 +31,8 @@ class Parcel:
     Attributes:
         task: what is asked.
         encoder: of the run's first draw.
-        adapter: where training starts, whole: the adapter itself or its proxy.
+        adapter: where training starts, whole: the adapter itself or its proxy; where sums are sent, with all that later
+            steps follow from (``AdapterOptimizer.snapshot``), so that the next of them is enough then.
         digest: of the adapter that the sums give.
         entries: all sums that the adapter follows from; ``None`` where it does not follow from any.
 

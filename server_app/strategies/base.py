@@ -192,7 +192,7 @@ class FederatedAdapter(FlowerStrategy):
         encoder = self.codec.redraw(0).spec()
         if task.step_terms is None or self.state.put_back:
             return Parcel(task, encoder, self.broadcast(server_round, adapter))
-        return Parcel(task, encoder, adapter, adapter_digest(adapter), tuple(self.state.sums))
+        return Parcel(task, encoder, self.state.optimizer.snapshot(), adapter_digest(adapter), tuple(self.state.sums))
 
     def aggregate(self, opened: OpenRound, replies: Sequence[Message]) -> ClosedRound:
         """Algorithm 2, server side, unless too few replied to a round without noise, or for a sum of masked codes."""

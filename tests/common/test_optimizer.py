@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.optimizer import AdapterOptimizer
+from common.optimizer import AdapterOptimizer, snapshot_size
 from tests.support.tiny import vectors
 
 START, *GRADIENTS = vectors(5, 30, 0)
@@ -83,3 +83,18 @@ def test_reset_puts_the_adapter_back() -> None:
     optimizer.step(GRADIENTS[0])
     optimizer.reset(before)
     assert torch.equal(optimizer.adapter, START)
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adam"])
+@pytest.mark.parametrize("steps", [0, 1, 5])
+def test_a_snapshot_is_all_that_later_steps_follow_from(name: str, steps: int) -> None:
+    gradients = torch.randn(steps + 3, 7, generator=torch.Generator().manual_seed(1))
+    one, other = (AdapterOptimizer(name, 0.1, torch.full((7,), value)) for value in (1.0, 2.0))
+    for gradient in gradients[:steps]:
+        one.step(gradient)
+    assert one.snapshot().shape == (snapshot_size(name, 7),)
+    other.resume(one.snapshot())
+    for gradient in gradients[steps:]:
+        assert torch.equal(one.step(gradient), other.step(gradient))
+    with pytest.raises(ValueError, match="values, expected"):
+        other.resume(torch.zeros(8))

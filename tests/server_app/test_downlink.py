@@ -150,20 +150,41 @@ def test_failed_rounds_leave_no_sum_and_silent_clients_catch_up(make: Make, watc
     assert not [m for m in grid.answered if not m.has_error() and LACKS in m.content]
 
 
-def test_where_the_sums_outgrow_the_adapter_the_adapter_is_sent(make: Make, watch: Watch) -> None:
-    """Codes as large as a third of the adapter, without noise; whoever is asked in every round lacks one sum."""
-    strategy, grid = make({"strategy.name": "random-projection", "codec.size": 1024, "num-server-rounds": ROUNDS})
+@pytest.mark.parametrize(("optimizer", "size"), [("sgd", 1024), ("momentum", 2048), ("adam", 3072)])
+@pytest.mark.parametrize("kept", ["in its state", "by the process", "nowhere"])
+def test_where_the_sums_outgrow_the_adapter_it_is_sent_and_then_sums_again(
+    make: Make, watch: Watch, monkeypatch: pytest.MonkeyPatch, optimizer: str, size: int, kept: str
+) -> None:
+    """Large codes, without noise: three sums are larger than the adapter with what its optimizer remembers.
+
+    Client 1 forgets all before round 4, and is then asked in every round: each time it lacks one sum.
+    """
+    monkeypatch.setattr(holdings, "_shared", {})
+    monkeypatch.setattr(holdings, "_LARGE", 1 << 16 if kept == "in its state" else 1000)
+    changes = {"server.optimizer": optimizer, "codec.size": size, "num-server-rounds": ROUNDS}
+    strategy, grid = make({"strategy.name": "random-projection", **changes})
     original = grid.push_messages
 
     def push(messages: Any) -> list[str]:
-        grid.context(1).state.clear()
-        return original(messages)
+        asked = list(messages)
+        if asked[0].metadata.group_id == "4" and not seen:
+            seen.append(True)
+            grid.context(1).state.clear()
+        if kept == "nowhere":
+            holdings._shared.clear()
+        return original(asked)
 
+    seen: list[bool] = []
     grid.push_messages = push  # type: ignore[method-assign]
     start(watch.follow(strategy), grid)
     watch.check()
-    got = {number: set(of_round(sent(grid, ADAPTER), number)) for number in (2, 3, 4, 5, 6)}
-    assert got == {2: set(), 3: set(), 4: {1}, 5: {1}, 6: {1}}
+    again = {"nowhere": [4, 5, 6]}.get(kept, [4])
+    assert [(m.metadata.dst_node_id, m.metadata.group_id) for m in sent(grid, ADAPTER)] == [(1, str(n)) for n in again]
+    lacking = [m for m in grid.answered if LACKS in m.content]
+    assert len(lacking) == len(again)
+    of_last = [m for m in sent(grid, SUMS) if m.metadata.dst_node_id == 1 and m.metadata.group_id == "6"]
+    assert len(of_last) == 1
+    assert serialized_bytes(of_last[0].content) < 4 * size + 200
 
 
 def test_a_large_assignment_of_simulated_clients_is_kept_once_and_of_a_site_in_its_state(
