@@ -7,7 +7,7 @@ processes; what is large they keep there once, instead of each in its state.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -30,11 +30,17 @@ class Trail:
         entries: sums of rounds, in their order.
         snapshot: the state that their steps are taken from (``AdapterOptimizer.snapshot``), as bytes; empty: the run's
             initial adapter, which the seed gives.
+        since: the round that the snapshot was taken after.
 
     """
 
     entries: Sequence[Entry] = ()
     snapshot: bytes = b""
+    since: int = 0
+
+    def further(self, entries: Sequence[Entry]) -> "Trail":
+        """With sums of later rounds."""
+        return replace(self, entries=[*self.entries, *(entry for entry in entries if entry.round > self.since)])
 
 
 class Holdings:
@@ -64,7 +70,7 @@ class Holdings:
         if snapshot is None:
             return None
         try:
-            return Trail([entry for entry in split_sums(data) if entry.round <= until], snapshot)
+            return Trail((), snapshot, int(held["since"])).further([e for e in split_sums(data) if e.round <= until])
         except ValueError:
             return None
 
@@ -76,7 +82,7 @@ class Holdings:
         held = self._held()
         new: dict[str, Any] = {"name": name, "sums": b"", "last": 0}
         if trail is not None:
-            new |= {"sums": joined(trail.entries), "last": last} | self._snapshot(trail.snapshot)
+            new |= {"sums": joined(trail.entries), "last": last, "since": trail.since} | self._snapshot(trail.snapshot)
         if assignment is None:
             new |= {"assignment": held["assignment"]} if "assignment" in held else {}
         else:

@@ -4,7 +4,7 @@ The last rebuilt adapter stays in this process, so a round costs the step of the
 against the digest in the instruction: on a machine that rounds otherwise nothing is trained from a wrong one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -18,7 +18,7 @@ from common.model.adapted import AdaptedModel, initial_adapter
 from common.optimizer import AdapterOptimizer
 from common.trajectory import RoundSum, StepTerms, adapter_digest, epoch_of
 from common.wire.records import Instruction, Sums, WireError, received_adapter
-from common.wire.sums import Entry, unpack_sum
+from common.wire.sums import MOST_SUMS, Entry, unpack_sum
 
 
 class Started(NamedTuple):
@@ -52,12 +52,12 @@ def started(
     if not isinstance(start, Sums):
         if terms is None or not isinstance(start, Tensor):
             return Started(received_adapter(start, cut.full), None)
-        trail = Trail(snapshot=start.numpy().tobytes())
+        trail = Trail((), start.numpy().tobytes(), max(0, instruction.task.round - 1))
         return Started(_along(trail, terms, torch.zeros(cut.full.size)).adapter, trail)
     kept = holdings.trail(assignment, start.base)
     if kept is None:
         return None
-    trail = Trail([*kept.entries, *start.entries], kept.snapshot)
+    trail = kept.further(start.entries)
     initial = adapted.initial.cpu() if cut.is_whole else initial_adapter(cut.full, seed)
     adapter = _rebuilt(adapted, cut, initial, assignment, trail, instruction)
     if adapter_digest(adapter) != start.digest:
@@ -65,7 +65,17 @@ def started(
         return None
     if not torch.isfinite(adapter).all():
         raise WireError("the sums make an adapter with NaN or infinities")
-    return Started(adapter, trail)
+    return Started(adapter, _shortened(trail))
+
+
+def _shortened(trail: Trail) -> Trail:
+    """The trail of the last rebuilt adapter, or its end alone where that is less to keep, or to go along anew."""
+    length = sum(len(entry.data) for entry in trail.entries)
+    if not trail.entries or (length <= _last[0].optimizer.snapshot_bytes and len(trail.entries) <= MOST_SUMS):
+        return trail
+    end = _last[0].optimizer.snapshot().numpy().tobytes()
+    _last[0].trail = Trail((), end, trail.entries[-1].round)
+    return _last[0].trail
 
 
 def _along(trail: Trail, terms: StepTerms, initial: Tensor) -> AdapterOptimizer:
@@ -102,7 +112,7 @@ def _rebuilt(
 
     known = _last[0] if _last else None
     if known is None or known.adapted is not adapted or not _leads_on(known, assignment, trail):
-        known = _Rebuilt(adapted, assignment, Trail(snapshot=trail.snapshot), _along(trail, terms, initial))
+        known = _Rebuilt(adapted, assignment, replace(trail, entries=()), _along(trail, terms, initial))
     _last.clear()  # what is not advanced to the end is none
     new = entries[len(known.trail.entries) :]
     terms.advance(known.optimizer, (_unpacked(entry, task.terms.size) for entry in new), codec_of)
@@ -113,7 +123,7 @@ def _rebuilt(
 def _leads_on(known: _Rebuilt, assignment: bytes, trail: Trail) -> bool:
     """Whether a trail goes on where the last rebuilt adapter is."""
     before = list(known.trail.entries)
-    same = known.assignment == assignment and known.trail.snapshot == trail.snapshot
+    same = known.assignment == assignment and replace(known.trail, entries=()) == replace(trail, entries=())
     return same and list(trail.entries[: len(before)]) == before
 
 

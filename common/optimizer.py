@@ -48,6 +48,11 @@ class AdapterOptimizer:
         parts = [self._adapter, *(self._averages.get(name, self._zeros(name)) for name in _AVERAGES[self._name])]
         return torch.cat([part.reshape(-1) for part in parts])
 
+    @property
+    def snapshot_bytes(self) -> int:
+        """Of a snapshot, in float32."""
+        return 4 * snapshot_size(self._name, self._adapter.numel())
+
     def resume(self, snapshot: Tensor) -> None:
         """Take over a ``snapshot``; ``ValueError`` for a vector of another size."""
         count, names = self._adapter.numel(), _AVERAGES[self._name]

@@ -25,7 +25,7 @@ from common.privacy.mechanism import ReleaseTerms, WireArray
 from common.proxy import QuantizedAdapter
 from common.wire import bits
 from common.wire.assignment import DIGEST_BYTES, MOST_STEPS, Task, digest_of, pack_assignment, unpack_assignment
-from common.wire.sums import Entry, joined, split_sums
+from common.wire.sums import MOST_SUMS, Entry, joined, split_sums
 
 SCHEMA = 2
 NOTHING = -1
@@ -265,6 +265,8 @@ def _unpack_sums(data: bytes) -> Sums:
     entries = tuple(split_sums(data[_START.size :]))
     if entries and entries[0].round <= base:
         raise ValueError(f"a sum of round {entries[0].round} after those up to round {base}")
+    if len(entries) > MOST_SUMS:
+        raise ValueError(f"{len(entries)} sums at once, more than {MOST_SUMS}")
     return Sums(base, entries, digest)
 
 

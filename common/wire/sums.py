@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from common.trajectory import FINENESS, RoundSum
 from common.wire import bits
 
+MOST_SUMS = 4096
+"""Of one instruction: a step takes a client a hundredth of a local one, and a site limits what it works for a run."""
 _MOST_LOW_BITS = 40
 _MOST_QUANTILES = 1 << 14
 _TYPICAL_STEP = 1 << 12
@@ -56,6 +58,8 @@ def unpack_sum(entry: Entry, size: int) -> RoundSum:
     number, start = _read_number(entry.data, start)
     step, start = _read_number(entry.data, start)
     body = entry.data[start:]
+    if len(body) > 4 * size + 1:  # before ones and zeros are counted: Rice's code takes ten bits a value at most
+        raise ValueError(f"a sum of {len(body)} bytes, for {size} values")
     if step:
         return RoundSum(number, step, _read_rice(body, size))
     if len(body) != 4 * size:

@@ -13,7 +13,7 @@ from flwr.app import RecordDict
 from common.codecs.base import EncoderSpec
 from common.wire.assignment import Task, digest_of, pack_assignment
 from common.wire.records import Start, Sums, pack_assigned
-from common.wire.sums import Entry
+from common.wire.sums import MOST_SUMS, Entry
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,13 @@ class Parcel:
         return self._cut[known, base]
 
     def _start(self, base: int) -> Start:
-        """The sums after a round, or the adapter where that is smaller."""
+        """The sums after a round, or the adapter where that is smaller, or they are too many."""
         if self.entries is None:
             return self.adapter
         lacking = tuple(entry for entry in self.entries if entry.round > base)
         whole = 0 if isinstance(self.adapter, Sums) else self.adapter.nbytes
-        return self.adapter if sum(len(entry.data) for entry in lacking) > whole else Sums(base, lacking, self.digest)
+        large = len(lacking) > MOST_SUMS or sum(len(entry.data) for entry in lacking) > whole
+        return self.adapter if large else Sums(base, lacking, self.digest)
 
 
 class Downlink:

@@ -99,3 +99,16 @@ def test_small_and_empty_sums_stay_as_they_are() -> None:
         summed = RoundSum.of(1, total)
         assert summed.step == 1
         np.testing.assert_array_equal(summed.values, total)
+
+
+@pytest.mark.parametrize("size", [1, 3, 256, 10_000])
+def test_honest_sums_are_short_and_longer_ones_are_refused_before_they_are_read(size: int) -> None:
+    """A byte of ones and zeros takes 72 while it is read: a server could exhaust a site's memory by one message."""
+    lone, low = np.zeros(size, dtype=np.int64), np.full(size, 3, dtype=np.int64)
+    lone[0] = 2**40
+    for total in (lone, low, drawn(size, 1e9), drawn(size, 0.5)):
+        assert unpack_sum(pack_sum(RoundSum.of(1, total)), size).values.shape == (size,)
+    body = bytes([1, 1, 0]) + bytes([255]) * (4 * size) + bytes(size)
+    entry = Entry(1, bytes([len(body) & 0x7F | 0x80, len(body) >> 7 & 0x7F | 0x80, len(body) >> 14]) + body)
+    with pytest.raises(ValueError, match=f"a sum of {5 * size + 1} bytes, for {size} values"):
+        unpack_sum(entry, size)

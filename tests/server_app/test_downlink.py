@@ -12,6 +12,7 @@ from torch import Tensor
 from client_app import holdings
 from client_app import start as start_module
 from client_app.holdings import RECORD
+from common.optimizer import snapshot_size
 from common.wire.records import ADAPTER, ASSIGNMENT, LACKS, PROXY, SUMS, TASK, TRAIN, serialized_bytes
 from server_app.strategies import STRATEGIES
 from tests.support.downlink import ROUNDS, Watch, of_round, sent
@@ -185,6 +186,25 @@ def test_where_the_sums_outgrow_the_adapter_it_is_sent_and_then_sums_again(
     of_last = [m for m in sent(grid, SUMS) if m.metadata.dst_node_id == 1 and m.metadata.group_id == "6"]
     assert len(of_last) == 1
     assert serialized_bytes(of_last[0].content) < 4 * size + 200
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
+def test_what_a_client_keeps_is_no_more_than_the_adapter_with_its_averages(
+    make: Make, watch: Watch, optimizer: str
+) -> None:
+    """It lacks one sum each time; those of three rounds would be more than that."""
+    size = {"sgd": 1024, "momentum": 2048, "adam": 3072}[optimizer]
+    changes = {"server.optimizer": optimizer, "codec.size": size, "num-server-rounds": ROUNDS}
+    strategy, grid = make({"strategy.name": "random-projection", **changes})
+    start(watch.follow(strategy), grid)
+    watch.check()
+    assert not sent(grid, ADAPTER)
+    assert not [m for m in grid.answered if LACKS in m.content]
+    most = 4 * snapshot_size(optimizer, strategy.layout.size)
+    for node in strategy.nodes:
+        held: Any = grid.context(node).state.config_records[RECORD]
+        assert len(held["sums"]) + len(held.get("snapshot", b"")) <= most
+        assert held["since"] == 3
 
 
 def test_a_large_assignment_of_simulated_clients_is_kept_once_and_of_a_site_in_its_state(
