@@ -47,7 +47,7 @@ class Holdings:
     """What one client keeps in its Flower ``state``; ``simulated``: large assignments are kept by the process."""
 
     def __init__(self, state: RecordDict, *, simulated: bool) -> None:
-        self._state, self._simulated = state, simulated
+        self._state, self.simulated = state, simulated
 
     def assignment(self, name: bytes) -> bytes | None:
         """The assignment of a name, if it is kept."""
@@ -98,7 +98,7 @@ class Holdings:
 
     def _part(self, field: str, data: bytes, name: bytes) -> dict[str, Any]:
         """What goes into the state of something that may be large."""
-        if self._simulated and len(data) > _LARGE:
+        if self.simulated and len(data) > _LARGE:
             _share(name, data)
             return {}
         return {field: data}

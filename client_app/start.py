@@ -65,11 +65,14 @@ def started(
         return None
     if not torch.isfinite(adapter).all():
         raise WireError("the sums make an adapter with NaN or infinities")
-    return Started(adapter, _shortened(trail))
+    return Started(adapter, trail if holdings.simulated else _shortened(trail))
 
 
 def _shortened(trail: Trail) -> Trail:
-    """The trail of the last rebuilt adapter, or its end alone where that is less to keep, or to go along anew."""
+    """The trail of the last rebuilt adapter, or its end alone where that is less to keep, or to go along anew.
+
+    So a server can make a site keep no more than twice the adapter with its averages.
+    """
     length = sum(len(entry.data) for entry in trail.entries)
     if not trail.entries or (length <= _last[0].optimizer.snapshot_bytes and len(trail.entries) <= MOST_SUMS):
         return trail

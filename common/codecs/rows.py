@@ -41,6 +41,10 @@ class Rows(ABC):
         """Return ``Qᵀ c``: shape ``[k]`` to ``[n]``, in the code's precision."""
 
     @abstractmethod
+    def only(self, chosen: Tensor) -> "Rows":
+        """Some of the rows in their order; ``chosen``: bool, shape ``[k]``."""
+
+    @abstractmethod
     def arrays(self) -> dict[str, Tensor]:
         """What must travel for ``from_arrays`` to make the same rows."""
 
@@ -98,6 +102,17 @@ class BlockRows(Rows):
         for block, matrix, piece in zip(self._blocks, self._matrices(code), pieces, strict=True):
             vector[block.offset : block.offset + block.dim] += matrix.T @ piece
         return vector
+
+    def only(self, chosen: Tensor) -> "BlockRows":
+        """Every block with its own of them."""
+        parts = chosen.split([block.rows for block in self._blocks])
+        pieces = self._stored.split([block.dim * block.rows for block in self._blocks])
+        kept = [
+            piece.view(block.rows, block.dim)[part].flatten()
+            for block, piece, part in zip(self._blocks, pieces, parts, strict=True)
+        ]
+        blocks = [[b.offset, b.dim, int(part.sum())] for b, part in zip(self._blocks, parts, strict=True)]
+        return BlockRows(self._layout, torch.tensor(blocks), torch.cat(kept))
 
     def arrays(self) -> dict[str, Tensor]:
         """Blocks and rows: 2 bytes a value."""
@@ -172,6 +187,10 @@ class TuckerRows(Rows):
             lifted.append((matrix.T if long_first(piece) else matrix).reshape(-1))
         return torch.cat(lifted)
 
+    def only(self, chosen: Tensor) -> "TuckerRows":
+        """Some of the core's rows, with all sides."""
+        return TuckerRows(self._layout, self._width, self._sides, self._core[chosen])
+
     def arrays(self) -> dict[str, Tensor]:
         """Sides and core: 2 bytes a value."""
         return {"sides": self._sides.clone(), "core": self._core.clone()}
@@ -238,6 +257,11 @@ class TangentRows(Rows):
         """The weights, then one backward pass."""
         weights = self._weights.to(code) @ code
         return self._model().pull(self._point, self._tokens, self._spans, weights.float()).to(code)
+
+    def only(self, chosen: Tensor) -> "TangentRows":
+        """Some columns of the weights."""
+        weights = self._weights[:, chosen]
+        return TangentRows(self._layout, self._point, self._tokens, self._spans, weights, self._tangents)
 
     def arrays(self) -> dict[str, Tensor]:
         """Point, sequences and weights: no row."""

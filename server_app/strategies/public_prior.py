@@ -33,6 +33,9 @@ from server_app.strategies.base import FederatedAdapter
 from server_app.strategies.findings import Findings
 from server_app.strategies.recipe import PlannedEncoder, Recipe, check_size
 
+OFF = 0.01
+"""Of Wiener's factor, below which a row is turned off and not sent."""
+
 
 class PublicPrior(FederatedAdapter):
     """Principal directions of pseudo-gradients as rows, weighted by energy and noise."""
@@ -97,15 +100,19 @@ class PublicPrior(FederatedAdapter):
         clients = pseudo_clients(self.adapted, adapter, prompts, prior, seed)
         gradients = group_gradients(self.adapted, adapter, clients.tokens, clients.spans)
         found = directions(self.layout, gradients, codec.size, prior, clients, adapter)
-        scales = row_scales(found.energies, whitening=prior.whitening, floor=self._noise_floor())
+        floor = self._noise_floor()
+        on = rows_on(found.energies, floor)
+        energies = found.energies[on]
+        scales = row_scales(energies, whitening=prior.whitening, floor=floor)
         costs = PriorCosts.of(self.state.prior)
         self.state.prior = PriorCosts(
             refreshes=costs.refreshes + 1,
             seconds=costs.seconds + time.monotonic() - started,
             prompts=float(len(prompts)),
-            energy=float(found.energies.sum()),
+            energy=float(energies.sum()),
+            rows=float(len(energies)),
         ).figures()
-        return SubspaceCodec(self.layout, found.rows, scales)
+        return SubspaceCodec(self.layout, found.rows.only(on), scales)
 
     def _pool(self) -> list[str]:
         """The public prompts, made once; none of them is a question that anything is scored on."""
@@ -136,6 +143,7 @@ class PriorCosts:
         seconds: what they took together.
         prompts: in the pool of the last one.
         energy: share of the pseudo-gradients' energy that its rows hold.
+        rows: that it has; those that the noise drowns are left out (``rows_on``).
 
     """
 
@@ -143,6 +151,7 @@ class PriorCosts:
     seconds: float = 0.0
     prompts: float = 0.0
     energy: float = 0.0
+    rows: float = 0.0
 
     @classmethod
     def of(cls, figures: Mapping[str, float]) -> "PriorCosts":
@@ -177,6 +186,7 @@ class PriorFindings(Findings):
             "seconds_to_encode_one_gradient": self.seconds_to_encode,
             "encoder_bytes_down_per_refresh": self.encoder_bytes,
             "pseudo_gradient_energy_in_rows": costs.energy,
+            "rows": costs.rows,
             "summary": f"a public prior of {costs.prompts:.0f} prompts ({prior.prompts}), made "
             f"{count(int(costs.refreshes), 'time')} on the server; a client gets "
             f"{data_size(self.encoder_bytes)} of it, once for each time",
@@ -190,6 +200,18 @@ def _demo_questions(config: RunConfig) -> tuple[str, ...]:
         return ()
     check_demo(data)
     return public_questions(data.task, prior.template)
+
+
+def rows_on(energies: Tensor, floor: float) -> Tensor:
+    """Which rows are worth sending (bool, shape ``[k]``); the first one at least.
+
+    Not those of which Wiener's factor, λ/(λ + floor), is below ``OFF``: it acts twice, so they hold less than ``OFF``²
+    of their own step, and as little of the noise. Energies and floor are of released and public things alone.
+    """
+    energies = energies.double()
+    on = (energies > 0) & (energies >= OFF * (energies + floor))
+    on[energies.argmax()] = True
+    return on
 
 
 def row_scales(energies: Tensor, *, whitening: float, floor: float) -> Tensor:

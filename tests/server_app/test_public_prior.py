@@ -15,7 +15,8 @@ from common.config import ConfigError, PublicPriorConfig
 from common.demo.tasks import evaluation_examples, splits_of, template_of
 from common.model.adapted import AdaptedModel
 from server_app.priors.public_gradients import Directions, PseudoClients, directions, layer_ranges, pseudo_clients
-from server_app.strategies.public_prior import row_scales
+from server_app.strategies import public_prior
+from server_app.strategies.public_prior import row_scales, rows_on
 from tests.support.grids import faulty
 from tests.support.strategy_runs import NOISY, Make
 from tests.support.tiny import Files, run_tiny, start, tiny_config, vectors
@@ -287,6 +288,32 @@ def test_no_energy_at_all_makes_no_scale_infinite() -> None:
     assert row_scales(torch.zeros(2), whitening=0.25, floor=0.0).isfinite().all()
 
 
+def test_rows_that_the_noise_turns_off_are_not_sent_and_what_is_decoded_stays(make: Make) -> None:
+    """With a floor that drowns the weak ones: without them a code is shorter, and gives the same step."""
+    changes = {**NOISY, **PRIOR, "public-prior.noise-floor": 50.0, "privacy.trust": "central"}
+    strategy, grid = make(changes)
+    codec = strategy.prepare(grid)
+    assert isinstance(codec, SubspaceCodec)
+    assert 1 <= codec.size < strategy.config.codec.size
+    assert strategy.state.prior["public_prior_rows"] == codec.size
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(public_prior, "OFF", 0.0)
+        other, _ = make(changes)
+        whole = other.prepare(grid)
+    assert whole.size == strategy.config.codec.size
+    x = codec.decode(torch.ones(codec.size)) + 0.1 * whole.decode(torch.ones(whole.size))
+    torch.testing.assert_close(codec.decode(codec.encode(x)), whole.decode(whole.encode(x)), rtol=0.01, atol=1e-4)
+    assert codec.spec().nbytes / whole.spec().nbytes == pytest.approx(codec.size / whole.size, rel=0.05)
+
+
+def test_only_rows_worth_it_are_on_and_one_always_is() -> None:
+    energies = torch.tensor([0.5, 0.1, 1e-3, 0.0])
+    assert rows_on(energies, 0.05).tolist() == [True, True, True, False]
+    assert rows_on(energies, 0.2).tolist() == [True, True, False, False]
+    assert rows_on(energies, 1e9).tolist() == [True, False, False, False]
+    assert rows_on(torch.zeros(3), 0.0).tolist() == [True, False, False]
+
+
 def test_rows_fade_at_the_noise_of_the_whole_run(make: Make) -> None:
     """z = 2 over six clients and three rounds: energy (2/6)^2/3 on the mean of the rounds' mean codes."""
     strategy, grid = make({**NOISY, **PRIOR, "public-prior.noise-floor": 0.5, "privacy.trust": "central"})
@@ -294,11 +321,11 @@ def test_rows_fade_at_the_noise_of_the_whole_run(make: Make) -> None:
     assert isinstance(codec, SubspaceCodec)
     plain, _ = make({**PRIOR, "public-prior.noise-floor": 0.5})
     without = plain.prepare(grid)
-    ratio = codec.spec().arrays["scales"] / without.spec().arrays["scales"]
+    ratio = codec.spec().arrays["scales"] / without.spec().arrays["scales"][: codec.size]
     weights = ratio / ratio[0]
     assert 0 < weights[-1] < weights[1] < 1
     # weight of energy l is l / (l + floor), so 1/weight is linear in 1/l
-    energies = without.spec().arrays["scales"] ** -4
+    energies = without.spec().arrays["scales"][: codec.size] ** -4
     energies = energies / energies[0]
     slope = (1 / weights[-1] - 1) / (1 / energies[-1] - 1)
     lead = expected / slope - expected

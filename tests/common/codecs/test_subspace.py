@@ -43,6 +43,14 @@ def test_a_scale_multiplies_its_value_in_the_code_and_its_direction_in_the_step(
     assert torch.allclose(rows @ rows.T, torch.eye(5).double(), atol=2e-3)  # float16 on the wire
 
 
+@every_row
+def test_some_of_the_rows_are_the_same_rows_and_weigh_less(rows: Rows) -> None:
+    chosen = torch.tensor([True, False, True, True, False])
+    some, x = rows.only(chosen).bound(Parabolas()), gaussian(LAYOUT.size, seed=2)
+    torch.testing.assert_close(some.project(x), rows.bound(Parabolas()).project(x)[chosen])
+    assert sum(array.nbytes for array in some.arrays().values()) < sum(array.nbytes for array in rows.arrays().values())
+
+
 def test_block_rows_touch_their_own_coordinates_only() -> None:
     basis = matrix(subspace(blocks()))
     assert not basis[:3, 128:].any()
