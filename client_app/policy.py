@@ -13,7 +13,8 @@ from client_app.node_config import (
     number,
     whole,
 )
-from common.privacy.mechanism import SLACK_EPSILON, ReleaseTerms
+from common.privacy.mechanism import ReleaseTerms
+from common.privacy.price import SLACK_EPSILON
 from common.wire.secure import SecureTask
 
 OWN_DATA_MIN_NOISE = 0.1

@@ -24,7 +24,8 @@ from flwr.app import ConfigRecord, RecordDict
 from client_app.node_config import PolicyRefusal
 from client_app.policy import SitePolicy
 from common.privacy.gaussian import gaussian_epsilon
-from common.privacy.mechanism import SLACK_EPSILON, ReleaseTerms, noise_slack
+from common.privacy.mechanism import ReleaseTerms
+from common.privacy.price import SLACK_EPSILON, noise_slack
 
 RECORD = "site-ledger"
 _SCHEMA = 1

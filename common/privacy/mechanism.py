@@ -37,7 +37,7 @@ Where some are missing, the others add a second share to what they give to read 
 *Local.* Variance grows with the cohort by design, hence no amplification for anybody. Given who was selected,
 which is independent of the data, client i's contribution is covered by its own noise: z is valid whatever the
 others do. If the other responders are trusted to add theirs, z·√K′ holds for the sum of K′ releases
-(``outsider_charge``). To have amplification as well, the server would have to top up to a fixed total of
+(``price.outsider_charge``). To have amplification as well, the server would have to top up to a fixed total of
 N·z²C² with N ≥ every cohort.
 """
 
@@ -53,7 +53,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.privacy import noise
-from common.privacy.accounting import Charge
 from common.privacy.clipping import check_bound, clip
 from common.privacy.noise import RandomSource
 from common.privacy.norms import noisy_norm_limit, norm
@@ -62,8 +61,6 @@ Trust = Literal["central", "distributed", "local", "secure"]
 WireArray = NDArray[Any]
 
 MAX_SHARES = 2**20
-SLACK_EPSILON = 20.0
-"""``noise_slack`` holds for guarantees of ε up to this."""
 
 MOST_SMOOTHING = 2.0**-22
 """Variance that pays for the discretisation, over z²B², at most: 4 against at least (4·√``MAX_SHARES``)²."""
@@ -71,11 +68,12 @@ MOST_SMOOTHING = 2.0**-22
 FALSE_ALARM = 2.0**-96
 """Bound on the probability that an honest message is refused by its norm: what then happens is not what is charged.
 
-``noise_slack`` pays for it. A filter alone would do with 2^-64, but that would cost all of δ in a large federation; the
-limit moves by little, from 7.9 to 8.5 clip norms for 256 values at z = 1.64 and 25 shares.
+``price.noise_slack`` pays for it. A filter alone would do with 2^-64, but that would cost all of δ in a large
+federation; the limit moves by little, from 7.9 to 8.5 clip norms for 256 values at z = 1.64 and 25 shares.
 """
 
-_SMOOTHING_STD = 2.0
+SMOOTHING_STD = 2.0
+"""Grid steps: the part of every sum's noise that turns the discrete into a continuous one, charged to nobody."""
 _FINEST_SHARE_STD = 4.0
 _STEPS_PER_STD = 64.0
 _SMALLEST_RESOLUTION = 256.0
@@ -140,7 +138,7 @@ class ReleaseTerms:
         """
         if not self.noise_multiplier or self.trust == "central":
             return 0.0
-        return math.sqrt(max(0.0, count * self._client_grid_std**2 - _SMOOTHING_STD**2)) / self.resolution
+        return math.sqrt(max(0.0, count * self.client_grid_std**2 - SMOOTHING_STD**2)) / self.resolution
 
     @property
     def message_noise_multiplier(self) -> float:
@@ -172,7 +170,7 @@ class ReleaseTerms:
     @property
     def largest_value(self) -> int:
         """Largest magnitude an honest message can hold, in grid steps: exact, the noise is bounded."""
-        return self.resolution + noise.reach(self._client_grid_std)
+        return self.resolution + noise.reach(self.client_grid_std)
 
     @property
     def largest_norm(self) -> float:
@@ -181,7 +179,7 @@ class ReleaseTerms:
         Without noise of its own that is the clip norm (in code units where codes travel as float32).
         """
         bound = self.resolution if self.noise_multiplier else self.clip_norm
-        return noisy_norm_limit(self.size, bound, self._client_grid_std, FALSE_ALARM)
+        return noisy_norm_limit(self.size, bound, self.client_grid_std, FALSE_ALARM)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -191,17 +189,18 @@ class ReleaseTerms:
         return np.dtype(np.int16 if self.largest_value <= np.iinfo(np.int16).max else np.int32)
 
     @property
-    def _total_variance(self) -> float:
+    def total_variance(self) -> float:
         """Noise variance that one protected sum must carry, in squared grid steps; 0 without noise."""
         if not self.noise_multiplier:
             return 0.0
-        return (self.noise_multiplier * self.resolution) ** 2 + _SMOOTHING_STD**2
+        return (self.noise_multiplier * self.resolution) ** 2 + SMOOTHING_STD**2
 
     @property
-    def _client_grid_std(self) -> float:
+    def client_grid_std(self) -> float:
+        """Std of one client's noise, grid steps; 0 where clients add none."""
         if self.trust == "central":
             return 0.0
-        return math.sqrt(self._total_variance / self.parts)
+        return math.sqrt(self.total_variance / self.parts)
 
     def server_grid_std(self, releases: int) -> float:
         """Std, in grid steps, of the noise the server adds to a sum of ``releases`` messages.
@@ -212,11 +211,11 @@ class ReleaseTerms:
         if self.trust == "secure":
             return 0.0
         if self.trust == "central":
-            return math.sqrt(self._total_variance)
+            return math.sqrt(self.total_variance)
         if self.trust == "local":
-            return 0.0 if releases else math.sqrt(self._total_variance)
+            return 0.0 if releases else math.sqrt(self.total_variance)
         shares = max(1, self.shares)
-        return math.sqrt(self._total_variance * (shares - releases) / shares)
+        return math.sqrt(self.total_variance * (shares - releases) / shares)
 
     def total_std(self, releases: int, repairs: int = 0) -> float:
         """Std, code units, of the noise on what ``combine`` makes of ``releases`` messages: theirs and the server's.
@@ -224,7 +223,7 @@ class ReleaseTerms:
         Never below z·C. Whatever the number in ``central`` and ``distributed``; it grows with it in ``local`` and
         ``secure``, where ``repairs`` of the clients added a second share since others were missing.
         """
-        clients = (releases + repairs) * self._client_grid_std**2
+        clients = (releases + repairs) * self.client_grid_std**2
         return math.sqrt(clients + self.server_grid_std(releases) ** 2) * self.grid_step
 
 
@@ -246,7 +245,7 @@ def release(code: Tensor, terms: ReleaseTerms, source: RandomSource) -> WireArra
     if not terms.noise_multiplier:
         return values.copy()
     vector = noise.quantize(values, clipped.bound, terms.resolution, source)
-    return noise.add_noise(vector, terms._client_grid_std, source).astype(terms.dtype)
+    return noise.add_noise(vector, terms.client_grid_std, source).astype(terms.dtype)
 
 
 def combine(releases: Sequence[WireArray], terms: ReleaseTerms, source: RandomSource) -> Tensor:
@@ -284,7 +283,7 @@ def sum_releases(releases: Sequence[WireArray], terms: ReleaseTerms, source: Ran
 
 def repair_noise(terms: ReleaseTerms, source: RandomSource) -> NDArray[np.int64]:
     """One more share of noise, shape ``[size]``, grid steps: of a client that helps to do without missing ones."""
-    return noise.discrete_gaussian(terms.size, terms._client_grid_std, source)
+    return noise.discrete_gaussian(terms.size, terms.client_grid_std, source)
 
 
 def check_sum(total: NDArray[np.int64], terms: ReleaseTerms, releases: int, repairs: int = 0) -> None:
@@ -319,43 +318,3 @@ def check_release(values: WireArray, terms: ReleaseTerms) -> None:
     if not length <= terms.largest_norm * (1 + 1e-6):  # floating point: a sum of a million squares is off by less
         what = "what an honest client's ever is" if terms.client_std else "the clip norm"
         raise ValueError(f"release of norm {length:.6g} exceeds {what}, {terms.largest_norm:.6g}")
-
-
-def noise_slack(terms: ReleaseTerms) -> float:
-    """Additive δ of one round for what is not exact: tails, sums of shares, discrete for continuous, false alarms.
-
-    If a release lies within η in total variation of an exact one, (ε, δ) becomes (ε, δ + (1+e^ε)·η); stated
-    for ε up to ``SLACK_EPSILON``. Rounding to the grid and clipping are exact and cost nothing. Valid for the
-    sum and for one message; 0 without noise. Of a million values and a hundred shares:
-
-    >>> noise_slack(ReleaseTerms(1_000_000, 1.0, 1.0, "distributed", 100, normalize=True)) < 3e-12
-    True
-    """
-    if not terms.noise_multiplier:
-        return 0.0
-    draws = 2 * terms.parts if terms.trust == "secure" else terms.parts + 1  # in secure, each may add a second share
-    smallest = math.sqrt(terms._total_variance / terms.parts)
-    per_value = draws * noise.sampler_error(smallest) + noise.smoothing_error(_SMOOTHING_STD)
-    if terms.is_shared:
-        per_value += noise.sum_error(smallest, draws)
-    refused = draws * FALSE_ALARM if terms.client_std else 0.0
-    return (1 + math.exp(SLACK_EPSILON)) * (math.expm1(terms.size * per_value) + refused)
-
-
-def outsider_charge(terms: ReleaseTerms, sampling_rate: float, label: str = "", *, trusted_replies: int = 1) -> Charge:
-    """Price one round towards those who see only the aggregate.
-
-    (z, ``sampling_rate``); in ``local`` no amplification, so (z·√trusted_replies, 1). Leave ``trusted_replies`` at 1
-    for a figure that holds even if all other clients collude.
-
-    >>> outsider_charge(ReleaseTerms(64, 1.0, 2.0, "central", 8, normalize=True), 0.1)
-    Charge(noise_multiplier=2.0, sampling_rate=0.1, count=1, label='')
-    """
-    if terms.trust == "local":
-        return Charge(terms.noise_multiplier * math.sqrt(max(1, trusted_replies)), 1.0, 1, label)
-    return Charge(terms.noise_multiplier, sampling_rate, 1, label)
-
-
-def message_charge(terms: ReleaseTerms, label: str = "") -> Charge:
-    """Price one message towards the server that reads it: never amplified, ε = ∞ in ``central``."""
-    return Charge(terms.message_noise_multiplier, 1.0, 1, label)

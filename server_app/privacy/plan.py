@@ -6,7 +6,8 @@ from functools import lru_cache
 
 from common.config import ConfigError, PrivacyConfig, RunConfig
 from common.privacy.accounting import Charge, calibrate, check_delta, default_delta, epsilon, max_rounds
-from common.privacy.mechanism import MAX_SHARES, SLACK_EPSILON, ReleaseTerms, noise_slack, outsider_charge
+from common.privacy.mechanism import MAX_SHARES, ReleaseTerms
+from common.privacy.price import SLACK_EPSILON, noise_slack, outsider_charge
 from server_app.privacy.sampling import binomial_limit
 from server_app.privacy.shares import check_secure, noise_against, shares_not_counted
 from server_app.privacy.stage_one import StageOne

@@ -20,7 +20,8 @@ from common.model.adapted import AdaptedModel
 from common.privacy import noise
 from common.privacy.accounting import epsilon
 from common.privacy.gaussian import gaussian_epsilon
-from common.privacy.mechanism import ReleaseTerms, message_charge, noise_slack
+from common.privacy.mechanism import ReleaseTerms
+from common.privacy.price import message_charge, noise_slack
 from common.scale_code import ScaleCode
 from common.wire.assignment import Task
 from common.wire.digest import app_digest

@@ -4,138 +4,24 @@ Whatever a run's configuration says, the kind of the answer, its text or length,
 """
 
 import json
-import tomllib
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from flwr.app import Context, RecordDict
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from client_app import app as client_module
 from client_app import site as site_module
 from client_app.rows import rows_allowed
-from client_app.site_ledger import create_ledger
-from common.codecs import IdentityCodec, LinearCodec
-from common.config import StageOneConfig
 from common.model.adapted import AdaptedModel
 from common.privacy.mechanism import ReleaseTerms
-from common.scale_code import ScaleCode
-from common.wire.assignment import Task
-from common.wire.digest import app_digest
-from common.wire.records import STATISTICS, TRAIN, pack_instruction
-from tests.support.messages import NODE, instruction
-from tests.support.tiny import TINY
-
-ROOT = Path(__file__).parents[2]
-KEYS: dict[str, Any] = {
-    f"{section}.{name}" if isinstance(value, dict) else section: default
-    for section, value in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"].items()
-    for name, default in (value.items() if isinstance(value, dict) else [("", value)])
-}
-ROWS = [{"prompt": f"the sum of {n} and 3 is", "completion": f" {n + 3}", "diagnosis": "well"} for n in range(12)]
-LENGTH = 119  # bytes of a code of 64 values under these terms
-Change = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
-
-
-def last(**cells: Any) -> Change:
-    """One person's row is another one."""
-    return lambda rows: [*rows[:-1], {**rows[-1], **cells}]
-
-
-TEXTS: dict[str, Change] = {
-    "a null": last(completion=None),
-    "a null prompt": last(prompt=None),
-    "a null elsewhere": last(diagnosis=None),
-    "a number": last(completion=5),
-    "a list": last(completion=["5"]),
-    "a record": last(prompt={"of": "a kind"}),
-    "nothing to learn": last(completion=""),
-    "blanks": last(completion="   ", prompt=" "),
-    "a long text": last(prompt="the sum of 2 and 3 is " * 5_000),
-    "other letters": last(prompt="𝔘ñí\u202e\x00", completion=" \ud800é"),
-    "another column": last(hiv_note="positive"),
-    "no column": lambda rows: [{"prompt": row["prompt"]} for row in rows],
-    "one row": lambda rows: rows[:1],
-    "no rows": lambda rows: [],
-    "many rows": lambda rows: rows * 40,
-}
-BYTES = {
-    "latin-1": '{"prompt": "caf\u00e9", "completion": " 5"}\n'.encode("latin-1"),
-    "a torn line": b'{"prompt": "the sum',
-    "nested": b'{"prompt": ' + b"[" * 20_000,
-    "nul": b"\x00" * 64,
-    "no JSON": b"\xff\xfe\x00",
-}
-ODD = ["a folder", "no file", "unreadable", *TEXTS, *BYTES]
+from common.wire.records import STATISTICS, TRAIN
+from tests.support.own_site import KEYS, LENGTH, ODD, Seen, SiteUnderTest, write_site_files
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The site's file, and what it might be instead."""
-    folder = tmp_path_factory.mktemp("own")
-    found = {"ordinary": folder / "ordinary.jsonl", "no file": folder / "none.jsonl", "a folder": folder / "f.jsonl"}
-    found["a folder"].mkdir()
-    for name, change in {"ordinary": list, **TEXTS}.items():
-        found[name] = folder / f"{name.replace(' ', '-')}.jsonl"
-        found[name].write_text("".join(json.dumps(row) + "\n" for row in change(ROWS)), encoding="utf-8")
-    for name, content in {**BYTES, "unreadable": found["ordinary"].read_bytes()}.items():
-        found[name] = folder / f"{name.replace(' ', '-')}.jsonl"
-        found[name].write_bytes(content)
-    found["unreadable"].chmod(0)
-    return found
-
-
-@dataclass(frozen=True)
-class Seen:
-    """All that anybody but the site can see of an answer, and what the site has written down."""
-
-    kind: str
-    text: str
-    length: int
-    ledger: bytes
-
-
-@dataclass
-class SiteUnderTest:
-    """One site: ``ask`` is everything that a server can do to it."""
-
-    adapted: AdaptedModel
-    folder: Path
-    node: dict[str, Any]
-    asked: int = 0
-
-    @property
-    def ledger(self) -> Path:
-        return self.folder / "spent.jsonl"
-
-    def ask(self, path: Path | None = None, kind: str = TRAIN, terms: ReleaseTerms | None = None, **run: Any) -> Seen:
-        """One instruction under a run's configuration (``data__name`` = ``data.name``); a new ledger if it is gone."""
-        layout = self.adapted.layout
-        codec = LinearCodec.of_form(layout, 64, 1) if kind == TRAIN else IdentityCodec(layout)
-        scales = ScaleCode.of(layout, StageOneConfig())
-        size = 64 if kind == TRAIN else scales.size
-        terms = terms or ReleaseTerms(size, 1.0, 3.0, "local", 4, normalize=True)
-        stage_one = {"steps": 2, "learning_rate": 0.5} if kind == STATISTICS else {}
-        content = pack_instruction(self.adapted.initial, codec.spec(), Task(1, terms, app_digest(), **stage_one))
-        node = self.node | ({"data-path": str(path)} if path else {})
-        run = KEYS | TINY | {key.replace("__", ".").replace("_", "-"): value for key, value in run.items()}
-        place = Context(run_id=7, node_id=NODE, node_config=node, state=RecordDict(), run_config=run)
-        try:
-            reply = client_module.app(instruction(content, kind), place).content["release"]
-        except Exception as error:
-            text = f"{type(error).__name__}: {error}"
-            assert str(self.folder) not in text, "no path of the site is sent"
-            assert "Traceback" not in text
-            return Seen("error", text, 0, self.ledger.read_bytes())
-        return Seen("release", f"{sorted(reply)} {reply['head']!r}", len(reply["code"]), self.ledger.read_bytes())  # type: ignore[arg-type, call-overload]
-
-    def fresh(self) -> None:
-        self.ledger.unlink(missing_ok=True)
-        create_ledger(self.ledger)
+    return write_site_files(tmp_path_factory.mktemp("own"))
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from client_app.policy import SitePolicy
 from client_app.site_ledger import RECORD, LimitReached, SiteLedger, charge_release, create_ledger
 from common.privacy.accounting import epsilon
 from common.privacy.gaussian import gaussian_epsilon
-from common.privacy.mechanism import ReleaseTerms, Trust, message_charge, noise_slack
+from common.privacy.mechanism import ReleaseTerms, Trust
+from common.privacy.price import message_charge, noise_slack
 
 DELTA = 1e-5
 UNKNOWN = r"^this site refuses: its ledger cannot be read, so what it has spent is unknown; why is in its own log$"

@@ -53,7 +53,7 @@ def test_the_others_also_pay_for_the_whole_discretisation(noise: float, shares: 
     """Variances in grid steps, exactly: z²B² + 4 must be left, of which the colluders' shares held a part of the 4."""
     more = noise_against(colluders, noise, shares)
     terms = ReleaseTerms(256, 1.0, more, "distributed", shares, normalize=False)
-    left = terms._total_variance * (shares - colluders) / shares
+    left = terms.total_variance * (shares - colluders) / shares
     assert left >= (noise * terms.resolution) ** 2 + 4
     assert left <= 1.5 * ((noise * terms.resolution) ** 2 + 4)
 

@@ -8,7 +8,8 @@ from scipy.signal import fftconvolve
 from scipy.stats import norm
 
 from common.config import ConfigError, RunConfig
-from common.privacy.mechanism import ReleaseTerms, outsider_charge
+from common.privacy.mechanism import ReleaseTerms
+from common.privacy.price import outsider_charge
 from server_app.privacy.account import assumptions
 from server_app.privacy.plan import PrivacyPlan, clients_asked, make_plan, mean_noise, round_terms
 from server_app.privacy.stage_one import statistics_stage

@@ -12,7 +12,7 @@ from typing import Any
 
 from common.config import LARGEST_ROUNDS, ConfigError, RunConfig
 from common.privacy.accounting import Charge, RunningAccountant, epsilon
-from common.privacy.mechanism import message_charge
+from common.privacy.price import message_charge
 from server_app.privacy.account import (
     assumptions,
     compare_with_prv,

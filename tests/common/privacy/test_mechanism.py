@@ -11,18 +11,9 @@ from scipy import stats
 
 from common.privacy.accounting import Charge, epsilon
 from common.privacy.clipping import NonFiniteError
-from common.privacy.mechanism import (
-    MAX_SHARES,
-    ReleaseTerms,
-    Trust,
-    check_release,
-    combine,
-    message_charge,
-    noise_slack,
-    outsider_charge,
-    release,
-)
+from common.privacy.mechanism import MAX_SHARES, ReleaseTerms, Trust, check_release, combine, release
 from common.privacy.noise import RandomSource
+from common.privacy.price import message_charge, noise_slack, outsider_charge
 from tests.support.false_alarms import beyond, rms_outside, statistical
 
 TRUSTS: tuple[Trust, ...] = ("central", "distributed", "local")
@@ -133,7 +124,7 @@ def test_total_variance_is_the_same_number_for_every_cohort() -> None:
     for shares in range(41):
         one = terms("distributed", shares=shares)
         for replies in range(shares + 1):
-            total = replies * one._client_grid_std**2 + one.server_grid_std(replies) ** 2
+            total = replies * one.client_grid_std**2 + one.server_grid_std(replies) ** 2
             assert total == pytest.approx(one.resolution**2 + 4, rel=1e-12)
 
 
