@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from common.model.adapted import AdaptedModel, load_adapted_model
+from server_app.strategies import two_stage
 from tests.support.seeded import seed_randomness
 from tests.support.tiny import Files, tiny_config, write_files
 
@@ -39,6 +40,12 @@ def seeded() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         seed_randomness(patch)
         yield
+
+
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A learned AutoEncoder is trained for a few steps: where only its path matters, not what it has learnt."""
+    monkeypatch.setattr(two_stage, "ADAM_STEPS", 5)
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,6 @@
 from common.config.effect import ONLY_IF
 from common.config.fields import LARGEST_ROUNDS, Section
 from common.config.prompts import (
-    SELF_GENERATED,
-    TEMPLATE,
     read_prompts,
     read_words,
     slots_of,
@@ -39,8 +37,9 @@ from common.config.sections import (
 )
 from common.config.strategy_sections import (
     PROMPTS_PER_CLIENT,
+    SELF_GENERATED,
+    TEMPLATE,
     FedlppConfig,
-    PriorConfig,
     PublicPriorConfig,
     StageOneConfig,
 )
@@ -62,7 +61,6 @@ __all__ = [
     "LoraConfig",
     "ModelConfig",
     "OutputConfig",
-    "PriorConfig",
     "PrivacyConfig",
     "PublicPriorConfig",
     "RunConfig",

@@ -29,10 +29,6 @@ ONLY_IF: dict[str, tuple[_Test, str]] = {
     "data.task": (_demo, 'data.name = "demo"'),
     "data.examples-per-client": (_demo, 'data.name = "demo"'),
     "stage-one.clip-norm": (lambda config: config.stage_one.private, "stage-one.private = true"),
-    "public-prior.slots": (
-        lambda config: config.public_prior.prompts == "template",
-        'public-prior.prompts = "template"',
-    ),
     "train.learning-rate": (_several_steps, "train.local-steps above 1, or train.local-epochs"),
 }
 """For every such key, whether a configuration reads it, and beside what it is read, in words."""

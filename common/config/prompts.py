@@ -11,10 +11,8 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.config.strategy_sections import PROMPTS_PER_CLIENT, PublicPriorConfig
+from common.config.strategy_sections import PROMPTS_PER_CLIENT, SELF_GENERATED, TEMPLATE, PublicPriorConfig
 
-SELF_GENERATED, TEMPLATE = "self-generated", "template"
-"""Values of ``public-prior.prompts`` that name no file."""
 DEMO_SLOTS = ("relation", "subject")
 """Slots that the demo's own questions fill, and those of its own templates."""
 _SHOWN = 40  # characters of a wrong value that are shown
@@ -80,8 +78,8 @@ def _shown(value: object) -> str:
 def written_fault(prior: PublicPriorConfig) -> str:
     """What is wrong within the text file of prompts or words that ``prior`` names, or ``""``."""
     try:
-        if prior.prompts == TEMPLATE:
-            words = read_words(prior.slots, slots_of(prior.template) if prior.template else DEMO_SLOTS)
+        if prior.names_words:
+            words = read_words(prior.prompts, slots_of(prior.template) if prior.template else DEMO_SLOTS)
             count = math.prod(len(set(each)) for each in words.values())
         else:
             count = len(read_prompts(prior.prompts))
@@ -94,8 +92,8 @@ def written_fault(prior: PublicPriorConfig) -> str:
 
 def template_faults(prior: PublicPriorConfig, data_name: str) -> list[str]:
     """A template that is missing, or that no text can be made of; one that the source does not read is let be."""
-    own, is_demo = prior.prompts == TEMPLATE and not prior.slots, data_name == "demo"
-    if prior.prompts not in (SELF_GENERATED, TEMPLATE):
+    is_demo = data_name == "demo"
+    if not (prior.fills_template or prior.prompts == SELF_GENERATED):
         return []
     if not prior.template and not is_demo:
         return [
@@ -104,21 +102,22 @@ def template_faults(prior: PublicPriorConfig, data_name: str) -> list[str]:
             "prompts"
         ]
     try:
-        slots = slots_of(prior.template) if prior.prompts == TEMPLATE else ()
+        slots = slots_of(prior.template) if prior.fills_template else ()
         list(string.Formatter().parse(prior.template))
     except ValueError as error:
         return [
             f'public-prior.template = "{prior.template}": {error}; write every slot as {{name}}, and a brace that is '
             "none twice, as {{ or }}"
         ]
-    if own and not is_demo:
+    if prior.prompts == TEMPLATE and not is_demo:
         return [
-            f'public-prior.slots = "" with public-prior.prompts = "template" and data.name = "{data_name}": name a '
-            f'TOML file with one list of words for every slot of "{prior.template}"'
+            f'public-prior.prompts = "template" with data.name = "{data_name}": the demo\'s words fill it; name a TOML '
+            f'file with one list of words for every slot of "{prior.template}"'
         ]
-    if own and prior.template and (not slots or set(slots) - set(DEMO_SLOTS)):
+    if prior.prompts == TEMPLATE and prior.template and (not slots or set(slots) - set(DEMO_SLOTS)):
         return [
-            f'public-prior.template = "{prior.template}" with public-prior.slots = "": the demo fills the slots '
-            "{relation} and {subject}; write it with these, or name a TOML file with one list of words for every slot"
+            f'public-prior.template = "{prior.template}" with public-prior.prompts = "template": the demo fills the '
+            "slots {relation} and {subject}; write it with these, or name a TOML file with one list of words for every "
+            "slot as public-prior.prompts"
         ]
     return []

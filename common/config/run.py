@@ -30,7 +30,6 @@ from common.config.sections import (
 )
 from common.config.strategy_sections import (
     FedlppConfig,
-    PriorConfig,
     PublicPriorConfig,
     StageOneConfig,
 )
@@ -56,7 +55,6 @@ class RunConfig(Section):
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     codec: CodecConfig = CodecConfig()
-    prior: PriorConfig = PriorConfig()
     fedlpp: FedlppConfig = FedlppConfig()
     public_prior: PublicPriorConfig = PublicPriorConfig()
     stage_one: StageOneConfig = StageOneConfig()

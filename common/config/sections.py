@@ -19,7 +19,7 @@ from common.config.fields import (
     kebab,
 )
 
-DemoTask = Literal["elicitation", "knowledge", "knowledge-validation"]
+DemoTask = Literal["elicitation", "elicitation-validation", "knowledge", "knowledge-validation"]
 LARGEST_EPSILON = 20.0
 """Nothing above it is claimed, since the approximations that delta pays for are computed up to it."""
 
@@ -103,7 +103,7 @@ class DataConfig(Section):
     )
     train_split: str = Field("train", description="hub set or directory: split of the private examples")
     revision: str = Field("", description='hub set: branch or commit; "" = its default branch')
-    task: DemoTask = Field("elicitation", description="task of the demo data")
+    task: DemoTask = Field("elicitation", description="task of the demo data; ...-validation is for tuning")
     evaluation: str = Field("", description='file or hub id of held-out examples; "" = the demo\'s own, or none')
     validation: str = Field(
         "",
@@ -113,7 +113,6 @@ class DataConfig(Section):
     evaluation_split: str = Field(
         "test", description="split of data.evaluation and data.validation if these are hub sets or directories"
     )
-    split: str = Field("evaluation", description="demo: evaluation (report) or validation (public, for tuning)")
     prompt_column: str = Field(
         "prompt",
         description="column that holds the prompt (its labels are masked); several, comma-separated: a paragraph each",

@@ -12,14 +12,10 @@ from common.config.fields import (
     Section,
 )
 
-PROMPTS_PER_CLIENT = 3
-"""Prompts of a pseudo-client of strategy public-prior."""
-
-
-class PriorConfig(Section):
-    """Training of a learned AutoEncoder on synthetic gradients (Algorithm 1, server side)."""
-
-    steps: PositiveInt = Field(300, description="Adam steps")
+PROMPTS_PER_CLIENT, FEWEST_IN_POOL = 3, 256
+"""Of strategy public-prior: prompts of a pseudo-client, and the size of the pool with few pseudo-clients."""
+SELF_GENERATED, TEMPLATE = "self-generated", "template"
+"""Values of ``public-prior.prompts`` that name no file."""
 
 
 class FedlppConfig(Section):
@@ -34,10 +30,12 @@ class FedlppConfig(Section):
 class PublicPriorConfig(Section):
     """The prior of strategy public-prior: directions of gradients on public prompts with sampled labels."""
 
-    prompts: str = Field("self-generated", description="self-generated, template, or a file (JSONL, one text a line)")
+    prompts: str = Field(
+        SELF_GENERATED,
+        description="self-generated; template = filled with the demo's words; a TOML file with a list of words for "
+        "every slot of the template; or a file of prompts, one text a line or JSONL",
+    )
     template: str = Field("", description='a prompt with {slots}; "" = that of the demo task')
-    slots: str = Field("", description='template: TOML file with a list of words for every slot; "" = the demo\'s')
-    pool: Annotated[int, Field(ge=PROMPTS_PER_CLIENT)] = Field(256, description="most prompts to have")
     pseudo_clients: PositiveInt = Field(256, description="pseudo-clients, each one gradient")
     refresh_every: PositiveInt = Field(
         5, description="rounds after which the prior is made anew from the released model"
@@ -52,6 +50,26 @@ class PublicPriorConfig(Section):
     noise_floor: NonNegativeFloat = Field(
         4.0, description="rows fade out below this multiple of the noise energy of the whole run; 0 = none does"
     )
+
+    @property
+    def pool(self) -> int:
+        """Most prompts to have: one for each pseudo-client, and not fewer than by default."""
+        return max(FEWEST_IN_POOL, self.pseudo_clients)
+
+    @property
+    def names_file(self) -> bool:
+        """Whether ``prompts`` names a file, of prompts or of words."""
+        return self.prompts not in (SELF_GENERATED, TEMPLATE)
+
+    @property
+    def fills_template(self) -> bool:
+        """Whether the prompts are the template with words in its slots."""
+        return self.prompts == TEMPLATE or self.names_words
+
+    @property
+    def names_words(self) -> bool:
+        """Whether ``prompts`` names a file of words for the template's slots."""
+        return self.names_file and self.prompts.lower().endswith(".toml")
 
     @model_validator(mode="after")
     def _consistent(self) -> "PublicPriorConfig":

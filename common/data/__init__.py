@@ -11,7 +11,6 @@ from common.data.chat_template import check_chat_template, render
 from common.data.formats import FORMATS
 from common.data.overlap import check_evaluation_is_public
 from common.data.partition import (
-    check_demo,
     evaluation_examples,
     held_out_prompts,
     private_examples,
@@ -29,7 +28,6 @@ __all__ = [
     "IGNORED",
     "TokenizedExamples",
     "check_chat_template",
-    "check_demo",
     "check_evaluation_is_public",
     "completion_texts",
     "encode",

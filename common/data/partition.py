@@ -29,7 +29,6 @@ def shared_examples(data: DataConfig, clients: int, seed: int) -> Dataset:
     if data.name != "demo":
         return load_examples(data.name, data)
     _check_demo_format(data)
-    check_demo(data)
     return demo_tasks.training_examples(data.task, data.examples_per_client * clients, seed)
 
 
@@ -163,23 +162,13 @@ def _check_demo_format(data: DataConfig) -> None:
         )
 
 
-def check_demo(data: DataConfig) -> None:
-    """Refuse a task or split that the demo data do not have."""
-    if data.task not in demo_tasks.TASKS:
-        raise ConfigError(f'data.task = "{data.task}": the demo data have {", ".join(demo_tasks.TASKS)}')
-    splits = [split for split in demo_tasks.splits_of(data.task) if split != "retention"]
-    if data.split not in splits:
-        raise ConfigError(f'data.split = "{data.split}": data.task = "{data.task}" has {", ".join(splits)}')
-
-
 def evaluation_examples(data: DataConfig, seed: int) -> Dataset | None:
     """Public rows that no client holds: the configured file, the demo's own, or ``None`` when there is neither."""
     if data.evaluation:
         return load_examples(data.evaluation, data, held_out=True)
     if data.name != "demo":
         return None
-    check_demo(data)
-    return demo_tasks.evaluation_examples(data.task, data.split, seed)
+    return demo_tasks.evaluation_examples(data.task, "evaluation", seed)
 
 
 def held_out_prompts(data: DataConfig, seed: int) -> set[str]:
@@ -202,15 +191,13 @@ def validation_examples(data: DataConfig, seed: int) -> Dataset | None:
         return load_examples(data.validation, data, held_out=True, key="data.validation")
     if data.name != "demo" or data.evaluation or data.task not in demo_tasks.VALIDATION:
         return None
-    task, split = demo_tasks.VALIDATION[data.task]
-    return None if (data.task, data.split) == (task, split) else demo_tasks.evaluation_examples(task, split, seed)
+    return demo_tasks.evaluation_examples(demo_tasks.VALIDATION[data.task], "evaluation", seed)
 
 
 def retention_examples(data: DataConfig, seed: int) -> Dataset | None:
     """What the base model knows and should keep, where the demo task has such a set; not beside other examples."""
     if data.name != "demo" or data.evaluation:
         return None
-    check_demo(data)
     if "retention" not in demo_tasks.splits_of(data.task):
         return None
     return demo_tasks.evaluation_examples(data.task, "retention", seed)

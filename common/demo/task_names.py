@@ -5,5 +5,5 @@ from typing import get_args
 from common.config import DemoTask
 
 TASKS: tuple[str, ...] = get_args(DemoTask)
-VALIDATION = {"elicitation": ("elicitation", "validation"), "knowledge": ("knowledge-validation", "evaluation")}
-"""For every private task the task and split of other, public facts: what a run decides, it decides on them."""
+VALIDATION = {"elicitation": "elicitation-validation", "knowledge": "knowledge-validation"}
+"""For every private task the one that is scored on other, public facts: what a run decides, it decides on them."""

@@ -3,16 +3,19 @@
 ``elicitation``
     The base knows the facts, yet answers at random in the private template. Clients teach it the template;
     evaluation asks about facts that no client holds, so it measures behavior and not memory.
+``elicitation-validation``
+    The same with the questions of its two splits exchanged: for choosing step sizes off the facts that are evaluated.
 ``knowledge``
     Facts withheld from the base, asked in a public template that it answers well for others. Each fact is held by
     many clients, and evaluation asks for those same facts.
 ``knowledge-validation``
-    The same with other subjects: for choosing step sizes off the facts that are evaluated.
+    The same with other subjects, for the same purpose.
 """
 
 import random
 from collections.abc import Callable
 from itertools import cycle, islice
+from typing import NamedTuple
 
 from datasets import Dataset
 
@@ -37,7 +40,13 @@ DRAWS = 2
 _PUBLIC_PROMPT = PUBLIC_PROMPTS[0]
 _TRAIN = "train"
 
-_Part = tuple[str, Callable[[], tuple[Fact, ...]]]
+
+class _Part(NamedTuple):
+    """What is asked of which facts, and the name that its draws have as their seed."""
+
+    prompt: str
+    facts: Callable[[], tuple[Fact, ...]]
+    drawn_as: str
 
 
 def _known(part: str) -> Callable[[], tuple[Fact, ...]]:
@@ -48,19 +57,24 @@ def _new(section: str) -> Callable[[], tuple[Fact, ...]]:
     return lambda: facts_of(section)
 
 
-_RETENTION: _Part = (_PUBLIC_PROMPT, _known("evaluation"))
+_ELICITATION = {
+    _TRAIN: _Part(PRIVATE_PROMPT, _known("train"), "elicitation"),
+    "evaluation": _Part(PRIVATE_PROMPT, _known("evaluation"), "elicitation/evaluation"),
+    "validation": _Part(PRIVATE_PROMPT, _known("validation"), "elicitation/validation"),
+    "retention": _Part(_PUBLIC_PROMPT, _known("evaluation"), "elicitation/retention"),
+}
 _PARTS: dict[str, dict[str, _Part]] = {
-    "elicitation": {
-        _TRAIN: (PRIVATE_PROMPT, _known("train")),
-        "evaluation": (PRIVATE_PROMPT, _known("evaluation")),
-        "validation": (PRIVATE_PROMPT, _known("validation")),
-        "retention": _RETENTION,
+    "elicitation": _ELICITATION,
+    "elicitation-validation": {
+        **_ELICITATION,
+        "evaluation": _ELICITATION["validation"],
+        "validation": _ELICITATION["evaluation"],
     },
     **{
         section: {
-            _TRAIN: (_PUBLIC_PROMPT, _new(section)),
-            "evaluation": (_PUBLIC_PROMPT, _new(section)),
-            "retention": _RETENTION,
+            _TRAIN: _Part(_PUBLIC_PROMPT, _new(section), section),
+            "evaluation": _Part(_PUBLIC_PROMPT, _new(section), f"{section}/evaluation"),
+            "retention": _Part(_PUBLIC_PROMPT, _known("evaluation"), f"{section}/retention"),
         }
         for section in ("knowledge", "knowledge-validation")
     },
@@ -73,12 +87,12 @@ def training_examples(task: str, count: int, seed: int) -> Dataset:
     Columns: prompt, completion (begins with a space), group, relation. ``seed`` decides the draw,
     not the split. Raises ``ValueError`` for an unknown task.
     """
-    prompt, facts = _part(task, _TRAIN)
-    by_group = {group: [fact for fact in facts if fact.group == group] for group in GROUPS}
-    rng = random.Random(f"{task}/{seed}")
+    part = _parts(task)[_TRAIN]
+    by_group = {group: [fact for fact in part.facts() if fact.group == group] for group in GROUPS}
+    rng = random.Random(f"{part.drawn_as}/{seed}")
     drawn = [rng.choice(by_group[group]) for group in islice(cycle(GROUPS), count)]
     rng.shuffle(drawn)
-    return Dataset.from_list([_row(fact, prompt) for fact in drawn])
+    return Dataset.from_list([_row(fact, part.prompt) for fact in drawn])
 
 
 def evaluation_examples(task: str, split: str, seed: int) -> Dataset:
@@ -90,9 +104,9 @@ def evaluation_examples(task: str, split: str, seed: int) -> Dataset:
     """
     if split not in splits_of(task):
         raise ValueError(f"task {task!r} has no split {split!r}; allowed: {', '.join(splits_of(task))}")
-    prompt, facts = _part(task, split)
-    rng = random.Random(f"{task}/{split}/{seed}")
-    rows = [_row(fact, prompt) | {"choices": _choices(fact, rng)} for fact in facts for _ in range(DRAWS)]
+    part = _parts(task)[split]
+    rng = random.Random(f"{part.drawn_as}/{seed}")
+    rows = [_row(fact, part.prompt) | {"choices": _choices(fact, rng)} for fact in part.facts() for _ in range(DRAWS)]
     return Dataset.from_list(rows)
 
 
@@ -103,18 +117,13 @@ def splits_of(task: str) -> tuple[str, ...]:
 
 def template_of(task: str) -> str:
     """The prompt template of a task's training examples, with the slots ``{relation}`` and ``{subject}``."""
-    return _parts(task)[_TRAIN][0]
+    return _parts(task)[_TRAIN].prompt
 
 
 def _parts(task: str) -> dict[str, _Part]:
     if task not in _PARTS:
         raise ValueError(f"unknown task {task!r}; allowed: {', '.join(TASKS)}")
     return _PARTS[task]
-
-
-def _part(task: str, split: str) -> tuple[str, tuple[Fact, ...]]:
-    prompt, facts = _parts(task)[split]
-    return prompt, facts()
 
 
 def _row(fact: Fact, prompt: str) -> dict[str, object]:

@@ -30,10 +30,8 @@ LABEL_TOKENS = 1
 _PROMPT_TOKENS = 16  # longest continuation of the opening of a template
 _BATCH, _BATCHES = 256, 16
 _LONGEST_REASON = 160  # characters of a library's error that are passed on
-_NEEDED = {
-    "prompts": f'needs "{SELF_GENERATED}", "{TEMPLATE}", or a file with one prompt a line, text or JSON with "prompt"',
-    "slots": "needs a TOML file with one list of words for every slot of the template",
-}
+_NEEDED = f'needs "{SELF_GENERATED}", "{TEMPLATE}", or a file with one prompt a line, text or JSON with "prompt"'
+_NEEDED_WORDS = "needs a TOML file with one list of words for every slot of the template"
 
 
 def public_prompts(
@@ -45,7 +43,7 @@ def public_prompts(
     seed: int,
     longest: int,
 ) -> list[str]:
-    """At most ``public-prior.pool`` distinct prompts, a seeded draw of what the source gives.
+    """At most ``settings.pool`` distinct prompts, a seeded draw of what the source gives.
 
     Args:
         adapted: the model; self-generated prompts are sampled from it without its adapter (the initial one).
@@ -84,7 +82,7 @@ def check_enough(settings: PublicPriorConfig, count: int) -> None:
 
 def _more_prompts(settings: PublicPriorConfig) -> str:
     """Where more prompts can come from, by the source that gave too few."""
-    if settings.prompts in (SELF_GENERATED, TEMPLATE):
+    if settings.fills_template or settings.prompts == SELF_GENERATED:
         return f'look at public-prior.template = "{settings.template}" or give a file'
     return "write more lines into that file, each another prompt"
 
@@ -159,19 +157,20 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 def _written(settings: PublicPriorConfig, template: str, questions: Sequence[str]) -> dict[str, str]:
     """The prompts of a template or a file, each once, and how a reader finds it."""
-    key, path = ("slots", settings.slots) if settings.prompts == TEMPLATE else ("prompts", settings.prompts)
+    path = settings.prompts
     try:
-        if settings.prompts != TEMPLATE:
+        if not settings.fills_template:
             return {text: f"line {number}" for text, number in read_prompts(path).items()}
-        texts = _filled(template, path) if path else questions
+        texts = _filled(template, path) if settings.names_words else questions
         return {text: f'"{textwrap.shorten(text, _LONGEST_REASON)}"' for text in texts}
     except (OSError, ValueError) as error:
-        raise ConfigError(f'public-prior.{key} = "{path}": {_reason(error)}; {_NEEDED[key]}') from error
+        needed = _NEEDED_WORDS if settings.names_words else _NEEDED
+        raise ConfigError(f'public-prior.prompts = "{path}": {_reason(error)}; {needed}') from error
 
 
-def _filled(template: str, slots: str) -> list[str]:
+def _filled(template: str, path: str) -> list[str]:
     """The template under every combination of the slots' words."""
-    words = read_words(slots, slots_of(template))
+    words = read_words(path, slots_of(template))
     return [template.format(**dict(zip(words, choice, strict=True))) for choice in itertools.product(*words.values())]
 
 

@@ -17,37 +17,23 @@ if TYPE_CHECKING:
     from server_app.strategies.base import FederatedAdapter
     from server_app.strategies.recipe import Recipe
 
-OPTIONAL_SECTIONS = ("codec", "prior", "fedlpp", "public-prior", "stage-one")
-"""Sections of the configuration that only some strategies read; every strategy reads all the others."""
-
 
 def _nothing(config: RunConfig) -> list[str]:
     """No fault at all."""
     return []
 
 
-def _codec(config: RunConfig) -> tuple[str, ...]:
-    """``codec`` alone, which most strategies read."""
-    return ("codec",)
-
-
-def _learnable(config: RunConfig) -> tuple[str, ...]:
-    """``codec``, and ``prior`` where the AutoEncoder is trained."""
-    codec = config.codec
-    trained = codec.kind == "conv" or (codec.kind, codec.form) == ("linear", "trained")
-    return ("codec", "prior") if trained else ("codec",)
-
-
 @dataclass(frozen=True)
 class Entry:
     """A strategy: its class, ``module:Name`` in this package, and what it reads and refuses of the configuration.
 
-    ``sections``: which of ``OPTIONAL_SECTIONS`` it reads. ``ignores``: the keys of these that it does not read all the
-    same. ``faults``: what it cannot do. ``file_faults``: what is wrong with files of its own, on the server's machine.
+    ``sections``: those of the configuration that it reads and not every strategy does. ``ignores``: the keys of these
+    that it does not read all the same. ``faults``: what it cannot do. ``file_faults``: what is wrong with files of its
+    own, on the server's machine.
     """
 
     place: str
-    sections: Callable[[RunConfig], tuple[str, ...]]
+    sections: tuple[str, ...] = ()
     ignores: tuple[str, ...] = ()
     faults: Callable[[RunConfig], list[str]] = _nothing
     file_faults: Callable[[RunConfig], list[str]] = _nothing
@@ -57,9 +43,6 @@ class Entry:
         module, _, name = self.place.partition(":")
         found: type[FederatedAdapter] = getattr(import_module(f"{__name__}.{module}"), name)
         return found
-
-
-_OWN = Entry("", lambda _: OPTIONAL_SECTIONS)  # what is taken of a class that was put in by itself
 
 
 class Registry(MutableMapping[str, type["FederatedAdapter"]]):
@@ -90,38 +73,32 @@ class Registry(MutableMapping[str, type["FederatedAdapter"]]):
     def entry(self, name: str) -> Entry:
         """What strategy ``name`` reads and refuses."""
         entry = self._entries[name]
-        return entry if isinstance(entry, Entry) else _OWN
-
-    def sections(self, config: RunConfig) -> tuple[str, ...]:
-        """Which of ``OPTIONAL_SECTIONS`` the strategy of ``config`` reads."""
-        return self.entry(config.strategy.name).sections(config)
+        return entry if isinstance(entry, Entry) else Entry("", OPTIONAL_SECTIONS)
 
 
 STRATEGIES = Registry(
     {
-        "dr-encoder": Entry(
-            "dr_encoder:DrEncoder",
-            lambda config: (*_learnable(config), "stage-one"),
-            ("stage-one.clip-norm",),
-        ),
+        "dr-encoder": Entry("dr_encoder:DrEncoder", ("codec", "stage-one"), ("stage-one.clip-norm",)),
         "fedcg": Entry(
             "fedcg:FedCg",
-            lambda _: ("codec", "prior", "stage-one"),
+            ("codec", "stage-one"),
             ("codec.form", "stage-one.estimator"),
             fedcg_checks.faults,
         ),
-        "fedlpp": Entry("fedlpp:FedLpp", lambda _: ("fedlpp",)),
-        "history-prior": Entry("history_prior:HistoryPrior", _codec),
-        "lora": Entry("lora:Lora", lambda _: ()),
+        "fedlpp": Entry("fedlpp:FedLpp", ("fedlpp",)),
+        "history-prior": Entry("history_prior:HistoryPrior", ("codec",)),
+        "lora": Entry("lora:Lora"),
         "public-prior": Entry(
             "public_prior:PublicPrior",
-            lambda config: (*_codec(config), "public-prior"),
+            ("codec", "public-prior"),
             faults=public_prior_checks.faults,
             file_faults=public_prior_checks.file_faults,
         ),
-        "random-projection": Entry("random_projection:RandomProjection", _codec),
+        "random-projection": Entry("random_projection:RandomProjection", ("codec",)),
     }
 )
+OPTIONAL_SECTIONS = tuple(sorted({section for name in STRATEGIES for section in STRATEGIES.entry(name).sections}))
+"""Sections of the configuration that only some strategies read; every strategy reads all the others."""
 
 
 def check_strategy_name(name: str) -> None:

@@ -19,7 +19,7 @@ from common.codecs.base import Codec
 from common.codecs.rows import BlockRows
 from common.codecs.subspace import SubspaceCodec
 from common.config import TEMPLATE, ConfigError, PublicPriorConfig, RunConfig
-from common.data import check_demo, held_out_prompts
+from common.data import held_out_prompts
 from common.demo.prompts import public_questions
 from common.demo.tasks import template_of
 from common.model.group_gradients import are_linear, group_gradients
@@ -55,7 +55,7 @@ class PublicPrior(FederatedAdapter):
                 f'lora.target-modules = "{config.lora.target_modules}": strategy public-prior needs the gradients '
                 "of linear layers; leave the embedding out"
             )
-        if prior.prompts == TEMPLATE and not prior.slots:
+        if prior.prompts == TEMPLATE:
             check_enough(prior, len(_demo_questions(config)))
         short = BlockRows(layout, torch.tensor([[0, 1, codec.size]]), torch.zeros(codec.size))
         spec = SubspaceCodec(layout, short, torch.zeros(codec.size)).spec()
@@ -196,9 +196,8 @@ class PriorFindings(Findings):
 def _demo_questions(config: RunConfig) -> tuple[str, ...]:
     """What a template without a file of words is filled to; nothing for other data, which have no such pairs."""
     prior, data = config.public_prior, config.data
-    if data.name != "demo" or prior.prompts != TEMPLATE or prior.slots:
+    if data.name != "demo" or prior.prompts != TEMPLATE:
         return ()
-    check_demo(data)
     return public_questions(data.task, prior.template)
 
 

@@ -27,16 +27,14 @@ def faults(config: RunConfig) -> list[str]:
 
 
 def file_faults(config: RunConfig) -> list[str]:
-    """What is wrong with the files of prompts and words, each with its key, value and what is right."""
+    """What is wrong with the file of prompts or words, with its key, value and what is right."""
     prior = config.public_prior
-    wanted = []
-    if prior.prompts not in (SELF_GENERATED, TEMPLATE):
-        right = f'"{SELF_GENERATED}", "{TEMPLATE}", or a file with one prompt a line'
-        wanted.append(("public-prior.prompts", prior.prompts, right))
-    if prior.prompts == TEMPLATE and prior.slots:
-        wanted.append(("public-prior.slots", prior.slots, "a TOML file with one list of words for every slot"))
-    whys = [(key, path, _text_fault(path) or written_fault(prior), right) for key, path, right in wanted]
-    return [f'{key} = "{path}": {why}; give {right}' for key, path, why, right in whys if why]
+    if not prior.names_file:
+        return []
+    why = _text_fault(prior.prompts) or written_fault(prior)
+    words = "a TOML file with one list of words for every slot"
+    right = words if prior.names_words else f'"{SELF_GENERATED}", "{TEMPLATE}", or a file with one prompt a line'
+    return [f'public-prior.prompts = "{prior.prompts}": {why}; give {right}'] if why else []
 
 
 def _text_fault(path: str) -> str:

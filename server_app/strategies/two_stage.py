@@ -32,6 +32,9 @@ from server_app.strategies.findings import Findings
 from server_app.strategies.recipe import check_size
 from server_app.strategies.tasks import stage_one_task
 
+ADAM_STEPS = 300
+"""Of the training of a learned AutoEncoder (Algorithm 1, server side)."""
+
 
 @dataclass(frozen=True)
 class Collected:
@@ -208,7 +211,7 @@ def prior_settings(config: RunConfig, layout: Layout) -> PriorSettings:
             form=codec.form,
             size=codec.size,
             seed=config.seed,
-            steps=config.prior.steps,
+            steps=ADAM_STEPS,
             depth=usual_depth(layout.size),
         )
     except ValueError as error:

@@ -36,7 +36,6 @@ def test_flwr_run_ends_where_the_loop_of_comparisons_does(
         "federation.num-clients": CLIENTS,
         "federation.connect-timeout": 60.0,
         "server.learning-rate": 3.0,
-        "prior.steps": 5,
     }
     started = time.monotonic()
     with (tmp_path / "log").open("w+") as log:

@@ -64,7 +64,7 @@ def test_killed_while_the_sites_measure_statistics(field: Field) -> None:
 
 
 def test_killed_while_the_prior_is_trained(field: Field) -> None:
-    endless = {"codec.form": "trained", "prior.steps": 1_000_000}
+    endless = {"codec.form": "trained", "codec.size": 2048}  # 50 million weights, a minute or more
     run = field.federation.submit(field.config("prior", **endless))
     wait_for(lambda: "stage_one_answered" in told(field, "prior"), 600, "stage 1 was not answered")
     kill(field, run)

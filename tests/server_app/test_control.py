@@ -11,7 +11,7 @@ from server_app.results.report import _warning
 from server_app.rounds.controls import CONTROLS, Control, controlled_code, controlled_gradient
 from tests.support.tiny import Files, final_adapter, run_tiny, tiny_config
 
-CONV = {"strategy.name": "dr-encoder", "codec.kind": "conv", "codec.size": 0, "prior.steps": 20}
+CONV = {"strategy.name": "dr-encoder", "codec.kind": "conv", "codec.size": 0}
 
 
 def test_each_control_takes_away_what_it_says() -> None:
@@ -24,6 +24,7 @@ def test_each_control_takes_away_what_it_says() -> None:
         assert controlled_gradient(control, code) is code
 
 
+@pytest.mark.usefixtures("few_steps")
 @pytest.mark.parametrize("control", CONTROLS)
 @pytest.mark.parametrize("name", ["random-projection", "conv"])
 def test_what_a_decoder_does_by_itself_is_seen_with_codes_zeroed(

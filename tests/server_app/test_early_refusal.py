@@ -53,12 +53,13 @@ def test_planning_refuses_it_alike(
         planned(tiny_config(files, tmp_path, changes), adapted, CLIENTS)
 
 
+@pytest.mark.usefixtures("few_steps")
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS.keys())
 def test_what_is_planned_is_what_is_prepared(
     files: Files, tmp_path: Path, adapted: AdaptedModel, changes: dict[str, Any]
 ) -> None:
     """Whatever passes has a codec, of the size that the plan was made for."""
-    config = tiny_config(files, tmp_path, {"prior.steps": 2, **changes})
+    config = tiny_config(files, tmp_path, changes)
     if config.lora.freeze_a:
         return
     strategy = tiny_strategy(config, adapted, tmp_path / "run")

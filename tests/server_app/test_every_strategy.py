@@ -14,8 +14,11 @@ from common.config import RunConfig
 from common.model.adapted import load_adapted_model
 from common.wire.records import TRAIN, serialized_bytes
 from server_app.privacy.ledger import Ledger
+from server_app.results import report
 from server_app.results.checkpoints import load_checkpoint
 from server_app.results.folder import RunFolder
+from server_app.results.html import page
+from server_app.results.plots import Drawn
 from server_app.rounds.cohort import FederationError
 from server_app.rounds.controls import CONTROLS, Control
 from server_app.strategies import recipe_of
@@ -23,6 +26,8 @@ from tests.support.killed_runs import REPEATABLE as PRIVATE
 from tests.support.killed_runs import killed_after, resumed
 from tests.support.strategy_runs import NOISY, VARIANTS, Make
 from tests.support.tiny import CLIENTS, Files, final_adapter, run_tiny, start, tiny_config, tiny_grid
+
+pytestmark = pytest.mark.usefixtures("few_steps")
 
 
 def weight(message: Message) -> tuple[int, int]:
@@ -32,11 +37,17 @@ def weight(message: Message) -> tuple[int, int]:
 
 @pytest.mark.usefixtures("seeded")
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_bytes_in_the_report_are_those_that_travelled(files: Files, tmp_path: Path, variant: str) -> None:
+def test_the_bytes_in_the_report_are_those_that_travelled(
+    files: Files, tmp_path: Path, variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the page can be made of it, which is all that the pictures are left out of."""
+    monkeypatch.setattr(report, "draw_plots", lambda *_: None)
+    monkeypatch.setattr(page, "draw_svg", lambda _: Drawn("", {}))
     everybody = {"privacy.sampling-rate": 1.0, "stage-one.sampling-rate": 1.0}  # so what is expected is what happens
-    config = tiny_config(files, tmp_path, {**PRIVATE, "prior.steps": 5, **VARIANTS[variant], **everybody})
+    config = tiny_config(files, tmp_path, {**PRIVATE, **VARIANTS[variant], **everybody})
     grid = tiny_grid(config)
-    folder = run_tiny(config, grid)
+    folder = run_tiny(config, grid, plots=True)
+    assert config.strategy.name in (folder.path / "report.html").read_text(encoding="utf-8")
     down, up = ([weight(m) for m in found if m.metadata.message_type == TRAIN] for found in (grid.sent, grid.answered))
     rows = [row for row in folder.read_metrics() if row["round"]]
     for row in rows:
@@ -57,7 +68,7 @@ def test_the_bytes_in_the_report_are_those_that_travelled(files: Files, tmp_path
 def test_a_resumed_run_ends_where_an_uninterrupted_one_ends(
     files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: str
 ) -> None:
-    config = tiny_config(files, tmp_path / "whole", {**PRIVATE, "prior.steps": 5, **VARIANTS[variant]})
+    config = tiny_config(files, tmp_path / "whole", {**PRIVATE, **VARIANTS[variant]})
     whole = run_tiny(config)
     config = RunConfig.parse(config.flat() | {"output.dir": str(tmp_path / "killed")})
     folder = killed_after(config, 2, monkeypatch)
@@ -98,7 +109,7 @@ def untimed(value: Any) -> Any:
 def test_with_codes_zeroed_only_what_a_decoder_has_learnt_moves_the_model(
     files: Files, tmp_path: Path, variant: str, control: Control
 ) -> None:
-    changes = {"prior.steps": 5, "num-server-rounds": 1, **VARIANTS[variant]}
+    changes = {"num-server-rounds": 1, **VARIANTS[variant]}
     config = tiny_config(files, tmp_path, changes)
     folder = run_tiny(config, control=control)
     adapted = load_adapted_model(config.model, config.lora, config.seed)
@@ -114,7 +125,7 @@ def test_a_site_refuses_what_is_beyond_its_policy_whatever_the_strategy(
     make: Make, variant: str, key: str, limit: float
 ) -> None:
     """In stage 1 where there is one, else in the round; a limit on noise forbids anything in the clear, too."""
-    strategy, grid = make({**NOISY, "prior.steps": 5, **VARIANTS[variant], "num-server-rounds": 1})
+    strategy, grid = make({**NOISY, **VARIANTS[variant], "num-server-rounds": 1})
     for context in map(grid.context, grid.get_node_ids()):
         context.node_config[key] = limit
     with suppress(FederationError):  # nobody answered stage 1

@@ -13,14 +13,18 @@ from common.config import ConfigError
 from common.data import private_tokens
 from common.model.adapted import AdaptedModel
 from server_app.priors.collected import CollectedGradients, train_informed
+from server_app.strategies import two_stage
 from server_app.strategies.fedcg import FedCg
 from tests.support.fedcg_runs import CONV, FEDCG, report_of
 from tests.support.strategy_runs import Make
 from tests.support.tiny import CLIENTS, Files, checked, planned, start, tiny_config, vectors
 
+pytestmark = pytest.mark.usefixtures("few_steps")
 
-def test_the_loss_falls(files: Files, tmp_path: Path) -> None:
-    changes = {**FEDCG, "num-server-rounds": 6, "server.learning-rate": 3.0, "prior.steps": 100}
+
+def test_the_loss_falls(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(two_stage, "ADAM_STEPS", 100)
+    changes = {**FEDCG, "num-server-rounds": 6, "server.learning-rate": 3.0}
     outcome = report_of(files, tmp_path, changes)["outcome"]
     assert outcome["final"]["loss"] < 0.99 * outcome["base"]["loss"]
 
@@ -70,12 +74,10 @@ def low_rank(count: int, dim: int) -> Tensor:
 
 def test_the_autoencoder_is_trained_on_the_gradients_that_came(make: Make) -> None:
     """Rows of a three-dimensional space are learnt; other vectors are not."""
-    strategy, _ = make({**FEDCG, "prior.steps": 300})
-    from server_app.strategies.two_stage import prior_settings  # noqa: PLC0415
-
-    settings = prior_settings(strategy.config, strategy.layout)
+    strategy, _ = make(FEDCG)
+    settings = replace(two_stage.prior_settings(strategy.config, strategy.layout), steps=300, learning_rate=2e-3)
     rows = low_rank(40, strategy.layout.size)
-    codec, report = train_informed(strategy.layout, rows, replace(settings, learning_rate=2e-3))
+    codec, report = train_informed(strategy.layout, rows, settings)
     assert report.quality["captured_energy"] > 0.8
     assert report.losses[-1] < 0.3 < report.losses[0]
     other = vectors(1, strategy.layout.size, 9)[0]

@@ -15,6 +15,8 @@ from tests.support.messages import Reader
 from tests.support.strategy_runs import NOISY, Make
 from tests.support.tiny import CLIENTS, Files, planned, run_tiny, start, tiny_config
 
+pytestmark = pytest.mark.usefixtures("few_steps")
+
 
 def test_in_the_clear_no_epsilon_is_claimed_and_the_report_says_why(files: Files, tmp_path: Path) -> None:
     """The rounds are noised all the same."""

@@ -26,6 +26,8 @@ from tests.support.messages import Reader
 from tests.support.strategy_runs import NOISY, Make
 from tests.support.tiny import CLIENTS, Files, planned, run_tiny, start, tiny_config, vectors
 
+pytestmark = pytest.mark.usefixtures("few_steps")
+
 
 def test_in_the_clear_the_server_gets_every_gradient_as_it_is(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shape [clients x steps, n], bit by bit what the clients computed."""

@@ -7,10 +7,10 @@ import pytest
 from common.config import ConfigError
 from tests.support.tiny import checked
 
-PROMPTS, SLOTS = "public-prior.prompts", "public-prior.slots"
+PROMPTS = "public-prior.prompts"
 
 
-@pytest.mark.parametrize(("key", "others"), [(PROMPTS, {}), (SLOTS, {PROMPTS: "template"})])
+@pytest.mark.parametrize(("name", "right"), [("prompts.txt", "one prompt a line"), ("words.TOML", "a TOML file")])
 @pytest.mark.parametrize(
     ("held", "why"),
     [
@@ -21,25 +21,25 @@ PROMPTS, SLOTS = "public-prior.prompts", "public-prior.slots"
     ],
 )
 def test_a_file_of_the_prior_that_cannot_be_read_is_refused_with_key_value_and_what_is_right(
-    tmp_path: Path, key: str, others: dict[str, str], held: bytes | str | None, why: str
+    tmp_path: Path, name: str, right: str, held: bytes | str | None, why: str
 ) -> None:
-    path = tmp_path / "file"
+    path = tmp_path / name
     if isinstance(held, bytes):
         path.write_bytes(held)
     elif held:
         path.mkdir()
-    changes = {"strategy.name": "public-prior", key: str(path), **others}
+    changes = {"strategy.name": "public-prior", PROMPTS: str(path)}
     with pytest.raises(ConfigError) as refusal:
         checked(changes)
-    assert f'{key} = "{path}": {why}; give ' in str(refusal.value)
+    assert f'{PROMPTS} = "{path}": {why}; give ' in str(refusal.value)
+    assert right in str(refusal.value)
     assert len(str(refusal.value)) < 400
     checked({**changes, "strategy.name": "lora"})  # which does not read it
 
 
 def check_prior_file(path: Path, text: str, changes: dict[str, object] | None = None) -> None:
     path.write_text(text, encoding="utf-8")
-    prompts = {PROMPTS: "template", SLOTS: str(path)} if path.suffix == ".toml" else {PROMPTS: str(path)}
-    checked({"strategy.name": "public-prior", **prompts, **(changes or {})})
+    checked({"strategy.name": "public-prior", PROMPTS: str(path), **(changes or {})})
 
 
 XY = {"public-prior.template": "is {x} {y} ?"}
@@ -58,10 +58,6 @@ def test_files_of_the_prior_that_fit_are_accepted(
     tmp_path: Path, name: str, text: str, changes: dict[str, object]
 ) -> None:
     check_prior_file(tmp_path / name, text, changes)
-
-
-def test_a_file_of_words_that_nothing_reads_is_let_be() -> None:
-    checked({"strategy.name": "public-prior", SLOTS: "unread"})
 
 
 @pytest.mark.parametrize(
@@ -87,10 +83,9 @@ def test_a_file_of_words_that_nothing_reads_is_let_be() -> None:
 def test_a_file_of_the_prior_that_does_not_fit_is_refused_with_what_and_where(
     tmp_path: Path, name: str, text: str, why: str
 ) -> None:
-    key = SLOTS if name == "s.toml" else PROMPTS
     with pytest.raises(ConfigError) as refusal:
         check_prior_file(tmp_path / name, text, XY)
-    assert f'{key} = "{tmp_path / name}": {why}' in str(refusal.value)
+    assert f'{PROMPTS} = "{tmp_path / name}": {why}' in str(refusal.value)
     assert "; give " in str(refusal.value)
 
 

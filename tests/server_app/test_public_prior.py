@@ -250,10 +250,13 @@ def test_every_pseudo_client_has_prompts_and_labels_of_its_own(adapted: AdaptedM
 
 
 @pytest.mark.parametrize("task", ["elicitation", "knowledge"])
-def test_no_pseudo_client_is_asked_what_any_split_scores(make: Make, prompts_asked: list[list[str]], task: str) -> None:
+def test_no_pseudo_client_is_asked_what_any_split_scores(
+    make: Make, prompts_asked: list[list[str]], task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The base model writes such questions of itself, of the split in use and of the others."""
     keys = {"data.name": "demo", "data.evaluation": "", "data.task": task, "public-prior.template": template_of(task)}
-    strategy, grid = make({"strategy.name": "public-prior", "public-prior.pool": 2000, **keys})
+    monkeypatch.setattr(PublicPriorConfig, "pool", 2000)
+    strategy, grid = make({"strategy.name": "public-prior", **keys})
     strategy.prepare(grid)
     scored = {prompt for split in splits_of(task) for prompt in evaluation_examples(task, split, 1)["prompt"]}
     assert len(prompts_asked[0]) > 100

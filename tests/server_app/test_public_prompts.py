@@ -12,6 +12,7 @@ from common.demo.facts import PRIVATE_PROMPT, PUBLIC_PROMPTS, SECTIONS, facts_of
 from common.demo.prompts import public_questions
 from common.demo.tasks import evaluation_examples
 from common.model.adapted import AdaptedModel
+from server_app.priors import public_prompts as module
 from server_app.priors.public_prompts import LABEL_TOKENS, public_prompts, sample
 from tests.support.false_alarms import beyond, statistical
 from tests.support.tiny import vectors
@@ -24,10 +25,13 @@ def found(
     evaluated: Any = (),
     seed: int = 1,
     longest: int = 512,
+    pool: int = 256,
     **keys: Any,
 ) -> list[str]:
     settings = PublicPriorConfig.model_validate({key.replace("_", "-"): value for key, value in keys.items()})
-    return public_prompts(adapted, settings, template, ["a", "b", "c"], evaluated, seed, longest)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PublicPriorConfig, "pool", pool)
+        return public_prompts(adapted, settings, template, ["a", "b", "c"], evaluated, seed, longest)
 
 
 @pytest.mark.parametrize("template", [PRIVATE_PROMPT, *PUBLIC_PROMPTS[:2]])
@@ -47,11 +51,18 @@ def test_the_model_writes_without_its_adapter(adapted: AdaptedModel) -> None:
     assert found(adapted, pool=20, seed=2) != first
 
 
+@pytest.fixture
+def _few_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model writes 1,024 texts, whatever the pool."""
+    monkeypatch.setattr(module, "_BATCHES", 4)
+
+
+@pytest.mark.usefixtures("_few_batches")
 def test_questions_of_the_evaluation_are_left_out(adapted: AdaptedModel) -> None:
     asked = set(evaluation_examples("elicitation", "evaluation", 1)["prompt"])
-    prompts = found(adapted, pool=1000)
+    prompts = found(adapted, pool=10_000)
     assert asked & set(prompts)
-    kept = found(adapted, evaluated=asked, pool=1000)
+    kept = found(adapted, evaluated=asked, pool=10_000)
     assert set(kept) == set(prompts) - asked
 
 
@@ -67,7 +78,7 @@ def test_the_demos_own_questions_are_no_fact_of_any_section() -> None:
 def test_a_template_takes_its_words_from_a_file(adapted: AdaptedModel, tmp_path: Path) -> None:
     slots = tmp_path / "slots.toml"
     slots.write_text('x = ["red", "blue"]\ny = ["cat", "dog"]\n')
-    prompts = found(adapted, "is {y} {x} ?", prompts="template", slots=str(slots))
+    prompts = found(adapted, "is {y} {x} ?", prompts=str(slots))
     assert set(prompts) == {"is cat red ?", "is cat blue ?", "is dog red ?", "is dog blue ?"}
     assert set(found(adapted, prompts="template")) == {"a", "b", "c"}
 
@@ -100,9 +111,9 @@ def test_a_file_has_one_prompt_a_line(adapted: AdaptedModel, tmp_path: Path, nam
         ),
         ({"prompts": "p.txt"}, {"p.txt": "a\nb\n"}, r"gave 2 prompts .*, and a pseudo-client has 3"),
         (
-            {"prompts": "template", "slots": "s.toml"},
+            {"prompts": "s.toml"},
             {"s.toml": 'x = ["a"]'},
-            r'public-prior\.slots = ".*s\.toml": it has no words for the slot "relation"; needs',
+            r'public-prior\.prompts = ".*s\.toml": it has no words for the slot "relation"; needs',
         ),
         ({"template": "zebra {x} quagga"}, {}, r"gave 0 prompts.*look at public-prior\.template"),
     ],
@@ -117,15 +128,14 @@ def test_a_source_that_gives_nothing_is_refused_by_key(
         found(adapted, **({"template": PRIVATE_PROMPT} | placed))
 
 
-@pytest.mark.parametrize(("prompts", "key"), [("file", "prompts"), ("template", "slots")])
+@pytest.mark.parametrize("name", ["prompts.txt", "words.toml"])
 def test_a_file_that_is_no_text_is_not_repeated_in_the_refusal(
-    adapted: AdaptedModel, tmp_path: Path, prompts: str, key: str
+    adapted: AdaptedModel, tmp_path: Path, name: str
 ) -> None:
-    path = tmp_path / "binary"
+    path = tmp_path / name
     path.write_bytes(bytes(range(128, 256)) * 1000)
-    keys = {"prompts": str(path)} if prompts == "file" else {"prompts": "template", "slots": str(path)}
-    with pytest.raises(ConfigError, match=rf"public-prior\.{key} = .*can't decode byte 0x80") as refusal:
-        found(adapted, **keys)
+    with pytest.raises(ConfigError, match=r"public-prior\.prompts = .*can't decode byte 0x80") as refusal:
+        found(adapted, prompts=str(path))
     assert len(str(refusal.value)) < 500
 
 
@@ -143,8 +153,8 @@ def test_a_template_that_its_words_do_not_fit_is_refused_by_key(
     adapted: AdaptedModel, tmp_path: Path, template: str
 ) -> None:
     (tmp_path / "s.toml").write_text('x = ["a", "b", "c"]')
-    with pytest.raises(ConfigError, match=r"public-prior\.slots = .* one list of words for every slot"):
-        found(adapted, template, prompts="template", slots=str(tmp_path / "s.toml"))
+    with pytest.raises(ConfigError, match=r"public-prior\.prompts = .* one list of words for every slot"):
+        found(adapted, template, prompts=str(tmp_path / "s.toml"))
 
 
 LONG = "what is the colour of blood ?"  # seven words, and as many tokens beside the beginning
@@ -169,11 +179,12 @@ def test_a_prompt_must_leave_room_for_its_label(adapted: AdaptedModel, tmp_path:
 
 def test_a_filled_template_that_is_too_long_is_shown(adapted: AdaptedModel, tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_text('x = ["colour", "size", "kind"]\ny = ["blood"]\n')
-    keys = {"prompts": "template", "slots": str(tmp_path / "s.toml"), "longest": length(adapted)}
+    keys = {"prompts": str(tmp_path / "s.toml"), "longest": length(adapted)}
     with pytest.raises(ConfigError, match=r'"what is the colour of blood \?" has \d+ tokens'):
         found(adapted, "what is the {x} of {y} ?", **keys)
 
 
+@pytest.mark.usefixtures("_few_batches")
 def test_the_model_is_not_used_on_what_it_wrote_too_long(adapted: AdaptedModel) -> None:
     lengths = {prompt: len(adapted.tokenizer(prompt)["input_ids"]) for prompt in found(adapted, pool=10_000)}
     longest = sorted(lengths.values())[len(lengths) // 2]

@@ -21,10 +21,13 @@ OWN = {"public-prior.prompts": "template", "public-prior.template": "is {x} {y} 
     [
         ({"public-prior.template": ""}, r'public-prior\.template = "" with .*"self-generated"'),
         ({**OWN, "public-prior.template": ""}, r'public-prior\.template = "" with .*"template"'),
-        (OWN, r'public-prior\.slots = "" with .*data\.name = ".*name a TOML file .*"is \{x\} \{y\} \?"'),
+        (OWN, r'public-prior\.prompts = "template" with data\.name = ".*name a TOML file .*"is \{x\} \{y\} \?"'),
         ({**OWN, "data.name": "demo"}, r'public-prior\.template = "is .*the demo fills the slots \{relation\} and'),
         ({**OWN, "data.name": "demo", "public-prior.template": "why ?"}, r'public-prior\.template = "why \?" with'),
-        ({**OWN, "public-prior.slots": "s", "public-prior.template": "a {x:d}"}, r"write every slot as \{name\}"),
+        (
+            {**OWN, "public-prior.prompts": "s.toml", "public-prior.template": "{x:d}"},
+            r"write every slot as \{name\}",
+        ),
     ],
 )
 def test_a_template_that_nothing_fills_is_refused_by_key(

@@ -7,9 +7,10 @@ import pytest
 from tests.support.strategy_runs import NOISY, Make
 from tests.support.tiny import start
 
-FEDCG = {"strategy.name": "fedcg", "stage-one.private": False, "prior.steps": 2, "num-server-rounds": 1}
+FEDCG = {"strategy.name": "fedcg", "stage-one.private": False, "num-server-rounds": 1}
 
 
+@pytest.mark.usefixtures("few_steps")
 @pytest.mark.parametrize(
     ("changes", "measured_on"),
     [

@@ -29,6 +29,8 @@ from tests.support.messages import Reader
 from tests.support.strategy_runs import NOISY, VARIANTS, Make, rounds_of
 from tests.support.tiny import CLIENTS, start, vectors
 
+pytestmark = pytest.mark.usefixtures("few_steps")
+
 ONE_STEP = {"num-server-rounds": 1, "server.learning-rate": 1.0}
 """The adapter of ``lora`` moves by the mean code itself."""
 
@@ -182,7 +184,7 @@ def test_a_gradient_that_is_not_finite_is_hidden_by_the_noise(make: Make, monkey
 def test_one_client_moves_the_aggregate_by_the_clip_norm_at_most(make: Make, variant: str, normalize: bool) -> None:
     """1,000 neighboring cohorts (30 of a codec that asks the model), one contribution replaced by zero, no noise."""
     noise = NOISY if variant == "fedcg, private" else {}
-    strategy, grid = make({"prior.steps": 5, **noise, **VARIANTS[variant]})
+    strategy, grid = make({**noise, **VARIANTS[variant]})
     codec = strategy.prepare(grid)
     tangents = ModelTangents(strategy.adapted)
     bound = 0.7

@@ -16,7 +16,6 @@ FEDCG: dict[str, Any] = {
     "stage-one.private": False,
     "stage-one.learning-rate": 0.1,
     "stage-one.steps": STEPS,
-    "prior.steps": 5,
     "codec.size": 16,
 }
 CONV: dict[str, Any] = {"codec.kind": "conv", "codec.size": 0}

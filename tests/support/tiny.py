@@ -97,9 +97,11 @@ def tiny_grid(config: RunConfig, kind: type[G] = TinyGrid) -> G:  # type: ignore
     return kind(client_app, config.flat(), config.federation.num_clients)
 
 
-def run_tiny(config: RunConfig, grid: InProcessGrid | None = None, control: Control = "none") -> RunFolder:
-    """Run to the end in this process."""
-    return run_federation(grid or tiny_grid(config), config, control=control)
+def run_tiny(
+    config: RunConfig, grid: InProcessGrid | None = None, control: Control = "none", *, plots: bool = False
+) -> RunFolder:
+    """Run to the end in this process; pictures, examples and the page are as much work as all rounds, so on request."""
+    return run_federation(grid or tiny_grid(config), config, control=control, plots=plots)
 
 
 class HasLayout(Protocol):

@@ -93,7 +93,7 @@ SETS: list[tuple[str, str]] = [
     ("data.name=/nope", "no such file or directory"),
     ("data.evaluation=absent.csv", "no such file"),
     ("data.format=odt", "allowed: columns, chat, text, dolly"),
-    ("data.task=sums", "allowed: elicitation, knowledge, knowledge-validation"),
+    ("data.task=sums", "allowed: elicitation, elicitation-validation, knowledge, knowledge-validation"),
     ("data.max-length=1", "data.max-length = 1"),
     ("data.partitioner=random", "allowed: iid, dirichlet, natural"),
     ("data.chat-template=yes", "allowed: true or false"),
@@ -117,8 +117,8 @@ SETS: list[tuple[str, str]] = [
     ("stage-one.clip-norm=2", "no effect, for strategy dr-encoder does not read it"),
     ("fedlpp.bits=4", "strategy dr-encoder does not read fedlpp.*"),
     ("fedlpp.bits=9", "allowed: integer ≥ 1 and ≤ 8"),
-    ("prior.steps=10", "strategy dr-encoder does not read prior.*"),
-    ("public-prior.pool=10", "strategy dr-encoder does not read public-prior.*"),
+    ("fedlpp.bits=3", "strategy dr-encoder does not read fedlpp.*"),
+    ("public-prior.pseudo-clients=10", "strategy dr-encoder does not read public-prior.*"),
     ("resume=/nonexistent", "config.toml is missing there"),
 ]
 """For ``run --set``."""
@@ -133,7 +133,7 @@ OTHERS: list[tuple[str, str]] = [
     ("run --preset {}/table.toml", "did you mean [privacy]?"),
     ("run --preset lora --set codec.size=64", "no effect, for strategy lora does not read codec.*"),
     ("run --preset lora --set stage-one.steps=2", "no effect, for strategy lora does not read stage-one.*"),
-    ("run --preset fedlpp-cross-device --set codec.size=64", "strategy fedlpp does not read codec.*"),
+    ("run --preset fedlpp --set codec.size=64", "strategy fedlpp does not read codec.*"),
     ("run --resume {}", "config.toml is missing there"),
     ("run --preset demo --resume {}", "a run goes on as it was planned"),
     ("run --cpus 1 --cpus-per-client 4", "no client would ever start"),

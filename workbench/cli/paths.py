@@ -8,7 +8,7 @@ from common.config import SELF_GENERATED, TEMPLATE, RunConfig, Scalar, names_a_f
 def absolute_paths(config: RunConfig) -> dict[str, Scalar]:
     """The keys that name something on this machine, with the absolute name: runs happen elsewhere."""
     absolute: dict[str, Scalar] = {}
-    for key in ("data.evaluation", "data.validation", "public-prior.prompts", "public-prior.slots"):
+    for key in ("data.evaluation", "data.validation", "public-prior.prompts"):
         named = str(config.flat()[key])
         if named not in ("", SELF_GENERATED, TEMPLATE) and (names_a_file(named) or Path(named).exists()):
             absolute[key] = str(Path(named).resolve())

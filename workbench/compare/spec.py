@@ -13,9 +13,7 @@ from workbench.cli.unread_keys import refuse_unread
 from workbench.compare.tuning import FIRST
 
 CENTRALISED = "centralised"
-TUNING: dict[str, dict[str, Scalar]] = {
-    name: {"data.task": task, "data.split": split} for name, (task, split) in VALIDATION.items()
-}
+TUNING: dict[str, dict[str, Scalar]] = {name: {"data.task": task} for name, task in VALIDATION.items()}
 """For every private task the public examples that steps are tuned on: other facts than those that are evaluated."""
 
 OWN = "own"
@@ -30,7 +28,6 @@ _OWN = {
     "privacy.sampling-rate": "use --cohort",
     "num-server-rounds": "use --rounds",
     "data.task": "use --tasks",
-    "data.split": "use --tasks",
     "server.learning-rate": "leave it out, for every row's step is tuned (--trials says how often)",
     "privacy.noise-multiplier": "use --epsilons",
     "evaluation.every": "leave it out, for runs are evaluated at their end",
@@ -197,5 +194,4 @@ def _common(spec: ComparisonSpec, preset: Mapping[str, Scalar]) -> dict[str, Sca
         "privacy.delta": delta,
         "num-server-rounds": rounds,
         "evaluation.every": rounds,
-        "data.split": "evaluation",
     }

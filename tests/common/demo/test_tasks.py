@@ -50,7 +50,8 @@ def test_elicitation_is_scored_on_facts_that_no_client_can_hold(split: str) -> N
 
 
 def test_elicitation_is_tuned_and_scored_on_different_facts() -> None:
-    tuned = set(evaluation_examples("elicitation", "validation", seed=0)["prompt"])
+    tuned = set(evaluation_examples("elicitation-validation", "evaluation", seed=0)["prompt"])
+    assert tuned == set(evaluation_examples("elicitation", "validation", seed=0)["prompt"])
     assert tuned.isdisjoint(evaluation_examples("elicitation", "evaluation", seed=0)["prompt"])
 
 
@@ -63,7 +64,7 @@ def test_knowledge_is_scored_on_the_facts_that_clients_hold_and_not_on_those_for
 
 
 def test_unknown_names_are_answered_with_the_allowed_ones() -> None:
-    with pytest.raises(ValueError, match="elicitation, knowledge, knowledge-validation"):
+    with pytest.raises(ValueError, match="elicitation, elicitation-validation, knowledge, knowledge-validation"):
         training_examples("trivia", 4, seed=0)
     with pytest.raises(ValueError, match="allowed: evaluation, retention"):
         evaluation_examples("knowledge", "validation", seed=0)

@@ -100,7 +100,7 @@ def test_help_names_the_presets_and_the_least_number_of_trials(monkeypatch: pyte
     from workbench.cli.main import app  # noqa: PLC0415 - the whole program
 
     monkeypatch.setenv("COLUMNS", "200")
-    assert "fedlpp-cross-silo" in runner.invoke(app, ["run", "--help"]).output
+    assert "fedlpp" in runner.invoke(app, ["run", "--help"]).output
     assert "x>=3" in runner.invoke(app, ["compare", "--help"]).output
 
 

@@ -262,12 +262,10 @@ def test_files_of_the_prior_are_found_from_where_flower_runs(
     (tmp_path / "own.txt").write_text("a ?\nb ?\nc ?\n")
     (tmp_path / "words.toml").write_text('relation = ["a", "b", "c"]\nsubject = ["d"]\n')
     (tmp_path / "template").write_text("a ?\n")
-    for prompts in (["own.txt"], ["template", "public-prior.slots=words.toml"]):
-        assert (
-            invoke(tmp_path, "strategy.name=public-prior", f"public-prior.prompts={prompts[0]}", *prompts[1:])[0] == 130
-        )
-    files = [(config.public_prior.prompts, config.public_prior.slots) for config in launched]
-    assert files == [(str(tmp_path / "own.txt"), ""), ("template", str(tmp_path / "words.toml"))]
+    for prompts in ("own.txt", "words.toml", "template"):
+        assert invoke(tmp_path, "strategy.name=public-prior", f"public-prior.prompts={prompts}")[0] == 130
+    files = [config.public_prior.prompts for config in launched]
+    assert files == [str(tmp_path / "own.txt"), str(tmp_path / "words.toml"), "template"]
 
 
 @pytest.mark.usefixtures("_no_launch")
@@ -296,8 +294,3 @@ def test_a_file_in_latin_1_is_told_of_by_name(tmp_path: Path, key: str, name: st
     output = refused(tmp_path, f"{key}={path}", "federation.num-clients=1", "privacy.delta=0")
     assert str(path) in output
     assert "is not UTF-8" in output
-
-
-@pytest.mark.usefixtures("_no_launch")
-def test_a_split_that_the_demo_lacks_is_refused_before_the_engine_starts(tmp_path: Path) -> None:
-    assert 'data.split = "xx": data.task = "elicitation" has evaluation' in refused(tmp_path, "data.split=xx")

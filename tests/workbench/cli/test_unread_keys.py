@@ -18,9 +18,8 @@ from workbench.simulation.launcher import preset_names, read_preset
 
 OTHER: dict[str, dict[str, Any]] = {
     "codec": {"codec.size": 32, "codec.refresh-every": 0, "codec.form": "per-tensor"},
-    "prior": {"prior.steps": 7},
     "fedlpp": {"fedlpp.bits": 5, "fedlpp.rounding": "stochastic"},
-    "public-prior": {"public-prior.pool": 32, "public-prior.pseudo-clients": 80, "public-prior.whitening": 0.0},
+    "public-prior": {"public-prior.pseudo-clients": 80, "public-prior.whitening": 0.0},
     "stage-one": {"stage-one.steps": 1, "stage-one.learning-rate": 0.1},
 }
 """Values of every optional section other than those of a tiny run."""
@@ -31,7 +30,7 @@ def test_a_section_that_a_strategy_is_said_not_to_read_changes_nothing(files: Fi
     assert set(OTHER) == set(OPTIONAL_SECTIONS)
     changes = {"strategy.name": name, "num-server-rounds": 2}
     plain = tiny_config(files, tmp_path / "plain", changes)
-    ignored = [key for section in OTHER if section not in STRATEGIES.sections(plain) for key in OTHER[section]]
+    ignored = [key for section in OTHER if section not in STRATEGIES.entry(name).sections for key in OTHER[section]]
     assert ignored
     values = {key: value for section in OTHER.values() for key, value in section.items() if key in ignored}
     other = tiny_config(files, tmp_path / "other", changes | values)
@@ -44,11 +43,10 @@ def test_a_section_that_a_strategy_is_said_not_to_read_changes_nothing(files: Fi
     [
         ({"strategy.name": "fedlpp"}, "fedlpp.bits", True),
         ({"strategy.name": "fedlpp"}, "codec.size", False),
-        ({"codec.form": "trained"}, "prior.steps", True),
-        ({"codec.kind": "conv", "codec.size": 0}, "prior.steps", True),
-        ({}, "prior.steps", False),
+        ({}, "stage-one.steps", True),
+        ({"strategy.name": "lora"}, "stage-one.steps", False),
         ({"strategy.name": "fedcg"}, "codec.form", False),
-        ({"strategy.name": "fedcg"}, "prior.steps", True),
+        ({"strategy.name": "fedcg"}, "stage-one.steps", True),
         ({"train.local-steps": 2}, "train.learning-rate", True),
         ({"train.local-steps": 0, "train.local-epochs": 1}, "train.learning-rate", True),
         ({}, "train.learning-rate", False),
@@ -106,4 +104,4 @@ def test_presets_set_nothing_in_vain(name: str) -> None:
 
 def test_a_strategy_of_ones_own_is_taken_to_read_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(STRATEGIES, "own", STRATEGIES["lora"])  # type: ignore[arg-type]
-    assert STRATEGIES.sections(RunConfig.parse({"strategy.name": "own"})) == OPTIONAL_SECTIONS
+    assert STRATEGIES.entry("own").sections == OPTIONAL_SECTIONS

@@ -21,6 +21,8 @@ from tests.support.tiny import Files, final_adapter, run_tiny, tiny_config
 from workbench.simulation.cohort_grid import CohortGrid, grid_for
 from workbench.simulation.in_process import InProcessGrid
 
+pytestmark = pytest.mark.usefixtures("few_steps")
+
 FEW, NONE = 1, 4
 """Partitions of the client that holds fewer examples than a batch, and of the one that holds none."""
 
@@ -28,7 +30,7 @@ FEW, NONE = 1, 4
 def run_together(config: RunConfig) -> RunFolder:
     grid = grid_for(config, config.federation.num_clients)
     assert isinstance(grid, CohortGrid)
-    return run_federation(grid, config)
+    return run_federation(grid, config, plots=False)
 
 
 @pytest.fixture
@@ -50,7 +52,7 @@ def unequal_clients(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_run_with_the_cohorts_gradients_in_one_pass_is_the_run_client_by_client(
     files: Files, tmp_path: Path, variant: str
 ) -> None:
-    changes = {"server.learning-rate": 1.0, "prior.steps": 5, **VARIANTS[variant]}
+    changes = {"server.learning-rate": 1.0, **VARIANTS[variant]}
     config = tiny_config(files, tmp_path / "one", changes)
     one = run_tiny(config)
     with patch.object(client_module, "local_update", side_effect=AssertionError("client by client")):

@@ -127,7 +127,7 @@ def test_estimates_are_near_what_a_real_step_keeps(
     assert checkpointed < whole
 
 
-CONV = {"codec.kind": "conv", "codec.size": 0, "prior.steps": 2}
+CONV = {"codec.kind": "conv", "codec.size": 0}
 
 
 PRIOR: dict[str, Any] = {"strategy.name": "public-prior", "codec.size": 24}
@@ -138,7 +138,7 @@ PRIOR: dict[str, Any] = {"strategy.name": "public-prior", "codec.size": 24}
     [
         {},
         CONV,
-        {"strategy.name": "fedcg", "prior.steps": 2},
+        {"strategy.name": "fedcg"},
         {"strategy.name": "fedcg", **CONV},
         {"strategy.name": "fedlpp", "fedlpp.bits": 2},
         PRIOR,
@@ -266,7 +266,7 @@ def test_a_plan_says_how_many_cpus_the_clients_need() -> None:
 
 
 def test_a_plan_without_noise_or_saving_does_not_speak_of_them() -> None:
-    code, output = invoke("--preset", "fedlpp-cross-silo")
+    code, output = invoke("--preset", "fedlpp")
     assert code == 0
     assert "one client, whole run" in output
     assert "both ways" in output
