@@ -36,7 +36,7 @@ NOISY: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def noisy(files: Files, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    return run_tiny(tiny_config(files, tmp_path_factory.mktemp("noisy"), NOISY))
+    return run_tiny(tiny_config(files, tmp_path_factory.mktemp("noisy"), NOISY), plots=True)
 
 
 def report_of(folder: RunFolder) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def test_without_choices_both_models_write(files: Files, tmp_path: Path, adapted
     for row in rows:
         del row["choices"]
     config = tiny_config(files, tmp_path, {"data.evaluation": str(write_jsonl(tmp_path / "texts.jsonl", rows[:3]))})
-    folder = run_tiny(config)
+    folder = run_tiny(config, plots=True)
     samples, prompts = report_of(folder)["samples"], [row["prompt"] for row in rows[:3]]
     settings = greedy_settings(adapted, 64)
     for name, adapter in (("base", torch.zeros_like(adapted.initial)), ("tuned", final_adapter(folder))):
@@ -128,7 +128,7 @@ def test_without_choices_both_models_write(files: Files, tmp_path: Path, adapted
 
 
 def test_without_held_out_rows_there_is_a_page_all_the_same(files: Files, tmp_path: Path) -> None:
-    folder = run_tiny(tiny_config(files, tmp_path, {"data.evaluation": "", "strategy.name": "lora"}))
+    folder = run_tiny(tiny_config(files, tmp_path, {"data.evaluation": "", "strategy.name": "lora"}), plots=True)
     said = page_text(page_of(folder))
     assert "No evaluation data was configured" in said
     assert "Nothing is protected end to end: ε is infinite" in said.replace("\u00a0", " ")
@@ -214,3 +214,11 @@ def test_places_are_not_told_by_the_settings() -> None:
     assert (settings["data.name"], settings["data.evaluation"]) == ("rows.jsonl", "out.jsonl")
     assert settings["federation.num-clients"] == 5
     assert "jane" not in json.dumps(settings) + command(settings)
+
+
+def test_what_lies_on_this_machine_is_named_without_its_folder(tmp_path: Path) -> None:
+    keys = ("model.name", "data.name", "data.evaluation", "data.validation", "public-prior.prompts")
+    config = RunConfig.parse({key: str(tmp_path / "file.jsonl") for key in keys})
+    settings = public_settings(config, 3)
+    assert str(tmp_path) not in json.dumps(settings)
+    assert {settings[key] for key in keys} == {"file.jsonl"}
