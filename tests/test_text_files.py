@@ -90,7 +90,7 @@ files, out = Files(Path(sys.argv[1]), Path(sys.argv[2])), Path(sys.argv[3])
 config = tiny_config(files, out, {"privacy.epsilon": 0.0, "privacy.noise-multiplier": 0.8})
 from server_app.results.console import ConsoleLog
 ConsoleLog()("\\u03b5 of a run in Gr\\u00f6\\u00dfe")
-run_tiny(config)
+run_tiny(config, plots=True)
 """
 
 

@@ -18,7 +18,7 @@ WIDTHS = [(DESK, "light"), (DESK, "dark"), (PHONE, "light"), (PHONE, "dark")]
 @pytest.fixture(scope="module")
 def report(browser: Browser, files: Files, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a run, away from everything else of its folder."""
-    folder = run_tiny(tiny_config(files, tmp_path_factory.mktemp("report"), NOISY))
+    folder = run_tiny(tiny_config(files, tmp_path_factory.mktemp("report"), NOISY), plots=True)
     alone = tmp_path_factory.mktemp("mail") / "report.html"
     alone.write_bytes((folder.path / "report.html").read_bytes())
     return alone

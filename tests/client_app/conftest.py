@@ -33,20 +33,28 @@ def own_site(grid: InProcessGrid, files: Files, tmp_path: Path) -> InProcessGrid
     return grid
 
 
-@pytest.fixture
-def _stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A copy of the app whose handlers are the stand-in, run in a folder of its own; its workers die with the test."""
-    root = tmp_path / "app"
+@pytest.fixture(scope="session")
+def _stand_in_app(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A copy of the app whose handlers are the stand-in, and its digest."""
+    root = tmp_path_factory.mktemp("stand-in") / "app"
     for package in ("client_app", "common"):
         shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__", "assets"))
     (root / "client_app" / "app.py").write_text(STAND_IN, encoding="utf-8")
-    monkeypatch.setattr(resident, "_ROOT", root)
     digest = "from common.wire.digest import app_digest; print(app_digest())"
     shutil.copy(ROOT / "dr_encoder_client.py", root)
     found = subprocess.run(
         [sys.executable, "-c", digest], cwd=root, capture_output=True, encoding="utf-8", errors="replace", check=True
     )
-    monkeypatch.setattr(resident, "app_digest", found.stdout.strip)
+    return root, found.stdout.strip()
+
+
+@pytest.fixture
+def _stand_in(_stand_in_app: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The stand-in in place of the app, run in a folder of its own; its workers die with the test."""
+    app, digest = _stand_in_app
+    (tmp_path / "app").symlink_to(app)
+    monkeypatch.setattr(resident, "_ROOT", tmp_path / "app")
+    monkeypatch.setattr(resident, "app_digest", lambda: digest)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "runtime"))
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")

@@ -69,7 +69,7 @@ def outage(files: Files, tmp_path: Path, seconds: float, clock: Clock, **changes
 
     grid.answer = vanish  # type: ignore[method-assign]
     clock.happens = lambda now: setattr(grid, "away", EVERYBODY if now < seconds else frozenset())
-    return RunFolder(tmp_path / "run"), lambda: run_federation(grid, config, 7)
+    return RunFolder(tmp_path / "run"), lambda: run_federation(grid, config, 7, plots=False)
 
 
 def test_an_outage_of_everybody_costs_time_and_at_most_one_charged_round(
@@ -114,7 +114,7 @@ def test_stage_one_is_not_charged_before_enough_are_online_either(files: Files, 
     looks = iter([frozenset(), frozenset()])  # connecting, names; then nobody
     grid.looked = lambda: setattr(grid, "away", next(looks, EVERYBODY))
     with pytest.raises(FederationError, match=r"stage 1 was not charged\. Start it anew"):
-        run_federation(grid, config)
+        run_federation(grid, config, plots=False)
     assert Ledger(tmp_path / "run" / "ledger.jsonl").charges == ()
 
 
@@ -197,7 +197,7 @@ def test_an_error_of_the_node_itself_is_an_answer_and_one_of_the_superlink_s_is_
         return broken  # type: ignore[no-any-return]
 
     grid.answer = failing  # type: ignore[method-assign]
-    folder = run_federation(grid, config, 7)
+    folder = run_federation(grid, config, 7, plots=False)
     silent = [event for event in read_events(folder.events) if event["event"] == "node_silent"]
     assert [(event["node"], event["site"], event["rounds"], event["level"]) for event in silent] == [
         (5, "site-5", 2, "warning"),

@@ -91,7 +91,7 @@ class Observer:
 def observed(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> Observer:
     found = Observer(tiny_grid(config))
     found.watch(monkeypatch)
-    run_federation(found.grid, config)
+    run_federation(found.grid, config, plots=False)
     return found
 
 

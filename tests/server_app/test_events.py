@@ -31,7 +31,7 @@ def of(events: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
 def test_a_run_is_told_from_its_start_to_its_end(files: Files, tmp_path: Path) -> None:
     config = tiny_config(files, tmp_path, {"data.evaluation": ""})
     began = datetime.now(UTC) - timedelta(milliseconds=2)
-    folder = run_federation(tiny_grid(config), config, RUN)
+    folder = run_federation(tiny_grid(config), config, RUN, plots=False)
     events = read_events(folder.events)
     told = [("run_started", None), *((name, 0) for name in STAGE_ONE)]
     told += [(name, number) for number in (1, 2, 3) for name in ROUND]
@@ -50,7 +50,7 @@ def test_a_run_is_told_from_its_start_to_its_end(files: Files, tmp_path: Path) -
 def test_each_node_that_failed_is_named_with_its_reason(files: Files, tmp_path: Path) -> None:
     changes = {"strategy.name": "lora", "data.evaluation": "", "num-server-rounds": 2}
     config = tiny_config(files, tmp_path, changes)
-    folder = run_federation(faulty(tiny_grid(config), raising={2}, silent={5}, until=1), config, RUN)
+    folder = run_federation(faulty(tiny_grid(config), raising={2}, silent={5}, until=1), config, RUN, plots=False)
     failed = of(read_events(folder.events), "node_failed")
     assert [(event["round"], event["node"], event["level"]) for event in failed] == [
         (1, 2, "warning"),
@@ -65,7 +65,7 @@ def test_a_run_that_fails_says_why_and_the_log_goes_on_when_it_is_resumed(files:
     config = tiny_config(files, tmp_path, changes)
     folder = RunFolder(tmp_path / "run")
     with pytest.raises(FederationError):
-        run_federation(faulty(tiny_grid(config), raising=set(), silent={1, 2, 3, 4}, until=1), config, 1)
+        run_federation(faulty(tiny_grid(config), raising=set(), silent={1, 2, 3, 4}, until=1), config, 1, plots=False)
     last = read_events(folder.events)[-1]
     assert (last["event"], last["level"], last["error"]) == ("run_failed", "error", "FederationError")
     assert "too few replies" in last["reason"]
@@ -74,7 +74,7 @@ def test_a_run_that_fails_says_why_and_the_log_goes_on_when_it_is_resumed(files:
     with folder.events.open("a") as handle:
         handle.write('{"time": "20')  # what a crash leaves of a line
     resumed = tiny_config(files, tmp_path, changes | {"resume": str(folder.path)})
-    run_federation(tiny_grid(resumed), resumed, 2)
+    run_federation(tiny_grid(resumed), resumed, 2, plots=False)
     events = read_events(folder.events)
     assert [event["run"] for event in of(events, "run_started") + of(events, "run_resumed")] == [1, 2]
     assert events[-1]["event"] == "run_ended"
@@ -103,7 +103,7 @@ def test_the_log_holds_nothing_but_what_is_listed(files: Files, tmp_path: Path) 
     """A new field has to be weighed: nothing that a client measured, no example, no key may get in."""
     config = tiny_config(files, tmp_path, {"data.evaluation": ""})
     grid: InProcessGrid = faulty(tiny_grid(config), raising={2}, silent=set())
-    events = read_events(run_federation(grid, config, RUN).events)
+    events = read_events(run_federation(grid, config, RUN, plots=False).events)
     fields = {key for event in events for key in event} - {"time", "level", "event", "run"}
     noise = {"noise_promised", "noise_present"}  # by the public terms and the number of replies
     assert (

@@ -43,7 +43,7 @@ def told(files: Files, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     config = tiny_config(files, tmp_path_factory.mktemp("told"), QUIET)
     grid, looks = tiny_grid(config, NamedGrid), iter([frozenset[int](), frozenset[int]()])  # while it connects
     grid.looked = lambda: setattr(grid, "away", next(looks, frozenset({5})))
-    return run_federation(grid, config, 7)
+    return run_federation(grid, config, 7, plots=False)
 
 
 def test_the_figures_are_those_of_the_round_lines(told: RunFolder) -> None:
@@ -110,7 +110,7 @@ def test_a_run_that_waits_says_so_while_it_waits(files: Files, tmp_path: Path, m
 
     grid.looked = leave
     monkeypatch.setattr("server_app.rounds.availability.time.sleep", look)
-    run_federation(grid, config, 7)
+    run_federation(grid, config, 7, plots=False)
     assert seen[0] == (1, 0)
     assert one(folder, "waiting") == 0
 

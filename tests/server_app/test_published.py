@@ -80,7 +80,7 @@ def run_at(place: Path, name: str, changes: Mapping[str, Any] | None = None) -> 
     model = save_model(place / "my-model")
     changes = {**NOISY, "model.name": str(model), "output.name": name, **(changes or {})}
     config = tiny_config(write_files(place), place / "results", changes)
-    return run_tiny(config, faulty(tiny_grid(config), raising={1}, silent={2}))
+    return run_tiny(config, faulty(tiny_grid(config), raising={1}, silent={2}), plots=True)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 @pytest.fixture(scope="module")
 def demo(files: Files, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     with umask(0):
-        return run_tiny(tiny_config(files, tmp_path_factory.mktemp("demo"), NOISY))
+        return run_tiny(tiny_config(files, tmp_path_factory.mktemp("demo"), NOISY), plots=True)
 
 
 def test_no_published_file_tells_where_or_when_it_was_made(local: RunFolder) -> None:
@@ -163,7 +163,7 @@ def test_no_published_figure_of_bytes_tells_whether_or_when_anybody_was_asked(
             FederatedAdapter, "draw_cohort", lambda self, draw, *_, first=first: self.nodes[:1] if draw >= first else []
         )
         config = tiny_config(files, tmp_path / str(first), {**NOISY, "strategy.name": strategy})
-        folder = run_tiny(config)
+        folder = run_tiny(config, plots=True)
         lines = (folder.path / "report.md").read_text(encoding="utf-8").partition("## Bytes")[2]
         told.append((lines, (folder.path / "bytes.png").read_bytes()))
     assert "nan" not in told[0][0]
@@ -183,7 +183,7 @@ def test_no_plot_tells_a_time_or_a_place(
 
     monkeypatch.setattr(plots, "_save", save)
     monkeypatch.setattr(RunFolder, "publish", lambda *_: None)
-    folder = run_tiny(tiny_config(files, tmp_path, {**NOISY, "privacy.trust": trust}))
+    folder = run_tiny(tiny_config(files, tmp_path, {**NOISY, "privacy.trust": trust}), plots=True)
     said = "\n".join(drawn)
     assert "held-out loss" in said
     assert not _TIMES.findall(said)
@@ -191,7 +191,7 @@ def test_no_plot_tells_a_time_or_a_place(
 
 
 def test_every_strategy_s_own_sentence_is_free_of_times(files: Files, tmp_path: Path) -> None:
-    folder = run_tiny(tiny_config(files, tmp_path, {**NOISY, "strategy.name": "public-prior"}))
+    folder = run_tiny(tiny_config(files, tmp_path, {**NOISY, "strategy.name": "public-prior"}), plots=True)
     page = (folder.path / "report.md").read_text(encoding="utf-8")
     assert "Strategy: a public prior of" in page
     assert not _TIMES.findall(page)
@@ -205,7 +205,7 @@ def mode(path: Path) -> int:
 def test_who_may_read_what_does_not_depend_on_the_umask(files: Files, tmp_path: Path, mask: int) -> None:
     changes = {**NOISY, "output.tracker": "tensorboard", "output.dir": str(tmp_path / "new" / "results")}
     with umask(mask):
-        folder = run_tiny(tiny_config(files, tmp_path, changes))
+        folder = run_tiny(tiny_config(files, tmp_path, changes), plots=True)
         assert os.umask(mask) == mask, "it is what it was"
     assert [mode(place) for place in (folder.path, *list(folder.path.parents)[:2])] == [0o700] * 3
     for path in folder.path.rglob("*"):
@@ -308,7 +308,7 @@ def test_the_card_of_a_local_model_loads_the_adapter(
 
 def test_the_card_says_what_the_epsilon_is_and_is_not(demo: RunFolder, files: Files, tmp_path: Path) -> None:
     secret = {**NOISY, "privacy.colluders": 1}
-    folder = run_tiny(tiny_config(files, tmp_path, secret))
+    folder = run_tiny(tiny_config(files, tmp_path, secret), plots=True)
     text = (folder.adapter / "README.md").read_text(encoding="utf-8")
     for said in (
         "at δ = 0.001", "one client with all its examples", "zero-out", "dp_accounting PLD", "cohorts stay secret",

@@ -34,14 +34,14 @@ NOISY: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def noisy(files: Files, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A private run (in ``central``, so that one epsilon is infinite)."""
-    return run_tiny(tiny_config(files, tmp_path_factory.mktemp("noisy"), NOISY))
+    return run_tiny(tiny_config(files, tmp_path_factory.mktemp("noisy"), NOISY), plots=True)
 
 
 @pytest.fixture(scope="module")
 def clear(files: Files, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A run without noise and without public examples."""
     changes = {"data.evaluation": "", "strategy.name": "lora", "server.learning-rate": 3.0}
-    return run_tiny(tiny_config(files, tmp_path_factory.mktemp("clear"), changes))
+    return run_tiny(tiny_config(files, tmp_path_factory.mktemp("clear"), changes), plots=True)
 
 
 def report_of(folder: RunFolder) -> dict[str, Any]:
@@ -320,7 +320,7 @@ def test_a_code_larger_than_the_adapter_is_refused_before_anything_is_written(fi
 def test_a_model_that_left_the_numbers_ends_with_its_report(files: Files, tmp_path: Path) -> None:
     """Noise of 10^30 makes the loss NaN, which JSON cannot hold: the run ends as diverged, plots and page included."""
     changes = {"privacy.epsilon": 4.0, "privacy.clip-norm": 1e30, "num-server-rounds": 2}
-    folder = run_tiny(tiny_config(files, tmp_path, changes))
+    folder = run_tiny(tiny_config(files, tmp_path, changes), plots=True)
     report = json.loads((folder.path / "report.json").read_text())
     assert report["outcome"]["stopped_because"].startswith("diverged: held-out loss is not a number")
     assert (folder.path / "report.html").exists()

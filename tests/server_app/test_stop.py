@@ -46,7 +46,7 @@ def test_the_round_under_way_is_finished_and_the_next_is_not_charged(
     again = resumed(config, folder)
     assert charged(again) == {1: 1, 2: 1, 3: 1, 4: 1}, "a stop costs nothing"
     assert not again.stop.exists()
-    assert (again.path / "report.html").exists()
+    assert (again.path / "report.json").exists()
 
 
 def test_stage_one_is_finished_since_nothing_could_be_resumed_before(files: Files, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def killed_after(
     with monkeypatch.context() as patch:
         patch.setattr(session.Session, "_save", save)
         with pytest.raises(Killed):
-            run.run_federation(grid or tiny_grid(config), config)
+            run.run_federation(grid or tiny_grid(config), config, plots=False)
     return RunFolder(Path(config.output.dir) / config.output.name)
 
 

@@ -36,7 +36,7 @@ def stopped_in(config: RunConfig, server_round: int) -> RunFolder:
     """A run that is asked to stop in the middle of a round."""
     grid = tiny_grid(config, AskingGrid)
     grid.at, grid.folder = server_round, RunFolder(Path(config.output.dir) / config.output.name)
-    return run_federation(grid, config)
+    return run_federation(grid, config, plots=False)
 
 
 def child(config: RunConfig, seconds: float) -> subprocess.Popen[bytes]:
@@ -50,7 +50,7 @@ def main(flat: dict[str, Any], seconds: float) -> None:
     config = RunConfig.parse(flat)
     grid = faulty(tiny_grid(config, SlowGrid), raising={3}, silent=())
     grid.pause = seconds  # type: ignore[attr-defined]
-    run_federation(grid, config)
+    run_federation(grid, config, plots=False)
 
 
 class SlowGrid(NamedGrid):

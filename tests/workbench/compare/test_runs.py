@@ -68,7 +68,7 @@ def test_a_run_of_a_comparison_is_the_run_itself_without_its_plots(files: Files,
     config = tiny_config(files, tmp_path, {"strategy.name": "lora", "num-server-rounds": 1})
     with patch("server_app.results.plots._save", side_effect=AssertionError("a plot")):
         report = run_report(config.flat())
-    folder = run_tiny(config)
+    folder = run_tiny(config, plots=True)
     drawn = {path.name for path in folder.path.glob("*.png")}
     assert drawn == {"progress.png", "epsilon.png", "bytes.png"}
     whole = json.loads((folder.path / "report.json").read_text())

@@ -33,7 +33,7 @@ echo '"network-traffic": {"inbound-bytes": '$in', "outbound-bytes": '$out'}}]}'
 
 def ended(files: Files, output: Path, run: int = 41, **changes: Any) -> RunFolder:
     config = tiny_config(files, output, NOISY | changes)
-    return run_federation(tiny_grid(config), config, run)
+    return run_federation(tiny_grid(config), config, run, plots=False)
 
 
 def report_of(folder: RunFolder) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def test_where_nothing_is_promised_nothing_is_secret(files: Files, tmp_path: Pat
     config = tiny_config(
         files, tmp_path, {"strategy.name": "lora", "privacy.sampling-rate": 0.9, "data.evaluation": ""}
     )
-    folder = run_federation(tiny_grid(config), config, 41)
+    folder = run_federation(tiny_grid(config), config, 41, plots=False)
     add_traffic(folder, {41: COUNT})
     assert report_of(folder)["communication"]["flower"]["outbound_bytes"] == 2_500_000
 
