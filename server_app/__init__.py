@@ -1,1 +1,1 @@
-"""The server side: strategies, stage 1, privacy plan and account, results, and the launcher."""
+"""The server side: strategies, rounds, stage 1, privacy plan and account, results."""

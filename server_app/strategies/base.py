@@ -1,7 +1,8 @@
 """What every strategy shares: cohorts, charges, rounds, failures, budget stop, checkpoints, evaluation.
 
-A strategy is one subclass that says which codec the clients use (``prepare``). The round is Algorithm 2, server side:
-aggregate the released codes (Eq 5, as a sum over codes with a fixed denominator), decode, step (Eq 6), send.
+A strategy is one subclass that says which codec the clients use (``recipe_for``; ``prepare`` where their answers make
+it). The round is Algorithm 2, server side: aggregate the released codes (Eq 5, as a sum over codes with a fixed
+denominator), decode, step (Eq 6), send.
 """
 
 import time
