@@ -2,6 +2,7 @@
 
 import ast
 import io
+import shutil
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -63,9 +64,13 @@ def sources() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def shipped() -> set[str]:
-    """The modules in the bundle that Flower builds of this folder."""
-    with zipfile.ZipFile(io.BytesIO(build_fab_from_disk(ROOT))) as bundle:
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """The modules in the bundle that Flower builds of this folder, without what it would only walk through."""
+    copy = tmp_path_factory.mktemp("bundle") / "app"
+    shutil.copytree(
+        ROOT, copy, ignore=shutil.ignore_patterns(".venv", ".git", ".*_cache", "__pycache__"), symlinks=True
+    )
+    with zipfile.ZipFile(io.BytesIO(build_fab_from_disk(copy))) as bundle:
         return {module_of(name) for name in bundle.namelist() if name.endswith(".py")}
 
 
