@@ -12,7 +12,6 @@ from client_app import app as client_module
 from common.adapter import Layout
 from common.codecs import Codec, SubspaceCodec
 from common.config import ConfigError, PublicPriorConfig
-from common.demo.tasks import evaluation_examples, splits_of, template_of
 from common.model.adapted import AdaptedModel
 from server_app.priors.public_gradients import Directions, PseudoClients, directions, layer_ranges, pseudo_clients
 from server_app.strategies import public_prior
@@ -247,20 +246,6 @@ def test_every_pseudo_client_has_prompts_and_labels_of_its_own(adapted: AdaptedM
     assert ((one.spans[..., 1] - one.spans[..., 0]) == 1).all()
     assert torch.equal(one.tokens[..., :12], other.tokens[..., :12])
     assert not torch.equal(one.tokens, other.tokens)
-
-
-@pytest.mark.parametrize("task", ["elicitation", "knowledge"])
-def test_no_pseudo_client_is_asked_what_any_split_scores(
-    make: Make, prompts_asked: list[list[str]], task: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The base model writes such questions of itself, of the split in use and of the others."""
-    keys = {"data.name": "demo", "data.evaluation": "", "data.task": task, "public-prior.template": template_of(task)}
-    monkeypatch.setattr(PublicPriorConfig, "pool", 2000)
-    strategy, grid = make({"strategy.name": "public-prior", **keys})
-    strategy.prepare(grid)
-    scored = {prompt for split in splits_of(task) for prompt in evaluation_examples(task, split, 1)["prompt"]}
-    assert len(prompts_asked[0]) > 100
-    assert scored.isdisjoint(prompts_asked[0])
 
 
 ENERGIES = torch.tensor([0.4, 0.1, 0.001, 0.0])

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from common.config import ConfigError
+from common.config import ConfigError, PublicPriorConfig
 from common.demo.prompts import public_questions
+from common.demo.tasks import evaluation_examples, splits_of, template_of
 from common.model.adapted import AdaptedModel
 from server_app.priors import public_prompts
 from tests.support.strategy_runs import Make
@@ -61,3 +62,17 @@ def test_the_demo_fills_a_template_of_ones_own(
     monkeypatch.setattr(public_prompts, "PROMPTS_PER_CLIENT", 9999)
     with pytest.raises(ConfigError, match="and a pseudo-client has 9999"):
         planned(tiny_config(files, tmp_path, own), adapted, CLIENTS)
+
+
+@pytest.mark.parametrize("task", ["elicitation", "knowledge"])
+def test_no_pseudo_client_is_asked_what_any_split_scores(
+    make: Make, prompts_asked: list[list[str]], task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The base model writes such questions of itself, of the split in use and of the others."""
+    keys = {"data.name": "demo", "data.evaluation": "", "data.task": task, "public-prior.template": template_of(task)}
+    monkeypatch.setattr(PublicPriorConfig, "pool", 2000)
+    strategy, grid = make({"strategy.name": "public-prior", **keys})
+    strategy.prepare(grid)
+    scored = {prompt for split in splits_of(task) for prompt in evaluation_examples(task, split, 1)["prompt"]}
+    assert len(prompts_asked[0]) > 100
+    assert scored.isdisjoint(prompts_asked[0])
