@@ -19,7 +19,7 @@ from torch import Tensor
 from client_app.holdings import Holdings
 from client_app.node_config import PolicyRefusal, brings_own_data
 from client_app.rows import may_read_rows
-from client_app.seat import Seat
+from client_app.seat import Seat, keep_again
 from client_app.secure import lands_heads, remember
 from client_app.site import Site
 from client_app.start import started
@@ -28,7 +28,7 @@ from common.codecs.base import EncoderSpec
 from common.config import TrainConfig
 from common.data import TokenizedExamples
 from common.model.adapted import AdaptedModel
-from common.privacy.mechanism import ReleaseTerms, release
+from common.privacy.mechanism import MOST_LEGS, ReleaseTerms, release
 from common.privacy.noise import RandomSource
 from common.secure.masks import masked
 from common.wire.assignment import Task
@@ -66,16 +66,25 @@ class Asked:
 
 
 Compute = Callable[[TokenizedExamples, RandomSource], np.ndarray]
-"""Private examples and the noise's randomness to the values that leave, shape ``[terms.size]``."""
+"""Private examples and the noise's randomness to the values that leave, shape as of ``mechanism.release``."""
 
 
 NoiseSource = Callable[[Site, int], RandomSource]
 """A client and a round to the randomness of its noise there."""
 
 
+Coin = Callable[[Site, int, float], bool]
+"""A client, a round and a rate to whether its code is in that round's sum (``secure``)."""
+
+
 def own_noise(site: Site, round_index: int) -> RandomSource:
     """What the site itself draws from."""
     return site.noise_source(round_index)
+
+
+def own_coin(site: Site, round_index: int, rate: float) -> bool:
+    """The client's own."""
+    return lands_heads(site, round_index, rate)
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,7 @@ class Kind:
         stage_one: whether it uses the examples of stage 1, and may be asked in the clear where the site allows that.
         vectors: vectors of the adapter's size that the release may hold.
         noise: what its noise is drawn from; another source only in an experiment in one process.
+        coin: what says whether its code is in; another only where all clients are in one process.
 
     """
 
@@ -96,6 +106,7 @@ class Kind:
     stage_one: bool
     vectors: Callable[[Task], int] = lambda _: 1
     noise: NoiseSource = own_noise
+    coin: Coin = own_coin
 
 
 def answer(message: Message, context: Context, kind: Kind) -> Message:
@@ -148,7 +159,7 @@ def _masked(
     A site with its own data computes the code in both cases, also where its ledger is full: time tells nothing.
     """
     site, task = asked.site, asked.task
-    heads = lands_heads(site, task.round, secure.rate)
+    heads = kind.coin(site, task.round, secure.rate)
     remember(site, seat, secure.exchange, 0)
     is_in = site.charge(task, context.state, secure, spend=heads)  # the last that may refuse
     seat.keep(context.state)  # before anything is made: never twice
@@ -156,8 +167,10 @@ def _masked(
     found = _released(asked, compute, kind) if is_in or (own and may_read_rows()) else None
     nothing = _nothing(task, kind.noise(site, task.round)) if own or found is None else found
     values = found if is_in and found is not None else nothing
+    if secure.least < seat.members:  # else no exchange is done again
+        keep_again(context.state, secure.exchange, values[1])
     bits = bits_of(task.terms)
-    return pack_masked(masked(values.astype(np.int64), seat.masks(), bits), secure.exchange, bits, keeps)
+    return pack_masked(masked(values[0].astype(np.int64), seat.masks(), bits), secure.exchange, bits, keeps)
 
 
 def _check_size(size: int, vectors: int, adapter: int) -> None:
@@ -183,7 +196,8 @@ def _released(asked: Asked, compute: Compute, kind: Kind) -> np.ndarray:
 
 
 def _is_sendable(values: np.ndarray, terms: ReleaseTerms) -> bool:
-    return values.shape == (terms.size,) and values.dtype == terms.dtype and bool(np.isfinite(values).all())
+    shape = (MOST_LEGS, terms.size) if terms.trust == "secure" else (terms.size,)
+    return values.shape == shape and values.dtype == terms.dtype and bool(np.isfinite(values).all())
 
 
 def _nothing(task: Task, source: RandomSource) -> np.ndarray:

@@ -10,7 +10,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
-from client_app.answer import Asked, Compute, Kind, NoiseSource, answer, own_noise
+from client_app.answer import Asked, Coin, Compute, Kind, NoiseSource, answer, own_coin, own_noise
 from client_app.encoders import encoder_for
 from client_app.guard import Handler, guarded
 from client_app.local_update import gradient_stream, local_update
@@ -30,8 +30,8 @@ GradientSource = Callable[[Asked, TokenizedExamples], Tensor]
 """What a client computes in a round: the instruction and its examples to a flat gradient, shape ``[n]``."""
 
 
-def make_app(gradient: GradientSource, noise: NoiseSource = own_noise) -> ClientApp:
-    """A ClientApp with all handlers, whose rounds take their gradients from ``gradient``."""
+def make_app(gradient: GradientSource, noise: NoiseSource = own_noise, coin: Coin = own_coin) -> ClientApp:
+    """A ClientApp with all handlers, whose rounds take their gradients from ``gradient``; ``coin``: see ``Kind``."""
     made = ClientApp()
     made.query("keys")(keys)
     made.query("peers")(peers)
@@ -39,7 +39,7 @@ def make_app(gradient: GradientSource, noise: NoiseSource = own_noise) -> Client
     in_round = Kind(train=lambda _, run: run, plan=lambda asked: plan_round(asked, gradient), stage_one=False)
     made.query("statistics")(_handler(replace(STATISTICS, noise=noise)))
     made.query("gradients")(_handler(replace(GRADIENTS, noise=noise)))
-    made.train()(_handler(replace(in_round, noise=noise)))
+    made.train()(_handler(replace(in_round, noise=noise, coin=coin)))
     return made
 
 

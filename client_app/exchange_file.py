@@ -10,25 +10,37 @@ import fcntl
 import os
 from pathlib import Path
 
+from client_app.rows import is_retry_of, message_name
 from common.wire.records import WireError
 
-_SUFFIX = ".exchanges"
+_SUFFIX, _UNNAMED = ".exchanges", b"-"
 _LONGEST = 2**20  # bytes kept: some thousand exchanges; older ones have smaller numbers
 
 
 def claim(ledger_path: str, key: bytes, exchange: int, leg: int) -> None:
-    """Write down that this leg (0: answer, 1: repair) of an exchange is answered; ``WireError`` where it was before."""
+    """Write down that this leg (0: answer, 1: repair) of an exchange is answered; ``WireError`` where it was before.
+
+    Unless it was by an attempt at this very message that a worker died over, as only its sender's process can tell.
+    """
     path = Path(ledger_path + _SUFFIX)
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
     with os.fdopen(descriptor, "rb+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         mine = key.hex().encode()
-        lines = [line.split() for line in file.read().splitlines()]
-        claimed = [(int(words[1]), int(words[2])) for words in lines if len(words) == 3 and words[0] == mine]
+        text = file.read()
+        lines = [line.split() for line in text.splitlines()]
+        claimed = {(int(words[1]), int(words[2])): words[3].decode() for words in lines if _is_of(words, mine)}
         if claimed and (exchange, leg) <= max(claimed):
+            if (exchange, leg) == max(claimed) and is_retry_of(claimed[exchange, leg]):
+                return
             raise WireError(f"exchange {exchange} is answered already, as this site has written down")
         if file.tell() > _LONGEST:
             file.truncate(0)
-        file.write(b"%s %d %d\n" % (mine, exchange, leg))
+        apart = b"\n" if text and not text.endswith(b"\n") else b""  # what was torn has claimed nothing
+        file.write(b"%s%s %d %d %s\n" % (apart, mine, exchange, leg, message_name().encode() or _UNNAMED))
         file.flush()
         os.fsync(file.fileno())
+
+
+def _is_of(words: list[bytes], key: bytes) -> bool:
+    return len(words) == 4 and words[0] == key

@@ -77,7 +77,7 @@ class SitePolicy:
 
         Such a sum is counted on to carry this site's share and those of ``min_peers`` others. Where a round may do
         without some clients, the server may say that it must do without this one, and so get one more sum, with as much
-        noise of its own: a client is then in the difference of two, and 1/z² counts twice.
+        noise of its own: a client is then in two sums, and 1/z² counts twice.
         """
         if secure is None:
             return terms.message_noise_multiplier

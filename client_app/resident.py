@@ -122,6 +122,7 @@ def loaded_hash(context: Context) -> str:
 
 def _ask(message: Message, context: Context, idle: float) -> Frame:
     header: dict[str, Any] = {"protocol": PROTOCOL, "app": app_digest(), "loaded": loaded_hash(context)}
+    header["message"] = os.urandom(16).hex()  # of this process's own making: no server can send it again
     parts = (message_to_proto(message).SerializeToString(), context_to_proto(context).SerializeToString())
     deadline = time.monotonic() + message.metadata.ttl  # from its arrival: the server's clock may be another
     own_data, patience = bool(context.node_config.get("data-path")), _EXIT_SECONDS

@@ -3,20 +3,40 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 
-_MAY_READ = ContextVar("may_read", default=True)
+
+@dataclass(frozen=True)
+class _Attempt:
+    rows: bool = True
+    message: str = ""
+
+
+_FIRST = _Attempt()
+_ATTEMPT = ContextVar("attempt", default=_FIRST)
 
 
 def may_read_rows() -> bool:
     """Whether rows may be read here; if not, the answer is the zero code."""
-    return _MAY_READ.get()
+    return _ATTEMPT.get().rows
+
+
+def is_retry_of(message: str) -> bool:
+    """Whether this is an attempt without rows at the very message that is called so: no answer to it has left."""
+    attempt = _ATTEMPT.get()
+    return not attempt.rows and attempt.message == message != ""
+
+
+def message_name() -> str:
+    """What the process that waits for this answer calls its message, ``""`` where there is none."""
+    return _ATTEMPT.get().message
 
 
 @contextmanager
-def rows_allowed(allowed: bool) -> Iterator[None]:
-    """Answer the message in the block with or without the rows."""
-    token = _MAY_READ.set(allowed)
+def rows_allowed(allowed: bool, message: str = "") -> Iterator[None]:
+    """Answer the message in the block, which is called ``message`` at random, with or without the rows."""
+    token = _ATTEMPT.set(_Attempt(allowed, message))
     try:
         yield
     finally:
-        _MAY_READ.reset(token)
+        _ATTEMPT.reset(token)

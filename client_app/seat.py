@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+import numpy as np
 from flwr.app import ConfigRecord, RecordDict
+from numpy.typing import NDArray
 
 from common.privacy.mechanism import ReleaseTerms
 from common.secure.directory import from_bitmap
@@ -21,7 +23,7 @@ from common.wire.assignment import Task
 from common.wire.records import WireError
 from common.wire.secure import NEEDS_KEYS, SecureTask, bits_of, context_of, repair_context
 
-RECORD = "secure-seat"
+RECORD, AGAIN = "secure-seat", "secure-again"
 _MOST_REMEMBERED = 4096
 _answered: dict[bytes, tuple[int, bool]] = {}
 
@@ -108,9 +110,9 @@ class Seat:
         return self._masks(asked.context, self._members(asked.present), asked.terms)
 
     def repair(self, exchange: int, survivors: bytes) -> tuple["Seat", "Asked", Words]:
-        """What to give so that an exchange can do without those who did not answer, before noise.
+        """Masks of an exchange that is done again among those who answered it; shape ``[terms.size]``.
 
-        Its masks with the missing, under masks with the survivors alone. ``WireError`` for what must not be answered.
+        ``WireError`` for what must not be answered.
         """
         if not self.asked or (exchange, False) != self._latest:
             raise WireError(f"this client {NEEDS_KEYS} repair: exchange {exchange} was not its last, or is repaired")
@@ -121,9 +123,8 @@ class Seat:
                 f"a repair of {len(there)} of {len(before)} members, {asked.least} needed: it must be of fewer than "
                 "were asked, this client among them, and of enough"
             )
-        lost = self._masks(asked.context, before - there, asked.terms)
-        again = self._masks(repair_context(asked.context, survivors), there, asked.terms)
-        return replace(self, repaired=True), asked, lost + again
+        masks = self._masks(repair_context(asked.context, survivors), there, asked.terms)
+        return replace(self, repaired=True), asked, masks
 
     @property
     def _latest(self) -> tuple[int, bool]:
@@ -136,8 +137,9 @@ class Seat:
             raise WireError(str(fault)) from None
 
     def _masks(self, context: bytes, others: set[int], terms: ReleaseTerms) -> Words:
-        pairs = ((peer, seed_of(secret, context)) for peer, secret in zip(self.peers, self.secrets, strict=True))
-        return pair_masks(self.place, (pair for pair in pairs if pair[0] in others), terms.size, bits_of(terms))
+        pairs = zip(self.peers, self.secrets, strict=True)
+        seeds = ((peer, seed_of(secret, context)) for peer, secret in pairs if peer in others)
+        return pair_masks(self.place, seeds, terms.size, bits_of(terms))
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,21 @@ class Asked:
             bytes.fromhex(told["context"]), bytes.fromhex(told["present"]), told["least"], told["round"],
             ReleaseTerms(**told["terms"]),
         )  # fmt: skip
+
+
+def keep_again(state: RecordDict, exchange: int, values: NDArray[Any]) -> None:
+    """Keep the second release of an answer (shape ``[size]``), should its exchange be done again; noise is on it."""
+    state.pop(AGAIN, None)  # Flower warns of a record that is overwritten
+    state[AGAIN] = ConfigRecord({"exchange": exchange, "type": values.dtype.str, "values": values.tobytes()})
+
+
+def take_again(state: RecordDict, exchange: int) -> NDArray[np.int64]:
+    """The second release of an exchange, which is kept no longer; ``WireError`` where there is none."""
+    record = state.pop(AGAIN, None)
+    if not isinstance(record, ConfigRecord) or record["exchange"] != exchange:
+        raise WireError(f"this client {NEEDS_KEYS} repair: it keeps no second release of exchange {exchange}")
+    kept: dict[str, Any] = dict(record)
+    return np.frombuffer(kept["values"], kept["type"]).astype(np.int64)
 
 
 def fresh_seat(private: bytes, before: Seat | None) -> Seat:

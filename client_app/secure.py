@@ -7,11 +7,9 @@ from flwr.app import Context, Message
 
 from client_app.exchange_file import claim
 from client_app.guard import guarded
-from client_app.rows import may_read_rows
-from client_app.seat import Seat, fresh_seat
+from client_app.seat import Seat, fresh_seat, take_again
 from client_app.site import CodeMismatch, Site
 from client_app.site_keys import SiteKeys
-from common.privacy.mechanism import repair_noise
 from common.secure.keys import KeyFault, new_private_key
 from common.secure.masks import masked
 from common.wire.digest import app_digest
@@ -60,29 +58,29 @@ def peers(message: Message, context: Context) -> Message:
 
 @guarded
 def repair(message: Message, context: Context) -> Message:
-    """What this client's message had of masks with members that did not answer, under new masks and more noise.
+    """The answer of an exchange once more, among those who gave one: the same code under noise and masks of its own.
 
-    The server gets these masks summed over all survivors. With a second share of noise on the sum, even a message that
-    comes after all, and that the server could read with the masks taken off, is no more than twice as costly.
+    Of the first answers nothing can be read then, as masks with the missing stay on. Even where one comes after all,
+    each sum is a release like any other, and a client is in two of them at most.
     """
     exchange, survivors = unpack_repair(message.content)
     site, seat = Site.of(context), Seat.of(context.state)
     if seat is None:
         raise WireError(f"this client {NEEDS_KEYS} repair")
     after, asked, masks = seat.repair(exchange, survivors)
+    values = take_again(context.state, exchange)
     remember(site, after, exchange, 1)
     after.keep(context.state)
-    noise = repair_noise(asked.terms, site.noise_source(asked.round))
     bits = bits_of(asked.terms)
-    return Message(pack_masked(masked(noise, masks, bits), exchange, bits), reply_to=message)
+    return Message(pack_masked(masked(values, masks, bits), exchange, bits), reply_to=message)
 
 
 def remember(site: Site, seat: Seat, exchange: int, leg: int) -> None:
     """Write down, where the site keeps a ledger, that this leg is answered; ``WireError`` where it was before.
 
-    Not anew after a worker has died over the message, which is asked again without the rows: nothing had left.
+    A message that a worker has died over may be answered all the same: nothing had left.
     """
-    if site.policy.ledger_path and may_read_rows():
+    if site.policy.ledger_path:
         claim(site.policy.ledger_path, seat.public, exchange, leg)
 
 

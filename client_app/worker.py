@@ -105,7 +105,7 @@ class Worker:
             return Frame({"status": "retired"})
         self.loaded = wanted
         message, context = _open(frame)
-        with rows_allowed(frame.header.get("rows", True) is True):
+        with rows_allowed(frame.header.get("rows", True) is True, str(frame.header.get("message", ""))):
             return _handle(message, context)
 
     @contextmanager

@@ -32,7 +32,7 @@ only, never on ``shares``.
 client's own coin knows. Every client adds a share, whatever its coin says, so the noise is the same with and without
 the code of client i, and the sum is the sampled Gaussian mechanism against the server too. Shares are cut so that
 those of honest clients who are there suffice; nobody tops up, since the server's own noise would be none against it.
-Where some are missing, the others add a second share to what they give to read the rest (``total_std``).
+Where some are missing, the others release the same code once more, with noise of its own: two rows of ``release``.
 
 *Local.* Variance grows with the cohort by design, hence no amplification for anybody. Given who was selected,
 which is independent of the data, client i's contribution is covered by its own noise: z is valid whatever the
@@ -71,6 +71,9 @@ FALSE_ALARM = 2.0**-96
 ``price.noise_slack`` pays for it. A filter alone would do with 2^-64, but that would cost all of δ in a large
 federation; the limit moves by little, from 7.9 to 8.5 clip norms for 256 values at z = 1.64 and 25 shares.
 """
+
+MOST_LEGS = 2
+"""Releases of one client in one round of ``secure``: the second only where others are missing."""
 
 SMOOTHING_STD = 2.0
 """Grid steps: the part of every sum's noise that turns the discrete into a continuous one, charged to nobody."""
@@ -217,18 +220,21 @@ class ReleaseTerms:
         shares = max(1, self.shares)
         return math.sqrt(self.total_variance * (shares - releases) / shares)
 
-    def total_std(self, releases: int, repairs: int = 0) -> float:
+    def total_std(self, releases: int) -> float:
         """Std, code units, of the noise on what ``combine`` makes of ``releases`` messages: theirs and the server's.
 
         Never below z·C. Whatever the number in ``central`` and ``distributed``; it grows with it in ``local`` and
-        ``secure``, where ``repairs`` of the clients added a second share since others were missing.
+        ``secure``.
         """
-        clients = (releases + repairs) * self.client_grid_std**2
+        clients = releases * self.client_grid_std**2
         return math.sqrt(clients + self.server_grid_std(releases) ** 2) * self.grid_step
 
 
 def release(code: Tensor, terms: ReleaseTerms, source: RandomSource) -> WireArray:
     """Clip one client's ``code`` (``terms.size`` values), put it on the grid, add noise; shape ``[size]``.
+
+    In ``secure`` ``[2, size]``: one grid vector under two noises of their own. The second row is for a round that must
+    be done again without some clients, and is never sent in another.
 
     Integers of ``terms.dtype`` in units of ``terms.grid_step``, or clipped float32 if the terms ask for no
     noise. A code with NaN or infinities is released as the zero code: that is the zero-out neighbor, while an
@@ -245,6 +251,9 @@ def release(code: Tensor, terms: ReleaseTerms, source: RandomSource) -> WireArra
     if not terms.noise_multiplier:
         return values.copy()
     vector = noise.quantize(values, clipped.bound, terms.resolution, source)
+    if terms.trust == "secure":
+        rows = [noise.add_noise(vector, terms.client_grid_std, source) for _ in range(MOST_LEGS)]
+        return np.stack(rows).astype(terms.dtype)
     return noise.add_noise(vector, terms.client_grid_std, source).astype(terms.dtype)
 
 
@@ -281,17 +290,12 @@ def sum_releases(releases: Sequence[WireArray], terms: ReleaseTerms, source: Ran
     return total
 
 
-def repair_noise(terms: ReleaseTerms, source: RandomSource) -> NDArray[np.int64]:
-    """One more share of noise, shape ``[size]``, grid steps: of a client that helps to do without missing ones."""
-    return noise.discrete_gaussian(terms.size, terms.client_grid_std, source)
-
-
-def check_sum(total: NDArray[np.int64], terms: ReleaseTerms, releases: int, repairs: int = 0) -> None:
+def check_sum(total: NDArray[np.int64], terms: ReleaseTerms, releases: int) -> None:
     """Judge the noisy sum of ``releases`` codes (``secure``), grid steps, shape ``[size]``.
 
     Raises ``ValueError`` for a norm that no honest sum has: masks that did not come off, or a client that lies.
     """
-    std = terms.total_std(releases, repairs) / terms.grid_step
+    std = terms.total_std(releases) / terms.grid_step
     limit = noisy_norm_limit(terms.size, releases * terms.resolution, std, FALSE_ALARM)
     length = norm(total.astype(np.float64))
     if not length <= limit * (1 + 1e-6):

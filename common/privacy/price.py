@@ -4,7 +4,7 @@ import math
 
 from common.privacy import noise
 from common.privacy.accounting import Charge
-from common.privacy.mechanism import FALSE_ALARM, SMOOTHING_STD, ReleaseTerms
+from common.privacy.mechanism import FALSE_ALARM, MOST_LEGS, SMOOTHING_STD, ReleaseTerms
 
 SLACK_EPSILON = 20.0
 """``noise_slack`` holds for guarantees of ε up to this."""
@@ -22,13 +22,14 @@ def noise_slack(terms: ReleaseTerms) -> float:
     """
     if not terms.noise_multiplier:
         return 0.0
-    draws = 2 * terms.parts if terms.trust == "secure" else terms.parts + 1  # in secure, each may add a second share
+    draws = terms.parts if terms.trust == "secure" else terms.parts + 1
     smallest = math.sqrt(terms.total_variance / terms.parts)
     per_value = draws * noise.sampler_error(smallest) + noise.smoothing_error(SMOOTHING_STD)
     if terms.is_shared:
         per_value += noise.sum_error(smallest, draws)
     refused = draws * FALSE_ALARM if terms.client_std else 0.0
-    return (1 + math.exp(SLACK_EPSILON)) * (math.expm1(terms.size * per_value) + refused)
+    legs = MOST_LEGS if terms.trust == "secure" else 1
+    return legs * (1 + math.exp(SLACK_EPSILON)) * (math.expm1(terms.size * per_value) + refused)
 
 
 def outsider_charge(terms: ReleaseTerms, sampling_rate: float, label: str = "", *, trusted_replies: int = 1) -> Charge:

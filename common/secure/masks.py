@@ -5,7 +5,7 @@ Arithmetic is modulo 2^``bits``; a masked message is uniform there for whoever l
 
 import hmac
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 Words = NDArray[np.uint64]
 MOST_BITS = 62
 _SIGMAS = 12.0  # a sum leaves the modulus with a probability below 1e-32 a value, which would spoil it and tell nothing
+_AT_ONCE = 1 << 20  # bytes of streams
 _NONCE = bytes(16)  # a seed serves for one stream
 
 
@@ -36,9 +37,7 @@ def seed_of(secret: bytes, context: bytes) -> bytes:
 
 def stream(seed: bytes, size: int, bits: int) -> Words:
     """``size`` values that look uniform modulo 2^``bits`` to whoever lacks the seed (ChaCha20), shape ``[size]``."""
-    width = 4 if bits <= 32 else 8
-    data = Cipher(ChaCha20(seed, _NONCE), mode=None).encryptor().update(bytes(width * size))
-    return np.frombuffer(data, f"<u{width}").astype(np.uint64) & _mask(bits)
+    return _sum_of_streams([seed], size, bits) & _mask(bits)
 
 
 def pair_masks(own: int, seeds: Iterable[tuple[int, bytes]], size: int, bits: int) -> Words:
@@ -46,13 +45,10 @@ def pair_masks(own: int, seeds: Iterable[tuple[int, bytes]], size: int, bits: in
 
     Summed over both ends of every pair it is 0 modulo 2^``bits``. Shape ``[size]``.
     """
-    total = np.zeros(size, dtype=np.uint64)
+    above, below = list[bytes](), list[bytes]()
     for other, seed in seeds:
-        if own < other:
-            total += stream(seed, size, bits)
-        else:
-            total -= stream(seed, size, bits)
-    return total & _mask(bits)
+        (above if own < other else below).append(seed)
+    return (_sum_of_streams(above, size, bits) - _sum_of_streams(below, size, bits)) & _mask(bits)
 
 
 def masked(values: NDArray[np.int64], masks: Words, bits: int) -> Words:
@@ -72,6 +68,18 @@ def centered(total: Words, bits: int) -> NDArray[np.int64]:
     """The integers from -2^(bits-1) up to, not including, 2^(bits-1) that a sum modulo 2^``bits`` stands for."""
     half = np.uint64(1 << (bits - 1))
     return ((total + half) & _mask(bits)).astype(np.int64) - np.int64(half)
+
+
+def _sum_of_streams(seeds: Sequence[bytes], size: int, bits: int) -> Words:
+    """The sum of streams, right modulo 2^``bits``; some at a time, since a call for each costs more than the cipher."""
+    width = 4 if bits <= 32 else 8
+    zeros, at_once = bytes(width * size), max(1, _AT_ONCE // max(1, width * size))
+    total = np.zeros(size, dtype=np.uint64)
+    for start in range(0, len(seeds), at_once):
+        ciphers = (Cipher(ChaCha20(seed, _NONCE), mode=None) for seed in seeds[start : start + at_once])
+        data = b"".join(cipher.encryptor().update(zeros) for cipher in ciphers)
+        total += np.frombuffer(data, f"<u{width}").reshape(-1, size).sum(axis=0, dtype=np.uint64)
+    return total
 
 
 def _mask(bits: int) -> np.uint64:

@@ -57,8 +57,8 @@ class SecureTask:
 
 
 def bits_of(terms: ReleaseTerms) -> int:
-    """Bits of a value modulo 2^m: the sum of all clients' codes fits, with 12 σ of its noise and of a repair's."""
-    std = terms.total_std(terms.shares, terms.shares) / terms.grid_step
+    """Bits of a value modulo 2^m: the sum of all clients' codes fits, with 12 σ of its noise."""
+    std = terms.total_std(terms.shares) / terms.grid_step
     return modulus_bits(terms.shares * terms.resolution, std)
 
 

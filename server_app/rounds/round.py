@@ -109,7 +109,7 @@ class ClosedRound:
         instruction, replies = self.opened.instruction, self.replies
         repair = self.opened.heard.repair if self.opened.heard else None
         legs = [(instruction, replies)] + ([(repair.instruction, repair.replies)] if repair else [])
-        helped = len(repair.replies.releases) if repair else 0
+        summed = repair.replies if repair else replies
         return RoundSummary(
             round=instruction.round,
             cohort=len(instruction.cohort),
@@ -125,5 +125,5 @@ class ClosedRound:
             epsilon=account.epsilon_model(),
             epsilon_server=account.epsilon_server(),
             noise_promised=account.plan.round.noise_multiplier * instruction.terms.clip_norm,
-            noise_present=instruction.terms.total_std(len(replies.releases), helped),
+            noise_present=instruction.terms.total_std(len(summed.releases)),
         )

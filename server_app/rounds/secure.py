@@ -128,12 +128,12 @@ class SecureAggregation:
                 few = f"{helped} of {len(found.releases)} clients helped to do without the missing, all are needed"
                 return Heard(found, few, repair)
         try:
-            return Heard(found, "", repair, _sum(instruction.terms, found, repair))
+            return Heard(found, "", repair, _sum(instruction.terms, repair.replies if repair else found))
         except ValueError as fault:
             return Heard(found, str(fault), repair)
 
     def _repair(self, instruction: Instruction, survivors: list[int], exchange: int, ask: Ask) -> Repair:
-        """What survivors give to do without the missing; each of them is needed."""
+        """The same among the survivors alone; each of them is needed."""
         again = Instruction(instruction.round, instruction.terms, survivors, reader=instruction.reader)
         wanted = pack_repair(exchange, self._bitmap(set(survivors)))
         messages = again.address(lambda _: wanted, REPAIR, self.ttl)
@@ -224,11 +224,10 @@ def bytes_of_answer(terms: ReleaseTerms, number: int = 1) -> int:
     return release_bytes(terms)
 
 
-def _sum(terms: ReleaseTerms, replies: Replies, repair: Repair | None) -> NDArray[np.int64]:
+def _sum(terms: ReleaseTerms, replies: Replies) -> NDArray[np.int64]:
     """The noisy sum of the codes (grid steps), masks off; ``ValueError`` where they do not come off."""
     bits = bits_of(terms)
     answers = list(replies.releases.values())
-    repairs = list(repair.replies.releases.values()) if repair else []
-    total = centered(total_of(answers, terms.size, bits) - total_of(repairs, terms.size, bits), bits)
-    check_sum(total, terms, len(answers), len(repairs))
+    total = centered(total_of(answers, terms.size, bits), bits)
+    check_sum(total, terms, len(answers))
     return total

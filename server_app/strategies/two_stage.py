@@ -72,8 +72,8 @@ class TwoStage(FederatedAdapter):
         heard, instruction = self._heard(grid, parcel, stage)
         replies, cohort = heard.replies, instruction.cohort
         promised = plan.stage_one.noise_multiplier * terms.clip_norm if plan.stage_one else 0.0
-        helped = len(heard.repair.replies.releases) if heard.repair else 0
-        present = terms.total_std(len(replies.releases), helped)
+        summed = heard.repair.replies if heard.repair else replies
+        present = terms.total_std(len(summed.releases))
         log_event(
             "stage_one_answered", round=0, cohort=len(cohort), replies=len(replies.releases),
             asked=len(instruction.messages), answered=replies.answered, noise_promised=promised, noise_present=present,

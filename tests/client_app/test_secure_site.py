@@ -12,6 +12,7 @@ import pytest
 
 from client_app import answer as answering
 from client_app import new_site_key, seat
+from client_app.exchange_file import claim
 from client_app.node_config import PolicyRefusal
 from client_app.policy import SitePolicy
 from client_app.rows import rows_allowed
@@ -179,11 +180,44 @@ def test_what_was_answered_is_on_disk_before_the_answer_and_outlives_state_and_w
     client.answers(told(2))
 
 
-def test_an_answer_that_a_worker_died_over_is_asked_again_without_rows(own: Callable[..., Client]) -> None:
+@pytest.mark.parametrize("asked_again_as", ["one", "other", ""])
+def test_only_the_message_that_a_worker_died_over_is_answered_again_without_rows(
+    own: Callable[..., Client], asked_again_as: str
+) -> None:
+    """A server could let another expire at once, and so get zeros under masks that a code has left under."""
     client = own()
     before = client.context.state[seat.RECORD]
-    client.answers(told(1))
+    with rows_allowed(True, "one"):
+        client.answers(told(1))
     client.context.state[seat.RECORD] = before
     seat._answered.clear()
-    with rows_allowed(False):
+    with rows_allowed(False, asked_again_as):
+        if asked_again_as == "one":
+            client.answers(told(1))
+        else:
+            with pytest.raises(WireError, match="as this site has written down"):
+                client.answers(told(1))
+
+
+def test_what_a_worker_died_over_before_it_wrote_it_down_is_written_down_without_rows(
+    own: Callable[..., Client],
+) -> None:
+    client = own()
+    before = client.context.state[seat.RECORD]
+    with rows_allowed(False, "one"):
         client.answers(told(1))
+    client.context.state[seat.RECORD] = before
+    seat._answered.clear()
+    with pytest.raises(WireError, match="as this site has written down"):
+        client.answers(told(1))
+
+
+def test_a_torn_line_takes_no_later_one_with_it(tmp_path: Path) -> None:
+    ledger, key = str(tmp_path / "ledger"), bytes(32)
+    claim(ledger, key, 1, 0)
+    with Path(ledger + ".exchanges").open("ab") as file:
+        file.write(key.hex().encode() + b" 2 0")
+    claim(ledger, key, 3, 0)
+    for exchange in (3, 2, 1):
+        with pytest.raises(WireError):
+            claim(ledger, key, exchange, 0)

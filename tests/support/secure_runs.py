@@ -54,7 +54,7 @@ class LegGrid(NamedGrid):
 
 @dataclass
 class Hidden:
-    """What clients have masked, in the order in which they did: of answers, and of repairs (noise alone)."""
+    """What clients have masked, in the order in which they did: of answers, and of these once more in repairs."""
 
     answers: list[np.ndarray] = field(default_factory=list)
     repairs: list[np.ndarray] = field(default_factory=list)

@@ -17,6 +17,7 @@ from client_app.answer import Asked
 from client_app.app import app, gradient_of, make_app
 from client_app.holdings import Holdings
 from client_app.local_update import first_batch
+from client_app.secure import lands_heads
 from client_app.site import Site
 from client_app.start import started
 from common.adapter import RankCut
@@ -67,8 +68,9 @@ class CohortGrid(InProcessGrid):
     """
 
     def __init__(self, run_config: dict[str, Scalar], num_clients: int) -> None:
-        super().__init__(make_app(self._gradient), run_config, num_clients)
+        super().__init__(make_app(self._gradient, coin=self._coin), run_config, num_clients)
         self._found: dict[int, Tensor] = {}
+        self._coins: dict[int, bool] = {}
         self._clients: dict[int, tuple[Site, TokenizedExamples]] = {}
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
@@ -76,8 +78,13 @@ class CohortGrid(InProcessGrid):
         messages = list(messages)
         self._found = self._gradients([message for message in messages if message.metadata.message_type == TRAIN])
         names = super().push_messages(messages)
-        self._found = {}
+        self._found, self._coins = {}, {}
         return names
+
+    def _coin(self, site: Site, round_index: int, rate: float) -> bool:
+        """A client's coin, which has fallen already where its gradient was to be found."""
+        known = self._coins.pop(site.partition, None)
+        return lands_heads(site, round_index, rate) if known is None else known
 
     def _gradient(self, asked: Asked, examples: TokenizedExamples) -> Tensor:
         """What was computed for a client, or what it computes by itself."""
@@ -90,12 +97,15 @@ class CohortGrid(InProcessGrid):
             return {}
         found: dict[int, Tensor] = {}
         alike: dict[int, list[tuple[Site, TokenizedExamples]]] = {}
-        task, adapter = self._start(messages)
+        task, adapter, rate = self._start(messages)
         if task is None or adapter is None:
             return {}
         for message in messages:
             with suppress(ConfigError):  # it has no examples, and will say so itself
                 site, examples = self._client(message.metadata.dst_node_id, task.share)
+                self._coins[site.partition] = lands_heads(site, task.round, rate)
+                if not self._coins[site.partition]:
+                    continue
                 batch = first_batch(examples, site.config.train, site.seed(task.round))
                 alike.setdefault(len(batch), []).append((site, batch))
         for group in alike.values():
@@ -105,23 +115,24 @@ class CohortGrid(InProcessGrid):
             found |= {site.partition: gradient for (site, _), gradient in zip(group, gradients, strict=True)}
         return found
 
-    def _start(self, messages: list[Message]) -> tuple[Task | None, Tensor | None]:
-        """What a round asks and its adapter (shape ``[n]``), as its first client that lacks nothing has them."""
+    def _start(self, messages: list[Message]) -> tuple[Task | None, Tensor | None, float]:
+        """What a round asks, its adapter (shape ``[n]``) and how often a client's own coin is to land heads.
+
+        As its first client that lacks nothing has them.
+        """
         for message in messages:
             context = self.context(message.metadata.dst_node_id)
             holdings = Holdings(context.state, simulated=True)
             with suppress(LacksAssignment):
                 instruction = unpack_instruction(message.content, holdings.assignment)
                 masked = secure_task(message.content, instruction.task.terms, raw=instruction.task.raw)
-                if masked and masked.rate < 1:  # only they know whose coins land heads, and nobody else computes
-                    return None, None
                 site = Site.of(context)
                 adapted, name = site.model(), read_head(message.content).assignment
                 cut = RankCut(adapted.layout, adapted.layout)
                 found = started(instruction, name, adapted, cut, site.config.seed, holdings)
                 if found is not None:
-                    return instruction.task, found.adapter
-        return None, None
+                    return instruction.task, found.adapter, masked.rate if masked else 1.0
+        return None, None, 1.0
 
     def _client(self, node: int, share: float) -> tuple[Site, TokenizedExamples]:
         """A client and its examples of the rounds, found once for a run."""
