@@ -164,7 +164,8 @@ def _masked(
     is_in = site.charge(task, context.state, secure, spend=heads)  # the last that may refuse
     seat.keep(context.state)  # before anything is made: never twice
     own = site.data is not None  # then the work is the same both ways; a simulated client does only what is needed
-    found = _released(asked, compute, kind) if is_in or (own and may_read_rows()) else None
+    works = own and may_read_rows()
+    found = _released(asked, compute, kind) if is_in or works else None
     nothing = _nothing(task, kind.noise(site, task.round)) if own or found is None else found
     values = found if is_in and found is not None else nothing
     if secure.least < seat.members:  # else no exchange is done again

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 
 from common.privacy.mechanism import ReleaseTerms, check_release
 from common.wire.records import as_cover, is_lack, kept_by, reply_failure, serialized_bytes, unpack_release
+from common.wire.secure import KEYS, PEERS, REPAIR
 from server_app.errors import CommandError
 from server_app.log import log_event
 from server_app.results.tracking import counted, phase, watched
@@ -230,10 +231,18 @@ def exchange(
 
     What takes longer than some seconds is told through ``say``, with the replies so far.
     """
-    group = messages[0].metadata.group_id if messages else ""
-    step = "stage 1" if group == "0" else f"round {group}"
+    step = _step_of(messages[0]) if messages else "round"
     with watched(f"{step}, replies", say), phase(step):
         return _exchange(grid, messages, timeout, in_flight)
+
+
+def _step_of(message: Message) -> str:
+    """What a message belongs to, for people."""
+    kind, number = message.metadata.message_type, message.metadata.group_id
+    if kind in {KEYS, PEERS}:
+        return "key set-up"
+    step = "stage 1" if number == "0" else f"round {number}"
+    return f"{step}, once more without the missing" if kind == REPAIR else step
 
 
 def _exchange(grid: Grid, messages: Sequence[Message], timeout: float, in_flight: int) -> list[Message]:

@@ -11,38 +11,16 @@ import numpy as np
 import pytest
 
 from client_app import answer as answering
-from client_app import new_site_key, seat
+from client_app import seat
 from client_app.exchange_file import claim
 from client_app.node_config import PolicyRefusal
 from client_app.policy import SitePolicy
 from client_app.rows import rows_allowed
-from client_app.site_ledger import create_ledger
 from common.model.adapted import AdaptedModel
 from common.secure.directory import Directory
 from common.secure.keys import agree, new_private_key, pair_secret, public_key, site_name
 from common.wire.records import WireError, serialized_bytes
 from tests.support.secure_client import MEMBERS, TERMS, Client, told
-from tests.support.tiny import write_jsonl
-
-
-@pytest.fixture
-def own(adapted: AdaptedModel, tmp_path: Path) -> Callable[..., Client]:
-    """A site with its own data, keys and ledger, whose peers it has pinned."""
-
-    def made(seated: bool = True, **node: Any) -> Client:
-        rows = [{"prompt": f"the sum of {n} and 3 is", "completion": f" {n + 3}"} for n in range(4)]
-        data, ledger = write_jsonl(tmp_path / "own.jsonl", rows), tmp_path / "ledger.jsonl"
-        create_ledger(ledger)
-        assert new_site_key.main([str(tmp_path / "key")])[0]
-        pinned = [public_key(new_private_key()) for _ in range(MEMBERS - 1)]
-        (tmp_path / "peers").write_text("".join(f"{key.hex()} site-{n}\n" for n, key in enumerate(pinned)))
-        files = {"site-key": str(tmp_path / "key"), "peers": str(tmp_path / "peers")}
-        limits = {"max-epsilon": 20.0, "ledger-path": str(ledger), "data-path": str(data), "max-local-steps": 4}
-        found = Client(adapted, {key.replace("_", "-"): value for key, value in {**limits, **files, **node}.items()})
-        found.others = [(public_key(new_private_key()), site_name(key)) for key in pinned]
-        return found.seated() if seated else found
-
-    return made
 
 
 def test_a_site_with_its_own_data_needs_keys_of_its_own(adapted: AdaptedModel, tmp_path: Path) -> None:

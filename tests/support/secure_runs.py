@@ -84,6 +84,7 @@ class SecureRun:
 
     strategy: FederatedAdapter
     grid: LegGrid
+    seconds: float = 1e-9  # waited for replies: whoever is there has answered when it was asked
 
     @classmethod
     def of(cls, files: Files, folder: Path, adapted: AdaptedModel, **changes: Any) -> "SecureRun":
@@ -105,7 +106,7 @@ class SecureRun:
         return self.strategy.configure(number, self.strategy.state.optimizer.adapter)
 
     def ask(self, messages: list[Message]) -> list[Message]:
-        return self.strategy.ask(self.grid, messages, 1e-9)
+        return self.strategy.ask(self.grid, messages, self.seconds)
 
     def hear(self, opened: OpenRound, replies: list[Message] | None = None) -> Heard:
         """All legs of a round."""

@@ -72,7 +72,7 @@ def demo_config(rounds: int, output: Path, name: str = "") -> RunConfig:
         "privacy.epsilon": 0.0,
         "privacy.noise-multiplier": 1.0,
         "privacy.trust": "secure",
-        "privacy.dropouts": 0,
+        "privacy.dropouts": 1,
         "privacy.sampling-rate": 1.0,
         "stage-one.sampling-rate": 1.0,
         "output.dir": str(output),
