@@ -63,11 +63,16 @@ def add_traffic(folder: RunFolder, traffic: Mapping[int, Mapping[str, int]]) -> 
 
 def describe(found: Mapping[str, Any]) -> str:
     """One sentence of both counts."""
+    own = "".join(
+        f"; Flower's own for each of {found[f'messages_{way}']:,} {what}: {data_size(found[f'flower_bytes_{way}'])}"
+        for way, what in (("down", "instructions"), ("up", "replies"))
+        if found[f"messages_{way}"] and not found["runs_not_counted"]
+    )
     lacks = f"; of {len(found['runs_not_counted'])} more run(s) Flower's count is not known"
     return (
         f"{data_size(found['inbound_bytes'])} from the SuperNodes and {data_size(found['outbound_bytes'])} to them; "
         f"the records of this app alone: {data_size(found['records_up_bytes'])} up, "
-        f"{data_size(found['records_down_bytes'])} down{lacks if found['runs_not_counted'] else ''}"
+        f"{data_size(found['records_down_bytes'])} down{own}{lacks if found['runs_not_counted'] else ''}"
     )
 
 
@@ -76,10 +81,15 @@ def _count(folder: RunFolder, traffic: Mapping[int, Mapping[str, int]]) -> dict[
     runs: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else {}
     for run, bytes_of in traffic.items():
         runs[str(run)] = {way: bytes_of[f"{way}-bytes"] for way in ("inbound", "outbound")}
-    up, down = _records(folder)
+    up, down, answered, asked = _records(folder)
+    inbound, outbound = (sum(run[way] for run in runs.values()) for way in ("inbound", "outbound"))
     return {
-        "inbound_bytes": sum(run["inbound"] for run in runs.values()),
-        "outbound_bytes": sum(run["outbound"] for run in runs.values()),
+        "inbound_bytes": inbound,
+        "outbound_bytes": outbound,
+        "messages_up": answered,
+        "messages_down": asked,
+        "flower_bytes_up": max(0, inbound - up) / max(1, answered),
+        "flower_bytes_down": max(0, outbound - down) / max(1, asked),
         "records_up_bytes": up,
         "records_down_bytes": down,
         "runs": runs,
@@ -87,16 +97,19 @@ def _count(folder: RunFolder, traffic: Mapping[int, Mapping[str, int]]) -> dict[
     }
 
 
-def _records(folder: RunFolder) -> tuple[int, int]:
-    """Serialized bytes of all valid replies and of all instructions, every round and stage 1."""
-    rows = folder.read_metrics()
-    up, down = (sum(row.get(key, 0) for row in rows) for key in ("bytes_up", "bytes_down"))
+def _records(folder: RunFolder) -> tuple[int, int, int, int]:
+    """Serialized bytes of valid replies and of instructions (rounds, stage 1, key set-up), and how many they were."""
+    keys = [event for event in read_events(folder.events) if event["event"] == "keys_exchanged"]
+    rows = [*folder.read_metrics(), *keys]
+    counts = ("bytes_up", "bytes_down", "answered", "asked")
+    up, down, answered, sent = (sum(row.get(key, 0) for row in rows) for key in counts)
     one = json.loads((folder.path / "report.json").read_text(encoding="utf-8"))["strategy"].get("stage_1")
     asked = [event for event in read_events(folder.events) if event["event"] == "stage_one_answered"]
     if one and asked:
         up += asked[-1]["answered"] * one["bytes_up_per_client"]
         down += asked[-1]["asked"] * one["bytes_down_per_client"]
-    return int(up), int(down)
+        answered, sent = answered + asked[-1]["answered"], sent + asked[-1]["asked"]
+    return int(up), int(down), answered, sent
 
 
 def _may_be_told(folder: RunFolder, report: Mapping[str, Any]) -> bool:

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from server_app.results.folder import RunFolder
+from server_app.rounds.secure import set_up_bytes
 from server_app.run import run_federation
 from tests.support.flwr_program import write_flwr
 from tests.support.tiny import CLIENTS, Files, tiny_config, tiny_grid
@@ -65,6 +66,11 @@ def test_both_counts_stand_in_the_report_where_everybody_is_asked(everybody: Run
     )
     assert found["records_down_bytes"] > CLIENTS * stage["bytes_down_per_client"] > 0
     assert found == json.loads((everybody.path / "traffic.json").read_text())
+    each = CLIENTS * (1 + len(rows) - 1)
+    assert (found["messages_up"], found["messages_down"]) == (each, each)
+    assert found["flower_bytes_up"] == pytest.approx((1_500_000 - found["records_up_bytes"]) / each)
+    assert found["flower_bytes_down"] == pytest.approx((2_500_000 - found["records_down_bytes"]) / each)
+    assert f"Flower's own for each of {each} instructions: 1" in describe(found)
     after = report_of(everybody)
     assert after["communication"].pop("flower") == {"inbound_bytes": 1_500_000, "outbound_bytes": 2_500_000}
     assert after == before
@@ -136,3 +142,13 @@ def test_a_session_that_flower_has_forgotten_costs_only_its_own_count() -> None:
     assert ask_for_all([40, 41], "hospital") == {41: {"inbound-bytes": 1_000_000, "outbound-bytes": 2_000_000}}
     with pytest.raises(TrafficError, match="no such run"):
         ask_for_all([40], "hospital")
+
+
+def test_the_key_set_up_of_secure_aggregation_is_counted(files: Files, tmp_path: Path) -> None:
+    folder = ended(files, tmp_path, **{"privacy.trust": "secure", "strategy.name": "random-projection"})
+    found = add_traffic(folder, {41: COUNT})
+    rounds = [row for row in folder.read_metrics() if row["round"]]
+    up, down = set_up_bytes(CLIENTS)
+    assert found["messages_down"] == CLIENTS * (2 + len(rounds))
+    assert found["records_up_bytes"] == sum(row["bytes_up"] for row in rounds) + CLIENTS * up
+    assert found["records_down_bytes"] == sum(row["bytes_down"] for row in rounds) + CLIENTS * down
