@@ -47,6 +47,12 @@ def train(message: Message, context: Context) -> Message:
     return _answer(message, context)
 
 
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Private evaluation, see ``client_app.app.plan_scores``."""
+    return _answer(message, context)
+
+
 @app.query("statistics")
 def statistics(message: Message, context: Context) -> Message:
     """Stage 1, see ``client_app.app.plan_statistics``."""

@@ -21,7 +21,7 @@ from client_app.node_config import PolicyRefusal, brings_own_data
 from client_app.rows import may_read_rows
 from client_app.seat import Seat, keep_again
 from client_app.secure import lands_heads, remember
-from client_app.site import Site
+from client_app.site import Part, Site
 from client_app.start import started
 from common.adapter import RankCut
 from common.codecs.base import EncoderSpec
@@ -92,9 +92,11 @@ class Kind:
     """What sets one message type apart.
 
     Attributes:
+        task: the task as this kind of message takes it.
         train: the local training that a task asks for, from the run's.
         plan: judges shapes without any row (``WireError``) and says how the release is made.
-        stage_one: whether it uses the examples of stage 1, and may be asked in the clear where the site allows that.
+        part: of the client's examples, which it uses; those of stage 1 may be asked after in the clear where the site
+            allows that.
         vectors: vectors of the adapter's size that the release may hold.
         noise: what its noise is drawn from; another source only in an experiment in one process.
         coin: what says whether its code is in; another only where all clients are in one process.
@@ -103,7 +105,8 @@ class Kind:
 
     train: Callable[[Task, TrainConfig], TrainConfig]
     plan: Callable[[Asked], Compute]
-    stage_one: bool
+    part: Part
+    task: Callable[[Task], Task] = lambda task: task
     vectors: Callable[[Task], int] = lambda _: 1
     noise: NoiseSource = own_noise
     coin: Coin = own_coin
@@ -120,8 +123,8 @@ def answer(message: Message, context: Context, kind: Kind) -> Message:
         instruction = unpack_instruction(message.content, holdings.assignment)
     except LacksAssignment:
         return Message(pack_lack(head.round), reply_to=message)
-    task = instruction.task
-    if task.raw and not kind.stage_one:
+    task = kind.task(instruction.task)
+    if task.raw and kind.part != "stage one":
         raise WireError("a gradient is never asked for in the clear: only stage 1 may be raw")
     secure = secure_task(message.content, task.terms, raw=task.raw)
     site = Site.of(context)
@@ -184,8 +187,7 @@ def _released(asked: Asked, compute: Compute, kind: Kind) -> np.ndarray:
     """What ``compute`` makes of the rows; at a site with its own data the zero code where that fails."""
     site, task = asked.site, asked.task
     try:
-        first, rest = site.examples(asked.adapted, task.share)
-        values = compute(first if kind.stage_one else rest, kind.noise(site, task.round))
+        values = compute(site.examples(asked.adapted, task.share, kind.part), kind.noise(site, task.round))
         if site.data is None or _is_sendable(values, task.terms):
             return values
         raise ValueError("the values are not those of a release")

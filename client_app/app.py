@@ -13,10 +13,12 @@ from torch import Tensor
 from client_app.answer import Asked, Coin, Compute, Kind, NoiseSource, answer, own_coin, own_noise
 from client_app.encoders import encoder_for
 from client_app.guard import Handler, guarded
+from client_app.held_out import held_out_scores
 from client_app.local_update import gradient_stream, local_update
 from client_app.release import release_gradient
 from client_app.secure import keys, peers, repair
 from client_app.statistics import gradient_statistics
+from common import score_code
 from common.codecs.statistics import NonFiniteStatistics
 from common.config import TrainConfig
 from common.data import TokenizedExamples
@@ -36,10 +38,11 @@ def make_app(gradient: GradientSource, noise: NoiseSource = own_noise, coin: Coi
     made.query("keys")(keys)
     made.query("peers")(peers)
     made.query("repair")(repair)
-    in_round = Kind(train=lambda _, run: run, plan=lambda asked: plan_round(asked, gradient), stage_one=False)
+    in_round = Kind(train=lambda _, run: run, plan=lambda asked: plan_round(asked, gradient), part="rounds")
     made.query("statistics")(_handler(replace(STATISTICS, noise=noise)))
     made.query("gradients")(_handler(replace(GRADIENTS, noise=noise)))
     made.train()(_handler(replace(in_round, noise=noise, coin=coin)))
+    made.evaluate()(_handler(replace(SCORES, noise=lambda site, number: noise(site, -2 - number))))
     return made
 
 
@@ -99,6 +102,20 @@ def plan_round(asked: Asked, gradient: GradientSource) -> Compute:
     return compute
 
 
+def plan_scores(asked: Asked) -> Compute:
+    """Private evaluation: loss and accuracy on the rows that are held out, clipped; no row gives zeros."""
+    _check_length("scores", score_code.SIZE, asked.task)
+
+    def compute(examples: TokenizedExamples, source: RandomSource) -> np.ndarray:
+        found = held_out_scores(asked.adapted, asked.adapter, examples, asked.train)
+        code = score_code.encode_scores(*found)
+        if not torch.isfinite(code).all():  # zeros: an error would tell that there is no row, or of the loss
+            code = torch.zeros(score_code.SIZE)
+        return release(code, asked.task.terms, source)
+
+    return compute
+
+
 def gradient_of(asked: Asked, examples: TokenizedExamples) -> Tensor:
     """The client's gradient or pseudo-gradient of a round (shape ``[n]``) (Algorithm 2, step 3)."""
     return asked.cut.pad(local_update(asked.adapted, asked.adapter, examples, asked.train, asked.seed))
@@ -118,12 +135,20 @@ def _stage_one_training(task: Task, run: TrainConfig) -> TrainConfig:
     return run.model_copy(update=changes)
 
 
+def _scores_task(task: Task) -> Task:
+    """The assignment's own terms for scores, and none of its gradients' terms."""
+    if task.evaluation is None:
+        raise WireError("scores on held-out rows are asked for by an assignment that has no terms for them")
+    return replace(task, terms=task.evaluation, raw=False)
+
+
 def _check_length(what: str, size: int, task: Task) -> None:
     if task.terms.size != size:
         raise WireError(f"the {what} have {size} values, the release terms say {task.terms.size}")
 
 
-STATISTICS = Kind(train=_stage_one_training, plan=plan_statistics, stage_one=True)
-GRADIENTS = Kind(train=_stage_one_training, plan=plan_gradients, stage_one=True, vectors=lambda task: task.steps)
+STATISTICS = Kind(train=_stage_one_training, plan=plan_statistics, part="stage one")
+GRADIENTS = Kind(train=_stage_one_training, plan=plan_gradients, part="stage one", vectors=lambda task: task.steps)
+SCORES = Kind(train=lambda _, run: run, plan=plan_scores, part="held out", task=_scores_task)
 
 app = make_app(gradient_of)

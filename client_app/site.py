@@ -3,11 +3,12 @@
 import logging
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from flwr.app import Context, RecordDict
 
+from client_app.held_out import SHARE
 from client_app.node_config import NodeConfig, brings_own_data, whole
 from client_app.policy import SitePolicy
 from client_app.rows import may_read_rows
@@ -25,6 +26,7 @@ from common.wire.digest import app_digest
 from common.wire.secure import SecureTask
 
 _log = logging.getLogger("flwr")
+Part = Literal["stage one", "rounds", "held out"]
 
 
 class CodeMismatch(RuntimeError):
@@ -111,18 +113,25 @@ class Site:
             return False
         return may_read_rows() and spend
 
-    def examples(self, adapted: AdaptedModel, share: float) -> tuple[TokenizedExamples, TokenizedExamples]:
-        """The private examples of stage 1 and those of the rounds: all in both, unless stage 1 keeps a ``share``."""
+    def examples(self, adapted: AdaptedModel, share: float, part: Part) -> TokenizedExamples:
+        """A part of the private examples: held out, those of stage 1, or those of the rounds.
+
+        Held-out ones are in neither of the others; these two are the same unless stage 1 keeps a ``share`` to itself.
+        Nothing is held out where the run does not evaluate privately.
+        """
         who = (self.partition, self.partitions, self.config.seed)
         if self.data is None:
             found = private_tokens(self.config.data, adapted.tokenizer, *who)
         else:
             settings = self.data.settings(self.config.data)
             found = private_tokens(settings, self.data.tokenizer(adapted.tokenizer), *who, self.data.path)
-        if not share:
-            return found, found
+        if self.config.evaluation.private:
+            held, rest = split_rows(len(found), SHARE, seeds.of_held_out(self.config.seed, self.partition))
+            found = found.select(held if part == "held out" else rest)
+        if not share or part == "held out":
+            return found
         first, rest = split_rows(len(found), share, seeds.of_split(self.config.seed, self.partition))
-        return found.select(first), found.select(rest)
+        return found.select(first if part == "stage one" else rest)
 
     def seed(self, round_index: int) -> int:
         """Seed of this client's batches and dropout in a round."""

@@ -10,7 +10,7 @@ _LIMIT = 2**63  # what every generator takes as a seed lies below
 _NEXT = 1_000_003  # a prime: from one seed to the next, with room for as many rounds or clients between
 _CLIENT, _ROUND = 0x9E3779B97F4A7C15, 0xD1B54A32D192ED03  # odd, so that neighbors differ in many of 63 bits
 _LABELS = 0x9E3779B9
-_SPLIT = -1  # in place of a round
+_SPLIT, _HELD_OUT = -1, -(2**32)  # in place of a round
 
 
 def of_client(seed: int, partition: int, server_round: int) -> int:
@@ -25,6 +25,11 @@ def of_client(seed: int, partition: int, server_round: int) -> int:
 def of_split(seed: int, partition: int) -> int:
     """Of the parts into which a client's rows fall for stage 1 and for the rounds."""
     return of_client(seed, partition, _SPLIT)
+
+
+def of_held_out(seed: int, partition: int) -> int:
+    """Of which of a client's rows are held out for private evaluation."""
+    return of_client(seed, partition, _HELD_OUT)
 
 
 def of_round(seed: int, server_round: int) -> int:

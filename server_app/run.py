@@ -10,7 +10,7 @@ from common.model.adapted import load_adapted_model
 from common.model.positions import check_length
 from common.private_files import private_files
 from server_app.log import recording
-from server_app.privacy.plan import PrivacyPlan, make_plan
+from server_app.privacy.plan import PrivacyPlan, make_plan, score_noise
 from server_app.privacy.stage_one import empty_rounds, empty_stage_one
 from server_app.results.checkpoints import CheckpointError
 from server_app.results.console import ConsoleLog
@@ -21,6 +21,7 @@ from server_app.results.trackers import check_tracker
 from server_app.rounds.availability import Attendance, StopAsked, site_names
 from server_app.rounds.cohort import connect
 from server_app.rounds.controls import Control, control_warning
+from server_app.rounds.private_scores import imprecision
 from server_app.rounds.state import pack_adapter
 from server_app.session import Session
 from server_app.strategies import check_strategy, check_strategy_files, recipe_of, strategy_of
@@ -69,6 +70,7 @@ def run_federation(
         if not config.resume:
             say.warning(empty_rounds(config.privacy.sampling_rate, plan.clients))
             say.warning(empty_stage_one(recipe.stage_one, plan.clients, noisy=plan.noisy_stage_one))
+            say.warning(imprecision(*score_noise(config, plan), plan.evaluations, plan.clients))
         try:
             strategy.start(
                 grid,

@@ -13,7 +13,7 @@ from common.wire.digest import app_digest
 from server_app.log import log_event
 from server_app.privacy.account import PrivacyAccount
 from server_app.privacy.ledger import Ledger
-from server_app.privacy.plan import PrivacyPlan, round_terms, stage_one_terms
+from server_app.privacy.plan import PrivacyPlan, evaluation_terms, round_terms, stage_one_terms
 from server_app.results.checkpoints import CheckpointError, Progress, load_checkpoint, mark_ended, save_checkpoint
 from server_app.results.console import ConsoleLog, Stopwatch
 from server_app.results.folder import RunFolder
@@ -26,6 +26,7 @@ from server_app.results.trackers import Sink, open_sink
 from server_app.results.tracking import phase, watched
 from server_app.rounds.availability import Attendance
 from server_app.rounds.divergence import judged_loss
+from server_app.rounds.private_scores import PrivateScores, with_scores
 from server_app.rounds.state import Hooks, RoundSummary, RunState, optimizer_of
 from server_app.strategies.base import FederatedAdapter
 from server_app.strategies.recipe import Recipe
@@ -34,11 +35,13 @@ from server_app.strategies.recipe import Recipe
 def open_account(config: RunConfig, recipe: Recipe, plan: PrivacyPlan, ledger: Ledger) -> PrivacyAccount:
     """The account of a run, which knows what one message of each stage reveals by itself."""
     message, stage = round_terms(config.privacy, plan, recipe.code_size), recipe.stage_one
+    scores = evaluation_terms(config, plan)
     return PrivacyAccount(
         plan,
         ledger,
         message_noise=message.message_noise_multiplier,
         stage_one_noise=stage_one_terms(config, plan, stage).message_noise_multiplier if stage else math.inf,
+        evaluation_noise=scores.message_noise_multiplier if scores else math.inf,
     )
 
 
@@ -96,7 +99,7 @@ class Session:
     @property
     def hooks(self) -> Hooks:
         """What the strategy calls around its rounds."""
-        return Hooks(self.evaluate, self.on_prepared, self.on_round, self.on_attendance)
+        return Hooks(self.evaluate, self.on_prepared, self.on_round, self.on_attendance, self.on_base)
 
     def evaluate_base(self) -> None:
         """Score the untouched model: row 0 of the metrics, and the yardstick of divergence."""
@@ -110,6 +113,12 @@ class Session:
         self.state.base_loss = loss
         self._keep({"round": 0, **_plain(metrics)})
         self.say.base(metrics)
+
+    def on_base(self, scores: PrivateScores) -> None:
+        """The clients have scored the untouched model: row 0 has both."""
+        (before,) = [row for row in self.folder.read_metrics() if row["round"] == 0]
+        self._keep({**before, **scores.metrics(), "bytes_up": scores.bytes_up, "bytes_down": scores.bytes_down})
+        self.say.base(with_scores(None, scores))
 
     def evaluate(self, server_round: int, adapter: Tensor, *, whole: bool = False) -> MetricRecord | None:
         """The scores of an adapter (shape ``[n]``); retention is among them if ``whole``; ``None`` without data."""

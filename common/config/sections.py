@@ -286,9 +286,18 @@ class ServerConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """Server-side evaluation on public held-out examples."""
+    """Evaluation on public held-out examples, by the server, and on the clients' own, privately."""
 
     every: PositiveInt = Field(1, description="rounds between evaluations")
+    private: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0,
+        description="share of epsilon for loss and accuracy on a fifth of every client's own rows, which is then not "
+        "trained on, noised; 0 = none",
+    )
+
+    def evaluated(self, rounds: int) -> list[int]:
+        """Rounds after which there is an evaluation: 0, which is the base model's, every ``every`` and the last."""
+        return sorted({*range(0, rounds + 1, self.every), rounds})
 
 
 class OutputConfig(Section):

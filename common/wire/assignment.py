@@ -37,6 +37,8 @@ class Task:
     to itself (0: every stage uses all of them). ``sampled``: whether the client is in the cohort. One that is not
     answers cover traffic: the zero code with its noise, of equal length, without touching its data. ``refresh_every``:
     rounds after which the codec is redrawn. ``step_terms``: how a released sum becomes a step, where clients get sums.
+    ``evaluation``: under which terms the client's scores on its own held-out rows may be asked for, by an instruction
+    of its own with this same assignment; it keeps such rows from training where the run's configuration says so.
     """
 
     round: int
@@ -49,6 +51,7 @@ class Task:
     sampled: bool = True
     refresh_every: int = 0
     step_terms: StepTerms | None = None
+    evaluation: ReleaseTerms | None = None
 
     def __post_init__(self) -> None:
         if not (0 <= self.steps <= MOST_STEPS and 0 <= self.learning_rate < math.inf and 0 <= self.share < 1):
@@ -81,6 +84,7 @@ def pack_assignment(encoder: EncoderSpec, task: Task) -> bytes:
         "refresh-every": task.refresh_every,
         "terms": asdict(task.terms),
         "step": asdict(task.step_terms) if task.step_terms else None,
+        **({"evaluation": asdict(task.evaluation)} if task.evaluation else {}),
         "kind": encoder.kind,
         "version": encoder.version,
         "fields": dict(encoder.fields),
@@ -99,17 +103,10 @@ def unpack_assignment(data: bytes, server_round: int, *, sampled: bool) -> tuple
     encoder = EncoderSpec(
         str(header["kind"]), _int(header["version"]), _fields(header["fields"]), _arrays(header, data[start + length :])
     )
-    terms, step = header["terms"], header["step"]
+    step, scores = header["step"], header.get("evaluation")
     task = Task(
         round=server_round,
-        terms=ReleaseTerms(
-            size=_int(terms["size"]),
-            clip_norm=float(terms["clip_norm"]),
-            noise_multiplier=float(terms["noise_multiplier"]),
-            trust=terms["trust"],
-            shares=_int(terms["shares"]),
-            normalize=bool(terms["normalize"]),
-        ),
+        terms=_terms(header["terms"]),
         code_digest=str(header["code-digest"]),
         raw=bool(header["raw"]),
         steps=_int(header["steps"]),
@@ -118,8 +115,20 @@ def unpack_assignment(data: bytes, server_round: int, *, sampled: bool) -> tuple
         sampled=sampled,
         refresh_every=_int(header["refresh-every"]),
         step_terms=None if step is None else _step_terms(step),
+        evaluation=None if scores is None else _terms(scores),
     )
     return encoder, task
+
+
+def _terms(terms: dict[str, Any]) -> ReleaseTerms:
+    return ReleaseTerms(
+        size=_int(terms["size"]),
+        clip_norm=float(terms["clip_norm"]),
+        noise_multiplier=float(terms["noise_multiplier"]),
+        trust=terms["trust"],
+        shares=_int(terms["shares"]),
+        normalize=bool(terms["normalize"]),
+    )
 
 
 def _step_terms(step: dict[str, Any]) -> StepTerms:

@@ -30,7 +30,7 @@ from common.wire.sums import MOST_SUMS, Entry, joined, split_sums
 SCHEMA = 2
 NOTHING = -1
 STATISTICS, GRADIENTS = "query.statistics", "query.gradients"
-TRAIN = "train"
+TRAIN, EVALUATE = "train", "evaluate"
 TASK, RELEASE, LACKS = "task", "release", "lacks"
 _HEAD = struct.Struct(f"<BI?{DIGEST_BYTES}s")  # schema, round, sampled, name of the assignment
 _ANSWER = struct.Struct("<BIi")  # schema, round, last round whose sum the client keeps

@@ -11,6 +11,7 @@ from common.privacy.gaussian import gaussian_epsilon
 from server_app.privacy.ledger import Ledger
 from server_app.privacy.plan import PrivacyPlan, provable, why_infinite
 from server_app.privacy.sampling import binomial_limit
+from server_app.privacy.scores import EVALUATION
 from server_app.privacy.shares import colluders_counted
 
 _TAIL_SHARE = 1e-2  # of delta, for a client that is asked more often than the figure against the server assumes
@@ -94,24 +95,40 @@ def assumptions(plan: PrivacyPlan, privacy: PrivacyConfig) -> str:
 class PrivacyAccount:
     """The ledger of one run, and from it epsilon of the released model and of one client against the server.
 
-    ``message_noise`` and ``stage_one_noise`` are the noise multipliers of one message by itself in stage 2 and stage 1
-    (0: in the clear).
+    ``message_noise``, ``stage_one_noise`` and ``evaluation_noise`` are the noise multipliers of one message by itself
+    in stage 2, in stage 1 and in a private evaluation (0: in the clear).
     """
 
     def __init__(
-        self, plan: PrivacyPlan, ledger: Ledger, *, message_noise: float, stage_one_noise: float = math.inf
+        self,
+        plan: PrivacyPlan,
+        ledger: Ledger,
+        *,
+        message_noise: float,
+        stage_one_noise: float = math.inf,
+        evaluation_noise: float = math.inf,
     ) -> None:
         self.plan = plan
         self._ledger = ledger
         self.message_noise = message_noise
-        self._stage_one_noise = stage_one_noise
+        self._stage_one_noise, self._evaluation_noise = stage_one_noise, evaluation_noise
         self._running, self._counted = RunningAccountant(plan.delta, plan.slack), 0
         self._count()
 
     @property
     def rounds_charged(self) -> int:
         """Rounds of stage 2 that the ledger holds, repeated ones included."""
-        return sum(1 for charge in self._ledger.charges if charge.label == self.plan.round.label)
+        return self._charged(self.plan.round.label)
+
+    @property
+    def evaluations_charged(self) -> int:
+        """Private evaluations that the ledger holds, repeated ones included."""
+        return self._charged(EVALUATION)
+
+    @property
+    def exchange_number(self) -> int:
+        """A number that rises with every question of a run; 0 before the first round. For secure aggregation."""
+        return self.rounds_charged + self.evaluations_charged
 
     @property
     def ledger_head(self) -> str:
@@ -122,6 +139,11 @@ class PrivacyAccount:
         """Whether one more round stays within the plan."""
         return not self.plan.round.noise_multiplier or self.rounds_charged < self.plan.rounds
 
+    def affords_evaluation(self, *, last: bool) -> bool:
+        """Whether a private evaluation stays within the plan; one is kept for the ``last``, whatever was repeated."""
+        left = self.plan.evaluations - self.evaluations_charged
+        return left > 0 if last else left > 1
+
     def charge_stage_one(self) -> None:
         """Write stage 1 to the ledger; to be called before its instructions go out."""
         if self.plan.stage_one:
@@ -130,6 +152,11 @@ class PrivacyAccount:
     def charge_round(self, round_index: int) -> None:
         """Write one round to the ledger; to be called before its instructions go out."""
         self._charge(self.plan.round, round_index)
+
+    def charge_evaluation(self, round_index: int) -> None:
+        """Write a private evaluation to the ledger; to be called before its instructions go out."""
+        if self.plan.evaluation:
+            self._charge(self.plan.evaluation, round_index)
 
     def epsilon_model(self) -> float:
         """Epsilon of the released model so far, at the plan's delta; inf when a stage is not private."""
@@ -141,7 +168,7 @@ class PrivacyAccount:
 
     def epsilon_of_statistics(self) -> float:
         """Epsilon of the released model before round 1, that is of stage 1; inf when a stage is not private."""
-        first = [charge for charge in self._ledger.charges if charge.label != self.plan.round.label]
+        first = [charge for charge in self._ledger.charges if self._is_stage_one(charge)]
         return math.inf if self.plan.reason else provable(epsilon(first, self.plan.delta - self.plan.slack))
 
     def cross_check(self, epsilon: float) -> dict[str, Any]:
@@ -170,9 +197,18 @@ class PrivacyAccount:
             return math.inf
         if self.plan.trust == "secure":  # it sees the sums, as they are released
             return self.epsilon_model()
-        first = sum(1 for charge in self._ledger.charges if charge.label != self.plan.round.label)
-        messages = ((self.message_noise, self.participations), (self._stage_one_noise, first))
+        messages = (
+            (self.message_noise, self.participations),
+            (self._stage_one_noise, sum(map(self._is_stage_one, self._ledger.charges))),
+            (self._evaluation_noise, self.evaluations_charged),
+        )
         return epsilon_of_messages(self.plan, messages)
+
+    def _charged(self, label: str) -> int:
+        return sum(1 for charge in self._ledger.charges if charge.label == label)
+
+    def _is_stage_one(self, charge: Charge) -> bool:
+        return charge.label not in {self.plan.round.label, EVALUATION}
 
     def _charge(self, charge: Charge, round_index: int) -> None:
         self._ledger.charge(charge, round_index=round_index)

@@ -8,7 +8,9 @@ from common.config import ConfigError, PrivacyConfig, RunConfig
 from common.privacy.accounting import Charge, calibrate, check_delta, default_delta, epsilon, max_rounds
 from common.privacy.mechanism import MAX_SHARES, ReleaseTerms
 from common.privacy.price import SLACK_EPSILON, noise_slack, outsider_charge
+from common.score_code import score_errors
 from server_app.privacy.sampling import binomial_limit
+from server_app.privacy.scores import EVALUATION, score_slack, score_terms
 from server_app.privacy.shares import check_secure, noise_against, shares_not_counted
 from server_app.privacy.stage_one import StageOne
 
@@ -29,6 +31,8 @@ class PrivacyPlan:
         stage_one_shares: the same for stage 1.
         stage_one: the charge of stage 1 (noise 0 when it is sent in the clear); ``None`` when there is no stage 1.
         round: the charge of one round of stage 2; noise 0 when nothing is private.
+        evaluation: the charge of one private evaluation, of which there are ``evaluations``; ``None`` without any.
+            All clients are asked, so it has no sampling rate and as many noise shares as there are clients.
         rounds: rounds that the plan pays for.
         epsilon: end-to-end epsilon of the released model after ``rounds``; inf when any stage is not private.
         reason: why epsilon is inf, else ``""``.
@@ -48,6 +52,14 @@ class PrivacyPlan:
     epsilon: float
     reason: str
     expected_cohort: float
+    evaluation: Charge | None = None
+    evaluations: int = 0
+
+    @property
+    def besides(self) -> tuple[Charge, ...]:
+        """The charges of stage 1 and of all private evaluations."""
+        scores = self.evaluation and replace(self.evaluation, count=self.evaluations)
+        return tuple(charge for charge in (self.stage_one, scores) if charge)
 
     @property
     def noisy_stage_one(self) -> bool:
@@ -79,7 +91,11 @@ def make_plan(
     _check_shares(privacy, clients, shares)
     if stage:
         _check_shares(privacy, clients, stage_one_shares, noisy=stage.private)
+    evaluations = len(config.evaluation.evaluated(config.num_server_rounds)) if config.evaluation.private else 0
+    if evaluations:
+        _check_shares(privacy, clients, clients)
     slack = _slack(config, delta, shares, stage_one_shares, code_size, stage.size if stage else 0)
+    slack += evaluations * score_slack(privacy, clients)
     if slack >= delta:
         raise ConfigError(
             f"privacy.delta = {delta:g}: {slack:.2g} would have to be set aside for discrete noise on codes of "
@@ -88,6 +104,9 @@ def make_plan(
     stage_one = _stage_one_charge(config, stage, delta, slack) if stage else None
     before = (stage_one,) if stage_one and stage_one.noise_multiplier else ()
     unit = _unit_charge(privacy, privacy.sampling_rate, "stage 2: gradient")
+    evaluation = _evaluation_charge(config, evaluations, delta, slack, unit, before) if evaluations else None
+    if evaluation and evaluation.noise_multiplier:
+        before = (*before, replace(evaluation, count=evaluations))
     noise = _noise(config, delta, slack, unit, before) if privacy.is_private else 0.0
     per_round = replace(unit, noise_multiplier=noise)
     rounds = _affordable(config, budget, delta, slack, per_round, before)
@@ -106,6 +125,8 @@ def make_plan(
         epsilon=total,
         reason=reason,
         expected_cohort=privacy.sampling_rate * clients,
+        evaluation=evaluation,
+        evaluations=evaluations,
     )
 
 
@@ -138,6 +159,18 @@ def stage_one_terms(config: RunConfig, plan: PrivacyPlan, stage: StageOne) -> Re
         shares=plan.stage_one_shares,
         normalize=False,
     )
+
+
+def evaluation_terms(config: RunConfig, plan: PrivacyPlan) -> ReleaseTerms | None:
+    """Release terms of a private evaluation as planned; ``None`` without any."""
+    charge = plan.evaluation
+    return score_terms(config.privacy, plan.clients, charge.noise_multiplier) if charge else None
+
+
+def score_noise(config: RunConfig, plan: PrivacyPlan) -> tuple[float, float]:
+    """Std of the noise on loss (nats per token) and accuracy (0..1) of a private evaluation, if everybody answers."""
+    terms = evaluation_terms(config, plan)
+    return score_errors(terms.total_std(plan.clients) / plan.clients) if terms else (0.0, 0.0)
 
 
 def provable(value: float) -> float:
@@ -233,6 +266,20 @@ def _stage_one_charge(config: RunConfig, stage: StageOne, delta: float, slack: f
     else:
         noise = 2.0 * config.privacy.noise_multiplier
     return replace(unit, noise_multiplier=noise)
+
+
+def _evaluation_charge(
+    config: RunConfig, count: int, delta: float, slack: float, unit: Charge, stage_one: tuple[Charge, ...]
+) -> Charge:
+    """One of ``count``, which cost a share of epsilon; of what the rounds come to where their noise is given."""
+    privacy, noise, whole = config.privacy, 0.0, config.privacy.epsilon
+    if privacy.is_private:
+        if not whole:
+            rounds = replace(unit, noise_multiplier=privacy.noise_multiplier, count=config.num_server_rounds)
+            whole = min(epsilon((*stage_one, rounds), delta - slack), SLACK_EPSILON)
+        share = whole * config.evaluation.private
+        noise = _calibrate(config, share, delta, sampling_rate=1.0, rounds=count, slack=slack)
+    return Charge(noise, 1.0, 1, EVALUATION)
 
 
 def _noise(config: RunConfig, delta: float, slack: float, unit: Charge, before: tuple[Charge, ...]) -> float:

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from server_app.results.units import data_size, show
+from server_app.rounds.private_scores import PRIVATE_ACCURACY, PRIVATE_LOSS
 
 _MOST_GROUPS = 6  # more lines in one picture tell nobody anything; the table has all of them
+_OWN = "clients' own rows, ± noise"
 GROUP_COLORS = ("teal", "purple", "olive", "red", "brown", "pink")
 
 
@@ -56,14 +58,13 @@ class Bars:
 
 
 def loss_chart(rows: Sequence[Mapping[str, Any]]) -> Chart | None:
-    """Held-out loss with the base model's; ``None`` where nothing was scored."""
-    scored = _with(rows, "loss")
-    if not scored:
+    """Held-out loss of public examples and of clients' own, and the base model's; ``None`` where there is none."""
+    kinds = (("loss", "held-out", "blue"), (PRIVATE_LOSS, _OWN, "purple"))
+    series = tuple(_series(name, scored, of, color) for of, name, color in kinds if (scored := _with(rows, of)))
+    if not series:
         return None
-    series = (_series("held-out", scored, "loss", "blue"),)
-    return Chart(
-        "loss", "held-out loss (nats per token)", series, (("base model", scored[0]["loss"]),), (None, None), _plain
-    )
+    lines = (("base model", series[0].y[0]),)
+    return Chart("loss", "held-out loss (nats per token)", series, lines, (None, None), _plain)
 
 
 def accuracy_chart(rows: Sequence[Mapping[str, Any]], outcome: Mapping[str, Any]) -> Chart | None:
@@ -85,6 +86,16 @@ def accuracy_chart(rows: Sequence[Mapping[str, Any]], outcome: Mapping[str, Any]
     if outcome["examples"].get("guessing"):
         lines.append(("guessing", 100 * outcome["examples"]["guessing"]))
     return Chart("accuracy", "held-out accuracy (%)", tuple(series), tuple(lines), (0.0, 102.0), _percent)
+
+
+def token_chart(rows: Sequence[Mapping[str, Any]]) -> Chart | None:
+    """How often the model ranks the clients' own next token first; in percent. ``None`` where that was not asked."""
+    scored = _with(rows, PRIVATE_ACCURACY)
+    if not scored:
+        return None
+    series = (_series(_OWN, scored, PRIVATE_ACCURACY, "purple", 100.0),)
+    lines = (("base model", series[0].y[0]),)
+    return Chart("tokens", "next token right, clients' own rows (%)", series, lines, (None, None), _percent)
 
 
 def epsilon_chart(rows: Sequence[Mapping[str, Any]], privacy: Mapping[str, Any]) -> Chart | None:

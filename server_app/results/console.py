@@ -70,6 +70,11 @@ class ConsoleLog:
         self(f"plan: {stage_one}stage-2 noise {plan.round.noise_multiplier:.3f} (x clip norm) -> {goal}")
         if plan.reason:
             self(f"end-to-end epsilon is inf: {plan.reason}")
+        if plan.evaluation:
+            self(
+                f"private evaluation: {plan.evaluations} times, noise {plan.evaluation.noise_multiplier:.3f}; the "
+                "epsilon above includes it"
+            )
 
     def remark(self, text: str) -> None:
         """Print a line, or nothing of an empty text."""
@@ -119,6 +124,16 @@ class ConsoleLog:
 
 
 def _scores(metrics: MetricRecord) -> str:
-    accuracy = metrics.get("accuracy")
-    text = f"loss {metrics['loss']:.3f}"
-    return f"{text}  accuracy {accuracy:6.1%}" if isinstance(accuracy, float) else text
+    """Of public examples and of the clients' own, as far as there are any."""
+    found = []
+    for of, name in (("", ""), ("private_", "clients' own: ")):
+        loss, accuracy = metrics.get(f"{of}loss"), metrics.get(f"{of}accuracy")
+        if isinstance(loss, float):
+            found.append(f"{name}loss {loss:.3f}{_spread(metrics.get(f'{of}loss_error'), '.3f') if of else ''}")
+        if isinstance(accuracy, float):
+            found.append(f"accuracy {accuracy:6.1%}{_spread(metrics.get(f'{of}accuracy_error'), '.1%') if of else ''}")
+    return "  ".join(found)
+
+
+def _spread(error: object, form: str) -> str:
+    return f" ± {error:{form}}" if isinstance(error, float) and error else ""

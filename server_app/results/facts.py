@@ -7,9 +7,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from common.score_code import LOSS_BOUND
 from server_app.privacy.account import cross_check_sentence
 from server_app.results.units import data_size, show, times
 from server_app.rounds.controls import control_warning
+from server_app.rounds.private_scores import PRIVATE_ACCURACY, PRIVATE_LOSS
 
 Rows = list[tuple[str, ...]]
 _SIZES = " (and, if they ask Flower's server for its counts of bytes, how large the cohorts are: then less is promised)"
@@ -52,6 +54,29 @@ def utility_table(outcome: Mapping[str, Any]) -> Rows:
     ]
 
 
+def private_table(outcome: Mapping[str, Any]) -> Rows:
+    """The clients' own scores before and after, ± the noise; empty where they were not asked for."""
+    ends = outcome.get("private")
+    if not ends:
+        return []
+    base, final = ends["base"], ends["final"]
+    return [
+        (name, _score(key, base), _score(key, final))
+        for key, name in ((PRIVATE_ACCURACY, "next token right"), (PRIVATE_LOSS, "loss (nats per token)"))
+    ]
+
+
+def privately_scored_on(outcome: Mapping[str, Any]) -> str:
+    """What the clients' own scores are of, and what ± means there."""
+    last = outcome["private"]["final"]["round"]
+    return (
+        f"Of the model after round {last}, on rows that clients hold out of training: the mean over all enrolled "
+        f"clients, one vote each, of the completions' tokens; a loss counts up to {LOSS_BOUND:g}. Who does not answer "
+        "counts as the middle of the range (50 %, "
+        f"{LOSS_BOUND / 2:g}). ± is one standard deviation of the noise; the ε above includes these scores."
+    )
+
+
 def scored_on(outcome: Mapping[str, Any]) -> str:
     """How many questions the scores are of, and what ± means; ``""`` without held-out examples."""
     examples = outcome["examples"]
@@ -72,6 +97,8 @@ def privacy_table(privacy: Mapping[str, Any]) -> dict[str, str]:
     model, server = privacy["released_model"], privacy["one_client_against_server"]
     first, why = privacy["statistics_noise_multiplier"], server["not_claimed_because"]
     noise = f"{privacy['noise_multiplier']:.4f} in a round" + (f", {first:.4f} in stage 1" if first else "")
+    scores = privacy.get("evaluation_noise_multiplier", 0.0)
+    noise += f", {scores:.4f} in a private evaluation" if scores else ""
     return {
         "ε": f"{show(model['epsilon'])} at δ = {model['delta']:g}",
         "of": model["of"],
@@ -157,7 +184,7 @@ def _promise(epsilon: float | str) -> str:
 
 
 def _score(key: str, scores: Mapping[str, Any]) -> str:
-    percent = key.startswith(("accuracy", "retention"))
+    percent = key.startswith(("accuracy", "retention", PRIVATE_ACCURACY))
     value, error = scores[key], float(scores.get(f"{key}_error", math.nan))
     known = math.isfinite(error)
     if percent:

@@ -6,7 +6,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from common.config import RunConfig
 from server_app.results.facts import privacy_table
-from server_app.results.page import utility_rows
+from server_app.results.page import private_rows, utility_rows
 from server_app.results.published_names import is_local, public_name
 from server_app.rounds.controls import control_warning
 
@@ -68,6 +68,7 @@ def _text(config: RunConfig, report: dict[str, Any]) -> str:
         "",
         *utility_rows(report["outcome"]),
         "",
+        *private_rows(report["outcome"]),
         "## How to load it",
         "",
         _LOADING.format(base=_base_code(config.model.name)),

@@ -4,7 +4,15 @@ import math
 from typing import Any
 
 from server_app.privacy.account import cross_check_sentence
-from server_app.results.facts import bytes_table, headline, scored_on, utility_table, warnings
+from server_app.results.facts import (
+    bytes_table,
+    headline,
+    private_table,
+    privately_scored_on,
+    scored_on,
+    utility_table,
+    warnings,
+)
 from server_app.results.published_names import public_name
 from server_app.results.units import show
 
@@ -26,6 +34,7 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         *utility_rows(outcome),
         "",
+        *private_rows(outcome),
         *_of_the_strategy(report["strategy"]),
         "![loss and accuracy](progress.png)",
         "",
@@ -85,6 +94,15 @@ def utility_rows(outcome: dict[str, Any]) -> list[str]:
         return ["No evaluation data was configured (`data.evaluation`)."]
     rows = ["| | base model | after fine-tuning |", "|---|---|---|"]
     return [*rows, *(f"| {' | '.join(cells)} |" for cells in found), "", scored_on(outcome)]
+
+
+def private_rows(outcome: dict[str, Any]) -> list[str]:
+    """A section with the clients' own scores; nothing where they were not asked for."""
+    found = private_table(outcome)
+    if not found:
+        return []
+    rows = ["| | base model | after fine-tuning |", "|---|---|---|", *(f"| {' | '.join(cells)} |" for cells in found)]
+    return ["### On clients' own rows", "", *rows, "", privately_scored_on(outcome), ""]
 
 
 def _of_the_strategy(details: dict[str, Any]) -> list[str]:

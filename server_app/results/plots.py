@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from server_app.results.charts import Bars, Chart, accuracy_chart, bytes_chart, epsilon_chart, loss_chart
+from server_app.results.charts import Bars, Chart, accuracy_chart, bytes_chart, epsilon_chart, loss_chart, token_chart
 from server_app.results.palette import PALETTE
 
 _FEW = 12  # points that are marked one by one
@@ -60,11 +60,12 @@ def draw_svg(chart: Chart | Bars) -> Drawn:
 
 
 def _draw_progress(path: Path, rows: list[dict[str, Any]], report: dict[str, Any]) -> None:
-    charts = [chart for chart in (loss_chart(rows), accuracy_chart(rows, report["outcome"])) if chart]
+    found = (loss_chart(rows), accuracy_chart(rows, report["outcome"]), token_chart(rows))
+    charts = [chart for chart in found if chart]
     if not charts:
         _say_instead(path, "nothing was scored:\nno held-out examples were given")
         return
-    figure, axes = plt.subplots(1, len(charts), figsize=(9 if len(charts) > 1 else 5, 3.4), squeeze=False)
+    figure, axes = plt.subplots(1, len(charts), figsize=(max(5.0, 4.5 * len(charts)), 3.4), squeeze=False)
     for axis, chart in zip(axes[0], charts, strict=True):
         _curves(axis, chart)
         axis.set_ylabel(chart.title)

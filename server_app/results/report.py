@@ -21,6 +21,7 @@ from server_app.results.plots import draw_plots
 from server_app.results.repeating import public_settings
 from server_app.results.run_bytes import plain_lora_bytes, run_bytes
 from server_app.rounds.divergence import VALIDATION_LOSS
+from server_app.rounds.private_scores import PRIVATE_ACCURACY, PRIVATE_LOSS
 from server_app.strategies.base import FederatedAdapter
 from server_app.strategies.findings import Findings
 
@@ -104,10 +105,19 @@ def _outcome(rows: list[dict[str, Any]], strategy: FederatedAdapter, scores: Sco
         "rounds_short_of_replies": sum(1 for row in rows if row.get("shortage")),
         "base": _scores(scored[0]) if scored else {},
         "final": final,
+        "private": _private(rows),
         "examples": dict(scores.examples),
         "warning": _warning(_scores(scored[0]) if scored else {}, final),
         "shortage_warning": _shortage_warning(rows),
     }
+
+
+def _private(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """First and last scores of the clients' own held-out rows, as the noise left them; empty without any."""
+    scored = [row for row in rows if PRIVATE_LOSS in row]
+    names = ("round", *(f"{name}{of}" for name in (PRIVATE_LOSS, PRIVATE_ACCURACY) for of in ("", "_error")))
+    ends = {"base": scored[0], "final": scored[-1]} if scored else {}
+    return {end: {name: row[name] for name in names} for end, row in ends.items()}
 
 
 def _judges(scored: list[dict[str, Any]]) -> str:
@@ -162,7 +172,8 @@ def describe_privacy(config: RunConfig, account: PrivacyAccount) -> dict[str, An
     released = {
         "epsilon": epsilon,
         "epsilon_of_stage_1": account.epsilon_of_statistics(),
-        "of": "the released model: adapter/ and every intermediate adapter that clients received",
+        "of": "the released model: adapter/ and every intermediate adapter that clients received"
+        + (", and the scores on clients' own rows" if plan.evaluation else ""),
         "against": _outsiders(privacy.trust),
         "accountant": "dp_accounting PLD, pessimistic grid 1e-4, over every charge in ledger.jsonl",
         "cross_check": account.cross_check(epsilon),
@@ -191,17 +202,19 @@ def describe_privacy(config: RunConfig, account: PrivacyAccount) -> dict[str, An
         "sampling_rate": privacy.sampling_rate,
         "noise_multiplier": plan.round.noise_multiplier,
         "statistics_noise_multiplier": plan.stage_one.noise_multiplier if plan.stage_one else 0.0,
+        "evaluation_noise_multiplier": plan.evaluation.noise_multiplier if plan.evaluation else 0.0,
         "noise_shares": plan.shares,
         "delta_set_aside": plan.slack,
         "rounds_charged": account.rounds_charged,
+        "evaluations_charged": account.evaluations_charged,
     }
 
 
 def _of_messages(account: PrivacyAccount) -> dict[str, Any]:
     return {
         "of": f"all messages of a client that is asked in {account.participations} rounds"
-        f"{' and in stage 1' if account.plan.stage_one else ''}, "
-        "more than any is expected to be",
+        f"{' and in stage 1' if account.plan.stage_one else ''}, more than any is expected to be"
+        + (f", and in {account.evaluations_charged} private evaluations" if account.plan.evaluation else ""),
         "against": "the server, which sees each message by itself (no secure aggregation, no amplification)",
         "accountant": "exact Gaussian composition: mu^2 = sum over its messages of 1/z^2",
     }

@@ -7,7 +7,7 @@ really went over the wire would tell the secret cohorts. Bytes are of serialized
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import repeat
+from itertools import accumulate, repeat
 
 import torch
 from flwr.app import RecordDict
@@ -24,6 +24,8 @@ from server_app.rounds.secure import bytes_of_answer, masked_instruction, set_up
 from server_app.strategies.recipe import PlannedEncoder, Recipe
 from server_app.strategies.tasks import round_task, stage_one_task
 
+_NOTHING = -1  # in place of a round: the client keeps no assignment either
+
 
 @dataclass(frozen=True)
 class MessageSizes:
@@ -36,6 +38,7 @@ class MessageSizes:
         assignment: what an assignment adds.
         assigned_every: rounds after which the assignment is another one; 0: never.
         sums: what each round's sum adds, in their order, from the first round on; ``None``: the start is sent whole.
+        scores: of a reply to a private evaluation.
 
     """
 
@@ -45,6 +48,7 @@ class MessageSizes:
     assignment: int
     assigned_every: int = 0
     sums: Sequence[int] | None = None
+    scores: int = 0
 
     @classmethod
     def of(
@@ -62,7 +66,9 @@ class MessageSizes:
         bare = serialized_bytes(masked(pack_assigned(Sums(0, (), bytes(8)), packed, task, known=True)))
         whole = serialized_bytes(masked(pack_assigned(start, packed, task, known=True))) - bare
         full = serialized_bytes(masked(pack_assigned(start, packed, task))) - bare - whole
-        return cls(bytes_of_answer(task.terms), bare, whole, full + encoder.other_bytes, assigned_every, sums)
+        scores = bytes_of_answer(task.evaluation) if task.evaluation else 0
+        assignment = full + encoder.other_bytes
+        return cls(bytes_of_answer(task.terms), bare, whole, assignment, assigned_every, sums, scores)
 
 
 @dataclass(frozen=True)
@@ -88,32 +94,33 @@ class RunBytes:
 
 
 def expected_bytes(
-    sizes: MessageSizes, rounds: int, rate: float, *, before: tuple[float, float] = (0.0, 0.0)
+    sizes: MessageSizes,
+    rounds: int,
+    rate: float,
+    *,
+    before: tuple[float, float] = (0.0, 0.0),
+    evaluated: Sequence[int] = (),
 ) -> RunBytes:
     """Of a client that each of ``rounds`` rounds asks with probability ``rate``; ``before``: bytes before round 1.
 
-    With probability p·(1-p)^(t-1-b) a client is asked in round t and was last in round b, so it lacks the sums of b to
-    t-1 (``Downlink``); with (1-p)^(t-1)·p it is asked for the first time.
+    ``evaluated``: rounds after which everybody is asked for private scores, 0 among them for the base model.
+
+    What it lacks depends on when it was asked last, so the chances of that are carried from question to question
+    (``Downlink``).
     """
-    asked, away = rate * rounds, 1 - rate
-    down = asked * sizes.instruction + _assignments(sizes, rounds, away)
-    if sizes.sums is None:
-        down += asked * sizes.whole
-    else:
-        for number in range(1, rounds + 1):
-            lacking = sum(sizes.sums[: number - 1])
-            for last in range(number):
-                chance = rate * away ** (number - 1 - last) * (rate if last else 1.0)
-                down += chance * min(lacking, sizes.whole)
-                lacking -= sizes.sums[last - 1] if 0 < last < number else 0
-    return RunBytes(asked, asked * sizes.reply + before[0], down + before[1])
-
-
-def _assignments(sizes: MessageSizes, rounds: int, away: float) -> float:
-    """Bytes of the assignments: one each time that a client is asked under another one."""
-    every = sizes.assigned_every or max(1, rounds)
-    periods = [min(every, rounds - start) for start in range(0, rounds, every)]
-    return sizes.assignment * sum(1 - away**length for length in periods)
+    asked, due = rate * rounds, set(evaluated)
+    up, down, totals = asked * sizes.reply + before[0], before[1], [0, *accumulate(sizes.sums or ())]
+    chances: dict[int, float] = {_NOTHING: 1.0}  # of the last round whose sum the client keeps
+    for number in range(rounds + 1):
+        if number and sizes.assigned_every and (number - 1) % sizes.assigned_every == 0:
+            chances = {_NOTHING: 1.0}
+        for sums, chance in ([(number - 1, rate)] if number else []) + ([(number, 1.0)] if number in due else []):
+            for last, held in chances.items():
+                start = sizes.whole if sizes.sums is None else min(totals[sums] - totals[max(0, last)], sizes.whole)
+                down += held * chance * (sizes.instruction + start + (sizes.assignment if last == _NOTHING else 0))
+            left = {last: held * (1 - chance) for last, held in chances.items() if chance < 1}
+            chances = left | {sums: left.get(sums, 0.0) + chance}
+    return RunBytes(asked, up + len(due) * sizes.scores, down)
 
 
 def run_bytes(
@@ -164,7 +171,8 @@ def run_bytes(
         asked = 1.0 if cover else recipe.stage_one.sampling_rate
         before[0] += asked * stage.reply
         before[1] += asked * (stage.instruction + stage.assignment)
-    return expected_bytes(sizes, rounds, rate, before=(before[0], before[1]))
+    evaluated = config.evaluation.evaluated(rounds) if plan.evaluation else ()
+    return expected_bytes(sizes, rounds, rate, before=(before[0], before[1]), evaluated=evaluated)
 
 
 def plain_lora_bytes(config: RunConfig, recipe: Recipe, plan: PrivacyPlan, rounds: int) -> RunBytes:

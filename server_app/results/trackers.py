@@ -14,8 +14,9 @@ from typing import Any, Protocol
 
 from common.config import ConfigError, RunConfig
 from server_app.results.repeating import public_settings
+from server_app.rounds.private_scores import PRIVATE_ACCURACY, PRIVATE_LOSS
 
-PUBLIC = ("loss", "accuracy", "retention", "validation_loss", "epsilon")
+PUBLIC = ("loss", "accuracy", "retention", "validation_loss", "epsilon", PRIVATE_LOSS, PRIVATE_ACCURACY)
 """Figures that a published report shows for each round; with their groups and standard errors."""
 
 _PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}

@@ -13,7 +13,7 @@ from flwr.supercore.inflatable.inflatable_object import UnexpectedObjectContentE
 from google.protobuf.message import DecodeError
 
 from common.privacy.mechanism import ReleaseTerms, check_release
-from common.wire.records import as_cover, is_lack, kept_by, reply_failure, serialized_bytes, unpack_release
+from common.wire.records import EVALUATE, as_cover, is_lack, kept_by, reply_failure, serialized_bytes, unpack_release
 from common.wire.secure import KEYS, PEERS, REPAIR
 from server_app.errors import CommandError
 from server_app.log import log_event
@@ -241,6 +241,8 @@ def _step_of(message: Message) -> str:
     kind, number = message.metadata.message_type, message.metadata.group_id
     if kind in {KEYS, PEERS}:
         return "key set-up"
+    if kind == EVALUATE:  # of the adapter that the round would start from
+        return f"evaluation after round {int(number) - 1}"
     step = "stage 1" if number == "0" else f"round {number}"
     return f"{step}, once more without the missing" if kind == REPAIR else step
 

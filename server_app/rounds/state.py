@@ -13,6 +13,7 @@ from common.config import ServerConfig
 from common.optimizer import AdapterOptimizer
 from common.wire.sums import Entry
 from server_app.rounds.divergence import Best
+from server_app.rounds.private_scores import PrivateScores
 
 
 @dataclass
@@ -70,12 +71,16 @@ class RoundSummary:
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the app does around the rounds: evaluate (None when it has no data), log, save, tell who is missing."""
+    """What the app does around the rounds: evaluate (None when it has no data), log, save, tell who is missing.
+
+    ``on_base``: the private scores of the untouched model are there.
+    """
 
     evaluate: Callable[[int, Tensor], MetricRecord | None]
     on_prepared: Callable[[RunState], None]
     on_round: Callable[[RunState, RoundSummary, MetricRecord | None], None]
     on_attendance: Callable[[str], None] = print
+    on_base: Callable[[PrivateScores], None] = lambda _: None
 
 
 def optimizer_of(settings: ServerConfig, adapter: Tensor) -> AdapterOptimizer:

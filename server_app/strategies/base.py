@@ -28,7 +28,7 @@ from common.wire.records import TRAIN
 from common.wire.sums import pack_sum
 from server_app.log import log_event
 from server_app.privacy.account import PrivacyAccount
-from server_app.privacy.plan import round_terms
+from server_app.privacy.plan import evaluation_terms, round_terms
 from server_app.privacy.randomness import SYSTEM, Randomness
 from server_app.privacy.sampling import poisson_sample
 from server_app.rounds.availability import Attendance
@@ -36,7 +36,9 @@ from server_app.rounds.cohort import FederationError, Instruction, exchange
 from server_app.rounds.controls import Control, controlled_code, controlled_gradient
 from server_app.rounds.divergence import judge
 from server_app.rounds.downlink import Downlink, Parcel
-from server_app.rounds.round import ClosedRound, OpenRound
+from server_app.rounds.private_scores import PrivateScores, with_scores
+from server_app.rounds.round import ClosedRound, Heard, OpenRound
+from server_app.rounds.score_round import ask_scores, heard_scores
 from server_app.rounds.secure import secure_aggregation
 from server_app.rounds.state import Hooks, RunState, pack_adapter
 from server_app.strategies.findings import Findings
@@ -119,6 +121,9 @@ class FederatedAdapter(FlowerStrategy):
         if self.state.codec is None:
             self._wait(grid, 0)
             self.state.codec = self.prepare(grid)
+            scores = self._score_privately(grid, 0, last=False)
+            if scores is not None:
+                self.hooks.on_base(scores)
             self.hooks.on_prepared(self.state)
         result = Result(arrays=initial_arrays)
         for server_round in range(self.state.round + 1, num_rounds + 1):
@@ -142,7 +147,7 @@ class FederatedAdapter(FlowerStrategy):
         log_event("round_started", round=server_round, cohort=len(opened.instruction.cohort))
         replies = self.gather(grid, opened.instruction, opened.parcel, timeout)
         if self.secure:
-            number = self.account.draw_number(server_round)
+            number = self.account.exchange_number
             heard = self.secure.hear(
                 opened.instruction, number, replies, lambda messages: self.ask(grid, messages, timeout)
             )
@@ -151,8 +156,12 @@ class FederatedAdapter(FlowerStrategy):
         self.attendance.note(
             grid, server_round, self.hooks.on_attendance, opened.instruction.asked, closed.replies.silent
         )
-        metrics = self._evaluate(server_round, last_round)
-        self.hooks.on_round(self.state, closed.summary(self.account, time.monotonic() - started), metrics)
+        metrics, scores = self._evaluate(grid, server_round, last_round)
+        summary = closed.summary(self.account, time.monotonic() - started)
+        if scores is not None:
+            up, down = summary.bytes_up + scores.bytes_up, summary.bytes_down + scores.bytes_down
+            summary = replace(summary, bytes_up=up, bytes_down=down)
+        self.hooks.on_round(self.state, summary, metrics)
         self._stop_if_failing(closed)
         return metrics
 
@@ -172,7 +181,8 @@ class FederatedAdapter(FlowerStrategy):
 
         if self.secure:
             away = set(self.attendance.away)
-            asked = self.secure.instruct(server_round, terms, draw, rate, content_of, TRAIN, away)
+            number = self.account.exchange_number
+            asked = self.secure.instruct(server_round, terms, number, rate, content_of, TRAIN, away)
             return OpenRound(asked, codec, parcel)
         cohort = self.draw_cohort(draw, rate, plan.shares)
         instruction = Instruction(server_round, terms, cohort, covered=self.covered(cohort))
@@ -302,7 +312,9 @@ class FederatedAdapter(FlowerStrategy):
                 f"Most failures said: {closed.replies.commonest_failure or 'nothing'}. The run can be resumed."
             )
 
-    def _evaluate(self, server_round: int, last_round: int) -> MetricRecord | None:
+    def _evaluate(
+        self, grid: Grid, server_round: int, last_round: int
+    ) -> tuple[MetricRecord | None, PrivateScores | None]:
         """Evaluate on schedule; on divergence go back to the best adapter so far, the base's included, and stop."""
         is_last = server_round == last_round or not self.account.affords_round()
         due = is_last or server_round % self.config.evaluation.every == 0
@@ -315,4 +327,27 @@ class FederatedAdapter(FlowerStrategy):
             self.stop_reason = judgment.diverged
             state.put_back = True
             state.optimizer.reset(state.best.adapter if state.best else self.adapted.initial.cpu())
-        return metrics
+        ask = due and not judgment.diverged
+        scores = self._score_privately(grid, server_round, last=is_last) if ask else None
+        return with_scores(metrics, scores), scores
+
+    def _score_privately(self, grid: Grid, server_round: int, *, last: bool) -> PrivateScores | None:
+        """Ask everybody for the scores of the adapter after a round; ``None`` without a budget, or where it failed.
+
+        The instruction is that of the next round, so a client that is asked in that lacks nothing any more.
+        """
+        terms = evaluation_terms(self.config, self.account.plan)
+        if terms is None or not self.account.affords_evaluation(last=last):
+            return None
+        self.account.charge_evaluation(server_round)
+        parcel = self.parcel(server_round + 1, self.state.optimizer.adapter)
+        timeout, exchange = self.config.federation.round_timeout, self.account.exchange_number
+        secure = (self.secure, exchange) if self.secure else None
+        asked = ask_scores(parcel, terms, self.nodes, self.attendance.away, self.downlink, secure, timeout)
+        replies = self.gather(grid, asked, parcel, timeout)
+        if self.secure:
+            heard = self.secure.hear(asked, exchange, replies, lambda messages: self.ask(grid, messages, timeout))
+        else:
+            heard = Heard(asked.sort(replies))
+        self.downlink.note(parcel, heard.replies.kept)
+        return heard_scores(asked, heard, len(self.nodes), self.randomness.noise(-2 - server_round))

@@ -5,7 +5,7 @@ from common.privacy.mechanism import ReleaseTerms
 from common.trajectory import StepTerms
 from common.wire.assignment import Task
 from common.wire.digest import app_digest
-from server_app.privacy.plan import PrivacyPlan, round_terms, stage_one_terms
+from server_app.privacy.plan import PrivacyPlan, evaluation_terms, round_terms, stage_one_terms
 from server_app.privacy.stage_one import StageOne
 from server_app.strategies.recipe import Recipe
 
@@ -22,6 +22,7 @@ def round_task(
         share=recipe.stage_one_share,
         refresh_every=config.codec.refresh_every,
         step_terms=step_terms(config, recipe, plan, terms) if sums else None,
+        evaluation=evaluation_terms(config, plan),
     )
 
 

@@ -15,7 +15,7 @@ from client_app import site as site_module
 from client_app.rows import rows_allowed
 from common.model.adapted import AdaptedModel
 from common.privacy.mechanism import ReleaseTerms
-from common.wire.records import STATISTICS, TRAIN
+from common.wire.records import EVALUATE, STATISTICS, TRAIN
 from tests.support.own_site import KEYS, LENGTH, ODD, Seen, SiteUnderTest, write_site_files
 
 
@@ -43,7 +43,7 @@ def test_the_ordinary_question_is_answered_and_charged(site: SiteUnderTest) -> N
     assert seen.ledger.count(b"\n") == 2
 
 
-@pytest.mark.parametrize("kind", [TRAIN, STATISTICS])
+@pytest.mark.parametrize("kind", [TRAIN, STATISTICS, EVALUATE])
 @pytest.mark.parametrize("odd", ODD)
 def test_no_file_changes_the_answer_of_an_honest_run(
     site: SiteUnderTest, data: dict[str, Path], odd: str, kind: str

@@ -20,7 +20,7 @@ from common.privacy.mechanism import ReleaseTerms
 from common.scale_code import ScaleCode
 from common.wire.assignment import Task
 from common.wire.digest import app_digest
-from common.wire.records import GRADIENTS, STATISTICS, TRAIN, pack_instruction
+from common.wire.records import EVALUATE, GRADIENTS, STATISTICS, TRAIN, pack_instruction
 from tests.support.messages import NODE, instruction
 from tests.support.mutations import mutated
 from tests.support.tiny import TINY, write_jsonl
@@ -47,21 +47,25 @@ def plain(adapted: AdaptedModel, kind: str, share: float) -> RecordDict:
     """An honest instruction of a kind."""
     sizes = {
         TRAIN: TERMS.size,
+        EVALUATE: TERMS.size,
         STATISTICS: ScaleCode.of(adapted.layout, StageOneConfig()).size,
         GRADIENTS: 2 * adapted.layout.size,
     }
-    codec = LinearCodec.of_form(adapted.layout, 64, 1) if kind == TRAIN else IdentityCodec(adapted.layout)
-    stage_one: dict[str, Any] = {} if kind == TRAIN else {"steps": 2, "learning_rate": 0.5}
-    task = Task(1, replace(TERMS, size=sizes[kind]), app_digest(), share=share, **stage_one)
+    in_rounds = kind in {TRAIN, EVALUATE}
+    codec = LinearCodec.of_form(adapted.layout, 64, 1) if in_rounds else IdentityCodec(adapted.layout)
+    more: dict[str, Any] = {} if in_rounds else {"steps": 2, "learning_rate": 0.5}
+    if kind == EVALUATE:
+        more["evaluation"] = replace(TERMS, size=2, normalize=False)
+    task = Task(1, replace(TERMS, size=sizes[kind]), app_digest(), share=share, **more)
     return pack_instruction(adapted.initial, codec.spec(), task)
 
 
-@pytest.mark.parametrize("kind", [TRAIN, STATISTICS, GRADIENTS])
+@pytest.mark.parametrize("kind", [TRAIN, STATISTICS, GRADIENTS, EVALUATE])
 def test_no_field_of_an_instruction_makes_the_answer_or_the_ledger_tell_of_the_rows(
     adapted: AdaptedModel, own_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr(site_module, "load_adapted_model", lambda *_: adapted)
-    ledger, run = tmp_path / "spent.jsonl", RunConfig.parse(TINY).flat()
+    ledger, run = tmp_path / "spent.jsonl", RunConfig.parse(TINY | {"evaluation.private": 0.1}).flat()
     outcomes = {"release": 0, "error": 0, "lacks": 0}
 
     def seen(content: RecordDict, file: str) -> tuple[str, str, int, bytes]:

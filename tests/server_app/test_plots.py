@@ -15,6 +15,7 @@ from server_app.results.charts import (
     bytes_chart,
     epsilon_chart,
     loss_chart,
+    token_chart,
 )
 from server_app.results.palette import PALETTE
 
@@ -113,3 +114,22 @@ def test_epsilon_begins_with_what_stage_one_has_spent() -> None:
     assert chart is not None
     assert (chart.series[0].x, chart.series[0].y) == ((0, 1, 2), (0.7, 1.5, 2.0))
     assert chart.lines == (("planned", 2.5),)
+
+
+def test_clients_own_scores_are_a_curve_with_the_noise_as_its_band() -> None:
+    own = {"private_loss_error": 0.5, "private_accuracy_error": 0.1}
+    rows: list[dict[str, Any]] = [
+        {"round": 0, "private_loss": 3.0, "private_accuracy": 0.2, **own},
+        {"round": 1},
+        {"round": 2, "private_loss": 2.0, "private_accuracy": 0.3, **own},
+    ]
+    loss, tokens = loss_chart(rows), token_chart(rows)
+    assert loss
+    assert tokens
+    assert (loss.series[0].x, loss.series[0].y, loss.series[0].error) == ((0, 2), (3.0, 2.0), (0.5, 0.5))
+    assert tokens.series[0].y == (20.0, 30.0)
+    assert tokens.lines == (("base model", 20.0),)
+    both = loss_chart([{**row, "loss": 1.0} for row in rows])
+    assert both
+    assert [len(series.x) for series in both.series] == [3, 2]
+    assert token_chart([{"round": 0, "loss": 1.0}]) is None

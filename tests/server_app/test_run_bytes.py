@@ -1,6 +1,7 @@
 """Bytes of a whole run, expected: against many drawn runs, counted message by message."""
 
 import random
+from collections.abc import Collection
 
 import pytest
 
@@ -10,40 +11,43 @@ ROUNDS = 12
 SUMS = [100 + 7 * number for number in range(ROUNDS)]
 
 
-def counted(sizes: MessageSizes, rate: float, draw: random.Random) -> tuple[float, float]:
+def counted(
+    sizes: MessageSizes, rate: float, draw: random.Random, evaluated: Collection[int] = ()
+) -> tuple[float, float]:
     """Up and down of one client in one run, as ``Downlink`` cuts its instructions."""
     up = down = 0.0
     last, known = 0, -1
-    for number in range(1, ROUNDS + 1):
-        if draw.random() >= rate:
-            continue
-        up += sizes.reply
-        period = (number - 1) // sizes.assigned_every if sizes.assigned_every else 0
-        down += sizes.instruction + (sizes.assignment if period != known else 0)
-        known = period
-        if sizes.sums is None:
-            down += sizes.whole
-        else:
-            down += min(sizes.whole, sum(sizes.sums[last : number - 1]))
-            last = number - 1
+    for number in range(ROUNDS + 1):
+        period = max(0, number - 1) // sizes.assigned_every if sizes.assigned_every else 0
+        questions = [(number - 1, sizes.reply)] if number and draw.random() < rate else []
+        questions += [(number, sizes.scores)] if number in evaluated else []
+        for sums, reply in questions:
+            up += reply
+            down += sizes.instruction + (sizes.assignment if period != known or not sizes.kept else 0)
+            known = period
+            lacking = sizes.whole if sizes.sums is None else sum(sizes.sums[last:sums])
+            down += min(sizes.whole, lacking)
+            last = sums
     return up, down
 
 
+@pytest.mark.parametrize("evaluated", [(), (0, 5, 10, 12)], ids=["", "evaluated"])
 @pytest.mark.parametrize("rate", [0.1, 0.5, 1.0])
 @pytest.mark.parametrize(
     "sizes",
     [
-        MessageSizes(500, 60, 98_000, 350, sums=SUMS),
+        MessageSizes(500, 60, 98_000, 350, sums=SUMS, scores=40),
         MessageSizes(500, 60, 98_000, 350),
         MessageSizes(500, 60, 98_000, 350, assigned_every=5),
         MessageSizes(500, 60, 98_000, 350, assigned_every=1),
+        MessageSizes(500, 60, 98_000, 350, kept=False, scores=70),
     ],
-    ids=["sums", "whole", "a new encoder at times", "a new encoder each round"],
+    ids=["sums", "whole", "a new encoder at times", "a new encoder each round", "nothing kept"],
 )
-def test_the_expectation_is_the_mean_over_runs(sizes: MessageSizes, rate: float) -> None:
+def test_the_expectation_is_the_mean_over_runs(sizes: MessageSizes, rate: float, evaluated: tuple[int, ...]) -> None:
     draw = random.Random(1)
-    runs = [counted(sizes, rate, draw) for _ in range(20_000)]
-    found = expected_bytes(sizes, ROUNDS, rate)
+    runs = [counted(sizes, rate, draw, evaluated) for _ in range(20_000)]
+    found = expected_bytes(sizes, ROUNDS, rate, evaluated=evaluated)
     assert found.up == pytest.approx(sum(up for up, _ in runs) / len(runs), rel=0.02)
     assert found.down == pytest.approx(sum(down for _, down in runs) / len(runs), rel=0.02)
     assert found.rounds_asked == pytest.approx(rate * ROUNDS)

@@ -6,7 +6,7 @@ Beside its ordinary file lie what one person or a broken disk can make of it.
 import json
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from common.privacy.mechanism import ReleaseTerms
 from common.scale_code import ScaleCode
 from common.wire.assignment import Task
 from common.wire.digest import app_digest
-from common.wire.records import STATISTICS, TRAIN, pack_instruction
+from common.wire.records import EVALUATE, STATISTICS, TRAIN, pack_instruction
 from tests.support.messages import NODE, instruction
 from tests.support.tiny import TINY
 
@@ -108,12 +108,13 @@ class SiteUnderTest:
     def ask(self, path: Path | None = None, kind: str = TRAIN, terms: ReleaseTerms | None = None, **run: Any) -> Seen:
         """One instruction under a run's configuration (``data__name`` = ``data.name``); a new ledger if it is gone."""
         layout = self.adapted.layout
-        codec = LinearCodec.of_form(layout, 64, 1) if kind == TRAIN else IdentityCodec(layout)
-        scales = ScaleCode.of(layout, StageOneConfig())
-        size = 64 if kind == TRAIN else scales.size
+        codec = IdentityCodec(layout) if kind == STATISTICS else LinearCodec.of_form(layout, 64, 1)
+        size = ScaleCode.of(layout, StageOneConfig()).size if kind == STATISTICS else 64
         terms = terms or ReleaseTerms(size, 1.0, 3.0, "local", 4, normalize=True)
-        stage_one = {"steps": 2, "learning_rate": 0.5} if kind == STATISTICS else {}
-        content = pack_instruction(self.adapted.initial, codec.spec(), Task(1, terms, app_digest(), **stage_one))
+        more: dict[str, Any] = {"steps": 2, "learning_rate": 0.5} if kind == STATISTICS else {}
+        if kind == EVALUATE:
+            more, run = {"evaluation": replace(terms, size=2, normalize=False)}, {"evaluation__private": 0.1, **run}
+        content = pack_instruction(self.adapted.initial, codec.spec(), Task(1, terms, app_digest(), **more))
         node = self.node | ({"data-path": str(path)} if path else {})
         run = KEYS | TINY | {key.replace("__", ".").replace("_", "-"): value for key, value in run.items()}
         place = Context(run_id=7, node_id=NODE, node_config=node, state=RecordDict(), run_config=run)

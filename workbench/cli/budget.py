@@ -29,6 +29,10 @@ def budget(
     dropouts: Annotated[
         int, typer.Option(help="secure: clients that a round may lack; their noise is not counted on either", min=0)
     ] = 1,
+    evaluation_share: Annotated[
+        float, typer.Option(help="share of epsilon for private evaluations (evaluation.private); 0 = none")
+    ] = 0.0,
+    evaluation_every: Annotated[int, typer.Option(help="rounds between them (evaluation.every)", min=1)] = 1,
     code_values: Annotated[
         int, typer.Option(help="size of a code; moves only the delta that is set aside", min=1)
     ] = 256,
@@ -51,6 +55,8 @@ def budget(
         code_values=code_values,
         colluders=colluders,
         dropouts=dropouts,
+        evaluation_share=evaluation_share,
+        evaluation_every=evaluation_every,
         check=check,
     )
     config_of(request)  # refuses at once what the planner would refuse after its imports

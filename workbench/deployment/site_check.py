@@ -133,7 +133,7 @@ def _data_and_model(node: Mapping[str, Any], run_config: Mapping[str, Any]) -> s
         site.data.check(site.config, site.config.train)
         load_examples(site.data.path, site.data.settings(site.config.data))  # names the row that a run would leave out
     adapted = site.model()
-    examples, _ = site.examples(adapted, 0.0)
+    examples = site.examples(adapted, 0.0, "rounds")
     started = time.monotonic()
     gradient = local_update(adapted, adapted.initial, examples, site.config.train, site.seed(1))
     seconds = time.monotonic() - started

@@ -13,6 +13,7 @@ from typing import Any
 from common.config import LARGEST_ROUNDS, ConfigError, RunConfig
 from common.privacy.accounting import Charge, RunningAccountant, epsilon
 from common.privacy.price import message_charge
+from common.score_code import LOSS_BOUND
 from server_app.privacy.account import (
     assumptions,
     compare_with_prv,
@@ -22,9 +23,11 @@ from server_app.privacy.account import (
 )
 from server_app.privacy.plan import (
     PrivacyPlan,
+    evaluation_terms,
     make_plan,
     provable,
     round_terms,
+    score_noise,
     stage_two_terms,
     why_infinite,
     why_infinite_to_server,
@@ -68,7 +71,7 @@ def solve(request: BudgetRequest, *, curve_points: int) -> Budget:
         stage = statistics_stage(config, request.code_values) if request.statistics_share else None
         plan = make_plan(config, request.clients, request.code_values, stage, budget=request.rounds_within)
         participations = participation_limit(plan, plan.rounds)
-        messages = _messages(request, config, plan)
+        messages = _messages(request, config, plan, participations)
     except ConfigError as error:
         raise ConfigError(as_options(str(error))) from None
     charges = _charges(plan, plan.rounds)
@@ -77,8 +80,8 @@ def solve(request: BudgetRequest, *, curve_points: int) -> Budget:
         request=request,
         plan=plan,
         epsilon=_by_accountant(request.accountant, plan, charges, check),
-        message_noise_multiplier=messages[0],
-        epsilon_server_view=_against_server(plan, messages, participations),
+        message_noise_multiplier=messages[0][0],
+        epsilon_server_view=_against_server(plan, messages),
         participations=participations,
         cross_check=check,
         curve=_curve(plan, curve_points),
@@ -98,6 +101,9 @@ def to_json(request: BudgetRequest) -> str:
         "not_private_because": why_infinite(plan.reason, plan.epsilon),
         "noise_multiplier": plan.round.noise_multiplier,
         "statistics_noise_multiplier": plan.stage_one.noise_multiplier if plan.stage_one else None,
+        "evaluations": plan.evaluations,
+        "evaluation_noise_multiplier": plan.evaluation.noise_multiplier if plan.evaluation else None,
+        "evaluation_errors": dict(zip(("loss", "accuracy"), score_noise(config_of(request), plan), strict=True)),
         "rounds": plan.rounds,
         "epsilon_server_view": budget.epsilon_server_view,
         "message_noise_multiplier": budget.message_noise_multiplier,
@@ -127,6 +133,7 @@ def to_text(request: BudgetRequest) -> str:
     lines = [
         f"solved for {request.solved.replace('_', ' ')}",
         f"  noise multiplier            {plan.round.noise_multiplier:.4f} (stage 2), {stage_one}",
+        *_evaluation_line(budget),
         f"  noise of one message        {budget.message_noise_multiplier:.4f} by itself: {_faced(request)}",
         f"  rounds                      {plan.rounds:,}{beyond}",
         f"  epsilon, released model     {_model_figure(budget)}",
@@ -142,9 +149,20 @@ def to_text(request: BudgetRequest) -> str:
     return "\n".join(lines)
 
 
+def _evaluation_line(budget: Budget) -> list[str]:
+    plan = budget.plan
+    if plan.evaluation is None:
+        return []
+    loss, accuracy = score_noise(config_of(budget.request), plan)
+    return [
+        f"  private evaluations         {plan.evaluations}, noise {plan.evaluation.noise_multiplier:.4f}: each "
+        f"accuracy ± {100 * accuracy:.1f} points, each loss ± {loss:.3f} nats (clipped at {LOSS_BOUND:g})"
+    ]
+
+
 def _charges(plan: PrivacyPlan, rounds: int) -> list[Charge]:
-    stage_two = replace(plan.round, count=rounds)
-    return [plan.stage_one, stage_two] if plan.stage_one else [stage_two]
+    """Of so many rounds, of stage 1 and of all evaluations, the later ones among them."""
+    return [*plan.besides, replace(plan.round, count=rounds)]
 
 
 def _by_accountant(name: Accountant, plan: PrivacyPlan, charges: Sequence[Charge], check: dict[str, Any]) -> float:
@@ -161,23 +179,25 @@ def _by_accountant(name: Accountant, plan: PrivacyPlan, charges: Sequence[Charge
     return float(check["upper"])
 
 
-def _messages(request: BudgetRequest, config: RunConfig, plan: PrivacyPlan) -> tuple[float, ...]:
-    """The noise multiplier of one message by itself: of stage 2, and of stage 1 where there is one."""
-    rounds = message_charge(round_terms(config.privacy, plan, request.code_values)).noise_multiplier
-    if not plan.stage_one:
-        return (rounds,)
-    shares = plan.stage_one_shares
-    counted = shares_not_counted(config.privacy, plan.clients)
-    noise = noise_against(counted, plan.stage_one.noise_multiplier, shares)
-    first = message_charge(stage_two_terms(config.privacy, request.code_values, noise, shares))
-    return rounds, first.noise_multiplier
+def _messages(
+    request: BudgetRequest, config: RunConfig, plan: PrivacyPlan, participations: int
+) -> list[tuple[float, int]]:
+    """Noise multipliers of one message by itself, and how many: of stage 2, of stage 1, of private evaluations."""
+    found = [(round_terms(config.privacy, plan, request.code_values), participations)]
+    if plan.stage_one:
+        shares = plan.stage_one_shares
+        counted = shares_not_counted(config.privacy, plan.clients)
+        noise = noise_against(counted, plan.stage_one.noise_multiplier, shares)
+        found.append((stage_two_terms(config.privacy, request.code_values, noise, shares), 1))
+    scores = evaluation_terms(config, plan)
+    if scores:
+        found.append((scores, plan.evaluations))
+    return [(message_charge(terms).noise_multiplier, count) for terms, count in found]
 
 
-def _against_server(plan: PrivacyPlan, messages: Sequence[float], participations: int) -> float:
+def _against_server(plan: PrivacyPlan, messages: Sequence[tuple[float, int]]) -> float:
     """Epsilon of one client's messages against the server, as a run would report it."""
-    if plan.trust == "secure":
-        return plan.epsilon
-    return epsilon_of_messages(plan, list(zip(messages, (participations, 1), strict=False)))
+    return plan.epsilon if plan.trust == "secure" else epsilon_of_messages(plan, messages)
 
 
 def _curve(plan: PrivacyPlan, points: int) -> list[tuple[int, float]]:
@@ -196,8 +216,8 @@ def _exact_values(plan: PrivacyPlan, numbers: list[int]) -> list[float]:
 
 def _running_values(plan: PrivacyPlan, numbers: list[int]) -> list[float]:
     running = RunningAccountant(plan.delta, plan.slack)
-    if plan.stage_one:
-        running.charge(plan.stage_one)
+    for charge in plan.besides:
+        running.charge(charge)
     values = []
     for before, number in pairwise([0, *numbers]):
         running.charge(replace(plan.round, count=number - before))

@@ -18,6 +18,8 @@ _OPTIONS = {
     "privacy.epsilon": "--epsilon",
     "privacy.delta": "--delta",
     "federation.num-clients": "--clients",
+    "evaluation.private": "--evaluation-share",
+    "evaluation.every": "--evaluation-every",
     "privacy.trust": "--trust",
     "privacy.colluders": "--colluders",
     "privacy.dropouts": "--dropouts",
@@ -34,8 +36,9 @@ class BudgetRequest:
     is given, stage 1 has twice that noise, as in a run. ``statistics_rate``: ``None`` for ``sampling_rate``.
     ``code_values``: of either stage; they move nothing but the part of delta that is set aside for discrete noise.
     ``colluders``: clients that subtract their own noise shares; the others then add more. ``dropouts``: clients that a
-    round under secure aggregation may lack, whose shares are not counted on either. ``check``: ask PRV, which
-    takes seconds.
+    round under secure aggregation may lack, whose shares are not counted on either. ``evaluation_share``: part of
+    epsilon for private evaluations, every ``evaluation_every`` rounds, of the base model and after the last round; 0:
+    none. ``check``: ask PRV, which takes seconds.
     """
 
     clients: int
@@ -51,6 +54,8 @@ class BudgetRequest:
     code_values: int = 256
     colluders: int = 1
     dropouts: int = 1
+    evaluation_share: float = 0.0
+    evaluation_every: int = 1
     check: bool = True
 
     @property
@@ -79,6 +84,11 @@ def check_request(request: BudgetRequest) -> None:
             raise ConfigError(f"{option} = {value:g}: must be above 0 and finite")
     if request.statistics_rate is not None and not request.statistics_share:
         raise ConfigError(f"--statistics-rate = {request.statistics_rate:g}: give --statistics-share too, say 0.1")
+    if request.evaluation_share and request.rounds is None:
+        raise ConfigError(
+            f"--evaluation-share = {request.evaluation_share:g} without --rounds: how many evaluations there are "
+            "follows from the rounds; give --rounds"
+        )
     if request.epsilon and request.epsilon > LARGEST_EPSILON:
         raise ConfigError(
             f"--epsilon = {request.epsilon:g}: nothing above {LARGEST_EPSILON:g} is claimed; ask for less"
@@ -114,6 +124,8 @@ def _flat(request: BudgetRequest) -> dict[str, Scalar]:
         "privacy.colluders": request.colluders,
         "privacy.dropouts": request.dropouts,
         "privacy.sampling-rate": request.sampling_rate,
+        "evaluation.private": request.evaluation_share,
+        "evaluation.every": request.evaluation_every,
     }
     if request.statistics_share:
         rate = request.statistics_rate

@@ -10,7 +10,7 @@ from common.model.positions import check_length
 from common.privacy.mechanism import ReleaseTerms
 from common.wire.secure import bits_of
 from server_app.privacy.account import assumptions
-from server_app.privacy.plan import PrivacyPlan, clients_asked, round_terms, why_infinite
+from server_app.privacy.plan import PrivacyPlan, clients_asked, round_terms, score_noise, why_infinite
 from server_app.results.json_lines import finite
 from server_app.results.run_bytes import RunBytes, plain_lora_bytes, run_bytes
 from server_app.results.units import bytes_against_lora, clock, data_size, show
@@ -134,6 +134,9 @@ def to_json(config: RunConfig) -> str:
         "rounds": plan.rounds,
         "noise_multiplier": plan.round.noise_multiplier,
         "statistics_noise_multiplier": plan.stage_one.noise_multiplier if plan.stage_one else None,
+        "evaluations": plan.evaluations,
+        "evaluation_noise_multiplier": plan.evaluation.noise_multiplier if plan.evaluation else None,
+        "evaluation_errors": dict(zip(("loss", "accuracy"), score_noise(config, plan), strict=True)),
         "epsilon": finite(plan.epsilon),
         "not_private_because": why_infinite(plan.reason, plan.epsilon),
         "delta": plan.delta,
@@ -173,6 +176,7 @@ def to_text(config: RunConfig) -> str:
         f"{plan.rounds} rounds of {_work(config)}",
         *_time_line(sizes),
         f"  noise multiplier            {plan.round.noise_multiplier:.4f} (stage 2){stage_one}",
+        *_evaluation_line(sizes),
         f"  epsilon, released model     {show(plan.epsilon)} at delta {plan.delta:g} "
         f"({reason or assumptions(plan, config.privacy)})",
         *_noise_line(sizes),
@@ -180,6 +184,17 @@ def to_text(config: RunConfig) -> str:
         *(f"    {_placement(placement)}" for placement in sizes.placements),
     ]
     return "\n".join(lines)
+
+
+def _evaluation_line(sizes: Sizes) -> list[str]:
+    plan = sizes.privacy
+    if plan.evaluation is None:
+        return []
+    loss, accuracy = score_noise(sizes.config, plan)
+    return [
+        f"  private evaluations         {plan.evaluations}, of everybody: each accuracy ± {100 * accuracy:.1f} points, "
+        f"each loss ± {loss:.3f} nats by noise"
+    ]
 
 
 def _cover_line(sizes: Sizes) -> list[str]:

@@ -138,7 +138,7 @@ class CohortGrid(InProcessGrid):
         """A client and its examples of the rounds, found once for a run."""
         if node not in self._clients:
             site = Site.of(self.context(node))
-            self._clients[node] = (site, site.examples(site.model(), share)[1])
+            self._clients[node] = (site, site.examples(site.model(), share, "rounds"))
         return self._clients[node]
 
 

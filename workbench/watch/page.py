@@ -36,6 +36,8 @@ const at = (id) => document.getElementById(id);
 const number = (value, digits) => value === null || value === "" ? "–" : Number(value).toLocaleString("en", {
   minimumFractionDigits: digits, maximumFractionDigits: digits });
 const up = (value) => value === null ? "–" : value === "inf" ? "∞" : number(Math.ceil(value * 1000) / 1000, 3);
+const share = (value) => number(100 * value, 1) + " %";
+const NAMES = { private_accuracy: "next token right on clients' own rows", private_loss: "loss there" };
 const clock = (seconds) => {
   if (seconds === null) return "–";
   const whole = Math.round(seconds), hours = Math.floor(whole / 3600), minutes = Math.floor(whole / 60) % 60;
@@ -83,12 +85,15 @@ const show = (told) => {
   write("noise", noise ? number(noise.noise_present, 3) : "–");
   write("promised", noise ? number(noise.noise_promised, 3) + " promised, std on the sum of codes" : "");
   at("noise").className = noise && noise.noise_present < noise.noise_promised * 0.999 ? "big bad" : "big";
-  write("scores", told.scores.map((score) => score.name + " " + (score.name === "accuracy"
-    ? number(100 * score.base, 1) + " % → " + number(100 * score.last, 1) + " %"
-    : number(score.base, 3) + " → " + number(score.last, 3))).join(", ") || "nothing is scored");
+  write("scores", told.scores.map((score) => (NAMES[score.name] || score.name) + " " + (score.name.endsWith("accuracy")
+    ? share(score.base) + " → " + share(score.last) + (score.error ? " ± " + number(100 * score.error, 1) : "")
+    : number(score.base, 3) + " → " + number(score.last, 3) + (score.error ? " ± " + number(score.error, 3) : "")
+  )).join(", ") || "nothing is scored");
   fill("last-rounds", told.last_rounds.map((row) => [
     String(row.round), row.shortage ? { bad: row.replies + " of " + row.cohort } : row.replies + " of " + row.cohort,
-    row.accuracy === null ? "" : number(100 * row.accuracy, 1) + " %", row.loss === null ? "" : number(row.loss, 3),
+    row.accuracy === null ? "" : share(row.accuracy), row.loss === null ? "" : number(row.loss, 3),
+    row.private_accuracy === null ? "" : share(row.private_accuracy) + (row.private_accuracy_error
+      ? " ± " + number(100 * row.private_accuracy_error, 1) : ""),
     up(row.epsilon), number(row.noise_present, 3) + " / " + number(row.noise_promised, 3),
     clock(row.seconds), row.failure || ""]));
   fill("sites", told.sites.rows.map((site) => [
@@ -164,8 +169,9 @@ _PAGE = """<!doctype html>
 <h2>Last rounds</h2>
 <div class="card scroll" tabindex="0" role="region" aria-label="last rounds"><table><thead><tr>
 <th scope="col">round</th><th scope="col">answered</th><th scope="col">accuracy</th><th scope="col">loss</th>
-<th scope="col">ε</th><th scope="col">noise present / promised</th><th scope="col">time</th>
-<th scope="col">commonest failure</th></tr></thead><tbody id="last-rounds"></tbody></table></div>
+<th scope="col">clients' own</th><th scope="col">ε</th><th scope="col">noise present / promised</th>
+<th scope="col">time</th><th scope="col">commonest failure</th></tr></thead>
+<tbody id="last-rounds"></tbody></table></div>
 <p class="soft">This page tells who was asked and who answered: it is for who runs the server and not to be
 published.</p>
 <dialog id="sure" aria-labelledby="sure-title" class="card"><form method="dialog">

@@ -16,6 +16,7 @@ from server_app.results.folder import RunFolder
 from server_app.results.json_lines import finite
 from server_app.results.monitor import NAME as MONITOR
 from server_app.results.resuming import why_not_resumable
+from server_app.rounds.private_scores import PRIVATE_ACCURACY, PRIVATE_LOSS
 
 _ROUNDS, _SITES, _FAILURES, _PACE = 30, 40, 40, 10
 _TROUBLE = {"node_failed", "reply_dropped", "node_silent", "run_failed", "backing_off", "waiting_for_nodes"}
@@ -100,6 +101,7 @@ def _doing(events: Sequence[Mapping[str, Any]]) -> str:
         "stage_one_started": f"stage 1: {last.get('cohort')} clients asked",
         "stage_one_answered": "making the codec",
         "codec_ready": "before round 1",
+        "evaluation_started": f"private evaluation: {last.get('cohort')} clients asked",
         "round_started": f"round {last.get('round')}: {last.get('cohort')} clients asked",
         "backing_off": f"pausing after failed rounds, {last.get('seconds', 0):.0f} s",
     }
@@ -124,13 +126,18 @@ def _left(rounds: Sequence[Mapping[str, Any]], planned: int) -> float | None:
 def _scores(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     scored = [row for row in rows if "loss" in row]
     names = [name for name in ("accuracy", "loss") if scored and name in scored[0]]
-    return [{"name": name, "base": scored[0][name], "last": scored[-1][name]} for name in names]
+    found = [{"name": name, "base": scored[0][name], "last": scored[-1][name], "error": None} for name in names]
+    own = [row for row in rows if PRIVATE_LOSS in row]
+    names = [PRIVATE_ACCURACY, PRIVATE_LOSS] if own else []
+    return found + [
+        {"name": name, "base": own[0][name], "last": own[-1][name], "error": own[-1][f"{name}_error"]} for name in names
+    ]
 
 
 def _round(row: Mapping[str, Any]) -> dict[str, Any]:
     keys = (
         "round", "cohort", "replies", "failures", "failure", "shortage", "seconds", "epsilon", "loss", "accuracy",
-        "noise_promised", "noise_present", "bytes_up", "bytes_down",
+        "noise_promised", "noise_present", "bytes_up", "bytes_down", PRIVATE_ACCURACY, f"{PRIVATE_ACCURACY}_error",
     )  # fmt: skip
     return {key: row.get(key) for key in keys}
 

@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 
 from server_app.privacy.account import cross_check_sentence
 from server_app.results import facts
-from server_app.results.charts import Bars, Chart, accuracy_chart, bytes_chart, epsilon_chart, loss_chart
+from server_app.results.charts import Bars, Chart, accuracy_chart, bytes_chart, epsilon_chart, loss_chart, token_chart
 from server_app.results.html.script import SCRIPT
 from server_app.results.html.style import REPORT, THEME
 from server_app.results.html.template import TEMPLATE
@@ -28,6 +28,7 @@ def html(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     charts = [
         loss_chart(rows),
         accuracy_chart(rows, outcome),
+        token_chart(rows),
         epsilon_chart(rows, privacy),
         bytes_chart(report["communication"]),
     ]
@@ -43,6 +44,8 @@ def html(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
         band=any(chart["band"] for chart in drawn),
         utility=facts.utility_table(outcome),
         scored_on=facts.scored_on(outcome),
+        private=facts.private_table(outcome),
+        privately_scored_on=facts.privately_scored_on(outcome) if outcome.get("private") else "",
         strategy=report["strategy"].get("summary", ""),
         samples=report["samples"],
         privacy=facts.privacy_table(privacy),
@@ -82,12 +85,16 @@ def _tiles(report: Mapping[str, Any]) -> list[dict[str, str]]:
         for key, name in (("accuracy", "held-out accuracy"), ("loss", "held-out loss"), ("retention", "kept knowledge"))
         if key in table
     ]
+    own = facts.private_table(report["outcome"])
+    if own and not tiles:
+        (_, base, value), *_ = own
+        tiles.append({"name": "next token right, clients' own rows", "value": value, "more": f"base model {base}"})
     tiles.append(
         {"name": "ε of the released model", "value": show(model["epsilon"]), "more": f"δ = {model['delta']:g}"}
     )
-    own, lora = wire["per_client_run"], wire["per_client_run_plain_lora"]
-    more = f"up {data_size(own['up'])}, down {data_size(own['down'])}; plain LoRA {data_size(lora['both'])}"
-    tiles.append({"name": "one client, whole run, both ways", "value": data_size(own["both"]), "more": more})
+    mine, lora = wire["per_client_run"], wire["per_client_run_plain_lora"]
+    more = f"up {data_size(mine['up'])}, down {data_size(mine['down'])}; plain LoRA {data_size(lora['both'])}"
+    tiles.append({"name": "one client, whole run, both ways", "value": data_size(mine["both"]), "more": more})
     return tiles
 
 

@@ -54,6 +54,13 @@ TEMPLATE = """<!doctype html>
 {% endfor %}</tbody></table></div>
 <p class="soft">{{ scored_on }} The held-out examples were named public by who ran this.</p>
 {% else %}<p>No evaluation data was configured (<code>data.evaluation</code>).</p>{% endif %}
+{% if private %}<h3>On clients' own rows</h3>
+<div class="card"><table>
+<thead><tr><th scope="col">score</th><th scope="col">base model</th><th scope="col">after fine-tuning</th></tr></thead>
+<tbody>{% for name, base, tuned in private %}<tr><th scope="row">{{ name }}</th>
+<td>{{ base }}</td><td>{{ tuned }}</td></tr>
+{% endfor %}</tbody></table></div>
+<p class="soft">{{ privately_scored_on }}</p>{% endif %}
 {% if strategy %}<p>Strategy: {{ strategy }}.</p>{% endif %}
 
 {% if samples %}<h2>Examples</h2>
