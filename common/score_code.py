@@ -33,8 +33,8 @@ def encode_scores(loss: float, accuracy: float) -> Tensor:
 def decode_scores(mean: Tensor) -> tuple[float, float]:
     """Mean loss and mean accuracy of a mean of codes (shape ``[2]``); noise may take either out of its range.
 
-    >>> decode_scores(encode_scores(3.0, 0.25))
-    (3.0, 0.25)
+    >>> decode_scores(encode_scores(3.0, 0.5))
+    (3.0, 0.5)
     """
     loss, accuracy = ((1 + _NORM * float(value)) * half for value, half in zip(mean, _HALVES, strict=True))
     return loss, accuracy

@@ -126,7 +126,7 @@ def _left(rounds: Sequence[Mapping[str, Any]], planned: int) -> float | None:
 def _scores(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     scored = [row for row in rows if "loss" in row]
     names = [name for name in ("accuracy", "loss") if scored and name in scored[0]]
-    found = [{"name": name, "base": scored[0][name], "last": scored[-1][name], "error": None} for name in names]
+    found = [{"name": name, "base": scored[0][name], "last": scored[-1][name]} for name in names]
     own = [row for row in rows if PRIVATE_LOSS in row]
     names = [PRIVATE_ACCURACY, PRIVATE_LOSS] if own else []
     return found + [
