@@ -121,8 +121,7 @@ class FederatedAdapter(FlowerStrategy):
         if self.state.codec is None:
             self._wait(grid, 0)
             self.state.codec = self.prepare(grid)
-            scores = self._score_privately(grid, 0, last=False)
-            if scores is not None:
+            if (scores := self._score_privately(grid, 0, last=False)) is not None:
                 self.hooks.on_base(scores)
             self.hooks.on_prepared(self.state)
         result = Result(arrays=initial_arrays)
@@ -327,15 +326,12 @@ class FederatedAdapter(FlowerStrategy):
             self.stop_reason = judgment.diverged
             state.put_back = True
             state.optimizer.reset(state.best.adapter if state.best else self.adapted.initial.cpu())
-        ask = due and not judgment.diverged
-        scores = self._score_privately(grid, server_round, last=is_last) if ask else None
+            due = False
+        scores = self._score_privately(grid, server_round, last=is_last) if due else None
         return with_scores(metrics, scores), scores
 
     def _score_privately(self, grid: Grid, server_round: int, *, last: bool) -> PrivateScores | None:
-        """Ask everybody for the scores of the adapter after a round; ``None`` without a budget, or where it failed.
-
-        The instruction is that of the next round, so a client that is asked in that lacks nothing any more.
-        """
+        """Everybody's scores of the adapter after a round, which the next one sends; ``None`` where there are none."""
         terms = evaluation_terms(self.config, self.account.plan)
         if terms is None or not self.account.affords_evaluation(last=last):
             return None

@@ -23,7 +23,7 @@ def counted(
         questions += [(number, sizes.scores)] if number in evaluated else []
         for sums, reply in questions:
             up += reply
-            down += sizes.instruction + (sizes.assignment if period != known or not sizes.kept else 0)
+            down += sizes.instruction + (sizes.assignment if period != known else 0)
             known = period
             lacking = sizes.whole if sizes.sums is None else sum(sizes.sums[last:sums])
             down += min(sizes.whole, lacking)
@@ -40,9 +40,8 @@ def counted(
         MessageSizes(500, 60, 98_000, 350),
         MessageSizes(500, 60, 98_000, 350, assigned_every=5),
         MessageSizes(500, 60, 98_000, 350, assigned_every=1),
-        MessageSizes(500, 60, 98_000, 350, kept=False, scores=70),
     ],
-    ids=["sums", "whole", "a new encoder at times", "a new encoder each round", "nothing kept"],
+    ids=["sums", "whole", "a new encoder at times", "a new encoder each round"],
 )
 def test_the_expectation_is_the_mean_over_runs(sizes: MessageSizes, rate: float, evaluated: tuple[int, ...]) -> None:
     draw = random.Random(1)
