@@ -49,11 +49,10 @@ def ask_scores(
 def heard_scores(asked: Instruction, heard: Heard, clients: int, source: RandomSource) -> PrivateScores | None:
     """The scores over all ``clients``; ``None`` where masks did not come off. ``source``: of the server's noise."""
     found, repair, terms = heard.replies, heard.repair, asked.terms
-    helped = len(repair.replies.releases) if repair else 0
     log_event(
         "evaluation_answered", level=logging.WARNING if heard.shortage else logging.INFO, round=asked.round - 1,
         replies=len(found.releases), asked=len(asked.messages), answered=found.answered, reason=heard.shortage,
-        noise_present=terms.total_std(len(found.releases), helped),
+        noise_present=terms.total_std(len(found.releases)),
     )  # fmt: skip
     if heard.shortage:
         return None
