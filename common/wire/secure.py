@@ -1,6 +1,6 @@
 """What secure aggregation sends: public keys once a run, terms of a masked answer, masked vectors.
 
-A set-up has two legs: everybody's public key up (40 B), everybody's directory down (40 B a member). After it a round's
+A set-up has two legs: everybody's public key up (37 B), everybody's directory down (37 B a member). After it a round's
 instruction has one more record, and its answers are vectors modulo 2^m. A repair is a second leg, only where somebody
 is missing.
 """

@@ -18,7 +18,7 @@ from client_app.secure import lands_heads
 from client_app.site import Site
 from common.model.adapted import AdaptedModel
 from common.privacy.mechanism import ReleaseTerms
-from common.secure.directory import Directory
+from common.secure.keys import NO_SITE
 from common.wire.assignment import Task
 from common.wire.digest import app_digest
 from common.wire.records import TRAIN, WireError, serialized_bytes
@@ -29,11 +29,11 @@ from common.wire.secure import (
     SECURE,
     SecureTask,
     bits_of,
-    pack_directory,
     pack_repair,
     pack_request,
     unpack_masked,
 )
+from server_app.rounds.secure import set_up_bytes
 from tests.support.false_alarms import statistical
 from tests.support.secure_client import ALL, TERMS, Client, told
 
@@ -146,7 +146,7 @@ def test_a_repair_is_of_those_who_were_present(client: Client) -> None:
 def test_a_key_that_fixes_a_secret_is_refused(client: Client, key: bytes) -> None:
     own = client.key()
     with pytest.raises(WireError, match="no point"):
-        client.know([own, (key, bytes(8))])
+        client.know([own, (key, NO_SITE)])
 
 
 def test_a_directory_is_known_once_for_each_key_and_holds_it(client: Client) -> None:
@@ -200,10 +200,9 @@ def test_an_answer_takes_the_bits_of_the_sum_and_no_more(client: Client) -> None
 
 
 def test_messages_of_secure_aggregation_are_forty_bytes_a_pair(client: Client) -> None:
-    reply = client.asked(pack_request(app_digest()), KEYS)
-    assert serialized_bytes(reply) <= 40 + 60
-    directory = pack_directory(Directory(tuple((bytes([n] * 32), bytes(8)) for n in range(100))), app_digest())
-    assert serialized_bytes(directory) <= 40 * 100 + 120
+    up, down = set_up_bytes(100)
+    assert up + down <= 40 * 99
+    assert serialized_bytes(client.asked(pack_request(app_digest()), KEYS)) < up
 
 
 def test_every_answer_is_masked_with_all_that_are_present_whoever_the_server_chooses(client: Client) -> None:

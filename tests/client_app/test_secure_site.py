@@ -18,7 +18,7 @@ from client_app.policy import SitePolicy
 from client_app.rows import rows_allowed
 from common.model.adapted import AdaptedModel
 from common.secure.directory import Directory
-from common.secure.keys import agree, new_private_key, pair_secret, public_key, site_name
+from common.secure.keys import NO_SITE, agree, new_private_key, pair_secret, public_key, site_name
 from common.wire.records import WireError, serialized_bytes
 from tests.support.secure_client import MEMBERS, TERMS, Client, told
 
@@ -32,13 +32,13 @@ def test_a_site_with_its_own_data_needs_keys_of_its_own(adapted: AdaptedModel, t
 def test_a_member_that_is_not_pinned_is_refused(own: Callable[..., Client]) -> None:
     client = own(seated=False)
     mine = client.key()
-    for stranger in (bytes(8), site_name(public_key(new_private_key()))):
+    for stranger in (NO_SITE, site_name(public_key(new_private_key()))):
         with pytest.raises(PolicyRefusal, match="1 of 5 members are none of its peers"):
             client.know([mine, (client.others[0][0], stranger), *client.others[1:]])
     with pytest.raises(PolicyRefusal, match="a site twice"):
         client.know([mine, *client.others[:3], (client.others[3][0], client.others[2][1])])
     with pytest.raises(PolicyRefusal, match="another name for this one"):
-        client.know([(mine[0], bytes(8)), *client.others])
+        client.know([(mine[0], NO_SITE), *client.others])
 
 
 def test_a_server_that_puts_its_own_run_keys_in_learns_no_pair_secret(own: Callable[..., Client]) -> None:

@@ -9,7 +9,7 @@ from common.codecs import LinearCodec
 from common.model.adapted import AdaptedModel
 from common.privacy.mechanism import ReleaseTerms
 from common.secure.directory import Directory, to_bitmap
-from common.secure.keys import new_private_key, public_key
+from common.secure.keys import NO_SITE, new_private_key, public_key
 from common.wire.assignment import Task
 from common.wire.digest import app_digest
 from common.wire.records import TRAIN, pack_instruction
@@ -45,7 +45,7 @@ class Client:
         self.context = Context(
             run_id=7, node_id=NODE, node_config=node, state=RecordDict(), run_config=run, series_id=0
         )
-        self.others = [(public_key(new_private_key()), bytes(8)) for _ in range(MEMBERS - 1)]
+        self.others = [(public_key(new_private_key()), NO_SITE) for _ in range(MEMBERS - 1)]
 
     def asked(self, content: RecordDict, kind: str) -> RecordDict:
         return app(instruction(content, kind), self.context).content

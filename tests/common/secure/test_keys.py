@@ -8,7 +8,17 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
 from common.secure.directory import Directory, from_bitmap, to_bitmap
-from common.secure.keys import KEY_BYTES, KeyFault, agree, new_private_key, pair_secret, public_key, site_name
+from common.secure.keys import (
+    KEY_BYTES,
+    NO_SITE,
+    SITE_BYTES,
+    KeyFault,
+    agree,
+    new_private_key,
+    pair_secret,
+    public_key,
+    site_name,
+)
 from common.secure.masks import seed_of
 
 LOW_ORDER = [bytes(32), (1).to_bytes(32, "little")]
@@ -64,16 +74,16 @@ def test_a_key_that_fixes_the_secret_or_is_none_is_refused(key: bytes) -> None:
 def test_site_names_differ() -> None:
     names = {site_name(public_key(new_private_key())) for _ in range(50)}
     assert len(names) == 50
-    assert {len(name) for name in names} == {8}
+    assert {len(name) for name in names} == {SITE_BYTES}
 
 
 def entries(count: int) -> tuple[tuple[bytes, bytes], ...]:
-    return tuple((os.urandom(32), os.urandom(8)) for _ in range(count))
+    return tuple((os.urandom(32), os.urandom(SITE_BYTES)) for _ in range(count))
 
 
-def test_a_directory_takes_forty_bytes_a_member_and_comes_back() -> None:
+def test_a_directory_takes_37_bytes_a_member_and_comes_back() -> None:
     directory = Directory(entries(5))
-    assert len(directory.to_bytes()) == 200
+    assert len(directory.to_bytes()) == 5 * 37
     assert Directory.from_bytes(directory.to_bytes()) == directory
     assert directory.place_of(directory.members[3][0]) == 3
 
@@ -90,11 +100,11 @@ def test_every_byte_of_a_directory_is_in_its_digest() -> None:
 
 def test_what_is_no_directory_is_refused() -> None:
     good = entries(3)
-    for members in (good[:1], (), (good[0], good[0]), ((bytes(31), bytes(8)), good[1]), ((bytes(32), b""), good[1])):
+    for members in (good[:1], (), (good[0], good[0]), ((bytes(31), NO_SITE), good[1]), ((bytes(32), b""), good[1])):
         with pytest.raises(KeyFault):
             Directory(members)
     with pytest.raises(KeyFault):
-        Directory.from_bytes(bytes(41))
+        Directory.from_bytes(bytes(38))
     with pytest.raises(KeyFault):
         Directory(good).place_of(bytes(32))
 
