@@ -1,8 +1,9 @@
 """What travels between server and clients, and nothing else: records, schema version, checks, byte counts.
 
 An instruction (train, statistics, gradients) is one record: a head (round, whether the client is in the cohort, the
-name of the assignment), the assignment itself where the client lacks it, and where training starts: the adapter, its
-quantized proxy, or the sums that the client lacks of those that the adapter is made of. A reply is one record: a head
+name of the assignment), the assignment itself where the client lacks it, under secure aggregation what the answer is
+masked under (``common.wire.secure``), and where training starts: the adapter, its quantized proxy, or the sums that the
+client lacks of those that the adapter is made of. A reply is one record: a head
 and the released code, packed. No loss and no example count leaves a client: each would be a release outside the
 mechanism. A client that lacks what an instruction leaves out says so, and nothing else. Flower itself adds one thing,
 how long the client's process ran: see ``answer-seconds`` in docs/privacy.md.
@@ -36,7 +37,7 @@ _HEAD = struct.Struct(f"<BI?{DIGEST_BYTES}s")  # schema, round, sampled, name of
 _ANSWER = struct.Struct("<BIi")  # schema, round, last round whose sum the client keeps
 _START = struct.Struct(f"<I{DIGEST_BYTES}s")  # the round before the first sum, digest of the adapter
 _PROXY = struct.Struct("<BQ")  # bits, size
-HEAD, ASSIGNMENT, CODE = "head", "asks", "code"
+HEAD, ASSIGNMENT, MASK, CODE = "head", "asks", "mask", "code"
 ADAPTER, PROXY, SUMS = "adapter", "proxy", "sums"
 
 
@@ -221,7 +222,7 @@ def _pack_start(start: Start) -> tuple[str, bytes]:
 
 def _unpack_start(task: dict[str, Any]) -> Start:
     found = {name: task[name] for name in _STARTS if name in task}
-    surplus = task.keys() - {HEAD, ASSIGNMENT, *_STARTS}
+    surplus = task.keys() - {HEAD, ASSIGNMENT, MASK, *_STARTS}
     if len(found) != 1 or surplus:
         raise WireError(f"instruction holds {', '.join(sorted(task))}: expected one of {', '.join(_STARTS)}")
     ((name, data),) = found.items()

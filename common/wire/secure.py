@@ -1,13 +1,12 @@
 """What secure aggregation sends: public keys once a run, terms of a masked answer, masked vectors.
 
 A set-up has two legs: everybody's public key up (37 B), everybody's directory down (37 B a member). After it a round's
-instruction has one more record, and its answers are vectors modulo 2^m. A repair is a second leg, only where somebody
+instruction has one more field, and its answers are vectors modulo 2^m. A repair is a second leg, only where somebody
 is missing.
 """
 
 import hashlib
 import json
-import math
 import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -21,13 +20,14 @@ from common.secure.directory import Directory
 from common.secure.keys import KEY_BYTES, SITE_BYTES, KeyFault
 from common.secure.masks import Words, modulus_bits
 from common.wire.assignment import Task
-from common.wire.records import NOTHING, WireError
+from common.wire.records import MASK, NOTHING, TASK, WireError
 
 KEYS, PEERS, REPAIR = "query.keys", "query.peers", "query.repair"
 SECURE = "secure"
 NEEDS_KEYS = "has no pair secrets for this"
 """In the refusal of a client that lacks the keys which the server takes it to have, so that it makes new ones."""
 _MOST_EXCHANGES = 2**62
+_MASK = struct.Struct("<qdI")  # exchange, rate, least; then the bitmap of who is present
 _ANSWER = struct.Struct("<qi")  # exchange, last round whose sum the client keeps
 
 
@@ -64,7 +64,8 @@ def bits_of(terms: ReleaseTerms) -> int:
 
 def with_secure(instruction: RecordDict, task: SecureTask) -> RecordDict:
     """An instruction whose answers are to be masked."""
-    return RecordDict({**instruction, SECURE: ConfigRecord(asdict(task))})
+    data = _MASK.pack(task.exchange, task.rate, task.least) + task.present
+    return RecordDict({TASK: ConfigRecord({**_record(instruction, TASK), MASK: data})})
 
 
 def secure_task(content: RecordDict, terms: ReleaseTerms, *, raw: bool) -> SecureTask | None:
@@ -72,16 +73,19 @@ def secure_task(content: RecordDict, terms: ReleaseTerms, *, raw: bool) -> Secur
 
     ``WireError`` where its trust model says otherwise, or for what is malformed.
     """
-    if (terms.trust == "secure") != (SECURE in content):
-        raise WireError(f"trust is {terms.trust!r}, and the instruction has {'a' if SECURE in content else 'no'} mask")
-    if SECURE not in content:
+    data = _record(content, TASK).get(MASK)
+    if (terms.trust == "secure") != (data is not None):
+        raise WireError(f"trust is {terms.trust!r}, and the instruction has {'no' if data is None else 'a'} mask")
+    if data is None:
         return None
     if raw or not terms.noise_multiplier:
         raise WireError("a masked answer is of noisy integers; this one is asked for in the clear")
-    found = _fields(content, SECURE, {"exchange": int, "rate": float, "least": int, "present": bytes})
+    if not isinstance(data, bytes) or len(data) < _MASK.size:
+        raise WireError(f'field "{MASK}" is {data!r:.40}, expected {_MASK.size} bytes and who is present')
     try:
         bits_of(terms)
-        return SecureTask(**found)
+        exchange, rate, least = _MASK.unpack_from(data)
+        return SecureTask(exchange, rate, least, data[_MASK.size :])
     except (ValueError, OverflowError) as error:
         raise WireError(f"masked answer: {error}") from None
 
@@ -104,7 +108,7 @@ def pack_key(key: bytes, site: bytes) -> RecordDict:
 
 def unpack_key(content: RecordDict) -> tuple[bytes, bytes]:
     """The inverse of ``pack_key``."""
-    found = _fields(content, SECURE, {"key": bytes, "site": bytes}, alone=True)
+    found = _fields(content, {"key": bytes, "site": bytes})
     if (len(found["key"]), len(found["site"])) != (KEY_BYTES, SITE_BYTES):
         raise WireError(f"a key of {len(found['key'])} bytes and a site's name of {len(found['site'])}")
     return found["key"], found["site"]
@@ -117,7 +121,7 @@ def pack_directory(directory: Directory, code_digest: str) -> RecordDict:
 
 def unpack_directory(content: RecordDict) -> tuple[Directory, str]:
     """The inverse of ``pack_directory``."""
-    found = _fields(content, SECURE, {"code-digest": str, "directory": bytes}, alone=True)
+    found = _fields(content, {"code-digest": str, "directory": bytes})
     try:
         return Directory.from_bytes(found["directory"]), found["code-digest"]
     except KeyFault as fault:
@@ -131,7 +135,7 @@ def pack_request(code_digest: str) -> RecordDict:
 
 def unpack_request(content: RecordDict) -> str:
     """The digest of the app's code that asks for keys."""
-    return str(_fields(content, SECURE, {"code-digest": str}, alone=True)["code-digest"])
+    return str(_fields(content, {"code-digest": str})["code-digest"])
 
 
 def pack_known(digest: bytes) -> RecordDict:
@@ -141,7 +145,7 @@ def pack_known(digest: bytes) -> RecordDict:
 
 def unpack_known(content: RecordDict) -> bytes:
     """The inverse of ``pack_known``."""
-    return bytes(_fields(content, SECURE, {"known": bytes}, alone=True)["known"])
+    return bytes(_fields(content, {"known": bytes})["known"])
 
 
 def pack_repair(exchange: int, present: bytes) -> RecordDict:
@@ -151,7 +155,7 @@ def pack_repair(exchange: int, present: bytes) -> RecordDict:
 
 def unpack_repair(content: RecordDict) -> tuple[int, bytes]:
     """The inverse of ``pack_repair``."""
-    found = _fields(content, SECURE, {"exchange": int, "present": bytes}, alone=True)
+    found = _fields(content, {"exchange": int, "present": bytes})
     return found["exchange"], found["present"]
 
 
@@ -166,7 +170,7 @@ def unpack_masked(content: RecordDict, exchange: int, size: int, bits: int) -> t
 
     Of another exchange or length: ``WireError``.
     """
-    found = _fields(content, SECURE, {"head": bytes, "values": bytes}, alone=True)
+    found = _fields(content, {"head": bytes, "values": bytes})
     if len(found["head"]) != _ANSWER.size:
         raise WireError(f"masked answer: its head is {len(found['head'])} bytes, expected {_ANSWER.size}")
     number, keeps = _ANSWER.unpack(found["head"])
@@ -178,13 +182,15 @@ def unpack_masked(content: RecordDict, exchange: int, size: int, bits: int) -> t
         raise WireError(f"masked vector: {error}") from None
 
 
-def _fields(content: RecordDict, name: str, expected: Mapping[str, type], *, alone: bool = False) -> dict[str, Any]:
+def _record(content: RecordDict, name: str, *, alone: bool = False) -> dict[str, Any]:
     record = content.get(name)
     if not isinstance(record, ConfigRecord) or (alone and len(content) != 1):
         raise WireError(f'expected a record "{name}"{" and no other" if alone else ""}; it has {sorted(content)}')
-    found = {key: cast("Any", value) for key, value in record.items()}
+    return {key: cast("Any", value) for key, value in record.items()}
+
+
+def _fields(content: RecordDict, expected: Mapping[str, type]) -> dict[str, Any]:
+    found = _record(content, SECURE, alone=True)
     if {key: type(value) for key, value in found.items()} != dict(expected):
-        raise WireError(f"record {name} holds {sorted(found)}, expected {', '.join(expected)} of their types")
-    if any(isinstance(value, float) and not math.isfinite(value) for value in found.values()):
-        raise WireError(f"record {name} holds a number that is not finite")
+        raise WireError(f"record {SECURE} holds {sorted(found)}, expected {', '.join(expected)} of their types")
     return found

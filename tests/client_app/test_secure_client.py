@@ -2,6 +2,7 @@
 
 import json
 import math
+import struct
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -15,13 +16,13 @@ from scipy.stats import binom
 from client_app import seat
 from client_app.node_config import PolicyRefusal
 from client_app.secure import lands_heads
-from client_app.site import Site
+from client_app.site import CodeMismatch, Site
 from common.model.adapted import AdaptedModel
 from common.privacy.mechanism import ReleaseTerms
 from common.secure.keys import NO_SITE
 from common.wire.assignment import Task
 from common.wire.digest import app_digest
-from common.wire.records import TRAIN, WireError, serialized_bytes
+from common.wire.records import MASK, TASK, TRAIN, WireError, serialized_bytes
 from common.wire.secure import (
     KEYS,
     PEERS,
@@ -170,17 +171,34 @@ def test_a_client_without_keys_says_so(adapted: AdaptedModel) -> None:
 
 @given(
     fields=st.dictionaries(
-        st.sampled_from(["exchange", "rate", "least", "present", "code-digest", "directory", "extra"]),
+        st.sampled_from(["exchange", "present", "code-digest", "directory", "extra"]),
         st.one_of(st.integers(-(2**63), 2**63 - 1), st.floats(), st.binary(max_size=90), st.text(max_size=5)),
     ),
-    kind=st.sampled_from([TRAIN, KEYS, PEERS, REPAIR]),
+    kind=st.sampled_from([KEYS, PEERS, REPAIR]),
 )
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_is_asked_is_a_refusal_or_an_answer(client: Client, fields: dict[str, Any], kind: str) -> None:
-    content = client.instructed(None) if kind == TRAIN else RecordDict()
-    content[SECURE] = ConfigRecord(fields)
+    with suppress(WireError, PolicyRefusal, CodeMismatch):
+        client.asked(RecordDict({SECURE: ConfigRecord(fields)}), kind)
+
+
+@given(
+    mask=st.one_of(
+        st.integers(-(2**63), 2**63 - 1),
+        st.binary(max_size=30),
+        st.tuples(st.integers(-(2**63), 2**63 - 1), st.floats(), st.integers(0, 2**32 - 1), st.binary(max_size=3)).map(
+            lambda told: struct.pack("<qdI", *told[:3]) + told[3]
+        ),
+        st.tuples(
+            st.integers(0, 2**62 - 1), st.floats(0, 1), st.integers(0, 6), st.sampled_from([b"\x1f", b"\x07"])
+        ).map(lambda told: struct.pack("<qdI", *told[:3]) + told[3]),
+    )
+)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_an_answer_is_to_be_masked_under_is_a_refusal_or_an_answer(client: Client, mask: int | bytes) -> None:
+    held = dict(client.instructed(None).config_records[TASK])
     with suppress(WireError, PolicyRefusal):
-        client.asked(content, kind)
+        client.asked(RecordDict({TASK: ConfigRecord({**held, MASK: mask})}), TRAIN)
 
 
 @statistical(1e-6, "system")

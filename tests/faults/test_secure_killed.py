@@ -116,8 +116,8 @@ def test_a_site_killed_between_the_legs_loses_the_round_and_no_more(field: Field
     wait_for(lambda: field.rounds_done("site") >= 1, 600, "no first round")
     frozen, other = worker_of(field, "north"), worker_of(field, "west")
     frozen.suspend()
-    west_has_answered = f"run={run} round=2 "
-    wait_for(lambda: west_has_answered in field.log("west-superexec"), 600, "west has not answered round 2")
+    answered = re.compile(rf"RUN {run}, ROUND 2\][^\n]*\n[^\n]*Sending: train[^\n]*\n[^\n]*Sent successfully")
+    wait_for(lambda: answered.search(field.log("west")), 600, "west's answer to round 2 has not left")
     field.federation.processes.kill("west")
     other.kill()
     wait_for(lambda: field.rounds_done("site") >= 2, 900, "round 2 never ended")

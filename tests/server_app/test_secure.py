@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from client_app.seat import RECORD
 from common.config import ConfigError
 from common.model.adapted import AdaptedModel
 from common.wire.records import TRAIN
-from common.wire.secure import KEYS, PEERS, REPAIR, SECURE
+from common.wire.secure import KEYS, PEERS, REPAIR, SECURE, secure_task, with_secure
 from server_app.rounds.cohort import FederationError
 from tests.support.secure_runs import SECURE as CHANGES
 from tests.support.secure_runs import SecureRun, overheard
@@ -133,9 +134,9 @@ def test_clients_that_were_told_different_terms_do_not_add_up(make: Make) -> Non
     run = make()
     opened = run.open(1)
     lied = opened.messages[2]
-    record = lied.content[SECURE]
-    assert isinstance(record, ConfigRecord)
-    changed = RecordDict({**lied.content, SECURE: ConfigRecord({**record, "rate": 0.25})})
+    told = secure_task(lied.content, opened.instruction.terms, raw=False)
+    assert told is not None
+    changed = with_secure(lied.content, replace(told, rate=0.25))
     meta = lied.metadata
     opened.messages[2] = Message(
         changed, dst_node_id=meta.dst_node_id, message_type=meta.message_type, ttl=meta.ttl, group_id=meta.group_id
