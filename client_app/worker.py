@@ -173,15 +173,19 @@ def _open(frame: Frame) -> tuple[Message, Context]:
 
 def _handle(message: Message, context: Context) -> Frame:
     from client_app.app import app  # noqa: PLC0415 - a worker that is not needed after all spares the seconds
+    from common.wire.records import LACKS  # noqa: PLC0415 - the same
 
     metadata = message.metadata
     who = f"run={metadata.run_id} round={metadata.group_id} node={context.node_id}"
     content = _pack(RecordDict())
     try:
-        answer = _pack(app(message, context).content)
+        reply = app(message, context)
+        answer = _pack(reply.content)
         check_size(answer)  # here, since its failure still takes the state along, with what was charged
         header, content = {"status": "done"}, answer
-        _log.info("%s answered %s", who, metadata.message_type)
+        _log.info(
+            "%s %s %s", who, "lacks what belongs to" if LACKS in reply.content else "answered", metadata.message_type
+        )
     except Exception as error:  # whatever a handler raises goes back as it would from the ClientApp's own process
         header = _failure(error)
         _log.exception("%s failed on %s", who, metadata.message_type)
