@@ -44,7 +44,9 @@ def prv_bounds(
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise CrossCheckUnavailable("the PRV accountant did not end in its time") from None  # no figure: it is published
+        raise CrossCheckUnavailable(
+            "the PRV accountant did not end in its time"
+        ) from None  # no figure: it is published
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         raise CrossCheckUnavailable(f"the PRV accountant failed: {reason[:200]}")

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from server_app.results.score_names import PRIVATE_ACCURACY, PRIVATE_LOSS
 from server_app.results.units import data_size, show
-from server_app.rounds.private_scores import PRIVATE_ACCURACY, PRIVATE_LOSS
 
 _MOST_GROUPS = 6  # more lines in one picture tell nobody anything; the table has all of them
 _OWN = "clients' own rows, ± noise"

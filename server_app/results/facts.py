@@ -9,9 +9,9 @@ from typing import Any
 
 from common.score_code import LOSS_BOUND
 from server_app.privacy.account import cross_check_sentence
+from server_app.results.score_names import PRIVATE_ACCURACY, PRIVATE_LOSS
 from server_app.results.units import data_size, show, times
 from server_app.rounds.controls import control_warning
-from server_app.rounds.private_scores import PRIVATE_ACCURACY, PRIVATE_LOSS
 
 Rows = list[tuple[str, ...]]
 _SIZES = " (and, if they ask Flower's server for its counts of bytes, how large the cohorts are: then less is promised)"

@@ -20,8 +20,8 @@ from server_app.results.page import markdown
 from server_app.results.plots import draw_plots
 from server_app.results.repeating import public_settings
 from server_app.results.run_bytes import plain_lora_bytes, run_bytes
+from server_app.results.score_names import PRIVATE_ACCURACY, PRIVATE_LOSS
 from server_app.rounds.divergence import VALIDATION_LOSS
-from server_app.rounds.private_scores import PRIVATE_ACCURACY, PRIVATE_LOSS
 from server_app.strategies.base import FederatedAdapter
 from server_app.strategies.findings import Findings
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from common.config import ConfigError, RunConfig
 from server_app.results.repeating import public_settings
-from server_app.rounds.private_scores import PRIVATE_ACCURACY, PRIVATE_LOSS
+from server_app.results.score_names import PRIVATE_ACCURACY, PRIVATE_LOSS
 
 PUBLIC = ("loss", "accuracy", "retention", "validation_loss", "epsilon", PRIVATE_LOSS, PRIVATE_ACCURACY)
 """Figures that a published report shows for each round; with their groups and standard errors."""

@@ -12,9 +12,7 @@ from torch import Tensor
 
 from common.privacy.mechanism import ReleaseTerms
 from common.score_code import decode_scores, score_errors
-
-PRIVATE_LOSS, PRIVATE_ACCURACY = "private_loss", "private_accuracy"
-"""Names of the metrics; their standard errors, of the noise alone, are named with ``_error`` behind."""
+from server_app.results.score_names import PRIVATE_ACCURACY, PRIVATE_LOSS
 
 
 @dataclass(frozen=True)

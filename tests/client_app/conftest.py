@@ -48,7 +48,9 @@ def own(adapted: AdaptedModel, tmp_path: Path) -> Callable[..., Client]:
         create_ledger(ledger)
         assert new_site_key.main([str(tmp_path / "key")])[0]
         pinned = [public_key(new_private_key()) for _ in range(MEMBERS - 1)]
-        (tmp_path / "peers").write_text("".join(f"{key.hex()} site-{n}\n" for n, key in enumerate(pinned)))
+        (tmp_path / "peers").write_text(
+            "".join(f"{key.hex()} site-{n}\n" for n, key in enumerate(pinned)), encoding="utf-8"
+        )
         files = {"site-key": str(tmp_path / "key"), "peers": str(tmp_path / "peers")}
         limits = {"max-epsilon": 20.0, "ledger-path": str(ledger), "data-path": str(data), "max-local-steps": 4}
         found = Client(adapted, {key.replace("_", "-"): value for key, value in {**limits, **files, **node}.items()})

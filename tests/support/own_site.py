@@ -26,9 +26,10 @@ from tests.support.messages import NODE, instruction
 from tests.support.tiny import TINY
 
 ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 KEYS: dict[str, Any] = {
     f"{section}.{name}" if isinstance(value, dict) else section: default
-    for section, value in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"].items()
+    for section, value in PROJECT["tool"]["flwr"]["app"]["config"].items()
     for name, default in (value.items() if isinstance(value, dict) else [("", value)])
 }
 ROWS = [{"prompt": f"the sum of {n} and 3 is", "completion": f" {n + 3}", "diagnosis": "well"} for n in range(12)]

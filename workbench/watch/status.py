@@ -16,7 +16,7 @@ from server_app.results.folder import RunFolder
 from server_app.results.json_lines import finite
 from server_app.results.monitor import NAME as MONITOR
 from server_app.results.resuming import why_not_resumable
-from server_app.rounds.private_scores import PRIVATE_ACCURACY, PRIVATE_LOSS
+from server_app.results.score_names import PRIVATE_ACCURACY, PRIVATE_LOSS
 
 _ROUNDS, _SITES, _FAILURES, _PACE = 30, 40, 40, 10
 _TROUBLE = {"node_failed", "reply_dropped", "node_silent", "run_failed", "backing_off", "waiting_for_nodes"}
