@@ -156,7 +156,8 @@ def test_a_model_that_is_not_finite_ends_in_divergence_not_in_an_error(make: Mak
     assert "diverged" in strategy.stop_reason
     strategy, grid = make(PRIOR)
     strategy.state.optimizer.reset(torch.full((3072,), torch.nan))
-    assert not strategy.prepare(grid).decode(torch.ones(24)).any()
+    codec = strategy.prepare(grid)
+    assert not codec.decode(torch.ones(codec.size)).any()
 
 
 def gradients(adapted: AdaptedModel, count: int = 64) -> Tensor:
