@@ -1,6 +1,8 @@
 """Who holds which rows: a site its own file, a simulated client its share of one data set, the server public ones."""
 
+import io
 import warnings
+from contextlib import redirect_stderr
 from functools import lru_cache
 
 import torch
@@ -96,7 +98,8 @@ def private_examples(data: DataConfig, partition: int, num_partitions: int, seed
             f'data.partitioner = "{data.partitioner}" makes {partitioner.num_partitions} partitions of '
             f'"{data.group_column}", but there are {num_partitions} clients: use as many clients, or change it'
         )
-    rows = partitioner.load_partition(partition)
+    with redirect_stderr(io.StringIO()):  # a bar of progress, on a terminal that has one of its own
+        rows = partitioner.load_partition(partition)
     if _CODES in rows.column_names:
         rows = rows.remove_columns(_CODES)
     return rows if data.name == "demo" else _distinct(rows, data)

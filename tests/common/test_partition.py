@@ -50,9 +50,10 @@ def test_a_small_concentration_gives_each_client_few_groups(sorted_file: str) ->
     assert largest_share(0.05) > largest_share(1000.0) + 0.15
 
 
-def test_natural_clients_hold_one_group_each(sorted_file: str) -> None:
+def test_natural_clients_hold_one_group_each(sorted_file: str, capfd: pytest.CaptureFixture[str]) -> None:
     groups = [set(part["group"]) for part in parts(DataConfig(name=sorted_file, partitioner="natural"), 4)]
     assert sorted(groups, key=str) == [{"a"}, {"b"}, {"c"}, {"d"}]
+    assert not capfd.readouterr().err, "a library's bar of progress reached the terminal"
 
 
 def test_more_clients_than_natural_groups_are_refused(sorted_file: str) -> None:
