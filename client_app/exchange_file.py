@@ -2,7 +2,8 @@
 
 Flower keeps a client's state with the reply. Were both lost after the reply has gone, the same exchange would be
 answered anew under the same masks, and the difference of two answers is masked by nothing. The file lies beside the
-site's ledger; a run key is fresh, so that a file which is gone knows of no exchange that could come again after a
+site's ledger and is never cut, as little as that: all runs share it, and one that asks often must not make the site
+forget another's. A run key is fresh, so that a file which is gone knows of no exchange that could come again after a
 restart of the SuperNode, which has lost the key as well.
 """
 
@@ -14,7 +15,6 @@ from client_app.rows import is_retry_of, message_name
 from common.wire.records import WireError
 
 _SUFFIX, _UNNAMED = ".exchanges", b"-"
-_LONGEST = 2**20  # bytes kept: some thousand exchanges; older ones have smaller numbers
 
 
 def claim(ledger_path: str, key: bytes, exchange: int, leg: int) -> None:
@@ -34,8 +34,6 @@ def claim(ledger_path: str, key: bytes, exchange: int, leg: int) -> None:
             if (exchange, leg) == max(claimed) and is_retry_of(claimed[exchange, leg]):
                 return
             raise WireError(f"exchange {exchange} is answered already, as this site has written down")
-        if file.tell() > _LONGEST:
-            file.truncate(0)
         apart = b"\n" if text and not text.endswith(b"\n") else b""  # what was torn has claimed nothing
         file.write(b"%s%s %d %d %s\n" % (apart, mine, exchange, leg, message_name().encode() or _UNNAMED))
         file.flush()

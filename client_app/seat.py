@@ -24,7 +24,6 @@ from common.wire.records import WireError
 from common.wire.secure import NEEDS_KEYS, SecureTask, bits_of, context_of, repair_context
 
 RECORD, AGAIN = "secure-seat", "secure-again"
-_MOST_REMEMBERED = 4096
 _answered: dict[bytes, tuple[int, bool]] = {}
 
 
@@ -65,12 +64,11 @@ class Seat:
         return cls(**values | {"secrets": secrets})
 
     def keep(self, state: RecordDict) -> None:
-        """Put it into the state, and into this process's memory."""
+        """Put it into the state and, once it has answered something, for good into this process's memory."""
         values = {part.name: getattr(self, part.name) for part in fields(self)} | {"secrets": b"".join(self.secrets)}
         state[RECORD] = ConfigRecord(values)
-        _answered[self.public] = (self.last, self.repaired)
-        if len(_answered) > _MOST_REMEMBERED:
-            del _answered[next(iter(_answered))]
+        if self.asked:  # keys alone cost whoever asks nothing, and must not push out what was answered
+            _answered[self.public] = (self.last, self.repaired)
 
     @property
     def peers(self) -> list[int]:

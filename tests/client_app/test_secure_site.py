@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flwr.app import RecordDict
 
 from client_app import answer as answering
 from client_app import seat
@@ -199,3 +200,26 @@ def test_a_torn_line_takes_no_later_one_with_it(tmp_path: Path) -> None:
     for exchange in (3, 2, 1):
         with pytest.raises(WireError):
             claim(ledger, key, exchange, 0)
+
+
+def test_a_run_that_asks_often_makes_no_site_forget_what_another_was_answered(tmp_path: Path) -> None:
+    """Its questions may be free: a coin of next to no rate, or keys alone."""
+    ledger, one, other = str(tmp_path / "ledger"), bytes(32), bytes([1] * 32)
+    claim(ledger, one, 7, 0)
+    with Path(ledger + ".exchanges").open("ab") as file:  # what 20,000 answers leave
+        file.writelines(
+            b"%s %d 0 %s\n" % (other.hex().encode(), number, bytes(16).hex().encode()) for number in range(20_000)
+        )
+    claim(ledger, other, 20_001, 0)
+    with pytest.raises(WireError, match="as this site has written down"):
+        claim(ledger, one, 7, 0)
+
+
+def test_keys_that_nothing_was_answered_under_push_nothing_out_of_a_workers_memory(own: Callable[..., Client]) -> None:
+    client = own()
+    client.answers(told(1))
+    before = seat.Seat.of(client.context.state)
+    assert before is not None
+    for _ in range(5_000):
+        seat.fresh_seat(new_private_key(), before).keep(RecordDict())
+    assert seat._answered[before.public] == (1, False)
