@@ -107,7 +107,8 @@ def plan_scores(asked: Asked) -> Compute:
     _check_length("scores", score_code.SIZE, asked.task)
 
     def compute(examples: TokenizedExamples, source: RandomSource) -> np.ndarray:
-        found = held_out_scores(asked.adapted, asked.adapter, examples, asked.train)
+        even = asked.site.data is not None
+        found = held_out_scores(asked.adapted, asked.adapter, examples, asked.train, even=even)
         code = score_code.encode_scores(*found)
         if not torch.isfinite(code).all():  # zeros: an error would tell that there is no row, or of the loss
             code = torch.zeros(score_code.SIZE)

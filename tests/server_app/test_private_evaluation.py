@@ -91,9 +91,9 @@ def test_what_is_held_out_is_never_trained_on(
     def spy(name: str, kind: str) -> None:
         original = getattr(client_module, name)
 
-        def spying(*given: Any) -> Any:
+        def spying(*given: Any, **named: Any) -> Any:
             used[kind] |= tagged(asked[0], given[2])
-            return original(*given)
+            return original(*given, **named)
 
         monkeypatch.setattr(client_module, name, spying)
 
@@ -130,7 +130,7 @@ def test_without_private_evaluation_all_rows_are_trained_on(make: Make, monkeypa
 @statistical(rms_outside(0.72, 1.28, 160), "system")
 def test_the_noise_is_as_large_as_is_told(make: Make, monkeypatch: pytest.MonkeyPatch, trust: str) -> None:
     """160 scores, 80 of each kind, around known means; misses half of σ, or twice of it, in none."""
-    monkeypatch.setattr(client_module, "held_out_scores", lambda *_: (1.5, 0.25))
+    monkeypatch.setattr(client_module, "held_out_scores", lambda *_, **__: (1.5, 0.25))
     many = {"num-server-rounds": 80, "privacy.epsilon": 2.0, "privacy.trust": trust, "privacy.dropouts": 0}
     strategy, grid = make({**CLEAR, **many})
     strategy.state.codec = strategy.recipe.codec
@@ -175,7 +175,7 @@ def test_a_round_that_is_done_again_leaves_one_for_the_last(files: Files, tmp_pa
 
 
 def test_who_does_not_answer_counts_as_the_middle(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "held_out_scores", lambda *_: (0.0, 1.0))
+    monkeypatch.setattr(client_module, "held_out_scores", lambda *_, **__: (0.0, 1.0))
     strategy, grid = make(CLEAR)
     strategy.state.codec = strategy.recipe.codec
     found = strategy._score_privately(faulty(grid, raising={2}, silent={3}), 0, last=True)

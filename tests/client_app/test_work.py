@@ -1,0 +1,64 @@
+"""What time tells of a site's rows: every kind of answer sends as many through the model, however many it has."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from client_app import held_out, local_update
+from client_app.held_out import held_out_scores
+from common.config import RunConfig, TrainConfig
+from common.data import private_tokens
+from common.model.adapted import AdaptedModel
+from common.model.label_logits import logits_at
+from common.wire.records import EVALUATE, STATISTICS, TRAIN
+from tests.support.own_site import SiteUnderTest
+from tests.support.tiny import CLIENTS, Files, tiny_config
+
+WORK = {"train__batch_size": 4, "train__local_steps": 3, "train__learning_rate": 0.1}
+
+
+@pytest.mark.parametrize("kind", [TRAIN, STATISTICS, EVALUATE])
+def test_an_answer_is_as_much_work_however_many_rows_a_site_has(
+    adapted: AdaptedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """As long as they fill a batch; that this and their lengths may be told by time is in docs/privacy.md."""
+    seen: list[int] = []
+
+    def counting(model: torch.nn.Module, ids: Tensor, *rest: Tensor) -> Tensor:
+        seen.append(len(ids))
+        return logits_at(model, ids, *rest)  # type: ignore[arg-type]
+
+    for module in (held_out, local_update):
+        monkeypatch.setattr(module, "logits_at", counting)
+    site = SiteUnderTest(adapted, tmp_path, {"max-epsilon": 0.0, "ledger-path": str(tmp_path / "spent.jsonl")})
+    works = []
+    for count in (30, 60, 400):
+        path = tmp_path / f"{count}.jsonl"
+        rows = [{"prompt": f"the sum of {number} and 3 is", "completion": f" {number + 3}"} for number in range(count)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        site.fresh()
+        seen.clear()
+        assert site.ask(path, kind, **WORK).kind == "release"
+        works.append(list(seen))
+    assert works[0]
+    assert works == [works[0]] * 3
+
+
+@pytest.mark.parametrize("batch", [1, 3, 64])
+def test_rows_that_go_through_the_model_again_count_once(config: RunConfig, adapted: AdaptedModel, batch: int) -> None:
+    train = TrainConfig.model_validate({"local-steps": 2, "batch-size": batch, "gradient-accumulation": 3})
+    rows = private_tokens(config.data, adapted.tokenizer, 0, CLIENTS, config.seed)
+    some = rows.select(torch.arange(min(len(rows), 18 * batch)))
+    plain = held_out_scores(adapted, adapted.initial, some, train)
+    assert held_out_scores(adapted, adapted.initial, some, train, even=True) == pytest.approx(plain, rel=1e-5)
+
+
+def test_no_row_has_no_score(files: Files, adapted: AdaptedModel) -> None:
+    rows = private_tokens(tiny_config(files, Path()).data, adapted.tokenizer, 0, CLIENTS, 1)
+    none = rows.select(torch.arange(0))
+    for even in (True, False):
+        assert all(map(math.isnan, held_out_scores(adapted, adapted.initial, none, TrainConfig(), even=even)))
