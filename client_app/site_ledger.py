@@ -114,8 +114,9 @@ def charge_release(
     if not policy.ledger_path:
         spent = SiteLedger() if state.get(RECORD) is None else SiteLedger.of(state[RECORD])
         after = _charged(spent, policy, with_it)
+        now = ConfigRecord((after if spend or spent is None else spent).values())  # as much work either way
         if spend:
-            state[RECORD] = ConfigRecord(after.values())
+            state[RECORD] = now
         return
     with _locked(policy.ledger_path) as file:
         spent = _last(file)
