@@ -27,6 +27,7 @@ from common.model.tangents import ModelTangents
 from server_app.priors.public_gradients import directions, pseudo_clients, rows_bytes
 from server_app.priors.public_prompts import check_enough, public_prompts
 from server_app.privacy.plan import mean_noise
+from server_app.results.published_names import public_name
 from server_app.results.units import count, data_size
 from server_app.rounds.round import OpenRound
 from server_app.strategies.base import FederatedAdapter
@@ -187,7 +188,7 @@ class PriorFindings(Findings):
             "encoder_bytes_down_per_refresh": self.encoder_bytes,
             "pseudo_gradient_energy_in_rows": costs.energy,
             "rows": costs.rows,
-            "summary": f"a public prior of {costs.prompts:.0f} prompts ({prior.prompts}), made "
+            "summary": f"a public prior of {costs.prompts:.0f} prompts ({public_name(prior.prompts)}), made "
             f"{count(int(costs.refreshes), 'time')} on the server; a client gets "
             f"{data_size(self.encoder_bytes)} of it, once for each time",
         }

@@ -10,8 +10,9 @@ from common.demo.prompts import public_questions
 from common.demo.tasks import evaluation_examples, splits_of, template_of
 from common.model.adapted import AdaptedModel
 from server_app.priors import public_prompts
+from server_app.results.folder import PUBLISHED
 from tests.support.strategy_runs import Make
-from tests.support.tiny import CLIENTS, Files, planned, tiny_config
+from tests.support.tiny import CLIENTS, Files, planned, run_tiny, tiny_config
 
 PRIOR: dict[str, Any] = {"strategy.name": "public-prior", "codec.size": 24}
 OWN = {"public-prior.prompts": "template", "public-prior.template": "is {x} {y} ?"}
@@ -76,3 +77,15 @@ def test_no_pseudo_client_is_asked_what_any_split_scores(
     scored = {prompt for split in splits_of(task) for prompt in evaluation_examples(task, split, 1)["prompt"]}
     assert len(prompts_asked[0]) > 100
     assert scored.isdisjoint(prompts_asked[0])
+
+
+def test_no_published_file_tells_where_the_prompts_lie(files: Files, tmp_path: Path) -> None:
+    prompts = tmp_path / "jane-doe" / "asked.txt"
+    prompts.parent.mkdir()
+    prompts.write_text("".join(f"question : what is the sum of {n} and 3 ? answer :\n" for n in range(90)))
+    changes = {**PRIOR, "public-prior.prompts": str(prompts), "public-prior.template": "", "num-server-rounds": 1}
+    folder = run_tiny(tiny_config(files, tmp_path, changes), plots=True)
+    told = [file for name in PUBLISHED for file in [folder.path / name, *(folder.path / name).rglob("*")]]
+    texts = {file.name: file.read_bytes() for file in told if file.is_file()}
+    assert b"asked.txt" in texts["report.md"]
+    assert not [name for name, text in texts.items() if b"jane-doe" in text]
