@@ -82,7 +82,8 @@ def test_no_pseudo_client_is_asked_what_any_split_scores(
 def test_no_published_file_tells_where_the_prompts_lie(files: Files, tmp_path: Path) -> None:
     prompts = tmp_path / "jane-doe" / "asked.txt"
     prompts.parent.mkdir()
-    prompts.write_text("".join(f"question : what is the sum of {n} and 3 ? answer :\n" for n in range(90)))
+    asked = "".join(f"question : what is the sum of {n} and 3 ? answer :\n" for n in range(90))
+    prompts.write_text(asked, encoding="utf-8")
     changes = {**PRIOR, "public-prior.prompts": str(prompts), "public-prior.template": "", "num-server-rounds": 1}
     folder = run_tiny(tiny_config(files, tmp_path, changes), plots=True)
     told = [file for name in PUBLISHED for file in [folder.path / name, *(folder.path / name).rglob("*")]]
