@@ -26,7 +26,7 @@ def rows(field: Field, name: str) -> list[tuple[int, int]]:
 
 def test_a_superlink_killed_and_back_ends_no_run(field: Field) -> None:
     run = field.federation.submit(field.config("superlink", rounds=3))
-    wait_for(lambda: field.rounds_done("superlink") >= 1, 600, "no first round")
+    field.wait_rounds("superlink", 1)
     field.federation.processes.kill("superlink")
     time.sleep(3)
     field.federation.start_superlink()
@@ -38,7 +38,7 @@ def test_a_superlink_killed_and_back_ends_no_run(field: Field) -> None:
 
 def test_a_client_process_killed_at_its_start_is_replaced_by_flower(field: Field) -> None:
     run = field.federation.submit(field.config("early", rounds=2))
-    wait_for(lambda: field.rounds_done("early") >= 1, 600, "no first round")
+    field.wait_rounds("early", 1)
     field.process("north-superexec", "flwr-clientapp", born_after=time.time()).send_signal(signal.SIGKILL)
     completed(field, run)
     assert rows(field, "early") == [(1, 3), (2, 3)]
@@ -47,7 +47,7 @@ def test_a_client_process_killed_at_its_start_is_replaced_by_flower(field: Field
 
 def test_a_client_process_killed_while_its_worker_is_frozen_costs_the_round_one_reply(field: Field) -> None:
     run = field.federation.submit(field.config("client", rounds=3))
-    wait_for(lambda: field.rounds_done("client") >= 1, 600, "no first round")
+    field.wait_rounds("client", 1)
     frozen = [worker for worker in map(psutil.Process, workers(field)) if is_of(worker, field, "north")]
     assert len(frozen) == 1
     frozen[0].suspend()  # a computation that takes long
@@ -80,7 +80,7 @@ def failures(field: Field, name: str) -> list[str]:
 
 def test_a_worker_killed_between_rounds_costs_nothing(field: Field) -> None:
     run = field.federation.submit(field.config("worker", rounds=2))
-    wait_for(lambda: field.rounds_done("worker") >= 1, 600, "no first round")
+    field.wait_rounds("worker", 1)
     pids = workers(field)
     assert len(pids) == 3
     psutil.Process(pids[0]).kill()
@@ -112,9 +112,9 @@ def test_a_server_app_killed_in_a_round_is_resumed(field: Field) -> None:
 def test_a_supernode_killed_and_back_costs_the_round_one_reply(field: Field) -> None:
     """How soon the server counts on it again is Flower's affair: round 2 is without it, the last of six is not."""
     run = field.federation.submit(field.config("node", rounds=6))
-    wait_for(lambda: field.rounds_done("node") >= 1, 600, "no first round")
+    field.wait_rounds("node", 1)
     field.federation.processes.kill("south")
-    wait_for(lambda: field.rounds_done("node") >= 2, 900, "no second round")
+    field.wait_rounds("node", 2, 900)
     field.federation.start_node(field.sites["south"])
     completed(field, run)
     print(f"OBSERVED SuperNode killed: rounds {rows(field, 'node')}: {failures(field, 'node')}")
@@ -166,7 +166,7 @@ def test_two_runs_at_once_end_with_books_of_their_own(field: Field) -> None:
 def test_a_site_s_superexec_killed_in_mid_message_costs_one_reply_and_hangs_no_supernode(field: Field) -> None:
     """Its ClientApp ends with it. Flower's SuperNode would wait for that answer for ever, were it not given one."""
     run = field.federation.submit(field.config("superexec", rounds=3))
-    wait_for(lambda: field.rounds_done("superexec") >= 1, 600, "no first round")
+    field.wait_rounds("superexec", 1)
     (frozen,) = [worker for worker in map(psutil.Process, workers(field)) if is_of(worker, field, "south")]
     frozen.suspend()  # so that the message is under way
     try:

@@ -16,7 +16,7 @@ import pytest
 import tomli_w
 
 from server_app.privacy.ledger import Ledger
-from tests.faults.conftest import Field, nothing_left, wait_for
+from tests.faults.conftest import Field, nothing_left
 from workbench.deployment import commands
 from workbench.deployment.certificates import make_certificates
 from workbench.deployment.federation import CONNECTION, LocalFederation
@@ -107,7 +107,7 @@ def apart(cable: Cable, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fi
 
 def test_three_minutes_without_any_site_cost_one_charged_round_at_most(apart: Field, cable: Cable) -> None:
     run = apart.federation.submit(apart.config("outage", rounds=6))
-    wait_for(lambda: apart.rounds_done("outage") >= 2, 900, "no second round")
+    apart.wait_rounds("outage", 2, 900)
     cable.set("down")
     cut, began = apart.rounds_done("outage"), time.monotonic()
     time.sleep(OUTAGE_SECONDS)

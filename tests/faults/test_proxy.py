@@ -100,7 +100,7 @@ def ask(field: Field, address: str, path: str, body: bytes = b"") -> int:
 def test_a_run_goes_through_the_proxy_though_the_superlink_behind_it_is_killed_and_comes_back(behind: Field) -> None:
     federation = behind.federation
     run = federation.submit(behind.config("proxied", rounds=3))
-    wait_for(lambda: behind.rounds_done("proxied") >= 1, 900, "no first round")
+    behind.wait_rounds("proxied", 1, 900)
     federation.processes.kill("superlink")
     wait_for(lambda: any(status == 502 for status, _ in passed(behind)), 60, "nobody dialled while it was away")
     federation.start_superlink()

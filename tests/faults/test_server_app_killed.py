@@ -95,7 +95,7 @@ def test_killed_while_it_writes_a_checkpoint(field: Field) -> None:
 
 def test_stopped_by_the_operator_and_continued(field: Field) -> None:
     run = field.federation.submit(field.config("stopped", rounds=3))
-    wait_for(lambda: field.rounds_done("stopped") >= 1, 600, "no first round")
+    field.wait_rounds("stopped", 1)
     server_app = field.process("superlink-superexec", "flwr-serverapp")
     field.federation.flwr("stop", str(run), "deployment")
     state = field.federation.wait(run, RUN_SECONDS)
