@@ -75,6 +75,7 @@ def demo_config(rounds: int, output: Path, name: str = "") -> RunConfig:
         "privacy.dropouts": 1,
         "privacy.sampling-rate": 1.0,
         "stage-one.sampling-rate": 1.0,
+        "server.learning-rate": 0.03,  # .015 K/z, less for what one missing site is allowed for
         "output.dir": str(output),
         "output.name": name,
     }
