@@ -78,7 +78,7 @@ def rows(field: Field, name: str) -> list[tuple[int, int]]:
 
 def test_a_client_killed_in_the_first_leg_is_done_without_and_comes_back(field: Field) -> None:
     run = field.federation.submit(secure(field, "client"))
-    wait_for(lambda: field.rounds_done("client") >= 1, 600, "no first round")
+    field.wait_rounds("client", 1)
     frozen = worker_of(field, "north")
     frozen.suspend()  # it holds its message, and is killed over it
     wait_for(lambda: field.rounds_done("client") >= 2 or field.events("client", "round_repaired"), 600, "no repair")
@@ -95,7 +95,7 @@ def test_a_client_killed_in_the_first_leg_is_done_without_and_comes_back(field: 
 
 def test_a_server_killed_between_the_legs_goes_on_with_keys_of_its_own(field: Field) -> None:
     run = field.federation.submit(secure(field, "server"))
-    wait_for(lambda: field.rounds_done("server") >= 1, 600, "no first round")
+    field.wait_rounds("server", 1)
     frozen = worker_of(field, "south")
     frozen.suspend()
     try:
@@ -120,14 +120,14 @@ def test_a_server_killed_between_the_legs_goes_on_with_keys_of_its_own(field: Fi
 def test_a_site_killed_between_the_legs_loses_the_round_and_no_more(field: Field) -> None:
     """Its SuperNode, worker and keys are gone: the second leg lacks one, and everybody gets new keys."""
     run = field.federation.submit(secure(field, "site", rounds=4))
-    wait_for(lambda: field.rounds_done("site") >= 1, 600, "no first round")
+    field.wait_rounds("site", 1)
     frozen, other = worker_of(field, "north"), worker_of(field, "west")
     frozen.suspend()
     answered = re.compile(rf"RUN {run}, ROUND 2\][^\n]*\n[^\n]*Sending: train[^\n]*\n[^\n]*Sent successfully")
     wait_for(lambda: answered.search(field.log("west")), 600, "west's answer to round 2 has not left")
     field.federation.processes.kill("west")
     end(other)
-    wait_for(lambda: field.rounds_done("site") >= 2, 900, "round 2 never ended")
+    field.wait_rounds("site", 2, 900.0)
     end(frozen)
     field.federation.start_node(field.sites["west"])
     state = field.federation.wait(run, RUN_SECONDS)
