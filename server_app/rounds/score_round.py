@@ -4,7 +4,6 @@ import logging
 from collections.abc import Iterable, Sequence
 
 import torch
-from flwr.app import RecordDict
 
 from common.privacy.mechanism import ReleaseTerms, sum_releases
 from common.privacy.noise import RandomSource
@@ -34,14 +33,11 @@ def ask_scores(
     """
     number, missing = parcel.task.round, set(away)
 
-    def content_of(node: int) -> RecordDict:
-        return downlink.content(parcel, node)
-
     if secure is None:
         asked = Instruction(number, terms, [node for node in nodes if node not in missing])
-        asked.address(content_of, EVALUATE, timeout)
     else:
-        asked = secure[0].instruct(number, terms, secure[1], _ALL, content_of, EVALUATE, missing)
+        asked = secure[0].instruction(number, terms, secure[1], _ALL, missing)
+    asked.address(lambda node: downlink.content(parcel, node), EVALUATE, timeout)
     log_event("evaluation_started", round=number - 1, cohort=len(asked.cohort))
     return asked
 

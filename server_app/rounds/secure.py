@@ -93,11 +93,10 @@ class SecureAggregation:
             "charged for it"
         )
 
-    def instruct(
-        self, server_round: int, terms: ReleaseTerms, exchange: int, rate: float,
-        content_of: Callable[[int], RecordDict], kind: str, away: set[int],
-    ) -> Instruction:  # fmt: skip
-        """Everybody who has keys and is not ``away`` (or all, if these are too few), addressed with a node's content.
+    def instruction(
+        self, server_round: int, terms: ReleaseTerms, exchange: int, rate: float, away: set[int]
+    ) -> Instruction:
+        """To everybody who has keys and is not ``away`` (or to all, if these are too few); still to be addressed.
 
         What their masks depend on is the same for all (``context_of``); what each of them lacks is not.
         """
@@ -105,13 +104,11 @@ class SecureAggregation:
         present = present if len(present) >= self.least else self.ready
         task = SecureTask(exchange, rate, self.least, self._bitmap(present))
         bits = bits_of(terms)
-        instruction = Instruction(
+        return Instruction(
             server_round, terms, sorted(present),
             reader=lambda reply: unpack_masked(reply, exchange, terms.size, bits),
             dress=lambda content: with_secure(content, task),
         )  # fmt: skip
-        instruction.address(content_of, kind, self.ttl)
-        return instruction
 
     def hear(self, instruction: Instruction, exchange: int, replies: Sequence[Message], ask: Ask) -> Heard:
         """The sum of what was replied to an instruction, or why there is none."""

@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 from torch import Tensor
@@ -175,18 +175,14 @@ class FederatedAdapter(FlowerStrategy):
         draw, rate = self.account.draw_number(server_round), self.config.privacy.sampling_rate
         parcel = self.parcel(server_round, adapter)
 
-        def content_of(node: int) -> RecordDict:
-            return self.downlink.content(parcel, node)
-
         if self.secure:
             away = set(self.attendance.away)
-            number = self.account.exchange_number
-            asked = self.secure.instruct(server_round, terms, number, rate, content_of, TRAIN, away)
-            return OpenRound(asked, codec, parcel)
-        cohort = self.draw_cohort(draw, rate, plan.shares)
-        instruction = Instruction(server_round, terms, cohort, covered=self.covered(cohort))
+            instruction = self.secure.instruction(server_round, terms, self.account.exchange_number, rate, away)
+        else:
+            cohort = self.draw_cohort(draw, rate, plan.shares)
+            instruction = Instruction(server_round, terms, cohort, covered=self.covered(cohort))
         timeout = self.config.federation.round_timeout
-        instruction.address(content_of, TRAIN, timeout)
+        instruction.address(lambda node: self.downlink.content(parcel, node), TRAIN, timeout)
         return OpenRound(instruction, codec, parcel)
 
     @property

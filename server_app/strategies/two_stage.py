@@ -102,14 +102,12 @@ class TwoStage(FederatedAdapter):
             return self.ask(grid, messages, timeout)
 
         if self.secure:
-            instruction = self.secure.instruct(
-                0, terms, number, stage.sampling_rate, lambda node: self.downlink.content(parcel, node),
-                self.message_type, set(self.attendance.away),
-            )  # fmt: skip
+            away = set(self.attendance.away)
+            instruction = self.secure.instruction(0, terms, number, stage.sampling_rate, away)
         else:
             cohort = self.draw_cohort(0, stage.sampling_rate, self.account.plan.stage_one_shares)
             instruction = Instruction(0, terms, cohort, raw=parcel.task.raw, covered=self.covered(cohort))
-            instruction.address(lambda node: self.downlink.content(parcel, node), self.message_type, timeout)
+        instruction.address(lambda node: self.downlink.content(parcel, node), self.message_type, timeout)
         log_event("stage_one_started", round=0, cohort=len(instruction.cohort))
         replies = self.gather(grid, instruction, parcel, timeout)
         if self.secure:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from flwr.app import ConfigRecord, RecordDict
 from hypothesis import HealthCheck, given, settings
@@ -116,6 +117,19 @@ def test_a_bad_instruction_is_refused_and_takes_nothing(
 def test_a_masked_answer_is_never_asked_for_in_the_clear(client: Client) -> None:
     with pytest.raises(WireError, match="in the clear"):
         client.answers(told(1), raw=True)
+
+
+def test_a_member_that_is_told_of_another_modulus_shares_no_mask_and_its_answer_is_not_read(client: Client) -> None:
+    """The modulus follows from the terms: a server that tells members of different terms gets no sum of them."""
+    found = seat.Seat.of(client.context.state)
+    assert found is not None
+    task, exchange = Task(1, TERMS, app_digest()), told(1)
+    other = replace(task, terms=replace(TERMS, noise_multiplier=200.0))
+    assert bits_of(other.terms) > bits_of(TERMS)
+    masks = [found.entered(each, exchange).masks().astype(np.int64) for each in (task, other)]
+    assert np.count_nonzero((masks[0] - masks[1]) % 2 ** bits_of(TERMS)) > TERMS.size // 2  # no prefix of one another
+    with pytest.raises(WireError, match="masked vector"):
+        unpack_masked(client.answers(exchange, other.terms), 1, TERMS.size, bits_of(TERMS))
 
 
 @pytest.mark.parametrize(
