@@ -1,7 +1,7 @@
 """One private client at the size of LLaMA-7B: ``python -m benchmarks.gpu`` on a CUDA card, ``--small`` anywhere.
 
 Random weights in LLaMA-7B's layout (bfloat16, and 4-bit by bitsandbytes), LoRA of rank 8 on q, k, v and o. Measured,
-with the device synchronised: one local step; encode with a new draw of the projection, encode alone, clip and noise;
+with the device synchronized: one local step; encode with a new draw of the projection, encode alone, clip and noise;
 decode.
 The projection's bandwidth is the bytes that it must read (vector, permutation, signs) over its time, next to the card's
 measured copy bandwidth. Prints one Markdown table, each row as soon as it is measured.
@@ -120,7 +120,7 @@ def rows_of(adapted: AdaptedModel, name: str, arguments: argparse.Namespace) -> 
         epochs = iter(range(1, 10_000))
         drawn = measure(lambda c=codec, e=epochs: c.redraw(next(e)).encode(gradient), device, repeats)  # type: ignore[misc]
         encoded = measure(lambda c=codec: c.encode(gradient), device, repeats)  # type: ignore[misc]
-        privatised = measure(
+        privatized = measure(
             lambda c=codec, t=terms, e=epochs: release_gradient(gradient, c.redraw(next(e)), t, RandomSource.system()),  # type: ignore[misc]
             device,
             repeats,
@@ -132,8 +132,8 @@ def rows_of(adapted: AdaptedModel, name: str, arguments: argparse.Namespace) -> 
         yield _row(
             name,
             f"draw + encode + clip + noise, k = {k:,}",
-            privatised,
-            f"{privatised.seconds / step.seconds:.2%} of the local step (goal: 1 %)",
+            privatized,
+            f"{privatized.seconds / step.seconds:.2%} of the local step (goal: 1 %)",
         )
         yield _row(name, f"decode, k = {k:,}", decoded)
 

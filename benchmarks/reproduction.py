@@ -69,7 +69,7 @@ def _draw_panel(axes: Axes, setting: Setting, points: Sequence[Point]) -> None:
         color = colors(place / len(setting.rows))
         axes.plot(steps, values, marker="o", markersize=3, color=color, label=f"{row.sigma:.2f}")
     if setting.rounds != setting.rdp_rounds:
-        axes.axvline(setting.rounds, color="grey", linestyle="--", label=f"stated T = {setting.rounds}")
+        axes.axvline(setting.rounds, color="gray", linestyle="--", label=f"stated T = {setting.rounds}")
     axes.set_yscale("log", base=2)
     axes.yaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_major_locator(MaxNLocator(steps=[1, 5, 10], integer=True))

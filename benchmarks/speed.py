@@ -1,7 +1,7 @@
 """Speed of the demo, as ratios within one run: ``python -m benchmarks.speed`` (``make bench``).
 
 1. CPU time of a simulated round through Flower against a plain PyTorch loop over the same clients in one process.
-2. Privatising (encode + clip + noise) against the local gradient.
+2. Privatizing (encode + clip + noise) against the local gradient.
 3. Wall-clock and peak memory of all processes of the simulated run.
 """
 
@@ -76,7 +76,7 @@ class TreeMeter(threading.Thread):
 
 
 def plain_loop(rounds: int) -> dict[str, float]:
-    """CPU milliseconds per client of the least that the work can cost, and of privatising."""
+    """CPU milliseconds per client of the least that the work can cost, and of privatizing."""
     torch.set_num_threads(1)
     config = _config(rounds)
     adapted = load_adapted_model(config.model, config.lora, config.seed)
@@ -93,11 +93,11 @@ def plain_loop(rounds: int) -> dict[str, float]:
             total += local_update(adapted, adapter, examples, config.train, client)
         adapter.sub_(total, alpha=config.server.learning_rate / COHORT)
 
-    def privatise() -> None:
+    def privatize() -> None:
         for _ in range(COHORT):
             release_gradient(gradient, codec, terms, source)
 
-    return {"loop": _cpu_per_client(one_round, rounds), "privatise": _cpu_per_client(privatise, rounds)}
+    return {"loop": _cpu_per_client(one_round, rounds), "privatize": _cpu_per_client(privatize, rounds)}
 
 
 def simulated(rounds: int, cpus_per_client: int) -> dict[str, float]:
@@ -158,7 +158,7 @@ def main() -> None:
     print(f"| ratio | {flower['round'] / plain['loop']:.2f} | <= 1.6 |")
     print(f"| trainer-per-call peer (513 ms) over ours | {PEER_MILLISECONDS / flower['round']:.1f} | >= 15 |")
     print(f"| clients per second, wall-clock | {flower['clients_per_second']:.0f} | |")
-    print(f"| privatising over local gradient | {plain['privatise'] / plain['loop']:.1%} | <= 10 % |")
+    print(f"| privatizing over local gradient | {plain['privatize'] / plain['loop']:.1%} | <= 10 % |")
     print(f"| peak memory of all processes (PSS) | {flower['peak_gigabytes']:.2f} GB | <= 3 |")
     print(f"| wall-clock of the simulated run, start-up included | {flower['seconds']:.0f} s | |")
 

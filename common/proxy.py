@@ -37,21 +37,21 @@ class QuantizedAdapter:
 
     def __post_init__(self) -> None:
         if not 1 <= self.bits <= MOST_BITS:
-            raise ValueError(f"quantised adapter: bits = {self.bits}, expected 1 to {MOST_BITS}")
+            raise ValueError(f"quantized adapter: bits = {self.bits}, expected 1 to {MOST_BITS}")
         if self.size < 1:
-            raise ValueError(f"quantised adapter: size = {self.size}, expected at least 1")
+            raise ValueError(f"quantized adapter: size = {self.size}, expected at least 1")
         needed = packed_bytes(self.size, self.bits)
         if self.codes.dtype != torch.uint8 or tuple(self.codes.shape) != (needed,):
             held = f"{self.codes.dtype} of shape {tuple(self.codes.shape)}"
-            raise ValueError(f"quantised adapter: codes are {held}, expected {needed} bytes")
+            raise ValueError(f"quantized adapter: codes are {held}, expected {needed} bytes")
         padding = 8 * needed - self.size * self.bits
         if int(self.codes[-1]) >> (8 - padding):
-            raise ValueError(f"quantised adapter: the last {padding} bits are padding and must be 0")
+            raise ValueError(f"quantized adapter: the last {padding} bits are padding and must be 0")
         ranges = self.ranges
         if ranges.dtype != torch.float32 or ranges.dim() != 2 or ranges.shape[1] != 2:
-            raise ValueError(f"quantised adapter: ranges are {ranges.dtype} of shape {tuple(ranges.shape)}")
+            raise ValueError(f"quantized adapter: ranges are {ranges.dtype} of shape {tuple(ranges.shape)}")
         if not (torch.isfinite(ranges).all() and (ranges[:, 0] <= ranges[:, 1]).all()):
-            raise ValueError("quantised adapter: a range is not finite, or its ends are swapped")
+            raise ValueError("quantized adapter: a range is not finite, or its ends are swapped")
 
     @property
     def nbytes(self) -> int:
@@ -62,7 +62,7 @@ class QuantizedAdapter:
         """The proxy (shape ``[n]``, float32); ``ValueError`` when this is no adapter of ``layout``."""
         if (self.size, len(self.ranges)) != (layout.size, len(layout.tensors)):
             raise ValueError(
-                f"quantised adapter has {self.size} values in {len(self.ranges)} tensors, but the adapter has "
+                f"quantized adapter has {self.size} values in {len(self.ranges)} tensors, but the adapter has "
                 f"{layout.size} in {len(layout.tensors)}"
             )
         numbers = unpack(self.codes, self.size, self.bits)

@@ -1,6 +1,6 @@
 """Codecs whose encoder and decoder are trained networks; ``dense`` and ``conv`` say which networks.
 
-Training is the server's business (``server_app.priors.synthetic``); here are encoding, decoding and travelling. Inputs
+Training is the server's business (``server_app.priors.synthetic``); here are encoding, decoding and traveling. Inputs
 are divided by one public scalar, made from the statistics, so that networks see values of order one; codes
 may be divided by another one, so that a release of norm 1 decodes to what the network was trained on. A
 decoder's weights are fitted, so even a code of zeros decodes to something: ``decode(zeros)`` is a fixed

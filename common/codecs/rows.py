@@ -313,7 +313,7 @@ def _check_size(name: str, array: Tensor, size: int) -> None:
 
 
 def _stored(values: Tensor) -> Tensor:
-    """Rows as they travel; what is in float16 already is what has travelled."""
+    """Rows as they travel; what is in float16 already is what has traveled."""
     scaled = values.detach().cpu() * (1.0 if values.dtype == torch.float16 else STORED_SCALE)
     return torch.empty(values.shape, dtype=torch.float16).copy_(scaled)
 

@@ -169,12 +169,12 @@ class DataConfig(Section):
 class TrainConfig(Section):
     """Local training on one client in one round."""
 
-    local_steps: NonNegativeInt = Field(1, description="optimiser steps; 0 = count in local-epochs instead")
+    local_steps: NonNegativeInt = Field(1, description="optimizer steps; 0 = count in local-epochs instead")
     local_epochs: NonNegativeInt = Field(0, description="passes over the client's data; 0 = count in local-steps")
     batch_size: PositiveInt = Field(6, description="examples in a micro-batch")
     gradient_accumulation: PositiveInt = Field(1, description="micro-batches in one step")
     learning_rate: PositiveFloat = Field(0.05, description="local step size (several steps; one step needs none)")
-    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="local optimiser")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="local optimizer")
 
     @model_validator(mode="after")
     def _one_step_needs_no_optimizer(self) -> "TrainConfig":
@@ -274,7 +274,7 @@ class ServerConfig(Section):
     """The server's step and its brake."""
 
     optimizer: Literal["sgd", "momentum", "adam"] = Field(
-        "sgd", description="server optimiser on the flat adapter; momentum is .9"
+        "sgd", description="server optimizer on the flat adapter; momentum is .9"
     )
     learning_rate: PositiveFloat = Field(
         0.1, description="how far a round moves the adapter along the gradients if all clients agree, at clip norm 1"

@@ -156,7 +156,7 @@ def _verbalise(given: str, texts: list[str], group: str = "") -> Iterator[Exampl
 
 def _dialogsum(row: Row) -> Iterator[Example]:
     """knkarthick/dialogsum."""
-    task, dialogue, summary = "Summarise the dialogue.", _text(row, "dialogue"), _text(row, "summary")
+    task, dialogue, summary = "Summarize the dialogue.", _text(row, "dialogue"), _text(row, "summary")
     if summary:
         yield Example(f"{task}\n\n{dialogue}\n\nSummary:", f" {summary}", message=f"{task}\n\n{dialogue}")
 

@@ -174,7 +174,7 @@ def explain(name: str, error: BaseException) -> str:
     causes = list(_causes(error))
     if any(isinstance(cause, GatedRepoError) for cause in causes):
         return (
-            f"this hub model is gated: accept its licence at https://huggingface.co/{name}, then log in on every "
+            f"this hub model is gated: accept its license at https://huggingface.co/{name}, then log in on every "
             "machine that loads it (hf auth login, or the environment variable HF_TOKEN)"
         )
     if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):

@@ -245,12 +245,12 @@ def _unpack_adapter(data: bytes) -> Tensor:
 
 def _unpack_proxy(data: bytes) -> QuantizedAdapter:
     if len(data) < _PROXY.size:
-        raise ValueError(f"quantised adapter is {len(data)} bytes")
+        raise ValueError(f"quantized adapter is {len(data)} bytes")
     width, size = _PROXY.unpack_from(data)
     end = _PROXY.size + -(-size * width // 8)
     ranges = data[end:]
     if len(ranges) % 8:
-        raise ValueError(f"quantised adapter: ranges are {len(ranges)} bytes, expected two float32 a tensor")
+        raise ValueError(f"quantized adapter: ranges are {len(ranges)} bytes, expected two float32 a tensor")
     return QuantizedAdapter(
         bits=width,
         size=size,

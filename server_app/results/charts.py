@@ -125,7 +125,7 @@ def bytes_chart(wire: Mapping[str, Any]) -> Bars:
         ("up, plain LoRA", lora["up"], "muted"),
         ("down, plain LoRA", lora["down"], "muted"),
     )
-    return Bars("bytes", "bytes of one client in the whole run, expected (serialised)", bars, data_size)
+    return Bars("bytes", "bytes of one client in the whole run, expected (serialized)", bars, data_size)
 
 
 def _with(rows: Sequence[Mapping[str, Any]], key: str) -> list[Mapping[str, Any]]:

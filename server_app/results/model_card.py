@@ -73,10 +73,10 @@ def _text(config: RunConfig, report: dict[str, Any]) -> str:
         "",
         _LOADING.format(base=_base_code(config.model.name)),
         "",
-        "## Licence",
+        "## License",
         "",
         'Not stated: whoever publishes this adapter states one here and in the head of this file (`license`, "unknown" '
-        "until then). The base model's licence holds too.",
+        "until then). The base model's license holds too.",
         "",
         f"Versions: {used}.",
         "",
@@ -86,7 +86,7 @@ def _text(config: RunConfig, report: dict[str, Any]) -> str:
 
 def _training_rows(config: RunConfig, run: dict[str, Any], codec: dict[str, Any]) -> list[str]:
     model, lora, privacy = config.model, config.lora, config.privacy
-    bits = "" if model.quantization == "none" else f", quantised to {model.quantization} bits while training"
+    bits = "" if model.quantization == "none" else f", quantized to {model.quantization} bits while training"
     return _table(
         {
             "base model": f"{_base_words(model.name)}{bits}",

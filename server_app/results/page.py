@@ -50,7 +50,7 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         "![epsilon](epsilon.png)",
         "",
-        "## Bytes on the wire (serialised records)",
+        "## Bytes on the wire (serialized records)",
         "",
         f"- of one client in the whole run, expected ({_of_whom(wire['cover'])}):",
         "",
@@ -66,7 +66,7 @@ def markdown(report: dict[str, Any]) -> str:
 
 def _of_whom(cover: bool) -> str:
     asked = "cover traffic included: every client is asked in every round"
-    return asked if cover else "the realised bytes would tell the cohorts"
+    return asked if cover else "the realized bytes would tell the cohorts"
 
 
 def _terms(privacy: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ def faults(config: RunConfig) -> list[str]:
         )
     if prior.delivery == "rebuild" and config.model.quantization != "none":
         found.append(
-            f'public-prior.delivery = "rebuild" with model.quantization = "{config.model.quantization}": quantised '
+            f'public-prior.delivery = "rebuild" with model.quantization = "{config.model.quantization}": quantized '
             'layers have no forward-mode derivative; set it to "basis"'
         )
     return found + template_faults(prior, config.data.name)

@@ -30,7 +30,7 @@ def http_error(kind: type[Exception]) -> OSError:
 @pytest.mark.parametrize(
     ("error", "advice"),
     [
-        (http_error(GatedRepoError), "accept its licence at https://huggingface.co/some/model.*HF_TOKEN"),
+        (http_error(GatedRepoError), "accept its license at https://huggingface.co/some/model.*HF_TOKEN"),
         (http_error(RepositoryNotFoundError), "no such model, or it is private.*hf auth login"),
         (OSError("disk on fire"), "could not be loaded as a hub id or local directory.*disk on fire"),
     ],

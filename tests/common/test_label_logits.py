@@ -85,7 +85,7 @@ def test_a_step_has_the_gradient_of_the_models_own_loss(name: str) -> None:
     handle = head.register_forward_hook(lambda _, given, __: entered.append(given[0].shape[:-1].numel()))
     found = local_update(adapted, point, tokens, TrainConfig(batch_size=3), seed=1)
     handle.remove()
-    assert entered == [2 + 5 + 1], "the output layer sees the labelled places alone"
+    assert entered == [2 + 5 + 1], "the output layer sees the labeled places alone"
     assert expected.norm() > 1e-3
     assert (found - expected).norm() < 1e-6 * expected.norm()
 

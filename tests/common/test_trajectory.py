@@ -32,7 +32,7 @@ def test_one_step_is_equation_5_decoded_and_equation_6() -> None:
 @pytest.mark.parametrize("form", ["global", "per-tensor", "variance-proportional", "optimum"])
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_sums_that_have_travelled_give_the_same_bits_in_any_portions(form: str, optimizer: str, threads: int) -> None:
+def test_sums_that_have_traveled_give_the_same_bits_in_any_portions(form: str, optimizer: str, threads: int) -> None:
     """The server steps round by round; a client that was away steps six times at once, on other threads."""
     statistics = GradientStatistics(torch.zeros(2), torch.tensor([1.0, 2.0]))
     codec = LinearCodec.of_form(LAYOUT, 48, 7, form=form, statistics=statistics)
@@ -40,12 +40,12 @@ def test_sums_that_have_travelled_give_the_same_bits_in_any_portions(form: str, 
     server = terms(optimizer).start(START)
     for summed in sums:
         terms(optimizer).advance(server, [summed], lambda number: codec.redraw(epoch_of(number, 2)))
-    travelled = [unpack_sum(pack_sum(summed), 48) for summed in sums]
+    traveled = [unpack_sum(pack_sum(summed), 48) for summed in sums]
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         client = terms(optimizer).start(START)
-        terms(optimizer).advance(client, travelled, lambda number: codec.redraw(epoch_of(number, 2)))
+        terms(optimizer).advance(client, traveled, lambda number: codec.redraw(epoch_of(number, 2)))
     finally:
         torch.set_num_threads(before)
     assert adapter_digest(client.adapter) == adapter_digest(server.adapter)

@@ -45,12 +45,12 @@ ENTRIES = tuple(pack_sum(RoundSum(number, 5, np.arange(32) - 9)) for number in (
 SUMS = Sums(1, ENTRIES, b"8 bytes.")
 
 
-def travelled(content: RecordDict) -> RecordDict:
+def traveled(content: RecordDict) -> RecordDict:
     return recorddict_from_proto(recorddict_to_proto(content))
 
 
 def test_an_instruction_arrives_as_it_was_sent() -> None:
-    adapter, spec, task = unpack_instruction(travelled(pack_instruction(ADAPTER, CODEC.spec(), TASK)))
+    adapter, spec, task = unpack_instruction(traveled(pack_instruction(ADAPTER, CODEC.spec(), TASK)))
     assert isinstance(adapter, torch.Tensor)
     assert torch.equal(adapter, ADAPTER)
     assert task == TASK
@@ -61,7 +61,7 @@ def test_an_instruction_arrives_as_it_was_sent() -> None:
 
 
 def test_a_sent_instruction_names_the_run_s_fixed_part_and_holds_it_once() -> None:
-    whole, named = (travelled(pack_instruction(ADAPTER, CODEC.spec(), TASK, known=known)) for known in (False, True))
+    whole, named = (traveled(pack_instruction(ADAPTER, CODEC.spec(), TASK, known=known)) for known in (False, True))
     with pytest.raises(LacksAssignment):
         unpack_instruction(named)
     assignment = pack_assignment(CODEC.spec(), TASK)
@@ -84,7 +84,7 @@ def test_an_assignment_under_another_name_is_refused() -> None:
 
 
 def test_sums_arrive_as_they_were_sent() -> None:
-    sent = unpack_instruction(travelled(pack_instruction(SUMS, CODEC.spec(), TASK))).start
+    sent = unpack_instruction(traveled(pack_instruction(SUMS, CODEC.spec(), TASK))).start
     assert sent == SUMS
 
 
@@ -98,14 +98,14 @@ def test_cover_is_as_long_and_differs_in_one_flag() -> None:
 @pytest.mark.parametrize("trust", ["central", "distributed", "local"])
 def test_every_term_arrives(trust: Any) -> None:
     terms = ReleaseTerms(7, 0.25, 3.0, trust, 4, normalize=False)
-    content = travelled(pack_instruction(ADAPTER, CODEC.spec(), Task(0, terms, "x")))
+    content = traveled(pack_instruction(ADAPTER, CODEC.spec(), Task(0, terms, "x")))
     assert unpack_instruction(content)[2] == Task(0, terms, "x", raw=False)
 
 
 def test_learned_weights_arrive() -> None:
     torch.manual_seed(0)
     codec = NeuralCodec(LAYOUT, CONV, option=2, scale=2.0, encoder=CONV.encoder(500, 2), decoder=CONV.decoder(500, 2))
-    spec = unpack_instruction(travelled(pack_instruction(ADAPTER, codec.spec(), TASK)))[1]
+    spec = unpack_instruction(traveled(pack_instruction(ADAPTER, codec.spec(), TASK)))[1]
     assert spec.arrays
     assert all(torch.equal(spec.arrays[name], value) for name, value in codec.spec().arrays.items())
 
@@ -204,7 +204,7 @@ def test_malformed_instructions_are_refused(name: str) -> None:
     message, mutate = BAD_INSTRUCTIONS[name]
     content = mutate(pack_instruction(ADAPTER, CODEC.spec(), TASK))
     with pytest.raises(WireError, match=message):
-        unpack_instruction(travelled(content))
+        unpack_instruction(traveled(content))
 
 
 def sums(data: bytes) -> RecordDict:
@@ -224,14 +224,14 @@ BAD_SUMS = {
 @pytest.mark.parametrize("name", BAD_SUMS)
 def test_malformed_sums_are_refused(name: str) -> None:
     with pytest.raises(WireError, match=r"sum"):
-        unpack_instruction(travelled(sums(BAD_SUMS[name])))
+        unpack_instruction(traveled(sums(BAD_SUMS[name])))
 
 
 PROXY = quantize(ADAPTER, LAYOUT, 3)
 
 
 def test_a_proxy_arrives_as_it_was_sent() -> None:
-    content = travelled(pack_instruction(PROXY, CODEC.spec(), TASK))
+    content = traveled(pack_instruction(PROXY, CODEC.spec(), TASK))
     sent, spec, task = unpack_instruction(content)
     assert isinstance(sent, QuantizedAdapter)
     assert (sent.bits, sent.size) == (3, 500)
@@ -251,7 +251,7 @@ def proxy(
 
 
 BAD_PROXIES: dict[str, tuple[str, bytes]] = {
-    "nothing": (r"quantised adapter is 3 bytes", b"abc"),
+    "nothing": (r"quantized adapter is 3 bytes", b"abc"),
     "bits beyond the range": (r"bits = 9, expected 1 to 8", proxy(bits=9, codes=bytes(563))),
     "fewer bits": (r"ranges are 79 bytes", proxy(bits=2)),
     "size beyond the codes": (r"expected \d+ bytes", proxy(size=2**60)),
@@ -270,7 +270,7 @@ def test_malformed_proxies_are_refused(name: str) -> None:
     message, data = BAD_PROXIES[name]
     content = put("proxy", data)(pack_instruction(PROXY, CODEC.spec(), TASK))
     with pytest.raises(WireError, match=message):
-        unpack_instruction(travelled(content))
+        unpack_instruction(traveled(content))
 
 
 @pytest.mark.parametrize("sent", [ADAPTER, PROXY], ids=["adapter", "proxy"])

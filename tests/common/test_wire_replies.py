@@ -28,7 +28,7 @@ from tests.support.tiny import vectors
 TERMS = ReleaseTerms(32, 1.5, 0.8, "distributed", 9, normalize=True)
 
 
-def travelled(content: RecordDict) -> RecordDict:
+def traveled(content: RecordDict) -> RecordDict:
     return recorddict_from_proto(recorddict_to_proto(content))
 
 
@@ -36,7 +36,7 @@ VALUES = release(vectors(1, 32, 1)[0], TERMS, RandomSource.system())
 
 
 def test_a_reply_holds_the_released_code_its_round_and_what_is_kept_and_nothing_else() -> None:
-    content = travelled(pack_release(VALUES, 4, TERMS, 3))
+    content = traveled(pack_release(VALUES, 4, TERMS, 3))
     assert {name: set(record) for name, record in content.items()} == {"release": {"head", "code"}}
     assert content["release"]["head"] == struct.pack("<BIi", 2, 4, 3)  # type: ignore[index]
     assert kept_by(content) == 3
@@ -50,7 +50,7 @@ def test_a_release_arrives_as_it_was_sent_in_the_bits_of_its_range(size: int, no
     lengths = set()
     for code in (torch.zeros(size), vectors(1, size, 3)[0], vectors(1, size, 3)[0] * 1e9):
         values = release(code, terms, RandomSource.system())
-        content = travelled(pack_release(values, 4, terms))
+        content = traveled(pack_release(values, 4, terms))
         received = unpack_release(content, 4, terms)
         assert np.array_equal(received, values)
         assert received.dtype == values.dtype
@@ -67,7 +67,7 @@ def test_the_ends_of_the_range_arrive(extreme: int) -> None:
 
 
 def test_a_client_that_lacks_something_says_so_and_nothing_else() -> None:
-    content = travelled(pack_lack(7))
+    content = traveled(pack_lack(7))
     reply = Message(content, reply_to=instruction(RecordDict()))
     assert is_lack(reply, 7)
     assert not is_lack(reply, 8)
@@ -104,7 +104,7 @@ BAD_RELEASES: dict[str, tuple[RecordDict, ReleaseTerms]] = {
 def test_malformed_replies_are_refused(message: str, case: tuple[RecordDict, ReleaseTerms]) -> None:
     content, terms = case
     with pytest.raises(WireError, match=message):
-        unpack_release(travelled(content), 4, terms)
+        unpack_release(traveled(content), 4, terms)
 
 
 def test_terms_fit_the_types_used_above() -> None:

@@ -37,7 +37,7 @@ def weight(message: Message) -> tuple[int, int]:
 
 @pytest.mark.usefixtures("seeded")
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_bytes_in_the_report_are_those_that_travelled(
+def test_the_bytes_in_the_report_are_those_that_traveled(
     files: Files, tmp_path: Path, variant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And the page can be made of it, which is all that the pictures are left out of."""

@@ -217,7 +217,7 @@ def test_a_client_refuses_a_proxy_that_is_not_of_its_adapter(make: Make, change:
     message.content[TASK] = ConfigRecord({**held, PROXY: other})
     reply = grid.answer(message)
     assert reply is not None
-    assert reply.error.reason.startswith("WireError: quantised adapter")
+    assert reply.error.reason.startswith("WireError: quantized adapter")
     assert not grid.context(message.metadata.dst_node_id).state
 
 

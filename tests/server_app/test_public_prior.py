@@ -330,7 +330,7 @@ def test_rows_fade_at_the_noise_of_the_whole_run(make: Make) -> None:
         ({"public-prior.delivery": "rebuild", "public-prior.form": "tucker"}, r'public-prior\.delivery = "rebuild"'),
         (
             {"public-prior.delivery": "rebuild", "model.name": "x", "model.quantization": "4"},
-            r'model\.quantization = "4": quantised',
+            r'model\.quantization = "4": quantized',
         ),
     ],
 )

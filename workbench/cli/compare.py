@@ -35,7 +35,7 @@ def compare(
     trials: Annotated[int, typer.Option(help="step sizes tried for each row, at most", min=FIRST)] = 6,
     tuning_seeds: Annotated[int, typer.Option(help="runs of each trial", min=1)] = 2,
     controls: Annotated[str, typer.Option(help="learned = for trained codecs; all; none")] = "learned",
-    centralised: Annotated[bool, typer.Option(help="the reference row of pooled data without privacy")] = True,
+    centralized: Annotated[bool, typer.Option(help="the reference row of pooled data without privacy")] = True,
     jobs: Annotated[int, typer.Option(help="runs at a time, a process each", min=1)] = 2,
     budget_hours: Annotated[
         float, typer.Option(help="start no run after so many hours, and tell of what is done; 0 = no end", min=0)
@@ -60,7 +60,7 @@ def compare(
         trials=trials,
         tuning_seeds=tuning_seeds,
         controls=controls,
-        centralised=centralised,
+        centralized=centralized,
     )
     refuse_without_effect(spec, check_spec(spec, keys, changes), changes)
     check_folder(out)

@@ -15,7 +15,7 @@ from server_app.run import check_run, plan_run
 from server_app.strategies import recipe_of
 from workbench.compare.runs import Job
 from workbench.compare.spec import (
-    CENTRALISED,
+    CENTRALIZED,
     OWN,
     TUNING_SEED,
     ComparisonSpec,
@@ -66,7 +66,7 @@ class Cell:
 
 
 def make_cells(spec: ComparisonSpec, preset: Mapping[str, Scalar], changes: Mapping[str, Scalar]) -> list[Cell]:
-    """Every cell of the comparison, the centralised reference of each task first if wanted.
+    """Every cell of the comparison, the centralized reference of each task first if wanted.
 
     Raises ``ConfigError`` for whatever would make a run be refused: unknown names, a cohort larger than the clients, a
     budget that cannot be met.
@@ -76,7 +76,7 @@ def make_cells(spec: ComparisonSpec, preset: Mapping[str, Scalar], changes: Mapp
         data = RunConfig.parse(flat).data
         check_evaluation_is_public(data, int(flat["federation.num-clients"]), int(flat["seed"]))
     entries = [Entry.parse(text) for text in spec.strategies]
-    cells = [_centralised(task, flat) for task in spec.tasks] if spec.centralised else []
+    cells = [_centralized(task, flat) for task in spec.tasks] if spec.centralized else []
     rows = list(itertools.product(spec.tasks, entries, spec.epsilons))
     cells += [_cell(*row, flat, spec.controls) for row in tracked(rows, "planned rows")]
     return sorted(cells, key=lambda cell: spec.tasks.index(cell.task))  # a task's reference comes first
@@ -97,7 +97,7 @@ def _cell(task: str, entry: Entry, epsilon: float, flat: Mapping[str, Scalar], c
     return Cell(task, entry, epsilon, config.flat(), start, CONTROLS[1:] if wanted else (), warning)
 
 
-def _centralised(task: str, flat: Mapping[str, Scalar]) -> Cell:
+def _centralized(task: str, flat: Mapping[str, Scalar]) -> Cell:
     """The same data pooled at one party that trains without privacy: as many steps, each on as many examples."""
     clients = int(flat["federation.num-clients"])
     cohort = round(clients * float(flat["privacy.sampling-rate"]))
@@ -118,4 +118,4 @@ def _centralised(task: str, flat: Mapping[str, Scalar]) -> Cell:
             "train.batch-size": cohort * int(flat["train.batch-size"]),
         }
     config = RunConfig.parse({**flat, **pooled})
-    return Cell(task, Entry(CENTRALISED, "lora"), math.inf, config.flat(), start_step(0.0))
+    return Cell(task, Entry(CENTRALIZED, "lora"), math.inf, config.flat(), start_step(0.0))

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from workbench.compare.released import Row, is_above_asked, is_private, name_of, place
-from workbench.compare.spec import CENTRALISED
+from workbench.compare.spec import CENTRALIZED
 
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c564b")  # Okabe and Ito's
 _MARKERS = "osD^vPX*"
@@ -46,7 +46,7 @@ def draw(folder: Path, found: dict[str, Any]) -> list[Path]:
         groups = _by_strategy(rows)
         if not groups:
             continue
-        central = next((row for row in rows if row["strategy"] == CENTRALISED), None)
+        central = next((row for row in rows if row["strategy"] == CENTRALIZED), None)
         title = f"{task}: M = {found['clients']}, cohort {found['cohort']}, {found['rounds']} rounds"
         judged = _SCORES[found["judged_by"][task]]
         paths.append(_draw_utility(folder / f"utility-{task}.png", groups, base, central, title))
@@ -61,7 +61,7 @@ def draw(folder: Path, found: dict[str, Any]) -> list[Path]:
 def _by_strategy(rows: list[Row]) -> dict[str, list[Row]]:
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        if row["strategy"] != CENTRALISED and row["loss"]:
+        if row["strategy"] != CENTRALIZED and row["loss"]:
             groups.setdefault(row["strategy"], []).append(row)
     return {name: sorted(group, key=lambda row: float(row["epsilon_asked"])) for name, group in groups.items()}
 
@@ -154,7 +154,7 @@ def _controls(axis: Axes, number: int, places: list[float], rows: list[Row], sco
 
 
 def _references(axis: Axes, base: Row | None, central: Row | None, scale: float) -> None:
-    for value, style, name in ((base, ":", "base model"), (central, "--", "centralised, not private")):
+    for value, style, name in ((base, ":", "base model"), (central, "--", "centralized, not private")):
         if value:
             axis.axhline(scale * value["mean"], color=_GREY, lw=1, ls=style, label=name, zorder=1)
 

@@ -12,7 +12,7 @@ from workbench.cli.overrides import parse_override
 from workbench.cli.unread_keys import refuse_unread
 from workbench.compare.tuning import FIRST
 
-CENTRALISED = "centralised"
+CENTRALIZED = "centralized"
 TUNING: dict[str, dict[str, Scalar]] = {name: {"data.task": task} for name, task in VALIDATION.items()}
 """For every private task the public examples that steps are tuned on: other facts than those that are evaluated."""
 
@@ -73,7 +73,7 @@ class ComparisonSpec:
     trials: int = 6
     tuning_seeds: int = 2
     controls: str = "learned"
-    centralised: bool = True
+    centralized: bool = True
 
 
 def read_changes(parts: Iterable[str], where: str) -> dict[str, Scalar]:

@@ -12,7 +12,7 @@ from server_app.results import json_lines
 from server_app.results.units import count
 from workbench.compare.folder import SCHEMA
 from workbench.compare.released import is_above_asked, is_private
-from workbench.compare.spec import CENTRALISED, ComparisonSpec, tuning_keys
+from workbench.compare.spec import CENTRALIZED, ComparisonSpec, tuning_keys
 from workbench.compare.study import Outcome, Record
 from workbench.version import app_version
 
@@ -162,7 +162,7 @@ def _tuning(outcome: Outcome) -> dict[str, Any]:
         failed = sum(record["status"] != "done" for record in records)
         keys = [record["key"] for record in records]
         trials.append({"step": step, **_scores(records), "failed": failed, "runs": keys})
-    return {"centre": outcome.search.center, "best": outcome.search.best, "at_edge": outcome.search.at_edge,
+    return {"center": outcome.search.center, "best": outcome.search.best, "at_edge": outcome.search.at_edge,
             "trials": trials}  # fmt: skip
 
 
@@ -236,7 +236,7 @@ def _compare_with_reference(rows: list[dict[str, Any]], spec: ComparisonSpec, ju
     for row in rows:
         other = found.get((row["task"], row["epsilon_asked"]))
         row["difference"] = None
-        if other is None or row["strategy"] in (reference, CENTRALISED):
+        if other is None or row["strategy"] in (reference, CENTRALIZED):
             continue
         if row["seeds"] and other["seeds"] and is_above_asked(row) != is_above_asked(other):
             row["remarks"].append(f"no difference to {reference}: only one of the two has the ε that was asked for")

@@ -3,7 +3,7 @@
 from typing import Any
 
 from server_app.results.units import count, show
-from workbench.compare.spec import CENTRALISED
+from workbench.compare.spec import CENTRALIZED
 
 _HEAD = ("strategy", "ε asked", "accuracy", "difference", "loss", "retention", "ε released", "ε server",
          "bytes both ways", "up", "down", "of which stage 1 up", "step", "controls, accuracy", "remarks")  # fmt: skip
@@ -56,7 +56,7 @@ def _table(rows: list[dict[str, Any]], base: dict[str, Any], reference: str, jud
     cells = ["base", "–", scores["accuracy"], "", plain(base["loss"]), scores["retention"], *[""] * (len(_HEAD) - 6)]
     lines.append(f"| {' | '.join(cells)} |")
     for row in rows:
-        central = row["strategy"] == CENTRALISED
+        central = row["strategy"] == CENTRALIZED
         cells = [
             f"`{row['strategy']}`",
             "–" if central else _asked(row),
@@ -86,7 +86,7 @@ def _at_most(found: dict[str, Any]) -> str:
 
 def _but(found: dict[str, Any]) -> str:
     """Whether rows say under their remarks that they have another trust model."""
-    others = any(row["trust"] != found["trust"] for row in found["rows"] if row["strategy"] != CENTRALISED)
+    others = any(row["trust"] != found["trust"] for row in found["rows"] if row["strategy"] != CENTRALIZED)
     return " (unless a row's remarks name another)" if others else ""
 
 
@@ -111,7 +111,7 @@ def _tuning(rows: list[dict[str, Any]]) -> list[str]:
         tuning = row["tuning"]
         cells = []
         for trial in tuning["trials"]:
-            mark = "*" if trial["step"] == tuning["centre"] else ""
+            mark = "*" if trial["step"] == tuning["center"] else ""
             failed = f" ({trial['failed']} of {count(len(trial['runs']), 'run')} failed)" if trial["failed"] else ""
             kept = f"; {percent(trial['retention'], spread=False)}" if trial["retention"] else ""
             by_loss = trial["loss"] and not trial["accuracy"]

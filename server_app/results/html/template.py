@@ -98,7 +98,7 @@ TEMPLATE = """<!doctype html>
 
 <h2>Bytes on the wire</h2>
 <div class="card"><table class="stack">
-<thead><tr><th scope="col">serialised records</th><th scope="col">this run</th>
+<thead><tr><th scope="col">serialized records</th><th scope="col">this run</th>
 <th scope="col">plain LoRA, same terms</th></tr></thead>
 <tbody>{% for name, own, plain in bytes %}<tr><th scope="row">{{ name }}</th><td data-label="this run">{{ own }}</td>
 <td{% if plain %} data-label="plain LoRA"{% endif %}>{{ plain }}</td></tr>

@@ -124,7 +124,7 @@ def test_captured_energy_is_that_of_a_dense_random_subspace(kind: str) -> None:
 def test_inner_products_are_preserved_on_average_as_by_a_dense_subspace() -> None:
     """⟨Qx, Qy⟩ has mean (k/n)⟨x, y⟩ (5 standard errors), at most Haar's variance + 20 %: alarm < 1e-5.
 
-    Haar variance for unit x, y with cosine r: by polarisation (k/n)²·(1-k/n)/k·(1 + r²)·n/(n+2) up to O(1/n).
+    Haar variance for unit x, y with cosine r: by polarization (k/n)²·(1-k/n)/k·(1 + r²)·n/(n+2) up to O(1/n).
     """
     x, y = lora_like(), VECTORS["isotropic"]()
     x, y = x / x.norm(), y / y.norm()

@@ -69,7 +69,7 @@ def test_a_comparison_leaves_table_numbers_and_plots_and_goes_on_where_it_stoppe
     out = tmp_path / "out"
     found = json.loads((out / "comparison.json").read_text())
     central, row = found["rows"]
-    assert (central["strategy"], row["strategy"], row["epsilon_asked"]) == ("centralised", "random-projection", 8.0)
+    assert (central["strategy"], row["strategy"], row["epsilon_asked"]) == ("centralized", "random-projection", 8.0)
     assert 7.8 < row["epsilon_released"] <= 8.0
     assert row["epsilon_server"] >= row["epsilon_released"] - 0.05  # one of two may collude: each share is all of it
     assert 100 < row["bytes_up"] < 600

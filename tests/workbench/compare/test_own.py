@@ -14,14 +14,14 @@ from workbench.cli import main as cli
 from workbench.compare.plan import make_cells
 from workbench.compare.plots import draw
 from workbench.compare.runs import execute
-from workbench.compare.spec import CENTRALISED, OWN, ComparisonSpec, check_spec
+from workbench.compare.spec import CENTRALIZED, OWN, ComparisonSpec, check_spec
 from workbench.compare.study import study
 from workbench.compare.summary import summarize
 from workbench.compare.table import markdown
 
 SPEC = ComparisonSpec(
     ["lora", "random-projection"], [math.inf], [OWN], seeds=2, clients=2, rounds=2, trials=3, tuning_seeds=1,
-    controls="none", centralised=False,
+    controls="none", centralized=False,
 )  # fmt: skip
 
 
@@ -64,9 +64,9 @@ def test_the_demos_tasks_are_of_the_demo(files: dict[str, str]) -> None:
 
 
 def test_pooled_data_are_taken_in_as_many_micro_batches_as_a_cohort_has_clients(files: dict[str, str]) -> None:
-    spec = ComparisonSpec(**{**SPEC.__dict__, "centralised": True})
+    spec = ComparisonSpec(**{**SPEC.__dict__, "centralized": True})
     pooled = make_cells(spec, keys(files), {})[0]
-    assert pooled.entry.label == CENTRALISED
+    assert pooled.entry.label == CENTRALIZED
     assert pooled.flat["train.gradient-accumulation"] == 2
     assert pooled.flat["data.name"] == files["data.name"]
 
@@ -109,7 +109,7 @@ def test_rows_that_decide_and_are_scored_are_refused(files: dict[str, str], tmp_
     said = CliRunner().invoke(
         cli.app,
         ["compare", "--strategies", "lora", "--clients", "2", "--out", str(tmp_path / "out"), "--dry-run",
-         "--epsilons", "inf", "--no-centralised", "--jobs", "1", "--set", "data.partitioner=iid", *options],
+         "--epsilons", "inf", "--no-centralized", "--jobs", "1", "--set", "data.partitioner=iid", *options],
     )  # fmt: skip
     assert said.exit_code == 1
     assert "4 of its 4 examples are in data.evaluation too" in said.output

@@ -12,7 +12,7 @@ from common.data import evaluation_examples, private_examples
 from server_app.privacy.plan import mean_noise, round_terms
 from tests.support.tiny import TINY, planned
 from workbench.compare.plan import Cell, make_cells
-from workbench.compare.spec import CENTRALISED, ComparisonSpec, read_changes, read_epsilons
+from workbench.compare.spec import CENTRALIZED, ComparisonSpec, read_changes, read_epsilons
 from workbench.simulation.launcher import read_preset
 
 SMALL: dict[str, Any] = {key: value for key, value in TINY.items() if key.startswith(("lora.", "codec.", "num-"))}
@@ -88,7 +88,7 @@ def test_a_whole_configuration_without_them_is_a_preset() -> None:
 
 def test_one_delta_for_all_rows_may_be_given() -> None:
     cells = make_cells(ComparisonSpec(**SPEC), read_preset("demo"), SMALL | {"privacy.delta": 0.01})
-    assert {cell.flat["privacy.delta"] for cell in cells if cell.entry.label != CENTRALISED} == {0.01}
+    assert {cell.flat["privacy.delta"] for cell in cells if cell.entry.label != CENTRALIZED} == {0.01}
 
 
 @pytest.mark.parametrize("text", ["", "two", "1,-2", "0", "nan", "1,,2"])
@@ -130,9 +130,9 @@ def test_rows_of_one_epsilon_have_the_same_guarantee(adapted: Any) -> None:
         assert 3.9 < plan.epsilon <= 4.0
 
 
-def test_the_centralised_reference_can_be_left_out() -> None:
-    assert len(cells_of()) - len(cells_of(centralised=False)) == 1
-    assert all(cell.entry.label != CENTRALISED for cell in cells_of(centralised=False))
+def test_the_centralized_reference_can_be_left_out() -> None:
+    assert len(cells_of()) - len(cells_of(centralized=False)) == 1
+    assert all(cell.entry.label != CENTRALIZED for cell in cells_of(centralized=False))
 
 
 def test_every_codec_starts_at_the_steps_of_plain_lora() -> None:
@@ -158,7 +158,7 @@ def test_the_start_rule_knows_the_noise_that_is_really_present(
     adapted: Any, trust: dict[str, Any], more: float, clip: float
 ) -> None:
     """On the mean of the 6 clients' codes: z/K, more against colluders, and z√K/K where every client adds all of it."""
-    spec = ComparisonSpec(**(SPEC | {"strategies": ["lora"], "epsilons": [4.0], "centralised": False}))
+    spec = ComparisonSpec(**(SPEC | {"strategies": ["lora"], "epsilons": [4.0], "centralized": False}))
     (cell,) = make_cells(spec, read_preset("demo"), SMALL | trust | {"privacy.clip-norm": clip})
     config = RunConfig.parse(cell.flat)
     plan = planned(config, adapted, 6)
@@ -169,7 +169,7 @@ def test_the_start_rule_knows_the_noise_that_is_really_present(
     assert cell.start == pytest.approx(0.015 / present, rel=1e-2)
 
 
-def test_the_centralised_reference_has_all_data_at_one_client_and_no_noise() -> None:
+def test_the_centralized_reference_has_all_data_at_one_client_and_no_noise() -> None:
     cells = cells_of()
     central, private = (RunConfig.parse(cell.evaluation(0.1, 2).flat) for cell in (cells[0], cells[1]))
     assert (central.federation.num_clients, central.privacy.is_private) == (1, False)
@@ -211,7 +211,7 @@ def test_a_stage_one_that_may_ask_nobody_is_warned_of_with_probability_and_key(
     strategy: str, epsilon: float, rate: float, said: str
 ) -> None:
     rates = {"stage-one.sampling-rate": rate}
-    spec = ComparisonSpec(**(SPEC | {"strategies": [strategy], "epsilons": [epsilon], "centralised": False}))
+    spec = ComparisonSpec(**(SPEC | {"strategies": [strategy], "epsilons": [epsilon], "centralized": False}))
     (cell,) = make_cells(spec, read_preset("demo"), SMALL | rates)
     assert bool(cell.warning) == bool(said)
     assert re.search(said, cell.warning)

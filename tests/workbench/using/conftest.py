@@ -25,7 +25,7 @@ tags:
 
 Load the adapter.
 
-## Licence
+## License
 
 Not stated.
 """

@@ -65,7 +65,7 @@ def test_the_card_of_a_merged_model_keeps_the_terms_and_loses_the_adapter(adapte
     assert "ε covers what this model tells of one client's examples." in card.text
     assert 'AutoModelForCausalLM.from_pretrained(".")' in card.text
     assert "Load the adapter" not in card.text
-    assert "## Licence" in card.text
+    assert "## License" in card.text
 
 
 def test_an_exported_adapter_is_what_is_published_and_no_more(adapter: Path, tmp_path: Path) -> None:
