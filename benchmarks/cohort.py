@@ -7,7 +7,7 @@ C. So K = z sqrt(k) / r gives a noise of r times the largest signal; z comes fro
 import math
 
 from common.config import RunConfig
-from server_app.privacy.plan import make_plan
+from server_app.privacy.solving import make_plan
 
 EPSILONS = (0.5, 1.0, 2.0, 4.0, 8.0)
 CODES = {"256": 256, "4,096": 4096, "65,536": 65_536, "8,388,608 (plain LoRA)": 4096 * 8 * 2 * 4 * 32}

@@ -10,7 +10,8 @@ from common.model.adapted import load_adapted_model
 from common.model.positions import check_length
 from common.private_files import private_files
 from server_app.log import recording
-from server_app.privacy.plan import PrivacyPlan, make_plan, score_noise
+from server_app.privacy.plan import PrivacyPlan
+from server_app.privacy.solving import make_plan
 from server_app.privacy.stage_one import empty_rounds, empty_stage_one
 from server_app.results.checkpoints import CheckpointError
 from server_app.results.console import ConsoleLog
@@ -70,7 +71,7 @@ def run_federation(
         if not config.resume:
             say.warning(empty_rounds(config.privacy.sampling_rate, plan.clients))
             say.warning(empty_stage_one(recipe.stage_one, plan.clients, noisy=plan.noisy_stage_one))
-            say.warning(imprecision(*score_noise(config, plan), plan.evaluations, plan.clients))
+            say.warning(imprecision(*plan.score_noise, plan.evaluations, plan.clients))
         try:
             strategy.start(
                 grid,

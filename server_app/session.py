@@ -13,7 +13,7 @@ from common.wire.digest import app_digest
 from server_app.log import log_event
 from server_app.privacy.account import PrivacyAccount
 from server_app.privacy.ledger import Ledger
-from server_app.privacy.plan import PrivacyPlan, evaluation_terms, round_terms, stage_one_terms
+from server_app.privacy.plan import PrivacyPlan
 from server_app.results.checkpoints import CheckpointError, Progress, load_checkpoint, mark_ended, save_checkpoint
 from server_app.results.console import ConsoleLog, Stopwatch
 from server_app.results.folder import RunFolder
@@ -34,13 +34,13 @@ from server_app.strategies.recipe import Recipe
 
 def open_account(config: RunConfig, recipe: Recipe, plan: PrivacyPlan, ledger: Ledger) -> PrivacyAccount:
     """The account of a run, which knows what one message of each stage reveals by itself."""
-    message, stage = round_terms(config.privacy, plan, recipe.code_size), recipe.stage_one
-    scores = evaluation_terms(config, plan)
+    message, stage = plan.round_terms(recipe.code_size), recipe.stage_one
+    scores = plan.evaluation_terms
     return PrivacyAccount(
         plan,
         ledger,
         message_noise=message.message_noise_multiplier,
-        stage_one_noise=stage_one_terms(config, plan, stage).message_noise_multiplier if stage else math.inf,
+        stage_one_noise=plan.stage_one_terms(stage).message_noise_multiplier if stage else math.inf,
         evaluation_noise=scores.message_noise_multiplier if scores else math.inf,
     )
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
-from common.config import PrivacyConfig
 from common.privacy.accounting import Charge, RunningAccountant, cross_check, epsilon
 from common.privacy.gaussian import gaussian_epsilon
 from server_app.privacy.ledger import Ledger
@@ -74,11 +73,12 @@ def _missing(dropouts: int) -> str:
     return f"at most {dropouts} miss{'es' if dropouts == 1 else ''} a round, and what comes too late is dropped unread"
 
 
-def assumptions(plan: PrivacyPlan, privacy: PrivacyConfig) -> str:
+def assumptions(plan: PrivacyPlan) -> str:
     """What epsilon of the released model rests on besides the mechanism: who colludes, and whether cohorts are secret.
 
     To be printed beside it: it is no figure against more clients than these, nor against who knows the cohorts.
     """
+    privacy = plan.privacy
     counted = colluders_counted(privacy, plan.clients)
     colluding = (
         f"at most {counted} client{'s collude' if counted > 1 else ' colludes'}" if counted else "no client colludes"

@@ -66,7 +66,7 @@ class ConsoleLog:
             self(f"NOT PRIVATE: {plan.reason}")
             return
         stage_one = f"stage-1 noise {plan.stage_one.noise_multiplier:.3f}, " if plan.stage_one else ""
-        goal = f"epsilon {show(plan.epsilon)} at delta {plan.delta:g} ({assumptions(plan, config.privacy)})"
+        goal = f"epsilon {show(plan.epsilon)} at delta {plan.delta:g} ({assumptions(plan)})"
         self(f"plan: {stage_one}stage-2 noise {plan.round.noise_multiplier:.3f} (x clip norm) -> {goal}")
         if plan.reason:
             self(f"end-to-end epsilon is inf: {plan.reason}")

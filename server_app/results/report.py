@@ -12,7 +12,7 @@ from typing import Any
 from common.config import RunConfig
 from common.wire.digest import app_digest
 from server_app.privacy.account import PrivacyAccount, assumptions
-from server_app.privacy.plan import PrivacyPlan, why_infinite, why_infinite_to_server
+from server_app.privacy.plan import PrivacyPlan, why_infinite
 from server_app.privacy.shares import colluders_counted
 from server_app.results.folder import RunFolder
 from server_app.results.html.page import html
@@ -177,15 +177,15 @@ def describe_privacy(config: RunConfig, account: PrivacyAccount) -> dict[str, An
         "against": _outsiders(privacy.trust),
         "accountant": "dp_accounting PLD, pessimistic grid 1e-4, over every charge in ledger.jsonl",
         "cross_check": account.cross_check(epsilon),
-        "assumes": assumptions(plan, privacy),
+        "assumes": assumptions(plan),
         **shared,
     }
     server = {
         "epsilon": epsilon_server,
-        "not_claimed_because": why_infinite_to_server(plan, privacy.trust, epsilon_server),
+        "not_claimed_because": plan.why_infinite_to_server(epsilon_server),
         "noise_multiplier_of_a_message": account.message_noise,
         **(_of_sums() if secure else _of_messages(account)),
-        "assumes": assumptions(plan, privacy) if secure else "nothing of other clients; cohorts need not be secret",
+        "assumes": assumptions(plan) if secure else "nothing of other clients; cohorts need not be secret",
         **shared,
     }
     return {

@@ -28,7 +28,6 @@ from common.wire.records import TRAIN
 from common.wire.sums import pack_sum
 from server_app.log import log_event
 from server_app.privacy.account import PrivacyAccount
-from server_app.privacy.plan import evaluation_terms, round_terms
 from server_app.privacy.randomness import SYSTEM, Randomness
 from server_app.privacy.sampling import poisson_sample
 from server_app.rounds.availability import Attendance
@@ -171,7 +170,7 @@ class FederatedAdapter(FlowerStrategy):
         """
         plan = self.account.plan
         codec = self._codec_of(server_round)
-        terms = round_terms(self.config.privacy, plan, codec.size)
+        terms = plan.round_terms(codec.size)
         draw, rate = self.account.draw_number(server_round), self.config.privacy.sampling_rate
         parcel = self.parcel(server_round, adapter)
 
@@ -328,7 +327,7 @@ class FederatedAdapter(FlowerStrategy):
 
     def _score_privately(self, grid: Grid, server_round: int, *, last: bool) -> PrivateScores | None:
         """Everybody's scores of the adapter after a round, which the next one sends; ``None`` where there are none."""
-        terms = evaluation_terms(self.config, self.account.plan)
+        terms = self.account.plan.evaluation_terms
         if terms is None or not self.account.affords_evaluation(last=last):
             return None
         self.account.charge_evaluation(server_round)

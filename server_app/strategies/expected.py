@@ -3,7 +3,7 @@
 import math
 
 from common.config import RunConfig
-from server_app.privacy.plan import PrivacyPlan, mean_noise
+from server_app.privacy.plan import PrivacyPlan
 from server_app.strategies.recipe import Recipe
 
 LIMIT = 4.0
@@ -16,7 +16,7 @@ def noise_drift(config: RunConfig, plan: PrivacyPlan, recipe: Recipe) -> float:
     A decoded code has the length of the code, and the step factor makes both signal and noise of one length again; over
     T rounds of fresh noise the norm grows with √T.
     """
-    each = config.server.learning_rate * recipe.step_factor * mean_noise(config.privacy, plan, recipe.code_size)
+    each = config.server.learning_rate * recipe.step_factor * plan.mean_noise(recipe.code_size)
     return each * config.privacy.clip_norm * math.sqrt(recipe.code_size * plan.rounds)
 
 

@@ -26,7 +26,6 @@ from common.model.group_gradients import are_linear, group_gradients
 from common.model.tangents import ModelTangents
 from server_app.priors.public_gradients import directions, pseudo_clients, rows_bytes
 from server_app.priors.public_prompts import check_enough, public_prompts
-from server_app.privacy.plan import mean_noise
 from server_app.results.published_names import public_name
 from server_app.results.units import count, data_size
 from server_app.rounds.round import OpenRound
@@ -131,7 +130,7 @@ class PublicPrior(FederatedAdapter):
 
         In units of the clip norm, and as present in the trust model at hand: in ``local`` it grows with the cohort.
         """
-        deviation = mean_noise(self.config.privacy, self.account.plan, self.config.codec.size)
+        deviation = self.account.plan.mean_noise(self.config.codec.size)
         return self.config.public_prior.noise_floor * deviation**2 / self.config.num_server_rounds
 
 

@@ -5,7 +5,7 @@ from common.privacy.mechanism import ReleaseTerms
 from common.trajectory import StepTerms
 from common.wire.assignment import Task
 from common.wire.digest import app_digest
-from server_app.privacy.plan import PrivacyPlan, evaluation_terms, round_terms, stage_one_terms
+from server_app.privacy.plan import PrivacyPlan
 from server_app.privacy.stage_one import StageOne
 from server_app.strategies.recipe import Recipe
 
@@ -14,7 +14,7 @@ def round_task(
     config: RunConfig, recipe: Recipe, plan: PrivacyPlan, server_round: int, size: int, *, sums: bool
 ) -> Task:
     """The task of a round of stage 2 whose codes have ``size`` values; ``sums``: clients are sent the released sums."""
-    terms = round_terms(config.privacy, plan, size)
+    terms = plan.round_terms(size)
     return Task(
         server_round,
         terms,
@@ -22,13 +22,13 @@ def round_task(
         share=recipe.stage_one_share,
         refresh_every=config.codec.refresh_every,
         step_terms=step_terms(config, recipe, plan, terms) if sums else None,
-        evaluation=evaluation_terms(config, plan),
+        evaluation=plan.evaluation_terms,
     )
 
 
 def stage_one_task(config: RunConfig, plan: PrivacyPlan, stage: StageOne) -> Task:
     """The task of stage 1, raw where its terms ask for no noise."""
-    terms, measured = stage_one_terms(config, plan, stage), config.stage_one
+    terms, measured = plan.stage_one_terms(stage), config.stage_one
     return Task(
         0,
         terms,

@@ -13,13 +13,9 @@ from common.privacy.accounting import epsilon
 from common.privacy.mechanism import ReleaseTerms, combine, release
 from common.privacy.noise import RandomSource
 from server_app.privacy.account import assumptions
-from server_app.privacy.plan import (
-    PrivacyPlan,
-    make_plan,
-    round_terms,
-    stage_one_terms,
-)
+from server_app.privacy.plan import PrivacyPlan
 from server_app.privacy.shares import noise_against
+from server_app.privacy.solving import make_plan
 from server_app.privacy.stage_one import statistics_stage
 from server_app.strategies.dr_encoder import DrEncoder
 from tests.support.false_alarms import rms_outside, statistical
@@ -71,10 +67,10 @@ def test_both_stages_carry_it_and_the_charge_stays(adapted: AdaptedModel, collud
     plan, plain = planned(colluders), planned(0)
     assert plan.round == plain.round
     factor = np.sqrt(plan.shares / (plan.shares - colluders))
-    terms = round_terms(config(colluders).privacy, plan, 256)
+    terms = plan.round_terms(256)
     assert terms.noise_multiplier == pytest.approx(plan.round.noise_multiplier * factor)
     stage = DrEncoder.recipe_for(config(colluders), adapted.layout).stage_one
-    first = stage_one_terms(config(colluders), plan, stage)
+    first = plan.stage_one_terms(stage)
     assert plan.stage_one is not None
     share = np.sqrt(plan.stage_one_shares / (plan.stage_one_shares - colluders))
     assert first.noise_multiplier == pytest.approx(plan.stage_one.noise_multiplier * share)
@@ -83,7 +79,7 @@ def test_both_stages_carry_it_and_the_charge_stays(adapted: AdaptedModel, collud
 def test_as_many_colluders_as_shares_are_refused() -> None:
     plan = planned(0)
     with pytest.raises(ConfigError, match=rf"privacy\.colluders = {plan.shares}: must be below the {plan.shares}"):
-        round_terms(config(plan.shares).privacy, plan, 256)
+        replace(plan, privacy=config(plan.shares).privacy).round_terms(256)
 
 
 @pytest.mark.parametrize("trust", ["central", "local"])
@@ -91,22 +87,22 @@ def test_where_noise_is_not_shared_nobody_can_subtract_any(trust: str) -> None:
     """Whatever the key says: the noise is that of the charge, which no other client knows a part of."""
     chosen = RunConfig.parse(PLANNED | {"privacy.colluders": 5, "privacy.trust": trust})
     plan = make_plan(chosen, 1000, 256, None)
-    assert round_terms(chosen.privacy, plan, 256).noise_multiplier == plan.round.noise_multiplier
-    assert assumptions(plan, chosen.privacy).startswith("any number of clients may collude")
+    assert plan.round_terms(256).noise_multiplier == plan.round.noise_multiplier
+    assert assumptions(plan).startswith("any number of clients may collude")
 
 
 def test_one_client_alone_has_no_other_to_fear() -> None:
     chosen = RunConfig.parse({"privacy.delta": 1e-5, "privacy.sampling-rate": 1.0, "num-server-rounds": 2})
     plan = make_plan(chosen, 1, 256, None)
-    assert round_terms(chosen.privacy, plan, 256).noise_multiplier == plan.round.noise_multiplier
-    assert assumptions(plan, chosen.privacy).startswith("no client colludes")
+    assert plan.round_terms(256).noise_multiplier == plan.round.noise_multiplier
+    assert assumptions(plan).startswith("no client colludes")
 
 
 def test_by_default_epsilon_holds_against_one_curious_client_that_subtracts_its_own_share() -> None:
     """Three sites as in ``deploy-demo``: without the default its 4.26 would be 5.77 against any one of them."""
     chosen = RunConfig.parse({"privacy.sampling-rate": 1.0, "privacy.delta": 1e-5, "num-server-rounds": 20})
     plan = make_plan(chosen, 3, 256, None)
-    terms = round_terms(chosen.privacy, plan, 256)
+    terms = plan.round_terms(256)
     left = terms.noise_multiplier * math.sqrt((plan.shares - 1) / plan.shares)
     assert left == pytest.approx(plan.round.noise_multiplier, rel=1e-6)
     assert left >= plan.round.noise_multiplier

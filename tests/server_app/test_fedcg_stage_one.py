@@ -16,7 +16,6 @@ from common.model.adapted import AdaptedModel
 from common.privacy.mechanism import ReleaseTerms, combine, release
 from common.privacy.noise import RandomSource
 from common.wire.records import GRADIENTS, TRAIN
-from server_app.privacy.plan import stage_one_terms
 from server_app.rounds.cohort import FederationError
 from server_app.strategies.fedcg import FedCg
 from tests.support.false_alarms import rms_outside, statistical
@@ -70,7 +69,7 @@ def test_one_client_moves_what_stage_one_releases_by_the_clip_norm_at_most(
     """The 2-norm over all gradients of a client together: clipping them one by one would allow sqrt(2) times more."""
     config = tiny_config(files, Path(), {**FEDCG, **PRIVATE, "privacy.epsilon": 4.0, "stage-one.clip-norm": 0.7})
     plan, stage = planned(config, adapted, CLIENTS), FedCg.recipe_for(config, adapted.layout).stage_one
-    agreed = stage_one_terms(config, plan, stage)
+    agreed = plan.stage_one_terms(stage)
     assert (agreed.clip_norm, agreed.size, agreed.normalize) == (0.7, STEPS * adapted.layout.size, False)
     bare = ReleaseTerms(agreed.size, agreed.clip_norm, 0.0, "central", 2, normalize=agreed.normalize)
     source = RandomSource.insecure(1)

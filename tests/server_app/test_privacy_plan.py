@@ -10,8 +10,9 @@ from scipy.stats import binom
 
 from common.config import ConfigError, RunConfig
 from common.privacy.accounting import Charge
-from server_app.privacy import plan as plan_module
-from server_app.privacy.plan import PrivacyPlan, make_plan
+from server_app.privacy import solving
+from server_app.privacy.plan import PrivacyPlan
+from server_app.privacy.solving import make_plan
 from server_app.privacy.stage_one import statistics_stage
 
 BASE: dict[str, Any] = {
@@ -68,7 +69,7 @@ def test_the_whole_run_costs_what_was_asked_for_and_hardly_less(trust: str, epsi
 def test_shares_that_cannot_be_are_refused_before_the_noise_is_solved(
     changes: dict[str, Any], clients: int, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan_module, "_solved", lambda *_, **__: pytest.fail("seconds were spent"))
+    monkeypatch.setattr(solving, "_solved", lambda *_, **__: pytest.fail("seconds were spent"))
     with pytest.raises(ConfigError, match=said):
         planned(changes, clients)
 

@@ -10,8 +10,9 @@ from dp_accounting.pld import PLDAccountant
 from common.config import ConfigError, RunConfig
 from common.privacy.gaussian import gaussian_mu
 from common.score_code import LOSS_BOUND
-from server_app.privacy.plan import PrivacyPlan, evaluation_terms, make_plan, score_noise
+from server_app.privacy.plan import PrivacyPlan
 from server_app.privacy.scores import score_slack
+from server_app.privacy.solving import make_plan
 from server_app.privacy.stage_one import statistics_stage
 from server_app.rounds.private_scores import imprecision
 from tests.support.exact import exact_epsilon
@@ -102,7 +103,7 @@ def test_the_told_precision_is_the_noise_on_the_mean(trust: str) -> None:
             "secure": math.sqrt(CLIENTS / (CLIENTS - 2)),
         }[trust]
     )
-    loss, accuracy = score_noise(config, plan)
+    loss, accuracy = plan.score_noise
     assert accuracy == pytest.approx(sum_noise / math.sqrt(2) / CLIENTS, rel=1e-3)
     assert loss == pytest.approx(LOSS_BOUND * accuracy)
 
@@ -123,7 +124,7 @@ def test_delta_is_set_aside_for_their_discrete_noise() -> None:
 def test_nothing_is_asked_for_by_default_and_without_privacy_nothing_is_noised() -> None:
     config = RunConfig.parse(BASE | {"evaluation.private": 0.0})
     assert planned(config).evaluation is None
-    assert evaluation_terms(config, planned(config)) is None
+    assert planned(config).evaluation_terms is None
     clear = RunConfig.parse(BASE | {"privacy.epsilon": math.inf})
     plan = planned(clear)
     assert plan.evaluation
@@ -131,7 +132,7 @@ def test_nothing_is_asked_for_by_default_and_without_privacy_nothing_is_noised()
 
 
 def test_who_will_see_nothing_but_noise_is_told_so_in_one_line() -> None:
-    few, many = (score_noise(config_of(), planned(config_of(), clients)) for clients in (20, 2000))
+    few, many = (planned(config_of(), clients).score_noise for clients in (20, 2000))
     said = imprecision(*few, 4, 20)
     assert "evaluation.private" in said
     assert "20 clients" in said

@@ -11,7 +11,8 @@ from common.config import ConfigError, RunConfig
 from common.privacy.mechanism import ReleaseTerms
 from common.privacy.price import outsider_charge
 from server_app.privacy.account import assumptions
-from server_app.privacy.plan import PrivacyPlan, clients_asked, make_plan, mean_noise, round_terms
+from server_app.privacy.plan import PrivacyPlan
+from server_app.privacy.solving import make_plan
 from server_app.privacy.stage_one import statistics_stage
 from workbench.planning.budget import solve
 from workbench.planning.budget_request import BudgetRequest
@@ -76,7 +77,7 @@ def test_against_the_server_epsilon_is_that_of_the_released_model(clients: int, 
 @pytest.mark.parametrize(("dropouts", "colluders"), [(0, 0), (1, 1), (5, 3), (12, 7)])
 def test_what_honest_survivors_add_is_never_less_than_what_is_charged(dropouts: int, colluders: int) -> None:
     config, plan = planned(20, 1.0, **{"privacy.dropouts": dropouts, "privacy.colluders": colluders})
-    terms = round_terms(config.privacy, plan, 256)
+    terms = plan.round_terms(256)
     assert terms.shares == 20
     counted = terms.noise_of_shares(20 - dropouts - colluders)
     assert plan.round.noise_multiplier * (1 - 1e-12) <= counted <= plan.round.noise_multiplier * (1 + 1e-5)
@@ -84,7 +85,7 @@ def test_what_honest_survivors_add_is_never_less_than_what_is_charged(dropouts: 
 
 def test_more_drop_outs_cost_noise() -> None:
     few, many = (planned(20, 1.0, **{"privacy.dropouts": number}) for number in (0, 8))
-    assert mean_noise(few[0].privacy, few[1], 256) < mean_noise(many[0].privacy, many[1], 256)
+    assert few[1].mean_noise(256) < many[1].mean_noise(256)
     terms = ReleaseTerms(256, 1.0, 2.0, "secure", 20, normalize=True)
     assert outsider_charge(terms, 0.2).sampling_rate == 0.2
 
@@ -95,9 +96,9 @@ def test_the_charge_of_stage_one_is_amplified_by_its_own_coins() -> None:
     plan = make_plan(config, 100, 256, statistics_stage(config, 73))
     assert plan.stage_one is not None
     assert (plan.stage_one.sampling_rate, plan.stage_one_shares, plan.shares) == (0.5, 100, 100)
-    assert clients_asked(config, plan) == 100
-    assert "each client keeps its coins to itself" in assumptions(plan, config.privacy)
-    assert "coins" not in assumptions(planned(20, 1.0)[1], config.privacy)
+    assert plan.clients_asked(cover=False) == 100
+    assert "each client keeps its coins to itself" in assumptions(plan)
+    assert "coins" not in assumptions(planned(20, 1.0)[1])
 
 
 def test_more_clients_than_can_be_masked_with_each_other_are_refused() -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from common.config import ConfigError, RunConfig, Scalar
 from common.data import check_evaluation_is_public
-from server_app.privacy.plan import mean_noise
 from server_app.privacy.stage_one import empty_stage_one
 from server_app.results.tracking import tracked
 from server_app.rounds.controls import CONTROLS, Control
@@ -91,7 +90,7 @@ def _cell(task: str, entry: Entry, epsilon: float, flat: Mapping[str, Scalar], c
         plan = plan_run(config, recipe, config.federation.num_clients)
     except ConfigError as error:
         raise ConfigError(f"{label}: {error}") from None
-    start = start_step(mean_noise(config.privacy, plan, recipe.code_size))
+    start = start_step(plan.mean_noise(recipe.code_size))
     wanted = controls == "all" or (controls == "learned" and recipe.learned)
     warning = empty_stage_one(recipe.stage_one, plan.clients, noisy=plan.noisy_stage_one)
     return Cell(task, entry, epsilon, config.flat(), start, CONTROLS[1:] if wanted else (), warning)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from common.config import LARGEST_ROUNDS, ConfigError, RunConfig
+from common.config import LARGEST_ROUNDS, ConfigError
 from common.privacy.accounting import Charge, RunningAccountant, epsilon
 from common.privacy.price import message_charge
 from common.score_code import LOSS_BOUND
@@ -21,19 +21,9 @@ from server_app.privacy.account import (
     epsilon_of_messages,
     participation_limit,
 )
-from server_app.privacy.plan import (
-    PrivacyPlan,
-    evaluation_terms,
-    make_plan,
-    provable,
-    round_terms,
-    score_noise,
-    stage_two_terms,
-    why_infinite,
-    why_infinite_to_server,
-)
-from server_app.privacy.shares import noise_against, shares_not_counted
-from server_app.privacy.stage_one import statistics_stage
+from server_app.privacy.plan import PrivacyPlan, provable, why_infinite
+from server_app.privacy.solving import make_plan
+from server_app.privacy.stage_one import StageOne, statistics_stage
 from server_app.results.json_lines import finite
 from server_app.results.units import show
 from workbench.planning.budget_request import Accountant, BudgetRequest, as_options, config_of
@@ -71,7 +61,7 @@ def solve(request: BudgetRequest, *, curve_points: int) -> Budget:
         stage = statistics_stage(config, request.code_values) if request.statistics_share else None
         plan = make_plan(config, request.clients, request.code_values, stage, budget=request.rounds_within)
         participations = participation_limit(plan, plan.rounds)
-        messages = _messages(request, config, plan, participations)
+        messages = _messages(plan, stage, request.code_values, participations)
     except ConfigError as error:
         raise ConfigError(as_options(str(error))) from None
     charges = _charges(plan, plan.rounds)
@@ -103,7 +93,7 @@ def to_json(request: BudgetRequest) -> str:
         "statistics_noise_multiplier": plan.stage_one.noise_multiplier if plan.stage_one else None,
         "evaluations": plan.evaluations,
         "evaluation_noise_multiplier": plan.evaluation.noise_multiplier if plan.evaluation else None,
-        "evaluation_errors": dict(zip(("loss", "accuracy"), score_noise(config_of(request), plan), strict=True)),
+        "evaluation_errors": dict(zip(("loss", "accuracy"), plan.score_noise, strict=True)),
         "rounds": plan.rounds,
         "epsilon_server_view": budget.epsilon_server_view,
         "message_noise_multiplier": budget.message_noise_multiplier,
@@ -153,7 +143,7 @@ def _evaluation_line(budget: Budget) -> list[str]:
     plan = budget.plan
     if plan.evaluation is None:
         return []
-    loss, accuracy = score_noise(config_of(budget.request), plan)
+    loss, accuracy = plan.score_noise
     return [
         f"  private evaluations         {plan.evaluations}, noise {plan.evaluation.noise_multiplier:.4f}: each "
         f"accuracy ± {100 * accuracy:.1f} points, each loss ± {loss:.3f} nats (clipped at {LOSS_BOUND:g})"
@@ -179,19 +169,13 @@ def _by_accountant(name: Accountant, plan: PrivacyPlan, charges: Sequence[Charge
     return float(check["upper"])
 
 
-def _messages(
-    request: BudgetRequest, config: RunConfig, plan: PrivacyPlan, participations: int
-) -> list[tuple[float, int]]:
+def _messages(plan: PrivacyPlan, stage: StageOne | None, size: int, participations: int) -> list[tuple[float, int]]:
     """Noise multipliers of one message by itself, and how many: of stage 2, of stage 1, of private evaluations."""
-    found = [(round_terms(config.privacy, plan, request.code_values), participations)]
-    if plan.stage_one:
-        shares = plan.stage_one_shares
-        counted = shares_not_counted(config.privacy, plan.clients)
-        noise = noise_against(counted, plan.stage_one.noise_multiplier, shares)
-        found.append((stage_two_terms(config.privacy, request.code_values, noise, shares), 1))
-    scores = evaluation_terms(config, plan)
-    if scores:
-        found.append((scores, plan.evaluations))
+    found = [(plan.round_terms(size), participations)]
+    if stage:
+        found.append((plan.stage_one_terms(stage), 1))
+    if plan.evaluation_terms:
+        found.append((plan.evaluation_terms, plan.evaluations))
     return [(message_charge(terms).noise_multiplier, count) for terms, count in found]
 
 
@@ -235,7 +219,7 @@ def _spread(count: int, points: int) -> list[int]:
 def _model_figure(budget: Budget) -> str:
     plan, name = budget.plan, budget.request.accountant
     reason = why_infinite(plan.reason, plan.epsilon)
-    assumed = assumptions(plan, config_of(budget.request).privacy)
+    assumed = assumptions(plan)
     guarantee = f"{show(plan.epsilon)} by PLD ({reason or assumed})"
     if name == "pld":
         return guarantee
@@ -243,7 +227,7 @@ def _model_figure(budget: Budget) -> str:
 
 
 def _server_terms(budget: Budget) -> str:
-    because = why_infinite_to_server(budget.plan, budget.request.trust, budget.epsilon_server_view)
+    because = budget.plan.why_infinite_to_server(budget.epsilon_server_view)
     if because:
         return f" (nothing is claimed: {because})"
     if budget.plan.trust == "secure":

@@ -10,7 +10,7 @@ from common.model.positions import check_length
 from common.privacy.mechanism import ReleaseTerms
 from common.wire.secure import bits_of
 from server_app.privacy.account import assumptions
-from server_app.privacy.plan import PrivacyPlan, clients_asked, round_terms, score_noise, why_infinite
+from server_app.privacy.plan import PrivacyPlan, why_infinite
 from server_app.results.json_lines import finite
 from server_app.results.run_bytes import RunBytes, plain_lora_bytes, run_bytes
 from server_app.results.units import bytes_against_lora, clock, data_size, show
@@ -69,7 +69,7 @@ def solve(config: RunConfig) -> Sizes:
     recipe = recipe_of(config, shape.layout)
     plan = plan_run(config, recipe, config.federation.num_clients or SIMULATED_CLIENTS)
     size = recipe.code_size
-    terms = round_terms(config.privacy, plan, size)
+    terms = plan.round_terms(size)
     batch = batch_of(config, plan.clients)
     memory = estimate(config, shape, batch, sends_code=not recipe.sends_whole)
     server = estimate_server(config, shape, sends_code=not recipe.sends_whole)
@@ -128,7 +128,7 @@ def to_json(config: RunConfig) -> str:
         "memory_of_server": {**asdict(sizes.server), "total": sizes.server.total},
         "clients": plan.clients,
         "expected_cohort": plan.expected_cohort,
-        "clients_asked_per_round": clients_asked(config, plan),
+        "clients_asked_per_round": plan.clients_asked(cover=config.federation.cover),
         "expected_bytes_up": round(sizes.per_client.up * plan.clients),
         "expected_bytes_down": round(sizes.per_client.down * plan.clients),
         "rounds": plan.rounds,
@@ -136,7 +136,7 @@ def to_json(config: RunConfig) -> str:
         "statistics_noise_multiplier": plan.stage_one.noise_multiplier if plan.stage_one else None,
         "evaluations": plan.evaluations,
         "evaluation_noise_multiplier": plan.evaluation.noise_multiplier if plan.evaluation else None,
-        "evaluation_errors": dict(zip(("loss", "accuracy"), score_noise(config, plan), strict=True)),
+        "evaluation_errors": dict(zip(("loss", "accuracy"), plan.score_noise, strict=True)),
         "epsilon": finite(plan.epsilon),
         "not_private_because": why_infinite(plan.reason, plan.epsilon),
         "delta": plan.delta,
@@ -177,8 +177,7 @@ def to_text(config: RunConfig) -> str:
         *_time_line(sizes),
         f"  noise multiplier            {plan.round.noise_multiplier:.4f} (stage 2){stage_one}",
         *_evaluation_line(sizes),
-        f"  epsilon, released model     {show(plan.epsilon)} at delta {plan.delta:g} "
-        f"({reason or assumptions(plan, config.privacy)})",
+        f"  epsilon, released model     {show(plan.epsilon)} at delta {plan.delta:g} ({reason or assumptions(plan)})",
         *_noise_line(sizes),
         "  a simulation on             clients at a time   options of dr-encoder run             deployed, one a card",
         *(f"    {_placement(placement)}" for placement in sizes.placements),
@@ -190,7 +189,7 @@ def _evaluation_line(sizes: Sizes) -> list[str]:
     plan = sizes.privacy
     if plan.evaluation is None:
         return []
-    loss, accuracy = score_noise(sizes.config, plan)
+    loss, accuracy = plan.score_noise
     return [
         f"  private evaluations         {plan.evaluations}, of everybody: each accuracy ± {100 * accuracy:.1f} points, "
         f"each loss ± {loss:.3f} nats by noise"
@@ -242,7 +241,7 @@ def _noise_line(sizes: Sizes) -> list[str]:
 def _noise_over_signal(sizes: Sizes) -> float:
     """Norm of the noise in the mean code, z C √k / K, over the largest norm that the mean code can have, C."""
     plan = sizes.privacy
-    noise = round_terms(sizes.config.privacy, plan, sizes.code_values).noise_multiplier  # more than z with colluders
+    noise = plan.round_terms(sizes.code_values).noise_multiplier  # more than z with colluders
     return noise * math.sqrt(sizes.code_values) / plan.expected_cohort
 
 

@@ -9,7 +9,6 @@ import pytest
 
 from common.config import ConfigError, RunConfig
 from common.data import evaluation_examples, private_examples
-from server_app.privacy.plan import mean_noise, round_terms
 from tests.support.tiny import TINY, planned
 from workbench.compare.plan import Cell, make_cells
 from workbench.compare.spec import CENTRALIZED, ComparisonSpec, read_changes, read_epsilons
@@ -163,9 +162,9 @@ def test_the_start_rule_knows_the_noise_that_is_really_present(
     config = RunConfig.parse(cell.flat)
     plan = planned(config, adapted, 6)
     size = adapted.layout.size
-    present = mean_noise(config.privacy, plan, size)
+    present = plan.mean_noise(size)
     assert present == pytest.approx(more * plan.round.noise_multiplier / 6, rel=1e-3)
-    assert present == round_terms(config.privacy, plan, size).total_std(6) / (6 * clip)
+    assert present == plan.round_terms(size).total_std(6) / (6 * clip)
     assert cell.start == pytest.approx(0.015 / present, rel=1e-2)
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from common.config import RunConfig, flatten
 from common.privacy.accounting import Charge, cross_check, epsilon
-from server_app.privacy.plan import make_plan
+from server_app.privacy.solving import make_plan
 from server_app.privacy.stage_one import statistics_stage
 from tests.support.exact import exact_epsilon
 from workbench.cli.main import app
