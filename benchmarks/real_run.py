@@ -201,7 +201,7 @@ def _strategy(
 ) -> FederatedAdapter:
     clients = config.federation.num_clients
     recipe = recipe_of(config, adapted.layout)
-    account = open_account(config, recipe, plan_run(config, recipe, clients), Ledger(scratch / "ledger.jsonl"))
+    account = open_account(recipe, plan_run(config, recipe, clients), Ledger(scratch / "ledger.jsonl"))
     start, base, data = adapted.initial.cpu(), public.base_loss, public.data
 
     def evaluate(server_round: int, adapter: Tensor) -> MetricRecord:

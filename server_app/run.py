@@ -66,8 +66,8 @@ def run_federation(
         )
         if control != "none":
             say(control_warning(control))
-        say.opening(config, plan, adapted.layout.size, folder.path)
-        say.remark(expectation(config, plan, recipe, float(adapted.initial.norm())))
+        say.opening(config.strategy.name, plan, adapted.layout.size, folder.path)
+        say.remark(expectation(config.server, plan, recipe, float(adapted.initial.norm())))
         if not config.resume:
             say.warning(empty_rounds(config.privacy.sampling_rate, plan.clients))
             say.warning(empty_stage_one(recipe.stage_one, plan.clients, noisy=plan.noisy_stage_one))
@@ -94,7 +94,7 @@ def check_run(config: RunConfig) -> None:
     check_output(config)
     config.check_files()
     check_strategy_files(config)
-    check_tracker(config)
+    check_tracker(config.output)
     if config.resume:
         check_same_run(config)
         why = why_not_resumable(Path(config.resume))

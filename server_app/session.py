@@ -32,7 +32,7 @@ from server_app.strategies.base import FederatedAdapter
 from server_app.strategies.recipe import Recipe
 
 
-def open_account(config: RunConfig, recipe: Recipe, plan: PrivacyPlan, ledger: Ledger) -> PrivacyAccount:
+def open_account(recipe: Recipe, plan: PrivacyPlan, ledger: Ledger) -> PrivacyAccount:
     """The account of a run, which knows what one message of each stage reveals by itself."""
     message, stage = plan.round_terms(recipe.code_size), recipe.stage_one
     scores = plan.evaluation_terms
@@ -77,7 +77,7 @@ class Session:
         log_event("run_resumed" if config.resume else "run_started", app_digest=app_digest(), clients=clients)
         ledger = Ledger(folder.ledger)
         state, progress = (_resume if config.resume else _begin)(config, adapted, ledger, folder, clients)
-        account = open_account(config, recipe, plan, ledger)
+        account = open_account(recipe, plan, ledger)
         session = cls(
             config=config,
             adapted=adapted,
@@ -205,7 +205,7 @@ def _begin(
 def _resume(
     config: RunConfig, adapted: AdaptedModel, ledger: Ledger, folder: RunFolder, clients: int
 ) -> tuple[RunState, Progress]:
-    state, progress = load_checkpoint(folder.checkpoint, config, adapted.layout)
+    state, progress = load_checkpoint(folder.checkpoint, config.server, adapted.layout)
     if not ledger.contains(progress.ledger_head):
         raise CheckpointError(f"{folder.ledger}: the ledger lacks charges that the checkpoint was made after")
     if progress.clients != clients:

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from common.config import RunConfig
+from common.config import StageOneConfig
 
 _RARELY = 0.01  # an empty stage 1 is accepted when it is no more probable
 
@@ -27,12 +27,12 @@ class StageOne:
     share: float = 0.0
 
 
-def statistics_stage(config: RunConfig, size: int, *, open_size: int = 1, clip_norm: float = 1.0) -> StageOne:
+def statistics_stage(section: StageOneConfig, size: int, *, open_size: int = 1, clip_norm: float = 1.0) -> StageOne:
     """Algorithm 1's stage 1: gradient statistics, a code of ``size`` values when they are private."""
     return StageOne(
         label="stage 1: statistics",
-        sampling_rate=config.stage_one.sampling_rate,
-        private=config.stage_one.private,
+        sampling_rate=section.sampling_rate,
+        private=section.private,
         reason="stage-one.private = false: stage 1 sends gradient statistics without noise",
         size=size,
         open_size=open_size,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from common.adapter import Layout
 from common.codecs.base import Codec, CodecState, codec_from_state
-from common.config import RunConfig
+from common.config import ServerConfig
 from common.wire.sums import joined, split_sums
 from server_app.errors import CommandError
 from server_app.results.checkpoint_files import ENDED, LATEST, STATE, TENSORS, read_state
@@ -76,7 +76,7 @@ def save_checkpoint(folder: Path, state: RunState, progress: Progress) -> None:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def load_checkpoint(folder: Path, config: RunConfig, layout: Layout) -> tuple[RunState, Progress]:
+def load_checkpoint(folder: Path, server: ServerConfig, layout: Layout) -> tuple[RunState, Progress]:
     """Read the last complete checkpoint of a run folder's ``checkpoint`` directory."""
     why = why_not_resumable(folder.parent)
     if why:
@@ -89,7 +89,7 @@ def load_checkpoint(folder: Path, config: RunConfig, layout: Layout) -> tuple[Ru
             f'resume = "{folder.parent}": its adapter has {len(tensors["adapter"])} values, this configuration makes '
             f"{layout.size}: resume with the model and lora settings of its config.toml"
         )
-    optimizer = optimizer_of(config.server, tensors["adapter"])
+    optimizer = optimizer_of(server, tensors["adapter"])
     optimizer.restore({name: value for name, value in tensors.items() if not name.startswith(_CODEC)})
     state = RunState(
         optimizer=optimizer,

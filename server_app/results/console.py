@@ -7,7 +7,6 @@ from typing import Any
 
 from flwr.app import MetricRecord
 
-from common.config import RunConfig
 from server_app.privacy.account import assumptions
 from server_app.privacy.plan import PrivacyPlan
 from server_app.results.units import MARK, clock, data_size, show, speak
@@ -55,12 +54,12 @@ class ConsoleLog:
         """Print one line."""
         speak(f"{self._mark}{line}")
 
-    def opening(self, config: RunConfig, plan: PrivacyPlan, values: int, folder: Path) -> None:
+    def opening(self, strategy: str, plan: PrivacyPlan, values: int, folder: Path) -> None:
         """What is going to happen, under which guarantee."""
-        self(f"strategy {config.strategy.name}, {values:,} adapter values, results in {folder}")
+        self(f"strategy {strategy}, {values:,} adapter values, results in {folder}")
         self(
             f"{plan.clients} clients, expected cohort {plan.expected_cohort:g}, up to {plan.rounds} rounds, "
-            f"trust model: {config.privacy.trust}"
+            f"trust model: {plan.trust}"
         )
         if not plan.round.noise_multiplier:
             self(f"NOT PRIVATE: {plan.reason}")

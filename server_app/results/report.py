@@ -64,7 +64,7 @@ def write_report(
         "run": _run(folder, config, strategy, seconds),
         "settings": public_settings(config, len(strategy.nodes)),
         "outcome": _outcome(rows, strategy, scores),
-        "privacy": describe_privacy(config, strategy.account),
+        "privacy": describe_privacy(strategy.account),
         "communication": _communication(strategy),
         "codec": {"kind": config.codec.kind, "form": config.codec.form, "values": strategy.codec.size}
         | dict(strategy.state.prior),
@@ -158,9 +158,9 @@ def _scores(row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key in wanted or key.startswith(("loss.", "accuracy."))}
 
 
-def describe_privacy(config: RunConfig, account: PrivacyAccount) -> dict[str, Any]:
+def describe_privacy(account: PrivacyAccount) -> dict[str, Any]:
     """Both epsilons with what each is of, against whom, under which adjacency, delta and accountant."""
-    plan, privacy = account.plan, config.privacy
+    plan, privacy = account.plan, account.plan.privacy
     shared = {
         "delta": plan.delta,
         "unit": "one client with all its examples, over the whole run",

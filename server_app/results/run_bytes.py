@@ -163,7 +163,7 @@ def run_bytes(
     before = [*map(float, set_up_bytes(plan.clients))] if secure else [0.0, 0.0]
     if recipe.stage_one:
         stage = MessageSizes.of(
-            stage_one_task(config, plan, recipe.stage_one),
+            stage_one_task(config.stage_one, plan, recipe.stage_one),
             PlannedEncoder(IdentityCodec(recipe.layout).spec()),
             Sums(0, (), bytes(8)),
             masked=masked,

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from common.config import ConfigError, RunConfig
+from common.config import ConfigError, OutputConfig, RunConfig
 from server_app.results.repeating import public_settings
 from server_app.results.score_names import PRIVATE_ACCURACY, PRIVATE_LOSS
 
@@ -62,9 +62,9 @@ class Sink:
         return not self._public or key.partition(".")[0].removesuffix("_error") in PUBLIC
 
 
-def check_tracker(config: RunConfig) -> None:
+def check_tracker(output: OutputConfig) -> None:
     """Refuse a run whose tracker's package is missing; only the server needs it."""
-    name = config.output.tracker
+    name = output.tracker
     if name != "none" and find_spec(_PACKAGES[name]) is None:
         package = _DISTRIBUTIONS.get(name, name)
         raise ConfigError(

@@ -212,7 +212,7 @@ class FederatedAdapter(FlowerStrategy):
 
     def _step(self, closed: ClosedRound) -> None:
         opened, terms = closed.opened, closed.opened.instruction.terms
-        steps = step_terms(self.config, self.recipe, self.account.plan, terms)
+        steps = step_terms(self.config.server, self.recipe, self.account.plan, terms)
         # 1: aggregate the clients' codes, Eq (5): their noisy sum over a fixed denominator
         total: WireArray | None = closed.summed
         if total is None:

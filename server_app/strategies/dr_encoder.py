@@ -46,7 +46,9 @@ class DrEncoder(TwoStage):
             layout,
             code_size(layout, settings),
             learned_encoder(config.codec, layout) if learned else _drawn_encoder(settings, layout),
-            stage_one=statistics_stage(config, scales.size, open_size=2 * len(layout.tensors), clip_norm=scales.bound),
+            stage_one=statistics_stage(
+                config.stage_one, scales.size, open_size=2 * len(layout.tensors), clip_norm=scales.bound
+            ),
             learned=learned,
             seeded=settings.kind == "linear" and settings.form in FORMS,
         )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from common.adapter import Layout
 from common.codecs.base import Codec
-from common.config import ConfigError, RunConfig
+from common.config import ConfigError, RunConfig, StageOneConfig
 from common.wire.records import GRADIENTS
 from server_app.priors.collected import train_informed
 from server_app.priors.synthetic import check_trained, code_size
@@ -44,7 +44,7 @@ class FedCg(TwoStage):
             layout,
             code_size(layout, settings),
             learned_encoder(config.codec, layout),
-            stage_one=gradients_stage(config, layout),
+            stage_one=gradients_stage(config.stage_one, layout),
             learned=True,
             keeps_length=True,  # it is trained to give gradients like the clients' back at their own length
         )
@@ -78,17 +78,17 @@ class FedCg(TwoStage):
         return rows.view(-1, self.layout.size)
 
 
-def gradients_stage(config: RunConfig, layout: Layout) -> StageOne:
+def gradients_stage(section: StageOneConfig, layout: Layout) -> StageOne:
     """TGAP as the plan must pay for it."""
-    size = config.stage_one.steps * layout.size
+    size = section.steps * layout.size
     return StageOne(
         label="stage 1: gradients",
-        sampling_rate=config.stage_one.sampling_rate,
-        private=config.stage_one.private,
+        sampling_rate=section.sampling_rate,
+        private=section.private,
         reason="stage-one.private = false: stage 1 sends real gradients without noise and the AutoEncoder is made of "
         "them, so noise in the rounds protects nobody",
         size=size,
         open_size=size,
-        clip_norm=config.stage_one.clip_norm,
+        clip_norm=section.clip_norm,
         share=SHARE,
     )

@@ -44,7 +44,7 @@ def _first_codec(config: RunConfig, layout: Layout) -> HistoryCodec:
             f'codec.kind = "{codec.kind}" and codec.form = "{codec.form}": strategy history-prior needs "linear" '
             'and "global"'
         )
-    check_size(config, layout)
+    check_size(config.codec, layout)
     try:
         return HistoryCodec(
             layout,

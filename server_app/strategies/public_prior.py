@@ -49,7 +49,7 @@ class PublicPrior(FederatedAdapter):
         The demo's own questions must be enough; files were counted before (``file_faults``).
         """
         prior, codec = config.public_prior, config.codec
-        check_size(config, layout)
+        check_size(config.codec, layout)
         if not are_linear(layout):
             raise ConfigError(
                 f'lora.target-modules = "{config.lora.target_modules}": strategy public-prior needs the gradients '

@@ -31,7 +31,7 @@ def _codec(config: RunConfig, layout: Layout) -> Codec:
             f'codec.form = "{codec.form}": strategy random-projection asks nobody for the statistics that this '
             f"form is made of; allowed: {', '.join(BLIND_FORMS)}"
         )
-    check_size(config, layout)
+    check_size(config.codec, layout)
     try:
         return LinearCodec.of_form(layout, codec.size, config.seed, form=codec.form)
     except ValueError as error:

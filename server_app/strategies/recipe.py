@@ -12,7 +12,7 @@ from common.codecs.base import Codec, EncoderSpec
 from common.codecs.conv import CONV, usual_depth
 from common.codecs.dense import DENSE
 from common.codecs.identity import IdentityCodec
-from common.config import CodecConfig, ConfigError, RunConfig
+from common.config import CodecConfig, ConfigError
 from common.proxy import QuantizedAdapter
 from server_app.privacy.stage_one import StageOne
 
@@ -97,10 +97,10 @@ def learned_encoder(codec: CodecConfig, layout: Layout) -> PlannedEncoder:
     return PlannedEncoder(IdentityCodec(layout).spec(), weights)
 
 
-def check_size(config: RunConfig, layout: Layout) -> None:
+def check_size(codec: CodecConfig, layout: Layout) -> None:
     """Raise ``ConfigError`` for a linear code that is larger than the adapter."""
-    if config.codec.kind == "linear" and config.codec.size > layout.size:
+    if codec.kind == "linear" and codec.size > layout.size:
         raise ConfigError(
-            f"codec.size = {config.codec.size}: larger than the adapter, which has {layout.size} values (lora.rank, "
+            f"codec.size = {codec.size}: larger than the adapter, which has {layout.size} values (lora.rank, "
             "lora.target-modules); a code must be smaller than what it encodes"
         )

@@ -1,6 +1,6 @@
 """What a strategy's two stages ask of a client, made of recipe and plan alone: for a run, and to size one before."""
 
-from common.config import RunConfig
+from common.config import RunConfig, ServerConfig, StageOneConfig
 from common.privacy.mechanism import ReleaseTerms
 from common.trajectory import StepTerms
 from common.wire.assignment import Task
@@ -21,14 +21,14 @@ def round_task(
         app_digest(),
         share=recipe.stage_one_share,
         refresh_every=config.codec.refresh_every,
-        step_terms=step_terms(config, recipe, plan, terms) if sums else None,
+        step_terms=step_terms(config.server, recipe, plan, terms) if sums else None,
         evaluation=plan.evaluation_terms,
     )
 
 
-def stage_one_task(config: RunConfig, plan: PrivacyPlan, stage: StageOne) -> Task:
+def stage_one_task(measured: StageOneConfig, plan: PrivacyPlan, stage: StageOne) -> Task:
     """The task of stage 1, raw where its terms ask for no noise."""
-    terms, measured = plan.stage_one_terms(stage), config.stage_one
+    terms = plan.stage_one_terms(stage)
     return Task(
         0,
         terms,
@@ -40,12 +40,12 @@ def stage_one_task(config: RunConfig, plan: PrivacyPlan, stage: StageOne) -> Tas
     )
 
 
-def step_terms(config: RunConfig, recipe: Recipe, plan: PrivacyPlan, terms: ReleaseTerms) -> StepTerms:
+def step_terms(server: ServerConfig, recipe: Recipe, plan: PrivacyPlan, terms: ReleaseTerms) -> StepTerms:
     """How the sum of a round becomes a step."""
     return StepTerms(
         unit=terms.grid_step or 1.0,
         denominator=plan.expected_cohort,
         factor=recipe.step_factor,
-        optimizer=config.server.optimizer,
-        learning_rate=config.server.learning_rate,
+        optimizer=server.optimizer,
+        learning_rate=server.learning_rate,
     )

@@ -64,7 +64,7 @@ class TwoStage(FederatedAdapter):
     def collect(self, grid: Grid) -> Collected:
         """Charge stage 1, then ask its cohort; raises ``FederationError`` when nobody answers."""
         stage, plan = self._stage(), self.account.plan
-        task = stage_one_task(self.config, plan, stage)
+        task = stage_one_task(self.config.stage_one, plan, stage)
         terms, raw = task.terms, task.raw
         self.account.charge_stage_one()
         adapter = self.state.optimizer.adapter  # the initial one, which follows from the seed: of no sums
@@ -202,7 +202,7 @@ class StageOneFindings(Findings):
 def prior_settings(config: RunConfig, layout: Layout) -> PriorSettings:
     """Settings of Algorithm 1's server side; raises ``ConfigError`` when the code cannot fit the adapter."""
     codec = config.codec
-    check_size(config, layout)
+    check_size(config.codec, layout)
     try:
         return PriorSettings(
             kind=codec.kind,

@@ -28,7 +28,7 @@ def config(colluders: int) -> RunConfig:
 
 
 def planned(colluders: int) -> PrivacyPlan:
-    return make_plan(config(colluders), 1000, 256, statistics_stage(config(colluders), 20))
+    return make_plan(config(colluders), 1000, 256, statistics_stage(config(colluders).stage_one, 20))
 
 
 @statistical(rms_outside(0.975, 1.025, 20_000), "seeded")

@@ -95,7 +95,7 @@ CARRIED = {"history-prior": ["history"], "fedcg": ["decoder."]}
 def codec_arrays(folder: RunFolder, config: RunConfig) -> dict[str, torch.Tensor]:
     """What the last checkpoint keeps of the codec."""
     layout = load_adapted_model(config.model, config.lora, config.seed).layout
-    state, _ = load_checkpoint(folder.checkpoint, config, layout)
+    state, _ = load_checkpoint(folder.checkpoint, config.server, layout)
     assert state.codec is not None
     return dict(state.codec.state().arrays)
 

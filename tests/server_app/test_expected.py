@@ -27,7 +27,7 @@ def test_noise_moves_the_adapter_as_far_as_was_said(files: Files, tmp_path: Any,
     config = tiny_config(files, tmp_path, NOISY | {"strategy.name": strategy})
     adapted = load_adapted_model(config.model, config.lora, config.seed)
     recipe = recipe_of(config, adapted.layout)
-    said = noise_drift(config, plan_run(config, recipe, 6), recipe)
+    said = noise_drift(config.server, plan_run(config, recipe, 6), recipe)
     moved = float((final_adapter(run_tiny(config)) - adapted.initial).norm())
     assert moved == pytest.approx(said, rel=0.3)  # 64 values of 6 rounds: a relative spread of .04
 
@@ -37,7 +37,7 @@ def test_the_line_says_when_it_is_too_much() -> None:
         config = RunConfig.parse(TINY | NOISY | {"server.learning-rate": step, "strategy.name": "lora"} | changes)
         adapted = load_adapted_model(config.model, config.lora, config.seed)
         recipe = recipe_of(config, adapted.layout)
-        return expectation(config, plan_run(config, recipe, 6), recipe, 2.0)
+        return expectation(config.server, plan_run(config, recipe, 6), recipe, 2.0)
 
     assert "(runs were lost above 4)" in line(0.001)
     assert "above 4 runs were lost: a smaller server.learning-rate" in line(10.0)

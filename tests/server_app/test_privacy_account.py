@@ -55,7 +55,7 @@ def test_every_charge_is_on_disk_before_its_messages_are_sent(
 def account(files: Files, adapted: AdaptedModel, folder: Path, **changes: Any) -> PrivacyAccount:
     config = tiny_config(files, folder, {**NOISY, **changes})
     return open_account(
-        config, recipe_of(config, adapted.layout), planned(config, adapted, CLIENTS), Ledger(folder / "ledger.jsonl")
+        recipe_of(config, adapted.layout), planned(config, adapted, CLIENTS), Ledger(folder / "ledger.jsonl")
     )
 
 
@@ -205,7 +205,7 @@ def test_an_epsilon_beyond_twenty_says_that_it_is_not_claimed(
     changes = {**NOISY, "strategy.name": "lora", "privacy.noise-multiplier": 0.24}
     books = account(files, adapted, tmp_path, **changes)
     books.charge_round(1)
-    privacy = describe_privacy(tiny_config(files, tmp_path, changes), books)
+    privacy = describe_privacy(books)
     assert books.plan.reason == ""
     assert privacy["released_model"]["epsilon"] == math.inf
     assert privacy["not_private_because"] == "epsilon is above 20"

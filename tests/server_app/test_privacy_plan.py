@@ -28,7 +28,9 @@ def planned(
     changes: dict[str, Any] | None = None, clients: int = CLIENTS, scales: int = SCALES, budget: float = 0.0
 ) -> PrivacyPlan:
     config = RunConfig.parse({**BASE, **(changes or {})})
-    return make_plan(config, clients, CODE, statistics_stage(config, scales) if scales else None, budget=budget)
+    return make_plan(
+        config, clients, CODE, statistics_stage(config.stage_one, scales) if scales else None, budget=budget
+    )
 
 
 def spent(charges: list[Charge], delta: float) -> float:

@@ -32,7 +32,7 @@ def config_of(**changes: Any) -> RunConfig:
 
 
 def planned(config: RunConfig, clients: int = CLIENTS) -> PrivacyPlan:
-    return make_plan(config, clients, 64, statistics_stage(config, 17))
+    return make_plan(config, clients, 64, statistics_stage(config.stage_one, 17))
 
 
 def spent(plan: PrivacyPlan) -> float:

@@ -76,7 +76,7 @@ def test_against_the_server_epsilon_is_that_of_the_released_model(clients: int, 
 
 @pytest.mark.parametrize(("dropouts", "colluders"), [(0, 0), (1, 1), (5, 3), (12, 7)])
 def test_what_honest_survivors_add_is_never_less_than_what_is_charged(dropouts: int, colluders: int) -> None:
-    config, plan = planned(20, 1.0, **{"privacy.dropouts": dropouts, "privacy.colluders": colluders})
+    _, plan = planned(20, 1.0, **{"privacy.dropouts": dropouts, "privacy.colluders": colluders})
     terms = plan.round_terms(256)
     assert terms.shares == 20
     counted = terms.noise_of_shares(20 - dropouts - colluders)
@@ -93,7 +93,7 @@ def test_more_drop_outs_cost_noise() -> None:
 def test_the_charge_of_stage_one_is_amplified_by_its_own_coins() -> None:
     flat = {"privacy.trust": "secure", "privacy.sampling-rate": 0.2, "stage-one.sampling-rate": 0.5}
     config = RunConfig.parse(flat)
-    plan = make_plan(config, 100, 256, statistics_stage(config, 73))
+    plan = make_plan(config, 100, 256, statistics_stage(config.stage_one, 73))
     assert plan.stage_one is not None
     assert (plan.stage_one.sampling_rate, plan.stage_one_shares, plan.shares) == (0.5, 100, 100)
     assert plan.clients_asked(cover=False) == 100

@@ -126,7 +126,7 @@ def tiny_strategy(
     """A strategy without a results folder; its ledger is ``folder/ledger.jsonl``, its rounds are in ``rounds``."""
     clients = config.federation.num_clients
     recipe = recipe_of(config, adapted.layout)
-    account = open_account(config, recipe, planned(config, adapted, clients), Ledger(folder / "ledger.jsonl"))
+    account = open_account(recipe, planned(config, adapted, clients), Ledger(folder / "ledger.jsonl"))
     state = RunState(
         optimizer_of(config.server, adapted.initial.clone()),
         base_loss=math.inf,

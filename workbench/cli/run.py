@@ -114,7 +114,7 @@ def _configure(preset: str | None, overrides: list[str], resume: Path | None) ->
         check_same_run(config)
     config.check_files()
     check_strategy_files(config)
-    check_tracker(config)
+    check_tracker(config.output)
     _check_is_there(config.data.name)
     return config
 

@@ -58,7 +58,7 @@ def solve(request: BudgetRequest, *, curve_points: int) -> Budget:
     """
     config = config_of(request)
     try:
-        stage = statistics_stage(config, request.code_values) if request.statistics_share else None
+        stage = statistics_stage(config.stage_one, request.code_values) if request.statistics_share else None
         plan = make_plan(config, request.clients, request.code_values, stage, budget=request.rounds_within)
         participations = participation_limit(plan, plan.rounds)
         messages = _messages(plan, stage, request.code_values, participations)

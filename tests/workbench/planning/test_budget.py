@@ -127,7 +127,7 @@ def test_the_demo_is_planned_as_it_runs() -> None:
     flat = read_preset("demo")
     clients = flat["federation.num-clients"]
     config = RunConfig.parse(flat)
-    plan = make_plan(config, int(clients), 256, statistics_stage(config, 24))
+    plan = make_plan(config, int(clients), 256, statistics_stage(config.stage_one, 24))
     assert plan.stage_one is not None
     options = {"clients": clients, "sampling_rate": 0.1, "delta": 1e-5, "epsilon": 2, "rounds": 25}
     found = asked(**options, statistics_share=0.1, statistics_rate=0.1)
