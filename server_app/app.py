@@ -4,6 +4,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from common.config import ConfigError, RunConfig
+from server_app.engine import wait_for_engine
 from server_app.results.checkpoints import CheckpointError
 from server_app.results.units import MARK, TRACEBACK, speak
 from server_app.rounds.cohort import FederationError
@@ -16,7 +17,10 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run the configured strategy on the connected clients and write its results."""
     try:
-        run_federation(grid, RunConfig.parse(context.run_config), context.run_id)
+        config = RunConfig.parse(context.run_config)
+        if config.model.name != "demo":  # which takes no core for long
+            wait_for_engine()
+        run_federation(grid, config, context.run_id)
     except Exception as error:
         expected = isinstance(error, ConfigError | CheckpointError | FederationError)
         text = str(error) if expected else f"{type(error).__name__}: {error} {TRACEBACK}"

@@ -35,6 +35,8 @@ PRESETS = APP / "common" / "presets"
 CONNECTION = "launcher"
 _START_SECONDS = 60.0
 _STOP_SECONDS = 15.0
+_LATE = "node timed out during startup"  # Ray's own words, which end a run before any client is asked
+_BUSY = ". The engine (Ray) has 30 s to start, too few on a busy machine: try again, or without it: --engine inline"
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 _ERRORS = tuple(re.compile(text) for text in (rf"^{re.escape(MARK)}ERROR", r"^[\w.]*(Error|Exception)\b", "ERROR"))
 
@@ -80,7 +82,7 @@ def launch(config: RunConfig, num_clients: int, resources: Resources, log: IO[st
         if reason and not began and TRACEBACK not in reason and _is_own(Path(log.name), begin):
             Path(log.name).unlink()  # all that it could tell is told
             raise LaunchError(f"{error}; its error is: {reason}") from None
-        said = f", and its error is: {reason}" if reason else ""
+        said = f", and its error is: {reason}{_BUSY if _LATE in reason else ''}" if reason else ""
         raise LaunchError(f"{error}; its log is {log.name}{said}") from None
 
 

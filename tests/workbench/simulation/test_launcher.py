@@ -116,6 +116,8 @@ def test_a_failed_run_names_its_log_and_the_error_in_it(
         f"the run ended as finished:failed; its log is {path}, and its error is: {expected}"
     )
 
+    assert ("--engine inline" in str(caught.value)) is (RAY_ERROR in written)
+
 
 def named(tmp_path: Path) -> RunConfig:
     return RunConfig.parse({"output.dir": str(tmp_path), "output.name": "x"})
