@@ -19,6 +19,7 @@ from common.config import ConfigError, RunConfig, nest
 from common.private_files import close_to_others, open_to_others
 from server_app.results import json_lines
 from server_app.results.published_names import public_name
+from server_app.results.resuming import taken
 
 if TYPE_CHECKING:  # torch takes seconds, and leaves a folder in TMPDIR: not for who only reads results
     from torch import Tensor
@@ -45,7 +46,7 @@ class RunFolder:
             try:
                 folder.path.mkdir(mode=0o700, parents=True, exist_ok=False)
             except FileExistsError:
-                raise _taken(folder.path) from None
+                raise taken(folder.path, f'set resume = "{folder.path}" to continue it') from None
         return folder
 
     @contextmanager
@@ -162,10 +163,3 @@ def _lock(place: int, kind: int, tries: int) -> bool:
         else:
             return True
     return False
-
-
-def _taken(path: Path) -> ConfigError:
-    return ConfigError(
-        f'output.name = "{path.name}": {path} exists already; choose another name, or set '
-        f'resume = "{path}" to continue it'
-    )

@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 from common.config import ConfigError, RunConfig
+from server_app.results.resuming import taken
 
 _LATEST = "latest"  # the link to the last run
 _LONGEST = 200  # bytes of a name, so that its log has one too
@@ -28,10 +29,7 @@ def check_output(config: RunConfig) -> None:
     if why:
         raise ConfigError(f'output.dir = "{config.output.dir}": {why}; name a folder that you may write into')
     if name and (place / name).exists():
-        raise ConfigError(
-            f'output.name = "{name}": {place / name} exists already; choose another name, or continue that run with '
-            f"--resume {place / name}"
-        )
+        raise taken(place / name, f"continue that run with --resume {place / name}")
 
 
 def check_file(path: Path) -> None:

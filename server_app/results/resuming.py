@@ -22,6 +22,12 @@ def why_not_resumable(folder: Path) -> str:
     return checkpoint_fault(folder / "checkpoint")
 
 
+def taken(folder: Path, resume: str) -> ConfigError:
+    """That a run's name is another's; ``resume`` says how that one is continued, which is told where it can be."""
+    more = "" if why_not_resumable(folder) else f", or {resume}"
+    return ConfigError(f'output.name = "{folder.name}": {folder} exists already; choose another name{more}')
+
+
 def check_same_run(config: RunConfig) -> None:
     """A run is resumed under the configuration that it was planned with, or its epsilon would mean nothing."""
     saved = _saved(Path(config.resume)).flat()

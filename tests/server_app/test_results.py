@@ -17,10 +17,12 @@ from common.model.adapted import AdaptedModel
 from server_app.privacy.ledger import Ledger
 from server_app.results.evaluation import Evaluation, Evaluator
 from server_app.results.folder import RunFolder
+from server_app.results.output_place import check_output
 from server_app.rounds.cohort import FederationError
 from server_app.run import check_run, run_federation
 from tests.support.grids import faulty
 from tests.support.seeded import seed_randomness
+from tests.support.stopping_runs import stopped_in
 from tests.support.tiny import CLIENTS, Files, final_adapter, run_tiny, tiny_config, tiny_grid
 
 NOISY: dict[str, Any] = {
@@ -294,8 +296,17 @@ def test_a_run_most_of_whose_rounds_were_empty_does_not_end_as_a_plain_success(
 
 
 def test_an_existing_folder_is_never_written_into(noisy: RunFolder, files: Files) -> None:
-    with pytest.raises(ConfigError, match=r'output\.name = "run": .* exists already; choose another name, or set'):
+    with pytest.raises(ConfigError, match=r'output\.name = "run": .* exists already; choose another name$'):
         RunFolder.create(tiny_config(files, noisy.path.parent, NOISY))
+
+
+def test_the_name_of_a_run_that_can_be_resumed_is_told_how(files: Files, tmp_path: Path) -> None:
+    config = tiny_config(files, tmp_path, NOISY | {"num-server-rounds": 2})
+    going = stopped_in(config, 1)
+    with pytest.raises(ConfigError, match=rf'another name, or set resume = "{going.path}" to continue it$'):
+        RunFolder.create(config)
+    with pytest.raises(ConfigError, match=rf"another name, or continue that run with --resume {going.path}$"):
+        check_output(RunConfig.parse(config.flat() | {"output.name": going.path.name}))
 
 
 def test_two_runs_in_one_process_do_not_influence_each_other(noisy: RunFolder, files: Files, tmp_path: Path) -> None:
