@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from rich.console import Console
@@ -145,14 +146,15 @@ def watched(
     """Show the work within, and what of it is tracked: by plain lines through ``say``, or on standard error.
 
     On standard error there are bars where that is a terminal, else lines: ``first`` seconds after the start, then
-    every ``every`` seconds.
+    every ``every`` seconds. It is the standard error of the start: who hides a library's chatter does not hide this.
     """
-    console = Console(stderr=True)
+    stream = sys.stderr
+    console = Console(file=stream)
     if say is None and console.is_terminal:
         with _bars(console, what):
             yield
         return
-    with _Teller(what, say or _to_stderr, first, every) as teller, reporting(teller):
+    with _Teller(what, say or partial(print, file=stream, flush=True), first, every) as teller, reporting(teller):
         yield
 
 
@@ -163,7 +165,3 @@ def _bars(console: Console, what: str) -> Iterator[None]:
     with progress, reporting(_Bars(progress)):
         progress.add_task(what, total=None)
         yield
-
-
-def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -1,6 +1,8 @@
 """Progress of long work: who is told, when, and how."""
 
+import io
 import time
+from contextlib import redirect_stderr
 
 import pytest
 
@@ -28,6 +30,13 @@ def test_long_work_is_told_by_lines() -> None:
             time.sleep(0.12)
     assert said[0] == "the run: 0:00 so far"
     assert any(line.startswith("rows: 1 of 3, about 0:00 left") for line in said)
+
+
+def test_hidden_chatter_of_a_library_does_not_hide_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with watched("the run", first=0.05, every=0.05), redirect_stderr(io.StringIO()) as hidden:
+        time.sleep(0.2)
+    assert "the run: 0:00 so far" in capsys.readouterr().err
+    assert hidden.getvalue() == ""
 
 
 def test_short_work_is_told_nothing(capsys: pytest.CaptureFixture[str]) -> None:
