@@ -96,7 +96,8 @@ def private_examples(data: DataConfig, partition: int, num_partitions: int, seed
     if _count(partitioner, data) != num_partitions:
         raise ConfigError(
             f'data.partitioner = "{data.partitioner}" makes {partitioner.num_partitions} partitions of '
-            f'"{data.group_column}", but there are {num_partitions} clients: use as many clients, or change it'
+            f'"{data.group_column}", but there are {num_partitions} clients: set federation.num-clients = '
+            f'{partitioner.num_partitions}, or data.partitioner = "iid"'
         )
     with redirect_stderr(io.StringIO()):  # a bar of progress, on a terminal that has one of its own
         rows = partitioner.load_partition(partition)
