@@ -46,6 +46,7 @@ const clock = (seconds) => {
 const write = (id, text) => { if (at(id).textContent !== text) at(id).textContent = text; };
 const fill = (id, rows) => {
   const body = at(id);
+  body.closest(".card").hidden = !rows.length;
   body.replaceChildren(...rows.map((cells) => {
     const row = document.createElement("tr");
     row.append(...cells.map((cell, place) => {
@@ -77,8 +78,8 @@ const show = (told) => {
   write("left", clock(told.seconds.left));
   write("elapsed", clock(told.seconds.elapsed) + " so far");
   write("spent", up(told.epsilon.spent));
-  write("budget", "of " + up(told.epsilon.budget) + " planned; one client against the server "
-    + up(told.epsilon.server));
+  write("budget", "of " + up(told.epsilon.budget) + " planned"
+    + (told.epsilon.server === null ? "" : "; one client against the server " + up(told.epsilon.server)));
   write("online", told.nodes.online === null ? "–" : told.nodes.online + " of " + told.nodes.enrolled);
   write("needed", told.nodes.needed === null ? "" : told.nodes.needed + " must be online before a round is charged");
   const noise = told.last_rounds[0];
@@ -88,7 +89,7 @@ const show = (told) => {
   write("scores", told.scores.map((score) => (NAMES[score.name] || score.name) + " " + (score.name.endsWith("accuracy")
     ? share(score.base) + " → " + share(score.last) + (score.error ? " ± " + number(100 * score.error, 1) : "")
     : number(score.base, 3) + " → " + number(score.last, 3) + (score.error ? " ± " + number(score.error, 3) : "")
-  )).join(", ") || "nothing is scored");
+  )).join(", ") || (told.last_rounds.length ? "nothing is scored" : ""));
   fill("last-rounds", told.last_rounds.map((row) => [
     String(row.round), row.shortage ? { bad: row.replies + " of " + row.cohort } : row.replies + " of " + row.cohort,
     row.accuracy === null ? "" : share(row.accuracy), row.loss === null ? "" : number(row.loss, 3),
@@ -96,6 +97,7 @@ const show = (told) => {
       ? " ± " + number(100 * row.private_accuracy_error, 1) : ""),
     up(row.epsilon), number(row.noise_present, 3) + " / " + number(row.noise_promised, 3),
     clock(row.seconds), row.failure || ""]));
+  at("no-rounds").hidden = told.last_rounds.length > 0;
   fill("sites", told.sites.rows.map((site) => [
     site.name, site.seconds_since_answer === null ? "not yet" : clock(site.seconds_since_answer) + " ago",
     site.unanswered ? { bad: String(site.unanswered) } : "0", site.reason]));
@@ -167,6 +169,7 @@ _PAGE = """<!doctype html>
 <th scope="col">time</th><th scope="col">round</th><th scope="col">what</th><th scope="col">who</th>
 <th scope="col">reason</th></tr></thead><tbody id="failures"></tbody></table></div>
 <h2>Last rounds</h2>
+<p class="soft" id="no-rounds">None so far.</p>
 <div class="card scroll" tabindex="0" role="region" aria-label="last rounds"><table><thead><tr>
 <th scope="col">round</th><th scope="col">answered</th><th scope="col">accuracy</th><th scope="col">loss</th>
 <th scope="col">clients' own</th><th scope="col">ε</th><th scope="col">noise present / promised</th>

@@ -15,6 +15,7 @@ from server_app.log import read_events
 from server_app.results.folder import RunFolder
 from server_app.results.json_lines import finite
 from server_app.results.monitor import NAME as MONITOR
+from server_app.results.published_names import public_name
 from server_app.results.resuming import why_not_resumable
 from server_app.results.score_names import PRIVATE_ACCURACY, PRIVATE_LOSS
 
@@ -37,11 +38,11 @@ def status(path: Path, now: float) -> dict[str, Any]:
             "run": {
                 "name": path.name,
                 "strategy": _configured(folder, "strategy", "name"),
-                "model": _configured(folder, "model", "name"),
-                "data": _configured(folder, "data", "name"),
+                "model": _short(_configured(folder, "model", "name")),
+                "data": _short(_configured(folder, "data", "name")),
             },
             "state": state,
-            "detail": _detail(state, events),
+            "detail": _detail(state, events, path),
             "now": _doing(events) if going else "",
             "stop_asked": folder.stop.exists() and going,
             "resume": "" if going or state == "finished" else _resume(path),
@@ -83,12 +84,14 @@ def _state(folder: RunFolder, events: Sequence[Mapping[str, Any]]) -> str:
 _STARTS = dict.fromkeys(("run_started", "run_resumed"), "running")
 
 
-def _detail(state: str, events: Sequence[Mapping[str, Any]]) -> str:
+def _detail(state: str, events: Sequence[Mapping[str, Any]], path: Path) -> str:
     last: Mapping[str, Any] = events[-1] if events else {}
     if state == "waiting":
         return f"{last['online']} of the {last['needed']} nodes that are needed are online; nothing is charged"
     if state == "killed":
-        return "its process has ended without a word; a round that had been charged stays charged"
+        log = path.parent / f"{path.name}.flower.log"
+        charged = "" if why_not_resumable(path) else "; a round that had been charged stays charged"
+        return f"its process has ended without a word{charged}{f'; its log is {log}' if log.exists() else ''}"
     return str(last.get("reason", "")) if state in {"finished", "failed", "stopped"} else ""
 
 
@@ -218,3 +221,7 @@ def _configured(folder: RunFolder, *keys: str) -> Any:  # noqa: ANN401 - any TOM
     for key in keys:
         found = found.get(key, {}) if isinstance(found, dict) else {}
     return found if found != {} else ""
+
+
+def _short(name: str) -> str:
+    return public_name(name) if name else ""

@@ -36,6 +36,7 @@ def test_a_finished_run_is_told_as_its_files_have_it(done: RunFolder) -> None:
     found, rows = status(done.path, 1e10), done.read_metrics()
     assert (found["state"], found["detail"], found["report"]) == ("finished", "all rounds done", "report.html")
     assert found["rounds"] == {"done": 3, "planned": 3}
+    assert found["run"]["data"] == "private.jsonl", "a path tells nothing and takes a phone's whole width"
     assert found["epsilon"]["spent"] == rows[-1]["epsilon"]
     assert found["epsilon"]["budget"] == pytest.approx(found["epsilon"]["spent"], rel=0.01)
     last = found["last_rounds"][0]
@@ -66,6 +67,7 @@ def test_a_killed_a_failed_and_a_stopped_run_say_how_they_go_on(
     killed.events.write_text("\n".join(line for line in lines if "run_failed" not in line) + "\n")
     found = status(killed.path, 1e10)
     assert (found["state"], found["resume"]) == ("killed", f"dr-encoder run --resume {killed.path}")
+    assert "stays charged" in found["detail"]
     assert found["rounds"] == {"done": 1, "planned": 3}
 
     stopped = stopped_in(tiny_config(files, tmp_path, QUIET | {"output.name": "stopped"}), 2)
@@ -109,7 +111,19 @@ def test_a_run_that_has_only_begun_can_be_shown(tmp_path: Path) -> None:
     (tmp_path / "events.jsonl").touch()
     found = status(tmp_path, 1e10)
     assert (found["state"], found["rounds"], found["sites"]["rows"]) == ("killed", {"done": 0, "planned": 0}, [])
-    assert found["resume"].startswith("cannot be resumed: it stopped before its first checkpoint")
+    assert found["resume"].startswith(
+        "cannot be resumed: it stopped before its first checkpoint; nothing had been charged"
+    )
+    assert found["detail"] == "its process has ended without a word", "nothing is charged that could stay so"
+
+
+def test_where_the_engine_died_the_log_is_named(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    run.events.touch()
+    log = tmp_path / "run.flower.log"
+    log.touch()
+    assert status(run.path, 1e10)["detail"].endswith(f"; its log is {log}")
 
 
 def client(folder: Path, host: str = "127.0.0.1:5000") -> TestClient:
