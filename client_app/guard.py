@@ -11,6 +11,7 @@ from collections.abc import Callable
 from flwr.app import Context, Message
 
 from client_app.node_config import PolicyRefusal, brings_own_data
+from client_app.run_state import enter_run
 from client_app.site import CodeMismatch, ModelUnavailable
 from common.wire.records import WireError
 
@@ -23,11 +24,15 @@ class ClientFailure(RuntimeError):
 
 
 def guarded(handler: Handler) -> Handler:
-    """Hide why a handler failed on a site with its own data (``data-path``); a simulated client tells all."""
+    """A handler that finds its own run's state alone, and hides why it failed on a site with its own data.
+
+    A simulated client (no ``data-path``) tells all.
+    """
 
     @functools.wraps(handler)
     def guarding(message: Message, context: Context) -> Message:
         try:
+            enter_run(message, context)
             return handler(message, context)
         except TELLABLE:
             raise

@@ -17,6 +17,7 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run the configured strategy on the connected clients and write its results."""
     try:
+        check_configuration(grid.run.run_id, context.run_id)
         config = RunConfig.parse(context.run_config)
         if config.model.name != "demo":  # which takes no core for long
             wait_for_engine()
@@ -26,3 +27,12 @@ def main(grid: Grid, context: Context) -> None:
         text = str(error) if expected else f"{type(error).__name__}: {error} {TRACEBACK}"
         speak(f"{MARK}ERROR: {text}".replace("\n", f"\n{MARK}"))
         raise
+
+
+def check_configuration(run: int, configured: int) -> None:
+    """Refuse (``ConfigError``) the configuration of another run: Flower 1.41 has one for a whole series of runs."""
+    if run != configured:
+        raise ConfigError(
+            f"this is run {run}, and Flower hands it the configuration of run {configured}, which somebody started in "
+            "its series meanwhile; start it anew, in a series of its own, as flwr run does"
+        )

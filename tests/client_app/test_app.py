@@ -9,6 +9,7 @@ import torch
 
 from client_app import app as client_module
 from client_app import encoders as encoders_module
+from client_app import run_state
 from client_app.local_update import gradient_stream
 from client_app.statistics import gradient_statistics
 from common.adapter import Layout
@@ -62,7 +63,7 @@ def test_terms_that_do_not_fit_the_code_are_refused_before_data_or_budget_are_to
 ) -> None:
     monkeypatch.setattr(client_module, "local_update", None)
     assert "WireError" in refusal(own_site, adapted, terms(65, 1.0))
-    assert not own_site.context(3).state
+    assert set(own_site.context(3).state) == {run_state.RECORD}
 
 
 def test_a_gradient_is_never_sent_in_the_clear_by_the_raw_flag(grid: InProcessGrid, adapted: AdaptedModel) -> None:

@@ -12,12 +12,12 @@ from flwr.supercore.task_identity import TaskIdentity
 from common.wire.assignment import digest_of
 from common.wire.records import ASSIGNMENT, HEAD, TASK, Instruction, sent_assignment, unpack_instruction
 
-SERVER, NODE = 1, 11
+SERVER, NODE, RUN = 1, 11, 7
 
 
-def instruction(content: RecordDict, kind: str = "train", ttl: float = 60.0) -> Message:
+def instruction(content: RecordDict, kind: str = "train", ttl: float = 60.0, run: int = RUN) -> Message:
     """A server's message as a SuperNode hands it to a ClientApp."""
-    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 7, SERVER
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, run, SERVER
     message = Message(content=content, dst_node_id=NODE, message_type=kind, ttl=ttl, group_id="1")
     message.metadata.__dict__["_message_id"] = "asked"
     return message

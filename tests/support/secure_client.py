@@ -48,7 +48,7 @@ class Client:
         self.others = [(public_key(new_private_key()), NO_SITE) for _ in range(MEMBERS - 1)]
 
     def asked(self, content: RecordDict, kind: str) -> RecordDict:
-        return app(instruction(content, kind), self.context).content
+        return app(instruction(content, kind, run=self.context.run_id), self.context).content
 
     def key(self) -> tuple[bytes, bytes]:
         return unpack_key(self.asked(pack_request(app_digest()), KEYS))
