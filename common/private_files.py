@@ -46,3 +46,23 @@ def private_folder(path: Path) -> None:
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & OWNER_ONLY:
         raise PermissionError(f"{path} is no folder of this user alone (mode 0700)")
+
+
+def private_file(path: Path) -> None:
+    """Let a file be there that only its owner can read, before a library or a shell's redirection writes into it.
+
+    Others lose their rights on one that is there already: what made it may have left it open. Raises
+    ``PermissionError`` for one of another user, who could read it whatever its mode, for one of several names, and for
+    what is no file.
+    """
+    try:
+        place = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    except OSError as error:
+        raise PermissionError(f"{path} is no file of this user alone ({error.strerror})") from None
+    try:
+        found = os.fstat(place)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink > 1:
+            raise PermissionError(f"{path} is no file of this user alone")
+        os.fchmod(place, 0o600)
+    finally:
+        os.close(place)

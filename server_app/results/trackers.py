@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from common.config import ConfigError, OutputConfig, RunConfig
+from common.private_files import private_file
 from server_app.results.repeating import public_settings
 from server_app.results.score_names import PRIVATE_ACCURACY, PRIVATE_LOSS
 
@@ -63,7 +64,7 @@ class Sink:
 
 
 def check_tracker(output: OutputConfig) -> None:
-    """Refuse a run whose tracker's package is missing; only the server needs it."""
+    """Refuse a run whose tracker's package is missing, or whose database others own; only the server needs it."""
     name = output.tracker
     if name != "none" and find_spec(_PACKAGES[name]) is None:
         package = _DISTRIBUTIONS.get(name, name)
@@ -71,6 +72,12 @@ def check_tracker(output: OutputConfig) -> None:
             f'output.tracker = "{name}": the package {package} is not installed on this machine; '
             f'pip install -c constraints.txt {package} in a clone, or set it to "none"'
         )
+    place = Path(output.dir)
+    if name == "mlflow" and not _mlflow_elsewhere() and _database(place).exists():
+        try:
+            _close_database(place)
+        except OSError as error:
+            raise ConfigError(f'output.tracker = "mlflow": {error}; move it away, or set another output.dir') from None
 
 
 def open_sink(config: RunConfig, folder: Path, clients: int, first: int) -> Sink | None:
@@ -135,10 +142,28 @@ class _Wandb:
 
 def _mlflow(folder: Path, settings: Mapping[str, Any]) -> Sink:
     """A database in ``output.dir`` for all runs, or the server that ``MLFLOW_TRACKING_URI`` names."""
-    elsewhere = os.environ.get("MLFLOW_TRACKING_URI", "")
-    return Sink(
-        _Mlflow(folder, elsewhere or f"sqlite:///{folder.parent / 'mlflow.db'}", settings), public=bool(elsewhere)
-    )
+    elsewhere = _mlflow_elsewhere()
+    if not elsewhere:
+        _close_database(folder.parent)
+    store = elsewhere or f"sqlite:///{_database(folder.parent)}"
+    return Sink(_Mlflow(folder, store, settings), public=bool(elsewhere))
+
+
+def _mlflow_elsewhere() -> str:
+    return os.environ.get("MLFLOW_TRACKING_URI", "")
+
+
+def _database(place: Path) -> Path:
+    return place / "mlflow.db"
+
+
+def _close_database(place: Path) -> None:
+    """Only the server's user reads it: ``mlflow ui``, which makes it where it looks first, lets everybody."""
+    whole = _database(place)
+    private_file(whole)
+    for part in (whole.with_name(f"{whole.name}-{kind}") for kind in ("journal", "wal", "shm")):
+        if part.exists():
+            private_file(part)
 
 
 class _Mlflow:

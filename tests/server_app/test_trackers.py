@@ -148,6 +148,19 @@ def test_only_the_server_s_user_reads_it(told: dict[str, RunFolder], name: str) 
             assert stat.S_IMODE(place.stat().st_mode) in {0o600, 0o700}, place
 
 
+def test_a_database_that_was_open_to_others_is_closed_before_a_run_writes_into_it(files: Files, tmp_path: Path) -> None:
+    """``mlflow ui`` makes it where it looks first, as any file is made; the folder may be open to others, too."""
+    database = tmp_path / "mlflow.db"
+    MlflowClient(f"sqlite:///{database}").search_experiments()
+    database.chmod(0o644)
+    config = tiny_config(files, tmp_path, {"strategy.name": "lora", "data.evaluation": "", "output.tracker": "mlflow"})
+    run_tiny(config)
+    assert stat.S_IMODE(database.stat().st_mode) == 0o600
+    (tmp_path / "also.db").hardlink_to(database)
+    with pytest.raises(ConfigError, match=r'^output.tracker = "mlflow": .*mlflow.db is no file of this user alone'):
+        check_run(tiny_config(files, tmp_path, {"output.tracker": "mlflow", "output.name": "next"}))
+
+
 def test_nothing_is_written_unless_it_is_asked_for(files: Files, tmp_path: Path) -> None:
     config = tiny_config(files, tmp_path, {"strategy.name": "lora", "data.evaluation": ""})
     folder = run_tiny(config)

@@ -9,6 +9,7 @@ import typer
 
 from common.config import ConfigError, DataConfig, RunConfig, Scalar, names_a_file
 from common.privacy.delta import check_delta
+from common.private_files import private_file
 from server_app.results.folder import RunFolder
 from server_app.results.output_place import check_output
 from server_app.results.resuming import check_same_run, why_not_resumable
@@ -77,6 +78,11 @@ def run(
 
 def _launch(config: RunConfig, clients: int, resources: Resources) -> None:
     log_path = _log_of(Path(config.output.dir) / config.output.name)
+    try:
+        private_file(log_path)  # it tells the cohorts
+    except PermissionError as error:
+        name = config.output.name
+        raise ConfigError(f'output.name = "{name}": {error}; move it away, or give another name') from None
     typer.echo(f"starting Flower's simulation engine (about 20 s; its log: {log_path})")
     with log_path.open("a" if config.resume else "w", encoding="utf-8") as log:  # a new run begins a new log
         launch(config, clients, resources, log)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config import RunConfig, Scalar
+from common.private_files import private_file
 from common.wire.digest import app_digest
 from server_app.results.json_lines import finite
 from server_app.rounds.controls import Control
@@ -71,7 +72,9 @@ def start_worker(log: str) -> None:
     import torch  # noqa: PLC0415
 
     torch.set_num_threads(1)
-    handle = os.open(f"{log}-{os.getpid()}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    own = Path(f"{log}-{os.getpid()}.log")
+    private_file(own)
+    handle = os.open(own, os.O_WRONLY | os.O_APPEND)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
 

@@ -1,6 +1,7 @@
 """``dr-encoder run`` around the launch: what it starts, sums up, leaves and says."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -180,3 +181,21 @@ def test_a_new_run_begins_a_new_log(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "x.flower.log").write_text("of an attempt that failed\n")
     assert runner.invoke(cli.app, options(tmp_path)).exit_code == 0
     assert (tmp_path / "x.flower.log").read_text() == ""
+
+
+def test_the_log_is_closed_to_others_though_it_was_there_and_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It tells the cohorts, and ``output.dir`` may be a folder that others enter."""
+    Launched(monkeypatch)
+    log = tmp_path / "x.flower.log"
+    log.touch()
+    log.chmod(0o644)
+    assert runner.invoke(cli.app, options(tmp_path)).exit_code == 0
+    assert log.stat().st_mode & 0o077 == 0
+    log.unlink()
+    log.symlink_to(tmp_path / "elsewhere")
+    shutil.rmtree(tmp_path / "x")
+    result = runner.invoke(cli.app, options(tmp_path))
+    assert result.exit_code == 1
+    assert "x.flower.log is no file of this user alone" in result.output
