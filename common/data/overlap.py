@@ -1,6 +1,7 @@
 """Whether public examples are public: a run publishes their losses, so no client may hold them."""
 
 import logging
+import re
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,17 +14,21 @@ from common.data.partition import evaluation_examples, shared_examples, validati
 from common.data.table import MESSAGES
 
 _log = logging.getLogger(__name__)
+_UNSEEN = ("Cc", "Cf", "Cn")  # controls, formats; code points of nothing, some of which are kept for what is not seen
+_BLANK = re.compile(  # the others of Default_Ignorable_Code_Point (Unicode 4.4): joiners, fillers, selectors; Braille's
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
 
 
 def check_evaluation_is_public(data: DataConfig, clients: int, seed: int) -> None:
     """Refuse ``data.evaluation`` and ``data.validation`` if they hold rows of the clients: prompt and completion.
 
-    Refused too where both hold a row, since what decides would then be scored. Rows
-    are compared as one text (of a conversation one for each of its answers), letter for letter but for white space,
-    case, how Unicode writes a letter (an umlaut as one character or two, full width or half) and characters that cannot
-    be seen. What simulated clients hold is read from ``data.name``; sites with files of their own are not looked into,
-    nor can they be. ``clients`` and ``seed`` decide what the embedded data give them. Raises ``ConfigError`` with the
-    number of such rows.
+    Refused too where both hold a row, since what decides would then be scored. Rows are compared as one text (of a
+    conversation one for each of its answers), letter for letter but for white space, wherever it stands, case, how
+    Unicode writes a letter (an umlaut as one character or two, full width or half) and characters that cannot be seen.
+    What simulated clients hold is read from ``data.name``; sites with files of their own are not looked into, nor can
+    they be. ``clients`` and ``seed`` decide what the embedded data give them. Raises ``ConfigError`` with the number of
+    such rows.
     """
     public = {
         key: (name, list(_normalized(rows, data)))
@@ -78,10 +83,15 @@ def _normalized(rows: Dataset, data: DataConfig) -> Iterator[list[str]]:
             yield [_plain(" ".join(message["content"] for message in messages[:end])) for end in ends]
         return
     for prompt, completion in zip(rows[data.prompt_column], rows[data.completion_column], strict=True):
-        yield [_plain(f"{prompt} {completion}")]  # wherever the text is cut in two, the model learns the same
+        yield [_plain(f"{prompt}{completion}")]  # wherever the text is cut in two, the model learns the same
 
 
 def _plain(text: str) -> str:
-    """Compatibility caseless form (Unicode 3.13, D146) without format characters, such as zero-width spaces."""
-    seen = "".join(letter for letter in unicodedata.normalize("NFKC", text) if unicodedata.category(letter) != "Cf")
-    return " ".join(unicodedata.normalize("NFKC", seen.casefold()).split())
+    """Compatibility caseless form (Unicode 3.13, D146) of what can be seen."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return unicodedata.normalize("NFKC", "".join(letter for letter in folded if _is_seen(letter)))
+
+
+def _is_seen(letter: str) -> bool:
+    """Not white space, a control or format character, or another that leaves nothing where it stands."""
+    return not (letter.isspace() or unicodedata.category(letter) in _UNSEEN or _BLANK.fullmatch(letter))

@@ -42,6 +42,11 @@ ALIKE: dict[str, dict[str, str]] = {
     "no-break space": {"prompt": "Who\u00a0is Zo\u00eb M\u00fcller?", "completion": "\u00a0A nurse."},
     "not seen": {"prompt": "\ufeffWho is \u200bZo\u00eb M\u00fcl\u00adler?", "completion": " A nurse.\u200b"},
     "ligature, case": {"prompt": "WHO IS ZO\u00cb M\u00dcLLER?", "completion": " a NUR\u017fE."},
+    "other white space": {"prompt": "Who  is Zo\u00ebM\u00fcl ler ?", "completion": "Anurse."},
+    "controls": {"prompt": "Who\x00 is Zo\u00eb\x7f M\u00fcller?", "completion": " A nurse.\x08"},
+    "selectors": {"prompt": "Who\ufe0f is Zo\u00eb\u180b M\u00fcller?", "completion": " A nurse.\U000e0101"},
+    "fillers": {"prompt": "Who\u3164 is Zoe\u034f\u0308 M\u115f\u00fcller?", "completion": " A\u17b4\u2800 nurse."},
+    "cut in a word": {"prompt": "Who is Zo\u00eb M\u00fcller? A nu", "completion": "rse."},
     "cut elsewhere": {"prompt": "Who is Zo\u00eb M\u00fcller? A", "completion": " nurse."},
 }
 
