@@ -7,6 +7,7 @@ starts a SuperLink with the simulation engine on free ports, in a neutral direct
 
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -55,13 +56,19 @@ class Resources:
 
 
 def flower_environment(home: Path) -> dict[str, str]:
-    """Environment for every Flower process: own state directory, no network at run time, UTF-8, no proxy to itself."""
+    """Environment for every Flower process: own state directory, no network at run time, UTF-8, no proxy to itself.
+
+    Ray, the simulation engine, listens on every address of the machine and runs what it is sent: so it is told to ask
+    for a secret, which these processes alone know.
+    """
     return for_flower(os.environ) | {
         "FLWR_HOME": str(home),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "PYTHONUNBUFFERED": "1",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",

@@ -26,6 +26,40 @@ def test_flower_gets_a_home_of_its_own_and_no_network(tmp_path: Path) -> None:
     assert environment["PATH"].startswith(str(Path(sys.executable).parent))
 
 
+_ENGINE = """import ray, sys
+print(ray.init(num_cpus=1, include_dashboard=False).address_info["gcs_address"], flush=True)
+sys.stdin.read()"""
+_STRANGER = """import sys
+from ray._raylet import GcsClient
+print(GcsClient(address=sys.argv[1]).internal_kv_keys(b"", namespace=b"session"))"""
+
+
+def test_the_simulation_engine_obeys_no_stranger(tmp_path: Path) -> None:
+    """Ray listens on every address of the machine, and whoever it obeys runs code as its user."""
+    environment = flower_environment(tmp_path)
+    own = {name: value for name, value in environment.items() if name.startswith("RAY_AUTH")}
+    plain = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", _ENGINE],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+    ) as engine:
+        assert engine.stdout
+        address = engine.stdout.readline().strip()
+
+        def said(secret: dict[str, str]) -> subprocess.CompletedProcess[str]:
+            command = [sys.executable, "-c", _STRANGER, address]
+            return subprocess.run(
+                command, env=plain | secret, capture_output=True, encoding="utf-8", timeout=60, check=False
+            )
+
+        for secret in ({}, own | {"RAY_AUTH_TOKEN": flower_environment(tmp_path)["RAY_AUTH_TOKEN"]}):
+            assert "InvalidAuthToken" in said(secret).stderr
+        assert "session_name" in said(own).stdout
+
+
 def test_flower_works_in_utf_8_and_asks_no_proxy_for_this_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
