@@ -3,7 +3,7 @@
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 OWNER_ONLY = 0o077  # umask: files are 0600, folders 0700
@@ -23,10 +23,14 @@ def private_files() -> Iterator[None]:
 
 
 def close_to_others(folder: Path) -> None:
-    """Take all rights of group and others away from a folder and all that is in it; links are not followed."""
+    """Take all rights of group and others away from a folder and all that is in it; links are not followed.
+
+    A file may go meanwhile: a run that is under way replaces its own.
+    """
     for path in (folder, *folder.rglob("*")):
-        if not path.is_symlink():
-            path.chmod(0o700 if path.is_dir() else 0o600)
+        with suppress(FileNotFoundError):
+            if not path.is_symlink():
+                path.chmod(0o700 if path.is_dir() else 0o600)
 
 
 def open_to_others(path: Path) -> None:
