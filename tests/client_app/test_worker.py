@@ -77,8 +77,8 @@ def test_how_long_a_sites_own_rows_took_is_not_told_by_an_instruction_that_expir
     assert ask("hang over rows", place, ttl=2.0)["text"] == "hang over rows"
     assert gone(pid)
     assert trace.read_text().split("\n") == ["one"] + ["hang over rows"] * 2 + [""]
+    ask("one", context())
     with pytest.raises(WorkerError, match="did not answer while the instruction was valid"):
-        ask("one", context())
         ask("hang over rows", context(), ttl=2.0)  # a simulated client has nothing to hide
 
 
