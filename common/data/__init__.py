@@ -9,7 +9,7 @@ conversations, ``chat_template`` make tokens.
 
 from common.data.chat_template import check_chat_template, render
 from common.data.formats import FORMATS
-from common.data.overlap import check_evaluation_is_public
+from common.data.overlap import check_evaluation_is_public, check_prompts_are_public
 from common.data.partition import (
     evaluation_examples,
     held_out_prompts,
@@ -29,6 +29,7 @@ __all__ = [
     "TokenizedExamples",
     "check_chat_template",
     "check_evaluation_is_public",
+    "check_prompts_are_public",
     "completion_texts",
     "encode",
     "evaluation_examples",

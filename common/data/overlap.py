@@ -8,7 +8,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from common.config import ConfigError, DataConfig, names_a_file
+from common.config import ConfigError, DataConfig, names_a_file, read_prompts
 from common.data.chats import read_messages
 from common.data.partition import evaluation_examples, shared_examples, validation_examples
 from common.data.table import MESSAGES
@@ -46,20 +46,59 @@ def check_evaluation_is_public(data: DataConfig, clients: int, seed: int) -> Non
                 f'data.validation = "{name}": {len(rows)} of its {len(asked)} examples are in data.evaluation too, the '
                 f"first is number {rows[0]}: what decides must not be what is scored"
             )
-    if not public or not _readable(data):
+    rows = _held(data, clients, seed, "held-out rows") if public else None
+    if rows is None:
         return
-    try:
-        held = {text for texts in _normalized(shared_examples(data, clients, seed), data) for text in texts}
-    except ConfigError as error:
-        _log.warning("the held-out rows could not be compared with data.name: %s", error)
-        return
+    held = {text for texts in _normalized(rows, data) for text in texts}
     for key, (name, asked) in public.items():
-        if rows := _shared(asked, held):
+        if found := _shared(asked, held):
             raise ConfigError(
-                f'data.{key} = "{name}": {len(rows)} of its {len(asked)} examples are among those that the '
-                f'clients train on (data.name = "{data.name}"), the first is number {rows[0]}. A run publishes the '
+                f'data.{key} = "{name}": {len(found)} of its {len(asked)} examples are among those that the '
+                f'clients train on (data.name = "{data.name}"), the first is number {found[0]}. A run publishes the '
                 "losses of its held-out examples: leave these out, or name other ones"
             )
+
+
+def check_prompts_are_public(path: str, data: DataConfig, clients: int, seed: int) -> None:
+    """Refuse a file of prompts for a public prior if it holds what clients ask or learn: no noise would be on that.
+
+    Compared as above, with the clients' prompts and with their prompts and completions. Raises ``ConfigError`` with the
+    number of such prompts.
+    """
+    rows = _held(data, clients, seed, "public prompts")
+    if rows is None:
+        return
+    held = {text for texts in _normalized(rows, data) for text in texts} | set(_questions(rows, data))
+    lines = {line: prompt for prompt, line in read_prompts(path).items()}
+    if found := [line for line, prompt in lines.items() if _plain(prompt) in held]:
+        raise ConfigError(
+            f'public-prior.prompts = "{path}": {len(found)} of its {len(lines)} prompts are what clients ask or learn '
+            f'(data.name = "{data.name}"), the first is in line {found[0]}. What is made of prompts carries no noise: '
+            "leave these out, or name other ones"
+        )
+
+
+def _held(data: DataConfig, clients: int, seed: int, what: str) -> Dataset | None:
+    """All rows of the clients; ``None`` where they are not here, or cannot be read, which is logged."""
+    if not _readable(data):
+        return None
+    try:
+        return shared_examples(data, clients, seed)
+    except ConfigError as error:
+        _log.warning("the %s could not be compared with data.name: %s", what, error)
+        return None
+
+
+def _questions(rows: Dataset, data: DataConfig) -> Iterator[str]:
+    """What is asked in each row, of a conversation before every answer; nothing of a text, which asks nothing."""
+    if data.format == "chat":
+        for told in rows[MESSAGES]:
+            messages = read_messages(told)
+            for end, message in enumerate(messages):
+                if message["role"] == "assistant":
+                    yield _plain(" ".join(before["content"] for before in messages[:end]))
+        return
+    yield from (text for prompt in rows[data.prompt_column] if (text := _plain(str(prompt))))
 
 
 def _shared(asked: list[list[str]], others: set[str]) -> list[int]:

@@ -19,7 +19,7 @@ from common.codecs.base import Codec
 from common.codecs.rows import BlockRows
 from common.codecs.subspace import SubspaceCodec
 from common.config import TEMPLATE, ConfigError, PublicPriorConfig, RunConfig
-from common.data import held_out_prompts
+from common.data import check_prompts_are_public, held_out_prompts
 from common.demo.prompts import public_questions
 from common.demo.tasks import template_of
 from common.model.group_gradients import are_linear, group_gradients
@@ -115,9 +115,11 @@ class PublicPrior(FederatedAdapter):
         return SubspaceCodec(self.layout, found.rows.only(on), scales)
 
     def _pool(self) -> list[str]:
-        """The public prompts, made once; none of them is a question that anything is scored on."""
+        """The public prompts, made once; none of them is a question that anything is scored on, or that clients ask."""
         if self._prompts is None:
             data, prior, seed = self.config.data, self.config.public_prior, self.config.seed
+            if prior.names_file and not prior.names_words:
+                check_prompts_are_public(prior.prompts, data, len(self.nodes), seed)
             template = prior.template or (template_of(data.task) if data.name == "demo" else "")
             self._prompts = public_prompts(
                 self.adapted, prior, template, _demo_questions(self.config), held_out_prompts(data, seed), seed,

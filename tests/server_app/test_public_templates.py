@@ -90,3 +90,10 @@ def test_no_published_file_tells_where_the_prompts_lie(files: Files, tmp_path: P
     texts = {file.name: file.read_bytes() for file in told if file.is_file()}
     assert b"asked.txt" in texts["report.md"]
     assert not [name for name, text in texts.items() if b"jane-doe" in text]
+
+
+def test_a_prior_is_never_made_of_the_rows_that_clients_hold(files: Files, tmp_path: Path) -> None:
+    """It would carry no noise, and its epsilon would be finite."""
+    changes = {**PRIOR, "public-prior.prompts": str(files.private), "public-prior.template": "", "num-server-rounds": 1}
+    with pytest.raises(ConfigError, match=r"prompts are what clients ask or learn"):
+        run_tiny(tiny_config(files, tmp_path, changes))
