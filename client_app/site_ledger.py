@@ -104,11 +104,12 @@ def charge_release(
     last one said, so that it takes as long.
 
     The ledger is the file of ``ledger-path``, on disk when this returns, else a record in ``state``, which goes back to
-    Flower with the reply. Without a limit none is kept. Raises ``PolicyRefusal`` and charges nothing when the message
-    alone costs more than ``max-epsilon`` or when what was spent before cannot be read, and ``LimitReached`` when
-    ``max-releases`` or ``max-epsilon`` leave no room for it.
+    Flower with the reply. Without a limit a file is written all the same, for the limit that may come, and no record is
+    kept. Raises ``PolicyRefusal`` and charges nothing when the message alone costs more than ``max-epsilon`` or when
+    what was spent before cannot be read, and ``LimitReached`` when ``max-releases`` or ``max-epsilon`` leave no room
+    for it.
     """
-    if not (policy.max_releases or policy.max_epsilon):
+    if not (policy.max_releases or policy.max_epsilon or policy.ledger_path):
         return
     with_it = partial(SiteLedger.after, terms=terms, raw=raw, noise=noise)
     _check_alone(policy, with_it(SiteLedger()))

@@ -52,6 +52,17 @@ def test_without_a_limit_no_ledger_is_kept() -> None:
     assert not state
 
 
+def test_without_a_limit_a_file_counts_all_the_same(tmp_path: Path) -> None:
+    """A limit that is set later must find what was released before."""
+    create_ledger(tmp_path / "spent.jsonl")
+    charge_release(RecordDict(), SitePolicy(ledger_path=str(tmp_path / "spent.jsonl")), terms(4.0))
+    limit = gaussian_epsilon(math.sqrt(1.5) / 4, DELTA)
+    with pytest.raises(LimitReached):
+        charge_release(
+            RecordDict(), SitePolicy(ledger_path=str(tmp_path / "spent.jsonl"), max_epsilon=limit), terms(4.0)
+        )
+
+
 def test_epsilon_is_the_exact_composition_of_every_messages_own_noise() -> None:
     """Against the guarantee's own accountant, for messages of different noise and trust."""
     asked = [terms(4.0), terms(8.0, "distributed", shares=9), terms(3.0), terms(3.0)]
