@@ -133,6 +133,7 @@ class Session:
         log_event("codec_ready", round=state.round)
         self.say.prepared(state.prior, state.made_codec.size, self.adapted.layout.size)
         self._save(state)
+        self.monitor.write()
 
     def on_round(self, state: RunState, summary: RoundSummary, metrics: MetricRecord | None) -> None:
         """A round has ended: metrics line, checkpoint, one line for the person who watches."""

@@ -119,7 +119,7 @@ class Attendance:
                 self.unanswered[node] = self.unanswered.get(node, 0) + 1
             else:
                 self.unanswered.pop(node, None)
-                self.last_answer[node] = time.time()
+                self.heard([node])
         stuck = [node for node in sorted(quiet) if self.unanswered[node] >= _WORTH_TELLING]
         if not stuck:
             return
@@ -127,6 +127,10 @@ class Attendance:
         for node in stuck:
             if node not in missing:
                 self._tell_silent(server_round, tell, node)
+
+    def heard(self, nodes: Iterable[int]) -> None:
+        """These nodes have answered just now, to whatever they were asked."""
+        self.last_answer.update(dict.fromkeys(nodes, time.time()))
 
     def _missing(self, grid: Grid) -> list[int]:
         there = set(grid.get_node_ids())

@@ -341,4 +341,5 @@ class FederatedAdapter(FlowerStrategy):
         else:
             heard = Heard(asked.sort(replies))
         self.downlink.note(parcel, heard.replies.kept)
+        self.attendance.heard(set(asked.asked) - heard.replies.silent)
         return heard_scores(asked, heard, len(self.nodes), self.randomness.noise(-2 - server_round))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from flwr.app import Message
 from prometheus_client.parser import text_string_to_metric_families
 
 from server_app.results.folder import RunFolder
@@ -69,6 +70,34 @@ def test_the_figures_are_those_of_the_round_lines(told: RunFolder) -> None:
     }.items():
         assert one(told, name) == value, name
     assert one(told, "epsilon_spent") == pytest.approx(one(told, "epsilon_budget"), rel=1e-6), "all that was planned"
+
+
+class _Looking(NamedGrid):
+    """Keeps what the file says when round 1 has begun."""
+
+    seen: dict[str, dict[str, float]] | None = None
+    folder = RunFolder(Path())
+
+    def answer(self, message: Message) -> Message | None:
+        if message.metadata.group_id == "1" and self.seen is None:
+            self.seen = samples(self.folder)
+        return super().answer(message)
+
+
+def test_stage_one_is_told_before_the_first_round_ends(files: Files, tmp_path: Path) -> None:
+    changes = {
+        "strategy.name": "dr-encoder",
+        "stage-one.sampling-rate": 1.0,
+        "num-server-rounds": 1,
+        "output.name": "run",
+    }
+    config = tiny_config(files, tmp_path, QUIET | changes)
+    grid = tiny_grid(config, _Looking)
+    grid.folder = RunFolder(tmp_path / "run")
+    run_federation(grid, config, 7, plots=False)
+    assert grid.seen is not None
+    assert len(grid.seen["dr_encoder_site_last_answer_timestamp_seconds"]) == CLIENTS
+    assert 0 < grid.seen["dr_encoder_epsilon_spent"][""] < one(grid.folder, "epsilon_spent")
 
 
 def test_sites_are_called_by_their_names(told: RunFolder) -> None:

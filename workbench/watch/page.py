@@ -59,6 +59,14 @@ const fill = (id, rows) => {
     return row;
   }));
 };
+const told_score = (score) => {
+  const figure = (value) => score.name.endsWith("accuracy") ? share(value) : number(value, 3);
+  const error = !score.error ? "" : " ± " + (score.name.endsWith("accuracy") ? number(100 * score.error, 1)
+    : number(score.error, 3));
+  const change = score.last === null ? figure(score.base) + " (base model)"
+    : figure(score.base) + " → " + figure(score.last);
+  return (NAMES[score.name] || score.name) + " " + change + error;
+};
 const show = (told) => {
   write("title", told.run.name);
   document.title = told.state + ": " + told.run.name;
@@ -86,10 +94,7 @@ const show = (told) => {
   write("noise", noise ? number(noise.noise_present, 3) : "–");
   write("promised", noise ? number(noise.noise_promised, 3) + " promised, std on the sum of codes" : "");
   at("noise").className = noise && noise.noise_present < noise.noise_promised * 0.999 ? "big bad" : "big";
-  write("scores", told.scores.map((score) => (NAMES[score.name] || score.name) + " " + (score.name.endsWith("accuracy")
-    ? share(score.base) + " → " + share(score.last) + (score.error ? " ± " + number(100 * score.error, 1) : "")
-    : number(score.base, 3) + " → " + number(score.last, 3) + (score.error ? " ± " + number(score.error, 3) : "")
-  )).join(", ") || (told.last_rounds.length ? "nothing is scored" : ""));
+  write("scores", told.scores.map(told_score).join(", ") || (told.last_rounds.length ? "nothing is scored" : ""));
   fill("last-rounds", told.last_rounds.map((row) => [
     String(row.round), row.shortage ? { bad: row.replies + " of " + row.cohort } : row.replies + " of " + row.cohort,
     row.accuracy === null ? "" : share(row.accuracy), row.loss === null ? "" : number(row.loss, 3),

@@ -6,6 +6,7 @@ All of it is the server's own: it tells who was asked and who answered.
 import math
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,11 @@ def status(path: Path, now: float) -> dict[str, Any]:
             "report": "report.html" if (path / "report.html").exists() and state == "finished" else "",
             "rounds": {"done": len(rounds), "planned": planned},
             "seconds": {
-                "elapsed": rounds[-1]["elapsed"] if rounds else 0.0,
+                "elapsed": (rounds[-1]["elapsed"] if rounds else 0.0) + (_since(events, now) if going else 0.0),
                 "left": _left(rounds, planned) if going else None,
             },
             "epsilon": {
-                "spent": float(rounds[-1]["epsilon"]) if rounds else None,
+                "spent": gauges.get("epsilon_spent"),
                 "budget": gauges.get("epsilon_budget"),
                 "server": float(rounds[-1]["epsilon_server"]) if rounds else None,
             },
@@ -116,6 +117,12 @@ def _resume(path: Path) -> str:
     return f"cannot be resumed: {why}" if why else f"dr-encoder run --resume {path}"
 
 
+def _since(events: Sequence[Mapping[str, Any]], now: float) -> float:
+    """Seconds since what the last round's time does not hold: since its end, or since this session began."""
+    marks = [event["time"] for event in events if event["event"] in _STARTS or event["event"] == "round_finished"]
+    return max(0.0, now - datetime.fromisoformat(marks[-1]).timestamp()) if marks else 0.0
+
+
 def _left(rounds: Sequence[Mapping[str, Any]], planned: int) -> float | None:
     """Seconds that the remaining rounds take by the mean of the last ten."""
     if not rounds:
@@ -129,11 +136,14 @@ def _left(rounds: Sequence[Mapping[str, Any]], planned: int) -> float | None:
 def _scores(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     scored = [row for row in rows if "loss" in row]
     names = [name for name in ("accuracy", "loss") if scored and name in scored[0]]
-    found = [{"name": name, "base": scored[0][name], "last": scored[-1][name]} for name in names]
+    last = scored[-1] if len(scored) > 1 else {}
+    found = [{"name": name, "base": scored[0][name], "last": last.get(name)} for name in names]
     own = [row for row in rows if PRIVATE_LOSS in row]
     names = [PRIVATE_ACCURACY, PRIVATE_LOSS] if own else []
+    last = own[-1] if len(own) > 1 else {}
     return found + [
-        {"name": name, "base": own[0][name], "last": own[-1][name], "error": own[-1][f"{name}_error"]} for name in names
+        {"name": name, "base": own[0][name], "last": last.get(name), "error": own[-1][f"{name}_error"]}
+        for name in names
     ]
 
 

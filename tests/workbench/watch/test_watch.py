@@ -1,6 +1,8 @@
 """What ``dr-encoder watch`` tells of a run, and to whom."""
 
+import json
 import shutil
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,8 @@ def test_a_run_that_goes_on_is_running_or_waiting(done: RunFolder, tmp_path: Pat
         found = status(folder.path, 1e10)
         assert (found["state"], found["now"], found["resume"]) == ("running", "after round 2", "")
         known = folder.read_metrics()
+        end = datetime.fromisoformat(json.loads(lines[until])["time"]).timestamp()
+        assert status(folder.path, end + 30)["seconds"]["elapsed"] == pytest.approx(known[2]["elapsed"] + 30)
         assert found["seconds"]["left"] == pytest.approx(known[2]["elapsed"] - known[1]["elapsed"])
         with folder.events.open("a", encoding="utf-8") as log:
             log.write(
@@ -102,6 +106,9 @@ def test_a_run_that_goes_on_is_running_or_waiting(done: RunFolder, tmp_path: Pat
             )
         found = status(folder.path, 1e10)
         assert (found["state"], found["failures"][0]["what"]) == ("waiting", "waiting for nodes")
+        folder.metrics.write_text(rows[0] + "\n", encoding="utf-8")
+        loss = known[0]["loss"]
+        assert status(folder.path, 1e10)["scores"][1] == {"name": "loss", "base": loss, "last": None}, "no change yet"
         folder.ask_to_stop()
         assert status(folder.path, 1e10)["stop_asked"]
     assert status(folder.path, 1e10)["state"] == "killed"
