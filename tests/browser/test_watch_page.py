@@ -55,6 +55,8 @@ def test_a_run_is_followed_stopped_resumed_and_seen_killed(browser: Browser, fil
             expect(page.locator("#sites")).to_contain_text("MemoryError: node has no memory left")
             expect(page.locator("#left")).to_have_text(re.compile(r"\d+:\d\d"))
             expect(page.locator("#promised")).to_contain_text("promised")
+            assert page.locator("thead th:visible", has_text="loss").count() == 1
+            assert page.locator("thead th:visible", has_text="clients' own").count() == 0, "nothing of it here"
             assert seen.accessible() == []
 
             page.get_by_role("button", name="Stop the run").click()

@@ -102,6 +102,11 @@ const show = (told) => {
       ? " ± " + number(100 * row.private_accuracy_error, 1) : ""),
     up(row.epsilon), number(row.noise_present, 3) + " / " + number(row.noise_promised, 3),
     clock(row.seconds), row.failure || ""]));
+  for (const place of [2, 3, 4]) {  // a score that this run does not have takes no room
+    const cells = [...at("last-rounds").closest("table").querySelectorAll(`tr > :nth-child(${place + 1})`)];
+    const empty = cells.slice(1).every((cell) => !cell.textContent);
+    for (const cell of cells) cell.hidden = empty;
+  }
   at("no-rounds").hidden = told.last_rounds.length > 0;
   fill("sites", told.sites.rows.map((site) => [
     site.name, site.seconds_since_answer === null ? "not yet" : clock(site.seconds_since_answer) + " ago",
