@@ -13,6 +13,7 @@ from server_app.results.score_names import PRIVATE_ACCURACY, PRIVATE_LOSS
 from server_app.results.units import data_size, show, times
 from server_app.rounds.controls import control_warning
 
+_HALF = 0.5
 Rows = list[tuple[str, ...]]
 _SIZES = " (and, if they ask Flower's server for its counts of bytes, how large the cohorts are: then less is promised)"
 _NO_CLIENT = "nothing is claimed: each knows its own share of the noise"
@@ -66,14 +67,21 @@ def private_table(outcome: Mapping[str, Any]) -> Rows:
     ]
 
 
+def private_is_lost(outcome: Mapping[str, Any]) -> bool:
+    """Whether noise has a standard deviation above half the range of an accuracy, so that its score tells nothing."""
+    return bool(outcome.get("private")) and outcome["private"]["final"][f"{PRIVATE_ACCURACY}_error"] > _HALF
+
+
 def privately_scored_on(outcome: Mapping[str, Any]) -> str:
     """What the clients' own scores are of, and what ± means there."""
-    last = outcome["private"]["final"]["round"]
+    last = outcome["private"]["final"]
+    lost = " The noise is larger than all that they could show: they tell nothing." if private_is_lost(outcome) else ""
     return (
-        f"Of the model after round {last}, on rows that clients hold out of training: the mean over all enrolled "
-        f"clients, one vote each, of the completions' tokens; a loss counts up to {LOSS_BOUND:g}. Who does not answer "
-        "counts as the middle of the range (50 %, "
+        f"Of the model after round {last['round']}, on rows that clients hold out of training: the mean over all "
+        f"enrolled clients, one vote each, of the completions' tokens; a loss counts up to {LOSS_BOUND:g}. Who does "
+        "not answer counts as the middle of the range (50 %, "
         f"{LOSS_BOUND / 2:g}). ± is one standard deviation of the noise; the ε above includes these scores."
+        f"{lost}"
     )
 
 

@@ -88,7 +88,6 @@ def _draw_bytes(path: Path, report: dict[str, Any]) -> None:
     figure, axis = plt.subplots(figsize=(5.5, 2.4))
     chart = bytes_chart(report["communication"])
     _bars(axis, chart)
-    axis.xaxis.set_major_locator(MaxNLocator(4))  # "50.0 kB" is wide
     axis.set_xlabel(chart.title)
     _save(figure, path)
 
@@ -128,6 +127,7 @@ def _bars(axis: Axes, chart: Bars) -> None:
     bars = axis.barh(names, values, color=[PALETTE[color] for color in colors], height=0.62)
     axis.bar_label(bars, labels=[chart.write(value) for value in values], padding=4, fontsize=8)
     axis.set_xlim(0, 1.25 * max(*values, 1.0))
+    axis.xaxis.set_major_locator(MaxNLocator(3))  # "50.0 kB" is wide, and two must not touch
     axis.xaxis.set_major_formatter(lambda value, _: chart.write(value))
     axis.invert_yaxis()
     axis.spines[["top", "right"]].set_visible(False)

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from common.config import DataConfig
 from common.data import prompt_texts
+from common.data.chats import Message, read_messages
+from common.data.table import MESSAGES
 from common.model.adapted import AdaptedModel
 from server_app.results.evaluation import Evaluator
 from server_app.results.writing import greedy_settings, write_texts
@@ -46,13 +48,15 @@ class Samples:
         shown = self._scored(base, tuned) if "choices" in self._rows.column_names else self._written(base, tuned)
         heads = zip(self._prompts(), self._rows[self._data.completion_column], strict=True)
         return [
-            {"prompt": _short(prompt), "reference": _short(reference), **more}
+            {"prompt": prompt, "reference": _short(reference), **more}
             for (prompt, reference), more in zip(heads, shown, strict=True)
         ]
 
     def _prompts(self) -> list[str]:
-        """The prompts as people wrote them, not as a chat template has them."""
-        return [str(text) for text in self._rows[self._data.prompt_column]]
+        """The prompts as people wrote them, not as a chat template has them; of a conversation who says what."""
+        if self._data.format == "chat":
+            return [_spoken(read_messages(text)[:-1]) for text in self._rows[MESSAGES]]
+        return [_short(str(text)) for text in self._rows[self._data.prompt_column]]
 
     def _scored(self, base: Tensor, tuned: Tensor) -> list[dict[str, Any]]:
         scored = Evaluator(self._adapted, self._rows, self._data)
@@ -74,6 +78,14 @@ class Samples:
             write_texts(self._adapted, adapter, prompts, self._data, COUNT, settings) for adapter in (base, tuned)
         )
         return [{"base": _short(old), "tuned": _short(new)} for old, new in zip(before, after, strict=True)]
+
+
+def _spoken(messages: list[Message]) -> str:
+    """A line for each turn, or the only turn's text; of a long conversation its end, which is what is answered."""
+    if len(messages) == 1:
+        return _short(messages[0]["content"])
+    text = "\n".join(f"{message['role']}: {message['content'].strip()}" for message in messages)
+    return f"…{text[-_LONGEST:]}" if len(text) > _LONGEST else text
 
 
 def _short(text: str) -> str:

@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 
-from common.config import RunConfig
+from common.config import DataConfig, RunConfig
 from common.model.adapted import AdaptedModel
 from server_app.results import facts
 from server_app.results.folder import RunFolder
 from server_app.results.html.page import html
 from server_app.results.repeating import command, public_settings
+from server_app.results.samples import Samples
 from server_app.results.scoring import Scorer
 from server_app.results.spread import ratio_error, share_error
 from server_app.results.writing import greedy_settings, write_texts
@@ -125,6 +127,37 @@ def test_without_choices_both_models_write(files: Files, tmp_path: Path, adapted
     assert all(sample["base"] for sample in samples)
     assert report_of(folder)["outcome"]["examples"]["guessing"] is None
     assert "accuracy" not in page_text(page_of(folder))
+
+
+def test_of_a_conversation_it_is_told_who_says_what(adapted: AdaptedModel) -> None:
+    turns = [
+        ("system", "Be short."),
+        ("user", "Where is ice? " + 60 * "far, "),
+        ("assistant", "Aye."),
+        ("user", "When?"),
+    ]
+    talks = [turns[1:2], turns, 4 * turns]
+    rows = Dataset.from_list([
+        {"prompt": "joined", "completion": "At six.",
+         "messages": json.dumps([{"role": role, "content": text} for role, text in [*talk, ("assistant", "At six.")]])}
+        for talk in talks
+    ])  # fmt: skip
+    short, spoken, long = Samples(adapted, rows, DataConfig(name="x", format="chat"))._prompts()
+    assert short == turns[1][1].strip()
+    assert spoken.splitlines()[::3] == ["system: Be short.", "user: When?"]
+    assert long.startswith("…")
+    assert long.endswith("assistant: Aye.\nuser: When?"), "what is asked last is never cut away"
+
+
+def test_noise_that_hides_a_private_score_is_told(noisy: RunFolder) -> None:
+    scores = {"round": 3, "private_accuracy": -1.1, "private_loss": 2.0, "private_loss_error": 9.0}
+    for error, hidden in ((0.6, True), (0.4, False)):
+        report = report_of(noisy)
+        ends = scores | {"private_accuracy_error": error}
+        report["outcome"] |= {"private": {"base": ends, "final": ends}, "base": {}, "final": {}}
+        said = page_text(html(report, noisy.read_metrics()))
+        assert ("they tell nothing" in said) is hidden
+        assert ("next token right, clients' own rows" in said) is not hidden, "no headline of nothing"
 
 
 def test_without_held_out_rows_there_is_a_page_all_the_same(files: Files, tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def _tiles(report: Mapping[str, Any]) -> list[dict[str, str]]:
         if key in table
     ]
     own = facts.private_table(report["outcome"])
-    if own and not tiles:
+    if own and not tiles and not facts.private_is_lost(report["outcome"]):
         (_, base, value), *_ = own
         tiles.append({"name": "next token right, clients' own rows", "value": value, "more": f"base model {base}"})
     tiles.append(

@@ -76,9 +76,9 @@ figcaption { font-weight: 600; font-size: .95rem; }
 .tip b { display: block; }
 .scroll { overflow: auto; max-height: 22rem; }
 .samples { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); gap: 1rem; }
-.samples h3 { white-space: pre-wrap; font-weight: 600; }
-.answers { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 220px), 1fr)); gap: .8rem 1.2rem;
-  margin: .7rem 0 0; }
+.samples h3 { white-space: pre-wrap; font-weight: 500; background: var(--faint); border-radius: 8px;
+  padding: .6rem .8rem; }
+.answers { display: grid; gap: .6rem; margin: .7rem 0 0; }
 .answers dt { color: var(--soft); font-size: .82rem; }
 .answers dd { margin: 0; white-space: pre-wrap; }
 .choices { margin-top: .5rem; table-layout: fixed; }
