@@ -20,6 +20,7 @@ from server_app.results.charts import Bars, Chart, accuracy_chart, bytes_chart, 
 from server_app.results.palette import PALETTE
 
 _FEW = 12  # points that are marked one by one
+_NAME = 0.07  # height of the name of a line, as a share of the chart
 _SVG_SIZE = (4.4, 2.9)  # inches: at 350 px, a phone's width, its text is as large as on the page
 
 
@@ -107,19 +108,27 @@ def _curves(axis: Axes, chart: Chart, *, legend: bool = True) -> None:
         if series.error:
             low, high = ([y + sign * e for y, e in zip(series.y, series.error, strict=True)] for sign in (-1, 1))
             axis.fill_between(series.x, low, high, color=color, alpha=0.15, lw=0)
-    for name, height in chart.lines:
+    for _, height in chart.lines:
         axis.axhline(height, color=PALETTE["muted"], lw=0.9, ls=":")
-        axis.annotate(
-            name, (1, height), (-2, 2), xycoords=("axes fraction", "data"), textcoords="offset points",
-            color=PALETTE["muted"], ha="right", va="bottom", fontsize=8,
-        )  # fmt: skip
     axis.set_xlabel("round")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))  # there is no round 0.5
     axis.set_ylim(*chart.limits)
+    _name_lines(axis, chart)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(color=PALETTE["grid"], lw=0.6)
     if legend and len(chart.series) > 1:
         axis.legend(frameon=False, fontsize=8, loc="best")
+
+
+def _name_lines(axis: Axes, chart: Chart) -> None:
+    """Above each line, or below it where another one is so close that their names would cover each other."""
+    low, high = axis.get_ylim()
+    for name, height in chart.lines:
+        below = any(0 < other - height < _NAME * (high - low) for _, other in chart.lines)
+        axis.annotate(
+            name, (1, height), (-2, -2 if below else 2), xycoords=("axes fraction", "data"),
+            textcoords="offset points", color=PALETTE["muted"], ha="right", va="top" if below else "bottom", fontsize=8,
+        )  # fmt: skip
 
 
 def _bars(axis: Axes, chart: Bars) -> None:

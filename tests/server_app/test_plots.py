@@ -1,5 +1,6 @@
 """The plots of a run."""
 
+from dataclasses import replace
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -33,6 +34,18 @@ def test_rounds_are_whole_numbers(last: int) -> None:
     plots._curves(axis, chart_of(list(range(last + 1))))
     figure.canvas.draw()
     assert all(float(tick).is_integer() for tick in axis.get_xticks())
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("guessing", [1.0, 0.97, 0.5])
+def test_names_of_lines_do_not_cover_each_other(guessing: float) -> None:
+    figure, axis = plt.subplots(figsize=plots._SVG_SIZE)
+    lines = (("base model", 1.0), *((("guessing", guessing),) if guessing < 1 else ()))
+    plots._curves(axis, replace(chart_of([0, 1, 2]), lines=lines, limits=(0.0, 1.1)))
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in axis.texts]
+    assert len(boxes) == len(lines)
+    assert not any(one.overlaps(other) for place, one in enumerate(boxes) for other in boxes[:place])
     plt.close(figure)
 
 
