@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from common.config import Scalar
+from server_app.results.units import show
 from workbench.cli.command_line import main_with_plain_errors
 from workbench.cli.overrides import parse_override, parse_overrides, parse_value
 from workbench.compare.runs import run_report
@@ -38,7 +39,7 @@ def row(point: dict[str, Scalar], reports: list[dict[str, Any]], seconds: float)
         f"{mean(scores):.3f} ({', '.join(f'{score:.3f}' for score in scores)})",
         f"{stdev(scores):.3f}" if len(scores) > 1 else "-",
         f"{mean(final.get('retention', float('nan')) for final in finals):.3f}",
-        f"{float(reports[0]['privacy']['released_model']['epsilon']):.3f}",
+        show(reports[0]["privacy"]["released_model"]["epsilon"]),
         f"{seconds:.0f}",
     ]
     return f"| {' | '.join(cells)} |"

@@ -7,6 +7,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from benchmarks.real_run import BASE, MEAN
+from server_app.results.units import rounded_up
 
 Record = Mapping[str, Any]
 _COLUMNS = (
@@ -55,7 +56,7 @@ def _line(label: str, step: float, rows: Sequence[Record], scores: Sequence[Reco
         label,
         f"{step:g}",
         str(len(rows)),
-        f"{epsilon:.3g}" if isinstance(epsilon, float) else "∞",
+        f"{rounded_up(epsilon):g}" if isinstance(epsilon, float) else "∞",
         f"{first['values']['code']:,}" if "values" in first else "–",
         f"{first['bytes_up']:,} / {first['bytes_down']:,}" if "bytes_up" in first else "–",
         with_error([last(row["validation"]) for row in rows]),

@@ -42,6 +42,20 @@ def show(epsilon: float | str) -> str:
     return "inf" if math.isinf(value) else f"{math.ceil(value * 1000) / 1000:.3f}"
 
 
+def rounded_up(epsilon: float, digits: int = 3) -> float:
+    """An epsilon rounded up to so many significant digits, for tables with little room: what is printed still holds.
+
+    The last bits of a sum of many losses are not rounded up.
+
+    >>> rounded_up(6.181), rounded_up(2.0000000000000004), rounded_up(math.inf)
+    (6.19, 2.0, inf)
+    """
+    if not 0 < epsilon < math.inf:
+        return epsilon
+    scale = 10.0 ** (digits - 1 - math.floor(math.log10(epsilon)))
+    return math.ceil(epsilon * scale * (1 - 1e-12)) / scale
+
+
 def data_size(count: float) -> str:
     """A byte count in B, kB, MB or GB (powers of 1,000), with three digits.
 

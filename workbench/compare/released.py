@@ -3,7 +3,9 @@
 import math
 from typing import Any
 
-_ROUNDING = 1e-3
+from server_app.results.units import rounded_up
+
+_ROUNDING = 1e-9
 
 Row = dict[str, Any]
 
@@ -21,7 +23,7 @@ def is_above_asked(row: Row) -> bool:
 
 def place(row: Row) -> float:
     """The ε that a row is drawn at: what was asked for where its ledger certifies it, else what was released."""
-    return float(f"{float(row['epsilon_released']):.3g}") if is_above_asked(row) else float(row["epsilon_asked"])
+    return rounded_up(float(row["epsilon_released"])) if is_above_asked(row) else float(row["epsilon_asked"])
 
 
 def name_of(epsilon: float) -> str:

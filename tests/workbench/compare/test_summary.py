@@ -11,6 +11,7 @@ import pytest
 from common.config import RunConfig
 from server_app.results.units import count
 from workbench.compare.plan import Cell
+from workbench.compare.released import place
 from workbench.compare.runs import failed
 from workbench.compare.spec import TUNING_SEED, ComparisonSpec, Entry
 from workbench.compare.study import Outcome, Record, count_runs, runs_of, score_of, study
@@ -323,3 +324,15 @@ def test_one_of_a_thing_is_singular() -> None:
     failed_once = markdown(summarize([outcome("lora", [None], spec=one)], one, "command"))
     assert "1 of 1 run failed" in failed_once
     assert [count(number, "run") for number in (0, 1, 2, 1000)] == ["0 runs", "1 run", "2 runs", "1,000 runs"]
+
+
+def test_an_epsilon_above_what_was_asked_is_never_rounded_down() -> None:
+    """Six digits and more of a ledger's figure become three, and those must still hold."""
+    for released, drawn in (
+        (6.1812, 6.19),
+        (2.0004, 2.01),
+        (2.0000000000000004, 2.0),
+        (1.9995, 2.0),
+        (math.inf, math.inf),
+    ):
+        assert place({"epsilon_released": released, "epsilon_asked": 2.0}) == drawn
