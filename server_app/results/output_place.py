@@ -1,6 +1,7 @@
 """Where a run's results go: whether they can, asked before anything is loaded or started."""
 
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -16,6 +17,7 @@ def check_output(config: RunConfig) -> None:
 
     Raises ``ConfigError``.
     """
+    _check_nobody_swaps(Path(config.resume).resolve().parent if config.resume else Path(config.output.dir).resolve())
     if config.resume:
         return
     name, place = config.output.name, Path(config.output.dir).resolve()
@@ -30,6 +32,15 @@ def check_output(config: RunConfig) -> None:
         raise ConfigError(f'output.dir = "{config.output.dir}": {why}; name a folder that you may write into')
     if name and (place / name).exists():
         raise taken(place / name, f"continue that run with --resume {place / name}")
+
+
+def _check_nobody_swaps(place: Path) -> None:
+    """Refuse a folder in which any user may put another in a run's place, and so read what is written there."""
+    if place.is_dir() and place.stat().st_mode & (stat.S_ISVTX | stat.S_IWOTH) == stat.S_IWOTH:
+        raise ConfigError(
+            f'output.dir = "{place}": every user may rename what lies in it; close it (chmod o-w), or let only owners '
+            "rename (chmod +t)"
+        )
 
 
 def check_file(path: Path) -> None:
