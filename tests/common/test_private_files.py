@@ -1,8 +1,9 @@
+import os
 from pathlib import Path
 
 import pytest
 
-from common.private_files import close_to_others
+from common.private_files import close_to_others, private_file
 
 
 def test_a_folder_is_closed_while_somebody_replaces_files_in_it(
@@ -15,3 +16,26 @@ def test_a_folder_is_closed_while_somebody_replaces_files_in_it(
     monkeypatch.setattr(Path, "rglob", lambda self, pattern: [self / "gone", *listed(self, pattern)])
     close_to_others(tmp_path)
     assert kept.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_private_file_that_is_there_already_is_closed_and_one_that_others_can_read_anyway_is_refused(
+    tmp_path: Path,
+) -> None:
+    previous = os.umask(0)
+    try:
+        for name in ("new", "open"):
+            path = tmp_path / name
+            if name == "open":
+                path.write_text("of an earlier run\n", encoding="utf-8")
+            private_file(path)
+            assert path.stat().st_mode & 0o777 == 0o600
+    finally:
+        os.umask(previous)
+    assert (tmp_path / "open").read_text(encoding="utf-8") == "of an earlier run\n"
+    (tmp_path / "link").symlink_to(tmp_path / "new")
+    (tmp_path / "twice").hardlink_to(tmp_path / "open")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("link", "twice", "open", "folder", "pipe"):
+        with pytest.raises(PermissionError, match=f"{name} is no file of this user alone"):
+            private_file(tmp_path / name)

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from common.config import RunConfig
 from common.demo.model import load_model, load_tokenizer
-from common.private_files import private_file, private_files
+from common.private_files import private_files
 from server_app.results import plots
 from server_app.results.folder import PUBLISHED, RunFolder
 from server_app.results.model_card import model_card
@@ -223,26 +223,6 @@ def test_an_open_folder_is_closed_before_its_run_goes_on(files: Files, tmp_path:
         path.chmod(0o755)
     RunFolder.create(tiny_config(files, tmp_path, {"resume": str(old)}))
     assert [mode(path) for path in (old, old / "checkpoint", old / "metrics.jsonl")] == [0o700, 0o700, 0o600]
-
-
-def test_a_private_file_that_is_there_already_is_closed_and_one_that_others_can_read_anyway_is_refused(
-    tmp_path: Path,
-) -> None:
-    with umask(0):
-        for name in ("new", "open"):
-            path = tmp_path / name
-            if name == "open":
-                path.write_text("of an earlier run\n", encoding="utf-8")
-            private_file(path)
-            assert mode(path) == 0o600
-    assert (tmp_path / "open").read_text(encoding="utf-8") == "of an earlier run\n"
-    (tmp_path / "link").symlink_to(tmp_path / "new")
-    (tmp_path / "twice").hardlink_to(tmp_path / "open")
-    (tmp_path / "folder").mkdir()
-    os.mkfifo(tmp_path / "pipe")
-    for name in ("link", "twice", "open", "folder", "pipe"):
-        with pytest.raises(PermissionError, match=f"{name} is no file of this user alone"):
-            private_file(tmp_path / name)
 
 
 def test_the_command_line_writes_private_files_and_sets_the_umask_back(monkeypatch: pytest.MonkeyPatch) -> None:
