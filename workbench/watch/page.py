@@ -111,7 +111,7 @@ const show = (told) => {
   fill("sites", told.sites.rows.map((site) => [
     site.name, site.seconds_since_answer === null ? "not yet" : clock(site.seconds_since_answer) + " ago",
     site.unanswered ? { bad: String(site.unanswered) } : "0", site.reason]));
-  write("more-sites", told.sites.more ? "and " + told.sites.more + " more" : "");
+  write("more-sites", told.sites.more ? told.sites.more + " more are not listed." : "");
   fill("failures", told.failures.map((event) => [
     event.time.slice(11, 19) + " UTC", event.round === null ? "" : String(event.round), event.what, event.who,
     event.reason]));
@@ -169,7 +169,7 @@ _PAGE = """<!doctype html>
 </dl>
 <p class="soft" id="scores"></p>
 <h2>Sites</h2>
-<p class="soft">Those that did not answer first. <span id="more-sites"></span></p>
+<p class="soft">Who did not answer comes first. <span id="more-sites"></span></p>
 <div class="card scroll" tabindex="0" role="region" aria-label="sites"><table><thead><tr><th scope="col">site</th>
 <th scope="col">last answer</th><th scope="col">rounds unanswered</th><th scope="col">last failure</th></tr></thead>
 <tbody id="sites"></tbody></table></div>

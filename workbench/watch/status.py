@@ -197,17 +197,22 @@ def _age(row: Mapping[str, Any]) -> float:
 
 
 def _failures(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    found = [event for event in events if event["event"] in _TROUBLE]
+    found = [event for event in events if event["event"] in _TROUBLE or _lost_scores(event)]
     return [
         {
             "time": event["time"],
             "round": event.get("round"),
-            "what": event["event"].replace("_", " "),
+            "what": "no private scores" if _lost_scores(event) else event["event"].replace("_", " "),
             "who": _who(event),
             "reason": _reason(event),
         }
         for event in reversed(found[-_FAILURES:])
     ]
+
+
+def _lost_scores(event: Mapping[str, Any]) -> bool:
+    """A private evaluation that was paid for and of which nothing could be read."""
+    return event["event"] == "evaluation_answered" and bool(event.get("reason"))
 
 
 def _who(event: Mapping[str, Any]) -> str:

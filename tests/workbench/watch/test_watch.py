@@ -124,6 +124,14 @@ def test_a_run_that_has_only_begun_can_be_shown(tmp_path: Path) -> None:
     assert found["detail"] == "its process has ended without a word", "nothing is charged that could stay so"
 
 
+def test_private_scores_that_were_lost_are_told(tmp_path: Path) -> None:
+    told = '{"time": "2026-01-01T00:00:00", "event": "evaluation_answered", "round": 2, "reason": "%s"}\n'
+    (tmp_path / "events.jsonl").write_text(told % "4 of 6 clients replied, 5 are needed" + told % "", encoding="utf-8")
+    (failure,) = status(tmp_path, 1e10)["failures"]
+    assert (failure["what"], failure["round"]) == ("no private scores", 2)
+    assert failure["reason"].startswith("4 of 6")
+
+
 def test_where_the_engine_died_the_log_is_named(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     run.path.mkdir()
