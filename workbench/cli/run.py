@@ -20,7 +20,7 @@ from workbench.cli.overrides import parse_overrides
 from workbench.cli.paths import absolute_paths
 from workbench.cli.unread_keys import refuse_unread, unread_of_data, unread_warning
 from workbench.planning.model_directory import check_directory
-from workbench.simulation.launcher import Resources, launch, preset_names, read_preset, read_resumed
+from workbench.simulation.launcher import LaunchError, Resources, launch, preset_names, read_preset, read_resumed
 from workbench.simulation.run_summary import summary_of
 
 Engine = Literal["flower", "inline"]
@@ -70,6 +70,9 @@ def run(
         hint = _how_to_go_on(folder)
         typer.secho(f"\nstopped{hint}", err=True)
         raise typer.Exit(130) from None
+    except LaunchError as error:
+        goes_on = folder.name and folder.is_dir() and not why_not_resumable(folder)
+        raise LaunchError(f"{error}{_how_to_go_on(folder) if goes_on else ''}") from None
     if not (folder / "report.json").exists():  # somebody has asked it to stop
         typer.secho(f"stopped{_how_to_go_on(folder)}", err=True)
         raise typer.Exit(130)

@@ -128,9 +128,12 @@ def test_a_failed_run_ends_non_zero_with_its_reason(tmp_path: Path, monkeypatch:
     assert "error: the run ended as finished:failed" in result.output
 
 
+@pytest.mark.parametrize(
+    "end", [KeyboardInterrupt(), LaunchError("the run ended as finished:failed")], ids=["^C", "killed"]
+)
 @pytest.mark.parametrize("saved", [{"latest"}, {"latest", "ended"}, {"ended"}, set()])
-def test_an_interrupt_says_how_to_continue_where_that_is_possible(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: set[str]
+def test_an_interrupted_run_says_how_to_continue_where_that_is_possible(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: set[str], end: BaseException
 ) -> None:
     """Without ``latest`` the run had no checkpoint yet; with ``ended`` there is nothing left to do."""
 
@@ -140,11 +143,11 @@ def test_an_interrupt_says_how_to_continue_where_that_is_possible(
             (tmp_path / "x" / "checkpoint" / "latest").unlink()
         for name in saved:
             (tmp_path / "x" / "checkpoint" / name).touch()
-        raise KeyboardInterrupt
+        raise end
 
     monkeypatch.setattr(run_command, "launch", interrupt)
     result = runner.invoke(cli.app, options(tmp_path))
-    assert result.exit_code == 130
+    assert result.exit_code == (130 if isinstance(end, KeyboardInterrupt) else 1)
     assert (f"dr-encoder run --resume {tmp_path / 'x'}" in result.output) == (saved == {"latest"})
 
 
