@@ -78,6 +78,9 @@ def compare(
     except KeyboardInterrupt:
         typer.secho(f"\nstopped; the same command goes on with what is done in {out}", err=True)
         raise typer.Exit(130) from None
+    except session.OutOfTime as error:
+        typer.secho(str(error), err=True)
+        raise typer.Exit(3) from None
     if found is not None:
         typer.echo((out / PAGE).read_text(encoding="utf-8"))
         typer.echo(f"results: {out} (comparison.md, comparison.json, plots, runs/)")

@@ -81,6 +81,10 @@ def say(console: Console, text: str) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
+class OutOfTime(CommandError):
+    """The time that was given is over before anything could be written; what was run is kept."""
+
+
 def compare(
     cells: list[Cell],
     spec: ComparisonSpec,
@@ -95,9 +99,10 @@ def compare(
 
     Returns what is in ``comparison.json``; ``None`` after a dry run. A dry run whose short run fails raises
     ``ConfigError``. After ``budget_hours`` (0: no end) no run is started: the rows that are done are written, the
-    others named under ``unfinished``; ``CommandError`` where none is.
+    others named under ``unfinished``; ``OutOfTime`` where none is. The hours begin with the first run, so that each
+    call does some of them however long measuring takes.
     """
-    end = time.monotonic() + budget_hours * _HOUR if budget_hours else math.inf
+    end = math.inf
     console = Console()
     store = Store(out / "runs")
     counts = [count_runs(cell, spec, store.find) for cell in cells]
@@ -115,6 +120,8 @@ def compare(
             say(console, estimate)
         if dry_run:
             return None
+        if budget_hours:
+            end = time.monotonic() + budget_hours * _HOUR
         with display.progress:
             studies = zip(cells, counts, strict=True)
             ended = scheduler.run([_counted(cell, spec, runs, display) for cell, (runs, _) in studies])
@@ -123,7 +130,7 @@ def compare(
     outcomes = [outcome for outcome in ended if outcome is not None]
     unfinished = [cell.label for cell, outcome in zip(cells, ended, strict=True) if outcome is None]
     if not outcomes:
-        raise CommandError(f"--budget-hours {budget_hours:g}: no row is done yet; the same command goes on")
+        raise OutOfTime(f"--budget-hours {budget_hours:g} are over and no row is done yet; the same command goes on")
     found = summarize(outcomes, spec, command, unfinished)
     (out / NUMBERS).write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     (out / PAGE).write_text(markdown(found), encoding="utf-8")

@@ -100,6 +100,18 @@ def test_a_page_of_ones_own_is_not_written_over(tmp_path: Path, monkeypatch: pyt
     assert (tmp_path / "out" / "comparison.md").read_text() == "mine"
 
 
+def test_a_budget_within_which_no_row_was_done_ends_as_documented(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def over(*_: object, **__: object) -> None:
+        raise session.OutOfTime("--budget-hours 1 are over and no row is done yet; the same command goes on")
+
+    monkeypatch.setattr(session, "compare", over)
+    code, output = invoke(tmp_path, "--budget-hours", "1")
+    assert code == 3
+    assert "no row is done yet; the same command goes on" in output
+
+
 def test_a_stage_one_that_may_ask_nobody_is_told_before_anything_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

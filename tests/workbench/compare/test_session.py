@@ -2,6 +2,9 @@
 
 import io
 import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -12,7 +15,7 @@ from workbench.compare.plan import Cell
 from workbench.compare.runs import Job
 from workbench.compare.scheduler import Scheduler
 from workbench.compare.spec import ComparisonSpec, Entry
-from workbench.compare.study import Record, runs_of
+from workbench.compare.study import Outcome, Record, runs_of
 
 FLAT = {**RunConfig().flat(), "data.task": "elicitation", "num-server-rounds": 10}
 SPEC = ComparisonSpec(["lora"], [2.0], ["elicitation"], seeds=2, trials=3, tuning_seeds=1)
@@ -59,6 +62,43 @@ def test_the_start_of_the_workers_is_counted_once_and_not_for_every_run(clock: C
     assert said in text
     assert [len(jobs) for jobs in fake.measured] == [2, 2]
     assert all(job.flat["num-server-rounds"] == 2 for jobs in fake.measured for job in jobs)
+
+
+class Slow(Fake):
+    """Workers that take minutes to measure, and so long that no row is done within a budget."""
+
+    def __init__(self, clock: Clock, over: Callable[[], bool]) -> None:
+        super().__init__(clock)
+        self.over, self.ran = over, 0
+
+    def measure(self, jobs: list[Job]) -> list[Record]:
+        self.clock.now += 300.0
+        return super().measure(jobs)
+
+    def run(self, studies: list[Any]) -> list[Outcome | None]:
+        while not self.over():
+            self.ran += 1
+            self.clock.now += 100.0
+        return [None for _ in studies]
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+
+def test_measuring_takes_nothing_of_the_hours_and_nothing_done_is_told_by_code_3(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The same command would else measure again and again, and never run anything."""
+    slow: list[Slow] = []
+
+    def scheduler(_store: Any, _jobs: int, _logs: Path, _told: Any, over: Callable[[], bool]) -> Slow:
+        slow.append(Slow(clock, over))
+        return slow[-1]
+
+    monkeypatch.setattr(session, "Scheduler", scheduler)
+    with pytest.raises(session.OutOfTime, match=r"--budget-hours 0\.1 are over .* the same command goes on"):
+        session.compare([CELL], SPEC, "", tmp_path, 1, budget_hours=0.1)
+    assert slow[0].ran == 4, "360 s of runs that take 100 s each"
 
 
 def test_runs_that_a_search_does_not_need_are_no_longer_waited_for() -> None:
