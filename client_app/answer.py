@@ -142,8 +142,8 @@ def answer(message: Message, context: Context, kind: Kind) -> Message:
     keeps = holdings.keep(head.assignment, sent_assignment(message.content), start.trail, max(0, task.round - 1))
     if secure is not None and seat is not None:
         return Message(_masked(asked, compute, kind, context, secure, seat, keeps), reply_to=message)
-    may_read = site.charge(task, context.state, spend=task.sampled)  # the last that may refuse: now comes a release
-    values = _released(asked, compute, kind) if may_read else _nothing(task, kind.noise(site, task.round))
+    counts = site.charge(task, context.state, spend=task.sampled)  # the last that may refuse: now comes a release
+    values = _values(asked, compute, kind, counts=counts, works=task.sampled)
     return Message(pack_release(values, task.round, task.terms, keeps), reply_to=message)
 
 
@@ -166,11 +166,7 @@ def _masked(
     remember(site, seat, secure.exchange, 0)
     is_in = site.charge(task, context.state, secure, spend=heads)  # the last that may refuse
     seat.keep(context.state)  # before anything is made: never twice
-    own = site.data is not None  # then the work is the same both ways; a simulated client does only what is needed
-    works = own and may_read_rows()
-    found = _released(asked, compute, kind) if is_in or works else None
-    nothing = _nothing(task, kind.noise(site, task.round)) if own or found is None else found
-    values = found if is_in and found is not None else nothing
+    values = _values(asked, compute, kind, counts=is_in, works=True)
     if secure.least < seat.members:  # else no exchange is done again
         keep_again(context.state, secure.exchange, values[1])
     bits = bits_of(task.terms)
@@ -181,6 +177,19 @@ def _check_size(size: int, vectors: int, adapter: int) -> None:
     if size > vectors * adapter:
         times = f"{vectors} times " if vectors > 1 else ""
         raise PolicyRefusal(f"this site refuses: size = {size}, above {times}its adapter's size = {vectors * adapter}")
+
+
+def _values(asked: Asked, compute: Compute, kind: Kind, *, counts: bool, works: bool) -> np.ndarray:
+    """What leaves: made of the rows where that ``counts`` (it is charged), else of zeros.
+
+    A site with its own data does the same work both ways where a member ``works`` at all, or time would tell its coin,
+    or that its ledger is full, hence what others have asked; a simulated client does only what is needed.
+    """
+    site, own = asked.site, asked.site.data is not None
+    works = works and own and may_read_rows()
+    found = _released(asked, compute, kind) if counts or works else None
+    nothing = _nothing(asked.task, kind.noise(site, asked.task.round)) if own or found is None else found
+    return found if counts and found is not None else nothing
 
 
 def _released(asked: Asked, compute: Compute, kind: Kind) -> np.ndarray:

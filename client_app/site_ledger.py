@@ -122,7 +122,11 @@ def charge_release(
         return
     with _locked(policy.ledger_path) as file:
         spent = _last(file)
-        after = _charged(spent, policy, with_it)
+        try:
+            after = _charged(spent, policy, with_it)
+        except LimitReached:
+            _append(file, json.dumps((spent or SiteLedger()).values()))  # takes as long, and tells nothing
+            raise
         _append(file, json.dumps((after if spend or spent is None else spent).values()))
 
 
@@ -155,9 +159,10 @@ def _charged(spent: SiteLedger | None, policy: SitePolicy, with_it: Callable[[Si
     if spent is None:
         raise _unknown("what is there is not a ledger that this code wrote")
     after = with_it(spent)
+    cost = after.epsilon(policy.policy_delta)  # first, or how long this takes would tell which limit is reached
     if policy.max_releases and after.releases > policy.max_releases:
         raise LimitReached(f"this site refuses: its max-releases = {policy.max_releases} is reached")
-    if policy.max_epsilon and after.epsilon(policy.policy_delta) > policy.max_epsilon:
+    if policy.max_epsilon and cost > policy.max_epsilon:
         raise LimitReached(
             f"this site refuses: this message would go beyond its max-epsilon = {policy.max_epsilon:.6g} (at "
             f"policy-delta = {policy.policy_delta:g})"

@@ -200,7 +200,7 @@ def test_a_file_counts_all_runs_together(kept: SitePolicy) -> None:
         charge_release(RecordDict(), kept, terms(2.0))
     with pytest.raises(LimitReached, match="its max-releases = 3 is reached"):
         charge_release(RecordDict(), kept, terms(2.0))
-    assert [line["releases"] for line in on_disk(kept)] == [1, 2, 3]
+    assert [line["releases"] for line in on_disk(kept)] == [1, 2, 3, 3]
     assert SiteLedger.of(on_disk(kept)[-1]) == SiteLedger(3, 0.75, 3 * noise_slack(terms(2.0)))
     assert Path(kept.ledger_path).stat().st_mode & 0o777 == 0o600
 
