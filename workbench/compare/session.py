@@ -51,8 +51,13 @@ class _Display:
             console=console,
             speed_estimate_period=_HOUR,
         )
-        self._task: TaskID = self.progress.add_task("runs", total=total)
+        self._task: TaskID = self.progress.add_task("runs", total=total, start=False)
         self._total, self._done = total, 0
+        self._started = time.monotonic()
+
+    def begin(self) -> None:
+        """Reckon time from now on: measuring and the start of the workers tell nothing of the pace."""
+        self.progress.start_task(self._task)
         self._started = time.monotonic()
 
     def leave_out(self, runs: int) -> None:
@@ -123,6 +128,7 @@ def compare(
         if budget_hours:
             end = time.monotonic() + budget_hours * _HOUR
         with display.progress:
+            display.begin()
             studies = zip(cells, counts, strict=True)
             ended = scheduler.run([_counted(cell, spec, runs, display) for cell, (runs, _) in studies])
     finally:

@@ -67,15 +67,16 @@ def test_the_start_of_the_workers_is_counted_once_and_not_for_every_run(clock: C
 class Slow(Fake):
     """Workers that take minutes to measure, and so long that no row is done within a budget."""
 
-    def __init__(self, clock: Clock, over: Callable[[], bool]) -> None:
+    def __init__(self, clock: Clock, told: Any, over: Callable[[], bool]) -> None:
         super().__init__(clock)
-        self.over, self.ran = over, 0
+        self.display, self.over, self.ran = told.__self__, over, 0
 
     def measure(self, jobs: list[Job]) -> list[Record]:
         self.clock.now += 300.0
         return super().measure(jobs)
 
     def run(self, studies: list[Any]) -> list[Outcome | None]:
+        assert self.display._started == self.clock.now, "the pace of runs is theirs alone"
         while not self.over():
             self.ran += 1
             self.clock.now += 100.0
@@ -91,8 +92,8 @@ def test_measuring_takes_nothing_of_the_hours_and_nothing_done_is_told_by_code_3
     """The same command would else measure again and again, and never run anything."""
     slow: list[Slow] = []
 
-    def scheduler(_store: Any, _jobs: int, _logs: Path, _told: Any, over: Callable[[], bool]) -> Slow:
-        slow.append(Slow(clock, over))
+    def scheduler(_store: Any, _jobs: int, _logs: Path, told: Any, over: Callable[[], bool]) -> Slow:
+        slow.append(Slow(clock, told, over))
         return slow[-1]
 
     monkeypatch.setattr(session, "Scheduler", scheduler)
@@ -129,6 +130,8 @@ def test_a_line_of_a_run_is_whole_in_a_pipe_and_tells_how_far_it_is(clock: Clock
     display = session._Display(Console(file=page, width=80), 3)
     outcome = {"final": {"accuracy": 0.9, "loss": 0.2}, "warning": "x" * 100}
     record = {"status": "done", "label": "l" * 70, "seconds": 16.0, "report": {"outcome": outcome}}
+    clock.now += 300.0  # measuring
+    display.begin()
     clock.now += 30.0
     display.on_record(record, False)
     (line,) = page.getvalue().splitlines()
