@@ -4,6 +4,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,12 @@ def app(message, context):
 
 
 def workers() -> list[psutil.Process]:
-    living = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
-    return [child for child in living if "client_app.worker" in " ".join(child.cmdline())]
+    found = []
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):  # dying meanwhile, or dead and not yet buried
+            if "client_app.worker" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 def context(**node: Any) -> Context:
