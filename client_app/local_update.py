@@ -62,7 +62,7 @@ def _seed_dropout(device: torch.device, seed: int) -> None:
     """Seed the generator that dropout draws from (``torch.manual_seed`` walks every backend, which is slow)."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
+        torch.cuda.manual_seed_all(seed)  # a model may be spread over several
 
 
 def _accumulate(adapted: AdaptedModel, examples: TokenizedExamples, step: list[Tensor]) -> None:

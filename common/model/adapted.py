@@ -19,6 +19,7 @@ from common.adapter import Layout
 from common.config import LoraConfig, ModelConfig
 from common.model.base import device_of, load_base
 from common.model.lora import adapt, is_factor
+from common.model.memory import ModelMemory
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class AdaptedModel:
     gradients: Tensor
     initial: Tensor
     remote: "RemoteFactors"
+    memory: ModelMemory
 
     @property
     def device(self) -> torch.device:
@@ -48,11 +50,12 @@ class AdaptedModel:
         return int(base.config.get_text_config().vocab_size)
 
     def load(self, adapter: Tensor) -> None:
-        """Overwrite the adapter with a flat vector (shape ``[n]``) and forget old gradients."""
+        """Overwrite the adapter with a flat vector (shape ``[n]``), and forget old gradients and what was read."""
         with torch.no_grad():
             self.parameters.copy_(adapter)
         self.remote.refresh()
         self.gradients.zero_()
+        self.memory.forget()
 
     def training_mode(self, training: bool) -> None:
         """Switch dropout on or off; walking the modules costs a fifth of a small step, so only when it changes."""
@@ -128,7 +131,7 @@ def assemble(
         trainable[name].data = values[name]
         trainable[name].grad = slopes[name]
     remote = RemoteFactors(model, elsewhere, values, slopes)
-    return AdaptedModel(model, tokenizer, layout, parameters, gradients, parameters.clone(), remote)
+    return AdaptedModel(model, tokenizer, layout, parameters, gradients, parameters.clone(), remote, ModelMemory(model))
 
 
 def _initialize(model: PeftModel, seed: int) -> None:

@@ -53,6 +53,7 @@ class ModelTangents:
 
     def _chunks(self, tokens: Tensor) -> Iterator[slice]:
         self._adapted.training_mode(False)
+        self._adapted.memory.forget()
         step = max(1, _AT_ONCE // tokens.shape[1])
         return (slice(start, start + step) for start in range(0, len(tokens), step))
 
