@@ -3,12 +3,12 @@
 import logging
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from datasets import Dataset
 
-from common.config import ConfigError, DataConfig, names_a_file, read_prompts
+from common.config import ConfigError, DataConfig, names_a_file
 from common.data.chats import read_messages
 from common.data.partition import evaluation_examples, shared_examples, validation_examples
 from common.data.table import MESSAGES
@@ -59,21 +59,21 @@ def check_evaluation_is_public(data: DataConfig, clients: int, seed: int) -> Non
             )
 
 
-def check_prompts_are_public(path: str, data: DataConfig, clients: int, seed: int) -> None:
-    """Refuse a file of prompts for a public prior if it holds what clients ask or learn: no noise would be on that.
+def check_prompts_are_public(path: str, prompts: Mapping[str, str], data: DataConfig, clients: int, seed: int) -> None:
+    """Refuse prompts for a public prior if they are what clients ask or learn: no noise would be on that.
 
-    Compared as above, with the clients' prompts and with their prompts and completions. Raises ``ConfigError`` with the
-    number of such prompts.
+    ``prompts``: what a file, or a template with a file of its words, gives, each with where it stands. Compared as
+    above, with the clients' prompts and with their prompts and completions. Raises ``ConfigError`` with the number of
+    such prompts.
     """
     rows = _held(data, clients, seed, "public prompts")
     if rows is None:
         return
     held = {text for texts in _normalized(rows, data) for text in texts} | set(_questions(rows, data))
-    lines = {line: prompt for prompt, line in read_prompts(path).items()}
-    if found := [line for line, prompt in lines.items() if _plain(prompt) in held]:
+    if found := [place for prompt, place in prompts.items() if _plain(prompt) in held]:
         raise ConfigError(
-            f'public-prior.prompts = "{path}": {len(found)} of its {len(lines)} prompts are what clients ask or learn '
-            f'(data.name = "{data.name}"), the first is in line {found[0]}. What is made of prompts carries no noise: '
+            f'public-prior.prompts = "{path}": {len(found)} of its {len(prompts)} prompts are what clients ask or '
+            f'learn (data.name = "{data.name}"), the first is {found[0]}. What is made of prompts carries no noise: '
             "leave these out, or name other ones"
         )
 

@@ -62,7 +62,7 @@ def public_prompts(
     if settings.prompts == SELF_GENERATED:
         found = _self_generated(adapted, settings, template, seed, longest)
     else:
-        places = _written(settings, template, questions)
+        places = written_prompts(settings, template, questions)
         _check_lengths(adapted, settings, places, longest)
         found = list(places)
     distinct = [prompt for prompt in found if prompt not in evaluated]
@@ -155,8 +155,8 @@ def _pattern(template: str) -> re.Pattern[str]:
     return re.compile("".join(re.escape(text) + ("" if slot is None else "(.+?)") for text, slot, _, _ in parts))
 
 
-def _written(settings: PublicPriorConfig, template: str, questions: Sequence[str]) -> dict[str, str]:
-    """The prompts of a template or a file, each once, and how a reader finds it."""
+def written_prompts(settings: PublicPriorConfig, template: str, questions: Sequence[str]) -> dict[str, str]:
+    """The prompts of a template or a file, each once, and how a reader finds it; ``ConfigError`` as above."""
     path = settings.prompts
     try:
         if not settings.fills_template:

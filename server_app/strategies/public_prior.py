@@ -25,7 +25,7 @@ from common.demo.tasks import template_of
 from common.model.group_gradients import are_linear, group_gradients
 from common.model.tangents import ModelTangents
 from server_app.priors.public_gradients import directions, pseudo_clients, rows_bytes
-from server_app.priors.public_prompts import check_enough, public_prompts
+from server_app.priors.public_prompts import check_enough, public_prompts, written_prompts
 from server_app.results.published_names import public_name
 from server_app.results.units import count, data_size
 from server_app.rounds.round import OpenRound
@@ -118,9 +118,10 @@ class PublicPrior(FederatedAdapter):
         """The public prompts, made once; none of them is a question that anything is scored on, or that clients ask."""
         if self._prompts is None:
             data, prior, seed = self.config.data, self.config.public_prior, self.config.seed
-            if prior.names_file and not prior.names_words:
-                check_prompts_are_public(prior.prompts, data, len(self.nodes), seed)
             template = prior.template or (template_of(data.task) if data.name == "demo" else "")
+            if prior.names_file:
+                written = written_prompts(prior, template, ())
+                check_prompts_are_public(prior.prompts, written, data, len(self.nodes), seed)
             self._prompts = public_prompts(
                 self.adapted, prior, template, _demo_questions(self.config), held_out_prompts(data, seed), seed,
                 data.max_length,

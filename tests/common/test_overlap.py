@@ -106,18 +106,15 @@ def test_rows_that_are_not_here_are_not_compared(tmp_path: Path, caplog: pytest.
 
 
 def check_prompts(folder: Path, lines: list[str], **changes: Any) -> None:
-    own, prompts = write_jsonl(folder / "own.jsonl", HELD), folder / "asked.txt"
-    prompts.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    check_prompts_are_public(str(prompts), DataConfig(**{"name": str(own), **changes}), 2, 1)
+    own, prompts = write_jsonl(folder / "own.jsonl", HELD), {line: f"line {n}" for n, line in enumerate(lines, 1)}
+    check_prompts_are_public("asked.txt", prompts, DataConfig(**{"name": str(own), **changes}), 2, 1)
 
 
 @pytest.mark.parametrize(
     "line", ["Who is Bea?", " who is  BEA?", "Who is Bea? Bea."], ids=["asked", "alike", "learned"]
 )
 def test_a_public_prior_s_prompts_that_are_a_client_s_are_refused(tmp_path: Path, line: str) -> None:
-    with pytest.raises(
-        ConfigError, match=r"^public-prior.prompts = .*: 1 of its 3 prompts .* the first is in line 2\."
-    ):
+    with pytest.raises(ConfigError, match=r"^public-prior.prompts = .*: 1 of its 3 prompts .* the first is line 2\."):
         check_prompts(tmp_path, ["Who is Dora?", line, "Where is Ada?"])
 
 

@@ -1,9 +1,12 @@
 """Templates of strategy public-prior: which are refused, and who fills them."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 
 from common.config import ConfigError, PublicPriorConfig
 from common.demo.prompts import public_questions
@@ -97,3 +100,17 @@ def test_a_prior_is_never_made_of_the_rows_that_clients_hold(files: Files, tmp_p
     changes = {**PRIOR, "public-prior.prompts": str(files.private), "public-prior.template": "", "num-server-rounds": 1}
     with pytest.raises(ConfigError, match=r"prompts are what clients ask or learn"):
         run_tiny(tiny_config(files, tmp_path, changes))
+
+
+def test_words_that_a_template_makes_the_clients_prompts_of_are_no_public_ones(files: Files, tmp_path: Path) -> None:
+    """Whole, or in two parts."""
+    asked = [json.loads(line)["prompt"] for line in files.private.read_text(encoding="utf-8").splitlines()]
+    first, rest = zip(*(text.split(" ", 1) for text in asked), strict=True)
+    wordings: list[dict[str, Sequence[str]]] = [{"x": asked}, {"x": first, "y": rest}]
+    for number, slots in enumerate(wordings):
+        words, folder = tmp_path / f"{number}.toml", tmp_path / str(number)
+        words.write_text(tomli_w.dumps({name: sorted(set(each)) for name, each in slots.items()}), encoding="utf-8")
+        template = " ".join(f"{{{name}}}" for name in slots)
+        changes = {**PRIOR, "public-prior.prompts": str(words), "public-prior.template": template}
+        with pytest.raises(ConfigError, match=r"prompts are what clients ask or learn"):
+            run_tiny(tiny_config(files, folder, changes))
