@@ -43,6 +43,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     path = folder / "adapter_config.json"
     if not path.exists():
         raise ConfigError(f'--adapter "{folder}": no adapter_config.json there; give the adapter/ of a results folder')
+    _check_links(folder)
     try:
         settings: dict[str, Any] = json.loads(path.read_bytes())
         odd = [f"{key} is missing" for key in _NEEDED if not settings.get(key)]
@@ -57,3 +58,17 @@ def read_settings(folder: Path) -> dict[str, Any]:
     if not any((folder / name).is_file() for name in _WEIGHTS):
         raise ConfigError(f'--adapter "{folder}": no {_WEIGHTS[0]} there; the adapter was not saved to its end')
     return settings
+
+
+def _check_links(folder: Path) -> None:
+    """Refuse links out of the folder: one from elsewhere may point to any file, and what is exported is for others.
+
+    Those of the hub's cache lead to its own blobs.
+    """
+    own = folder.resolve()
+    places = [own, *(up.parent / "blobs" for up in own.parents if up.name == "snapshots")]
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() and not any(path.resolve().is_relative_to(place) for place in places):
+            raise ConfigError(
+                f'--adapter "{folder}": {path.name} is a link out of that folder; put the file itself there'
+            )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -129,3 +130,27 @@ def test_a_hub_that_refuses_is_one_line_and_the_folder_stays(adapter: Path, tmp_
     assert '--push-to "org/tuned": ' in done.stderr
     assert "Traceback" not in done.stderr
     assert (tmp_path / "a" / "adapter_model.safetensors").exists()
+
+
+@pytest.mark.parametrize("form", ["adapter", "merged"])
+def test_a_file_that_a_foreign_adapter_links_to_is_not_exported(adapter: Path, tmp_path: Path, form: str) -> None:
+    foreign, secret = tmp_path / "run" / "adapter", tmp_path / "id_rsa"
+    shutil.copytree(adapter.parent, foreign.parent)
+    secret.write_text("a private key", encoding="utf-8")
+    (foreign / "README.md").unlink()
+    (foreign / "README.md").symlink_to(secret)
+    code, output = export(foreign, "--out", str(tmp_path / "out"), "--form", form)
+    assert code != 0
+    assert "README.md is a link out of that folder" in " ".join(output.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_in_the_hub_s_cache_which_is_all_links_is_exported(adapter: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "models--org--name"
+    shutil.copytree(adapter, repository / "blobs")
+    snapshot = repository / "snapshots" / "0123"
+    snapshot.mkdir(parents=True)
+    for blob in (repository / "blobs").iterdir():
+        (snapshot / blob.name).symlink_to(Path("../../blobs") / blob.name)
+    code, output = export(snapshot, "--out", str(tmp_path / "out"), "--form", "adapter")
+    assert code == 0, output
