@@ -89,8 +89,8 @@ class RunConfig(Section):
         for key, name in (("evaluation", self.data.evaluation), ("validation", self.data.validation)):
             if names_a_file(name) and not Path(name).exists():
                 faults.append(f'data.{key} = "{name}": no such file; give a JSONL, CSV or Parquet, or a hub id')
-        if self.resume and not (Path(self.resume) / "checkpoint").is_dir():
-            faults.append(f'resume = "{self.resume}": no checkpoint there; give the folder of an interrupted run')
+        if self.resume and not (Path(self.resume) / "config.toml").is_file():
+            faults.append(f'resume = "{self.resume}": no run there; give the folder of an interrupted run')
         refuse_faults(faults)
 
     @model_validator(mode="after")

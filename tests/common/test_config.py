@@ -190,11 +190,12 @@ def test_missing_files_are_all_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refusal:
         config.check_files()
     assert f'data.evaluation = "{absent}": no such file' in str(refusal.value)
-    assert f'resume = "{absent}": no checkpoint there' in str(refusal.value)
+    assert f'resume = "{absent}": no run there' in str(refusal.value)
 
 
 def test_files_that_are_there_are_accepted(tmp_path: Path) -> None:
-    (tmp_path / "run" / "checkpoint").mkdir(parents=True)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.toml").touch()
     (tmp_path / "held-out.csv").write_text("prompt,completion\n")
     changes = {"data.evaluation": str(tmp_path / "held-out.csv"), "resume": str(tmp_path / "run")}
     RunConfig.parse(changes).check_files()

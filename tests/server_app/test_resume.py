@@ -170,7 +170,7 @@ def test_a_run_that_has_ended_is_refused_and_nothing_of_it_is_written_into(confi
 
 
 def test_a_run_that_never_saved_is_refused_with_what_it_has_spent(config: RunConfig, killed: RunFolder) -> None:
-    (killed.checkpoint / "latest").unlink()
+    shutil.rmtree(killed.checkpoint)
     with pytest.raises(CheckpointError, match=r"it stopped before its first checkpoint; .*; start it anew") as refusal:
         resumed(config, killed)
     spent = show(epsilon(Ledger(killed.ledger).charges, 0.5e-3))
