@@ -36,6 +36,7 @@ PRESETS = APP / "common" / "presets"
 CONNECTION = "launcher"
 _START_SECONDS = 60.0
 _STOP_SECONDS = 15.0
+_LONGEST_RAY_FOLDER = 38  # bytes: with /ray/session_<time>_<process>/sockets/plasma_store 107, the kernel's limit
 _LATE = "node timed out during startup"  # Ray's own words, which end a run before any client is asked
 _BUSY = ". The engine (Ray) has 30 s to start, too few on a busy machine: try again, or without it: --engine inline"
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
@@ -59,20 +60,27 @@ def flower_environment(home: Path) -> dict[str, str]:
     """Environment for every Flower process: own state directory, no network at run time, UTF-8, no proxy to itself.
 
     Ray, the simulation engine, listens on every address of the machine and runs what it is sent: so it is told to ask
-    for a secret, which these processes alone know.
+    for a secret, which these processes alone know. It joins a cluster that a file in a folder open to all names, and
+    keeps its sockets there: so it is told to begin one of its own, in ``home`` where a socket's name has room.
     """
-    return for_flower(os.environ) | {
-        "FLWR_HOME": str(home),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "PYTHONUNBUFFERED": "1",
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-    }
+    place = {"RAY_TMPDIR": str(home)} if len(os.fsencode(home)) <= _LONGEST_RAY_FOLDER else {}
+    return (
+        for_flower(os.environ)
+        | place
+        | {
+            "FLWR_HOME": str(home),
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_ADDRESS": "local",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "PYTHONUNBUFFERED": "1",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        }
+    )
 
 
 def launch(config: RunConfig, num_clients: int, resources: Resources, log: IO[str]) -> None:
@@ -94,7 +102,10 @@ def launch(config: RunConfig, num_clients: int, resources: Resources, log: IO[st
 
 
 def _launch(config: RunConfig, num_clients: int, resources: Resources, log: IO[str]) -> None:
-    with terminate_as_interrupt(), tempfile.TemporaryDirectory(prefix="dr-encoder-") as scratch:
+    with (
+        terminate_as_interrupt(),
+        tempfile.TemporaryDirectory(prefix="dr-encoder-", ignore_cleanup_errors=True) as scratch,
+    ):
         home = Path(scratch)
         environment = flower_environment(home)
         with _superlink(home, environment, log):

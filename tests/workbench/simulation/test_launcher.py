@@ -60,6 +60,29 @@ def test_the_simulation_engine_obeys_no_stranger(tmp_path: Path) -> None:
         assert "session_name" in said(own).stdout
 
 
+_JOINED = "from ray._private.services import canonicalize_bootstrap_address as joined; print(joined(None))"
+
+
+def test_the_simulation_engine_joins_no_cluster_that_a_stranger_names(tmp_path: Path) -> None:
+    """Ray keeps that name in a folder that everybody may write to: all messages of a run would go there."""
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text("192.0.2.9:1", encoding="utf-8")
+    for environment, joined in ((os.environ, "192.0.2.9:1"), (flower_environment(tmp_path), "None")):
+        found = subprocess.run(
+            [sys.executable, "-c", _JOINED],
+            env=dict(environment) | {"RAY_TMPDIR": str(tmp_path)},
+            capture_output=True,
+            encoding="utf-8",
+            check=True,
+        )
+        assert found.stdout.strip() == joined
+
+
+def test_the_simulation_engine_keeps_its_sockets_in_the_run_s_own_folder() -> None:
+    assert flower_environment(Path("/scratch/run"))["RAY_TMPDIR"] == "/scratch/run"
+    assert "RAY_TMPDIR" not in flower_environment(Path(f"/{40 * 'a'}")), "no room for a socket's name"
+
+
 def test_flower_works_in_utf_8_and_asks_no_proxy_for_this_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
