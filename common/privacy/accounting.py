@@ -148,9 +148,7 @@ def calibrate(
         return _epsilon([*before, Charge(multiplier, sampling_rate, rounds)], usable, grid=grid) <= epsilon
 
     if before and _epsilon(before, usable) >= epsilon:
-        raise ValueError(
-            f"no budget left: what came before already costs {_epsilon(before, usable):.4g} of {epsilon:.4g}"
-        )
+        raise ValueError(f"no budget left: what came before already costs {_epsilon(before, usable)} of {epsilon}")
     start = max(1.0, sampling_rate * math.sqrt(rounds) / gaussian_mu(epsilon, usable))
     if not fits(LARGEST_MULTIPLIER):
         raise ValueError(f"no budget left: even z = {LARGEST_MULTIPLIER:g} would exceed epsilon = {epsilon:.4g}")

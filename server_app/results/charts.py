@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from server_app.results.score_names import PRIVATE_ACCURACY, PRIVATE_LOSS
-from server_app.results.units import data_size, show
+from server_app.results.units import data_size, show, show_delta
 
 _MOST_GROUPS = 6  # more lines in one picture tell nobody anything; the table has all of them
 _OWN = "clients' own rows, ± noise"
@@ -111,7 +111,7 @@ def epsilon_chart(rows: Sequence[Mapping[str, Any]], privacy: Mapping[str, Any])
         "orange",
     )
     lines = (("planned", privacy["planned_epsilon"]),) if math.isfinite(privacy["planned_epsilon"]) else ()
-    title = f"ε of the released model, client level, δ = {released['delta']:g}"
+    title = f"ε of the released model, client level, δ = {show_delta(released['delta'])}"
     highest = max(*series.y, *(height for _, height in lines))
     return Chart("epsilon", title, (series,), lines, (0.0, 1.12 * highest), show)
 

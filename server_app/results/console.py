@@ -9,7 +9,7 @@ from flwr.app import MetricRecord
 
 from server_app.privacy.account import assumptions
 from server_app.privacy.plan import PrivacyPlan
-from server_app.results.units import MARK, clock, data_size, show, speak
+from server_app.results.units import MARK, clock, data_size, show, show_delta, speak
 from server_app.rounds.state import RoundSummary
 
 _BY_CHANCE = 2.0  # of the energy that random directions hold, on average
@@ -65,7 +65,7 @@ class ConsoleLog:
             self(f"NOT PRIVATE: {plan.reason}")
             return
         stage_one = f"stage-1 noise {plan.stage_one.noise_multiplier:.3f}, " if plan.stage_one else ""
-        goal = f"epsilon {show(plan.epsilon)} at delta {plan.delta:g} ({assumptions(plan)})"
+        goal = f"epsilon {show(plan.epsilon)} at delta {show_delta(plan.delta)} ({assumptions(plan)})"
         self(f"plan: {stage_one}stage-2 noise {plan.round.noise_multiplier:.3f} (x clip norm) -> {goal}")
         if plan.reason:
             self(f"end-to-end epsilon is inf: {plan.reason}")

@@ -10,7 +10,7 @@ from typing import Any
 from common.score_code import LOSS_BOUND
 from server_app.privacy.account import cross_check_sentence
 from server_app.results.score_names import PRIVATE_ACCURACY, PRIVATE_LOSS
-from server_app.results.units import data_size, show, times
+from server_app.results.units import data_size, show, show_delta, times
 from server_app.rounds.controls import control_warning
 
 _HALF = 0.5
@@ -32,7 +32,8 @@ def headline(privacy: Mapping[str, Any]) -> str:
     )
     return (
         "Whatever one client holds, all its examples over the whole run, is protected at ε = "
-        f"{show(model['epsilon'])}, δ = {model['delta']:g}, against who has the model ({model['assumes']}). {operator}"
+        f"{show(model['epsilon'])}, δ = {show_delta(model['delta'])}, against who has the model ({model['assumes']}). "
+        f"{operator}"
     )
 
 
@@ -108,7 +109,7 @@ def privacy_table(privacy: Mapping[str, Any]) -> dict[str, str]:
     scores = privacy.get("evaluation_noise_multiplier", 0.0)
     noise += f", {scores:.4f} in a private evaluation" if scores else ""
     return {
-        "ε": f"{show(model['epsilon'])} at δ = {model['delta']:g}",
+        "ε": f"{show(model['epsilon'])} at δ = {show_delta(model['delta'])}",
         "of": model["of"],
         "against": model["against"],
         "unit": model["unit"],

@@ -14,7 +14,7 @@ from server_app.results.facts import (
     warnings,
 )
 from server_app.results.published_names import public_name
-from server_app.results.units import show
+from server_app.results.units import show, show_delta
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -116,7 +116,7 @@ def _guarantee(figure: dict[str, Any]) -> str:
         because = figure.get("not_claimed_because")
         return f"- **ε = inf** (nothing is claimed{f': {because}' if because else ''}) {what}."
     return (
-        f"- **ε = {show(figure['epsilon'])}** at δ = {figure['delta']:g} (assumes: "
+        f"- **ε = {show(figure['epsilon'])}** at δ = {show_delta(figure['delta'])} (assumes: "
         f"{figure['assumes']}), {what}. Unit: {figure['unit']}. "
         f"Adjacency: {figure['adjacency']}. Accountant: {figure['accountant']}."
     )

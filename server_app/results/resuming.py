@@ -5,7 +5,7 @@ from pathlib import Path
 
 from common.config import ConfigError, RunConfig, flatten
 from server_app.results.checkpoint_files import ENDED, checkpoint_fault
-from server_app.results.units import show
+from server_app.results.units import show, show_delta
 
 _FREE = {"resume", "output.dir", "output.name", "output.tracker"}  # keys that say nothing of the guarantee
 
@@ -63,4 +63,4 @@ def _spent(folder: Path) -> str:
     delta = config.privacy.delta or default_delta(config.federation.num_clients)
     cost = show(provable(epsilon(charges, delta / 2)))  # half: far more than any plan sets aside for approximations
     labels = ", ".join(dict.fromkeys(charge.label for charge in charges))
-    return f"its ledger has charged {labels}: epsilon {cost} at delta {delta:g} is spent on these clients"
+    return f"its ledger has charged {labels}: epsilon {cost} at delta {show_delta(delta)} is spent on these clients"

@@ -56,6 +56,15 @@ def rounded_up(epsilon: float, digits: int = 3) -> float:
     return math.ceil(epsilon * scale * (1 - 1e-12)) / scale
 
 
+def show_delta(delta: float) -> str:
+    """A delta with up to six digits, rounded up: at a smaller one the epsilon beside it would not hold.
+
+    >>> show_delta(1e-05), show_delta(1 / 70)
+    ('1e-05', '0.0142858')
+    """
+    return f"{rounded_up(delta, 6):g}"
+
+
 def data_size(count: float) -> str:
     """A byte count in B, kB, MB or GB (powers of 1,000), with three digits.
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from server_app.results.units import bytes_against_lora, data_size, show, times
+from server_app.results.units import bytes_against_lora, data_size, show, show_delta, times
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,11 @@ def test_bytes_are_told_both_ways() -> None:
 )
 def test_an_epsilon_is_rounded_up_and_never_to_many_times_itself(epsilon: float | str, text: str) -> None:
     assert show(epsilon) == text
+
+
+def test_a_delta_is_rounded_up_too() -> None:
+    """At a smaller one the epsilon beside it would not hold."""
+    for number in range(2, 400):
+        delta = 1 / (10 * number)
+        assert delta * (1 - 1e-12) <= float(show_delta(delta)) < delta * (1 + 1e-5)
+    assert [show_delta(delta) for delta in (1e-5, 1 / 70, 1e-3)] == ["1e-05", "0.0142858", "0.001"]

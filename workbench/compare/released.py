@@ -28,4 +28,4 @@ def place(row: Row) -> float:
 
 def name_of(epsilon: float) -> str:
     """An ε for people."""
-    return "∞" if math.isinf(epsilon) else f"{epsilon:g}"
+    return "∞" if math.isinf(epsilon) else f"{rounded_up(epsilon, 6):g}"

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from server_app.results.units import count, show
+from server_app.results.units import count, show, show_delta
 from workbench.compare.spec import CENTRALIZED
 
 _HEAD = ("strategy", "ε asked", "accuracy", "difference", "loss", "retention", "ε released", "ε server",
@@ -16,7 +16,8 @@ def markdown(found: dict[str, Any]) -> str:
         "# Comparison",
         "",
         f"M = {count(found['clients'], 'client')}, expected cohort {found['cohort']}, "
-        f"{count(found['rounds'], 'round')}, δ = {found['delta']:g}, trust model {found['trust']}{_but(found)}; "
+        f"{count(found['rounds'], 'round')}, δ = {show_delta(found['delta'])}, "
+        f"trust model {found['trust']}{_but(found)}; "
         f"{count(found['seeds'], 'paired seed')}; "
         f"mean ± standard error. Steps: {_at_most(found)}{tuning['trials_per_row']} trials a row, each on "
         f"{count(tuning['seeds_per_trial'], 'seed')}, chosen by {tuning['chosen_by']}; never on the evaluation "

@@ -23,7 +23,7 @@ from server_app.results.folder import RunFolder
 from server_app.results.output_place import check_output
 from server_app.results.resuming import why_not_resumable
 from server_app.results.tracking import watched
-from server_app.results.units import MARK, bytes_against_lora, show, use_utf8
+from server_app.results.units import MARK, bytes_against_lora, show, show_delta, use_utf8
 from workbench.cli.command_line import run_command
 from workbench.deployment.federation import DeploymentError, LocalFederation, Site
 from workbench.deployment.processes import Processes
@@ -192,7 +192,8 @@ def _summarize(folder: RunFolder, traffic: dict[str, Any]) -> None:
     wire = report["communication"]
     rounds = report["run"]["rounds_run"]
     typer.echo(
-        f"\nRounds {rounds}, epsilon of the released model {show(epsilon['epsilon'])} at delta {epsilon['delta']:g}\n"
+        f"\nRounds {rounds}, epsilon of the released model {show(epsilon['epsilon'])} "
+        f"at delta {show_delta(epsilon['delta'])}\n"
         f"  bytes of a client        {bytes_against_lora(wire['per_client_run'], wire['per_client_run_plain_lora'])}\n"
         f"  Flower's own count       {describe(traffic)}\n"
         f"  results                  {folder.path} (report.md, adapter/, logs/)\n"

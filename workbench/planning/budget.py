@@ -25,7 +25,7 @@ from server_app.privacy.plan import PrivacyPlan, provable, why_infinite
 from server_app.privacy.solving import make_plan
 from server_app.privacy.stage_one import StageOne, statistics_stage
 from server_app.results.json_lines import finite
-from server_app.results.units import show
+from server_app.results.units import show, show_delta
 from workbench.planning.budget_request import Accountant, BudgetRequest, as_options, config_of
 
 ADJACENCY = "zero-out: one client's whole contribution replaced by zero"
@@ -129,7 +129,8 @@ def to_text(request: BudgetRequest) -> str:
         f"  epsilon, released model     {_model_figure(budget)}",
         f"  epsilon, client v. server   {show(budget.epsilon_server_view)}{_server_terms(budget)}",
         f"  cross-check                 {cross_check_sentence(budget.cross_check)}",
-        f"  delta                       {plan.delta:g}, of which {plan.slack:.2g} is set aside for approximations",
+        f"  delta                       {show_delta(plan.delta)}, of which {plan.slack:.2g} is set aside for "
+        "approximations",
         f"  adjacency                   {ADJACENCY}",
         f"  trust                       {request.trust}, {plan.clients:,} clients, {_sampling(budget)}",
         "",

@@ -13,7 +13,7 @@ from server_app.privacy.account import assumptions
 from server_app.privacy.plan import PrivacyPlan, why_infinite
 from server_app.results.json_lines import finite
 from server_app.results.run_bytes import RunBytes, plain_lora_bytes, run_bytes
-from server_app.results.units import bytes_against_lora, clock, data_size, show
+from server_app.results.units import bytes_against_lora, clock, data_size, show, show_delta
 from server_app.rounds.secure import bytes_of_answer, set_up_bytes
 from server_app.run import plan_run
 from server_app.strategies import check_strategy, recipe_of
@@ -177,7 +177,8 @@ def to_text(config: RunConfig) -> str:
         *_time_line(sizes),
         f"  noise multiplier            {plan.round.noise_multiplier:.4f} (stage 2){stage_one}",
         *_evaluation_line(sizes),
-        f"  epsilon, released model     {show(plan.epsilon)} at delta {plan.delta:g} ({reason or assumptions(plan)})",
+        f"  epsilon, released model     {show(plan.epsilon)} at delta {show_delta(plan.delta)} "
+        f"({reason or assumptions(plan)})",
         *_noise_line(sizes),
         "  a simulation on             clients at a time   options of dr-encoder run             deployed, one a card",
         *(f"    {_placement(placement)}" for placement in sizes.placements),

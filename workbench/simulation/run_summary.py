@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from server_app.results.units import bytes_against_lora, clock, show
+from server_app.results.units import bytes_against_lora, clock, show, show_delta
 
 
 def summary_of(folder: Path, seconds: float) -> str:
@@ -35,8 +35,8 @@ def _epsilons(privacy: dict[str, Any]) -> list[str]:
     released, server = privacy["released_model"], privacy["one_client_against_server"]
     unclaimed = f" (nothing is claimed: {server['not_claimed_because']})" if server["not_claimed_because"] else ""
     return [
-        f"  epsilon, released model      {show(released['epsilon'])} at delta {released['delta']:g}, end to end; "
-        f"assumes: {released['assumes']}",
+        f"  epsilon, released model      {show(released['epsilon'])} at delta {show_delta(released['delta'])}, "
+        f"end to end; assumes: {released['assumes']}",
         f"  epsilon, client v. server    {show(server['epsilon'])}{unclaimed}",
     ]
 

@@ -19,7 +19,7 @@ from server_app.results.html.template import TEMPLATE
 from server_app.results.plots import draw_svg
 from server_app.results.published_names import public_name
 from server_app.results.repeating import changed_settings, command
-from server_app.results.units import data_size, show
+from server_app.results.units import data_size, show, show_delta
 
 
 def html(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
@@ -90,7 +90,11 @@ def _tiles(report: Mapping[str, Any]) -> list[dict[str, str]]:
         (_, base, value), *_ = own
         tiles.append({"name": "next token right, clients' own rows", "value": value, "more": f"base model {base}"})
     tiles.append(
-        {"name": "ε of the released model", "value": show(model["epsilon"]), "more": f"δ = {model['delta']:g}"}
+        {
+            "name": "ε of the released model",
+            "value": show(model["epsilon"]),
+            "more": f"δ = {show_delta(model['delta'])}",
+        }
     )
     mine, lora = wire["per_client_run"], wire["per_client_run_plain_lora"]
     more = f"up {data_size(mine['up'])}, down {data_size(mine['down'])}; plain LoRA {data_size(lora['both'])}"
