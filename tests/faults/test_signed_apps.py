@@ -35,7 +35,8 @@ def sign(bundle: Path, key: Path) -> None:
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """This app as ``flwr build`` packs it, on a shelf without a signature."""
     folder: Path = tmp_path_factory.mktemp("shelf")
-    subprocess.run(["flwr", "build", "--app", str(APP)], cwd=folder, check=True, timeout=120, capture_output=True)
+    flwr = Path(sys.executable).with_name("flwr")
+    subprocess.run([flwr, "build", "--app", APP], cwd=folder, check=True, timeout=120, capture_output=True)
     (made,) = folder.glob("*.fab")
     return made
 
