@@ -32,7 +32,10 @@ def csv_rows(path: Path, delimiter: str) -> Iterator[Row | RowFault]:
     with open_bytes(path) as handle:
         lines = _Text(handle)
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
-        header = next((cells for cells in reader if cells), [])
+        try:
+            header = next((cells for cells in reader if cells), [])
+        except csv.Error as error:
+            raise FileFault(_not_csv(reader.line_num, error)) from error
         if lines.fault:
             raise FileFault(lines.fault)
         check_names(header)
@@ -42,7 +45,7 @@ def csv_rows(path: Path, delimiter: str) -> Iterator[Row | RowFault]:
             except StopIteration:
                 return
             except csv.Error as error:
-                yield RowFault(f"line {reader.line_num} is not CSV: {error}")
+                yield RowFault(_not_csv(reader.line_num, error))
                 continue
             if not cells:
                 continue
@@ -52,3 +55,10 @@ def csv_rows(path: Path, delimiter: str) -> Iterator[Row | RowFault]:
                 yield RowFault(lines.fault)
             else:
                 yield {name: cell or None for name, cell in zip(header, cells, strict=True)}
+
+
+def _not_csv(line: int, error: csv.Error) -> str:
+    """What is wrong with a line; the module's word on a lone carriage return speaks of how a program opened it."""
+    alone = "new-line character" in str(error)
+    reason = "a carriage return stands alone outside quotes; end lines with LF or CR LF" if alone else str(error)
+    return f"line {line} is not CSV: {reason}"

@@ -59,6 +59,8 @@ def _group_numbers(rows: Dataset, data: DataConfig) -> list[int]:
             f'data.group-column = "{column}": not a column of the data, '
             f'which has {", ".join(rows.column_names)}; or set data.partitioner = "iid"'
         )
+    if _CODES in rows.column_names:
+        raise ConfigError(f'data.name = "{data.name}": a column is called "{_CODES}", a name that is needed; rename it')
     groups: list[str | None] = list(rows[column])
     if gaps := groups.count(None):
         raise ConfigError(

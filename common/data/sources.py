@@ -39,8 +39,8 @@ def load_site_examples(path: str, data: DataConfig) -> Dataset:
     Whether reading fails would tell something of the rows, so a file that cannot be read is one without rows. The
     site's own log has the count of what is left out, and nothing of a row.
     """
-    reading = _Reading(path, data, local=True)  # a site's path is no name to ask a hub for
     try:
+        reading = _Reading(path, data, local=True)  # a site's path is no name to ask a hub for
         reading.read()
         rows = reading.dataset()
     except Exception as error:  # whatever it is: it may depend on a row, so it must not leave
@@ -64,7 +64,10 @@ class _Reading:
         self._subset = data.subset
         self._split = data.evaluation_split if held_out else data.train_split
         file = Path(path).expanduser()
-        self._file = file if kind_of(file) and not file.is_dir() else None
+        try:
+            self._file = file if kind_of(file) and not file.is_dir() else None
+        except OSError as error:  # a name that no file can have
+            raise ConfigError(f"{self._key}: {error.strerror}") from error
         self._layout = FORMATS.get(data.format)  # none for "columns"
         self._answered = 0
         self._first_fault = ""

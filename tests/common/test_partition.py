@@ -131,6 +131,13 @@ def test_rows_without_a_group_are_refused_with_their_number(
         private_examples(DataConfig(name=path, partitioner=partitioner), 0, 2, 1)
 
 
+def test_a_column_of_the_name_that_numbers_of_groups_take_is_refused(tmp_path: Path) -> None:
+    rows = [{"prompt": f"p{number}", "completion": "c", "group": "a", "__group__": "b"} for number in range(4)]
+    path = str(write_jsonl(tmp_path / "own.jsonl", rows))
+    with pytest.raises(ConfigError, match='a column is called "__group__", a name that is needed; rename it'):
+        private_examples(DataConfig(name=path), 0, 2, 1)
+
+
 def test_a_concentration_too_small_for_the_groups_is_refused(tmp_path: Path) -> None:
     """One row alone in its group: clients that would have only it find it taken."""
     rows = [{"prompt": f"p{number}", "completion": "c", "group": "big" if number else "tiny"} for number in range(40)]

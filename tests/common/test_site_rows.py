@@ -105,6 +105,13 @@ def test_a_file_without_a_usable_row_is_a_data_set_without_rows(tmp_path: Path, 
     assert len(private_examples(DataConfig(), 0, 1, 1, str(tmp_path / "absent.jsonl"))) == 0
 
 
+def test_a_name_that_no_file_can_have_is_one_without_rows_and_refused_elsewhere() -> None:
+    name = "a" * 300 + ".jsonl"
+    assert own_rows(Path(name)) == []
+    with pytest.raises(ConfigError, match=r"^data.name = .*: File name too long$"):
+        load_examples(name, DataConfig())
+
+
 @pytest.mark.parametrize("name", ["ward7/patients", "patients", "squad"])
 def test_a_sites_path_is_never_asked_for_at_a_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     asked: list[object] = []

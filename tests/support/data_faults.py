@@ -15,6 +15,16 @@ FAULTS: list[tuple[str, bytes, str]] = [
     ("d.csv", b"prompt,completion,completion\na,x,z\n", '2 columns are called "completion"'),
     ("e.csv", b"prompt,completion\na,x\nb\n", "line 3 ends a row of 1 cells; the header has 2"),
     ("f.csv", b"prompt,completion\na,x,y\n", "line 2 ends a row of 3 cells; the header has 2"),
+    (
+        "cr.csv",
+        b"prompt,completion\ra,x\rb,y\r",
+        "line 1 is not CSV: a carriage return stands alone outside quotes; end",
+    ),
+    (
+        "cr2.csv",
+        b"prompt,completion\na,x\rb,y\n",
+        "line 2 is not CSV: a carriage return stands alone outside quotes; end",
+    ),
     ("g.csv", b'prompt,completion\na,"x\n', "line 2 is not CSV: unexpected end of data"),
     ("f.jsonl", b'{"prompt":"\\ud83d","completion":"x"}\n', "line 1 holds half of a surrogate pair"),
     ("g.jsonl", GOOD + b"\n[1]\n", "line 3 is no JSON object"),
