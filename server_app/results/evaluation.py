@@ -46,7 +46,7 @@ class Evaluator:
         self._adapted = adapted
         count = len(examples)
         has_groups = data.group_column in examples.column_names
-        self._groups = [str(group) for group in examples[data.group_column]] if has_groups else ["all"] * count
+        self._groups = [_named(group) for group in examples[data.group_column]] if has_groups else ["all"] * count
         answers = list(examples[data.completion_column])
         self._has_choices = "choices" in examples.column_names
         options = list(examples["choices"]) if self._has_choices else [[answer] for answer in answers]
@@ -128,6 +128,11 @@ class Evaluator:
             told = cross_entropy(logits.float(), batch.targets.to(logits.device), reduction="none")
             losses.index_add_(0, batch.examples, told.double().cpu())
         return losses
+
+
+def _named(group: object) -> str:
+    """The group's name; a row without one is of none, not of a group that is called "None"."""
+    return "(no group)" if group is None else str(group)
 
 
 def _options_as_tokens(

@@ -119,6 +119,11 @@ def test_without_choices_there_is_no_accuracy_and_one_group_is_not_told_twice(ad
     assert evaluator(adapted, alike)(adapted.initial).loss_by_group == {}
 
 
+def test_rows_without_a_group_are_not_of_the_group_called_none(adapted: AdaptedModel) -> None:
+    rows = ROWS.remove_columns("group").add_column("group", [None, "None"] * 7)
+    assert evaluator(adapted, rows).sizes == {"(no group)": 7, "None": 7}
+
+
 def test_options_that_differ_before_their_last_token_are_told_apart(adapted: AdaptedModel) -> None:
     """Two options end alike: they are not the same input."""
     row = {"prompt": "what is the sum of 2 and 3 ?", "completion": " 5 sum", "choices": [" 4 sum", " 5 sum"]}
