@@ -12,6 +12,9 @@ LARGEST_SEED = 2**32 - 1
 """What every generator of random numbers takes that a run has."""
 LARGEST_ROUNDS = 100_000
 """Beyond it solving for the noise takes minutes."""
+LARGEST_CLIENTS = 1_000_000_000
+"""Beyond it cohorts cannot be counted."""
+Clients = Annotated[int, Field(ge=0, le=LARGEST_CLIENTS)]
 Rounds = Annotated[int, Field(ge=1, le=LARGEST_ROUNDS)]
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Name = Annotated[str, Field(min_length=1)]

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from common.config.fields import (
+    Clients,
     Name,
     NonNegativeFloat,
     NonNegativeInt,
@@ -33,7 +34,7 @@ class StrategyConfig(Section):
 class FederationConfig(Section):
     """Who takes part, and how patient the server is."""
 
-    num_clients: NonNegativeInt = Field(0, description="enrolled clients M; 0 = all that are connected at the start")
+    num_clients: Clients = Field(0, description="enrolled clients M; 0 = all that are connected at the start")
     connect_timeout: PositiveFloat = Field(120.0, description="seconds to wait for the enrolled clients to connect")
     max_in_flight: NonNegativeInt = Field(
         0, description="instructions outstanding at a time, 0 = all; many simulated clients go faster with about 16"

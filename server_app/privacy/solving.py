@@ -30,7 +30,7 @@ def make_plan(
 
     ``budget``: an epsilon that may leave fewer rounds than the configuration has, where its noise is given; 0: none.
 
-    Raises ``ConfigError`` when delta is not below 1/M or the budget affords nothing.
+    Raises ``ConfigError`` when delta is not below 1/M, the budget affords nothing, or no message can carry the noise.
     """
     privacy, rounds = config.privacy, config.num_server_rounds
     delta = _delta(privacy, clients)
@@ -62,7 +62,7 @@ def make_plan(
     rounds = solver.affordable(budget, per_round, before)
     reason = _why_not_private(privacy, stage)
     total = math.inf if reason else provable(epsilon((*before, replace(per_round, count=rounds)), delta - slack))
-    return PrivacyPlan(
+    plan = PrivacyPlan(
         privacy=privacy,
         clients=clients,
         delta=delta,
@@ -78,6 +78,8 @@ def make_plan(
         evaluation=evaluation,
         evaluations=evaluations,
     )
+    _check_terms(plan, code_size, stage)
+    return plan
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,23 @@ def _check_shares(privacy: PrivacyConfig, clients: int, shares: int, *, noisy: b
         )
     if privacy.is_private and noisy:
         noise_against(shares_not_counted(privacy, clients), 1.0, shares)
+
+
+def _check_terms(plan: PrivacyPlan, code_size: int, stage: StageOne | None) -> None:
+    """Refuse what a run would find out when it asks its clients."""
+    privacy = plan.privacy
+    try:
+        plan.round_terms(code_size)
+        if stage:
+            plan.stage_one_terms(stage)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        noise, budget = privacy.noise_multiplier, privacy.epsilon
+        given = f"privacy.noise-multiplier = {noise:g}" if noise else f"privacy.epsilon = {budget:g}"
+        raise ConfigError(
+            f"{given}: no message can carry that noise ({error}); take less of it, or a smaller code"
+        ) from error
 
 
 def _slack(

@@ -27,6 +27,8 @@ _OPTIONS = {
     "The run configuration is": "The options are",
 }
 
+_LARGEST_CODE = 10**12  # values; no adapter has as many
+
 
 @dataclass(frozen=True)
 class BudgetRequest:
@@ -84,6 +86,12 @@ def check_request(request: BudgetRequest) -> None:
             raise ConfigError(f"{option} = {value:g}: must be above 0 and finite")
     if request.statistics_rate is not None and not request.statistics_share:
         raise ConfigError(f"--statistics-rate = {request.statistics_rate:g}: give --statistics-share too, say 0.1")
+    if request.code_values > _LARGEST_CODE:
+        raise ConfigError(f"--code-values = {request.code_values:,}: {_LARGEST_CODE:,} is the most")
+    if request.dropouts != 1 and request.trust != "secure":
+        raise ConfigError(f"--dropouts = {request.dropouts}: no effect without --trust secure; leave it out")
+    if request.evaluation_every != 1 and not request.evaluation_share:
+        raise ConfigError(f"--evaluation-every = {request.evaluation_every}: give --evaluation-share too, say 0.1")
     if request.evaluation_share and request.rounds is None:
         raise ConfigError(
             f"--evaluation-share = {request.evaluation_share:g} without --rounds: how many evaluations there are "
@@ -117,6 +125,7 @@ def _flat(request: BudgetRequest) -> dict[str, Scalar]:
     by_noise = request.noise_multiplier is not None
     flat: dict[str, Scalar] = {
         "num-server-rounds": request.rounds or LARGEST_ROUNDS,
+        "federation.num-clients": request.clients,
         "privacy.epsilon": 0.0 if by_noise else request.epsilon or 0.0,
         "privacy.noise-multiplier": request.noise_multiplier or 0.0,
         "privacy.delta": request.delta or 0.0,

@@ -254,6 +254,15 @@ def test_prv_gives_the_upper_end_of_its_bracket(monkeypatch: pytest.MonkeyPatch)
         ({"epsilon": 2, "rounds": 5, "sampling_rate": 1.5}, "--sampling-rate = 1.5: Input should be less than"),
         ({"epsilon": 2, "rounds": 5, "statistics_share": 1}, "--statistics-share = 1.0: Input should be less than 1"),
         ({"epsilon": 2, "rounds": 5, "statistics_rate": 0.1}, "--statistics-rate = 0.1: give --statistics-share too"),
+        ({"epsilon": 2, "rounds": 5, "evaluation_every": 3}, "--evaluation-every = 3: give --evaluation-share too"),
+        ({"epsilon": 2, "rounds": 5, "dropouts": 3}, "--dropouts = 3: no effect without --trust secure"),
+        ({"epsilon": 2, "rounds": 5, "clients": 10**20, "delta": 1e-30}, f"--clients = {10**20}: Input should be less"),
+        ({"epsilon": 2, "rounds": 5, "code_values": 10**20}, "--code-values = 100,000,000,000,000,000,000: 1,000"),
+        ({"noise_multiplier": 1e6, "rounds": 5, "trust": "local"}, "--noise-multiplier = 1e+06: no message can carry"),
+        (
+            {"noise_multiplier": 6e5, "rounds": 5, "statistics_share": 0.1, "trust": "central"},
+            "--noise-multiplier = 600000: no message can carry",
+        ),
         ({"epsilon": 20.1, "rounds": 5}, "--epsilon = 20.1: nothing above 20 is claimed"),
         ({"epsilon": 0.1, "noise_multiplier": 0.5}, "--epsilon = 0.1: not even one round fits"),
         (
