@@ -28,12 +28,6 @@ _ADAPTER = ("adapter_config.json", "adapter_model.safetensors", CARD, BASE_FILE)
 _LOADING = re.compile(r"## How to load it\n.*?(?=\n## )", re.DOTALL)
 
 
-def check_folder(out: Path) -> None:
-    """Refuse a place where something lies already (``ConfigError``)."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"--out {out}: there is something already; give a new folder")
-
-
 def export_adapter(request: Asked, out: Path, base_id: str) -> None:
     """The adapter in PEFT's format, with its card and the sample by which its base model is recognized."""
     out.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.config import ConfigError, RunConfig, Scalar
+from server_app.results.output_place import write_fault
 from workbench.evaluation.adapter_settings import adapter_config
 from workbench.planning.model_directory import check_directory
 
@@ -27,6 +28,15 @@ class Asked:
     adapter: Path
     config: RunConfig
     from_run: bool
+
+
+def check_folder(out: Path) -> None:
+    """Refuse a place where something lies already, or that cannot be written into (``ConfigError``)."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"--out {out}: there is something already; give a new folder")
+    why = write_fault(out.absolute())
+    if why:
+        raise ConfigError(f"--out {out}: {why}; give a folder that you may write into")
 
 
 def asked(adapter: Path, changes: Mapping[str, Scalar]) -> Asked:

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from tests.support.fake_hub import FakeHub, fake_hub
 from workbench.cli import main as cli
 from workbench.evaluation.adapter import load_adapter
+from workbench.using import exporting
 from workbench.using.request import asked
 
 runner = CliRunner()
@@ -99,6 +100,18 @@ def test_nothing_is_written_over(adapter: Path, tmp_path: Path) -> None:
     code, output = export(adapter, "--out", str(tmp_path))
     assert code == 1
     assert "there is something already" in output
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_a_model_is_loaded(
+    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "load_base", lambda *_: pytest.fail("a model was loaded"))
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file" / "new", Path("/proc/new")):
+        code, output = export(adapter, "--out", str(place))
+        assert code == 1
+        assert f"--out {place}: " in output
+        assert "give a folder that you may write into" in output
 
 
 def push(hub: FakeHub, adapter: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
