@@ -53,10 +53,10 @@ def measure(work: Callable[[], object], device: torch.device, repeats: int) -> L
     laps = []
     _reset_peak(device)
     for _ in range(repeats):
-        _synchronise(device)
+        _synchronize(device)
         started = time.perf_counter()
         work()
-        _synchronise(device)
+        _synchronize(device)
         laps.append(time.perf_counter() - started)
     return Lap(median(laps), _peak(device))
 
@@ -143,7 +143,7 @@ def _row(name: str, what: str, lap: Lap, note: str = "") -> str:
     return f"| {name} | {what} | {lap.seconds:.4g} s | {peak} | {note} |"
 
 
-def _synchronise(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

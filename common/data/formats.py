@@ -130,7 +130,7 @@ def _place(answer: float | str) -> int:
 
 def _e2e(row: Row) -> Iterator[Example]:
     """E2E NLG (tuetschek/e2e_nlg)."""
-    yield from _verbalise(_text(row, "meaning_representation"), [_text(row, "human_reference")])
+    yield from _verbalize(_text(row, "meaning_representation"), [_text(row, "human_reference")])
 
 
 def _dart(row: Row) -> Iterator[Example]:
@@ -145,10 +145,10 @@ def _dart(row: Row) -> Iterator[Example]:
         listed = _list(row, "annotations")
         texts, sources = [note["text"] for note in listed], [note["source"] for note in listed]
     for text, source in zip(texts, sources, strict=True):
-        yield from _verbalise(triples, [str(text or "").strip()], group=str(source))
+        yield from _verbalize(triples, [str(text or "").strip()], group=str(source))
 
 
-def _verbalise(given: str, texts: list[str], group: str = "") -> Iterator[Example]:
+def _verbalize(given: str, texts: list[str], group: str = "") -> Iterator[Example]:
     task = "Put the data into words."
     for text in filter(None, texts):
         yield Example(f"{task}\n\nData: {given}\nText:", f" {text}", message=f"{task}\n\n{given}", group=group)
@@ -156,7 +156,7 @@ def _verbalise(given: str, texts: list[str], group: str = "") -> Iterator[Exampl
 
 def _dialogsum(row: Row) -> Iterator[Example]:
     """knkarthick/dialogsum."""
-    task, dialogue, summary = "Summarize the dialogue.", _text(row, "dialogue"), _text(row, "summary")
+    task, dialogue, summary = "Summarise the dialogue.", _text(row, "dialogue"), _text(row, "summary")
     if summary:
         yield Example(f"{task}\n\n{dialogue}\n\nSummary:", f" {summary}", message=f"{task}\n\n{dialogue}")
 

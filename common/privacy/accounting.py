@@ -76,7 +76,7 @@ class Charge:
 def epsilon(charges: Sequence[Charge], delta: float, accountant: str = "pld", *, grid: float = CERTIFY_GRID) -> float:
     """ε of all ``charges`` together at ``delta``; ∞ as soon as one has no noise, 0 if there are none.
 
-    Where ``is_untold``, ∞ too. ``accountant``: "pld", the guarantee, at discretisation ``grid``; "prv", an upper
+    Where ``is_untold``, ∞ too. ``accountant``: "pld", the guarantee, at discretization ``grid``; "prv", an upper
     bound, or ``CrossCheckUnavailable``; "rdp", looser; "gdp", equation (7) of the paper, an approximation that may
     lie *below* the true ε. Raises ``ValueError`` for a δ outside (0, 1), an unknown accountant, or "gdp" with
     charges of several kinds.
@@ -229,7 +229,7 @@ _Event = tuple[float, float, int]
 
 
 def _search_grid(epsilon: float, charges: Sequence[Charge]) -> float:
-    """Grid on which discretisation adds about .05 % to ``epsilon`` (it adds some .4·T·grid²), at most 5e-3.
+    """Grid on which discretization adds about .05 % to ``epsilon`` (it adds some .4·T·grid²), at most 5e-3.
 
     Always a multiple of the certifying grid: connecting the dots of the convex δ(e^ε) at a subset of its
     points lies above connecting all, so what holds on the search grid holds on the certifying one.

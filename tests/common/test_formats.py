@@ -76,9 +76,9 @@ FIRST: dict[str, tuple[str, str, str, str | None, list[str] | None]] = {
         None,
     ),
     "dialogsum": (
-        "Summarize the dialogue.\n\n#Person1#: Is the shop open?\n#Person2#: Yes, until six.\n\nSummary:",
+        "Summarise the dialogue.\n\n#Person1#: Is the shop open?\n#Person2#: Yes, until six.\n\nSummary:",
         " #Person2# says the shop is open until six.",
-        "Summarize the dialogue.\n\n#Person1#: Is the shop open?\n#Person2#: Yes, until six.",
+        "Summarise the dialogue.\n\n#Person1#: Is the shop open?\n#Person2#: Yes, until six.",
         None,
         None,
     ),
