@@ -70,6 +70,11 @@ class RunFolder:
         return self.path / "checkpoint"
 
     @property
+    def engine_log(self) -> Path:
+        """Flower's log of the run, where ``dr-encoder run`` has started it: beside the folder, which comes later."""
+        return self.path.parent / f"{self.path.name}.flower.log"
+
+    @property
     def ledger(self) -> Path:
         """The privacy ledger."""
         return self.path / "ledger.jsonl"

@@ -80,7 +80,7 @@ def run(
 
 
 def _launch(config: RunConfig, clients: int, resources: Resources) -> None:
-    log_path = _log_of(Path(config.output.dir) / config.output.name)
+    log_path = RunFolder(Path(config.output.dir) / config.output.name).engine_log
     try:
         private_file(log_path)  # it tells the cohorts
     except PermissionError as error:
@@ -95,7 +95,9 @@ def _run_inline(config: RunConfig, clients: int) -> None:
     from workbench.simulation.inline import run_inline  # noqa: PLC0415 - torch, which a refusal does not wait for
 
     if not config.resume:
-        _log_of(Path(config.output.dir) / config.output.name).unlink(missing_ok=True)  # it held the name only
+        RunFolder(Path(config.output.dir) / config.output.name).engine_log.unlink(
+            missing_ok=True
+        )  # it held the name only
     run_inline(config, clients)
 
 
@@ -149,13 +151,9 @@ def _named(config: RunConfig) -> RunConfig:
     made = config.folder_name()
     for name in (made, *(f"{made}-{number}" for number in range(2, 1000))):
         with suppress(FileExistsError):
-            _log_of(place / name).open("x").close()
+            RunFolder(place / name).engine_log.open("x").close()
             return RunConfig.parse(config.flat() | {"output.name": name})
     raise ConfigError(f'output.name = "": {place / made} and its like are taken; give a name')
-
-
-def _log_of(folder: Path) -> Path:
-    return folder.parent / f"{folder.name}.flower.log"
 
 
 def _check(config: RunConfig, clients: int) -> None:
@@ -190,7 +188,7 @@ def _how_to_go_on(folder: Path) -> str:
     if not folder.name:  # stopped before it had one
         return ""
     if not folder.is_dir():
-        _log_of(folder).unlink(missing_ok=True)
+        RunFolder(folder).engine_log.unlink(missing_ok=True)
         return ""
     return "; " + (why_not_resumable(folder) or f"continue with: dr-encoder run --resume {folder}")
 

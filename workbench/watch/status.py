@@ -90,7 +90,7 @@ def _detail(state: str, events: Sequence[Mapping[str, Any]], path: Path) -> str:
     if state == "waiting":
         return f"{last['online']} of the {last['needed']} nodes that are needed are online; nothing is charged"
     if state == "killed":
-        log = path.parent / f"{path.name}.flower.log"
+        log = RunFolder(path).engine_log
         charged = "" if why_not_resumable(path) else "; a round that had been charged stays charged"
         return f"its process has ended without a word{charged}{f'; its log is {log}' if log.exists() else ''}"
     return str(last.get("reason", "")) if state in {"finished", "failed", "stopped"} else ""
