@@ -8,7 +8,7 @@ import itertools
 import re
 import string
 import textwrap
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 
@@ -38,7 +38,7 @@ def public_prompts(
     adapted: AdaptedModel,
     settings: PublicPriorConfig,
     template: str,
-    questions: Sequence[str],
+    written: Mapping[str, str],
     evaluated: Collection[str],
     seed: int,
     longest: int,
@@ -49,7 +49,7 @@ def public_prompts(
         adapted: the model; self-generated prompts are sampled from it without its adapter (the initial one).
         settings: source and sizes.
         template: a prompt with ``{slots}``, of which self-generated texts are kept when they fit.
-        questions: what ``template`` uses where no file names the slots' words.
+        written: the prompts of any other source, and how a reader finds each (``written_prompts``).
         evaluated: questions of the evaluation, which are left out.
         seed: of the draw and the sampling.
         longest: most tokens of a prompt together with its label (``data.max-length``); what the model writes itself
@@ -62,9 +62,8 @@ def public_prompts(
     if settings.prompts == SELF_GENERATED:
         found = _self_generated(adapted, settings, template, seed, longest)
     else:
-        places = written_prompts(settings, template, questions)
-        _check_lengths(adapted, settings, places, longest)
-        found = list(places)
+        _check_lengths(adapted, settings, written, longest)
+        found = list(written)
     distinct = [prompt for prompt in found if prompt not in evaluated]
     check_enough(settings, len(distinct))
     order = torch.randperm(len(distinct), generator=torch.Generator().manual_seed(seed))
@@ -156,8 +155,14 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 
 def written_prompts(settings: PublicPriorConfig, template: str, questions: Sequence[str]) -> dict[str, str]:
-    """The prompts of a template or a file, each once, and how a reader finds it; ``ConfigError`` as above."""
+    """The prompts of a template or a file, each once, and how a reader finds it; none where the model writes them.
+
+    ``questions``: what ``template`` gives where no file names the slots' words. ``ConfigError`` where a file cannot be
+    read.
+    """
     path = settings.prompts
+    if path == SELF_GENERATED:
+        return {}
     try:
         if not settings.fills_template:
             return {text: f"line {number}" for text, number in read_prompts(path).items()}
@@ -174,7 +179,7 @@ def _filled(template: str, path: str) -> list[str]:
     return [template.format(**dict(zip(words, choice, strict=True))) for choice in itertools.product(*words.values())]
 
 
-def _check_lengths(adapted: AdaptedModel, settings: PublicPriorConfig, places: dict[str, str], longest: int) -> None:
+def _check_lengths(adapted: AdaptedModel, settings: PublicPriorConfig, places: Mapping[str, str], longest: int) -> None:
     """Refuse a prompt that leaves no room for its label: whole, it might pass the model's positions."""
     room = longest - LABEL_TOKENS
     for text, place in places.items():

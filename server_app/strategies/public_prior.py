@@ -119,11 +119,11 @@ class PublicPrior(FederatedAdapter):
         if self._prompts is None:
             data, prior, seed = self.config.data, self.config.public_prior, self.config.seed
             template = prior.template or (template_of(data.task) if data.name == "demo" else "")
+            written = written_prompts(prior, template, _demo_questions(self.config))
             if prior.names_file:
-                written = written_prompts(prior, template, ())
                 check_prompts_are_public(prior.prompts, written, data, len(self.nodes), seed)
             self._prompts = public_prompts(
-                self.adapted, prior, template, _demo_questions(self.config), held_out_prompts(data, seed), seed,
+                self.adapted, prior, template, written, held_out_prompts(data, seed), seed,
                 data.max_length,
             )  # fmt: skip
         return self._prompts

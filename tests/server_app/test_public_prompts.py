@@ -13,7 +13,7 @@ from common.demo.prompts import public_questions
 from common.demo.tasks import evaluation_examples
 from common.model.adapted import AdaptedModel
 from server_app.priors import public_prompts as module
-from server_app.priors.public_prompts import LABEL_TOKENS, public_prompts, sample
+from server_app.priors.public_prompts import LABEL_TOKENS, public_prompts, sample, written_prompts
 from tests.support.false_alarms import beyond, statistical
 from tests.support.tiny import vectors
 
@@ -31,7 +31,8 @@ def found(
     settings = PublicPriorConfig.model_validate({key.replace("_", "-"): value for key, value in keys.items()})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PublicPriorConfig, "pool", pool)
-        return public_prompts(adapted, settings, template, ["a", "b", "c"], evaluated, seed, longest)
+        written = written_prompts(settings, template, ["a", "b", "c"])
+        return public_prompts(adapted, settings, template, written, evaluated, seed, longest)
 
 
 @pytest.mark.parametrize("template", [PRIVATE_PROMPT, *PUBLIC_PROMPTS[:2]])
