@@ -17,6 +17,8 @@ from common.config.run import (
     flatten,
     key_table,
     names_a_file,
+    nearest_keys,
+    nearest_table,
     nest,
     refuse_faults,
 )
@@ -74,6 +76,8 @@ __all__ = [
     "flatten",
     "key_table",
     "names_a_file",
+    "nearest_keys",
+    "nearest_table",
     "nest",
     "read_prompts",
     "read_words",

@@ -165,7 +165,7 @@ def _explain(error: ValidationError) -> str:
     for fault in error.errors():
         key = ".".join(kebab(str(part)) for part in fault["loc"])
         if fault["type"] == "extra_forbidden":
-            nearest = _nearest_table(key) if isinstance(fault["input"], Mapping) else _nearest(key)
+            nearest = nearest_table(key) if isinstance(fault["input"], Mapping) else nearest_keys(key)
             lines.append(f"{key}: unknown key; {nearest}`dr-encoder keys` lists all of them")
         elif fault["type"] == "value_error":
             lines.append(str(fault["ctx"]["error"]))
@@ -193,14 +193,14 @@ def key_table() -> list[tuple[str, Scalar, str]]:
     return [(key, value, _field_text(key)) for key, value in RunConfig().flat().items()]
 
 
-def _nearest(key: str) -> str:
+def nearest_keys(key: str) -> str:
     """The keys that look most like ``key``, as a question; ``""`` when none does."""
     likeness = {name: _likeness(key, name) for name in RunConfig().flat()}
     alike = [name for name in sorted(likeness, key=lambda name: -likeness[name]) if likeness[name] >= _ALIKE]
     return f"did you mean {' or '.join(alike[:_SUGGESTIONS])}? " if alike else ""
 
 
-def _nearest_table(table: str) -> str:
+def nearest_table(table: str) -> str:
     """The section that looks most like ``table``, as a question; ``""`` when none does."""
     sections = [name for name, value in RunConfig().model_dump(by_alias=True).items() if isinstance(value, Mapping)]
     alike = difflib.get_close_matches(table, sections, 1, _ALIKE)

@@ -12,11 +12,17 @@ _ROLES = {
     "system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "assistant",
     "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "bot": "assistant",
 }  # fmt: skip
+_UNLEARNED = {"0", "0.0"}  # weights of an answer that is not to be learned, as OpenAI's format has them
 
 
 def chat_example(row: Mapping[str, Any]) -> Iterator[Example]:
-    """A conversation up to its last answer; none for one without. Raises ``ValueError`` for what is no conversation."""
-    messages = conversation(row["messages"])
+    """A conversation up to its last answer; none for one without. Raises ``ValueError`` for what is no conversation.
+
+    A column ``system`` beside it, which exports of ShareGPT have, is its first message where it has no such message.
+    """
+    messages = [*_system(row.get("system")), *conversation(row["messages"])]
+    if [message["role"] for message in messages[:2]] == ["system", "system"]:
+        messages.pop(0)
     while messages and messages[-1]["role"] != "assistant":
         messages.pop()
     if not messages:
@@ -52,6 +58,12 @@ def conversation(value: object) -> list[Message]:
     return [_message(message, place) for place, message in enumerate(value, start=1)]
 
 
+def _system(value: object) -> list[Message]:
+    if isinstance(value, Mapping | list):
+        raise ValueError("system holds a list or a record; a text is needed")
+    return [{"role": "system", "content": str(value)}] if value is not None and str(value).strip() else []
+
+
 def _message(given: object, place: int) -> Message:
     if not isinstance(given, Mapping):
         raise ValueError(f'message {place} is no object with "role" and "content"')
@@ -60,6 +72,10 @@ def _message(given: object, place: int) -> Message:
         raise ValueError(f"message {place} has the role {role!r}: system, user and assistant are read (human, gpt)")
     if given.get("tool_calls") or given.get("function_call"):
         raise ValueError(f"message {place} calls a tool, which is not read")
+    if str(given.get("weight", 1)) in _UNLEARNED:
+        raise ValueError(
+            f'message {place} has "weight": 0, and every answer is learned; end the conversation before it'
+        )
     return {"role": _ROLES[str(role)], "content": _content(given.get("content", given.get("value")), place)}
 
 

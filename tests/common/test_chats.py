@@ -150,6 +150,18 @@ def test_sharegpts_conversations_are_the_same_as_messages(chat: PreTrainedTokeni
     assert load_examples(rows_of(tmp_path, json.dumps(parts)), CHAT)["messages"][:] == [json.dumps(turns("a", "b"))]
 
 
+def test_a_column_of_system_messages_begins_conversations_that_have_none(tmp_path: Path) -> None:
+    rows = [
+        {"system": "S", "conversations": turns("a", "b")},
+        {"system": "S", "conversations": [{"role": "system", "content": "T"}, *turns("a", "b")]},
+        {"system": None, "conversations": turns("a", "b")},
+    ]
+    path = tmp_path / "own.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    found = [json.loads(messages)[0] for messages in load_examples(str(path), CHAT)["messages"][:]]
+    assert [first["content"] for first in found] == ["S", "T", "a"]
+
+
 @pytest.mark.parametrize(
     ("conversation", "said"),
     [
@@ -160,6 +172,7 @@ def test_sharegpts_conversations_are_the_same_as_messages(chat: PreTrainedTokeni
         ([{"role": "user", "content": ""}], "message 1 has no text"),
         ([{"role": "user", "content": [{"type": "image", "url": "x"}]}], "message 1 has no text"),
         ([*turns("a"), {"role": "assistant", "content": "b", "tool_calls": [{}]}], "message 2 calls a tool"),
+        ([*turns("a"), {"role": "assistant", "content": "b", "weight": 0}], 'message 2 has "weight": 0'),
         ([{"role": "assistant", "content": "a"}], "begins with the assistant"),
     ],
 )

@@ -145,6 +145,8 @@ OTHERS: list[tuple[str, str]] = [
     ("plan --set model.name=/nope", "no such directory"),
     ("plan --preset nowhere", "neither a preset"),
     ("keys nosuchthing", 'no key has "nosuchthing"'),
+    ("keys cdoec", "did you mean [codec]?"),
+    ("keys epsilom", "did you mean privacy.epsilon?"),
     ("budget --clients 1000 --sampling-rate .1 --epsilon -2 --rounds 3", "--epsilon = -2: must be above 0"),
     ("budget --clients 1000 --sampling-rate .1 --epsilon 30 --rounds 3", "nothing above 20 is claimed"),
     ("budget --clients 1000 --sampling-rate .1 --epsilon 2", "give two of"),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from common.config import ONLY_IF, ConfigError, Scalar, allowed_values, key_table
+from common.config import ONLY_IF, ConfigError, Scalar, allowed_values, key_table, nearest_keys, nearest_table
 from server_app.strategies import STRATEGIES
 from workbench.simulation.launcher import preset_names
 
@@ -46,7 +46,8 @@ def keys(
         return
     found = [key for key in _keys() if wanted.lower() in f"{key.name} {key.meaning}".lower()]
     if not found:
-        raise ConfigError(f'no key has "{wanted}" in its name or meaning; `dr-encoder keys` prints all of them')
+        alike = nearest_table(wanted) or nearest_keys(wanted)
+        raise ConfigError(f'no key has "{wanted}" in its name or meaning; {alike}`dr-encoder keys` prints all of them')
     for key in found:
         typer.echo(f"{key.name} = {key.default}    [{key.allowed}]")
         typer.echo(textwrap.fill(key.meaning, _WIDTH, initial_indent="    ", subsequent_indent="    "))

@@ -8,12 +8,13 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-ROUGE_WORDS = "letters, marks and digits of any script; a-z stemmed (Porter); without spaces each character"
+ROUGE_WORDS = "letters, marks and digits of any script, each emoji; a-z stemmed (Porter); without spaces each character"
 """What ``Words`` does, for reports; on ASCII texts it is rouge-score's default with its stemmer."""
 _NO_SPACES = 0.1  # share of letters from which on a corpus counts as written without spaces
 _HAN = r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _OTHERS = r"\u3040-\u30ff\u31f0-\u31ff\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff"  # kana, Thai to Khmer
 _SPACELESS = re.compile(f"[{_HAN}{_OTHERS}]")
+_FIRST_EMOJI = "\u2600"  # signs before it (degree, copyright) are no words
 _CHINESE = re.compile(f"[{_HAN}]")
 
 
@@ -44,14 +45,17 @@ class Words:
     def tokenize(self, text: str) -> list[str]:
         """The words of a text, in lower case."""
         spaced: list[str] = []
+        after_symbol = False
         for letter in unicodedata.normalize("NFC", text.lower()):
-            kind = unicodedata.category(letter)[0]
-            if kind not in "LMN":
+            category = unicodedata.category(letter)
+            kind, symbol = category[0], category == "So" and letter >= _FIRST_EMOJI
+            if kind not in "LMN" and not symbol:
                 spaced.append(" ")
-            elif _SPACELESS.match(letter) and kind != "M":
+            elif kind != "M" and (symbol or after_symbol or _SPACELESS.match(letter)):
                 spaced.append(f" {letter}")
             else:
                 spaced.append(letter)
+            after_symbol = symbol or (after_symbol and kind == "M")
         return [self._stemmed(word) for word in _apart("".join(spaced)).split()]
 
     def _stemmed(self, word: str) -> str:

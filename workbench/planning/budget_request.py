@@ -88,6 +88,11 @@ def check_request(request: BudgetRequest) -> None:
         raise ConfigError(f"--statistics-rate = {request.statistics_rate:g}: give --statistics-share too, say 0.1")
     if request.code_values > _LARGEST_CODE:
         raise ConfigError(f"--code-values = {request.code_values:,}: {_LARGEST_CODE:,} is the most")
+    if request.colluders > 1 and request.trust not in ("distributed", "secure"):
+        raise ConfigError(
+            f"--colluders = {request.colluders}: no effect with --trust {request.trust}, where no noise is shared; "
+            "leave it out"
+        )
     if request.dropouts != 1 and request.trust != "secure":
         raise ConfigError(f"--dropouts = {request.dropouts}: no effect without --trust secure; leave it out")
     if request.evaluation_every != 1 and not request.evaluation_share:

@@ -38,6 +38,7 @@ def test_words_of_scripts() -> None:
     assert words("河边3家Cafe店") == ["河", "边", "3", "家", "cafe", "店"]
     assert words("ที่ดี") == ["ที่", "ดี"]
     assert words("cafe\u0301") == words("caf\u00e9") == ["caf\u00e9"]
+    assert words("Café 😀👍!❤️ok 3°C") == ["café", "😀", "👍", "❤️", "ok", "3", "c"], "each emoji is one"
     assert words("") == []
 
 

@@ -255,6 +255,10 @@ def test_prv_gives_the_upper_end_of_its_bracket(monkeypatch: pytest.MonkeyPatch)
         ({"epsilon": 2, "rounds": 5, "statistics_share": 1}, "--statistics-share = 1.0: Input should be less than 1"),
         ({"epsilon": 2, "rounds": 5, "statistics_rate": 0.1}, "--statistics-rate = 0.1: give --statistics-share too"),
         ({"epsilon": 2, "rounds": 5, "evaluation_every": 3}, "--evaluation-every = 3: give --evaluation-share too"),
+        (
+            {"epsilon": 2, "rounds": 5, "trust": "local", "colluders": 3},
+            "--colluders = 3: no effect with --trust local",
+        ),
         ({"epsilon": 2, "rounds": 5, "dropouts": 3}, "--dropouts = 3: no effect without --trust secure"),
         ({"epsilon": 2, "rounds": 5, "clients": 10**20, "delta": 1e-30}, f"--clients = {10**20}: Input should be less"),
         ({"epsilon": 2, "rounds": 5, "code_values": 10**20}, "--code-values = 100,000,000,000,000,000,000: 1,000"),
