@@ -3,7 +3,8 @@
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,30 @@ class Relay:
         return sum(count for when, count in list(self.seen) if start <= when <= end)
 
 
+@contextmanager
+def relaying(relays: Iterable[Relay]) -> Iterator[None]:
+    """The relays at work in a thread of their own; no task outlives it, to be collected while something else runs."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        for relay in relays:
+            asyncio.run_coroutine_threadsafe(relay.serve(), loop).result(10.0)
+        yield
+    finally:
+        asyncio.run_coroutine_threadsafe(_all_cancelled(), loop).result(10.0)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+async def _all_cancelled() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
 class Watched(Field):
     """A federation whose sites dial through a relay each."""
 
@@ -69,18 +94,14 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         field = Watched(LocalFederation(folder, processes))
         federation, upstream = field.federation, int(field.federation.address.rpartition(":")[2])
         field.relays = {name: Relay(port, upstream) for name, port in zip(field.sites, free_ports(3), strict=True)}
-        loop = asyncio.new_event_loop()
-        threading.Thread(target=loop.run_forever, daemon=True).start()
-        for relay in field.relays.values():
-            asyncio.run_coroutine_threadsafe(relay.serve(), loop).result(10.0)
-        federation.start_superlink()
-        federation.start_server_superexec()
-        for name, site in field.sites.items():
-            federation.register(site)
-            federation.fleet_address = f"127.0.0.1:{field.relays[name].port}"
-            federation.start_node(site)
-        yield field
-        loop.call_soon_threadsafe(loop.stop)
+        with relaying(field.relays.values()):
+            federation.start_superlink()
+            federation.start_server_superexec()
+            for name, site in field.sites.items():
+                federation.register(site)
+                federation.fleet_address = f"127.0.0.1:{field.relays[name].port}"
+                federation.start_node(site)
+            yield field
 
 
 def bursts(field: Watched, name: str) -> dict[tuple[str, int], int]:
