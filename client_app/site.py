@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from flwr.app import Context, RecordDict
+from transformers import PreTrainedTokenizerBase
 
 from client_app.held_out import SHARE
 from client_app.node_config import NodeConfig, brings_own_data, whole
@@ -16,7 +17,7 @@ from client_app.site_data import SiteData
 from client_app.site_ledger import LimitReached, charge_release
 from common import seeds
 from common.adapter import RankCut
-from common.config import LoraConfig, RunConfig, TrainConfig
+from common.config import DataConfig, LoraConfig, RunConfig, TrainConfig
 from common.data import TokenizedExamples, private_tokens, split_rows
 from common.model.adapted import AdaptedModel, load_adapted_model
 from common.model.lora import with_rank
@@ -119,19 +120,13 @@ class Site:
         Held-out ones are in neither of the others; these two are the same unless stage 1 keeps a ``share`` to itself.
         Nothing is held out where the run does not evaluate privately.
         """
-        who = (self.partition, self.partitions, self.config.seed)
+        seed = self.config.seed
+        who = (self.partition, self.partitions, seed)
+        cut = _Cut(part, share, seed, self.partition, holds_out=bool(self.config.evaluation.private))
         if self.data is None:
-            found = private_tokens(self.config.data, adapted.tokenizer, *who)
-        else:
-            settings = self.data.settings(self.config.data)
-            found = private_tokens(settings, self.data.tokenizer(adapted.tokenizer), *who, self.data.path)
-        if self.config.evaluation.private:
-            held, rest = split_rows(len(found), SHARE, seeds.of_held_out(self.config.seed, self.partition))
-            found = found.select(held if part == "held out" else rest)
-        if not share or part == "held out":
-            return found
-        first, rest = split_rows(len(found), share, seeds.of_split(self.config.seed, self.partition))
-        return found.select(first if part == "stage one" else rest)
+            return cut.of(private_tokens(self.config.data, adapted.tokenizer, *who))
+        settings = self.data.settings(self.config.data)
+        return _own_part(cut, settings, self.data.tokenizer(adapted.tokenizer), *who, self.data.path)
 
     def seed(self, round_index: int) -> int:
         """Seed of this client's batches and dropout in a round."""
@@ -140,6 +135,34 @@ class Site:
     def noise_source(self, round_index: int) -> RandomSource:
         """The operating system's randomness, in every round."""
         return RandomSource.system()
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Which of a client's examples a part is."""
+
+    part: Part
+    share: float
+    seed: int
+    partition: int
+    holds_out: bool
+
+    def of(self, found: TokenizedExamples) -> TokenizedExamples:
+        if self.holds_out:
+            held, rest = split_rows(len(found), SHARE, seeds.of_held_out(self.seed, self.partition))
+            found = found.select(held if self.part == "held out" else rest)
+        if not self.share or self.part == "held out":
+            return found
+        first, rest = split_rows(len(found), self.share, seeds.of_split(self.seed, self.partition))
+        return found.select(first if self.part == "stage one" else rest)
+
+
+@lru_cache(maxsize=3)
+def _own_part(
+    cut: _Cut, settings: DataConfig, tokenizer: PreTrainedTokenizerBase, place: int, places: int, seed: int, path: str
+) -> TokenizedExamples:
+    """A part of a site's own examples, cut once: anew for each answer, time would tell how many there are."""
+    return cut.of(private_tokens(settings, tokenizer, place, places, seed, path))
 
 
 @lru_cache(maxsize=2)

@@ -11,7 +11,7 @@ from torch import Tensor
 from client_app import held_out, local_update
 from client_app.held_out import held_out_scores
 from common.config import RunConfig, TrainConfig
-from common.data import private_tokens
+from common.data import TokenizedExamples, private_tokens
 from common.model.adapted import AdaptedModel
 from common.model.label_logits import logits_at
 from common.wire.records import EVALUATE, STATISTICS, TRAIN
@@ -46,6 +46,31 @@ def test_an_answer_is_as_much_work_however_many_rows_a_site_has(
         works.append(list(seen))
     assert works[0]
     assert works == [works[0]] * 3
+
+
+@pytest.mark.parametrize("kind", [TRAIN, STATISTICS, EVALUATE])
+def test_after_the_first_answer_none_goes_through_all_of_a_site_s_rows(
+    adapted: AdaptedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Cutting a part out of 100,000 rows took 90 ms of each answer, where a step takes 100."""
+    taken: list[int] = []
+    select = TokenizedExamples.select
+
+    def counting(examples: TokenizedExamples, rows: Tensor) -> TokenizedExamples:
+        taken.append(len(rows))
+        return select(examples, rows)
+
+    monkeypatch.setattr(TokenizedExamples, "select", counting)
+    site = SiteUnderTest(adapted, tmp_path, {"max-epsilon": 0.0, "ledger-path": str(tmp_path / "spent.jsonl")})
+    site.fresh()
+    path = tmp_path / "many.jsonl"
+    rows = [{"prompt": f"the sum of {number} and 3 is", "completion": f" {number + 3}"} for number in range(300)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    for _ in range(2):
+        taken.clear()
+        assert site.ask(path, kind, evaluation__private=0.1, **WORK).kind == "release"
+    assert taken
+    assert max(taken) <= WORK["train__batch_size"]
 
 
 @pytest.mark.parametrize("batch", [1, 3, 64])
