@@ -28,6 +28,7 @@ from common.codecs.base import EncoderSpec
 from common.config import TrainConfig
 from common.data import TokenizedExamples
 from common.model.adapted import AdaptedModel
+from common.model.denormals import no_denormals
 from common.privacy.mechanism import MOST_LEGS, ReleaseTerms, release
 from common.privacy.noise import RandomSource
 from common.secure.masks import masked
@@ -196,7 +197,9 @@ def _released(asked: Asked, compute: Compute, kind: Kind) -> np.ndarray:
     """What ``compute`` makes of the rows; at a site with its own data the zero code where that fails."""
     site, task = asked.site, asked.task
     try:
-        values = compute(site.examples(asked.adapted, task.share, kind.part), kind.noise(site, task.round))
+        examples = site.examples(asked.adapted, task.share, kind.part)
+        with no_denormals():
+            values = compute(examples, kind.noise(site, task.round))
         if site.data is None or _is_sendable(values, task.terms):
             return values
         raise ValueError("the values are not those of a release")

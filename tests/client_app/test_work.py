@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from client_app import app as client_module
 from client_app import held_out, local_update
 from client_app.held_out import held_out_scores
 from common.config import RunConfig, TrainConfig
@@ -71,6 +72,33 @@ def test_after_the_first_answer_none_goes_through_all_of_a_site_s_rows(
         assert site.ask(path, kind, evaluation__private=0.1, **WORK).kind == "release"
     assert taken
     assert max(taken) <= WORK["train__batch_size"]
+
+
+SMALL = torch.tensor(1e-30)
+
+
+@pytest.mark.parametrize(
+    ("kind", "work"), [(TRAIN, "local_update"), (STATISTICS, "gradient_stream"), (EVALUATE, "held_out_scores")]
+)
+def test_numbers_that_a_processor_is_slow_with_are_zero_while_rows_are_computed_with(
+    adapted: AdaptedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, work: str
+) -> None:
+    """Else an adapter made for it tells by time whether a row was there: ``common.model.denormals``."""
+    seen: list[float] = []
+    real = getattr(client_module, work)
+
+    def looking(*arguments: object, **more: object) -> object:
+        seen.append(float(SMALL * 1e-10))
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(client_module, work, looking)
+    site = SiteUnderTest(adapted, tmp_path, {"max-epsilon": 0.0, "ledger-path": str(tmp_path / "spent.jsonl")})
+    site.fresh()
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "the sum of 1 and 3 is", "completion": " 4"}\n' * 2, encoding="utf-8")
+    assert site.ask(path, kind, **WORK).kind == "release"
+    assert seen == [0.0]
+    assert float(SMALL * 1e-10) > 0, "and as they were behind it"
 
 
 @pytest.mark.parametrize("batch", [1, 3, 64])
