@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Mapping
 from io import TextIOWrapper
+from unicodedata import category
 
 MARK = "[dr-encoder] "
 TRACEBACK = "(a traceback is in Flower's log)"  # behind an error that the app did not expect
@@ -13,7 +14,16 @@ TRACEBACK = "(a traceback is in Flower's log)"  # behind an error that the app d
 def speak(line: str) -> None:
     """Print a line, with escapes for what the terminal's encoding lacks ("ε" in one without Greek)."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    print(harmless(line).encode(encoding, "backslashreplace").decode(encoding), flush=True)
+
+
+def harmless(text: str) -> str:
+    r"""A text from elsewhere with its control characters but tab and new line as escapes: a terminal obeys them.
+
+    >>> harmless("a\x1b[2J b\x9bc é")
+    'a\\x1b[2J b\\x9bc é'
+    """
+    return "".join(repr(sign)[1:-1] if category(sign) == "Cc" and sign not in "\n\t" else sign for sign in text)
 
 
 def use_utf8() -> None:

@@ -15,6 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from common.config import ConfigError
 from server_app.errors import CommandError
+from server_app.results.units import harmless
 
 _LONGEST = 400  # characters of a library's message
 
@@ -101,7 +102,7 @@ class PlainGroup(_Plain, TyperGroup):
 
 
 def _refuse(message: str, code: int) -> NoReturn:
-    typer.secho(f"error: {message}", fg=typer.colors.RED, err=True)
+    typer.secho(f"error: {harmless(message)}", fg=typer.colors.RED, err=True)
     sys.exit(code)
 
 

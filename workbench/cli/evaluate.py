@@ -8,6 +8,7 @@ import typer
 
 from server_app.results.output_place import check_file
 from server_app.results.tracking import watched
+from server_app.results.units import harmless
 from workbench.cli.overrides import parse_overrides
 from workbench.evaluation.request import Beams, Request, configured
 from workbench.planning.model_directory import check_directory
@@ -65,4 +66,4 @@ def evaluate(
 
     with watched("loading the model"):
         report = evaluation_report.evaluate(request, keep)
-    typer.echo(evaluation_report.to_text(report))
+    typer.echo(harmless(evaluation_report.to_text(report)))

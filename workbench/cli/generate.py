@@ -8,7 +8,7 @@ import typer
 
 from server_app.results.output_place import check_file
 from server_app.results.tracking import watched
-from server_app.results.units import count
+from server_app.results.units import count, harmless
 from workbench.cli.overrides import parse_overrides
 from workbench.using.request import Sampling, asked
 
@@ -58,5 +58,5 @@ def generate(
         return
     console = Console()
     for ask, row in zip(asks, rows, strict=True):
-        console.print(f"\n{ask.messages[-1]['content']}", markup=False, highlight=False)
+        console.print(f"\n{harmless(ask.messages[-1]['content'])}", markup=False, highlight=False)
         console.print(side_by_side(row | ({"reference": ask.reference} if ask.reference else {})))

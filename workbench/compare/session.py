@@ -22,7 +22,7 @@ from rich.progress import (
 from common.config import ConfigError
 from server_app.errors import CommandError
 from server_app.results.tracking import watched
-from server_app.results.units import clock, count
+from server_app.results.units import clock, count, harmless
 from workbench.compare.folder import NUMBERS, PAGE, remove_stale
 from workbench.compare.plan import Cell
 from workbench.compare.plots import draw
@@ -83,7 +83,7 @@ class _Display:
 
 def say(console: Console, text: str) -> None:
     """Print a line as it is: a program that reads it needs it whole."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    console.print(harmless(text), highlight=False, markup=False, soft_wrap=True)
 
 
 class OutOfTime(CommandError):

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from common.config import ConfigError, RunConfig, Scalar
-from server_app.results.units import clock, use_utf8
+from server_app.results.units import clock, harmless, use_utf8
 from workbench.cli.command_line import run_command
 from workbench.cli.run import Engine
 from workbench.cli.run import run as run_federation
@@ -46,7 +46,7 @@ def demo(
     run_federation(preset=str(PRESET), overrides=changes, engine=engine)
     results = output.resolve() / folder
     report = json.loads((results / "report.json").read_text(encoding="utf-8"))
-    typer.echo(f"\nVisits that no client holds, before and after:\n{as_text(report['samples'])}")
+    typer.echo(f"\nVisits that no client holds, before and after:\n{harmless(as_text(report['samples']))}")
     typer.echo(f"\nIn all {clock(time.monotonic() - started)}; the report: {results / 'report.html'}")
 
 

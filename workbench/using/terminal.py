@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common.data.chats import Message
+from server_app.results.units import harmless
 from workbench.using.writer import Writer
 
 _HEADS = {"base": "base model", "tuned": "tuned", "reference": "reference"}
@@ -19,7 +20,7 @@ def side_by_side(texts: dict[str, str]) -> Table:
     table = Table(expand=True, show_lines=False, padding=(0, 1))
     for who in texts:
         table.add_column(_HEADS[who], ratio=1, overflow="fold", header_style="bold" if who == "tuned" else "dim")
-    table.add_row(*(Text(text) for text in texts.values()))
+    table.add_row(*(Text(harmless(text)) for text in texts.values()))
     return table
 
 

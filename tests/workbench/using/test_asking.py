@@ -53,6 +53,23 @@ def test_the_tuned_model_says_what_it_learned_and_the_base_does_not(adapter: Pat
     assert "reference" not in second
 
 
+def test_a_terminal_obeys_no_text_of_a_model_or_a_file(
+    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Terminals let a text write into the clipboard, whence it goes into a shell."""
+    evil = "\x1b]52;c;cm0gLXJm\x1b\\\x9b2J"
+    prompts = write_jsonl(tmp_path / "ask.jsonl", [{"prompt": f"asked{evil}", "completion": evil}])
+    monkeypatch.setattr(Writer, "write", lambda _, who, asked, told=None: [f"{who} {evil}" for _ in asked])
+    code, output = generate(adapter, "--prompts", str(prompts))
+    assert code == 0
+    assert "tuned" in output
+    assert not {"\x1b", "\x9b"} & set(output)
+    code, output = generate(adapter, "--prompts", str(tmp_path / f"none{evil}"))
+    assert code != 0
+    assert "\\x1b" in output
+    assert not {"\x1b", "\x9b"} & set(output)
+
+
 def test_texts_in_the_terminal_stand_beside_each_other(adapter: Path, tmp_path: Path) -> None:
     (tmp_path / "ask.txt").write_text("first\n\nsecond\n", encoding="utf-8")
     code, output = generate(adapter, "--prompts", str(tmp_path / "ask.txt"), "--new-tokens", "1", "--limit", "1")
