@@ -29,6 +29,7 @@ from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 
 from client_app.node_config import check_data_name, may_look_at_model
 from client_app.worker_link import PROTOCOL, Frame, WorkerError, check_peer, open_folder, socket_path
+from common.private_files import private_files
 from common.wire.digest import app_digest
 
 IDLE_KEY, DEFAULT_IDLE_SECONDS = "worker-idle-seconds", 1800.0
@@ -59,7 +60,7 @@ def answer(message: Message, context: Context) -> Message:
     node whose ``worker-idle-seconds`` is 0 has no worker: everything is loaded here. With ``answer-seconds`` the time
     that this takes, however it ends, is rounded up to a multiple of it. Only then is the reply made: it says when.
     """
-    with padded(_seconds(context.node_config, QUANTUM_KEY, 0.0, "0 for no padding")):
+    with padded(_seconds(context.node_config, QUANTUM_KEY, 0.0, "0 for no padding")), private_files():
         content = _answer(message, context)
     return Message(content, reply_to=message)
 

@@ -251,10 +251,12 @@ def test_a_message_that_flower_cannot_parse_is_the_peers_fault() -> None:
 
 def test_without_an_idle_time_everything_happens_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     def direct(message: Message, place: Context) -> Message:
-        place.state["seen"] = MetricRecord({"n": 1})
+        umask = os.umask(0o077)
+        os.umask(umask)
+        place.state["seen"] = MetricRecord({"n": 1, "umask": umask})
         return Message(RecordDict({"reply": ConfigRecord({"pid": os.getpid()})}), reply_to=message)
 
     monkeypatch.setattr("client_app.app.app", direct)
     place = context(**{"worker-idle-seconds": 0})
     assert ask("one", place)["pid"] == os.getpid()
-    assert place.state["seen"]["n"] == 1
+    assert dict(place.state["seen"]) == {"n": 1, "umask": 0o077}, "as in a worker, no library's file is open to others"
