@@ -49,7 +49,7 @@ def peers(message: Message, context: Context) -> Message:
         place = directory.place_of(seat.public)
         pinned.check(directory, place)
         others = (other for other in range(len(directory.members)) if other != place)
-        secrets = [pinned.secret(seat.private, directory, other, context.run_id) for other in others]
+        secrets = [pinned.secret(seat.private, directory, (place, other), context.run_id) for other in others]
     except KeyFault as fault:
         raise WireError(f"directory: {fault}") from None
     seat.seated(place, secrets).keep(context.state)

@@ -66,13 +66,13 @@ class SiteKeys:
         if strangers:
             raise PolicyRefusal(f"this site refuses: {strangers} of {len(names)} members are none of its peers")
 
-    def secret(self, private: bytes, directory: Directory, other: int, run: int) -> bytes:
-        """The secret of this client and member ``other``; ``KeyFault`` for a key that none can be agreed on with."""
-        key, name = directory.members[other]
+    def secret(self, private: bytes, directory: Directory, ends: tuple[int, int], run: int) -> bytes:
+        """The secret of the pair at ``ends``, own place first; ``KeyFault`` for a key that none is agreed on with."""
+        key, name = directory.members[ends[1]]
         agreements = agree(private, key)
         if self.private:
             agreements += agree(self.private, self.peers[name])
-        return pair_secret(agreements, directory.digest, run)
+        return pair_secret(agreements, directory.digest, run, ends)
 
 
 def read_private(path: Path) -> bytes:

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 KEY_BYTES, SITE_BYTES = 32, 5
 NO_SITE = bytes(SITE_BYTES)
 """In place of the name of a pinned key, where none is used: simulated clients, which are no sites."""
-_PURPOSE = b"dr-encoder secure aggregation, pair secret, version 1"
+_PURPOSE = b"dr-encoder secure aggregation, pair secret, version 2"
 
 
 class KeyFault(ValueError):
@@ -47,12 +47,13 @@ def agree(private: bytes, public: bytes) -> bytes:
         raise KeyFault("a public key is no point that a secret can be agreed on with") from None
 
 
-def pair_secret(agreements: bytes, directory: bytes, run: int) -> bytes:
+def pair_secret(agreements: bytes, directory: bytes, run: int, ends: tuple[int, int]) -> bytes:
     """The secret of two clients in one run: HKDF-SHA-256 of their agreements, 32 bytes.
 
     ``agreements``: that of the run keys, and behind it that of the pinned keys where there are any. ``directory``: the
     digest of everybody's public keys. Two clients that were shown different ones agree on nothing, so that their masks
-    stay on.
+    stay on. ``ends``: both places there, in either order. One point has several encodings, so two members may have one
+    agreement with a third; were it one secret too, the masks of both pairs could take each other off.
     """
-    info = _PURPOSE + run.to_bytes(16, "big", signed=True)
+    info = _PURPOSE + run.to_bytes(16, "big", signed=True) + b"".join(end.to_bytes(2, "big") for end in sorted(ends))
     return HKDF(hashes.SHA256(), KEY_BYTES, salt=directory, info=info).derive(agreements)

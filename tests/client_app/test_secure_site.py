@@ -20,6 +20,8 @@ from client_app.rows import rows_allowed
 from common.model.adapted import AdaptedModel
 from common.secure.directory import Directory
 from common.secure.keys import NO_SITE, agree, new_private_key, pair_secret, public_key, site_name
+from common.wire.assignment import Task
+from common.wire.digest import app_digest
 from common.wire.records import WireError, serialized_bytes
 from tests.support.secure_client import MEMBERS, TERMS, Client, told
 
@@ -51,7 +53,30 @@ def test_a_server_that_puts_its_own_run_keys_in_learns_no_pair_secret(own: Calla
     digest = Directory(tuple(members)).digest
     found = seat.Seat.of(client.context.state)
     assert found is not None
-    assert not set(found.secrets) & {pair_secret(agree(key, mine[0]), digest, 7) for key in faked}
+    assert not set(found.secrets) & {
+        pair_secret(agree(key, mine[0]), digest, 7, (0, n)) for n, key in enumerate(faked, 1)
+    }
+
+
+def test_a_peer_whose_keys_are_another_s_in_other_bytes_takes_no_mask_off(
+    own: Callable[..., Client], tmp_path: Path
+) -> None:
+    """X25519 ignores the highest bit. With one agreement below this site and the same above it, no mask was left."""
+    client, runs = own(seated=False), [new_private_key() for _ in range(2)]
+    honest = [public_key(new_private_key()) for _ in runs]
+    pinned, keys = [[*each, *map(other_bytes, each)] for each in (honest, [public_key(key) for key in runs])]
+    (tmp_path / "peers").write_text("".join(f"{key.hex()}\n" for key in pinned), encoding="utf-8")
+    client.others = [(key, site_name(site)) for key, site in zip(keys, pinned, strict=True)]
+    found = seat.Seat.of(client.seated().context.state)
+    assert found is not None
+    assert len(set(found.secrets)) == MEMBERS - 1
+    masks = found.entered(Task(1, TERMS, app_digest()), told(1)).masks()
+    assert np.count_nonzero(masks) > TERMS.size // 2
+
+
+def other_bytes(key: bytes) -> bytes:
+    """The same point."""
+    return key[:-1] + bytes([key[-1] ^ 0x80])
 
 
 def test_a_site_may_require_secure_aggregation(own: Callable[..., Client]) -> None:

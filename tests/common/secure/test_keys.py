@@ -28,8 +28,8 @@ DIRECTORY = bytes(range(32))
 def two_secrets(directories: tuple[bytes, bytes], runs: tuple[int, int]) -> tuple[bytes, bytes]:
     one, other = new_private_key(), new_private_key()
     return (
-        pair_secret(agree(one, public_key(other)), directories[0], runs[0]),
-        pair_secret(agree(other, public_key(one)), directories[1], runs[1]),
+        pair_secret(agree(one, public_key(other)), directories[0], runs[0], (0, 1)),
+        pair_secret(agree(other, public_key(one)), directories[1], runs[1], (1, 0)),
     )
 
 
@@ -53,16 +53,28 @@ def test_clients_that_were_shown_different_directories_agree_on_nothing() -> Non
 def test_a_pinned_agreement_changes_the_secret() -> None:
     """So a server that replaces a run key, and then knows its agreement, still lacks the other one."""
     run, pinned = os.urandom(32), os.urandom(32)
-    assert pair_secret(run + pinned, DIRECTORY, 1) != pair_secret(run + os.urandom(32), DIRECTORY, 1)
+    ends = (0, 1)
+    assert pair_secret(run + pinned, DIRECTORY, 1, ends) != pair_secret(run + os.urandom(32), DIRECTORY, 1, ends)
 
 
 def test_the_secret_is_that_of_the_library_primitives() -> None:
     one, other = X25519PrivateKey.generate(), X25519PrivateKey.generate()
     shared = one.exchange(X25519PublicKey.from_public_bytes(other.public_key().public_bytes_raw()))
-    info = b"dr-encoder secure aggregation, pair secret, version 1" + (5).to_bytes(16, "big", signed=True)
+    info = (
+        b"dr-encoder secure aggregation, pair secret, version 2"
+        + (5).to_bytes(16, "big", signed=True)
+        + bytes([0, 3, 1, 2])
+    )
     expected = HKDF(hashes.SHA256(), 32, salt=DIRECTORY, info=info).derive(shared)
-    assert pair_secret(agree(other.private_bytes_raw(), one.public_key().public_bytes_raw()), DIRECTORY, 5) == expected
+    agreed = agree(other.private_bytes_raw(), one.public_key().public_bytes_raw())
+    assert pair_secret(agreed, DIRECTORY, 5, (258, 3)) == expected
     assert seed_of(expected, b"context") == HKDFExpand(hashes.SHA256(), 32, b"context").derive(expected)
+
+
+def test_no_two_pairs_share_a_secret_whatever_they_agree_on() -> None:
+    agreed, places = os.urandom(32), range(12)
+    pairs = [(low, high) for high in places for low in range(high)]
+    assert len({pair_secret(agreed, DIRECTORY, 1, pair) for pair in pairs}) == len(pairs)
 
 
 @pytest.mark.parametrize("key", [*LOW_ORDER, b"", bytes(31), bytes(33)])
