@@ -66,11 +66,16 @@ def cross_check_sentence(check: dict[str, Any]) -> str:
     )
 
 
-def _missing(dropouts: int) -> str:
-    """With any, a message that comes too late must not be read: see docs/privacy.md, the second leg."""
+def _missing(dropouts: int, colluders: int) -> str:
+    """With any, a message that comes too late must not be read, nor one without the masks of missing colluders.
+
+    See docs/privacy.md, the second leg.
+    """
     if not dropouts:
         return "nobody misses a round that counts"
-    return f"at most {dropouts} miss{'es' if dropouts == 1 else ''} a round, and what comes too late is dropped unread"
+    honest = " and no colluder does" if colluders else ""
+    absent = f"at most {dropouts} miss{'es' if dropouts == 1 else ''} a round{honest}"
+    return f"{absent}, and what comes too late is dropped unread"
 
 
 def assumptions(plan: PrivacyPlan) -> str:
@@ -87,7 +92,7 @@ def assumptions(plan: PrivacyPlan) -> str:
     amplified = any(charge and charge.noise_multiplier and charge.sampling_rate < 1 for charge in charges)
     if privacy.trust == "secure":
         coins = ", each client keeps its coins to itself" if amplified else ""
-        return f"{colluding}, {_missing(privacy.dropouts)}, the server keeps to the protocol{coins}"
+        return f"{colluding}, {_missing(privacy.dropouts, counted)}, the server keeps to the protocol{coins}"
     few = colluding if privacy.trust == "distributed" else "any number of clients may collude"
     return f"{few}, cohorts {'stay' if amplified else 'need not be'} secret"
 
