@@ -20,6 +20,7 @@ from client_app.secure import lands_heads
 from client_app.site import CodeMismatch, Site
 from common.model.adapted import AdaptedModel
 from common.privacy.mechanism import ReleaseTerms
+from common.secure.directory import to_bitmap
 from common.secure.keys import NO_SITE
 from common.wire.assignment import Task
 from common.wire.digest import app_digest
@@ -31,13 +32,14 @@ from common.wire.secure import (
     SECURE,
     SecureTask,
     bits_of,
+    context_of,
     pack_repair,
     pack_request,
     unpack_masked,
 )
 from server_app.rounds.secure import set_up_bytes
 from tests.support.false_alarms import statistical
-from tests.support.secure_client import ALL, TERMS, Client, told
+from tests.support.secure_client import ALL, MEMBERS, TERMS, Client, told
 
 
 @pytest.fixture
@@ -85,6 +87,33 @@ def test_masks_differ_between_exchanges_rounds_runs_and_keys(
     other.context.state, other.context.run_id = client.context.state, 8
     other.seated().answers(told(10))
     assert len(seeds) == 3 * 4 + 3 + 2 * 4  # a repair among three others
+    assert len(set(seeds)) == len(seeds)
+
+
+@pytest.mark.parametrize("change", [{"round": 2}, {"size": 33}, {"clip_norm": 2.0}, {"noise_multiplier": 3.0},
+                                    {"shares": 6}, {"normalize": False}, {"exchange": 2}, {"rate": 0.5}, {"least": 4},
+                                    {"present": b"\x0f"}])  # fmt: skip
+def test_masks_hang_on_each_thing_that_members_must_be_told_alike(change: dict[str, Any]) -> None:
+    """Or a server could tell each another one, and be left with the sum of some of those that it asked."""
+    task, secure = Task(1, TERMS, app_digest()), told(1)
+    terms = replace(TERMS, **{key: value for key, value in change.items() if hasattr(TERMS, key)})
+    others = {key: value for key, value in change.items() if hasattr(secure, key)}
+    other = replace(task, terms=terms, round=change.get("round", 1)), replace(secure, **others)
+    assert other != (task, secure)
+    assert context_of(*other) != context_of(task, secure)
+
+
+def test_masks_of_a_repair_hang_on_all_who_survive(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[bytes] = []
+    derive = seat.seed_of
+    monkeypatch.setattr(seat, "seed_of", lambda secret, context: seeds.append(derive(secret, context)) or seeds[-1])
+    found = seat.Seat.of(client.context.state)
+    assert found is not None
+    entered = found.entered(Task(1, TERMS, app_digest()), told(1))
+    entered.masks()
+    for there in (ALL - {0}, ALL - {1}, ALL - {0, 1}):
+        entered.repair(1, to_bitmap(there, MEMBERS))
+    assert len(seeds) == 4 + 3 + 3 + 2
     assert len(set(seeds)) == len(seeds)
 
 

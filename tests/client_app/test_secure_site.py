@@ -101,6 +101,16 @@ def test_the_ledger_counts_the_noise_that_the_site_counts_on_and_twice_where_a_r
     assert SitePolicy(min_peers=1).noise_of(TERMS, told(1, least=MEMBERS)) < every
 
 
+@pytest.mark.parametrize("least", [3, MEMBERS])
+def test_what_a_site_counts_for_a_masked_answer_is_the_noise_of_the_least_sum(
+    own: Callable[..., Client], least: int
+) -> None:
+    client, told_so = own(min_peers=2), told(1, least=least)
+    client.answers(told_so)
+    last = Path(str(client.context.node_config["ledger-path"])).read_text(encoding="utf-8").splitlines()[-1]
+    assert json.loads(last)["squared-mu"] == pytest.approx((1 if least == MEMBERS else 2) * MEMBERS / 3 / 2**2)
+
+
 @pytest.mark.parametrize("heads", [True, False])
 def test_a_site_works_as_long_and_answers_at_equal_length_whatever_its_coin_says(
     own: Callable[..., Client], monkeypatch: pytest.MonkeyPatch, heads: bool
@@ -182,6 +192,18 @@ def test_what_was_answered_is_on_disk_before_the_answer_and_outlives_state_and_w
             ask()
     client.context.state[seat.RECORD] = before
     client.answers(told(2))
+
+
+def test_a_repair_is_on_disk_before_it_is_given_and_outlives_state_and_worker(own: Callable[..., Client]) -> None:
+    """Else the same answer would come under masks with other survivors, from a state that was brought back."""
+    client = own()
+    client.answers(told(1))
+    before = dict(client.context.state)
+    client.repairs(1, {0, 1, 2, 3})
+    client.context.state = RecordDict(before)
+    seat._answered.clear()
+    with pytest.raises(WireError, match="as this site has written down"):
+        client.repairs(1, {1, 2, 3, 4})
 
 
 @pytest.mark.parametrize("asked_again_as", ["one", "other", ""])

@@ -9,7 +9,7 @@ from scipy.stats import norm
 
 from common.config import ConfigError, RunConfig
 from common.privacy.mechanism import ReleaseTerms
-from common.privacy.price import outsider_charge
+from common.privacy.price import noise_slack, outsider_charge
 from server_app.privacy.account import assumptions
 from server_app.privacy.plan import PrivacyPlan
 from server_app.privacy.solving import make_plan
@@ -76,11 +76,28 @@ def test_against_the_server_epsilon_is_that_of_the_released_model(clients: int, 
 
 @pytest.mark.parametrize(("dropouts", "colluders"), [(0, 0), (1, 1), (5, 3), (12, 7)])
 def test_what_honest_survivors_add_is_never_less_than_what_is_charged(dropouts: int, colluders: int) -> None:
-    _, plan = planned(20, 1.0, **{"privacy.dropouts": dropouts, "privacy.colluders": colluders})
-    terms = plan.round_terms(256)
-    assert terms.shares == 20
-    counted = terms.noise_of_shares(20 - dropouts - colluders)
-    assert plan.round.noise_multiplier * (1 - 1e-12) <= counted <= plan.round.noise_multiplier * (1 + 1e-5)
+    """In a round, in stage 1 and in a private evaluation."""
+    flat = {"privacy.trust": "secure", "privacy.sampling-rate": 1.0, "evaluation.private": 0.2}
+    config = RunConfig.parse(flat | {"privacy.dropouts": dropouts, "privacy.colluders": colluders})
+    stage = statistics_stage(config.stage_one, 73)
+    plan = make_plan(config, 20, 256, stage)
+    released = (
+        (plan.round, plan.round_terms(256)),
+        (plan.stage_one, plan.stage_one_terms(stage)),
+        (plan.evaluation, plan.evaluation_terms),
+    )
+    for charge, terms in released:
+        assert charge is not None
+        assert terms is not None
+        assert terms.shares == 20
+        counted = terms.noise_of_shares(20 - dropouts - colluders)
+        assert charge.noise_multiplier * (1 - 1e-12) <= counted <= charge.noise_multiplier * (1 + 1e-5)
+
+
+def test_both_legs_are_paid_for_out_of_delta() -> None:
+    """A client gives two releases of 20 shares in a round, where ``distributed`` gives one with a top-up."""
+    secure, plain = (ReleaseTerms(256, 1.0, 2.0, trust, 20, normalize=True) for trust in ("secure", "distributed"))
+    assert noise_slack(secure) / noise_slack(plain) == pytest.approx(2 * 20 / 21, rel=1e-3)
 
 
 def test_more_drop_outs_cost_noise() -> None:

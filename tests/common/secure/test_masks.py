@@ -53,6 +53,14 @@ def test_the_sum_of_all_messages_is_the_sum_of_the_values(
     np.testing.assert_array_equal(centered(total_of(sent, size, bits), bits), values.sum(axis=0))
 
 
+def test_the_masks_of_every_pair_take_each_other_off() -> None:
+    """Of more places than the sums above have members."""
+    seed, bits = os.urandom(32), 20
+    for low, high in combinations(range(60), 2):
+        both = pair_masks(low, [(high, seed)], 3, bits) + pair_masks(high, [(low, seed)], 3, bits)
+        assert not (both & np.uint64((1 << bits) - 1)).any()
+
+
 def test_the_sum_is_right_for_every_set_of_missing_members_once_the_others_make_up_for_it() -> None:
     """Each survivor gives the sum of its masks with those who are missing, under masks among the survivors alone."""
     members, size, bits = 6, 9, 20
