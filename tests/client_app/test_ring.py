@@ -122,6 +122,7 @@ def test_a_models_own_chat_template_never_runs_and_a_sites_own_does(
         return original(settings, given, *others)
 
     monkeypatch.setattr(site_module, "private_tokens", spy)
+    monkeypatch.setattr(site_module, "_own_part", site_module._own_part.__wrapped__)  # nothing kept of other tests
     refused = site.ask(data__chat_template=True)
     assert refused.text == "PolicyRefusal: this site refuses: data.chat-template = true; its own is false"
     assert site.ask().kind == "release"
