@@ -126,7 +126,7 @@ def test_a_server_meets_mutated_replies_with_valid_releases_or_a_reason(count: i
         outcomes["refused"] += len(sorted_out.failures)
 
     make = lambda: pack_release(release(code, TERMS, RandomSource.insecure(1)), 3, TERMS)  # noqa: E731
-    run(count, st.lists(mutated(make), min_size=1, max_size=3), check)
+    run(count, st.lists(mutated(make) | st.builds(make), min_size=1, max_size=3), check)
     assert min(outcomes.values()) > count / 50
 
 
