@@ -94,7 +94,7 @@ def plan_gradients(asked: Asked) -> Compute:
 
 def plan_round(asked: Asked, gradient: GradientSource) -> Compute:
     """Stage 2: the gradient, encoded (Algorithm 2, client side)."""
-    encoder = encoder_for(asked.spec, asked.adapted, asked.task.terms.size, asked.task.epoch, asked.cut)
+    encoder = encoder_for(asked.spec, asked.cut.full, asked.task.terms.size, asked.task.epoch)
 
     def compute(examples: TokenizedExamples, source: RandomSource) -> np.ndarray:
         return release_gradient(gradient(asked, examples), encoder, asked.task.terms, source)

@@ -4,49 +4,40 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.adapter import RankCut
+from common.adapter import Layout
 from common.codecs.base import Encoder, EncoderSpec, build_encoder
-from common.model.adapted import AdaptedModel
-from common.model.tangents import ModelTangents
 from common.wire.records import WireError
 
-_kept: list[tuple[EncoderSpec, AdaptedModel, int, Encoder]] = []
+_kept: list[tuple[EncoderSpec, Layout, int, Encoder]] = []
 
 
-def encoder_for(
-    spec: EncoderSpec, adapted: AdaptedModel, size: int, epoch: int = 0, cut: RankCut | None = None
-) -> Encoder:
+def encoder_for(spec: EncoderSpec, layout: Layout, size: int, epoch: int = 0) -> Encoder:
     """The encoder of a specification, with the subspace of an epoch; the last one is kept, as all clients use it.
 
     In a round a client decodes the sum of the round before by the draw that it has kept, then encodes by the next.
-    ``cut``: how the run's adapter, which is encoded, goes into the model's own. Raises ``WireError`` for one that
-    cannot be built, that makes codes of another size than the terms', or that needs the whole adapter in the model.
+    ``layout``: of the run's adapter. Raises ``WireError`` for one that cannot be built, or that makes codes of another
+    size than the terms'.
     """
-    cut = cut or RankCut(adapted.layout, adapted.layout)
-    drawn, encoder = _kept_for(spec, adapted) or (0, _built(spec, adapted, cut))
+    drawn, encoder = _kept_for(spec, layout) or (0, _built(spec, layout))
     _check_size(encoder, size)
     if drawn != epoch:
         encoder = encoder.redraw(epoch)
-    _kept[:] = [(spec, adapted, epoch, encoder)]
+    _kept[:] = [(spec, layout, epoch, encoder)]
     return encoder
 
 
-def _kept_for(spec: EncoderSpec, adapted: AdaptedModel) -> tuple[int, Encoder] | None:
-    for kept, its_model, epoch, encoder in _kept:
-        if its_model is adapted and _same(kept, spec):
+def _kept_for(spec: EncoderSpec, layout: Layout) -> tuple[int, Encoder] | None:
+    for kept, its_layout, epoch, encoder in _kept:
+        if its_layout == layout and _same(kept, spec):
             return epoch, encoder
     return None
 
 
-def _built(spec: EncoderSpec, adapted: AdaptedModel, cut: RankCut) -> Encoder:
+def _built(spec: EncoderSpec, layout: Layout) -> Encoder:
     try:
-        built = build_encoder(spec, cut.full)  # holds its arrays against the layout: memory is bounded
+        return build_encoder(spec, layout)  # holds its arrays against the layout: memory is bounded
     except (ValueError, TypeError, OverflowError, MemoryError, RuntimeError) as error:
         raise WireError(f"encoder: {error}") from None
-    encoder = built.bound(ModelTangents(adapted))
-    if encoder is not built and not cut.is_whole:
-        raise WireError("encoder: it is made of gradients of the whole adapter, and this site's lora-rank is smaller")
-    return encoder
 
 
 def _check_size(encoder: Encoder, size: int) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from client_app.encoders import encoder_for
 from client_app.holdings import Holdings, Trail
-from common.adapter import RankCut
+from common.adapter import Layout, RankCut
 from common.codecs.base import Codec
 from common.model.adapted import AdaptedModel, initial_adapter
 from common.optimizer import AdapterOptimizer
@@ -59,7 +59,7 @@ def started(
         return None
     trail = kept.further(start.entries)
     initial = adapted.initial.cpu() if cut.is_whole else initial_adapter(cut.full, seed)
-    adapter = _rebuilt(adapted, cut, initial, assignment, trail, instruction)
+    adapter = _rebuilt(adapted, cut.full, initial, assignment, trail, instruction)
     if adapter_digest(adapter) != start.digest:
         _last.clear()
         return None
@@ -94,7 +94,7 @@ def _along(trail: Trail, terms: StepTerms, initial: Tensor) -> AdapterOptimizer:
 
 def _rebuilt(
     adapted: AdaptedModel,
-    cut: RankCut,
+    full: Layout,
     initial: Tensor,
     assignment: bytes,
     trail: Trail,
@@ -108,7 +108,7 @@ def _rebuilt(
         raise WireError(f"sums for round {task.round} that are of later ones, or of no known step")
 
     def codec_of(number: int) -> Codec:
-        codec = encoder_for(encoder, adapted, task.terms.size, epoch_of(number, task.refresh_every), cut)
+        codec = encoder_for(encoder, full, task.terms.size, epoch_of(number, task.refresh_every))
         if not isinstance(codec, Codec) or not codec.seeded:
             raise WireError(f"codec '{encoder.kind}' is none whose sums a client can use")
         return codec

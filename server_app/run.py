@@ -25,7 +25,7 @@ from server_app.rounds.controls import Control, control_warning
 from server_app.rounds.private_scores import imprecision
 from server_app.rounds.state import pack_adapter
 from server_app.session import Session
-from server_app.strategies import check_strategy, check_strategy_files, recipe_of, strategy_of
+from server_app.strategies import check_strategy, recipe_of, strategy_of
 from server_app.strategies.expected import expectation
 from server_app.strategies.recipe import Recipe
 
@@ -93,7 +93,6 @@ def check_run(config: RunConfig) -> None:
     check_strategy(config)
     check_output(config)
     config.check_files()
-    check_strategy_files(config)
     check_tracker(config.output)
     if config.resume:
         check_same_run(config)

@@ -9,7 +9,7 @@ public.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple, Protocol, Self, TypeVar
+from typing import ClassVar, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -64,22 +64,6 @@ class CodecState(_Parcel):
     """All that a checkpoint needs to rebuild the whole codec, decoder included. Never sent to a client."""
 
 
-class Tangents(Protocol):
-    """A model seen from a point: how the losses of public sequences change with the adapter.
-
-    ``tokens`` has shape ``[losses, sequences, length]``; ``spans`` (``[losses, sequences, 2]``) says where a
-    sequence's label begins and ends. A loss is the mean over the label tokens of its sequences.
-    """
-
-    def push(self, point: Tensor, tokens: Tensor, spans: Tensor, direction: Tensor) -> Tensor:
-        """Slope of every loss at ``point`` along ``direction`` (both ``[n]``): shape ``[losses]``."""
-        ...
-
-    def pull(self, point: Tensor, tokens: Tensor, spans: Tensor, weights: Tensor) -> Tensor:
-        """Gradient at ``point`` of the losses' sum under ``weights`` (``[losses]``): shape ``[n]``."""
-        ...
-
-
 class Encoder(ABC):
     """Maps an adapter vector of ``dim`` = n values to a code of ``size`` = k values."""
 
@@ -110,10 +94,6 @@ class Encoder(ABC):
         The subspace is a function of (seed, epoch) alone, whichever epoch the encoder had; epoch 0 is the
         first.
         """
-        return self
-
-    def bound(self, tangents: Tangents) -> Self:
-        """The encoder with the model at hand; one that is not made of a model's gradients returns itself."""
         return self
 
 

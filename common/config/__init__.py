@@ -2,13 +2,6 @@
 
 from common.config.effect import ONLY_IF
 from common.config.fields import LARGEST_ROUNDS, Section
-from common.config.prompts import (
-    read_prompts,
-    read_words,
-    slots_of,
-    template_faults,
-    written_fault,
-)
 from common.config.run import (
     ConfigError,
     RunConfig,
@@ -38,11 +31,7 @@ from common.config.sections import (
     TrainConfig,
 )
 from common.config.strategy_sections import (
-    PROMPTS_PER_CLIENT,
-    SELF_GENERATED,
-    TEMPLATE,
     FedlppConfig,
-    PublicPriorConfig,
     StageOneConfig,
 )
 
@@ -50,9 +39,6 @@ __all__ = [
     "LARGEST_EPSILON",
     "LARGEST_ROUNDS",
     "ONLY_IF",
-    "PROMPTS_PER_CLIENT",
-    "SELF_GENERATED",
-    "TEMPLATE",
     "CodecConfig",
     "ConfigError",
     "DataConfig",
@@ -64,7 +50,6 @@ __all__ = [
     "ModelConfig",
     "OutputConfig",
     "PrivacyConfig",
-    "PublicPriorConfig",
     "RunConfig",
     "Scalar",
     "Section",
@@ -79,10 +64,5 @@ __all__ = [
     "nearest_keys",
     "nearest_table",
     "nest",
-    "read_prompts",
-    "read_words",
     "refuse_faults",
-    "slots_of",
-    "template_faults",
-    "written_fault",
 ]

@@ -30,7 +30,6 @@ from common.config.sections import (
 )
 from common.config.strategy_sections import (
     FedlppConfig,
-    PublicPriorConfig,
     StageOneConfig,
 )
 
@@ -56,7 +55,6 @@ class RunConfig(Section):
     train: TrainConfig = TrainConfig()
     codec: CodecConfig = CodecConfig()
     fedlpp: FedlppConfig = FedlppConfig()
-    public_prior: PublicPriorConfig = PublicPriorConfig()
     stage_one: StageOneConfig = StageOneConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     server: ServerConfig = ServerConfig()

@@ -9,10 +9,9 @@ conversations, ``chat_template`` make tokens.
 
 from common.data.chat_template import check_chat_template, render
 from common.data.formats import FORMATS
-from common.data.overlap import check_evaluation_is_public, check_prompts_are_public
+from common.data.overlap import check_evaluation_is_public
 from common.data.partition import (
     evaluation_examples,
-    held_out_prompts,
     private_examples,
     private_tokens,
     retention_examples,
@@ -29,11 +28,9 @@ __all__ = [
     "TokenizedExamples",
     "check_chat_template",
     "check_evaluation_is_public",
-    "check_prompts_are_public",
     "completion_texts",
     "encode",
     "evaluation_examples",
-    "held_out_prompts",
     "load_examples",
     "private_examples",
     "private_tokens",

@@ -3,7 +3,7 @@
 import logging
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from datasets import Dataset
@@ -46,7 +46,7 @@ def check_evaluation_is_public(data: DataConfig, clients: int, seed: int) -> Non
                 f'data.validation = "{name}": {len(rows)} of its {len(asked)} examples are in data.evaluation too, the '
                 f"first is number {rows[0]}: what decides must not be what is scored"
             )
-    rows = _held(data, clients, seed, "held-out rows") if public else None
+    rows = _held(data, clients, seed) if public else None
     if rows is None:
         return
     held = {text for texts in _normalized(rows, data) for text in texts}
@@ -59,46 +59,15 @@ def check_evaluation_is_public(data: DataConfig, clients: int, seed: int) -> Non
             )
 
 
-def check_prompts_are_public(path: str, prompts: Mapping[str, str], data: DataConfig, clients: int, seed: int) -> None:
-    """Refuse prompts for a public prior if they are what clients ask or learn: no noise would be on that.
-
-    ``prompts``: what a file, or a template with a file of its words, gives, each with where it stands. Compared as
-    above, with the clients' prompts and with their prompts and completions. Raises ``ConfigError`` with the number of
-    such prompts.
-    """
-    rows = _held(data, clients, seed, "public prompts")
-    if rows is None:
-        return
-    held = {text for texts in _normalized(rows, data) for text in texts} | set(_questions(rows, data))
-    if found := [place for prompt, place in prompts.items() if _plain(prompt) in held]:
-        raise ConfigError(
-            f'public-prior.prompts = "{path}": {len(found)} of its {len(prompts)} prompts are what clients ask or '
-            f'learn (data.name = "{data.name}"), the first is {found[0]}. What is made of prompts carries no noise: '
-            "leave these out, or name other ones"
-        )
-
-
-def _held(data: DataConfig, clients: int, seed: int, what: str) -> Dataset | None:
+def _held(data: DataConfig, clients: int, seed: int) -> Dataset | None:
     """All rows of the clients; ``None`` where they are not here, or cannot be read, which is logged."""
     if not _readable(data):
         return None
     try:
         return shared_examples(data, clients, seed)
     except ConfigError as error:
-        _log.warning("the %s could not be compared with data.name: %s", what, error)
+        _log.warning("the held-out rows could not be compared with data.name: %s", error)
         return None
-
-
-def _questions(rows: Dataset, data: DataConfig) -> Iterator[str]:
-    """What is asked in each row, of a conversation before every answer; nothing of a text, which asks nothing."""
-    if data.format == "chat":
-        for told in rows[MESSAGES]:
-            messages = read_messages(told)
-            for end, message in enumerate(messages):
-                if message["role"] == "assistant":
-                    yield _plain(" ".join(before["content"] for before in messages[:end]))
-        return
-    yield from (text for prompt in rows[data.prompt_column] if (text := _plain(str(prompt))))
 
 
 def _shared(asked: list[list[str]], others: set[str]) -> list[int]:

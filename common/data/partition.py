@@ -177,16 +177,6 @@ def evaluation_examples(data: DataConfig, seed: int) -> Dataset | None:
     return demo_tasks.evaluation_examples(data.task, "evaluation", seed)
 
 
-def held_out_prompts(data: DataConfig, seed: int) -> set[str]:
-    """Every prompt that anything is scored on or decided by, in whichever split: what a public prior must not ask."""
-    public = (evaluation_examples(data, seed), validation_examples(data, seed))
-    found = {prompt for rows in public if rows is not None for prompt in rows[data.prompt_column]}
-    if data.name == "demo":
-        for split in demo_tasks.splits_of(data.task):
-            found |= set(demo_tasks.evaluation_examples(data.task, split, seed)["prompt"])
-    return found
-
-
 def validation_examples(data: DataConfig, seed: int) -> Dataset | None:
     """Public rows other than those that are scored, to decide by; ``None`` where the demo has none for the task.
 

@@ -29,7 +29,6 @@ __all__ = [
     "VALIDATION",
     "evaluation_examples",
     "splits_of",
-    "template_of",
     "training_examples",
 ]
 
@@ -113,11 +112,6 @@ def evaluation_examples(task: str, split: str, seed: int) -> Dataset:
 def splits_of(task: str) -> tuple[str, ...]:
     """Names that ``evaluation_examples`` takes as the split of a task."""
     return tuple(split for split in _parts(task) if split != _TRAIN)
-
-
-def template_of(task: str) -> str:
-    """The prompt template of a task's training examples, with the slots ``{relation}`` and ``{subject}``."""
-    return _parts(task)[_TRAIN].prompt
 
 
 def _parts(task: str) -> dict[str, _Part]:

@@ -98,9 +98,6 @@ class ConsoleLog:
             else:
                 said = f"it holds {energy:.1%} of a training gradient's energy"
             self(f"stage 1 done: code of {size} values; {said}")
-        elif "public_prior_energy" in prior:
-            energy = float(prior["public_prior_energy"])
-            self(f"prior made: code of {size} values holds {energy:.1%} of a pseudo-gradient's energy")
 
     def round(self, summary: RoundSummary, metrics: MetricRecord | None, watch: Stopwatch) -> None:
         """One line a round."""

@@ -10,7 +10,7 @@ from common.config import RunConfig, Scalar, flatten
 from server_app.results.published_names import public_name
 from server_app.strategies.reading import unread
 
-_NAMES = ("model.name", "data.name", "data.evaluation", "data.validation", "public-prior.prompts")
+_NAMES = ("model.name", "data.name", "data.evaluation", "data.validation")
 _OF_A_PLACE = ("resume", "output.dir", "output.name")
 
 

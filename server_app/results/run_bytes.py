@@ -36,7 +36,6 @@ class MessageSizes:
         instruction: of one to a client that keeps the assignment and lacks no sum; without its start.
         whole: what an adapter, or its proxy, adds to an instruction.
         assignment: what an assignment adds.
-        assigned_every: rounds after which the assignment is another one; 0: never.
         sums: what each round's sum adds, in their order, from the first round on; ``None``: the start is sent whole.
         scores: of a reply to a private evaluation.
 
@@ -46,7 +45,6 @@ class MessageSizes:
     instruction: int
     whole: int
     assignment: int
-    assigned_every: int = 0
     sums: Sequence[int] | None = None
     scores: int = 0
 
@@ -57,7 +55,6 @@ class MessageSizes:
         encoder: PlannedEncoder,
         start: Start,
         *,
-        assigned_every: int = 0,
         sums: Sequence[int] | None = None,
         masked: Callable[[RecordDict], RecordDict] = lambda content: content,
     ) -> "MessageSizes":
@@ -68,7 +65,7 @@ class MessageSizes:
         full = serialized_bytes(masked(pack_assigned(start, packed, task))) - bare - whole
         scores = bytes_of_answer(task.evaluation) if task.evaluation else 0
         assignment = full + encoder.other_bytes
-        return cls(bytes_of_answer(task.terms), bare, whole, assignment, assigned_every, sums, scores)
+        return cls(bytes_of_answer(task.terms), bare, whole, assignment, sums, scores)
 
 
 @dataclass(frozen=True)
@@ -112,8 +109,6 @@ def expected_bytes(
     up, down, totals = asked * sizes.reply + before[0], before[1], [0, *accumulate(sizes.sums or ())]
     chances: dict[int, float] = {_NOTHING: 1.0}  # of the last round whose sum the client keeps
     for number in range(rounds + 1):
-        if number and sizes.assigned_every and (number - 1) % sizes.assigned_every == 0:
-            chances = {_NOTHING: 1.0}
         for sums, chance in ([(number - 1, rate)] if number else []) + ([(number, 1.0)] if number in due else []):
             for last, held in chances.items():
                 start = sizes.whole if sizes.sums is None else min(totals[sums] - totals[max(0, last)], sizes.whole)
@@ -154,7 +149,6 @@ def run_bytes(
         task,
         PlannedEncoder(encoder) if encoder else recipe.encoder,
         torch.zeros(snapshot_size(config.server.optimizer, recipe.layout.size)) if sums else recipe.broadcast,
-        assigned_every=recipe.encoder_changes_every,
         sums=sums,
         masked=masked,
     )

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from common.config import ConfigError, RunConfig, refuse_faults
-from server_app.strategies import fedcg_checks, public_prior_checks
+from server_app.strategies import fedcg_checks
 
 if TYPE_CHECKING:
     from common.adapter import Layout
@@ -28,15 +28,13 @@ class Entry:
     """A strategy: its class, ``module:Name`` in this package, and what it reads and refuses of the configuration.
 
     ``sections``: those of the configuration that it reads and not every strategy does. ``ignores``: the keys of these
-    that it does not read all the same. ``faults``: what it cannot do. ``file_faults``: what is wrong with files of its
-    own, on the server's machine.
+    that it does not read all the same. ``faults``: what it cannot do.
     """
 
     place: str
     sections: tuple[str, ...] = ()
     ignores: tuple[str, ...] = ()
     faults: Callable[[RunConfig], list[str]] = _nothing
-    file_faults: Callable[[RunConfig], list[str]] = _nothing
 
     def load(self) -> type["FederatedAdapter"]:
         """Import the class."""
@@ -86,14 +84,7 @@ STRATEGIES = Registry(
             fedcg_checks.faults,
         ),
         "fedlpp": Entry("fedlpp:FedLpp", ("fedlpp",)),
-        "history-prior": Entry("history_prior:HistoryPrior", ("codec",)),
         "lora": Entry("lora:Lora"),
-        "public-prior": Entry(
-            "public_prior:PublicPrior",
-            ("codec", "public-prior"),
-            faults=public_prior_checks.faults,
-            file_faults=public_prior_checks.file_faults,
-        ),
         "random-projection": Entry("random_projection:RandomProjection", ("codec",)),
     }
 )
@@ -111,11 +102,6 @@ def check_strategy(config: RunConfig) -> None:
     """Raise ``ConfigError`` for a strategy that is not registered, or that cannot do what else is configured."""
     check_strategy_name(config.strategy.name)
     refuse_faults(STRATEGIES.entry(config.strategy.name).faults(config))
-
-
-def check_strategy_files(config: RunConfig) -> None:
-    """Raise ``ConfigError`` for files that only the configured strategy reads, on the machine of the server."""
-    refuse_faults(STRATEGIES.entry(config.strategy.name).file_faults(config))
 
 
 def strategy_of(config: RunConfig) -> type["FederatedAdapter"]:

@@ -39,7 +39,6 @@ class Recipe:
         keeps_length: whether the codec keeps most of a gradient's length, where random directions keep √(k/n) of it.
         proxy: something as large as what clients get in place of the adapter, where they get something else.
         seeded: whether clients can make the adapter of released sums (``Codec.seeded``), and may.
-        encoder_changes_every: rounds after which clients need another encoder; 0: never (a redraw is no other one).
 
     """
 
@@ -52,7 +51,6 @@ class Recipe:
     keeps_length: bool = False
     proxy: QuantizedAdapter | None = None
     seeded: bool = False
-    encoder_changes_every: int = 0
 
     @classmethod
     def of(cls, layout: Layout, codec: Codec, *, proxy: QuantizedAdapter | None = None) -> "Recipe":

@@ -1,6 +1,5 @@
 """The ClientApp as the server meets it: messages in, one released array or a refusal out."""
 
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -82,23 +81,22 @@ def test_a_simulated_client_tells_why_it_failed(
 
 
 @pytest.mark.parametrize("size", [4, 100_000])
-def test_the_kept_encoder_is_that_of_the_same_arrays(
-    monkeypatch: pytest.MonkeyPatch, adapted: AdaptedModel, size: int
-) -> None:
-    """Two specifications that differ in one value only are two encoders; an equal one is not built again."""
+def test_the_kept_encoder_is_that_of_the_same_arrays(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Two specifications that differ in one value, or layouts, are two encoders; an equal one is not built again."""
     built: list[EncoderSpec] = []
 
     def build(spec: EncoderSpec, _: Any) -> Any:
         built.append(spec)
         number = len(built)
-        return SimpleNamespace(size=4, bound=lambda _model: SimpleNamespace(size=4, number=number))
+        return SimpleNamespace(size=4, number=number)
 
     monkeypatch.setattr(encoders_module, "build_encoder", build)
     monkeypatch.setattr(encoders_module, "_kept", [])
     specs = [EncoderSpec("kind", 1, {}, {"mask": torch.ones(size)}) for _ in range(3)]
     specs[2].arrays["mask"][-1] = 2
-    found: list[Any] = [encoders_module.encoder_for(spec, adapted, 4) for spec in specs]
-    found.append(encoders_module.encoder_for(specs[2], replace(adapted), 4))
+    layout = Layout.of({"a": (2, 8)})
+    found: list[Any] = [encoders_module.encoder_for(spec, layout, 4) for spec in specs]
+    found.append(encoders_module.encoder_for(specs[2], Layout.of({"a": (2, 4)}), 4))
     assert [encoder.number for encoder in found] == [1, 1, 2, 3]
 
 

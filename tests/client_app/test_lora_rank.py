@@ -3,18 +3,17 @@
 import pytest
 import torch
 
-from client_app.encoders import encoder_for
 from client_app.node_config import PolicyRefusal
 from client_app.site import own_lora
 from common.adapter import Layout, RankCut
-from common.codecs import IdentityCodec, LinearCodec, SubspaceCodec, TangentRows
+from common.codecs import IdentityCodec, LinearCodec
 from common.codecs.base import Codec
 from common.config import LoraConfig, RunConfig, StageOneConfig
 from common.model.adapted import AdaptedModel, initial_adapter, load_adapted_model
 from common.model.lora import is_factor, with_rank
 from common.privacy.mechanism import ReleaseTerms
 from common.scale_code import ScaleCode
-from common.wire.records import STATISTICS, WireError
+from common.wire.records import STATISTICS
 from tests.support.instructions import answer, ask, terms
 from tests.support.tiny import vectors
 from workbench.simulation.in_process import InProcessGrid
@@ -92,17 +91,6 @@ def test_its_statistics_are_of_the_same_length(narrow: InProcessGrid, adapted: A
     agreed = ReleaseTerms(code.size, code.bound, 1.0, "local", 1, normalize=False)
     codec = IdentityCodec(adapted.layout)
     assert not ask(narrow, adapted.initial, codec, agreed, STATISTICS, round=0).has_error()
-
-
-def test_an_encoder_that_is_rebuilt_from_the_whole_adapter_is_refused(config: RunConfig, adapted: AdaptedModel) -> None:
-    own = load_adapted_model(config.model, own_lora({"lora-rank": 1}, config.lora), config.seed)
-    tokens = torch.ones(4, 1, 3, dtype=torch.int32)
-    spans = torch.ones(4, 1, 2, dtype=torch.int32)
-    rows = TangentRows(adapted.layout, adapted.initial.clone(), tokens, spans, torch.ones(4, 2))
-    codec = SubspaceCodec(adapted.layout, rows, torch.ones(2))
-    cut = RankCut(adapted.layout, own.layout)
-    with pytest.raises(WireError, match="this site's lora-rank is smaller"):
-        encoder_for(codec.spec(), own, codec.size, cut=cut)
 
 
 def test_a_smaller_site_knows_the_whole_fresh_adapter_without_its_model() -> None:

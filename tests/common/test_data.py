@@ -6,10 +6,9 @@ from typing import Any
 import pytest
 
 from common.config import DataConfig, DemoTask
-from common.data import evaluation_examples, held_out_prompts, private_examples, retention_examples, validation_examples
+from common.data import evaluation_examples, private_examples, retention_examples, validation_examples
 from common.demo.facts import split_known
-from common.demo.tasks import TASKS, VALIDATION, splits_of
-from common.demo.tasks import evaluation_examples as demo_questions
+from common.demo.tasks import VALIDATION
 from tests.support.example_rows import ROWS, columns, parts
 from tests.support.tiny import write_jsonl
 
@@ -30,21 +29,6 @@ def test_public_examples_are_the_configured_file_the_demos_own_or_none(sorted_fi
     assert list(own["prompt"]) == [row["prompt"] for row in ROWS]
     assert evaluation_examples(DataConfig(), 1) is not None
     assert evaluation_examples(DataConfig(name=sorted_file), 1) is None
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_what_any_split_asks_is_held_out_whichever_is_in_use(task: DemoTask) -> None:
-    held_out = held_out_prompts(DataConfig(task=task), 1)
-    for other in splits_of(task):
-        assert held_out.issuperset(demo_questions(task, other, 1)["prompt"])
-
-
-def test_a_files_own_questions_are_held_out(sorted_file: str) -> None:
-    data = DataConfig(name=sorted_file, evaluation=sorted_file)
-    questions = evaluation_examples(data, 1)
-    assert questions is not None
-    assert held_out_prompts(data, 1) == set(questions["prompt"])
-    assert held_out_prompts(DataConfig(name=sorted_file), 1) == set()
 
 
 @pytest.mark.parametrize("task", VALIDATION)

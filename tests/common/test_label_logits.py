@@ -22,10 +22,10 @@ from common.config import LoraConfig, TrainConfig
 from common.data import IGNORED, TokenizedExamples
 from common.demo.model import load_tokenizer
 from common.model.adapted import AdaptedModel, assemble
-from common.model.group_gradients import group_gradients
 from common.model.label_logits import logits_at, output_layer
 from tests.support.layouts import SIZES, config_of
 from tests.support.tiny import vectors
+from workbench.simulation.group_gradients import group_gradients
 
 CONFIGS: dict[str, PreTrainedConfig] = {
     "llama": config_of("llama"),

@@ -14,11 +14,11 @@ from common.config import LoraConfig, ModelConfig
 from common.model.adapted import load_adapted_model
 from common.model.base import load_base
 from common.model.base_sample import BASE_FILE, is_same_base
-from common.model.group_gradients import are_linear
 from common.model.positions import learned_positions
 from server_app.results.folder import RunFolder
 from tests.support.layouts import VOCABULARY, WIDTH, write_model
 from tests.support.tiny import vectors
+from workbench.simulation.group_gradients import are_linear
 
 fresh = load_adapted_model.__wrapped__
 

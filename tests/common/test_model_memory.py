@@ -12,7 +12,6 @@ from common.data import TokenizedExamples
 from common.demo.model import load_tokenizer
 from common.model.adapted import AdaptedModel, assemble
 from common.model.memory import ModelMemory
-from common.model.tangents import ModelTangents
 
 ORIGINAL, WORDS = 16, 64
 TRAIN = TrainConfig(batch_size=2)
@@ -46,19 +45,6 @@ def test_what_a_client_sends_does_not_hang_on_another_ones_longest_row(stretchin
     alone = sent()
     local_update(stretching, stretching.initial, rows(3 * ORIGINAL), TRAIN, 1)
     assert sent() == alone
-
-
-def test_the_adapter_of_released_sums_does_not_hang_on_a_clients_longest_row(stretching: AdaptedModel) -> None:
-    """Else a site would say that it lacks something, which it says without noise."""
-    tokens = rows(ORIGINAL + 4).input_ids[None].int()
-    spans = torch.tensor([[[4, ORIGINAL + 4]] * 2], dtype=torch.int32)
-
-    def pulled() -> torch.Tensor:
-        return ModelTangents(stretching).pull(stretching.initial, tokens, spans, torch.ones(1))
-
-    alone = pulled()
-    local_update(stretching, stretching.initial, rows(3 * ORIGINAL), TRAIN, 1)
-    assert torch.equal(pulled(), alone)
 
 
 def test_buffers_and_plain_attributes_come_back_however_they_were_changed() -> None:

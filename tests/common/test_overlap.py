@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from common.config import ConfigError, DataConfig
-from common.data import check_evaluation_is_public, check_prompts_are_public
+from common.data import check_evaluation_is_public
 from common.demo.tasks import evaluation_examples, training_examples
 from tests.support.example_rows import RECORDS, records
 from tests.support.tiny import write_jsonl
@@ -103,33 +103,3 @@ def test_rows_that_are_not_here_are_not_compared(tmp_path: Path, caplog: pytest.
     with caplog.at_level(logging.WARNING):
         check(tmp_path, HELD, name=str(tmp_path / "broken.jsonl"))
     assert "the held-out rows could not be compared with data.name" in caplog.text
-
-
-def check_prompts(folder: Path, lines: list[str], **changes: Any) -> None:
-    own, prompts = write_jsonl(folder / "own.jsonl", HELD), {line: f"line {n}" for n, line in enumerate(lines, 1)}
-    check_prompts_are_public("asked.txt", prompts, DataConfig(**{"name": str(own), **changes}), 2, 1)
-
-
-@pytest.mark.parametrize(
-    "line", ["Who is Bea?", " who is  BEA?", "Who is Bea? Bea."], ids=["asked", "alike", "learned"]
-)
-def test_a_public_prior_s_prompts_that_are_a_client_s_are_refused(tmp_path: Path, line: str) -> None:
-    with pytest.raises(ConfigError, match=r"^public-prior.prompts = .*: 1 of its 3 prompts .* the first is line 2\."):
-        check_prompts(tmp_path, ["Who is Dora?", line, "Where is Ada?"])
-
-
-def test_a_public_prior_s_prompts_that_no_client_asks_pass(tmp_path: Path) -> None:
-    check_prompts(tmp_path, ["Who is Dora?", "Ada."])
-    check_prompts(tmp_path, ["Who is Bea?"], name=str(tmp_path / "at-the-sites.jsonl"))
-
-
-def test_what_stands_before_an_answer_of_a_client_s_conversation_is_no_public_prompt(tmp_path: Path) -> None:
-    told = [{"role": "user", "content": "Who is Ada?"}, {"role": "assistant", "content": "Ada."}]
-    write_jsonl(tmp_path / "chats.jsonl", [{"messages": told}])
-    for lines, refused in ((["Who is Ada?"], True), (["Who is Bea?"], False)):
-        chats = {"name": str(tmp_path / "chats.jsonl"), "format": "chat"}
-        if refused:
-            with pytest.raises(ConfigError, match="1 of its 1 prompts"):
-                check_prompts(tmp_path, lines, **chats)
-        else:
-            check_prompts(tmp_path, lines, **chats)

@@ -5,11 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch import Tensor
 
 from common.model.adapted import AdaptedModel, load_adapted_model
-from server_app.priors.public_gradients import PseudoClients, pseudo_clients
-from server_app.strategies import base, public_prior
+from server_app.strategies import base
 from server_app.strategies.base import FederatedAdapter
 from tests.support.downlink import Watch
 from tests.support.grids import TinyGrid
@@ -30,19 +28,6 @@ def make(files: Files, adapted: AdaptedModel, tmp_path: Path) -> Make:
         return tiny_strategy(config, frozen, folder, evaluate), tiny_grid(config, kind)
 
     return made
-
-
-@pytest.fixture
-def prompts_asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The prompts that pseudo-clients were given, list by list."""
-    asked: list[list[str]] = []
-
-    def recording(adapted: AdaptedModel, adapter: Tensor, prompts: list[str], *rest: Any) -> PseudoClients:
-        asked.append(prompts)
-        return pseudo_clients(adapted, adapter, prompts, *rest)
-
-    monkeypatch.setattr(public_prior, "pseudo_clients", recording)
-    return asked
 
 
 @pytest.fixture

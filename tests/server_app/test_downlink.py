@@ -50,14 +50,13 @@ def test_clients_rebuild_the_adapter_to_the_bit_and_are_sent_none(
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_every_strategy_sends_what_does_not_change_once_and_stage_one_no_adapter(make: Make, name: str) -> None:
-    strategy, grid = make({"strategy.name": name, "num-server-rounds": 3, "public-prior.refresh-every": 2})
+    strategy, grid = make({"strategy.name": name, "num-server-rounds": 3})
     start(strategy, grid)
     first_stage = [m for m in grid.sent if m.metadata.message_type != TRAIN]
     assert all(set(m.content.config_records[TASK]) == {"head", ASSIGNMENT, SUMS} for m in first_stage)
     whole = {number: of_round(sent(grid, ASSIGNMENT), number) for number in (1, 2, 3)}
     everybody = list(range(1, CLIENTS + 1))
-    changing = {"history-prior": (2, 3), "public-prior": (3,)}.get(name, ())
-    assert whole == {n: everybody if n == 1 or n in changing else [] for n in (1, 2, 3)}
+    assert whole == {n: everybody if n == 1 else [] for n in (1, 2, 3)}
     how = SUMS if name in SEEDED else PROXY if name == "fedlpp" else ADAPTER
     assert len(sent(grid, how)) == 3 * CLIENTS
     assert not [m for m in grid.answered if LACKS in m.content]

@@ -29,8 +29,6 @@ REFUSED = [
     ),
     ({"strategy.name": "fedcg", "codec.size": 0}, r"codec\.size = 0 is out of range"),
     ({"strategy.name": "random-projection", "codec.form": "optimum"}, r'codec\.form = "optimum": .*global, per-tensor'),
-    ({"strategy.name": "history-prior", "codec.size": 0}, r"codec\.size = 0 is out of range"),
-    ({"strategy.name": "public-prior", "public-prior.pseudo-clients": 4000, "codec.size": 3073}, r"codec\.size = 3073"),
 ]
 
 

@@ -16,13 +16,11 @@ from flwr.app import Message
 from torch import Tensor
 
 from client_app import app as client_module
-from common.codecs import HistoryCodec
 from common.codecs.base import Encoder
 from common.privacy import noise
 from common.privacy.mechanism import ReleaseTerms, release
 from common.privacy.noise import GridVector, RandomSource
 from server_app.strategies import STRATEGIES, base
-from server_app.strategies.base import FederatedAdapter
 from tests.support.grids import TinyGrid, faulty
 from tests.support.seeded import seed_randomness
 from tests.support.strategy_runs import Make
@@ -89,23 +87,16 @@ class Rounds:
         assert len(closed.replies.failures) == len(set(silent)), closed.replies.failures
         return self.strategy.state.optimizer.adapter.double() - before.double()
 
-    def second(self, gradients: Tensor, **missing: Iterable[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Round 2 from the same state: the step of the adapter, the total that was decoded, the history after it."""
+    def second(self, gradients: Tensor, **missing: Iterable[int]) -> tuple[Tensor, Tensor]:
+        """Round 2 from the same state: the step of the adapter, the total that was decoded."""
         self.strategy.state = copy.deepcopy(self.state)
         step = self.run(2, gradients, **missing)
-        return step, self.combined[-1][0], history_of(self.strategy)
+        return step, self.combined[-1][0]
 
 
 def gradients_of(trial: int, size: int) -> Tensor:
     """One gradient per client, of scales from about 1e-2 to 1e2."""
     return vectors(CLIENTS, size, 200 + trial) * 10 ** vectors(CLIENTS, 1, 100 + trial)
-
-
-def history_of(strategy: FederatedAdapter) -> Tensor:
-    """What a strategy carries to the next round beside the adapter."""
-    arrays = strategy.codec.state().arrays
-    assert isinstance(strategy.codec, HistoryCodec) == ("history" in arrays)
-    return arrays.get("history", torch.zeros(strategy.layout.size)).double()
 
 
 @pytest.mark.parametrize("clipping", ["normalize", "clip"])
@@ -120,14 +111,12 @@ def test_one_client_moves_what_is_decoded_by_the_clip_norm_over_the_expected_coh
     factor = rounds.strategy.recipe.step_factor
     for trial in range(TRIALS):
         gradients = gradients_of(trial, codec.dim)
-        step, total, history = rounds.second(gradients)
-        other_step, other_total, other_history = rounds.second(gradients, **{missing: {CHANGED}})
+        step, total = rounds.second(gradients)
+        other_step, other_total = rounds.second(gradients, **{missing: {CHANGED}})
         moved = (total - other_total).double() / expected
         assert moved.norm() <= CLIP / expected * (1 + 1e-5)
         decoded = factor * (codec.decode(total / expected) - codec.decode(other_total / expected)).double()
         torch.testing.assert_close(step - other_step, -decoded, rtol=1e-4, atol=1e-6)
-        if name == "history-prior":
-            torch.testing.assert_close(history - other_history, -decoded, rtol=1e-4, atol=1e-6)
         largest = max(largest, float(moved.norm()))
     assert largest > 0.99 * CLIP / expected, "the bound is reached, so the test can fail"
 

@@ -12,7 +12,6 @@ from tests.support.strategy_runs import VARIANTS, Make
 from tests.support.tiny import CLIENTS, start
 
 ROUNDS = 4
-REBUILT = "public-prior, rebuilt"
 TRUST: dict[str, dict[str, Any]] = {
     "central": {},
     "distributed": {},
@@ -24,12 +23,11 @@ NOISY = {
     "privacy.noise-multiplier": 2.0,
     "num-server-rounds": ROUNDS,
     "data.evaluation": "",
-    "public-prior.noise-floor": 0.0,  # so that no row is turned off, which nobody knows before there is a model
 }
 CASES = [
     *((f"{name}, {trust}", {"strategy.name": name, "privacy.trust": trust} | TRUST[trust])
       for name in STRATEGIES for trust in TRUST),
-    *((name, VARIANTS[name]) for name in VARIANTS if name not in STRATEGIES and name != REBUILT),
+    *((name, VARIANTS[name]) for name in VARIANTS if name not in STRATEGIES),
 ]  # fmt: skip
 
 
@@ -46,15 +44,3 @@ def test_what_is_planned_is_what_a_run_serializes(make: Make, changes: dict[str,
     assert not [message for message in grid.answered if message.has_error()]
     assert planned.up * CLIENTS == pytest.approx(_bytes(grid.answered), rel=0.02)
     assert planned.down * CLIENTS == pytest.approx(_bytes(grid.sent), rel=0.02)
-
-
-@pytest.mark.parametrize(
-    "changes", [VARIANTS[REBUILT], {"strategy.name": "public-prior", "public-prior.noise-floor": 50.0}]
-)
-def test_what_only_a_model_can_tell_is_planned_as_the_most_that_it_may_be(make: Make, changes: dict[str, Any]) -> None:
-    """How long prompts are that are sent in place of rows, and how many rows the noise turns off."""
-    strategy, grid = make(NOISY | changes)
-    planned = run_bytes(strategy.config, strategy.recipe, strategy.account.plan, ROUNDS)
-    start(strategy, grid)
-    assert planned.up * CLIENTS > 0.98 * _bytes(grid.answered)
-    assert planned.down * CLIENTS > 1.02 * _bytes(grid.sent)

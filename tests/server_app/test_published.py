@@ -152,7 +152,7 @@ def test_the_same_run_elsewhere_later_and_with_others_publishes_the_same_bytes(
     assert [name for name in here if here[name] != elsewhere[name]] == []
 
 
-@pytest.mark.parametrize("strategy", ["lora", "public-prior", "history-prior"])
+@pytest.mark.parametrize("strategy", ["lora", "fedlpp"])
 def test_no_published_figure_of_bytes_tells_whether_or_when_anybody_was_asked(
     files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
 ) -> None:
@@ -191,9 +191,9 @@ def test_no_plot_tells_a_time_or_a_place(
 
 
 def test_every_strategy_s_own_sentence_is_free_of_times(files: Files, tmp_path: Path) -> None:
-    folder = run_tiny(tiny_config(files, tmp_path, {**NOISY, "strategy.name": "public-prior"}), plots=True)
+    folder = run_tiny(tiny_config(files, tmp_path, {**NOISY, "strategy.name": "fedlpp"}), plots=True)
     page = (folder.path / "report.md").read_text(encoding="utf-8")
-    assert "Strategy: a public prior of" in page
+    assert "Strategy: the clients' 2-bit proxy" in page
     assert not _TIMES.findall(page)
 
 

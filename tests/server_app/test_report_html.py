@@ -250,7 +250,7 @@ def test_places_are_not_told_by_the_settings() -> None:
 
 
 def test_what_lies_on_this_machine_is_named_without_its_folder(tmp_path: Path) -> None:
-    keys = ("model.name", "data.name", "data.evaluation", "data.validation", "public-prior.prompts")
+    keys = ("model.name", "data.name", "data.evaluation", "data.validation")
     config = RunConfig.parse({key: str(tmp_path / "file.jsonl") for key in keys})
     settings = public_settings(config, 3)
     assert str(tmp_path) not in json.dumps(settings)

@@ -16,15 +16,14 @@ def counted(
 ) -> tuple[float, float]:
     """Up and down of one client in one run, as ``Downlink`` cuts its instructions."""
     up = down = 0.0
-    last, known = 0, -1
+    last, known = 0, False
     for number in range(ROUNDS + 1):
-        period = max(0, number - 1) // sizes.assigned_every if sizes.assigned_every else 0
         questions = [(number - 1, sizes.reply)] if number and draw.random() < rate else []
         questions += [(number, sizes.scores)] if number in evaluated else []
         for sums, reply in questions:
             up += reply
-            down += sizes.instruction + (sizes.assignment if period != known else 0)
-            known = period
+            down += sizes.instruction + (0 if known else sizes.assignment)
+            known = True
             lacking = sizes.whole if sizes.sums is None else sum(sizes.sums[last:sums])
             down += min(sizes.whole, lacking)
             last = sums
@@ -38,10 +37,8 @@ def counted(
     [
         MessageSizes(500, 60, 98_000, 350, sums=SUMS, scores=40),
         MessageSizes(500, 60, 98_000, 350),
-        MessageSizes(500, 60, 98_000, 350, assigned_every=5),
-        MessageSizes(500, 60, 98_000, 350, assigned_every=1),
     ],
-    ids=["sums", "whole", "a new encoder at times", "a new encoder each round"],
+    ids=["sums", "whole"],
 )
 def test_the_expectation_is_the_mean_over_runs(sizes: MessageSizes, rate: float, evaluated: tuple[int, ...]) -> None:
     draw = random.Random(1)

@@ -158,7 +158,7 @@ def test_a_lost_round_is_charged_takes_no_step_and_is_told(files: Files, tmp_pat
     ] * 2
 
 
-@pytest.mark.parametrize("strategy", ["dr-encoder", "fedcg", "fedlpp", "history-prior", "lora"])
+@pytest.mark.parametrize("strategy", ["dr-encoder", "fedcg", "fedlpp", "random-projection", "lora"])
 def test_every_strategy_runs_with_a_client_missing_and_prints_one_epsilon(
     files: Files, tmp_path: Path, strategy: str
 ) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 from server_app.strategies import STRATEGIES
 from server_app.strategies.base import FederatedAdapter
 
-REFRESHED: dict[str, Any] = {"public-prior.refresh-every": 3}  # a second prior, in the fourth round
 VARIANTS: dict[str, dict[str, Any]] = {
     **{name: {"strategy.name": name} for name in STRATEGIES},
     "dr-encoder, conv": {"strategy.name": "dr-encoder", "codec.kind": "conv", "codec.size": 0},
@@ -23,9 +22,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "fedlpp, 1 bit": {"strategy.name": "fedlpp", "fedlpp.bits": 1},
     "fedlpp, 3 bits, at random": {"strategy.name": "fedlpp", "fedlpp.bits": 3, "fedlpp.rounding": "stochastic"},
     "lora, A frozen": {"strategy.name": "lora", "lora.freeze-a": True},
-    "public-prior, per layer": {"strategy.name": "public-prior", "public-prior.form": "per-layer", **REFRESHED},
-    "public-prior, Tucker": {"strategy.name": "public-prior", "public-prior.form": "tucker"},
-    "public-prior, rebuilt": {"strategy.name": "public-prior", "public-prior.delivery": "rebuild", **REFRESHED},
 }
 """Every registered strategy as it is by default (fedlpp with 2 bits; fedcg's stage 1 in the clear), and with options
 that change what travels."""

@@ -15,7 +15,6 @@ from torch import Tensor
 from client_app.app import app as client_app
 from common.adapter import Layout
 from common.config import RunConfig
-from common.demo.facts import PRIVATE_PROMPT
 from common.demo.tasks import evaluation_examples, training_examples
 from common.model.adapted import AdaptedModel
 from server_app.privacy.ledger import Ledger
@@ -26,7 +25,7 @@ from server_app.rounds.controls import Control
 from server_app.rounds.state import Hooks, RunState, optimizer_of, pack_adapter
 from server_app.run import plan_run, run_federation
 from server_app.session import open_account
-from server_app.strategies import check_strategy, check_strategy_files, recipe_of, strategy_of
+from server_app.strategies import check_strategy, recipe_of, strategy_of
 from server_app.strategies.base import FederatedAdapter
 from tests.support.grids import TinyGrid
 from workbench.simulation.in_process import InProcessGrid
@@ -45,8 +44,6 @@ TINY: dict[str, Any] = {
     "data.partitioner": "iid",
     "train.batch-size": 8,
     "codec.size": 64,
-    "public-prior.template": PRIVATE_PROMPT,
-    "public-prior.pseudo-clients": 64,
     "stage-one.sampling-rate": 1.0,
     "stage-one.steps": 2,
     "privacy.epsilon": math.inf,
@@ -88,7 +85,6 @@ def checked(flat: Mapping[str, Any]) -> RunConfig:
     """A configuration as a run takes it: its strategy's own checks passed, files of it too."""
     config = RunConfig.parse(flat)
     check_strategy(config)
-    check_strategy_files(config)
     return config
 
 

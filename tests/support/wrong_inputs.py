@@ -118,7 +118,6 @@ SETS: list[tuple[str, str]] = [
     ("fedlpp.bits=4", "strategy dr-encoder does not read fedlpp.*"),
     ("fedlpp.bits=9", "allowed: integer ≥ 1 and ≤ 8"),
     ("fedlpp.bits=3", "strategy dr-encoder does not read fedlpp.*"),
-    ("public-prior.pseudo-clients=10", "strategy dr-encoder does not read public-prior.*"),
     ("resume=/nonexistent", "config.toml is missing there"),
 ]
 """For ``run --set``."""

@@ -21,7 +21,7 @@ from workbench.simulation.launcher import read_preset
 def compare(
     strategies: Annotated[
         str, typer.Option(help="comma-separated names; name+key=value+key=value gives one its own keys")
-    ] = "dr-encoder,lora,random-projection,history-prior",
+    ] = "dr-encoder,lora,random-projection",
     epsilons: Annotated[str, typer.Option(help="comma-separated budgets; inf = no privacy")] = "0.5,1,2,4,8,inf",
     preset: Annotated[str, typer.Option(help="preset name, or a TOML file: the keys that all runs share")] = "demo",
     overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value for all runs; repeatable")] = None,

@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from common.config import SELF_GENERATED, TEMPLATE, RunConfig, Scalar, names_a_file
+from common.config import RunConfig, Scalar, names_a_file
 
 
 def absolute_paths(config: RunConfig) -> dict[str, Scalar]:
     """The keys that name something on this machine, with the absolute name: runs happen elsewhere."""
     absolute: dict[str, Scalar] = {}
-    for key in ("data.evaluation", "data.validation", "public-prior.prompts"):
+    for key in ("data.evaluation", "data.validation"):
         named = str(config.flat()[key])
-        if named not in ("", SELF_GENERATED, TEMPLATE) and (names_a_file(named) or Path(named).exists()):
+        if named and (names_a_file(named) or Path(named).exists()):
             absolute[key] = str(Path(named).resolve())
     if config.data.name != "demo" and Path(config.data.name).exists():
         absolute["data.name"] = str(Path(config.data.name).resolve())

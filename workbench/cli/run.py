@@ -15,7 +15,7 @@ from server_app.results.output_place import check_output
 from server_app.results.resuming import check_same_run, why_not_resumable
 from server_app.results.trackers import check_tracker
 from server_app.results.tracking import watched
-from server_app.strategies import check_strategy, check_strategy_files
+from server_app.strategies import check_strategy
 from workbench.cli.overrides import parse_overrides
 from workbench.cli.paths import absolute_paths
 from workbench.cli.unread_keys import refuse_unread, unread_of_data, unread_warning
@@ -124,7 +124,6 @@ def _configure(preset: str | None, overrides: list[str], resume: Path | None) ->
     if folder:
         check_same_run(config)
     config.check_files()
-    check_strategy_files(config)
     check_tracker(config.output)
     _check_is_there(config.data.name)
     return config

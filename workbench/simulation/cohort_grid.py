@@ -24,10 +24,10 @@ from common.adapter import RankCut
 from common.config import ConfigError, RunConfig, Scalar
 from common.data import IGNORED, TokenizedExamples
 from common.model.adapted import AdaptedModel, load_adapted_model
-from common.model.group_gradients import are_linear, group_gradients
 from common.wire.assignment import Task
 from common.wire.records import TRAIN, LacksAssignment, read_head, unpack_instruction
 from common.wire.secure import secure_task
+from workbench.simulation.group_gradients import are_linear, group_gradients
 from workbench.simulation.in_process import InProcessGrid
 
 _SMALL = 10_000_000  # parameters; the products of a larger one keep a core busy for each client by itself

@@ -10,13 +10,10 @@ from common.adapter import Layout
 from common.codecs import Codec, CodecState, EncoderSpec, build_encoder, codec_from_state
 from tests.support.codec_examples import (
     CODECS,
-    HISTORIES,
     LAYOUT,
     OTHERS,
     SEEDED,
     STATISTICS,
-    SUBSPACES,
-    Parabolas,
 )
 
 pytestmark = pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS.keys())
@@ -71,7 +68,7 @@ def test_another_shape_is_refused_naming_both(codec: Codec) -> None:
 
 
 def test_encoder_rebuilt_from_its_spec_gives_identical_codes(codec: Codec) -> None:
-    encoder = build_encoder(codec.spec(), LAYOUT).bound(Parabolas())
+    encoder = build_encoder(codec.spec(), LAYOUT)
     assert (encoder.dim, encoder.size) == (codec.dim, codec.size)
     assert torch.equal(encoder.encode(vector()), codec.encode(vector()))
     again = encoder.spec()
@@ -87,14 +84,14 @@ def test_a_trained_decoder_does_not_travel(codec: Codec) -> None:
 
 
 def test_codec_rebuilt_from_its_state_is_identical(codec: Codec) -> None:
-    rebuilt = codec_from_state(codec.state(), LAYOUT).bound(Parabolas())
+    rebuilt = codec_from_state(codec.state(), LAYOUT)
     assert torch.equal(rebuilt.encode(vector()), codec.encode(vector()))
     assert torch.equal(rebuilt.decode(code_for(codec)), codec.decode(code_for(codec)))
 
 
 def test_a_rebuilt_codec_shares_no_memory_with_the_parcel(codec: Codec) -> None:
     state = codec.state()
-    rebuilt = codec_from_state(state, LAYOUT).bound(Parabolas())
+    rebuilt = codec_from_state(state, LAYOUT)
     before = rebuilt.decode(code_for(codec))
     for array in state.arrays.values():
         array.zero_()
@@ -106,7 +103,7 @@ def test_a_code_of_zeros_decodes_to_what_the_codec_was_told_and_nothing_else(cod
     zeros = codec.decode(torch.zeros(codec.size))
     if codec in SEEDED.values():
         assert torch.equal(zeros, LAYOUT.expand(STATISTICS.mean))
-    elif codec in (OTHERS["identity"], *HISTORIES.values(), *SUBSPACES.values()):
+    elif codec is OTHERS["identity"]:
         assert not zeros.any()
     elif codec is OTHERS["dense"]:
         assert torch.allclose(zeros, 3.0 * codec.state().arrays["decoder.bias"])
@@ -118,7 +115,7 @@ def test_a_code_of_zeros_decodes_to_what_the_codec_was_told_and_nothing_else(cod
 
 def test_redrawing_depends_on_seed_and_epoch_alone(codec: Codec) -> None:
     x = vector()
-    if codec in (*OTHERS.values(), *SUBSPACES.values()):
+    if codec in OTHERS.values():
         assert codec.redraw(7) is codec
         return
     assert codec.redraw(0) is codec
@@ -127,7 +124,7 @@ def test_redrawing_depends_on_seed_and_epoch_alone(codec: Codec) -> None:
     assert not torch.equal(first.encode(x), second.encode(x))
     assert torch.equal(second.redraw(1).encode(x), first.encode(x))
     assert torch.equal(second.redraw(0).encode(x), codec.encode(x))
-    assert torch.equal(build_encoder(first.spec(), LAYOUT).bound(Parabolas()).encode(x), first.encode(x))
+    assert torch.equal(build_encoder(first.spec(), LAYOUT).encode(x), first.encode(x))
 
 
 def test_a_parcel_for_another_adapter_kind_or_version_is_refused(codec: Codec) -> None:
@@ -138,7 +135,7 @@ def test_a_parcel_for_another_adapter_kind_or_version_is_refused(codec: Codec) -
         build_encoder(spec, bigger)
     with pytest.raises(ValueError, match=f"{LAYOUT.digest}.*{renamed.digest}"):
         codec_from_state(state, renamed)
-    with pytest.raises(ValueError, match="unknown codec kind 'zip'; known: conv, dense, history, identity, linear"):
+    with pytest.raises(ValueError, match="unknown codec kind 'zip'; known: conv, dense, identity, linear"):
         build_encoder(replace(spec, kind="zip"), LAYOUT)
     with pytest.raises(ValueError, match=f"has version 99, this code reads version {state.version}"):
         codec_from_state(replace(state, version=99), LAYOUT)
@@ -159,7 +156,7 @@ def test_a_parcel_with_something_missing_or_malformed_is_refused_by_name(codec: 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_gpu_and_cpu_agree(codec: Codec) -> None:
-    on_gpu = codec_from_state(codec.state(), LAYOUT).bound(Parabolas())
+    on_gpu = codec_from_state(codec.state(), LAYOUT)
     code, decoded = on_gpu.encode(vector().cuda()), on_gpu.decode(code_for(codec).cuda())
     assert code.is_cuda
     assert torch.allclose(code.cpu(), codec.encode(vector()), atol=1e-4, rtol=1e-3)

@@ -55,10 +55,6 @@ def refused(folder: Path, *changes: str) -> str:
         (["data.name=./absent"], 'data.name = "./absent": no such file or directory'),
         (["data.name=/nope/absent"], 'data.name = "/nope/absent": no such file or directory'),
         (["data.evaluation=absent.csv"], "absent.csv"),
-        (
-            ["strategy.name=public-prior", "public-prior.prompts=absent.txt"],
-            'public-prior.prompts = "absent.txt": no such file; give "self-generated", "template", or a file',
-        ),
     ],
 )
 def test_what_cannot_run_is_refused_at_once(tmp_path: Path, changes: list[str], message: str) -> None:
@@ -253,19 +249,6 @@ def test_a_folder_called_demo_does_not_hide_the_demo(
     (tmp_path / "demo").mkdir()
     assert invoke(tmp_path)[0] == 130
     assert (launched[0].data.name, launched[0].model.name) == ("demo", "demo")
-
-
-def test_files_of_the_prior_are_found_from_where_flower_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launched: list[RunConfig]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "own.txt").write_text("a ?\nb ?\nc ?\n")
-    (tmp_path / "words.toml").write_text('relation = ["a", "b", "c"]\nsubject = ["d"]\n')
-    (tmp_path / "template").write_text("a ?\n")
-    for prompts in ("own.txt", "words.toml", "template"):
-        assert invoke(tmp_path, "strategy.name=public-prior", f"public-prior.prompts={prompts}")[0] == 130
-    files = [config.public_prior.prompts for config in launched]
-    assert files == [str(tmp_path / "own.txt"), str(tmp_path / "words.toml"), "template"]
 
 
 @pytest.mark.usefixtures("_no_launch")

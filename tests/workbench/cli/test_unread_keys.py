@@ -19,7 +19,6 @@ from workbench.simulation.launcher import preset_names, read_preset
 OTHER: dict[str, dict[str, Any]] = {
     "codec": {"codec.size": 32, "codec.refresh-every": 0, "codec.form": "per-tensor"},
     "fedlpp": {"fedlpp.bits": 5, "fedlpp.rounding": "stochastic"},
-    "public-prior": {"public-prior.pseudo-clients": 80, "public-prior.whitening": 0.0},
     "stage-one": {"stage-one.steps": 1, "stage-one.learning-rate": 0.1},
 }
 """Values of every optional section other than those of a tiny run."""

@@ -45,10 +45,6 @@ def invoke(folder: Path, *options: str) -> tuple[int, str]:
             ["--set", "server.learning-rate=1"],
             "server.learning-rate is the comparison's own; leave it out, for every row's step is tuned",
         ),
-        (
-            ["--strategies", "lora,public-prior+public-prior.prompts=/nonexistent", "--epsilons", "4", "--dry-run"],
-            'public-prior.prompts = "/nonexistent": no such file; give ',
-        ),
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_starts(

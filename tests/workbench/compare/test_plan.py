@@ -43,8 +43,8 @@ def cells_of(**changes: Any) -> list[Cell]:
         ),
         ({"epsilons": [4.0, 4.0]}, "name each once"),
         (
-            {"strategies": ["lora", "history-prior+codec.size=0"]},
-            r"history-prior\+codec.size=0 at epsilon 4: codec.size = 0 is out of range; allowed: 1 to ",
+            {"strategies": ["lora", "random-projection+codec.size=0"]},
+            r"random-projection\+codec.size=0 at epsilon 4: codec.size = 0 is out of range; allowed: 1 to ",
         ),
         (
             {"strategies": ["random-projection+codec.form=trained"]},
@@ -136,9 +136,8 @@ def test_the_centralized_reference_can_be_left_out() -> None:
 
 def test_every_codec_starts_at_the_steps_of_plain_lora() -> None:
     """The server's step means the same for all: see ``Recipe.step_factor``."""
-    cells = cells_of(strategies=["lora", "random-projection", "public-prior", "fedcg"], epsilons=[4.0])
+    cells = cells_of(strategies=["lora", "random-projection", "fedcg"], epsilons=[4.0])
     start = {cell.entry.label: cell.start for cell in cells}
-    assert start["public-prior"] == start["lora"]
     assert 0.9 * start["lora"] < start["fedcg"] < start["lora"], "a little less: its stage 1 takes budget"
     assert start["random-projection"] == start["lora"]
 

@@ -13,7 +13,6 @@ from torch.nn.functional import cross_entropy
 from common.adapter import Layout
 from common.model.adapted import AdaptedModel
 from common.model.label_logits import logits_at, output_layer
-from common.model.tangents import label_counts
 
 _AT_ONCE = 300  # sequences in a pass: more of them leave the cache
 
@@ -43,6 +42,11 @@ def group_gradients(adapted: AdaptedModel, adapter: Tensor, tokens: Tensor, span
 def are_linear(layout: Layout) -> bool:
     """Whether ``group_gradients`` can take an adapter: every factor is a linear layer's, none an embedding's."""
     return not any("lora_embedding" in piece.name for piece in layout.tensors)
+
+
+def _label_counts(spans: Tensor) -> Tensor:
+    """Label tokens of every group: ``[groups, sequences, 2]`` to ``[groups]``."""
+    return (spans[..., 1] - spans[..., 0]).sum(1).clamp(min=1)
 
 
 def _layers(adapted: AdaptedModel) -> dict[str, nn.Linear]:
@@ -78,7 +82,7 @@ def _chunk(adapted: AdaptedModel, layers: dict[str, nn.Linear], tokens: Tensor, 
         for handle in handles:
             handle.remove()
     losses = cross_entropy(logits.float(), ids[rows, columns + 1], reduction="none")
-    weights = 1 / label_counts(spans).to(losses)
+    weights = 1 / _label_counts(spans).to(losses)
     (losses * weights[rows // each]).sum().backward()
     return gradients.cpu()
 
