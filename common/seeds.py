@@ -9,7 +9,6 @@ import hashlib
 _LIMIT = 2**63  # what every generator takes as a seed lies below
 _NEXT = 1_000_003  # a prime: from one seed to the next, with room for as many rounds or clients between
 _CLIENT, _ROUND = 0x9E3779B97F4A7C15, 0xD1B54A32D192ED03  # odd, so that neighbors differ in many of 63 bits
-_LABELS = 0x9E3779B9
 _SPLIT, _HELD_OUT = -1, -(2**32)  # in place of a round
 
 
@@ -33,17 +32,12 @@ def of_held_out(seed: int, partition: int) -> int:
 
 
 def of_round(seed: int, server_round: int) -> int:
-    """Of what the server draws anew in a round: random rounding, pseudo-clients.
+    """Of what the server draws anew in a round: random rounding.
 
     >>> of_round(1, 2), of_round(2, 0)
     (1000005, 2000006)
     """
     return (seed * _NEXT + server_round) % _LIMIT
-
-
-def of_labels(seed: int) -> int:
-    """Of the labels of pseudo-clients whose prompts are drawn with ``seed``."""
-    return seed ^ _LABELS
 
 
 def insecure_server_noise(insecure_seed: int, server_round: int) -> int:

@@ -167,7 +167,7 @@ ASSUMED = (
     "Clients run the code that they have checked, and add the noise that they are told to.",
     "The server's operator is trusted as far as the table says; TLS protects messages on the way.",
     "Nothing but the published files leaves the server's folder.",
-    "Held-out rows and public prompts are public: nothing of them is protected, and five of them may be shown.",
+    "Held-out rows are public: nothing of them is protected, and five of them may be shown.",
     "Other runs on the same clients add up; this figure is of this run alone.",
 )
 """What every run rests on; docs/privacy.md says why."""

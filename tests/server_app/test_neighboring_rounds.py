@@ -2,7 +2,7 @@
 
 Neighbors under zero-out adjacency: in one world a client's contribution is replaced by zero (it releases the zero
 code, or nothing comes from it), all else being equal. Not the zero gradient, whose code is a bias where the encoder is
-learnt. Round 2 is looked at, so that the codec has been redrawn and a prior made from released steps is there.
+learnt. Round 2 is looked at, so that the codec has been redrawn.
 """
 
 import copy

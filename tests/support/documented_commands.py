@@ -12,7 +12,8 @@ _FENCE = re.compile(r"^ *```[^\n]*\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 _INLINE = re.compile(r"`(dr-encoder [a-z][^`]*)`")
 _LINE = re.compile(r"(?:\$ )?(dr-encoder .*)")
 _OUTPUT_OF = re.compile(r"^dr-encoder on ")  # the first line that `dr-encoder plan` prints
-_LEFT = re.compile(r"\b(public|history)-prior\b")  # of the records: docs/experiments.md names the commit that has both
+_RECORDS = ("experiments", "experiments-log")  # which name the commit that has what they ran
+_LEFT = re.compile(r"\b(public|history)-prior\b")
 _SPAN = re.compile(r"(?:dr-encoder [a-z]+|\.\.\.)(?: --[a-z-]+ [\w./=,+-]*\w)+")
 
 
@@ -32,7 +33,7 @@ def in_pages() -> Iterator[Documented]:
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         for text in _commands(path.read_text(encoding="utf-8")):
             words = shlex.split(text, comments=True)[1:]
-            if "--help" not in words and not _LEFT.search(text):
+            if "--help" not in words and not (path.stem in _RECORDS and _LEFT.search(text)):
                 yield Documented(path.relative_to(ROOT).as_posix(), tuple(words))
 
 

@@ -1,4 +1,4 @@
-"""The strategy without a stage 1: random-projection."""
+"""Strategy random-projection: stage 2 alone."""
 
 import json
 from pathlib import Path
