@@ -248,7 +248,7 @@ def _communication(strategy: FederatedAdapter) -> dict[str, Any]:
     config, recipe, plan, rounds = strategy.config, strategy.recipe, strategy.account.plan, strategy.state.round
     codec = strategy.codec
     spec, released = codec.redraw(0).spec(), strategy.state.sums
-    ours = run_bytes(config, recipe, plan, rounds, size=codec.size, encoder=spec, released=released)
+    ours = run_bytes(config, recipe, plan, rounds, encoder=spec, released=released)
     lora = plain_lora_bytes(config, recipe, plan, rounds)
     return {
         "adapter_values": strategy.layout.size,

@@ -124,21 +124,19 @@ def run_bytes(
     plan: PrivacyPlan,
     rounds: int,
     *,
-    size: int | None = None,
     encoder: EncoderSpec | None = None,
     released: Sequence[Entry] | None = None,
 ) -> RunBytes:
     """Of a run of ``rounds`` rounds, stage 1 and key set-up included, whoever is asked.
 
-    ``size``, ``encoder``, ``released``: values of a code, the encoder and the sums that there were; before a run, what
-    the recipe says of them.
+    ``encoder``, ``released``: the encoder and the sums that there were; before a run, what the recipe says of them.
     """
     secure = plan.trust == "secure"
 
     def masked(content: RecordDict) -> RecordDict:
         return masked_instruction(content, config.privacy, plan.clients) if secure else content
 
-    task = round_task(config, recipe, plan, max(1, rounds // 2), size or recipe.code_size, sums=recipe.seeded)
+    task = round_task(config, recipe, plan, max(1, rounds // 2), sums=recipe.seeded)
     sums: Sequence[int] | None = None
     if task.step_terms is not None and released is None:
         sums = list(repeat(typical_size(task.terms.size, noisy=bool(task.terms.noise_multiplier)), rounds))

@@ -169,11 +169,9 @@ class FederatedAdapter(FlowerStrategy):
         Under secure aggregation everybody is asked, and each client draws for itself.
         """
         plan = self.account.plan
-        codec = self._codec_of(server_round)
-        terms = plan.round_terms(codec.size)
         draw, rate = self.account.draw_number(server_round), self.config.privacy.sampling_rate
         parcel = self.parcel(server_round, adapter)
-
+        terms = parcel.task.terms
         if self.secure:
             away = set(self.attendance.away)
             instruction = self.secure.instruction(server_round, terms, self.account.exchange_number, rate, away)
@@ -182,7 +180,7 @@ class FederatedAdapter(FlowerStrategy):
             instruction = Instruction(server_round, terms, cohort, covered=self.covered(cohort))
         timeout = self.config.federation.round_timeout
         instruction.address(lambda node: self.downlink.content(parcel, node), TRAIN, timeout)
-        return OpenRound(instruction, codec, parcel)
+        return OpenRound(instruction, self._codec_of(server_round), parcel)
 
     @property
     def sends_sums(self) -> bool:
@@ -191,9 +189,7 @@ class FederatedAdapter(FlowerStrategy):
 
     def parcel(self, server_round: int, adapter: Tensor) -> Parcel:
         """What the clients of a round need: the assignment, and the adapter (shape ``[n]``) or what it follows from."""
-        task = round_task(
-            self.config, self.recipe, self.account.plan, server_round, self.codec.size, sums=self.sends_sums
-        )
+        task = round_task(self.config, self.recipe, self.account.plan, server_round, sums=self.sends_sums)
         encoder = self.codec.redraw(0).spec()
         if task.step_terms is None or self.state.put_back:
             return Parcel(task, encoder, self.broadcast(server_round, adapter))

@@ -10,11 +10,9 @@ from server_app.privacy.stage_one import StageOne
 from server_app.strategies.recipe import Recipe
 
 
-def round_task(
-    config: RunConfig, recipe: Recipe, plan: PrivacyPlan, server_round: int, size: int, *, sums: bool
-) -> Task:
-    """The task of a round of stage 2 whose codes have ``size`` values; ``sums``: clients are sent the released sums."""
-    terms = plan.round_terms(size)
+def round_task(config: RunConfig, recipe: Recipe, plan: PrivacyPlan, server_round: int, *, sums: bool) -> Task:
+    """The task of a round of stage 2; ``sums``: clients are sent the released sums."""
+    terms = plan.round_terms(recipe.code_size)
     return Task(
         server_round,
         terms,
