@@ -14,6 +14,7 @@ from common.config.run import (
     nearest_table,
     nest,
     refuse_faults,
+    unknown_keys,
 )
 from common.config.sections import (
     LARGEST_EPSILON,
@@ -65,4 +66,5 @@ __all__ = [
     "nearest_table",
     "nest",
     "refuse_faults",
+    "unknown_keys",
 ]

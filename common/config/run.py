@@ -108,6 +108,18 @@ class RunConfig(Section):
         return self
 
 
+def unknown_keys(flat: Mapping[str, Any]) -> list[str]:
+    """Those of dotted keys that no run has, of a section that none has the section, sorted.
+
+    >>> unknown_keys({"codec.size": 64, "codec.depth": 3, "history.rows": 1, "history.decay": 0.9})
+    ['codec.depth', 'history.*']
+    """
+    known = RunConfig().flat()
+    sections = {key.partition(".")[0] for key in known}
+    lacking = [key for key in flat if key not in known]
+    return sorted({key if key.partition(".")[0] in sections else f"{key.partition('.')[0]}.*" for key in lacking})
+
+
 def names_a_file(name: str) -> bool:
     """Whether a name of data or a model means something on this machine, and not on a hub."""
     endings = {".jsonl", ".json", ".csv", ".parquet", ".gguf"}

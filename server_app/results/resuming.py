@@ -3,7 +3,7 @@
 import tomllib
 from pathlib import Path
 
-from common.config import ConfigError, RunConfig, flatten
+from common.config import ConfigError, RunConfig, Scalar, flatten, unknown_keys
 from server_app.results.checkpoint_files import ENDED, checkpoint_fault
 from server_app.results.units import show, show_delta
 
@@ -19,7 +19,7 @@ def why_not_resumable(folder: Path) -> str:
         return f"it stopped before its first checkpoint; {_spent(folder)}; start it anew"
     if (folder / "checkpoint" / ENDED).exists():
         return "this run has ended; start a new run"
-    return checkpoint_fault(folder / "checkpoint")
+    return _other_version(folder) or checkpoint_fault(folder / "checkpoint")
 
 
 def taken(folder: Path, resume: str) -> ConfigError:
@@ -30,7 +30,10 @@ def taken(folder: Path, resume: str) -> ConfigError:
 
 def check_same_run(config: RunConfig) -> None:
     """A run is resumed under the configuration that it was planned with, or its epsilon would mean nothing."""
-    saved = _saved(Path(config.resume)).flat()
+    folder = Path(config.resume)
+    if why := _other_version(folder):
+        raise ConfigError(f'resume = "{folder}": {why}')
+    saved = RunConfig.parse(_saved(folder)).flat()
     free = set(_FREE)
     if not config.federation.num_clients:
         free.add("federation.num-clients")  # the number that is connected is checked against the plan's
@@ -40,8 +43,22 @@ def check_same_run(config: RunConfig) -> None:
         raise ConfigError(f'resume = "{config.resume}": the configuration differs from that run\'s: {lines}')
 
 
-def _saved(folder: Path) -> RunConfig:
-    return RunConfig.parse(flatten(tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))))
+def _other_version(folder: Path) -> str:
+    """Where a run was saved with keys that are no more, that it was: what they did, nobody knows here. Else ``""``."""
+    try:
+        strange = unknown_keys(_saved(folder))
+    except (OSError, ValueError):  # told by who reads it in earnest
+        return ""
+    if not strange:
+        return ""
+    return (
+        f"its config.toml has {', '.join(strange)}, which this version does not know; continue it with the version "
+        "that began it, or start a new run (what ledger.jsonl has charged stays spent)"
+    )
+
+
+def _saved(folder: Path) -> dict[str, Scalar]:
+    return flatten(tomllib.loads((folder / "config.toml").read_text(encoding="utf-8")))
 
 
 def _spent(folder: Path) -> str:
@@ -57,7 +74,8 @@ def _spent(folder: Path) -> str:
     from server_app.privacy.plan import provable  # noqa: PLC0415
 
     try:
-        config, charges = _saved(folder), Ledger(path).charges
+        saved, charges = _saved(folder), Ledger(path).charges
+        config = RunConfig.parse({key: saved[key] for key in saved.keys() & RunConfig().flat().keys()})
     except (OSError, ValueError, LedgerError) as error:
         return f"what it has spent cannot be read ({error})"
     delta = config.privacy.delta or default_delta(config.federation.num_clients)

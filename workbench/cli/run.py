@@ -114,12 +114,15 @@ def _configure(preset: str | None, overrides: list[str], resume: Path | None) ->
     wanted = str(resume or key or flat.pop("resume", ""))
     folder = Path(wanted).resolve() if wanted else None
     saved = read_resumed(folder) if folder else {}
+    if folder:
+        _check_resumable(folder)
     config = RunConfig.parse(saved | flat | changes)
     check_strategy(config)
     refuse_unread(config, changes)
     refuse_unread(config, changes, find=unread_of_data)
     _warn(unread_warning(config, flat))
-    check_output(config) if folder is None else _check_resumable(folder)
+    if folder is None:
+        check_output(config)
     config = RunConfig.parse(config.flat() | absolute_paths(config) | _place(config, folder))
     if folder:
         check_same_run(config)

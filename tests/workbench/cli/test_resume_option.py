@@ -6,8 +6,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from common.config import RunConfig
+from common.config import ConfigError, RunConfig
+from common.privacy.accounting import Charge
+from server_app.privacy.ledger import Ledger
 from server_app.results.checkpoints import mark_ended
+from server_app.results.resuming import check_same_run, why_not_resumable
 from tests.support.interrupted_runs import write_interrupted
 from workbench.cli import main as cli
 from workbench.cli import run as run_command
@@ -67,6 +70,29 @@ def test_a_run_that_has_ended_cannot_be_resumed(tmp_path: Path) -> None:
     result = runner.invoke(cli.app, ["run", "--resume", str(run)])
     assert result.exit_code == 1
     assert result.output.startswith(f'error: resume = "{run}": this run has ended; start a new run')
+
+
+@pytest.mark.usefixtures("_no_launch")
+def test_a_run_of_another_version_is_not_resumed_and_says_which_keys_and_what_to_do(tmp_path: Path) -> None:
+    """Keys that its strategy did not read are in its ``config.toml`` too; what others did, this version cannot know."""
+    run = interrupted_run(tmp_path)
+    with (run / "config.toml").open("a", encoding="utf-8") as file:
+        file.write("[history]\ndecay = 0.95\nrows = 32\n")
+    said = f'error: resume = "{run}": its config.toml has history.*, which this version does not know; continue it with'
+    assert runner.invoke(cli.app, ["run", "--resume", str(run)]).output.startswith(said)
+    with pytest.raises(ConfigError, match=r"has history\.\*, which this version does not know"):
+        check_same_run(RunConfig.parse({"resume": str(run)}))
+    mark_ended(run / "checkpoint")
+    assert "this run has ended; start a new run" in runner.invoke(cli.app, ["run", "--resume", str(run)]).output
+
+
+def test_what_an_old_run_without_a_checkpoint_has_spent_is_told_all_the_same(tmp_path: Path) -> None:
+    run = interrupted_run(tmp_path)
+    (run / "checkpoint" / "latest").unlink()
+    with (run / "config.toml").open("a", encoding="utf-8") as file:
+        file.write("[history]\nrows = 32\n")
+    Ledger(run / "ledger.jsonl").charge(Charge(2.0, 1.0, 1, "stage 1: statistics"), round_index=0)
+    assert "its ledger has charged stage 1: statistics: epsilon " in why_not_resumable(run)
 
 
 def test_an_interrupt_after_the_end_does_not_offer_to_continue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -209,6 +209,14 @@ def test_what_cannot_be_evaluated_is_refused(adapter: Path, options: tuple[str, 
     assert said in refused(adapter, *options)
 
 
+def test_an_adapter_of_an_earlier_version_s_run_is_taken(adapter: Path, tmp_path: Path) -> None:
+    """Its configuration has keys that are no more."""
+    old = shutil.copytree(adapter.parent, tmp_path / "old") / adapter.name
+    with (old.parent / "config.toml").open("a", encoding="utf-8") as file:
+        file.write("[history]\nrows = 32\n")
+    assert adapter_config(old, {}) == adapter_config(adapter, {})
+
+
 def test_an_unknown_task_is_refused_with_its_likes(adapter: Path, monkeypatch: pytest.MonkeyPatch, tasks: Path) -> None:
     start = TaskManager.__init__
     # the index of the harness's 15,000 files takes ten seconds; the own files stand for it
