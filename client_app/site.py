@@ -122,6 +122,7 @@ class Site:
         """
         seed = self.config.seed
         who = (self.partition, self.partitions, seed)
+        share = 0.0 if part == "held out" else share
         cut = _Cut(part, share, seed, self.partition, holds_out=bool(self.config.evaluation.private))
         if self.data is None:
             return cut.of(private_tokens(self.config.data, adapted.tokenizer, *who))
@@ -151,13 +152,13 @@ class _Cut:
         if self.holds_out:
             held, rest = split_rows(len(found), SHARE, seeds.of_held_out(self.seed, self.partition))
             found = found.select(held if self.part == "held out" else rest)
-        if not self.share or self.part == "held out":
+        if not self.share:
             return found
         first, rest = split_rows(len(found), self.share, seeds.of_split(self.seed, self.partition))
         return found.select(first if self.part == "stage one" else rest)
 
 
-@lru_cache(maxsize=3)
+@lru_cache(maxsize=5)  # as many as there are kinds of parts under one run's configuration
 def _own_part(
     cut: _Cut, settings: DataConfig, tokenizer: PreTrainedTokenizerBase, place: int, places: int, seed: int, path: str
 ) -> TokenizedExamples:

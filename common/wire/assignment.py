@@ -22,6 +22,13 @@ from common.trajectory import StepTerms, epoch_of
 
 MOST_STEPS = 2**31 - 1
 DIGEST_BYTES = 8
+STAGE_ONE_SHARE = 0.3
+"""Of a client's examples, where stage 1 keeps a part to itself (FedCG; the paper's).
+
+No other: parting takes time that tells how many rows there are. A site does it once, and a server must not bring it
+about anew by ever other shares.
+"""
+_SHARES = (0.0, STAGE_ONE_SHARE)
 _LENGTH = struct.Struct("<I")
 _LONGEST_HEADER = 1 << 20
 _MOST_DIMENSIONS = 8
@@ -54,10 +61,10 @@ class Task:
     evaluation: ReleaseTerms | None = None
 
     def __post_init__(self) -> None:
-        if not (0 <= self.steps <= MOST_STEPS and 0 <= self.learning_rate < math.inf and 0 <= self.share < 1):
+        if not (0 <= self.steps <= MOST_STEPS and 0 <= self.learning_rate < math.inf and self.share in _SHARES):
             raise ValueError(
                 f"steps = {self.steps}, learning rate = {self.learning_rate}, share = {self.share}: expected 0 to "
-                f"{MOST_STEPS} steps, a finite learning rate and a share from 0 up to, not including, 1"
+                f"{MOST_STEPS} steps, a finite learning rate and a share of 0 or {STAGE_ONE_SHARE:g}"
             )
         if not (0 <= self.round <= MOST_STEPS and 0 <= self.refresh_every <= MOST_STEPS):
             raise ValueError(f"round = {self.round}, refresh-every = {self.refresh_every}: expected 0 to {MOST_STEPS}")

@@ -14,6 +14,7 @@ from torch import Tensor
 from common.adapter import Layout
 from common.codecs.base import Codec
 from common.config import ConfigError, RunConfig, StageOneConfig
+from common.wire.assignment import STAGE_ONE_SHARE
 from common.wire.records import GRADIENTS
 from server_app.priors.collected import train_informed
 from server_app.priors.synthetic import check_trained, code_size
@@ -21,9 +22,6 @@ from server_app.privacy.stage_one import StageOne
 from server_app.rounds.cohort import FederationError
 from server_app.strategies.recipe import Recipe, learned_encoder
 from server_app.strategies.two_stage import TwoStage, prior_settings
-
-SHARE = 0.3
-"""Of a client's examples, which only stage 1 uses: the paper's."""
 
 
 class FedCg(TwoStage):
@@ -90,5 +88,5 @@ def gradients_stage(section: StageOneConfig, layout: Layout) -> StageOne:
         size=size,
         open_size=size,
         clip_norm=section.clip_norm,
-        share=SHARE,
+        share=STAGE_ONE_SHARE,
     )

@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from common.config import RunConfig, TrainConfig
 from common.data import TokenizedExamples, private_tokens
 from common.model.adapted import AdaptedModel
 from common.model.label_logits import logits_at
+from common.wire.assignment import STAGE_ONE_SHARE
 from common.wire.records import EVALUATE, STATISTICS, TRAIN
 from tests.support.own_site import SiteUnderTest
 from tests.support.tiny import CLIENTS, Files, tiny_config
@@ -49,11 +51,13 @@ def test_an_answer_is_as_much_work_however_many_rows_a_site_has(
     assert works == [works[0]] * 3
 
 
-@pytest.mark.parametrize("kind", [TRAIN, STATISTICS, EVALUATE])
-def test_after_the_first_answer_none_goes_through_all_of_a_site_s_rows(
-    adapted: AdaptedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+def test_after_the_first_answers_none_goes_through_all_of_a_site_s_rows(
+    adapted: AdaptedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cutting a part out of 100,000 rows took 90 ms of each answer, where a step takes 100."""
+    """Cutting a part out of 100,000 rows took 90 ms of each answer, where a step takes 100.
+
+    Whatever kinds of questions are asked by turns.
+    """
     taken: list[int] = []
     select = TokenizedExamples.select
 
@@ -69,7 +73,8 @@ def test_after_the_first_answer_none_goes_through_all_of_a_site_s_rows(
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     for _ in range(2):
         taken.clear()
-        assert site.ask(path, kind, evaluation__private=0.1, **WORK).kind == "release"
+        for kind, share in product((TRAIN, STATISTICS, EVALUATE), (0.0, STAGE_ONE_SHARE)):
+            assert site.ask(path, kind, share=share, evaluation__private=0.1, **WORK).kind == "release"
     assert taken
     assert max(taken) <= WORK["train__batch_size"]
 

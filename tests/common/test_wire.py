@@ -17,7 +17,7 @@ from common.codecs import CONV, IdentityCodec, LinearCodec, NeuralCodec
 from common.privacy.mechanism import ReleaseTerms
 from common.proxy import QuantizedAdapter, quantize
 from common.trajectory import RoundSum, StepTerms
-from common.wire.assignment import Task, digest_of, pack_assignment
+from common.wire.assignment import STAGE_ONE_SHARE, Task, digest_of, pack_assignment
 from common.wire.records import (
     HEAD,
     LacksAssignment,
@@ -39,7 +39,15 @@ CODEC = LinearCodec.of_form(LAYOUT, 32, 7)
 TERMS = ReleaseTerms(32, 1.5, 0.8, "distributed", 9, normalize=True)
 STEP = StepTerms(unit=0.25, denominator=9.0, factor=4.0, optimizer="adam", learning_rate=0.3)
 TASK = Task(
-    4, TERMS, "0123456789abcdef", raw=True, steps=3, learning_rate=0.5, share=0.25, refresh_every=2, step_terms=STEP
+    4,
+    TERMS,
+    "0123456789abcdef",
+    raw=True,
+    steps=3,
+    learning_rate=0.5,
+    share=STAGE_ONE_SHARE,
+    refresh_every=2,
+    step_terms=STEP,
 )
 ENTRIES = tuple(pack_sum(RoundSum(number, 5, np.arange(32) - 9)) for number in (2, 3))
 SUMS = Sums(1, ENTRIES, b"8 bytes.")
@@ -188,8 +196,8 @@ BAD_INSTRUCTIONS: dict[str, tuple[str, Callable[[RecordDict], RecordDict]]] = {
     "steps without end": (r"expected 0 to", asks(lambda header: header.update(steps=2**40))),
     "redraws backwards": (r"expected 0 to", asks(lambda header: header.update({"refresh-every": -1}))),
     "no share": (r"share", asks(lambda header: header.pop("share"))),
-    "all of the examples": (r"a share from 0 up to, not including, 1", asks(lambda header: header.update(share=1.0))),
-    "a share that is none": (r"a share from 0", asks(lambda header: header.update(share=math.nan))),
+    "a share of the server's own": (r"share = 0.31: .* a share of 0 or 0.3", asks(lambda h: h.update(share=0.31))),
+    "a share that is none": (r"a share of 0", asks(lambda header: header.update(share=math.nan))),
     "an endless step": (r"a finite learning rate", asks(lambda header: header.update({"learning-rate": math.inf}))),
     "a step that is none": (r"a finite learning rate", asks(lambda header: header.update({"learning-rate": math.nan}))),
     "no denominator": (r"must be positive", asks(lambda header: header["step"].update(denominator=0.0))),

@@ -106,15 +106,22 @@ class SiteUnderTest:
     def ledger(self) -> Path:
         return self.folder / "spent.jsonl"
 
-    def ask(self, path: Path | None = None, kind: str = TRAIN, terms: ReleaseTerms | None = None, **run: Any) -> Seen:
+    def ask(
+        self,
+        path: Path | None = None,
+        kind: str = TRAIN,
+        terms: ReleaseTerms | None = None,
+        share: float = 0.0,
+        **run: Any,
+    ) -> Seen:
         """One instruction under a run's configuration (``data__name`` = ``data.name``); a new ledger if it is gone."""
         layout = self.adapted.layout
         codec = IdentityCodec(layout) if kind == STATISTICS else LinearCodec.of_form(layout, 64, 1)
         size = ScaleCode.of(layout, StageOneConfig()).size if kind == STATISTICS else 64
         terms = terms or ReleaseTerms(size, 1.0, 3.0, "local", 4, normalize=True)
-        more: dict[str, Any] = {"steps": 2, "learning_rate": 0.5} if kind == STATISTICS else {}
+        more: dict[str, Any] = {"share": share} | ({"steps": 2, "learning_rate": 0.5} if kind == STATISTICS else {})
         if kind == EVALUATE:
-            more, run = {"evaluation": replace(terms, size=2, normalize=False)}, {"evaluation__private": 0.1, **run}
+            more["evaluation"], run = replace(terms, size=2, normalize=False), {"evaluation__private": 0.1, **run}
         content = pack_instruction(self.adapted.initial, codec.spec(), Task(1, terms, app_digest(), **more))
         node = self.node | ({"data-path": str(path)} if path else {})
         run = KEYS | TINY | {key.replace("__", ".").replace("_", "-"): value for key, value in run.items()}
