@@ -72,7 +72,7 @@ def _message(given: object, place: int) -> Message:
         raise ValueError(f"message {place} has the role {role!r}: system, user and assistant are read (human, gpt)")
     if given.get("tool_calls") or given.get("function_call"):
         raise ValueError(f"message {place} calls a tool, which is not read")
-    if str(given.get("weight", 1)) in _UNLEARNED:
+    if _ROLES[str(role)] == "assistant" and str(given.get("weight", 1)) in _UNLEARNED:
         raise ValueError(
             f'message {place} has "weight": 0, and every answer is learned; end the conversation before it'
         )

@@ -162,6 +162,13 @@ def test_a_column_of_system_messages_begins_conversations_that_have_none(tmp_pat
     assert [first["content"] for first in found] == ["S", "T", "a"]
 
 
+def test_a_weight_of_0_on_what_is_not_learned_anyway_is_nothing_odd(tmp_path: Path) -> None:
+    told = [turns("a")[0] | {"weight": 0}, {"role": "assistant", "content": "b", "weight": 1}]
+    path = tmp_path / "own.jsonl"
+    path.write_text(json.dumps({"messages": told}) + "\n", encoding="utf-8")
+    assert load_examples(str(path), CHAT)["messages"][:] == [json.dumps(turns("a", "b"))]
+
+
 @pytest.mark.parametrize(
     ("conversation", "said"),
     [
