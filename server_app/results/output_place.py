@@ -3,6 +3,7 @@
 import os
 import stat
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from common.config import ConfigError, RunConfig
@@ -43,8 +44,13 @@ def _check_nobody_swaps(place: Path) -> None:
         )
 
 
-def check_file(path: Path) -> None:
-    """Refuse a file that cannot be written; raises ``ConfigError``."""
+def check_file(path: Path, reads: Sequence[Path] = ()) -> None:
+    """Refuse a file that cannot be written, or that is one of ``reads`` or lies in one; raises ``ConfigError``."""
+    own = path.resolve()
+    if own.is_file() and any(own.is_relative_to(read.resolve()) for read in reads if read != Path()):
+        raise ConfigError(
+            f'--out "{path}": it is, or lies in, what is read here, and would be overwritten; name another file'
+        )
     why = f"{path} is a directory" if path.is_dir() else write_fault(path.absolute().parent, make=False)
     if why:
         raise ConfigError(f'--out "{path}": {why}; name a file in a folder that you may write into')

@@ -169,6 +169,25 @@ OTHERS: list[tuple[str, str]] = [
     ("evaluate --adapter {}/adapter --model demo --tasks mmlu --include-path {}/absent", "no such folder"),
     ("evaluate --adapter {}/adapter --model demo --data {}/absent.jsonl", "no such file"),
     ("evaluate --adapter {}/adapter --model /nope", "no such directory"),
+    ("evaluate --adapter {}/adapter --model demo --beams 2 --length-penalty nan", "give a number from -10 to 10"),
+    ("evaluate --adapter {}/adapter --model demo --beams 2 --length-penalty 1e308", "give a number from -10 to 10"),
+    ("evaluate --adapter {}/adapter --model demo --data {}/rows.jsonl --out {}/rows.jsonl", "would be overwritten"),
+    ("evaluate --adapter {}/adapter --model demo --out {}/adapter/adapter_config.json", "would be overwritten"),
+    ("generate --adapter {}/adapter --model demo --prompts {}/rows.jsonl --out {}/rows.jsonl", "would be overwritten"),
+    ("generate --adapter {}/adapter --model demo --prompts {}/absent.txt", 'absent.txt": no such file'),
+    ("generate --adapter {}/adapter --model demo --prompts {}", "this is a directory"),
+    (
+        "generate --adapter {}/adapter --model demo --prompts {}/rows.jsonl --temperature nan",
+        "--temperature nan: give 0",
+    ),
+    ("generate --adapter {}/adapter --model demo --prompts {}/rows.jsonl --temperature 1e-9", "from 0.001 to 1000"),
+    ("generate --adapter {}/adapter --model demo --prompts {}/rows.jsonl --seed 99999999999999999999", "--seed"),
+    ("chat --adapter {}/adapter --model demo --temperature inf", "--temperature inf: give 0"),
+    (
+        "export --adapter {}/adapter --model demo --out {}/new --base-id /srv/base",
+        '--base-id "/srv/base": give a hub id',
+    ),
+    ("export --adapter {}/adapter --model demo --out {}/new --push-to a/b/c", '--push-to "a/b/c": give a hub id'),
     ("traffic", "Missing argument"),
     ("compare --trials 2", "2 is not in the range x>=3"),
     ("compare --seeds 0", "0 is not in the range x>=1"),
@@ -199,6 +218,7 @@ def prepare(folder: Path) -> None:
         (folder / name).mkdir(parents=True)
     (folder / "model.gguf").write_bytes(b"<html>")
     (folder / "model.bin").write_bytes(b"")
+    (folder / "rows.jsonl").write_text('{"prompt": "a", "completion": " b"}\n', encoding="utf-8")
     (folder / "ggufs").mkdir()
     for name in ("a.gguf", "b.GGUF"):
         (folder / "ggufs" / name).write_bytes(b"GGUF")

@@ -23,11 +23,14 @@ def chat(
 ) -> None:
     """Talk to a tuned model, with its base model beside it."""
     request = asked(adapter, parse_overrides(overrides) | ({"model.name": model} if model else {}))
+    sampling = Sampling(new_tokens, temperature)
     with watched("loading the libraries"):
         from rich.console import Console  # noqa: PLC0415 - and torch, which a refusal above need not wait for
 
         from workbench.using.terminal import talk  # noqa: PLC0415
         from workbench.using.writer import Writer  # noqa: PLC0415
     with watched("loading the model"):
-        writer = Writer.load(request, Sampling(new_tokens, temperature), base=base)
+        writer = Writer.load(request, sampling, base=base)
+    for warning in writer.warnings():
+        typer.secho(f"warning: {warning}", fg=typer.colors.YELLOW, err=True)
     talk(writer, Console(), system)

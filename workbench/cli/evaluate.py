@@ -52,9 +52,10 @@ def evaluate(
         beams=Beams(beams, length_penalty),
         base=base,
     )
-    check_directory(configured(request).model.name)
+    config = configured(request)
+    check_directory(config.model.name)
     if out is not None:
-        check_file(out)
+        check_file(out, reads=(adapter, *map(Path, (config.data.name, config.data.evaluation, config.data.validation))))
     with watched("loading the libraries"):
         from workbench.evaluation import report as evaluation_report  # noqa: PLC0415 - torch, which a refusal above need not wait for
 

@@ -9,7 +9,7 @@ from common.config import ConfigError
 from server_app.results.tracking import watched
 from server_app.results.units import data_size
 from workbench.cli.overrides import parse_overrides
-from workbench.using.request import asked, check_folder
+from workbench.using.request import asked, check_folder, check_hub_id
 
 
 def export(
@@ -36,6 +36,8 @@ def export(
         raise ConfigError("--public: no effect without --push-to; leave it out")
     if dtype and form == "adapter":
         raise ConfigError(f"--dtype {dtype}: an adapter is float32; leave it out, or --form merged")
+    check_hub_id("--base-id", base_id)
+    check_hub_id("--push-to", push_to)
     check_folder(out)
     with watched("loading the libraries"):
         from workbench.using import exporting, hub  # noqa: PLC0415 - torch, which a refusal above need not wait for

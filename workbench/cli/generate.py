@@ -10,7 +10,7 @@ from server_app.results.output_place import check_file
 from server_app.results.tracking import watched
 from server_app.results.units import count, harmless
 from workbench.cli.overrides import parse_overrides
-from workbench.using.request import Sampling, asked
+from workbench.using.request import LAST_SEED, Sampling, asked, check_prompts
 
 
 def generate(
@@ -24,7 +24,7 @@ def generate(
     limit: Annotated[int | None, typer.Option(help="first prompts only", min=1)] = None,
     new_tokens: Annotated[int, typer.Option(help="longest text, in tokens", min=1)] = 128,
     temperature: Annotated[float, typer.Option(help="0: the likeliest token each time; above: drawn", min=0)] = 0.0,
-    seed: Annotated[int, typer.Option(help="of what is drawn", min=0)] = 1,
+    seed: Annotated[int, typer.Option(help="of what is drawn", min=0, max=LAST_SEED)] = 1,
     batch_size: Annotated[int, typer.Option(help="prompts at a time", min=1)] = 8,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="model.* or data.* on top of the run's; repeatable")
@@ -32,8 +32,10 @@ def generate(
 ) -> None:
     """Write what the base and the tuned model say to a file of prompts."""
     request = asked(adapter, parse_overrides(overrides) | ({"model.name": model} if model else {}))
+    sampling = Sampling(new_tokens, temperature, seed)
+    check_prompts(prompts)
     if out is not None:
-        check_file(out)
+        check_file(out, reads=(prompts, adapter))
     with watched("loading the libraries"):
         from rich.console import Console  # noqa: PLC0415 - and torch, which a refusal above need not wait for
 
@@ -42,9 +44,11 @@ def generate(
         from workbench.using.writer import Writer  # noqa: PLC0415
     read_prompts(prompts, request.config.data, templated=False)  # what is wrong with it is told before the model loads
     with watched("loading the model"):
-        writer = Writer.load(request, Sampling(new_tokens, temperature, seed), base=base)
+        writer = Writer.load(request, sampling, base=base)
     asks = read_prompts(prompts, request.config.data, templated=writer.templated)[:limit]
     ids = [writer.prompt(ask.messages) for ask in asks]
+    for warning in writer.warnings():
+        typer.secho(f"warning: {warning}", fg=typer.colors.YELLOW, err=True)
     with watched("writing"):
         texts = {who: writer.write_all(who, ids, batch_size) for who in writer.adapters}
     rows = [dict(zip(texts, pair, strict=True)) for pair in zip(*texts.values(), strict=True)]

@@ -10,6 +10,7 @@ from workbench.evaluation.adapter_settings import adapter_config
 SETS = ("e2e", "dart", "dialogsum")
 """Formats whose rows are scored by the texts that the model writes."""
 _READ = ("model", "data", "seed")
+_STRONGEST = 10.0  # of a power of a text's length that a float32 holds
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,10 @@ class Beams:
     length_penalty: float = 1.0
 
     def __post_init__(self) -> None:
+        if not abs(self.length_penalty) <= _STRONGEST:
+            raise ConfigError(
+                f"--length-penalty {self.length_penalty:g}: give a number from -{_STRONGEST:g} to {_STRONGEST:g}"
+            )
         if self.count == 1 and self.length_penalty != 1.0:
             raise ConfigError(f"--length-penalty {self.length_penalty:g}: only beams read it; give --beams 5, say")
 

@@ -23,8 +23,7 @@ class Prompt:
 def read_prompts(path: Path, data: DataConfig, *, templated: bool) -> list[Prompt]:
     """The prompts of a file in their order. Raises ``ConfigError`` for a row that holds none."""
     if not kind_of(path):
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-        return _some(path, [_said(line) for line in lines if line.strip()])
+        return _some(path, [_said(line) for line in _text(path).split("\n") if line.strip()])
     found = []
     try:
         for number, row in enumerate(rows_of_file(path), start=1):
@@ -35,6 +34,16 @@ def read_prompts(path: Path, data: DataConfig, *, templated: bool) -> list[Promp
     except FileFault as error:
         raise ConfigError(f'--prompts "{path}": {error}') from None
     return _some(path, found)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f'--prompts "{path}": {error.strerror}') from None
+    except UnicodeDecodeError as error:
+        byte = f"byte {error.object[error.start]:#04x} at {error.start}"
+        raise ConfigError(f'--prompts "{path}": not text in UTF-8 ({byte}); save it as UTF-8') from None
 
 
 def _some(path: Path, found: list[Prompt]) -> list[Prompt]:

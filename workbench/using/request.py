@@ -1,5 +1,6 @@
 """Which adapter is used, on which base model, and how texts are drawn; imports nothing heavy."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,9 @@ from workbench.evaluation.adapter_settings import adapter_config
 from workbench.planning.model_directory import check_directory
 
 _READ = ("model.", "data.chat-template", "data.format")
+_COLDEST, _HOTTEST = 0.001, 1000.0  # logits divided by less are no float32 numbers, by more all alike
+_HUB_ID = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
+LAST_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,13 @@ class Sampling:
     temperature: float = 0.0
     seed: int = 1
 
+    def __post_init__(self) -> None:
+        if self.temperature and not _COLDEST <= self.temperature <= _HOTTEST:
+            raise ConfigError(
+                f"--temperature {self.temperature:g}: give 0 for the likeliest token each time, or a number from "
+                f"{_COLDEST:g} to {_HOTTEST:g}"
+            )
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -28,6 +39,20 @@ class Asked:
     adapter: Path
     config: RunConfig
     from_run: bool
+
+
+def check_prompts(path: Path) -> None:
+    """Refuse what is no file (``ConfigError``); what stands in it is read later."""
+    if not path.exists():
+        raise ConfigError(f'--prompts "{path}": no such file; give a text a line, or JSONL, CSV or Parquet')
+    if path.is_dir():
+        raise ConfigError(f'--prompts "{path}": this is a directory; name a file')
+
+
+def check_hub_id(option: str, name: str) -> None:
+    """Refuse what cannot be the name of a repository of the hub (``ConfigError``)."""
+    if name and not _HUB_ID.fullmatch(name):
+        raise ConfigError(f'{option} "{name}": give a hub id, org/name, of letters, digits, "-", "_" and "."')
 
 
 def check_folder(out: Path) -> None:

@@ -1,7 +1,7 @@
 """Texts of the base model and of the tuned one, asked as the adapter was trained."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from common.data.chats import Message
 from common.model.adapted import AdaptedModel
 from common.model.token_ids import prompt_ids, token_ids
 from server_app.results.tracking import tracked
+from server_app.results.units import count
 from server_app.results.writing import left_padded
 from workbench.evaluation.adapter import load_adapter
 from workbench.using.request import Asked, Sampling
@@ -33,6 +34,7 @@ class Writer:
     adapters: dict[str, Tensor]
     templated: bool
     sampling: Sampling
+    _cut: list[int] = field(default_factory=list, init=False)
 
     @classmethod
     def load(cls, request: Asked, sampling: Sampling, *, base: bool) -> "Writer":
@@ -46,11 +48,33 @@ class Writer:
         return cls(adapted, adapters, templated, sampling)
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids that ask for the next answer; without a template the last message is continued."""
+        """Token ids that ask for the next answer; without a template the last message is continued.
+
+        One that has no room is cut at the left, which ``warnings`` tells.
+        """
         tokenizer = self.adapted.tokenizer
         if self.templated:
-            return token_ids(tokenizer, [render(tokenizer, messages, ask=True)], special=False)[0][-self._room :]
-        return prompt_ids(tokenizer, [messages[-1]["content"].rstrip()])[0][-self._room :]
+            ids = token_ids(tokenizer, [render(tokenizer, messages, ask=True)], special=False)[0]
+        else:
+            ids = prompt_ids(tokenizer, [messages[-1]["content"].rstrip()])[0]
+        if len(ids) > self._room:
+            self._cut.append(len(ids))
+        return ids[-self._room :]
+
+    def warnings(self) -> list[str]:
+        """What was asked for and is not done, since the model's positions have an end."""
+        found = []
+        if self._new_tokens < self.sampling.new_tokens:
+            found.append(
+                f"--new-tokens {self.sampling.new_tokens}: the model has {self._positions} positions, half of them "
+                f"for the prompt; texts end after {self._new_tokens} tokens"
+            )
+        if self._cut:
+            found.append(
+                f"{count(len(self._cut), 'prompt')} of up to {max(self._cut)} tokens cut at the left to {self._room}: "
+                f"the model has {self._positions} positions, and {self._new_tokens} are for the text"
+            )
+        return found
 
     @torch.no_grad()
     def write(self, who: str, prompts: Sequence[list[int]], told: Told | None = None) -> list[str]:
@@ -79,11 +103,19 @@ class Writer:
         return texts
 
     @property
+    def _positions(self) -> int:
+        base: Any = self.adapted.model.get_base_model()
+        return int(getattr(base.config.get_text_config(), "max_position_embeddings", None) or 2_048)
+
+    @property
+    def _new_tokens(self) -> int:
+        """As many as were asked for, but half of the positions at most: the other half is the prompt's."""
+        return min(self.sampling.new_tokens, max(1, self._positions // 2))
+
+    @property
     def _room(self) -> int:
         """Tokens that a prompt may have beside what is written."""
-        base: Any = self.adapted.model.get_base_model()
-        positions = getattr(base.config.get_text_config(), "max_position_embeddings", None) or 2_048
-        return max(1, int(positions) - self.sampling.new_tokens)
+        return max(1, self._positions - self._new_tokens)
 
     @property
     def _settings(self) -> GenerationConfig:
@@ -91,7 +123,7 @@ class Writer:
         ends = base.generation_config.eos_token_id or []
         drawn = {"do_sample": True, "temperature": self.sampling.temperature} if self.sampling.temperature else {}
         return GenerationConfig(
-            max_new_tokens=self.sampling.new_tokens,
+            max_new_tokens=self._new_tokens,
             eos_token_id=sorted({*ends, *(_ends_of_turn(self.adapted.tokenizer) if self.templated else ())}) or None,
             pad_token_id=self.adapted.tokenizer.pad_token_id or 0,
             **({"do_sample": False} | drawn),

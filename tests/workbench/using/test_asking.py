@@ -159,3 +159,35 @@ def test_a_text_is_told_in_pieces_as_it_is_written(plain: Writer) -> None:
     pieces: list[str] = []
     (text,) = plain.write("tuned", [plain.prompt([{"role": "user", "content": QUESTION}])], pieces.append)
     assert "".join(pieces).strip() == text
+
+
+def test_a_long_text_that_is_asked_for_takes_no_prompt_away(adapter: Path) -> None:
+    """With more new tokens than positions a prompt was cut to its last token, and nobody was told."""
+    writer = Writer.load(asked(adapter, {}), Sampling(10_000), base=False)
+    ids = writer.prompt([{"role": "user", "content": "Answer: A B"}])
+    assert writer.adapted.tokenizer.decode(ids, skip_special_tokens=True) == "Answer: A B"
+    (warning,) = writer.warnings()
+    assert "--new-tokens 10000: the model has 512 positions" in warning
+    assert "texts end after 256 tokens" in warning
+
+
+def test_a_prompt_that_is_cut_is_told(adapter: Path) -> None:
+    writer = Writer.load(asked(adapter, {}), Sampling(12), base=False)
+    assert writer.warnings() == []
+    assert len(writer.prompt([{"role": "user", "content": "~" * 600}])) == 500
+    (warning,) = writer.warnings()
+    assert warning.startswith("1 prompt of up to 600 tokens cut at the left to 500")
+
+
+def test_a_line_of_prompts_ends_where_an_editor_ends_it(tmp_path: Path) -> None:
+    path = tmp_path / "ask.txt"
+    path.write_bytes("\ufeffa\u2028b\x85c\r\n\r\nd".encode())
+    asks = read_prompts(path, DataConfig(), templated=False)
+    assert [ask.messages[0]["content"] for ask in asks] == ["a\u2028b\x85c", "d"]
+
+
+def test_prompts_that_are_no_text_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "ask.txt"
+    path.write_bytes(b"a\xff")
+    with pytest.raises(ConfigError, match=r'--prompts ".*ask.txt": not text in UTF-8 \(byte 0xff at 1\)'):
+        read_prompts(path, DataConfig(), templated=False)
