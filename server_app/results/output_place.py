@@ -4,12 +4,14 @@ import os
 import stat
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from common.config import ConfigError, RunConfig
 from server_app.results.resuming import taken
 
 _LATEST = "latest"  # the link to the last run
+_TRIES = 3  # at a place that other starts may try too
 _LONGEST = 200  # bytes of a name, so that its log has one too
 
 
@@ -57,22 +59,37 @@ def check_file(path: Path, reads: Sequence[Path] = ()) -> None:
 
 
 def write_fault(place: Path, *, make: bool = True) -> str:
-    """Why nothing can be written in ``place``, made if need be, or ``""``: it is tried, and leaves nothing behind."""
+    """Why nothing can be written in ``place``, made if need be, or ``""``: it is tried, and leaves nothing behind.
+
+    Another start may try the same at the same moment, and take away what it has made: then once more.
+    """
     above = next(folder for folder in (place, *place.parents) if folder.exists())
     if not above.is_dir():
         return f"{above} is a file"
     if above != place and not make:
         return f"there is no folder {place}"
+    fault = ""
+    for _ in range(_TRIES):
+        try:
+            _write_nothing(place)
+        except OSError as error:
+            fault = f"{error.filename or place}: {error.strerror}"
+        else:
+            return ""
+    return fault
+
+
+def _write_nothing(place: Path) -> None:
+    """Make the place, write into it, take all that was made away again; raises ``OSError``."""
     made: list[Path] = []
     try:
         for folder in [*reversed(place.parents), place]:
             if not folder.exists():
-                folder.mkdir()
+                folder.mkdir(exist_ok=True)
                 made.append(folder)
         with tempfile.TemporaryDirectory(dir=place):
-            return ""
-    except OSError as error:
-        return f"{error.filename or place}: {error.strerror}"
+            pass
     finally:
-        for folder in reversed(made):
-            folder.rmdir()
+        with suppress(OSError):  # another start is at work there by now
+            for folder in reversed(made):
+                folder.rmdir()

@@ -1,11 +1,15 @@
 """Where results go: a folder in which nobody can put another in a run's place."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from common.config import ConfigError
-from server_app.results.output_place import check_output
+from server_app.results import output_place
+from server_app.results.output_place import check_output, write_fault
 from tests.support.tiny import Files, tiny_config
 
 
@@ -24,3 +28,39 @@ def test_a_folder_in_which_anybody_may_swap_a_run_for_another_is_refused(
                 check_output(config)
         else:
             check_output(config)
+
+
+def meanwhile(monkeypatch: pytest.MonkeyPatch, other: Callable[[Path], Any]) -> None:
+    """Let another start do something at the place, once, just before this one writes there."""
+    original, left = output_place.tempfile.TemporaryDirectory, [other]
+
+    @contextmanager
+    def writing(dir: Path) -> Iterator[None]:
+        if left:
+            left.pop()(dir)
+        with original(dir=dir):
+            yield
+
+    monkeypatch.setattr(output_place.tempfile, "TemporaryDirectory", writing)
+
+
+def test_a_folder_in_which_another_run_has_begun_meanwhile_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "new" / "results"
+    meanwhile(monkeypatch, lambda folder: (folder / "run").mkdir())
+    assert write_fault(place) == ""
+    assert (place / "run").is_dir()
+
+
+def test_a_folder_that_another_start_takes_away_again_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "new" / "results"
+    meanwhile(monkeypatch, lambda folder: (folder.rmdir(), folder.parent.rmdir()))
+    assert write_fault(place) == ""
+    assert not (tmp_path / "new").exists(), "nothing is left behind"
+
+
+def test_a_place_that_cannot_be_written_is_still_a_fault() -> None:
+    assert write_fault(Path("/proc/results")).startswith("/proc/results: ")
