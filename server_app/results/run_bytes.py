@@ -6,7 +6,7 @@ really went over the wire would tell the secret cohorts. Bytes are of serialized
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate, repeat
 
 import torch
@@ -169,4 +169,17 @@ def run_bytes(
 
 def plain_lora_bytes(config: RunConfig, recipe: Recipe, plan: PrivacyPlan, rounds: int) -> RunBytes:
     """Of plain LoRA under the same noise and as often asked: the adapter down, its whole gradient up, no stage 1."""
-    return run_bytes(config, Recipe.of(recipe.layout, IdentityCodec(recipe.layout)), plan, rounds)
+    lora = Recipe.of(recipe.layout, IdentityCodec(recipe.layout))
+    return run_bytes(config, lora, _in_32_bits(plan, lora.code_size), rounds)
+
+
+def _in_32_bits(plan: PrivacyPlan, size: int) -> PrivacyPlan:
+    """``plan``, with the most noise in halves that a message of ``size`` values holds: a value has 32 bits at most."""
+    for _ in range(64):
+        try:
+            plan.round_terms(size)
+        except ValueError:
+            plan = replace(plan, round=replace(plan.round, noise_multiplier=plan.round.noise_multiplier / 2))
+        else:
+            break
+    return plan

@@ -330,3 +330,10 @@ def test_the_time_of_a_step_grows_with_layers_and_rows_and_is_none_on_a_gpu(tmp_
     assert step_seconds(four, shape, Batch(8, 32, 64, read=True)) is None
     assert "step" in json.loads(sizing.to_json(config))
     assert "of a core, timed here on two layers; all clients and rounds" in sizing.to_text(config)
+
+
+def test_plain_lora_under_more_noise_than_32_bits_hold_counts_32_bits() -> None:
+    """A code of 256 values holds it: what it is compared to, and nobody sends, made plan and report tracebacks."""
+    noisy = {"privacy.epsilon": 0.0, "privacy.noise-multiplier": 4e5, "privacy.sampling-rate": 1.0}
+    sizes = sizing.solve(RunConfig.parse({"num-server-rounds": 2, "federation.num-clients": 20} | noisy))
+    assert sizes.plain_lora.up / sizes.plain_lora.rounds_asked == pytest.approx(4 * 24_576, rel=0.05)
