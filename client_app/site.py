@@ -120,12 +120,12 @@ class Site:
         Held-out ones are in neither of the others; these two are the same unless stage 1 keeps a ``share`` to itself.
         Nothing is held out where the run does not evaluate privately.
         """
-        seed = self.config.seed
-        who = (self.partition, self.partitions, seed)
+        who = (self.partition, self.partitions, self.config.seed)
         share = 0.0 if part == "held out" else share
-        cut = _Cut(part, share, seed, self.partition, holds_out=bool(self.config.evaluation.private))
+        cut = _Cut(part, share, holds_out=bool(self.config.evaluation.private))
         if self.data is None:
-            return cut.of(private_tokens(self.config.data, adapted.tokenizer, *who))
+            found = private_tokens(self.config.data, adapted.tokenizer, *who)
+            return cut.of(found, self.partition, self.config.seed)
         settings = self.data.settings(self.config.data)
         return _own_part(cut, settings, self.data.tokenizer(adapted.tokenizer), *who, self.data.path)
 
@@ -144,17 +144,15 @@ class _Cut:
 
     part: Part
     share: float
-    seed: int
-    partition: int
     holds_out: bool
 
-    def of(self, found: TokenizedExamples) -> TokenizedExamples:
+    def of(self, found: TokenizedExamples, partition: int, seed: int) -> TokenizedExamples:
         if self.holds_out:
-            held, rest = split_rows(len(found), SHARE, seeds.of_held_out(self.seed, self.partition))
+            held, rest = split_rows(len(found), SHARE, seeds.of_held_out(seed, partition))
             found = found.select(held if self.part == "held out" else rest)
         if not self.share:
             return found
-        first, rest = split_rows(len(found), self.share, seeds.of_split(self.seed, self.partition))
+        first, rest = split_rows(len(found), self.share, seeds.of_split(seed, partition))
         return found.select(first if self.part == "stage one" else rest)
 
 
@@ -163,7 +161,7 @@ def _own_part(
     cut: _Cut, settings: DataConfig, tokenizer: PreTrainedTokenizerBase, place: int, places: int, seed: int, path: str
 ) -> TokenizedExamples:
     """A part of a site's own examples, cut once: anew for each answer, time would tell how many there are."""
-    return cut.of(private_tokens(settings, tokenizer, place, places, seed, path))
+    return cut.of(private_tokens(settings, tokenizer, place, places, seed, path), place, seed)
 
 
 @lru_cache(maxsize=2)
