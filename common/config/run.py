@@ -120,6 +120,11 @@ def unknown_keys(flat: Mapping[str, Any]) -> list[str]:
     return sorted({key if key.partition(".")[0] in sections else f"{key.partition('.')[0]}.*" for key in lacking})
 
 
+def known_keys(flat: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Those of dotted keys that a run has: what an earlier version saved beside them is passed over."""
+    return {key: flat[key] for key in RunConfig().flat() if key in flat}
+
+
 def names_a_file(name: str) -> bool:
     """Whether a name of data or a model means something on this machine, and not on a hub."""
     endings = {".jsonl", ".json", ".csv", ".parquet", ".gguf"}

@@ -3,7 +3,7 @@
 import tomllib
 from pathlib import Path
 
-from common.config import ConfigError, RunConfig, Scalar, flatten, unknown_keys
+from common.config import ConfigError, RunConfig, Scalar, flatten, known_keys, unknown_keys
 from server_app.results.checkpoint_files import ENDED, checkpoint_fault
 from server_app.results.units import show, show_delta
 
@@ -75,7 +75,7 @@ def _spent(folder: Path) -> str:
 
     try:
         saved, charges = _saved(folder), Ledger(path).charges
-        config = RunConfig.parse({key: saved[key] for key in saved.keys() & RunConfig().flat().keys()})
+        config = RunConfig.parse(known_keys(saved))
     except (OSError, ValueError, LedgerError) as error:
         return f"what it has spent cannot be read ({error})"
     delta = config.privacy.delta or default_delta(config.federation.num_clients)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common.config import ConfigError, RunConfig, Scalar
+from common.config import ConfigError, RunConfig, Scalar, known_keys
 from workbench.simulation.launcher import read_toml
 
 _PLAIN = {"peft_type": "LORA", "bias": "none"}  # what this app writes; anything else that changes the sum is refused
@@ -24,7 +24,9 @@ def adapter_config(folder: Path, changes: Mapping[str, Scalar]) -> RunConfig:
     saved = folder.parent / "config.toml"
     flat: dict[str, Any] = {"data.name": "none"}  # without a run there are no rows of its own to score
     if saved.exists():
-        flat = _known(read_toml(saved, f'--adapter "{folder}"'))
+        flat = known_keys(
+            read_toml(saved, f'--adapter "{folder}"')
+        )  # an adapter of an earlier version is as good as it was
     elif settings.get("base_model_name_or_path"):
         flat["model.name"] = settings["base_model_name_or_path"]
     elif "model.name" not in changes:
@@ -36,11 +38,6 @@ def adapter_config(folder: Path, changes: Mapping[str, Scalar]) -> RunConfig:
         "lora.freeze-a": False,
     }
     return RunConfig.parse(flat | dict(changes) | lora)
-
-
-def _known(saved: Mapping[str, Scalar]) -> dict[str, Any]:
-    """Without keys of an earlier version: a finished adapter is as good as it was."""
-    return {key: saved[key] for key in saved.keys() & RunConfig().flat().keys()}
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
