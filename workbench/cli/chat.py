@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from server_app.results.tracking import watched
+from workbench.cli.command_line import warn
 from workbench.cli.overrides import parse_overrides
 from workbench.using.request import Sampling, asked
 
@@ -32,5 +33,5 @@ def chat(
     with watched("loading the model"):
         writer = Writer.load(request, sampling, base=base)
     for warning in writer.warnings():
-        typer.secho(f"warning: {warning}", fg=typer.colors.YELLOW, err=True)
+        warn(warning)
     talk(writer, Console(), system)

@@ -101,6 +101,12 @@ class PlainGroup(_Plain, TyperGroup):
         return click.Group.resolve_command(self, ctx, args)
 
 
+def warn(text: str) -> None:
+    """Say on the standard error what a person should know; nothing for ``""``."""
+    if text:
+        typer.secho(f"warning: {text}", fg=typer.colors.YELLOW, err=True)
+
+
 def _refuse(message: str, code: int) -> NoReturn:
     typer.secho(f"error: {harmless(message)}", fg=typer.colors.RED, err=True)
     sys.exit(code)

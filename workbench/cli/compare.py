@@ -11,6 +11,7 @@ import typer
 from common.config import RunConfig
 from server_app.results.tracking import watched
 from server_app.results.units import count
+from workbench.cli.command_line import warn
 from workbench.cli.paths import absolute_paths
 from workbench.compare.folder import PAGE, check_folder
 from workbench.compare.spec import OWN, ComparisonSpec, check_spec, read_changes, read_epsilons, refuse_without_effect
@@ -71,7 +72,7 @@ def compare(
     with watched("planning"):
         cells = make_cells(spec, keys, changes)
     for warning in dict.fromkeys(cell.warning for cell in cells if cell.warning):
-        typer.secho(f"warning: {warning}", fg=typer.colors.YELLOW, err=True)
+        warn(warning)
     command = shlex.join(["dr-encoder", *sys.argv[1:]])
     try:
         found = session.compare(cells, spec, command, out, jobs, dry_run=dry_run, budget_hours=budget_hours)

@@ -8,6 +8,7 @@ import typer
 from common.config import ConfigError
 from server_app.results.tracking import watched
 from server_app.results.units import data_size
+from workbench.cli.command_line import warn
 from workbench.cli.overrides import parse_overrides
 from workbench.using.request import asked, check_folder, check_hub_id
 
@@ -48,9 +49,7 @@ def export(
             exporting.export_adapter(request, out, base_id)
     files = [path for path in sorted(out.rglob("*")) if path.is_file()]
     typer.echo(f"{out}: {', '.join(path.name for path in files)} ({data_size(sum(p.stat().st_size for p in files))})")
-    warning = hub.warning_of(out)
-    if warning:
-        typer.secho(f"warning: {warning}", fg=typer.colors.YELLOW, err=True)
+    warn(hub.warning_of(out))
     if push_to:
         with watched(f"uploading to {push_to}"):
             address = hub.push(out, push_to, public=public)

@@ -9,6 +9,7 @@ import typer
 from server_app.results.output_place import check_file
 from server_app.results.tracking import watched
 from server_app.results.units import count, harmless
+from workbench.cli.command_line import warn
 from workbench.cli.overrides import parse_overrides
 from workbench.using.request import LAST_SEED, Sampling, asked, check_prompts
 
@@ -48,7 +49,7 @@ def generate(
     asks = read_prompts(prompts, request.config.data, templated=writer.templated)[:limit]
     ids = [writer.prompt(ask.messages) for ask in asks]
     for warning in writer.warnings():
-        typer.secho(f"warning: {warning}", fg=typer.colors.YELLOW, err=True)
+        warn(warning)
     with watched("writing"):
         texts = {who: writer.write_all(who, ids, batch_size) for who in writer.adapters}
     rows = [dict(zip(texts, pair, strict=True)) for pair in zip(*texts.values(), strict=True)]

@@ -16,6 +16,7 @@ from server_app.results.resuming import check_same_run, why_not_resumable
 from server_app.results.trackers import check_tracker
 from server_app.results.tracking import watched
 from server_app.strategies import check_strategy
+from workbench.cli.command_line import warn
 from workbench.cli.overrides import parse_overrides
 from workbench.cli.paths import absolute_paths
 from workbench.cli.unread_keys import refuse_unread, unread_of_data, unread_warning
@@ -120,7 +121,7 @@ def _configure(preset: str | None, overrides: list[str], resume: Path | None) ->
     check_strategy(config)
     refuse_unread(config, changes)
     refuse_unread(config, changes, find=unread_of_data)
-    _warn(unread_warning(config, flat))
+    warn(unread_warning(config, flat))
     if folder is None:
         check_output(config)
     config = RunConfig.parse(config.flat() | absolute_paths(config) | _place(config, folder))
@@ -232,15 +233,10 @@ def _check_gpus(config: RunConfig, gpus_per_client: float) -> None:
     if gpus_per_client > found:
         raise ConfigError(f"--gpus-per-client {gpus_per_client:g}: CUDA devices on this machine: {found}; leave it out")
     if config.model.name != "demo" and not gpus_per_client and found:
-        _warn(
+        warn(
             "--gpus-per-client is 0, so simulated clients train on the CPU though this machine has a GPU; dr-encoder "
             "plan prints the share for each card"
         )
-
-
-def _warn(text: str) -> None:
-    if text:
-        typer.secho(f"warning: {text}", fg=typer.colors.YELLOW, err=True)
 
 
 def _check_data(config: RunConfig, clients: int) -> None:
