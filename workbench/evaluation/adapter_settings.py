@@ -24,9 +24,7 @@ def adapter_config(folder: Path, changes: Mapping[str, Scalar]) -> RunConfig:
     saved = folder.parent / "config.toml"
     flat: dict[str, Any] = {"data.name": "none"}  # without a run there are no rows of its own to score
     if saved.exists():
-        flat = known_keys(
-            read_toml(saved, f'--adapter "{folder}"')
-        )  # an adapter of an earlier version is as good as it was
+        flat = known_keys(read_toml(saved, f'--adapter "{folder}"'))  # of an earlier version: as good as it was
     elif settings.get("base_model_name_or_path"):
         flat["model.name"] = settings["base_model_name_or_path"]
     elif "model.name" not in changes:
