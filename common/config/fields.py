@@ -1,8 +1,17 @@
-"""What the sections are made of: their base class, and numbers within limits."""
+"""What the sections are made of: their base class, numbers within limits and names of devices."""
 
+import re
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+def _check_device(name: str) -> str:
+    """Told without torch, which knows kinds that no model here was ever run on ("mps", "xpu", "meta")."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", name):
+        raise ValueError(f'model.device = "{name}": not a device; give "auto", "cpu", "cuda" or "cuda:0"')
+    return name
+
 
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -17,6 +26,7 @@ LARGEST_CLIENTS = 1_000_000_000
 Clients = Annotated[int, Field(ge=0, le=LARGEST_CLIENTS)]
 Rounds = Annotated[int, Field(ge=1, le=LARGEST_ROUNDS)]
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
+Device = Annotated[str, AfterValidator(_check_device)]
 Name = Annotated[str, Field(min_length=1)]
 Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 

@@ -75,7 +75,7 @@ def prepare(base: PreTrainedModel, model: ModelConfig, device: torch.device) -> 
 def device_of(model: ModelConfig) -> torch.device:
     """Where the model lives; the first GPU when it is spread over several.
 
-    Raises ``ConfigError`` for a name that is no device, and for GPUs that this machine does not have.
+    Raises ``ConfigError`` for GPUs that this machine does not have.
     """
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if model.device_map != "none" and found < 2:
@@ -84,10 +84,7 @@ def device_of(model: ModelConfig) -> torch.device:
             'set it to "none"'
         )
     name = ("cuda" if found else "cpu") if model.device == "auto" else model.device
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f'model.device = "{name}": not a device; give "auto", "cpu", "cuda" or "cuda:0"') from None
+    device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= found:
         raise ConfigError(f'model.device = "{name}": CUDA devices on this machine: {found}; give "auto" or "cpu"')
     return torch.empty(0, device=device).device  # "cuda" becomes "cuda:0", as tensors call it

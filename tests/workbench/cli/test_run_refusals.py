@@ -51,6 +51,8 @@ def refused(folder: Path, *changes: str) -> str:
         (["privacy.delta=0.001"], "privacy.delta = 0.001: delta = 0.001 must be positive and below 1/M = 0.001"),
         (["privacy.delta=0.2", "federation.num-clients=0"], "below 1/M = 0.1 for M = 10 clients"),
         (["model.device=banana"], 'model.device = "banana": not a device'),
+        (["model.device=mps"], 'model.device = "mps": not a device'),
+        (["model.device=meta"], 'model.device = "meta": not a device'),
         (["data.name=absent.jsonl"], 'data.name = "absent.jsonl": no such file or directory'),
         (["data.name=./absent"], 'data.name = "./absent": no such file or directory'),
         (["data.name=/nope/absent"], 'data.name = "/nope/absent": no such file or directory'),
