@@ -3,7 +3,7 @@
 import bz2
 import gzip
 import lzma
-from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -12,6 +12,18 @@ from typing import Any, BinaryIO
 
 Row = dict[str, Any]
 OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_SIGNATURES = {
+    BOM_UTF32_LE: "is UTF-32: save it as UTF-8",  # before UTF-16's, with which it begins
+    BOM_UTF32_BE: "is UTF-32: save it as UTF-8",
+    BOM_UTF16_LE: "is UTF-16: save it as UTF-8",
+    BOM_UTF16_BE: "is UTF-16: save it as UTF-8",
+    b"\x1f\x8b": "is packed by gzip: unpack it, or let its name end in .gz",
+    b"BZh91AY&SY": "is packed by bzip2: unpack it, or let its name end in .bz2",
+    b"\xfd7zXZ\x00": "is packed by xz: unpack it, or let its name end in .xz",
+    b"PK\x03\x04": "is a zip archive, or a workbook: unpack it, or save it as text",
+    b"PAR1\x15": "is Parquet: let its name end in .parquet",
+}
+"""How files begin that are no text in UTF-8."""
 
 
 class FileFault(ValueError):
@@ -40,11 +52,20 @@ def lines_of(handle: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
     """Number and first byte of each line, and the line; a mark of UTF-8 at the start is no part of it."""
     offset = 0
     for number, line in enumerate(handle, start=1):
-        if number == 1 and line.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
-            raise FileFault("the file is UTF-16: save it as UTF-8")
+        if number == 1:
+            _check_text(line)
         start = len(BOM_UTF8) if number == 1 and line.startswith(BOM_UTF8) else 0
         yield number, offset + start, line[start:]
         offset += len(line)
+
+
+def _check_text(line: bytes) -> None:
+    """Refuse a file by its first line, where that shows that no line of it is text in UTF-8 (``FileFault``)."""
+    for start, what in _SIGNATURES.items():
+        if line.startswith(start):
+            raise FileFault(f"the file {what}")
+    if b"\x00" in line[:4]:  # no text has a NUL, and every second letter in UTF-16 does
+        raise FileFault("the file has zero bytes where text should be; if it is UTF-16 or UTF-32, save it as UTF-8")
 
 
 def not_utf8(number: int, offset: int, error: UnicodeDecodeError) -> str:

@@ -1,5 +1,9 @@
 """Files of examples that cannot be used: name, bytes, what is said of it (a regular expression)."""
 
+import bz2
+import gzip
+import lzma
+
 GOOD = b'{"prompt":"a","completion":"x"}\n'
 DEEP = b'{"prompt":"a","completion":"x","note":' + b"[" * 100_000 + b"]" * 100_000 + b"}\n"
 FAULTS: list[tuple[str, bytes, str]] = [
@@ -10,6 +14,15 @@ FAULTS: list[tuple[str, bytes, str]] = [
     ("bom.jsonl", b"\xef\xbb\xbf" + '{"prompt":"ß"}\n'.encode("latin-1"), "line 1 is not UTF-8: byte 14 "),
     ("c.jsonl", GOOD.decode().encode("utf-16"), "the file is UTF-16: save it as UTF-8"),
     ("c.csv", "prompt,completion\n".encode("utf-16"), "the file is UTF-16: save it as UTF-8"),
+    ("c32.jsonl", GOOD.decode().encode("utf-32"), "the file is UTF-32: save it as UTF-8"),
+    ("c32be.csv", b"\x00\x00\xfe\xff" + "a,b\n".encode("utf-32-be"), "the file is UTF-32: save it as UTF-8"),
+    ("le.jsonl", GOOD.decode().encode("utf-16-le"), "the file has zero bytes .*UTF-16"),
+    ("be.csv", "prompt,completion\n".encode("utf-16-be"), "the file has zero bytes .*UTF-16"),
+    ("packed.jsonl", gzip.compress(GOOD), "the file is packed by gzip: unpack it, or let its name end in .gz"),
+    ("packed.csv", bz2.compress(GOOD), "the file is packed by bzip2: unpack it"),
+    ("packed.json", lzma.compress(GOOD), "the file is packed by xz: unpack it"),
+    ("book.csv", b"PK\x03\x04\x14\x00\x06\x00\x08\x00", "the file is a zip archive"),
+    ("table.jsonl", b"PAR1\x15\x04\x15\x10", "the file is Parquet: let its name end in .parquet"),
     ("d.jsonl", b'{"prompt":"a","completion":"x","completion":"y"}\n', 'line 1 has the key "completion" twice'),
     ("e.jsonl", GOOD + b'{"prompt":"a","note":{"x":1,"x":2}}\n', 'line 2 has the key "x" twice'),
     ("d.csv", b"prompt,completion,completion\na,x,z\n", '2 columns are called "completion"'),
