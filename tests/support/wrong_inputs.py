@@ -169,7 +169,7 @@ OTHERS: list[tuple[str, str]] = [
     ("evaluate --adapter {}/adapter --model demo --tasks mmlu --include-path {}/absent", "no such folder"),
     ("evaluate --adapter {}/adapter --model demo --data {}/absent.jsonl", "no such file"),
     ("evaluate --adapter {}/adapter --model /nope", "no such directory"),
-    ("evaluate --adapter {}/adapter --model demo --beams 2 --length-penalty nan", "give a number from -10 to 10"),
+    ("evaluate --adapter {}/adapter --model demo --beams 2 --length-penalty nan", "nan is not a number"),
     ("evaluate --adapter {}/adapter --model demo --beams 2 --length-penalty 1e308", "give a number from -10 to 10"),
     ("evaluate --adapter {}/adapter --model demo --data {}/rows.jsonl --out {}/rows.jsonl", "would be overwritten"),
     ("evaluate --adapter {}/adapter --model demo --out {}/adapter/adapter_config.json", "would be overwritten"),
@@ -178,7 +178,7 @@ OTHERS: list[tuple[str, str]] = [
     ("generate --adapter {}/adapter --model demo --prompts {}", "this is a directory"),
     (
         "generate --adapter {}/adapter --model demo --prompts {}/rows.jsonl --temperature nan",
-        "--temperature nan: give 0",
+        "nan is not a number",
     ),
     ("generate --adapter {}/adapter --model demo --prompts {}/rows.jsonl --temperature 1e-9", "from 0.001 to 1000"),
     ("generate --adapter {}/adapter --model demo --prompts {}/rows.jsonl --seed 99999999999999999999", "--seed"),

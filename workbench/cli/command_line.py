@@ -4,6 +4,7 @@ A mistake in what was typed ends with 2, anything else that a person can mend wi
 app keeps its traceback.
 """
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -74,8 +75,9 @@ class _Plain:
         sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
-        """Run the command; Typer would end it in silence after Ctrl-C."""
+        """Run the command; Typer would end it in silence after Ctrl-C, and take what is no number for one."""
         above: Any = super()
+        _refuse_no_number(ctx)
         try:
             return above.invoke(ctx)
         except KeyboardInterrupt:
@@ -99,6 +101,14 @@ class PlainGroup(_Plain, TyperGroup):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command; click suggests a near one by itself, and Typer would say it again."""
         return click.Group.resolve_command(self, ctx, args)
+
+
+def _refuse_no_number(ctx: click.Context) -> None:
+    """``nan`` is a float, and within every range."""
+    for option in ctx.command.params:
+        value = ctx.params.get(option.name or "")
+        if isinstance(value, float) and math.isnan(value):
+            raise click.BadParameter(f"{value} is not a number.", ctx, option)
 
 
 def warn(text: str) -> None:

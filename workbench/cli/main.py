@@ -9,7 +9,7 @@ from server_app.results.units import use_utf8
 from workbench.cli.budget import budget
 from workbench.cli.chat import chat
 from workbench.cli.check_site import check_site
-from workbench.cli.command_line import PlainGroup
+from workbench.cli.command_line import PlainCommand, PlainGroup
 from workbench.cli.compare import compare
 from workbench.cli.evaluate import evaluate
 from workbench.cli.export import export
@@ -24,7 +24,7 @@ from workbench.version import app_version
 app = typer.Typer(cls=PlainGroup, add_completion=False, pretty_exceptions_enable=False)
 
 for command in (budget, chat, check_site, compare, evaluate, export, generate, keys, plan, run, traffic, watch):
-    app.command()(command)
+    app.command(cls=PlainCommand)(command)
 
 
 def _tell_version(wanted: bool) -> None:

@@ -42,6 +42,23 @@ def test_what_a_person_can_mend_is_a_line_and_an_exit_code(
     assert told(error, capsys) == (code, said)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "--gpus-per-client", "nan"],
+        ["compare", "--budget-hours", "nan"],
+        ["chat", "--adapter", "a", "--temperature", "NaN"],
+        ["budget", "--clients", "9", "--rounds", "1", "--sampling-rate", "nan"],
+    ],
+)
+def test_what_is_no_number_is_refused_wherever_a_number_is_asked_for(words: list[str]) -> None:
+    result = runner.invoke(cli.app, words)
+    assert (result.exit_code, result.output.splitlines()[0]) == (
+        2,
+        f"error: Invalid value for '{words[-2]}': nan is not a number.",
+    )
+
+
 @pytest.mark.parametrize("error", [ValueError("a defect"), KeyError("x"), RuntimeError("y")])
 def test_a_defect_keeps_its_traceback(error: Exception) -> None:
     def fail() -> None:
