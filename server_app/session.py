@@ -191,7 +191,8 @@ class Session:
             self.sink.write(line)
 
     def _save(self, state: RunState) -> None:
-        progress = Progress(self.watch.elapsed, self.account.ledger_head, len(self.attendance.nodes))
+        clients = len(self.attendance.nodes)
+        progress = Progress(self.watch.elapsed, self.account.ledger_head, clients, self.config.flat())
         save_checkpoint(self.folder.checkpoint, state, progress)
         log_event("checkpoint_saved", round=state.round)
 

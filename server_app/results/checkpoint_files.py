@@ -37,6 +37,11 @@ def read_state(path: Path) -> dict[str, Any]:
     return dict(state)
 
 
+def last_state(folder: Path) -> dict[str, Any]:
+    """``read_state`` of the last checkpoint in ``folder``. Raises ``OSError`` where there is none."""
+    return read_state(folder / (folder / LATEST).read_text(encoding="utf-8").strip() / STATE)
+
+
 def _fault(folder: Path) -> str:
     try:
         last = folder / (folder / LATEST).read_text(encoding="utf-8").strip()

@@ -8,7 +8,8 @@ again: amplification by sampling holds only while cohorts are secret.
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from common.adapter import Layout
 from common.codecs.base import Codec, CodecState, codec_from_state
-from common.config import ServerConfig
+from common.config import Scalar, ServerConfig
 from common.wire.sums import joined, split_sums
 from server_app.errors import CommandError
 from server_app.results.checkpoint_files import ENDED, LATEST, STATE, TENSORS, read_state
@@ -36,11 +37,12 @@ class CheckpointError(CommandError):
 
 @dataclass(frozen=True)
 class Progress:
-    """What a checkpoint says besides the strategy's state."""
+    """What a checkpoint says besides the strategy's state; ``configuration``: flat, as the run was planned."""
 
     elapsed: float
     ledger_head: str
     clients: int
+    configuration: Mapping[str, Scalar] = field(default_factory=dict)
 
 
 def save_checkpoint(folder: Path, state: RunState, progress: Progress) -> None:
@@ -66,6 +68,7 @@ def save_checkpoint(folder: Path, state: RunState, progress: Progress) -> None:
         "elapsed": progress.elapsed,
         "ledger-head": progress.ledger_head,
         "clients": progress.clients,
+        "configuration": dict(progress.configuration),
     }
     _write_durably(target / STATE, json.dumps(payload))
     _sync(target / TENSORS)

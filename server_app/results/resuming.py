@@ -4,7 +4,7 @@ import tomllib
 from pathlib import Path
 
 from common.config import ConfigError, RunConfig, Scalar, flatten, known_keys, unknown_keys
-from server_app.results.checkpoint_files import ENDED, checkpoint_fault
+from server_app.results.checkpoint_files import ENDED, checkpoint_fault, last_state
 from server_app.results.units import show, show_delta
 
 _FREE = {"resume", "output.dir", "output.name", "output.tracker"}  # keys that say nothing of the guarantee
@@ -33,7 +33,7 @@ def check_same_run(config: RunConfig) -> None:
     folder = Path(config.resume)
     if why := _other_version(folder):
         raise ConfigError(f'resume = "{folder}": {why}')
-    saved = RunConfig.parse(_saved(folder)).flat()
+    saved = RunConfig.parse(_saved(folder) | _planned(folder)).flat()
     free = set(_FREE)
     if not config.federation.num_clients:
         free.add("federation.num-clients")  # the number that is connected is checked against the plan's
@@ -59,6 +59,19 @@ def _other_version(folder: Path) -> str:
 
 def _saved(folder: Path) -> dict[str, Scalar]:
     return flatten(tomllib.loads((folder / "config.toml").read_text(encoding="utf-8")))
+
+
+def _planned(folder: Path) -> dict[str, Scalar]:
+    """What the last checkpoint says of the configuration; config.toml is a file that somebody can edit.
+
+    But for the number of clients: a deployed run writes into config.toml how many it found.
+    """
+    try:
+        planned: dict[str, Scalar] = known_keys(last_state(folder / "checkpoint").get("configuration", {}))
+    except (OSError, ValueError):  # damaged, or none yet: told by who reads it in earnest
+        return {}
+    planned.pop("federation.num-clients", None)
+    return planned
 
 
 def _spent(folder: Path) -> str:

@@ -1,5 +1,6 @@
 """``dr-encoder run --resume``: what it takes up, what it refuses, and what an interrupt says."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ from typer.testing import CliRunner
 from common.config import ConfigError, RunConfig
 from common.privacy.accounting import Charge
 from server_app.privacy.ledger import Ledger
+from server_app.results.checkpoint_files import STATE
 from server_app.results.checkpoints import mark_ended
 from server_app.results.resuming import check_same_run, why_not_resumable
-from tests.support.interrupted_runs import write_interrupted
+from tests.support.interrupted_runs import LAST, STATE_KEYS, write_interrupted
 from workbench.cli import main as cli
 from workbench.cli import run as run_command
 
@@ -61,6 +63,18 @@ def test_a_run_is_not_resumed_under_another_configuration_and_no_engine_starts_t
     assert result.exit_code == 1
     said = f'error: resume = "{run}": the configuration differs from that run\'s: num-server-rounds was 40, is 3'
     assert result.output.startswith(said)
+
+
+@pytest.mark.usefixtures("_no_launch")
+def test_an_edited_config_file_does_not_change_what_a_run_was_planned_with(tmp_path: Path) -> None:
+    run = interrupted_run(tmp_path)
+    state = run / "checkpoint" / LAST / STATE
+    planned = RunConfig.parse({"seed": 77, "privacy.epsilon": 2.0}).flat()
+    state.write_text(json.dumps(STATE_KEYS | {"configuration": planned}), encoding="utf-8")
+    (run / "config.toml").write_text("seed = 77\n[federation]\nnum-clients = 10\n[privacy]\nepsilon = 9.0\n")
+    result = runner.invoke(cli.app, ["run", "--resume", str(run)])
+    assert result.exit_code == 1
+    assert "the configuration differs from that run's: privacy.epsilon was 2.0, is 9.0\n" in result.output
 
 
 @pytest.mark.usefixtures("_no_launch")
