@@ -12,6 +12,7 @@ from server_app.results.units import harmless
 from workbench.using.writer import Writer
 
 _HEADS = {"base": "base model", "tuned": "tuned", "reference": "reference"}
+_CUT = "(this talk has outgrown the model: what was said first is not read any more; /new begins again)"
 _HELP = "/new begins again, /quit (or Ctrl-D) ends; Ctrl-C stops an answer"
 
 
@@ -31,7 +32,7 @@ def talk(writer: Writer, console: Console, system: str = "", read: Callable[[], 
     """
     read = read or (lambda: console.input("[bold]you[/bold] "))
     start: list[Message] = [{"role": "system", "content": system}] if system else []
-    histories = {who: list(start) for who in writer.adapters}
+    histories, cuts = {who: list(start) for who in writer.adapters}, writer.cuts
     said = "" if writer.templated else ". There is no chat template: each line is a text that is continued"
     console.print(_HELP + said, style="dim")
     while True:
@@ -47,6 +48,9 @@ def talk(writer: Writer, console: Console, system: str = "", read: Callable[[], 
             console.print(_HELP, style="dim")
         elif line:
             _answer(writer, console, histories, line)
+            if writer.cuts > cuts:
+                console.print(_CUT, style="dim")
+            cuts = writer.cuts
 
 
 def _answer(writer: Writer, console: Console, histories: dict[str, list[Message]], line: str) -> None:

@@ -61,6 +61,11 @@ class Writer:
             self._cut.append(len(ids))
         return ids[-self._room :]
 
+    @property
+    def cuts(self) -> int:
+        """How many prompts had no room so far."""
+        return len(self._cut)
+
     def warnings(self) -> list[str]:
         """What was asked for and is not done, since the model's positions have an end."""
         found = []

@@ -150,6 +150,16 @@ def test_each_model_remembers_its_own_answers_until_it_is_told_to_forget(
     assert "tuned says" in out.getvalue()
 
 
+def test_a_talk_that_outgrows_the_model_says_so_each_time_that_it_cuts(
+    plain: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Writer, "write", lambda *_: ["yes"])
+    lines: Iterator[str] = iter(["short", "word " * 600, "short", "/quit"])
+    out = io.StringIO()
+    talk(plain, Console(file=out, width=200), read=lambda: next(lines))
+    assert out.getvalue().count("what was said first is not read any more") == 1
+
+
 def test_a_key_that_is_not_read_is_refused(adapter: Path) -> None:
     with pytest.raises(ConfigError, match=r"--set privacy.epsilon: no effect"):
         asked(adapter, {"privacy.epsilon": 1.0})
