@@ -127,7 +127,7 @@ def message_rows() -> list[str]:
         shape = shape_of(config.model, config.lora)
         recipe = recipe_of(config, shape.layout)
         plan = plan_run(config, recipe, peers + 1)
-        task = round_task(config, recipe, plan, 1, sums=True)
+        task = round_task(config.server, recipe, plan, 1, sums=True)
         secrets = tuple(os.urandom(KEY_BYTES) for _ in range(peers))
         seat = Seat(os.urandom(KEY_BYTES), place=peers // 2, members=peers + 1, secrets=secrets)
         values, bits, everybody = np.zeros(task.terms.size, np.int64), bits_of(task.terms), set(range(peers + 1))
@@ -167,7 +167,7 @@ class Timed:
         self.adapted = Site.of(self.context).model()
         self.recipe = recipe_of(self.config, self.adapted.layout)
         plan = plan_run(self.config, self.recipe, MEMBERS)
-        self.task = round_task(self.config, self.recipe, plan, 1, sums=False)
+        self.task = round_task(self.config.server, self.recipe, plan, 1, sums=False)
         own = unpack_key(self._asked(pack_request(app_digest()), KEYS).content)
         others = [(public_key(new_private_key()), name) for name in names]
         self._asked(pack_directory(Directory((own, *others)), app_digest()), PEERS)

@@ -53,7 +53,7 @@ class Run:
         generator, downlink = np.random.default_rng(1), Downlink()
         adapter, entries, down, up = torch.zeros(self.recipe.layout.size), list[Entry](), list[int](), list[int]()
         for number in range(1, max(asked) + 1):
-            task = round_task(self.config, self.recipe, self.plan, number, sums=True)
+            task = round_task(self.config.server, self.recipe, self.plan, number, sums=True)
             if number in asked:
                 parcel = Parcel(task, self.recipe.encoder.spec, adapter, bytes(8), tuple(entries))
                 down.append(serialized_bytes(downlink.content(parcel, NODE)))

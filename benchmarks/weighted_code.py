@@ -98,7 +98,8 @@ class WeightedCode(DrEncoder):
     def prepare(self, grid: Grid) -> Codec:
         """Algorithm 1, and the weights from the same statistics."""
         statistics = self._collect_statistics(grid)
-        codec, report = train_prior(self.layout, statistics, prior_settings(self.config, self.layout))
+        settings = prior_settings(self.config.codec, self.config.seed, self.layout)
+        codec, report = train_prior(self.layout, statistics, settings)
         self.state.prior = report.figures()
         return WeightedCodec(codec, self.layout, tensor_weights(self.layout, statistics, self.exponent))
 

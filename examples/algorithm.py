@@ -59,7 +59,8 @@ def random_prior(config: RunConfig, adapted: AdaptedModel, noise: float) -> Code
         releases.append(release(scales.encode(std), stage, SYSTEM))
     total = combine(releases, stage, SYSTEM)  # server side
     std = scales.decode(total, noise * scales.bound, RATE * CLIENTS)
-    codec, _ = train_prior(layout, GradientStatistics(torch.zeros_like(std), std), prior_settings(config, layout))
+    prior = prior_settings(config.codec, config.seed, layout)
+    codec, _ = train_prior(layout, GradientStatistics(torch.zeros_like(std), std), prior)
     return codec
 
 

@@ -19,6 +19,7 @@ from server_app.results.console import ConsoleLog, Stopwatch
 from server_app.results.folder import RunFolder
 from server_app.results.model_card import model_card
 from server_app.results.monitor import Monitor
+from server_app.results.repeating import public_settings
 from server_app.results.report import Scores, write_report
 from server_app.results.resuming import why_not_resumable
 from server_app.results.scoring import Scorer
@@ -86,8 +87,8 @@ class Session:
             account=account,
             attendance=attendance,
             watch=Stopwatch(config.num_server_rounds, progress.elapsed),
-            scorer=Scorer.of(adapted, config),
-            sink=open_sink(config, folder.path, clients, state.round + 1),
+            scorer=Scorer.of(adapted, config.data, config.seed),
+            sink=open_sink(config.output.tracker, folder.path, public_settings(config, clients), state.round + 1),
             monitor=Monitor(folder, config.num_server_rounds, account, attendance),
             say=say,
         )
@@ -161,7 +162,7 @@ class Session:
         self.folder.save_adapter(self.adapted, adapter, self.config.model.name)
         findings = strategy.measure()
         report = write_report(self.folder, self.config, strategy, findings, scores, self.watch.elapsed, plots=plots)
-        self.folder.publish(model_card(self.config, report))
+        self.folder.publish(model_card(self.config.model, self.config.lora, report))
         self.folder.point_latest()
         mark_ended(self.folder.checkpoint)
         if self.sink is not None:

@@ -14,7 +14,8 @@ class StageOne:
 
     ``label``: of its charge. ``reason``: why epsilon is inf when it is not ``private``. ``size``, ``open_size``: values
     of one client's release with noise, and in the clear. ``clip_norm``: bound on the whole of a private one. ``share``:
-    of every client's examples, which only stage 1 uses; 0 where the rounds use all of them too.
+    of every client's examples, which only stage 1 uses; 0 where the rounds use all of them too. ``steps``,
+    ``learning_rate``: local steps, of each of which a client measures the gradient, and their size.
     """
 
     label: str
@@ -25,6 +26,8 @@ class StageOne:
     open_size: int
     clip_norm: float = 1.0
     share: float = 0.0
+    steps: int = 1
+    learning_rate: float = 0.0
 
 
 def statistics_stage(section: StageOneConfig, size: int, *, open_size: int = 1, clip_norm: float = 1.0) -> StageOne:
@@ -37,6 +40,8 @@ def statistics_stage(section: StageOneConfig, size: int, *, open_size: int = 1, 
         size=size,
         open_size=open_size,
         clip_norm=clip_norm,
+        steps=section.steps,
+        learning_rate=section.learning_rate,
     )
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from common.config import RunConfig
+from common.config import LoraConfig, ModelConfig
 from server_app.results.facts import privacy_table
 from server_app.results.page import private_rows, utility_rows
 from server_app.results.published_names import is_local, public_name
@@ -24,15 +24,14 @@ model = PeftModel.from_pretrained(base, "adapter")  # this folder
 ```"""
 
 
-def model_card(config: RunConfig, report: dict[str, Any]) -> str:
-    """The card of a run's adapter, from its configuration and what ``report.json`` holds."""
-    card = ModelCard(f"---\n{_metadata(config).to_yaml()}\n---\n\n{_text(config, report)}", ignore_metadata_errors=True)
-    return str(card)
+def model_card(model: ModelConfig, lora: LoraConfig, report: dict[str, Any]) -> str:
+    """The card of a run's adapter, from two sections of its configuration and what ``report.json`` holds."""
+    text = f"---\n{_metadata(model.name).to_yaml()}\n---\n\n{_text(model, lora, report)}"
+    return str(ModelCard(text, ignore_metadata_errors=True))
 
 
-def _metadata(config: RunConfig) -> ModelCardData:
+def _metadata(name: str) -> ModelCardData:
     """The head that model hubs read; a base model is named there only if it is one of a hub."""
-    name = config.model.name
     base = None if name == "demo" or is_local(name) else name
     tags = [f"base_model:adapter:{base}", *_TAGS] if base else _TAGS
     return ModelCardData(
@@ -40,11 +39,11 @@ def _metadata(config: RunConfig) -> ModelCardData:
     )
 
 
-def _text(config: RunConfig, report: dict[str, Any]) -> str:
+def _text(model: ModelConfig, lora: LoraConfig, report: dict[str, Any]) -> str:
     run, privacy, versions = report["run"], report["privacy"], report["run"]["versions"]
     used = ", ".join(f"{name} {versions[name]}" for name in ("flwr", "peft", "transformers", "torch", "dp-accounting"))
     lines = [
-        f"# LoRA adapter of {_base_words(config.model.name)}",
+        f"# LoRA adapter of {_base_words(model.name)}",
         "",
         "Made by federated fine-tuning with DR-Encoder for Flower: the clients' examples stayed with them. They sent "
         "codes of gradients, and before that what the strategy's first stage measures, under the terms below.",
@@ -62,7 +61,7 @@ def _text(config: RunConfig, report: dict[str, Any]) -> str:
         "",
         "## Training",
         "",
-        *_training_rows(config, run, report["codec"]),
+        *_training_rows(model, lora, report),
         "",
         "## Evaluation",
         "",
@@ -71,7 +70,7 @@ def _text(config: RunConfig, report: dict[str, Any]) -> str:
         *private_rows(report["outcome"]),
         "## How to load it",
         "",
-        _LOADING.format(base=_base_code(config.model.name)),
+        _LOADING.format(base=_base_code(model.name)),
         "",
         "## License",
         "",
@@ -84,15 +83,15 @@ def _text(config: RunConfig, report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _training_rows(config: RunConfig, run: dict[str, Any], codec: dict[str, Any]) -> list[str]:
-    model, lora, privacy = config.model, config.lora, config.privacy
+def _training_rows(model: ModelConfig, lora: LoraConfig, report: dict[str, Any]) -> list[str]:
+    run, codec, rate = report["run"], report["codec"], report["privacy"]["sampling_rate"]
     bits = "" if model.quantization == "none" else f", quantized to {model.quantization} bits while training"
     return _table(
         {
             "base model": f"{_base_words(model.name)}{bits}",
             "strategy": f"{run['strategy']}, codec {codec['kind']} with {codec['values']:,} values",
             "rounds": f"{run['rounds_run']} of {run['rounds_planned']}",
-            "clients": f"{run['clients']} enrolled, each in a round with probability {privacy.sampling_rate:g}",
+            "clients": f"{run['clients']} enrolled, each in a round with probability {rate:g}",
             "LoRA": f"rank {lora.rank}, alpha {lora.alpha:g}, modules {lora.target_modules}",
         }
     )

@@ -136,7 +136,7 @@ def run_bytes(
     def masked(content: RecordDict) -> RecordDict:
         return masked_instruction(content, config.privacy, plan.clients) if secure else content
 
-    task = round_task(config, recipe, plan, max(1, rounds // 2), sums=recipe.seeded)
+    task = round_task(config.server, recipe, plan, max(1, rounds // 2), sums=recipe.seeded)
     sums: Sequence[int] | None = None
     if task.step_terms is not None and released is None:
         sums = list(repeat(typical_size(task.terms.size, noisy=bool(task.terms.noise_multiplier)), rounds))
@@ -155,7 +155,7 @@ def run_bytes(
     before = [*map(float, set_up_bytes(plan.clients))] if secure else [0.0, 0.0]
     if recipe.stage_one:
         stage = MessageSizes.of(
-            stage_one_task(config.stage_one, plan, recipe.stage_one),
+            stage_one_task(plan, recipe.stage_one),
             PlannedEncoder(IdentityCodec(recipe.layout).spec()),
             Sums(0, (), bytes(8)),
             masked=masked,
@@ -169,7 +169,7 @@ def run_bytes(
 
 def plain_lora_bytes(config: RunConfig, recipe: Recipe, plan: PrivacyPlan, rounds: int) -> RunBytes:
     """Of plain LoRA under the same noise and as often asked: the adapter down, its whole gradient up, no stage 1."""
-    lora = Recipe.of(recipe.layout, IdentityCodec(recipe.layout))
+    lora = replace(Recipe.of(recipe.layout, IdentityCodec(recipe.layout)), refresh_every=recipe.refresh_every)
     return run_bytes(config, lora, _in_32_bits(plan, lora.code_size), rounds)
 
 

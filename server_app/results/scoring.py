@@ -8,7 +8,7 @@ import torch
 from flwr.app import MetricRecord
 from torch import Tensor
 
-from common.config import RunConfig
+from common.config import DataConfig
 from common.data import evaluation_examples, retention_examples, validation_examples
 from common.model.adapted import AdaptedModel
 from server_app.results.evaluation import Evaluation, Evaluator
@@ -36,9 +36,8 @@ class Scorer:
     last: tuple[Tensor, MetricRecord] | None = None
 
     @classmethod
-    def of(cls, adapted: AdaptedModel, config: RunConfig) -> "Scorer | None":
+    def of(cls, adapted: AdaptedModel, data: DataConfig, seed: int) -> "Scorer | None":
         """The scorer of a run; ``None`` where it has no public examples. Tokenizes all of them."""
-        data, seed = config.data, config.seed
         held_out = evaluation_examples(data, seed)
         if held_out is None:
             return None

@@ -12,9 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from common.config import ConfigError, OutputConfig, RunConfig
+from common.config import ConfigError, OutputConfig, Scalar
 from common.private_files import private_file
-from server_app.results.repeating import public_settings
 from server_app.results.score_names import PRIVATE_ACCURACY, PRIVATE_LOSS
 
 PUBLIC = ("loss", "accuracy", "retention", "validation_loss", "epsilon", PRIVATE_LOSS, PRIVATE_ACCURACY)
@@ -80,21 +79,20 @@ def check_tracker(output: OutputConfig) -> None:
             raise ConfigError(f'output.tracker = "mlflow": {error}; move it away, or set another output.dir') from None
 
 
-def open_sink(config: RunConfig, folder: Path, clients: int, first: int) -> Sink | None:
+def open_sink(tracker: str, folder: Path, settings: Mapping[str, Scalar], first: int) -> Sink | None:
     """The tracker that the run asks for, in its folder; ``None`` for none.
 
     ``first``: the step that comes next; what an interrupted session wrote from there on counts no longer where the
     tracker can forget.
     """
-    if config.output.tracker == "none":
+    if tracker == "none":
         return None
-    settings = public_settings(config, clients)
     openers: dict[str, Callable[[], Sink]] = {
         "tensorboard": lambda: Sink(_TensorBoard(folder / "tensorboard", first), public=False),
         "wandb": lambda: Sink(_Wandb(folder, settings), public=True),
         "mlflow": lambda: _mlflow(folder, settings),
     }
-    return openers[config.output.tracker]()
+    return openers[tracker]()
 
 
 class _TensorBoard:

@@ -14,7 +14,7 @@ import numpy as np
 from flwr.app import Message, RecordDict
 from numpy.typing import NDArray
 
-from common.config import PrivacyConfig, RunConfig
+from common.config import PrivacyConfig
 from common.privacy.mechanism import ReleaseTerms, check_sum
 from common.secure.directory import Directory, to_bitmap
 from common.secure.keys import KEY_BYTES, SITE_BYTES
@@ -195,11 +195,11 @@ class SecureAggregation:
         return to_bitmap({place for place, node in enumerate(self.members) if node in nodes}, len(self.members))
 
 
-def secure_aggregation(config: RunConfig, attendance: Attendance) -> SecureAggregation | None:
+def secure_aggregation(privacy: PrivacyConfig, attendance: Attendance, timeout: float) -> SecureAggregation | None:
     """The server's side, where ``privacy.trust`` asks for it; ``attendance`` then waits for as many as it needs."""
-    if config.privacy.trust != "secure":
+    if privacy.trust != "secure":
         return None
-    found = SecureAggregation(attendance.nodes, config.privacy, config.federation.round_timeout)
+    found = SecureAggregation(attendance.nodes, privacy, timeout)
     attendance.least = found.least
     return found
 

@@ -5,7 +5,7 @@ not wait for torch and Flower.
 """
 
 from collections.abc import Callable, Iterator, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -112,4 +112,5 @@ def strategy_of(config: RunConfig) -> type["FederatedAdapter"]:
 
 def recipe_of(config: RunConfig, layout: "Layout") -> "Recipe":
     """What the configured strategy is for an adapter; raises ``ConfigError`` where it could make no codec for it."""
-    return strategy_of(config).recipe_for(config, layout)
+    recipe = strategy_of(config).recipe_for(config, layout)
+    return replace(recipe, refresh_every=config.codec.refresh_every)

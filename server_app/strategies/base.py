@@ -81,7 +81,7 @@ class FederatedAdapter(FlowerStrategy):
         self.layout = adapted.layout
         self.attendance = attendance
         self.nodes = attendance.nodes
-        self.secure = secure_aggregation(config, attendance)
+        self.secure = secure_aggregation(config.privacy, attendance, config.federation.round_timeout)
         self.account = account
         self.state = state
         self.hooks = hooks
@@ -189,7 +189,7 @@ class FederatedAdapter(FlowerStrategy):
 
     def parcel(self, server_round: int, adapter: Tensor) -> Parcel:
         """What the clients of a round need: the assignment, and the adapter (shape ``[n]``) or what it follows from."""
-        task = round_task(self.config, self.recipe, self.account.plan, server_round, sums=self.sends_sums)
+        task = round_task(self.config.server, self.recipe, self.account.plan, server_round, sums=self.sends_sums)
         encoder = self.codec.redraw(0).spec()
         if task.step_terms is None or self.state.put_back:
             return Parcel(task, encoder, self.broadcast(server_round, adapter))
@@ -293,7 +293,7 @@ class FederatedAdapter(FlowerStrategy):
 
     def _codec_of(self, server_round: int) -> Codec:
         """The codec of a round, redrawn every ``codec.refresh-every`` rounds."""
-        return self.codec.redraw(epoch_of(server_round, self.config.codec.refresh_every))
+        return self.codec.redraw(epoch_of(server_round, self.recipe.refresh_every))
 
     def _stop_if_failing(self, closed: ClosedRound) -> None:
         if self.state.failed_in_a_row >= self.config.federation.max_failed_rounds:

@@ -35,7 +35,7 @@ class DrEncoder(TwoStage):
 
         The convolution and the trained linear form are learnt; all other forms are drawn or computed.
         """
-        settings = prior_settings(config, layout)
+        settings = prior_settings(config.codec, config.seed, layout)
         try:
             check_settings(layout, settings)
         except ValueError as error:
@@ -56,7 +56,8 @@ class DrEncoder(TwoStage):
     def prepare(self, grid: Grid) -> Codec:
         """Algorithm 1: collect statistics, draw synthetic gradients from them, train the AutoEncoder."""
         statistics = self._collect_statistics(grid)
-        codec, report = train_prior(self.layout, statistics, prior_settings(self.config, self.layout))
+        settings = prior_settings(self.config.codec, self.config.seed, self.layout)
+        codec, report = train_prior(self.layout, statistics, settings)
         self.state.prior = report.figures()
         return codec
 

@@ -33,7 +33,7 @@ class FedCg(TwoStage):
     @classmethod
     def recipe_for(cls, config: RunConfig, layout: Layout) -> Recipe:
         """All gradients of a client in one release; the size must be one that the network has for this adapter."""
-        settings = prior_settings(config, layout)
+        settings = prior_settings(config.codec, config.seed, layout)
         try:
             check_trained(layout, settings)
         except ValueError as error:
@@ -49,7 +49,7 @@ class FedCg(TwoStage):
 
     def prepare(self, grid: Grid) -> Codec:
         """TGAP: collect gradients, train the AutoEncoder on them."""
-        settings = prior_settings(self.config, self.layout)
+        settings = prior_settings(self.config.codec, self.config.seed, self.layout)
         gradients = self._collect_gradients(grid)
         if not gradients.any():
             raise FederationError("stage 1: every gradient that was collected is zero; nothing can be learnt from them")
@@ -89,4 +89,6 @@ def gradients_stage(section: StageOneConfig, layout: Layout) -> StageOne:
         open_size=size,
         clip_norm=section.clip_norm,
         share=STAGE_ONE_SHARE,
+        steps=section.steps,
+        learning_rate=section.learning_rate,
     )

@@ -39,6 +39,7 @@ class Recipe:
         keeps_length: whether the codec keeps most of a gradient's length, where random directions keep √(k/n) of it.
         proxy: something as large as what clients get in place of the adapter, where they get something else.
         seeded: whether clients can make the adapter of released sums (``Codec.seeded``), and may.
+        refresh_every: rounds after which the codec is drawn anew, where it is drawn.
 
     """
 
@@ -51,6 +52,7 @@ class Recipe:
     keeps_length: bool = False
     proxy: QuantizedAdapter | None = None
     seeded: bool = False
+    refresh_every: int = 1
 
     @classmethod
     def of(cls, layout: Layout, codec: Codec, *, proxy: QuantizedAdapter | None = None) -> "Recipe":

@@ -1,6 +1,6 @@
 """What a strategy's two stages ask of a client, made of recipe and plan alone: for a run, and to size one before."""
 
-from common.config import RunConfig, ServerConfig, StageOneConfig
+from common.config import ServerConfig
 from common.privacy.mechanism import ReleaseTerms
 from common.trajectory import StepTerms
 from common.wire.assignment import Task
@@ -10,7 +10,7 @@ from server_app.privacy.stage_one import StageOne
 from server_app.strategies.recipe import Recipe
 
 
-def round_task(config: RunConfig, recipe: Recipe, plan: PrivacyPlan, server_round: int, *, sums: bool) -> Task:
+def round_task(server: ServerConfig, recipe: Recipe, plan: PrivacyPlan, server_round: int, *, sums: bool) -> Task:
     """The task of a round of stage 2; ``sums``: clients are sent the released sums."""
     terms = plan.round_terms(recipe.code_size)
     return Task(
@@ -18,13 +18,13 @@ def round_task(config: RunConfig, recipe: Recipe, plan: PrivacyPlan, server_roun
         terms,
         app_digest(),
         share=recipe.stage_one_share,
-        refresh_every=config.codec.refresh_every,
-        step_terms=step_terms(config.server, recipe, plan, terms) if sums else None,
+        refresh_every=recipe.refresh_every,
+        step_terms=step_terms(server, recipe, plan, terms) if sums else None,
         evaluation=plan.evaluation_terms,
     )
 
 
-def stage_one_task(measured: StageOneConfig, plan: PrivacyPlan, stage: StageOne) -> Task:
+def stage_one_task(plan: PrivacyPlan, stage: StageOne) -> Task:
     """The task of stage 1, raw where its terms ask for no noise."""
     terms = plan.stage_one_terms(stage)
     return Task(
@@ -32,8 +32,8 @@ def stage_one_task(measured: StageOneConfig, plan: PrivacyPlan, stage: StageOne)
         terms,
         app_digest(),
         raw=not terms.noise_multiplier,
-        steps=measured.steps,
-        learning_rate=measured.learning_rate,
+        steps=stage.steps,
+        learning_rate=stage.learning_rate,
         share=stage.share,
     )
 

@@ -14,7 +14,7 @@ from common.adapter import Layout
 from common.codecs.autoencoder import NeuralCodec
 from common.codecs.conv import usual_depth
 from common.codecs.identity import IdentityCodec
-from common.config import ConfigError, RunConfig
+from common.config import CodecConfig, ConfigError
 from common.privacy.mechanism import ReleaseTerms, code_units, combine
 from common.privacy.noise import RandomSource
 from common.trajectory import adapter_digest
@@ -64,7 +64,7 @@ class TwoStage(FederatedAdapter):
     def collect(self, grid: Grid) -> Collected:
         """Charge stage 1, then ask its cohort; raises ``FederationError`` when nobody answers."""
         stage, plan = self._stage(), self.account.plan
-        task = stage_one_task(self.config.stage_one, plan, stage)
+        task = stage_one_task(plan, stage)
         terms, raw = task.terms, task.raw
         self.account.charge_stage_one()
         adapter = self.state.optimizer.adapter  # the initial one, which follows from the seed: of no sums
@@ -126,7 +126,7 @@ class TwoStage(FederatedAdapter):
         """
         if self.state.stage_one is None:
             raise RuntimeError("stage 1 is weighed by prepare(), which has not run")
-        values = self.config.stage_one.steps * self.layout.size
+        values = self._stage().steps * self.layout.size
         exact = ReleaseTerms(values, 1.0, 0.0, "central", 0, normalize=False)
         learned = AutoEncoderSize.of(self.codec) if isinstance(self.codec, NeuralCodec) else None
         return StageOneFindings(
@@ -200,16 +200,15 @@ class StageOneFindings(Findings):
         return found | ({"autoencoder": asdict(self.autoencoder)} if self.autoencoder else {})
 
 
-def prior_settings(config: RunConfig, layout: Layout) -> PriorSettings:
+def prior_settings(codec: CodecConfig, seed: int, layout: Layout) -> PriorSettings:
     """Settings of Algorithm 1's server side; raises ``ConfigError`` when the code cannot fit the adapter."""
-    codec = config.codec
-    check_size(config.codec, layout)
+    check_size(codec, layout)
     try:
         return PriorSettings(
             kind=codec.kind,
             form=codec.form,
             size=codec.size,
-            seed=config.seed,
+            seed=seed,
             steps=ADAM_STEPS,
             depth=usual_depth(layout.size),
         )

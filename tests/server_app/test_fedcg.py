@@ -75,7 +75,11 @@ def low_rank(count: int, dim: int) -> Tensor:
 def test_the_autoencoder_is_trained_on_the_gradients_that_came(make: Make) -> None:
     """Rows of a three-dimensional space are learnt; other vectors are not."""
     strategy, _ = make(FEDCG)
-    settings = replace(two_stage.prior_settings(strategy.config, strategy.layout), steps=300, learning_rate=2e-3)
+    settings = replace(
+        two_stage.prior_settings(strategy.config.codec, strategy.config.seed, strategy.layout),
+        steps=300,
+        learning_rate=2e-3,
+    )
     rows = low_rank(40, strategy.layout.size)
     codec, report = train_informed(strategy.layout, rows, settings)
     assert report.quality["captured_energy"] > 0.8

@@ -327,7 +327,7 @@ def test_the_card_s_head_is_one_that_hubs_read(demo: RunFolder, local: RunFolder
         assert head.datasets is None
     report = json.loads((demo.path / "report.json").read_text(encoding="utf-8"))
     hub = RunConfig.parse({"model.name": "some-org/some-model", "data.name": "x.jsonl", "data.task": "elicitation"})
-    text = model_card(hub, {**report, "privacy": finite(report["privacy"])})
+    text = model_card(hub.model, hub.lora, {**report, "privacy": finite(report["privacy"])})
     head = ModelCard(text).data
     assert head.base_model == "some-org/some-model"
     assert "base_model:adapter:some-org/some-model" in head.tags

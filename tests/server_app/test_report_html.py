@@ -101,7 +101,8 @@ def test_examples_are_spread_over_the_rows_and_are_scored_as_accuracy_is(
     samples = report_of(noisy)["samples"]
     rows = [json.loads(line) for line in files.public.read_text(encoding="utf-8").splitlines()]
     assert [sample["prompt"] for sample in samples] == [rows[number]["prompt"] for number in (0, 2, 4, 7, 9)]
-    scorer = Scorer.of(adapted, tiny_config(files, Path(), NOISY))
+    config = tiny_config(files, Path(), NOISY)
+    scorer = Scorer.of(adapted, config.data, config.seed)
     assert scorer is not None
     shares = scorer.held_out.shares(final_adapter(noisy))
     assert shares.sum(dim=1).tolist() == pytest.approx([1.0] * len(rows))

@@ -167,7 +167,7 @@ def test_a_database_that_was_open_to_others_is_closed_before_a_run_writes_into_i
 def test_nothing_is_written_unless_it_is_asked_for(files: Files, tmp_path: Path) -> None:
     config = tiny_config(files, tmp_path, {"strategy.name": "lora", "data.evaluation": ""})
     folder = run_tiny(config)
-    assert open_sink(config, folder.path, 6, 1) is None
+    assert open_sink(config.output.tracker, folder.path, {}, 1) is None
     assert not {"tensorboard", "wandb"} & {path.name for path in folder.path.iterdir()}
     assert not (tmp_path / "mlflow.db").exists()
 
