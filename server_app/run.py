@@ -91,7 +91,7 @@ def run_federation(
 def check_run(config: RunConfig) -> None:
     """Refuse what can be refused before a model is loaded or a client is waited for."""
     check_strategy(config)
-    check_output(config)
+    check_output(config.output, config.resume)
     config.check_files()
     check_tracker(config.output)
     if config.resume:

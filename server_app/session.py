@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from flwr.app import MetricRecord
 from torch import Tensor
 
-from common.config import ConfigError, RunConfig
+from common.config import ConfigError, RunConfig, ServerConfig
 from common.model.adapted import AdaptedModel
 from common.wire.digest import app_digest
 from server_app.log import log_event
@@ -77,7 +77,14 @@ class Session:
         clients = len(attendance.nodes)
         log_event("run_resumed" if config.resume else "run_started", app_digest=app_digest(), clients=clients)
         ledger = Ledger(folder.ledger)
-        state, progress = (_resume if config.resume else _begin)(config, adapted, ledger, folder, clients)
+        if config.resume:
+            state, progress = _resume(config.server, adapted, ledger, folder, clients)
+        else:
+            folder.write_config(config, clients)
+            state, progress = (
+                RunState(optimizer_of(config.server, adapted.initial.cpu())),
+                Progress(0.0, ledger.head, clients),
+            )
         account = open_account(recipe, plan, ledger)
         session = cls(
             config=config,
@@ -161,7 +168,7 @@ class Session:
         scores = self._final_scores(rounds, adapter, samples=plots)
         self.folder.save_adapter(self.adapted, adapter, self.config.model.name)
         findings = strategy.measure()
-        report = write_report(self.folder, self.config, strategy, findings, scores, self.watch.elapsed, plots=plots)
+        report = write_report(self.folder, strategy, findings, scores, self.watch.elapsed, plots=plots)
         self.folder.publish(model_card(self.config.model, self.config.lora, report))
         self.folder.point_latest()
         mark_ended(self.folder.checkpoint)
@@ -198,22 +205,15 @@ class Session:
         log_event("checkpoint_saved", round=state.round)
 
 
-def _begin(
-    config: RunConfig, adapted: AdaptedModel, ledger: Ledger, folder: RunFolder, clients: int
-) -> tuple[RunState, Progress]:
-    folder.write_config(config, clients)
-    return RunState(optimizer_of(config.server, adapted.initial.cpu())), Progress(0.0, ledger.head, clients)
-
-
 def _resume(
-    config: RunConfig, adapted: AdaptedModel, ledger: Ledger, folder: RunFolder, clients: int
+    server: ServerConfig, adapted: AdaptedModel, ledger: Ledger, folder: RunFolder, clients: int
 ) -> tuple[RunState, Progress]:
-    state, progress = load_checkpoint(folder.checkpoint, config.server, adapted.layout)
+    state, progress = load_checkpoint(folder.checkpoint, server, adapted.layout)
     if not ledger.contains(progress.ledger_head):
         raise CheckpointError(f"{folder.ledger}: the ledger lacks charges that the checkpoint was made after")
     if progress.clients != clients:
         raise CheckpointError(
-            f'resume = "{config.resume}": planned for {progress.clients} clients, {clients} are connected; '
+            f'resume = "{folder.path}": planned for {progress.clients} clients, {clients} are connected; '
             "the guarantee was computed for that number: connect as many"
         )
     return state, progress

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from common.config import ConfigError, RunConfig
+from common.config import ConfigError, OutputConfig
 from server_app.results.resuming import taken
 
 _LATEST = "latest"  # the link to the last run
@@ -15,15 +15,15 @@ _TRIES = 3  # at a place that other starts may try too
 _LONGEST = 200  # bytes of a name, so that its log has one too
 
 
-def check_output(config: RunConfig) -> None:
+def check_output(output: OutputConfig, resume: str = "") -> None:
     """Refuse a folder that has the run's name already, or cannot be made; nothing is left behind.
 
     Raises ``ConfigError``.
     """
-    _check_nobody_swaps(Path(config.resume).resolve().parent if config.resume else Path(config.output.dir).resolve())
-    if config.resume:
+    name, place = output.name, Path(output.dir).resolve()
+    _check_nobody_swaps(Path(resume).resolve().parent if resume else place)
+    if resume:
         return
-    name, place = config.output.name, Path(config.output.dir).resolve()
     if name and (Path(name).name != name or name in (".", "..", _LATEST) or not name.isprintable()):
         raise ConfigError(
             f'output.name = "{name}": give the plain name of a folder in output.dir, other than "{_LATEST}"'
@@ -32,7 +32,7 @@ def check_output(config: RunConfig) -> None:
         raise ConfigError(f'output.name = "{name[:40]}...": longer than {_LONGEST} bytes; give a shorter name')
     why = write_fault(place)
     if why:
-        raise ConfigError(f'output.dir = "{config.output.dir}": {why}; name a folder that you may write into')
+        raise ConfigError(f'output.dir = "{output.dir}": {why}; name a folder that you may write into')
     if name and (place / name).exists():
         raise taken(place / name, f"continue that run with --resume {place / name}")
 

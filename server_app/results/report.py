@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from common.config import RunConfig
 from common.wire.digest import app_digest
 from server_app.privacy.account import PrivacyAccount, assumptions
 from server_app.privacy.plan import PrivacyPlan, why_infinite
@@ -49,7 +48,6 @@ class Scores:
 
 def write_report(
     folder: RunFolder,
-    config: RunConfig,
     strategy: FederatedAdapter,
     findings: Findings,
     scores: Scores,
@@ -58,10 +56,10 @@ def write_report(
     plots: bool = True,
 ) -> dict[str, Any]:
     """Write every document of the results folder and return the report; without ``plots`` no picture and no HTML."""
-    rows = folder.read_metrics()
+    rows, config = folder.read_metrics(), strategy.config
     report = {
         "schema": SCHEMA,
-        "run": _run(folder, config, strategy, seconds),
+        "run": _run(folder, strategy, seconds),
         "settings": public_settings(config, len(strategy.nodes)),
         "outcome": _outcome(rows, strategy, scores),
         "privacy": describe_privacy(strategy.account),
@@ -79,7 +77,8 @@ def write_report(
     return report
 
 
-def _run(folder: RunFolder, config: RunConfig, strategy: FederatedAdapter, seconds: float) -> dict[str, Any]:
+def _run(folder: RunFolder, strategy: FederatedAdapter, seconds: float) -> dict[str, Any]:
+    config = strategy.config
     return {
         "name": folder.path.name,
         "strategy": config.strategy.name,

@@ -25,9 +25,9 @@ def test_a_folder_in_which_anybody_may_swap_a_run_for_another_is_refused(
         config = tiny_config(files, place, changes)
         if refused:
             with pytest.raises(ConfigError, match=r"every user may rename what lies in it; close it \(chmod o-w\)"):
-                check_output(config)
+                check_output(config.output, config.resume)
         else:
-            check_output(config)
+            check_output(config.output, config.resume)
 
 
 def meanwhile(monkeypatch: pytest.MonkeyPatch, other: Callable[[Path], Any]) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from common.config import ConfigError, RunConfig, flatten
+from common.config import ConfigError, OutputConfig, RunConfig, flatten
 from common.demo.model import load_model, load_tokenizer
 from common.model.adapted import AdaptedModel
 from server_app.privacy.ledger import Ledger
@@ -306,7 +306,7 @@ def test_the_name_of_a_run_that_can_be_resumed_is_told_how(files: Files, tmp_pat
     with pytest.raises(ConfigError, match=rf'another name, or set resume = "{going.path}" to continue it$'):
         RunFolder.create(config)
     with pytest.raises(ConfigError, match=rf"another name, or continue that run with --resume {going.path}$"):
-        check_output(RunConfig.parse(config.flat() | {"output.name": going.path.name}))
+        check_output(OutputConfig(dir=config.output.dir, name=going.path.name))
 
 
 def test_two_runs_in_one_process_do_not_influence_each_other(noisy: RunFolder, files: Files, tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def _configure(preset: str | None, overrides: list[str], resume: Path | None) ->
     refuse_unread(config, changes, find=unread_of_data)
     warn(unread_warning(config, flat))
     if folder is None:
-        check_output(config)
+        check_output(config.output)
     config = RunConfig.parse(config.flat() | absolute_paths(config) | _place(config, folder))
     if folder:
         check_same_run(config)

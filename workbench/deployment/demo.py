@@ -44,7 +44,7 @@ def demo(
 ) -> None:
     """Run a TLS federation of three authenticated SuperNodes on this machine, from certificates to results."""
     config = resumed_config(resume.resolve()) if resume else demo_config(rounds, output.resolve(), name)
-    check_output(config)
+    check_output(config.output, config.resume)
     results = Path(config.output.dir) / config.output.name
     with private_files(), terminate_as_interrupt(), tempfile.TemporaryDirectory(prefix="dr-encoder-deploy-") as scratch:
         folder = Path(scratch)
