@@ -32,7 +32,8 @@ class SitePolicy:
         max_releases: most releases in the site's ledger; 0 = no limit.
         max_epsilon: largest epsilon of all messages in it against the server; 0 = no limit (``site_ledger``).
         policy_delta: delta of that epsilon.
-        ledger_path: file of that ledger, which all runs share; "" = one for each run, in the client's Flower state.
+        ledger_path: file of that ledger, which all runs share; "" (a simulated client only) = one for each run, in the
+            client's Flower state, which Flower may lose.
         require_secure_aggregation: whether only masked answers are given, of which the server sees sums.
         min_peers: how many other clients the site counts on: that their messages are in every sum, and their noise
             unknown to the server. Its ledger counts their noise and its own, no more.
@@ -52,10 +53,10 @@ class SitePolicy:
 
     @classmethod
     def from_node_config(cls, node_config: NodeConfig) -> "SitePolicy":
-        """Read the limits; a site with its own data (``data-path``) starts from strict ones and must name its epsilon.
+        """Read the limits; a site with its own data (``data-path``) starts from strict ones.
 
         Raises ``PolicyRefusal`` for a key that is unknown, a value that is no limit, and for such a site without
-        ``max-epsilon``.
+        ``max-epsilon`` or ``ledger-path``.
         """
         check_keys(node_config)
         own_data = brings_own_data(node_config)
@@ -66,7 +67,7 @@ class SitePolicy:
             max_releases=whole(node_config, "max-releases", OWN_DATA_MAX_RELEASES if own_data else 0),
             max_epsilon=_epsilon(node_config),
             policy_delta=_delta(node_config),
-            ledger_path=absolute_path(node_config, "ledger-path"),
+            ledger_path=_ledger_path(node_config),
             allow_raw_gradients=flag(node_config, "allow-raw-gradients", default=not own_data and least == 0),
             require_secure_aggregation=flag(node_config, "require-secure-aggregation", default=False),
             min_peers=whole(node_config, "min-peers", 1, least=1),
@@ -127,6 +128,18 @@ def _epsilon(node_config: NodeConfig) -> float:
             "for no limit; refusing until then"
         )
     return value
+
+
+def _ledger_path(node_config: NodeConfig) -> str:
+    """Flower takes a client's state over after its reply has gone, and may lose it: no place for what was spent."""
+    path = absolute_path(node_config, "ledger-path")
+    if not path and brings_own_data(node_config):
+        raise PolicyRefusal(
+            "this site refuses: its node config has data-path and no ledger-path. Make the file of its ledger once "
+            "(python -m client_app.new_ledger FILE) and write its absolute name: what Flower keeps of a site is lost "
+            "with a restart, or when a server makes it too large"
+        )
+    return path
 
 
 def _delta(node_config: NodeConfig) -> float:

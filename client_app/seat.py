@@ -1,8 +1,8 @@
 """A client's place in secure aggregation, kept in its Flower state: pair secrets of a run, and what it has answered.
 
 Never twice in one exchange: its number must rise. The number goes with the state that Flower keeps; whoever brings an
-old state back in a SuperNode's memory still meets the worker's own memory of it (``_answered``), and at a site with a
-ledger what it has written down (``exchange_file``). Everybody is masked with everybody: a server that chooses who is
+old state back in a SuperNode's memory still meets the worker's own memory of it (``_answered``), and at a site with its
+own data what it has written down (``exchange_file``). Everybody is masked with everybody: a server that chooses who is
 present can leave no message without masks.
 """
 

@@ -102,8 +102,8 @@ class Site:
         that is not in the cohort (no ``spend``) is refused as a member would be, but releases nothing and is not
         charged.
         """
-        if not may_read_rows() and self.policy.ledger_path:
-            return False  # charged already, by the attempt that died
+        if not may_read_rows():
+            return False  # charged already, by the attempt that died, or with nothing of the rows in it
         try:
             noise = self.policy.noise_of(task.terms, secure)
             charge_release(state, self.policy, task.terms, raw=task.raw, noise=noise, spend=spend)

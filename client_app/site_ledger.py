@@ -1,7 +1,9 @@
 """What a site's own messages have cost it: charged before each release, in the client's state or in the site's file.
 
-Flower keeps a client's state for one series of runs, in the SuperNode's memory; a file that the site names
-(``ledger-path``) outlives the SuperNode and the run, and counts all runs together. It must have been made
+Flower keeps a client's state for one series of runs, in the SuperNode's memory, and takes it over after the reply has
+left, if that takes no longer than five seconds: good enough for a simulated client. A file that the site names
+(``ledger-path``), as one with its own data must, outlives the SuperNode and the run, and counts all runs together; no
+server can have it lost. It must have been made
 (``client_app.new_ledger``): a file that is gone is a refusal, never a fresh start. The site trusts no word of the
 server's: a message counts by its own noise alone, as the server that reads it sees it, without amplification by
 sampling, and a question that is asked again is charged again. Gaussian mechanisms compose exactly: mu² is the sum of

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 
 from client_app import new_site_key, resident
-from client_app.site_ledger import create_ledger
 from common.config import RunConfig
 from common.model.adapted import AdaptedModel
 from common.secure.keys import new_private_key, public_key, site_name
 from tests.support.secure_client import MEMBERS, Client
-from tests.support.tiny import Files, tiny_config, tiny_grid, write_jsonl
+from tests.support.tiny import Files, ledger_in, tiny_config, tiny_grid, write_jsonl
 from tests.support.worker_runs import ROOT, STAND_IN, workers
 from workbench.simulation.in_process import InProcessGrid
 
@@ -34,7 +33,7 @@ def grid(config: RunConfig) -> InProcessGrid:
 def own_site(grid: InProcessGrid, files: Files, tmp_path: Path) -> InProcessGrid:
     """Client 3 is a site that brings its own file."""
     own = write_jsonl(tmp_path / "own.jsonl", [{"prompt": "the sum of 2 and 3 is", "completion": " 5"}])
-    grid.context(3).node_config |= {"data-path": str(own), "max-epsilon": 0.0}
+    grid.context(3).node_config |= {"data-path": str(own), "max-epsilon": 0.0, "ledger-path": ledger_in(tmp_path)}
     return grid
 
 
@@ -44,15 +43,14 @@ def own(adapted: AdaptedModel, tmp_path: Path) -> Callable[..., Client]:
 
     def made(seated: bool = True, **node: Any) -> Client:
         rows = [{"prompt": f"the sum of {n} and 3 is", "completion": f" {n + 3}"} for n in range(4)]
-        data, ledger = write_jsonl(tmp_path / "own.jsonl", rows), tmp_path / "ledger.jsonl"
-        create_ledger(ledger)
+        data, ledger = write_jsonl(tmp_path / "own.jsonl", rows), ledger_in(tmp_path)
         assert new_site_key.main([str(tmp_path / "key")])[0]
         pinned = [public_key(new_private_key()) for _ in range(MEMBERS - 1)]
         (tmp_path / "peers").write_text(
             "".join(f"{key.hex()} site-{n}\n" for n, key in enumerate(pinned)), encoding="utf-8"
         )
         files = {"site-key": str(tmp_path / "key"), "peers": str(tmp_path / "peers")}
-        limits = {"max-epsilon": 20.0, "ledger-path": str(ledger), "data-path": str(data), "max-local-steps": 4}
+        limits = {"max-epsilon": 20.0, "ledger-path": ledger, "data-path": str(data), "max-local-steps": 4}
         found = Client(adapted, {key.replace("_", "-"): value for key, value in {**limits, **files, **node}.items()})
         found.others = [(public_key(new_private_key()), site_name(key)) for key in pinned]
         return found.seated() if seated else found

@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from client_app.site_ledger import create_ledger
 from common.demo.tasks import training_examples
-from tests.support.tiny import write_jsonl
+from tests.support.tiny import ledger_in, write_jsonl
 from workbench.cli.main import app
 from workbench.deployment import site_check as module
 from workbench.deployment.certificates import Certificates, make_certificates
@@ -74,8 +73,7 @@ def check(node_config: str = "", superlink: str = "", authority: str = "") -> di
 def test_a_site_that_is_ready_passes_everything_and_nothing_is_written(
     data: Path, server: Server, tmp_path: Path
 ) -> None:
-    ledger = tmp_path / "ledger.jsonl"
-    create_ledger(ledger)
+    ledger = ledger_in(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     found = check(
         f'data-path="{data}" max-epsilon=8.0 max-releases=9 ledger-path="{ledger}"',
@@ -97,14 +95,15 @@ def test_each_wrong_thing_is_named_and_the_other_checks_go_on(tmp_path: Path, da
     assert {what for what, finding in found.items() if not finding.passed} == {"limits", "data and model"}
     assert "max-releases = 1.5: write a whole number" in found["limits"].text
     assert not check("max-releases")["node config"].passed
-    absent = check(f'data-path="{tmp_path}/absent.jsonl" max-epsilon=8.0')["data and model"]
+    limits = f'max-epsilon=8.0 ledger-path="{ledger_in(tmp_path)}"'
+    absent = check(f'data-path="{tmp_path}/absent.jsonl" {limits}')["data and model"]
     assert (absent.passed, "absent.jsonl" in absent.text) == (False, True)
     wrong = write_jsonl(tmp_path / "wrong.jsonl", [{"question": "a", "answer": "b"}])
-    assert '"prompt"' in check(f'data-path="{wrong}" max-epsilon=8.0')["data and model"].text
+    assert '"prompt"' in check(f'data-path="{wrong}" {limits}')["data and model"].text
     gap = write_jsonl(
         tmp_path / "gap.jsonl", [{"prompt": "a", "completion": " red"}, {"prompt": "b", "completion": ""}]
     )
-    assert "row 2" in check(f'data-path="{gap}" max-epsilon=8.0')["data and model"].text
+    assert "row 2" in check(f'data-path="{gap}" {limits}')["data and model"].text
 
 
 def test_a_ledger_that_is_not_there_is_found_before_the_first_message(tmp_path: Path, data: Path) -> None:
@@ -145,7 +144,7 @@ def test_the_unit_s_file_is_read_as_systemd_reads_it() -> None:
 
 def test_the_command_ends_with_1_when_anything_failed(data: Path, tmp_path: Path) -> None:
     env, run = tmp_path / "site.env", tmp_path / "run.toml"
-    env.write_text(f"NODE_CONFIG='data-path=\"{data}\" max-epsilon=8.0'\n")
+    env.write_text(f'NODE_CONFIG=\'data-path="{data}" max-epsilon=8.0 ledger-path="{ledger_in(tmp_path)}"\'\n')
     run.write_bytes(b"\xef\xbb\xbflora.rank = 2\r\n")  # as some editors save it
     runner: Any = CliRunner()
     good = runner.invoke(app, ["check-site", "--site-env", str(env), "--config", str(run)])

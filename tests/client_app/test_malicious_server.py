@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Message, RecordDict
 
 from client_app import app as client_module
-from client_app.site_ledger import RECORD, SiteLedger
+from client_app.site_ledger import SiteLedger
 from common.adapter import Layout
 from common.codecs import DENSE, IdentityCodec, LinearCodec
 from common.codecs.base import Codec, EncoderSpec, layout_fields
@@ -28,7 +28,7 @@ from common.wire.digest import app_digest
 from common.wire.records import STATISTICS, TRAIN, pack_instruction, unpack_release
 from tests.support.false_alarms import rms_outside, statistical
 from tests.support.messages import rewritten
-from tests.support.tiny import Files, run_tiny, tiny_config, tiny_grid, write_jsonl
+from tests.support.tiny import Files, ledger_in, run_tiny, spent_in, tiny_config, tiny_grid, write_jsonl
 
 SITE = 3
 PRIVATE = "alice leukaemia seventeen"
@@ -45,7 +45,8 @@ class Server:
 
     def __init__(self, config: RunConfig, adapted: AdaptedModel, data: Path) -> None:
         self.adapted, self.data, self.grid = adapted, data, tiny_grid(config)
-        self.context.node_config |= {"data-path": str(data), "max-epsilon": 0.0}
+        self.file = ledger_in(data.parent)
+        self.context.node_config |= {"data-path": str(data), "max-epsilon": 0.0, "ledger-path": self.file}
 
     @property
     def context(self) -> Any:
@@ -53,8 +54,7 @@ class Server:
 
     @property
     def ledger(self) -> SiteLedger:
-        found = self.context.state.get(RECORD)
-        return SiteLedger() if found is None else SiteLedger.of(found) or pytest.fail("not a ledger")
+        return spent_in(self.file)
 
     def limit(self, **limits: Any) -> None:
         self.context.node_config.update({name.replace("_", "-"): value for name, value in limits.items()})
@@ -262,10 +262,10 @@ def test_both_stages_are_charged_with_the_noise_of_each_message(server: Server) 
     assert server.ledger.epsilon(DELTA) == pytest.approx(epsilon([message_charge(one) for one in asked], usable))
 
 
-def test_the_charge_is_in_the_state_before_the_release_is_made_and_stays_when_it_fails(
+def test_the_charge_is_on_disk_before_the_release_is_made_and_stays_when_it_fails(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A deployed client's state goes back to its SuperNode after an error too; the charge is never taken back."""
+    """The charge is never taken back."""
     server.limit(max_epsilon=20)
     seen: list[int] = []
     original = client_module.release_gradient
@@ -283,12 +283,22 @@ def test_the_charge_is_in_the_state_before_the_release_is_made_and_stays_when_it
 
 
 @pytest.mark.parametrize("record", [{"schema": 1}, {"schema": 1, "releases": 0, "squared-mu": 0.0, "slack": 0.0}])
-def test_a_broken_ledger_is_a_refusal_until_the_run_ends(server: Server, record: dict[str, Any]) -> None:
+def test_a_broken_ledger_is_a_refusal(server: Server, record: dict[str, Any]) -> None:
     server.limit(max_epsilon=20)
-    server.context.state[RECORD] = ConfigRecord(record)
+    broken = json.dumps(record, separators=(",", ":")) + "\n"
+    Path(server.file).write_text(broken, encoding="utf-8")
     for _ in range(2):
         assert "so what it has spent is unknown" in server.refusal(server.content())
-    assert dict(server.context.state[RECORD]) == record
+    assert Path(server.file).read_text(encoding="utf-8") == broken
+
+
+def test_a_state_that_flower_loses_takes_no_charge_with_it(server: Server) -> None:
+    """It is handed over behind the reply, for five seconds: a server that makes it large has it lost each time."""
+    server.limit(max_releases=2)
+    for _ in range(4):
+        assert server.refusal(server.content()) == ""
+        server.context.state.clear()
+    assert server.ledger.releases == 2, "the other two answers are of nothing but noise"
 
 
 def test_a_run_goes_on_without_the_sites_whose_budget_is_spent(files: Files, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from common.privacy.mechanism import ReleaseTerms, Trust
 from tests.support.messages import instruction
 
 read = SitePolicy.from_node_config
-OWN = {"data-path": "/own.jsonl", "max-epsilon": 0.0}
+OWN = {"data-path": "/own.jsonl", "max-epsilon": 0.0, "ledger-path": "/spent.jsonl"}
 
 
 def terms(noise: float = 1.0, clip_norm: float = 1.0, trust: Trust = "local", shares: int = 4) -> ReleaseTerms:
@@ -71,8 +71,9 @@ def test_a_simulated_client_has_no_limits_by_default() -> None:
 
 def test_a_site_with_its_own_data_has_strict_limits_by_default() -> None:
     assert read(OWN) == SitePolicy(
-        min_noise_multiplier=0.1, max_clip_norm=math.inf, max_releases=1000, allow_raw_gradients=False
-    )
+        min_noise_multiplier=0.1, max_clip_norm=math.inf, max_releases=1000, allow_raw_gradients=False,
+        ledger_path="/spent.jsonl",
+    )  # fmt: skip
     read(OWN).check(terms(0.1001))
     with pytest.raises(PolicyRefusal, match=r"min-noise-multiplier = 0\.1"):
         read(OWN).check(terms(0.0999))
@@ -86,7 +87,7 @@ def test_raw_gradients_need_the_sites_own_word() -> None:
 
 def test_limits_are_read_from_the_node_config() -> None:
     policy = read(OWN | {"min-noise-multiplier": 1, "max-clip-norm": 0.25, "max-releases": 7, "max-epsilon": 3})
-    assert policy == SitePolicy(1.0, 0.25, 7, 3.0, 1e-5, allow_raw_gradients=False)
+    assert policy == SitePolicy(1.0, 0.25, 7, 3.0, 1e-5, "/spent.jsonl", allow_raw_gradients=False)
     assert read(OWN | {"max-releases": 0}).max_releases == 0
 
 
@@ -131,7 +132,19 @@ def test_a_ledger_path_that_depends_on_where_one_stands_is_refused(value: object
 def test_a_site_with_its_own_data_must_name_its_largest_epsilon() -> None:
     with pytest.raises(PolicyRefusal, match=r"no max-epsilon\. Write .*max-epsilon=8\.0.*0 = no limit"):
         read({"data-path": "/own.jsonl"})
-    assert read({"data-path": "/own.jsonl", "max-epsilon": 8.0}).max_epsilon == 8.0
+    assert read(OWN | {"max-epsilon": 8.0}).max_epsilon == 8.0
+
+
+@pytest.mark.parametrize("limits", [{}, {"max-releases": 1}, {"max-epsilon": 8.0}])
+def test_a_site_with_its_own_data_must_name_a_file_for_what_it_spends(limits: dict[str, Any]) -> None:
+    """Flower takes a client's state over when its reply has gone, and gives up after five seconds.
+
+    A server sent an encoder of 295 MB, which stays in that state: a site with ``max-releases`` 1 made four answers of
+    its rows and counted none.
+    """
+    with pytest.raises(PolicyRefusal, match=r"no ledger-path\. Make the file .*python -m client_app\.new_ledger"):
+        read({"data-path": "/own.jsonl", "max-epsilon": 0.0} | limits)
+    assert read({"max-epsilon": 0.0} | limits).ledger_path == "", "a simulated client holds nobody's data"
 
 
 def test_a_path_is_never_repeated_in_a_refusal() -> None:

@@ -14,7 +14,7 @@ from flwr.app import Context, RecordDict
 from client_app import app as client_module
 from client_app import seat
 from client_app.node_config import PolicyRefusal
-from client_app.site_ledger import RECORD, SiteLedger
+from client_app.site_ledger import SiteLedger
 from common.codecs import LinearCodec
 from common.config import ConfigError
 from common.model.adapted import AdaptedModel
@@ -25,7 +25,7 @@ from common.wire.records import LACKS, WireError, pack_instruction
 from server_app.app import check_configuration
 from tests.support.messages import NODE, instruction
 from tests.support.secure_client import TERMS, Client, told
-from tests.support.tiny import TINY, write_jsonl
+from tests.support.tiny import TINY, ledger_in, spent_in, write_jsonl
 
 FIRST, SECOND = 7, 2**64 - 8
 ALONE = ReleaseTerms(64, 1.0, 3.0, "local", 4, normalize=True)
@@ -35,7 +35,8 @@ class Site:
     """A site with its own data in a series of runs: one state, and the configuration of whichever came last."""
 
     def __init__(self, adapted: AdaptedModel, data: Path) -> None:
-        self.adapted, self.node, self.state = adapted, {"data-path": str(data), "max-epsilon": 20.0}, RecordDict()
+        self.adapted, self.ledger, self.state = adapted, ledger_in(data.parent), RecordDict()
+        self.node = {"data-path": str(data), "max-epsilon": 20.0, "ledger-path": self.ledger}
 
     def ask(self, run: int, configured: int | None = None, *, known: bool = False, sampled: bool = True) -> RecordDict:
         codec = LinearCodec.of_form(self.adapted.layout, 64, 1)
@@ -49,7 +50,7 @@ class Site:
 
     @property
     def spent(self) -> SiteLedger:
-        return SiteLedger.of(self.state.get(RECORD)) or SiteLedger()
+        return spent_in(self.ledger)
 
 
 @pytest.fixture

@@ -83,14 +83,10 @@ def of_coins(client: Client, monkeypatch: pytest.MonkeyPatch, *, work_on_tails: 
     return views
 
 
-@pytest.mark.parametrize("ledger_path", [True, False])
 def test_what_an_observer_sees_of_heads_is_what_it_sees_of_tails(
-    own: Callable[..., Client], monkeypatch: pytest.MonkeyPatch, ledger_path: bool
+    own: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = own()
-    if not ledger_path:
-        client.context.node_config.pop("ledger-path")
-    tails, heads = of_coins(client, monkeypatch)
+    tails, heads = of_coins(own(), monkeypatch)
     assert tails == heads
     assert len(heads) == 1
     ((_, calls),) = heads

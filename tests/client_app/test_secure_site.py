@@ -24,10 +24,12 @@ from common.wire.assignment import Task
 from common.wire.digest import app_digest
 from common.wire.records import WireError, serialized_bytes
 from tests.support.secure_client import MEMBERS, TERMS, Client, told
+from tests.support.tiny import ledger_in
 
 
 def test_a_site_with_its_own_data_needs_keys_of_its_own(adapted: AdaptedModel, tmp_path: Path) -> None:
-    client = Client(adapted, {"data-path": str(tmp_path / "own.jsonl"), "max-epsilon": 0.0})
+    node = {"data-path": str(tmp_path / "own.jsonl"), "max-epsilon": 0.0, "ledger-path": ledger_in(tmp_path)}
+    client = Client(adapted, node)
     with pytest.raises(PolicyRefusal, match="needs site-key and peers"):
         client.key()
 

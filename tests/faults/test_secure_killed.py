@@ -44,7 +44,7 @@ def end(worker: psutil.Process) -> None:
 
 
 def check_masks(field: Field) -> None:
-    """The site with a ledger has written down each leg that it answered: under one key, none twice and none older."""
+    """A site has written down each leg that it answered: under one key, none twice and none older."""
     path = Path(str(field.sites["west"].node_config["ledger-path"]) + ".exchanges")
     legs: dict[str, list[tuple[int, int]]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():

@@ -18,12 +18,13 @@ from server_app.strategies import STRATEGIES
 from tests.support.downlink import ROUNDS, Watch, of_round, sent
 from tests.support.grids import faulty
 from tests.support.strategy_runs import NOISY, Make, rounds_of
-from tests.support.tiny import CLIENTS, start
+from tests.support.tiny import CLIENTS, ledger_in, start
 
 
 def own_data(folder: Path) -> dict[str, Any]:
     """What makes a node a site; it has no rows, and answers nothing."""
-    return {"data-path": str(folder / "none.jsonl"), "max-epsilon": 0.0, "allow-raw-gradients": True}
+    kept = {"ledger-path": ledger_in(folder), "max-epsilon": 0.0}
+    return {"data-path": str(folder / "none.jsonl"), "allow-raw-gradients": True, **kept}
 
 
 SEEDED = ("dr-encoder", "random-projection")

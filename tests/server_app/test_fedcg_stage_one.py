@@ -23,7 +23,7 @@ from tests.support.fedcg_runs import FEDCG, PRIVATE, STEPS, replies_to_stage_one
 from tests.support.grids import faulty
 from tests.support.messages import Reader
 from tests.support.strategy_runs import NOISY, Make
-from tests.support.tiny import CLIENTS, Files, planned, run_tiny, start, tiny_config, vectors
+from tests.support.tiny import CLIENTS, Files, ledger_in, planned, run_tiny, start, tiny_config, vectors
 
 pytestmark = pytest.mark.usefixtures("few_steps")
 
@@ -107,10 +107,16 @@ def test_a_site_refuses_naming_its_limit(make: Make, changes: dict[str, Any], li
         strategy.prepare(grid)
 
 
+def own_data(files: Files) -> dict[str, Any]:
+    """What makes a node a site."""
+    ledger = ledger_in(files.private.parent)
+    return {"data-path": str(files.private), "max-epsilon": 0.0, "ledger-path": ledger}
+
+
 def test_a_site_with_its_own_data_never_sends_them_by_default(make: Make, files: Files) -> None:
     strategy, grid = make(FEDCG)
     for node in (1, 2):
-        grid.context(node).node_config |= {"data-path": str(files.private), "max-epsilon": 0.0}
+        grid.context(node).node_config |= own_data(files)
     assert isinstance(strategy, FedCg)
     assert strategy._collect_gradients(grid).shape[0] == (CLIENTS - 2) * STEPS
     grid.context(1).node_config["allow-raw-gradients"] = True
@@ -118,7 +124,7 @@ def test_a_site_with_its_own_data_never_sends_them_by_default(make: Make, files:
 
 
 def test_a_site_computes_no_more_gradients_than_its_limit_on_work(make: Make, files: Files) -> None:
-    own = {"data-path": str(files.private), "max-epsilon": 0.0, "max-local-steps": STEPS, "allow-raw-gradients": True}
+    own = {**own_data(files), "max-local-steps": STEPS, "allow-raw-gradients": True}
     for steps, said in ((STEPS, []), (STEPS + 1, ["PolicyRefusal: this site refuses: micro-batches = 3, above"])):
         strategy, grid = make({**FEDCG, "stage-one.steps": steps})
         grid.context(1).node_config |= own
@@ -153,7 +159,7 @@ def test_a_failure_while_collecting_from_a_sites_own_data_is_answered_with_noise
 ) -> None:
     """Node 1 is a site: whether it failed cannot be seen; node 2 is simulated and tells."""
     strategy, grid = make({**FEDCG, **PRIVATE, **NOISY})
-    grid.context(1).node_config |= {"data-path": str(files.private), "max-epsilon": 0.0}
+    grid.context(1).node_config |= own_data(files)
 
     def fail(*_: object) -> None:
         raise MemoryError("row 17 is long, which is a secret")

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from client_app.app import app as client_app
+from client_app.site_ledger import SiteLedger, create_ledger
 from common.adapter import Layout
 from common.config import RunConfig
 from common.demo.tasks import evaluation_examples, training_examples
@@ -66,6 +67,19 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
     """One JSON object a line."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def ledger_in(folder: Path) -> str:
+    """The name of a site's ledger in ``folder``, made where there is none."""
+    path = folder / "ledger.jsonl"
+    if not path.exists():
+        create_ledger(path)
+    return str(path)
+
+
+def spent_in(path: str) -> SiteLedger:
+    """What a site's ledger says."""
+    return SiteLedger.of(json.loads(Path(path).read_text(encoding="utf-8").splitlines()[-1])) or SiteLedger()
 
 
 def write_files(folder: Path) -> Files:

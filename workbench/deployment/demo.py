@@ -93,7 +93,7 @@ def resumed_config(results: Path) -> RunConfig:
 
 
 def demo_sites(folder: Path) -> list[Site]:
-    """Three sites with a private file each; the last one keeps a ledger and sets limits of its own.
+    """Three sites with a private file and a ledger each; the last one sets a limit of its own.
 
     Each has a key that the other two have pinned. Their ``max-epsilon`` is 0, no limit, which they must say: at this
     noise a few rounds cost more than anybody would sign, and the rows are the demo's.
@@ -111,10 +111,11 @@ def demo_sites(folder: Path) -> list[Site]:
         peers.write_text("".join(f"{key} {peer}\n" for peer, key in keys.items() if peer != name), encoding="utf-8")
         node_config |= {"site-key": str((folder / f"{name}-key").resolve()), "peers": str(peers.resolve())}
         node_config["require-secure-aggregation"] = True
+        ledger = folder / f"{name}-ledger.jsonl"
+        _make_ledger(ledger)
+        node_config["ledger-path"] = str(ledger.resolve())
         if name == SITES[-1]:
-            ledger = folder / f"{name}-ledger.jsonl"
-            _make_ledger(ledger)
-            node_config |= {"max-releases": 100, "ledger-path": str(ledger.resolve())}
+            node_config["max-releases"] = 100
         sites.append(Site(name, node_config))
     return sites
 
