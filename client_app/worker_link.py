@@ -8,12 +8,13 @@ import os
 import socket
 import stat
 import struct
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from common.private_files import own_folder
 
 PROTOCOL = 1
 MAX_FRAME = 1 << 30  # bytes; a message beyond it is refused before memory is spent on it
@@ -82,11 +83,8 @@ def check_peer(connection: socket.socket) -> None:
 
 
 def open_folder(name: str) -> int:
-    """A descriptor of the private folder (0700) of one node and app version, made where it is missing.
-
-    It lies in ``XDG_RUNTIME_DIR``, or where that is unset in the folder for temporary files.
-    """
-    base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"dr-encoder-{os.geteuid()}"
+    """A descriptor of the private folder (0700) of one node and app version, made where it is missing."""
+    base = own_folder()
     os.close(_private(base))
     return _private(base / name)
 

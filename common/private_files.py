@@ -2,6 +2,7 @@
 
 import os
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -38,6 +39,14 @@ def open_to_others(path: Path) -> None:
     for found in (path, *path.rglob("*")):
         if not found.is_symlink():
             found.chmod(0o755 if found.is_dir() else 0o644)
+
+
+def own_folder() -> Path:
+    """Where this user's processes keep what they share while they run: in ``XDG_RUNTIME_DIR``, else a temporary folder.
+
+    Its name can be foretold, so it may be somebody else's: see ``private_folder``.
+    """
+    return Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"dr-encoder-{os.geteuid()}"
 
 
 def private_folder(path: Path) -> None:
