@@ -57,10 +57,11 @@ def _bounds(
 
 
 def cross_check_sentence(check: dict[str, Any]) -> str:
-    """The outcome of ``compare_with_prv`` for people."""
+    """The outcome of ``compare_with_prv`` for people; its bounds are rounded outwards, so that they still are some."""
     if "unavailable" in check:
         return f"not cross-checked: {check['unavailable']}"
-    bracket = f"the bracket [{check['lower']:.3f}, {check['upper']:.3f}] of an independent accountant (PRV)"
+    lower, upper = math.floor(check["lower"] * 1000) / 1000, math.ceil(check["upper"] * 1000) / 1000
+    bracket = f"the bracket [{lower:.3f}, {upper:.3f}] of an independent accountant (PRV)"
     return (
         f"inside {bracket}" if check["agrees"] else f"DISAGREES with {bracket}: rely on neither until it is explained"
     )

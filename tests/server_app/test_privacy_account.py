@@ -217,6 +217,11 @@ def test_an_epsilon_beyond_twenty_says_that_it_is_not_claimed(
     [
         ((1.0, 3.0), {"lower": 1.0, "upper": 3.0, "agrees": True}, "inside the bracket [1.000, 3.000]"),
         ((1.0, 1.5), {"lower": 1.0, "upper": 1.5, "agrees": False}, "DISAGREES with the bracket [1.000, 1.500]"),
+        (
+            (1.9796, 2.0192),
+            {"lower": 1.9796, "upper": 2.0192, "agrees": True},
+            "the bracket [1.979, 2.020]",
+        ),  # outwards
         ((2.5, 3.0), {"lower": 2.5, "upper": 3.0, "agrees": False}, "DISAGREES"),
         ("not cross-checked: too slow", {"unavailable": "too slow"}, "not cross-checked: too slow"),
     ],
