@@ -17,6 +17,10 @@ PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Factor = Annotated[float, Field(gt=0, le=3e38)]
+"""What numbers in float32 are multiplied by, and so one itself."""
+ClipNorm = Annotated[float, Field(ge=1e-30, le=1e30)]
+"""As ``common.privacy.clipping`` has it."""
 LARGEST_SEED = 2**32 - 1
 """What every generator of random numbers takes that a run has."""
 LARGEST_ROUNDS = 100_000

@@ -10,7 +10,9 @@ from pydantic import Field, field_validator, model_validator
 
 from common.config.fields import (
     Clients,
+    ClipNorm,
     Device,
+    Factor,
     Name,
     NonNegativeFloat,
     NonNegativeInt,
@@ -79,7 +81,7 @@ class LoraConfig(Section):
     """The trainable low-rank adapter (peft)."""
 
     rank: PositiveInt = Field(8, description="rank r of every factor pair")
-    alpha: PositiveFloat = Field(16.0, description="scale: the update is alpha/rank * B A")
+    alpha: Factor = Field(16.0, description="scale: the update is alpha/rank * B A")
     target_modules: str = Field(
         "auto", description="comma-separated module names; auto = the attention projections of the architecture"
     )
@@ -175,7 +177,7 @@ class TrainConfig(Section):
     local_epochs: NonNegativeInt = Field(0, description="passes over the client's data; 0 = count in local-steps")
     batch_size: PositiveInt = Field(6, description="examples in a micro-batch")
     gradient_accumulation: PositiveInt = Field(1, description="micro-batches in one step")
-    learning_rate: PositiveFloat = Field(0.05, description="local step size (several steps; one step needs none)")
+    learning_rate: Factor = Field(0.05, description="local step size (several steps; one step needs none)")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="local optimizer")
 
     @model_validator(mode="after")
@@ -231,9 +233,7 @@ class PrivacyConfig(Section):
     )
     sampling_rate: Rate = Field(0.1, description="probability that a client is in a round's cohort")
     clipping: Literal["normalize", "clip"] = Field("normalize", description="scale every code to the bound, or clip")
-    clip_norm: Annotated[float, Field(gt=0, le=1e30)] = Field(
-        1.0, description="bound on the l2 norm of one client's whole code"
-    )
+    clip_norm: ClipNorm = Field(1.0, description="bound on the l2 norm of one client's whole code")
     statistics_share: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="share of epsilon for stage 1")
 
     @model_validator(mode="after")
@@ -278,7 +278,7 @@ class ServerConfig(Section):
     optimizer: Literal["sgd", "momentum", "adam"] = Field(
         "sgd", description="server optimizer on the flat adapter; momentum is .9"
     )
-    learning_rate: PositiveFloat = Field(
+    learning_rate: Factor = Field(
         0.1, description="how far a round moves the adapter along the gradients if all clients agree, at clip norm 1"
     )
     divergence_factor: Annotated[float, Field(gt=1)] = Field(

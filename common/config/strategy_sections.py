@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from common.config.fields import (
-    PositiveFloat,
+    ClipNorm,
+    Factor,
     PositiveInt,
     Rate,
     Section,
@@ -31,13 +32,11 @@ class StageOneConfig(Section):
     private: bool = Field(True, description="release through the mechanism; false makes the end-to-end epsilon inf")
     sampling_rate: Rate = Field(0.1, description="probability that a client is asked")
     steps: PositiveInt = Field(4, description="local steps whose gradients are measured (fedcg: sent)")
-    learning_rate: PositiveFloat = Field(0.5, description="size of these steps (A's gradient is 0 at B=0)")
+    learning_rate: Factor = Field(0.5, description="size of these steps (A's gradient is 0 at B=0)")
     estimator: Literal["moment", "ema"] = Field(
         "moment", description="dr-encoder: per-element moments, or the paper's EMA"
     )
-    clip_norm: Annotated[float, Field(gt=0, le=1e30)] = Field(
-        1.0, description="fedcg: bound on the l2 norm of all gradients of one client together"
-    )
+    clip_norm: ClipNorm = Field(1.0, description="fedcg: bound on the l2 norm of all gradients of one client together")
 
     @property
     def variances(self) -> tuple[float, float]:

@@ -88,7 +88,7 @@ def epsilon(charges: Sequence[Charge], delta: float, accountant: str = "pld", *,
     if any(charge.noise_multiplier == 0 and charge.count for charge in charges):
         return math.inf
     events = _events(charges)
-    if accountant in ("pld", "prv") and any(is_untold(*event, delta) for event in events):
+    if accountant in ("pld", "prv") and _are_untold(events, delta):
         return math.inf
     return _ACCOUNTANTS[accountant](events, delta, grid) if events else 0.0
 
@@ -102,7 +102,7 @@ def cross_check(charges: Sequence[Charge], delta: float, *, timeout: float = 60.
     if any(charge.noise_multiplier == 0 and charge.count for charge in charges):
         return "not cross-checked: a release without noise has no finite ε"
     events = _events(charges)
-    if any(is_untold(*event, delta) for event in events):
+    if _are_untold(events, delta):
         return f"not cross-checked: epsilon is above {UNTOLD_EPSILON:g}"
     try:
         bounds = prv_bounds(events, delta, epsilon_error=0.02, timeout=timeout, memory_gib=4) if events else (0.0, 0.0)
@@ -202,7 +202,7 @@ class RunningAccountant:
         self._charges.append(charge)
         if charge.count == 0 or self._infinite:
             return
-        if charge.noise_multiplier == 0 or any(is_untold(*e, self._delta) for e in _events(self._charges)):
+        if charge.noise_multiplier == 0 or _are_untold(_events(self._charges), self._delta):
             self._infinite = True
         elif charge.sampling_rate == 1:
             self._mu_squared += charge.count / charge.noise_multiplier**2
@@ -214,6 +214,8 @@ class RunningAccountant:
         """Upper bound on the ε spent so far; never decreases."""
         if self._infinite:
             return math.inf
+        if all(charge.sampling_rate in {0, 1} for charge in self._charges):
+            return gaussian_epsilon(math.sqrt(self._mu_squared), self._delta)
         total = self._loss
         if self._mu_squared:
             total = total.compose(_loss(self._mu_squared**-0.5, 1.0, RUNNING_GRID))
@@ -257,6 +259,15 @@ def _events(charges: Sequence[Charge]) -> list[_Event]:
             counts[key] = counts.get(key, 0) + charge.count
     merged = [(mu_squared**-0.5, 1.0, 1)] if mu_squared else []
     return merged + [(multiplier, rate, count) for (multiplier, rate), count in sorted(counts.items())]
+
+
+def _are_untold(events: Sequence[_Event], delta: float) -> bool:
+    """Whether one of them is; an unsampled one too, where its distribution is needed to compose it with others."""
+    return any(
+        is_untold(multiplier, rate, count, delta)
+        or (rate == 1 and len(events) > 1 and gaussian_epsilon(1 / multiplier, delta) > UNTOLD_EPSILON)
+        for multiplier, rate, count in events
+    )
 
 
 @lru_cache(maxsize=128)

@@ -43,10 +43,10 @@ def make_plan(
     if stage:
         _check_shares(privacy, clients, stage_one_shares, noisy=stage.private)
     evaluations = len(config.evaluation.evaluated(rounds)) if config.evaluation.private else 0
+    slack = _slack(privacy, rounds, delta, (shares, code_size), (stage_one_shares, stage.size if stage else 0))
     if evaluations:
         _check_shares(privacy, clients, clients)
-    slack = _slack(privacy, rounds, delta, (shares, code_size), (stage_one_shares, stage.size if stage else 0))
-    slack += evaluations * score_slack(privacy, clients)
+        slack += evaluations * score_slack(privacy, clients)
     if slack >= delta:
         raise ConfigError(
             f"privacy.delta = {delta:g}: {slack:.2g} would have to be set aside for discrete noise on codes of "

@@ -76,6 +76,14 @@ def test_shares_that_cannot_be_are_refused_before_the_noise_is_solved(
         planned(changes, clients)
 
 
+def test_more_clients_than_shares_are_planned_for_where_a_cohort_is_small() -> None:
+    """A private evaluation asks all of them, and was priced even where there is none."""
+    changes = {"privacy.delta": 0.0, "privacy.sampling-rate": 1e-7, "stage-one.sampling-rate": 1e-7}
+    assert planned(changes, 10**9).shares < 1_000
+    with pytest.raises(ConfigError, match="may need 1,000,000,000 noise shares"):
+        planned({**changes, "evaluation.private": 0.1}, 10**9)
+
+
 def test_stage_one_costs_its_share() -> None:
     plan = planned({"privacy.statistics-share": 0.3, "privacy.epsilon": 4.0})
     assert plan.stage_one is not None

@@ -51,3 +51,16 @@ def test_a_running_total_of_many_small_charges_ends_too() -> None:
 
 def test_calibration_finds_what_it_found() -> None:
     assert calibrate(20.0, 1e-5, sampling_rate=0.1, rounds=25) == pytest.approx(0.497, abs=0.1)
+
+
+@pytest.mark.parametrize("multiplier", [1e-2, 1e-4])
+def test_unsampled_rounds_of_next_to_no_noise_are_told_at_once(multiplier: float) -> None:
+    """The running total made a distribution of them: of gigabytes, and then of more than there is."""
+    began = time.monotonic()
+    running = RunningAccountant(1e-5)
+    running.charge(Charge(multiplier, 1.0))
+    assert running.epsilon() == pytest.approx(running.certify(), rel=1e-9)
+    running.charge(Charge(1.0, 0.1))
+    mixed = [Charge(multiplier, 1.0), Charge(1.0, 0.1)]
+    assert running.epsilon() == running.certify() == epsilon(mixed, 1e-5) == math.inf
+    assert time.monotonic() - began < 2.0
