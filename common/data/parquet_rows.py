@@ -13,6 +13,9 @@ from pyarrow import parquet, types
 from common.data.raw import FileFault, Row, check_names, one_line
 
 _Maker = Callable[[Any], Any]
+_LISTS = (
+    types.is_list, types.is_large_list, types.is_fixed_size_list, types.is_list_view, types.is_large_list_view,
+)  # fmt: skip
 
 
 def parquet_rows(path: Path) -> Iterator[Row]:
@@ -32,6 +35,8 @@ def parquet_rows(path: Path) -> Iterator[Row]:
                 ]
             except (ValueError, OverflowError) as error:  # a date beyond the calendar, letters that are no UTF-8
                 raise FileFault(one_line(error)) from error
+            except LookupError as error:  # of pytz
+                raise FileFault(f"no time zone is called {one_line(error)}") from error
             for cells in zip(*columns, strict=True):
                 yield dict(zip(schema.names, cells, strict=True))
 
@@ -45,7 +50,7 @@ def _maker(kind: pa.DataType) -> _Maker:
     """What makes texts of a type's values; a list or a record of them remains one."""
     if types.is_dictionary(kind):
         return _maker(kind.value_type)
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+    if any(is_one(kind) for is_one in _LISTS):
         part = _maker(kind.value_type)
         return lambda values: [_or_none(part, value) for value in values]
     if types.is_map(kind):

@@ -1,6 +1,7 @@
 """Files that cannot be used are refused in one line with the place and the true reason."""
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -27,6 +28,21 @@ def test_a_parquet_file_with_a_column_twice_is_refused(tmp_path: Path) -> None:
     table = pa.table([pa.array(["a"])] * 3, names=["prompt", "completion", "prompt"])
     parquet.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(ConfigError, match='2 columns are called "prompt"'):
+        load_examples(str(tmp_path / "a.parquet"), DataConfig())
+
+
+def test_a_parquet_file_with_a_time_zone_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+    times = pa.array([0], pa.timestamp("us", "Mars/Base"))
+    parquet.write_table(pa.table({"prompt": ["a"], "completion": times}), tmp_path / "a.parquet")
+    with pytest.raises(ConfigError, match="no time zone is called 'Mars/Base'"):
+        load_examples(str(tmp_path / "a.parquet"), DataConfig())
+
+
+@pytest.mark.parametrize("kind", [pa.list_, pa.large_list, pa.list_view, pa.large_list_view])
+def test_a_list_of_a_parquet_file_is_no_text_however_it_is_laid_out(tmp_path: Path, kind: Any) -> None:
+    lists = pa.array([["a"]], kind(pa.string()))
+    parquet.write_table(pa.table({"prompt": ["a"], "completion": lists}), tmp_path / "a.parquet")
+    with pytest.raises(ConfigError, match=r"row 1 of .* holds lists"):
         load_examples(str(tmp_path / "a.parquet"), DataConfig())
 
 
