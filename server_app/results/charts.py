@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from server_app.results.score_names import PRIVATE_ACCURACY, PRIVATE_LOSS
+from server_app.results.score_names import PRIVATE_ACCURACY, PRIVATE_LOSS, error_of, part_of
 from server_app.results.units import data_size, show, show_delta
 
 _MOST_GROUPS = 6  # more lines in one picture tell nobody anything; the table has all of them
@@ -76,7 +76,7 @@ def accuracy_chart(rows: Sequence[Mapping[str, Any]], outcome: Mapping[str, Any]
     shown = groups if 1 < len(groups) <= _MOST_GROUPS else []
     series = [_series("all", scored, "accuracy", "blue", 100.0)]
     series += [
-        _series(group.partition(".")[2], scored, group, color, 100.0, thin=True)
+        _series(str(part_of(group)[1]), scored, group, color, 100.0, thin=True)
         for group, color in zip(shown, GROUP_COLORS, strict=False)
     ]
     kept = [row for row in (outcome["base"], outcome["final"]) if math.isfinite(row.get("retention") or math.nan)]
@@ -137,15 +137,15 @@ def _series(
     label: str, rows: Sequence[Mapping[str, Any]], key: str, color: str, factor: float = 1.0, *, thin: bool = False
 ) -> Series:
     rows = _with(rows, key)
-    errors = [row.get(f"{key}_error") for row in rows]
-    known = all(isinstance(error, float) and math.isfinite(error) for error in errors)
+    errors = [error_of(key, row) for row in rows]
+    known = all(math.isfinite(error) for error in errors)
     return Series(
         label,
         tuple(row["round"] for row in rows),
         tuple(factor * row[key] for row in rows),
         color,
         thin,
-        tuple(factor * error for error in errors if error is not None) if known else (),
+        tuple(factor * error for error in errors) if known else (),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from common.score_code import LOSS_BOUND
 from server_app.privacy.account import cross_check_sentence
-from server_app.results.score_names import PRIVATE_ACCURACY, PRIVATE_LOSS
+from server_app.results.score_names import PRIVATE_ACCURACY, PRIVATE_LOSS, error_of, is_error, part_of
 from server_app.results.units import data_size, show, show_delta, times
 from server_app.rounds.controls import control_warning
 
@@ -50,9 +50,9 @@ def utility_table(outcome: Mapping[str, Any]) -> Rows:
     """Each score before and after, ± its standard error where there is one; empty without held-out examples."""
     base, final = outcome["base"], outcome["final"]
     return [
-        (key.replace(".", ", "), _score(key, base), _score(key, final))
+        (", ".join(part for part in part_of(key) if part is not None), _score(key, base), _score(key, final))
         for key in base
-        if key != "round" and not key.endswith("_error")
+        if key != "round" and not is_error(key)
     ]
 
 
@@ -194,7 +194,7 @@ def _promise(epsilon: float | str) -> str:
 
 def _score(key: str, scores: Mapping[str, Any]) -> str:
     percent = key.startswith(("accuracy", "retention", PRIVATE_ACCURACY))
-    value, error = scores[key], float(scores.get(f"{key}_error", math.nan))
+    value, error = scores[key], error_of(key, scores)
     known = math.isfinite(error)
     if percent:
         return f"{value:.1%}" + (f" ± {100 * error:.1f}" if known else "")

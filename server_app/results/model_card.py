@@ -6,6 +6,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from common.config import LoraConfig, ModelConfig
 from server_app.results.facts import privacy_table
+from server_app.results.markdown import table_row
 from server_app.results.page import private_rows, utility_rows
 from server_app.results.published_names import is_local, public_name
 from server_app.rounds.controls import control_warning
@@ -115,7 +116,7 @@ def _not_private(privacy: dict[str, Any]) -> str:
 
 
 def _table(rows: dict[str, str]) -> list[str]:
-    return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
+    return ["| | |", "|---|---|", *map(table_row, rows.items())]
 
 
 def _loud(*sentences: str) -> list[str]:

@@ -13,6 +13,7 @@ from server_app.results.facts import (
     utility_table,
     warnings,
 )
+from server_app.results.markdown import plain, table_row
 from server_app.results.published_names import public_name
 from server_app.results.units import show, show_delta
 
@@ -21,7 +22,7 @@ def markdown(report: dict[str, Any]) -> str:
     """The report as a page for people."""
     run, outcome, privacy, wire = (report[key] for key in ("run", "outcome", "privacy", "communication"))
     lines = [
-        f"# {run['strategy']} on {public_name(run['model'])} / {public_name(run['data'])}",
+        plain(f"# {run['strategy']} on {public_name(run['model'])} / {public_name(run['data'])}"),
         "",
         f"{run['rounds_run']} of {run['rounds_planned']} rounds with {run['clients']} enrolled clients; "
         f"ended because: {outcome['stopped_because']}. "
@@ -56,7 +57,7 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         "| | this run | plain LoRA, the same noise |",
         "|---|---|---|",
-        *(f"| {' | '.join(row)} |" for row in bytes_table(wire)),
+        *map(table_row, bytes_table(wire)),
         "",
         "![bytes](bytes.png)",
         "",
@@ -93,7 +94,7 @@ def utility_rows(outcome: dict[str, Any]) -> list[str]:
     if not found:
         return ["No evaluation data was configured (`data.evaluation`)."]
     rows = ["| | base model | after fine-tuning |", "|---|---|---|"]
-    return [*rows, *(f"| {' | '.join(cells)} |" for cells in found), "", scored_on(outcome)]
+    return [*rows, *map(table_row, found), "", plain(scored_on(outcome))]
 
 
 def private_rows(outcome: dict[str, Any]) -> list[str]:
@@ -101,7 +102,7 @@ def private_rows(outcome: dict[str, Any]) -> list[str]:
     found = private_table(outcome)
     if not found:
         return []
-    rows = ["| | base model | after fine-tuning |", "|---|---|---|", *(f"| {' | '.join(cells)} |" for cells in found)]
+    rows = ["| | base model | after fine-tuning |", "|---|---|---|", *map(table_row, found)]
     return ["### On clients' own rows", "", *rows, "", privately_scored_on(outcome), ""]
 
 

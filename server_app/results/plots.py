@@ -104,7 +104,7 @@ def _curves(axis: Axes, chart: Chart, *, legend: bool = True) -> None:
     for series in chart.series:
         color, few = PALETTE[series.color], len(series.x) <= _FEW
         width, marker = (1.0, None) if series.thin else (2.0, "o" if few else None)
-        axis.plot(series.x, series.y, color=color, lw=width, label=series.label, marker=marker, ms=4)
+        axis.plot(series.x, series.y, color=color, lw=width, label=plain_label(series.label), marker=marker, ms=4)
         if series.error:
             low, high = ([y + sign * e for y, e in zip(series.y, series.error, strict=True)] for sign in (-1, 1))
             axis.fill_between(series.x, low, high, color=color, alpha=0.15, lw=0)
@@ -118,6 +118,12 @@ def _curves(axis: Axes, chart: Chart, *, legend: bool = True) -> None:
     axis.grid(color=PALETTE["grid"], lw=0.6)
     if legend and len(chart.series) > 1:
         axis.legend(frameon=False, fontsize=8, loc="best")
+
+
+def plain_label(text: str) -> str:
+    """A name as it is: matplotlib reads mathematics between dollars, and leaves out of a legend what begins with _."""
+    shown = text.replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def _name_lines(axis: Axes, chart: Chart) -> None:

@@ -7,7 +7,7 @@ gets those of ``PUBLIC`` only: the others tell who took part.
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ PUBLIC = ("loss", "accuracy", "retention", "validation_loss", "epsilon", PRIVATE
 
 _PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 _DISTRIBUTIONS = {"mlflow": "mlflow-skinny"}
+_LONGEST = 200  # letters of a group's name that MLflow is told
 
 
 class Tracker(Protocol):
@@ -48,7 +49,7 @@ class Sink:
     def write(self, line: Mapping[str, Any]) -> None:
         """A line of ``metrics.jsonl``: each finite number under its name, ``loss.sum`` as ``loss/sum``."""
         figures = {
-            key.replace(".", "/"): float(value)
+            key.replace(".", "/", 1): float(value)
             for key, value in line.items()
             if key != "round" and isinstance(value, int | float) and math.isfinite(value) and self._may_go(key)
         }
@@ -173,16 +174,44 @@ class _Mlflow:
         self._client = MlflowClient(store)
         found = self._client.get_experiment_by_name("dr-encoder")
         experiment = found.experiment_id if found else self._client.create_experiment("dr-encoder")
-        known = self._client.search_runs([experiment], f"attributes.run_name = '{folder.name}'")
+        known = self._known(experiment, folder.name)
         if known:  # resumed
-            self._run = known[0].info.run_id
+            self._run = known
             return
         self._run = self._client.create_run(experiment, run_name=folder.name).info.run_id
         self._client.log_batch(self._run, params=[Param(key, str(value)) for key, value in settings.items()])
 
+    def _known(self, experiment: str, name: str) -> str:
+        """The run of that name; ``""`` if there is none. A filter has no way to write a quotation mark."""
+        page = self._client.search_runs([experiment])
+        while True:
+            for run in page:
+                if run.info.run_name == name:
+                    return str(run.info.run_id)
+            if not page.token:
+                return ""
+            page = self._client.search_runs([experiment], page_token=page.token)
+
     def write(self, step: int, figures: Mapping[str, float]) -> None:
+        names = _mlflow_names(figures)
         for key, value in figures.items():
-            self._client.log_metric(self._run, key, value, step=step)
+            self._client.log_metric(self._run, names[key], value, step=step)
 
     def close(self) -> None:
         self._client.set_terminated(self._run)
+
+
+def _mlflow_names(keys: Iterable[str]) -> dict[str, str]:
+    """Each key as MLflow takes it: of a group's name the letters, digits and some signs, and none that is a path."""
+    names: dict[str, str] = {}
+    for key in sorted(keys):
+        score, slash, group = key.partition("/")
+        plain = re.sub(r"[^\w .:-]", "_", group)[:_LONGEST]
+        plain = plain if plain.strip(".") else f"_{plain}"
+        name = wanted = f"{score}/{plain}" if slash else score
+        number = 1
+        while name in names.values():
+            number += 1
+            name = f"{wanted}_{number}"
+        names[key] = name
+    return names

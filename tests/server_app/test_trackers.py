@@ -20,11 +20,11 @@ from server_app.results.folder import RunFolder
 from server_app.results.trackers import PUBLIC, Sink, _TensorBoard, open_sink
 from server_app.run import check_run
 from tests.support.killed_runs import killed_after, resumed
+from tests.support.mlflow_runs import Shown, of_mlflow
 from tests.support.tiny import Files, run_tiny, tiny_config
 
 NOISY: dict[str, Any] = {"privacy.epsilon": 0.0, "privacy.noise-multiplier": 2.0, "server.divergence-factor": 1e9}
 PRIVATE = {"cohort", "replies", "failures", "asked", "answered", "bytes_up", "bytes_down", "seconds", "elapsed"}
-Shown = dict[str, list[tuple[int, float]]]
 
 
 @pytest.fixture(autouse=True)
@@ -45,14 +45,6 @@ def of_tensorboard(folder: RunFolder) -> Shown:
     reader = EventAccumulator(str(folder.path / "tensorboard"))
     reader.Reload()
     return {tag: [(item.step, item.value) for item in reader.Scalars(tag)] for tag in reader.Tags()["scalars"]}
-
-
-def of_mlflow(folder: RunFolder) -> Shown:
-    client = MlflowClient(f"sqlite:///{folder.path.parent / 'mlflow.db'}")
-    runs = client.search_runs([client.get_experiment_by_name("dr-encoder").experiment_id])
-    assert [run.info.run_name for run in runs] == [folder.path.name]
-    keys, run = runs[0].data.metrics, runs[0].info.run_id
-    return {key: [(point.step, point.value) for point in client.get_metric_history(run, key)] for key in keys}
 
 
 def records(folder: RunFolder) -> Iterator[wandb_internal_pb2.Record]:
