@@ -30,7 +30,7 @@ def shared_examples(data: DataConfig, clients: int, seed: int) -> Dataset:
     """The one data set that simulated clients share, before it is split. Raises ``ConfigError``."""
     if data.name != "demo":
         return load_examples(data.name, data)
-    _check_demo_format(data)
+    check_demo_layout(data)
     return demo_tasks.training_examples(data.task, data.examples_per_client * clients, seed)
 
 
@@ -160,12 +160,24 @@ def split_rows(count: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
     return order[:first].sort().values, order[first:].sort().values
 
 
-def _check_demo_format(data: DataConfig) -> None:
+def check_demo_layout(data: DataConfig) -> None:
+    """Refuse to train on the embedded data in a format or by columns that they have not (``ConfigError``)."""
     if data.format != "columns":
         raise ConfigError(
             f'data.format = "{data.format}" with data.name = "demo": the embedded data have no such format; set '
             "data.name to a data set of that format, or data-path in the node's configuration"
         )
+    _check_demo_columns(data)
+
+
+def _check_demo_columns(data: DataConfig) -> None:
+    named = {"prompt": data.prompt_column, "completion": data.completion_column}
+    for own, column in named.items():
+        if data.format == "columns" and column != own:
+            raise ConfigError(
+                f'data.{own}-column = "{column}" with data.name = "demo": the embedded data have no such column; leave '
+                "it out, or name data of your own with data.name (at a site: data-path) and data.evaluation"
+            )
 
 
 def evaluation_examples(data: DataConfig, seed: int) -> Dataset | None:
@@ -174,6 +186,7 @@ def evaluation_examples(data: DataConfig, seed: int) -> Dataset | None:
         return load_examples(data.evaluation, data, held_out=True)
     if data.name != "demo":
         return None
+    _check_demo_columns(data)
     return demo_tasks.evaluation_examples(data.task, "evaluation", seed)
 
 

@@ -95,11 +95,11 @@ def _launch(config: RunConfig, clients: int, resources: Resources) -> None:
 def _run_inline(config: RunConfig, clients: int) -> None:
     from workbench.simulation.inline import run_inline  # noqa: PLC0415 - torch, which a refusal does not wait for
 
-    if not config.resume:
-        RunFolder(Path(config.output.dir) / config.output.name).engine_log.unlink(
-            missing_ok=True
-        )  # it held the name only
-    run_inline(config, clients)
+    try:
+        run_inline(config, clients)
+    finally:
+        if not config.resume:  # it kept the name until the folder had it
+            RunFolder(Path(config.output.dir) / config.output.name).engine_log.unlink(missing_ok=True)
 
 
 def _configure(preset: str | None, overrides: list[str], resume: Path | None) -> RunConfig:
@@ -153,6 +153,8 @@ def _named(config: RunConfig) -> RunConfig:
         return config
     made = config.folder_name()
     for name in (made, *(f"{made}-{number}" for number in range(2, 1000))):
+        if (place / name).exists():  # of an inline run: its log is gone
+            continue
         with suppress(FileExistsError):
             RunFolder(place / name).engine_log.open("x").close()
             return RunConfig.parse(config.flat() | {"output.name": name})
@@ -242,6 +244,7 @@ def _check_gpus(config: RunConfig, gpus_per_client: float) -> None:
 def _check_data(config: RunConfig, clients: int) -> None:
     """Read local files, or the demo's examples, as the run will; a hub data set is left to the run."""
     from common.data import (  # noqa: PLC0415 - seconds, after all else
+        check_demo_layout,
         check_evaluation_is_public,
         evaluation_examples,
         private_examples,
@@ -256,5 +259,7 @@ def _check_data(config: RunConfig, clients: int) -> None:
     if local:
         rows = private_examples(config.data, 0, clients, config.seed)
         _check_group(config, rows.column_names, None if public is None else public.column_names)
+    if demo:
+        check_demo_layout(config.data)
     if held_out and (local or demo):
         check_evaluation_is_public(config.data, clients, config.seed)

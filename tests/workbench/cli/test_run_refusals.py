@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from common.config import RunConfig
 from tests.support.layouts import write_model
 from workbench.cli import main as cli
+from workbench.simulation import inline
 
 runner = CliRunner()
 ROWS = [{"prompt": f"p{i}", "completion": f"c{i}", "group": f"g{i % 3}"} for i in range(6)]
@@ -178,6 +179,41 @@ def test_runs_of_one_second_have_names_of_their_own(
     (tmp_path / "results" / "20260101-000000-dr-encoder.flower.log").touch()  # as a run of the same second has it
     assert invoke(tmp_path)[0] == 130
     assert launched[0].output.name == "20260101-000000-dr-encoder-2"
+
+
+def test_runs_whose_logs_are_gone_keep_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launched: list[RunConfig]
+) -> None:
+    """An inline run has no log of Flower's: one of the same second took its name, and was refused by its folder."""
+    monkeypatch.setattr(time, "strftime", lambda _: "20260101-000000")
+    (tmp_path / "results" / "20260101-000000-dr-encoder").mkdir(parents=True)
+    assert invoke(tmp_path)[0] == 130
+    assert launched[0].output.name == "20260101-000000-dr-encoder-2"
+
+
+def test_an_inline_run_keeps_its_name_until_its_folder_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logs: list[list[Path]] = []
+    monkeypatch.setattr(inline, "run_inline", lambda *_: logs.append(list((tmp_path / "results").glob("*.flower.log"))))
+    runner.invoke(cli.app, ["run", "--engine", "inline", "--set", f"output.dir={tmp_path / 'results'}"])
+    assert [len(found) for found in logs] == [1]
+    assert not list((tmp_path / "results").glob("*.flower.log"))
+
+
+@pytest.mark.usefixtures("_no_launch")
+def test_columns_that_the_demo_has_not_are_refused_at_once(tmp_path: Path) -> None:
+    """Its rows were asked for them, in ``run``, ``plan`` and ``check-site``, or by each client of a charged round."""
+    held_out = rows_file(tmp_path, [{"ask": "a", "answer": "b"}])
+    changes = [f"data.evaluation={held_out}", "data.prompt-column=ask", "data.completion-column=answer"]
+    assert 'data.prompt-column = "ask" with data.name = "demo"' in refused(tmp_path, *changes)
+    assert 'data.format = "text" with data.name = "demo"' in refused(
+        tmp_path, f"data.evaluation={rows_file(tmp_path, [{'text': 'a b c'}])}", "data.format=text"
+    )
+    preset = tmp_path / "own.toml"
+    preset.write_text('[data]\ncompletion-column = "answer"\n')
+    for command in ("run", "plan"):
+        result = runner.invoke(cli.app, [command, "--preset", str(preset)])
+        assert (result.exit_code, result.exception is None or isinstance(result.exception, SystemExit)) == (1, True)
+        assert 'data.completion-column = "answer" with data.name = "demo"' in result.output
 
 
 @pytest.mark.usefixtures("_no_launch")
