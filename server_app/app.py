@@ -5,9 +5,8 @@ from flwr.serverapp import Grid, ServerApp
 
 from common.config import ConfigError, RunConfig
 from server_app.engine import wait_for_engine
-from server_app.results.checkpoints import CheckpointError
+from server_app.errors import CommandError
 from server_app.results.units import MARK, TRACEBACK, speak
-from server_app.rounds.cohort import FederationError
 from server_app.run import run_federation
 
 app = ServerApp()
@@ -23,7 +22,7 @@ def main(grid: Grid, context: Context) -> None:
             wait_for_engine()
         run_federation(grid, config, context.run_id)
     except Exception as error:
-        expected = isinstance(error, ConfigError | CheckpointError | FederationError)
+        expected = isinstance(error, ConfigError | CommandError)
         text = str(error) if expected else f"{type(error).__name__}: {error} {TRACEBACK}"
         speak(f"{MARK}ERROR: {text}".replace("\n", f"\n{MARK}"))
         raise

@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from common.privacy.accounting import Charge
+from server_app.errors import CommandError
 
 GENESIS = "0" * 64
 """What the first line is chained to, and the head of an empty ledger."""
 
 
-class LedgerError(RuntimeError):
+class LedgerError(CommandError):
     """The file is not a ledger, or has been tampered with: nothing may be released on its word."""
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from common.privacy.accounting import Charge, epsilon
 from server_app.privacy.ledger import GENESIS, Ledger, LedgerError
+from workbench.cli.command_line import plain_errors
 
 ROOT = Path(__file__).parents[3]
 
@@ -91,6 +92,16 @@ def test_any_change_inside_the_file_is_noticed(path: Path, tamper: Callable[[lis
     assert path.read_bytes() != before
     with pytest.raises(LedgerError, match="line"):
         Ledger(path)
+
+
+def test_a_person_is_told_of_a_changed_ledger_in_a_line(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    filled(path)
+    path.write_bytes(path.read_bytes().replace(b'"round": 1', b'"round": 7', 1))
+    with pytest.raises(SystemExit), plain_errors():
+        Ledger(path)
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1
+    assert told[0].endswith("the chain is broken; the file was changed after it was written")
 
 
 def test_lines_cut_off_the_end_show_in_a_head_that_was_noted(path: Path) -> None:
