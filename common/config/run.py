@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from common.config.allowed import describe_allowed
-from common.config.fields import Rounds, Section, Seed, kebab
+from common.config.fields import Rounds, Section, Seed
 from common.config.sections import (
     CodecConfig,
     DataConfig,
@@ -69,7 +69,7 @@ class RunConfig(Section):
         64
         """
         try:
-            return cls.model_validate(nest(flat))
+            return cls.model_validate(nest(flat), by_alias=True, by_name=False)  # a key has one spelling
         except ValidationError as error:
             raise ConfigError(_explain(error)) from None
 
@@ -166,19 +166,20 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flatten(nested: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of ``nest``."""
+    """The inverse of ``nest``; ``ConfigError`` for a key that is there in both spellings, in a section and dotted."""
     flat: dict[str, Any] = {}
     for key, value in nested.items():
-        flat.update(
-            {f"{key}.{name}": item for name, item in value.items()} if isinstance(value, Mapping) else {key: value}
-        )
+        found = {f"{key}.{name}": item for name, item in value.items()} if isinstance(value, Mapping) else {key: value}
+        if twice := flat.keys() & found.keys():
+            raise ConfigError(f"{min(twice)} is given twice, in its section and in quotation marks: leave one")
+        flat.update(found)
     return flat
 
 
 def _explain(error: ValidationError) -> str:
     lines = []
     for fault in error.errors():
-        key = ".".join(kebab(str(part)) for part in fault["loc"])
+        key = ".".join(map(str, fault["loc"]))
         if fault["type"] == "extra_forbidden":
             nearest = nearest_table(key) if isinstance(fault["input"], Mapping) else nearest_keys(key)
             lines.append(f"{key}: unknown key; {nearest}`dr-encoder keys` lists all of them")

@@ -129,6 +129,15 @@ def test_an_unknown_key_is_refused_with_the_nearest_ones_and_where_all_are(key: 
     assert sum(name in message for name in RunConfig().flat() if "." in name) <= 3
 
 
+@pytest.mark.parametrize("key", ["num_server_rounds", "federation.num_clients"])
+def test_a_key_with_low_lines_is_told_how_it_is_written(key: str) -> None:
+    """It was taken where the other spelling was not there too, else told that this is unknown."""
+    meant = key.replace("_", "-")
+    for changes in ({key: 3}, {key: 3, meant: 4}):
+        with pytest.raises(ConfigError, match=f"{key}: unknown key; did you mean {meant}"):
+            RunConfig.parse(changes)
+
+
 def test_an_unknown_key_like_no_other_is_refused_without_a_guess() -> None:
     with pytest.raises(ConfigError, match="qqq: unknown key; `dr-encoder keys` lists all of them"):
         RunConfig.parse({"qqq": 4})
@@ -179,6 +188,11 @@ def test_nest_and_flatten_are_inverse(sections: dict[str, Any], plain: dict[str,
     nested = {**{key: value for key, value in plain.items() if key not in sections}, **sections}
     assert nest(flatten(nested)) == nested
     assert flatten(nest(flatten(nested))) == flatten(nested)
+
+
+def test_a_key_in_both_spellings_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"lora.rank is given twice"):
+        flatten({"lora": {"rank": 4}, "lora.rank": 8})
 
 
 def test_a_configuration_survives_toml() -> None:
