@@ -11,7 +11,7 @@ from common.data.chat_template import check_chat_template, render
 from common.data.formats import FORMATS
 from common.data.overlap import check_evaluation_is_public
 from common.data.partition import (
-    check_demo_layout,
+    check_demo_data,
     evaluation_examples,
     private_examples,
     private_tokens,
@@ -28,7 +28,7 @@ __all__ = [
     "IGNORED",
     "TokenizedExamples",
     "check_chat_template",
-    "check_demo_layout",
+    "check_demo_data",
     "check_evaluation_is_public",
     "completion_texts",
     "encode",

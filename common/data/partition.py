@@ -23,6 +23,7 @@ from common.data.tokenized import TokenizedExamples
 from common.data.tokens import encode
 from common.demo import tasks as demo_tasks
 
+_MOST_DRAWN = 5_000_000  # half a gigabyte as a table, ten times that while it is made
 _CODES = "__group__"  # numbers of the groups, which partitioners compare; the groups themselves stay texts
 
 
@@ -30,7 +31,7 @@ def shared_examples(data: DataConfig, clients: int, seed: int) -> Dataset:
     """The one data set that simulated clients share, before it is split. Raises ``ConfigError``."""
     if data.name != "demo":
         return load_examples(data.name, data)
-    check_demo_layout(data)
+    check_demo_data(data, clients)
     return demo_tasks.training_examples(data.task, data.examples_per_client * clients, seed)
 
 
@@ -160,8 +161,16 @@ def split_rows(count: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
     return order[:first].sort().values, order[first:].sort().values
 
 
-def check_demo_layout(data: DataConfig) -> None:
-    """Refuse to train on the embedded data in a format or by columns that they have not (``ConfigError``)."""
+def check_demo_data(data: DataConfig, clients: int) -> None:
+    """Refuse to train on the embedded data in a format or by columns that they have not, or on too many of them.
+
+    Raises ``ConfigError``.
+    """
+    if (count := data.examples_per_client * clients) > _MOST_DRAWN:
+        raise ConfigError(
+            f"data.examples-per-client = {data.examples_per_client:,}: {count:,} of the demo's examples would be drawn "
+            f"for {clients:,} clients, and {_MOST_DRAWN:,} are the most that one machine holds; take fewer of either"
+        )
     if data.format != "columns":
         raise ConfigError(
             f'data.format = "{data.format}" with data.name = "demo": the embedded data have no such format; set '

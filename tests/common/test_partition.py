@@ -146,3 +146,8 @@ def test_a_concentration_too_small_for_the_groups_is_refused(tmp_path: Path) -> 
         warnings.simplefilter("error")
         with pytest.raises(ConfigError, match=r"data.dirichlet-alpha = 0.001: too small for the groups of"):
             private_examples(data, 0, 4, 1)
+
+
+def test_more_examples_of_the_demo_than_a_machine_holds_are_refused_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"data.examples-per-client = 12: 12,000,000,000 of the demo's examples"):
+        private_examples(DataConfig(), 0, 10**9, 1)

@@ -244,7 +244,7 @@ def _check_gpus(config: RunConfig, gpus_per_client: float) -> None:
 def _check_data(config: RunConfig, clients: int) -> None:
     """Read local files, or the demo's examples, as the run will; a hub data set is left to the run."""
     from common.data import (  # noqa: PLC0415 - seconds, after all else
-        check_demo_layout,
+        check_demo_data,
         check_evaluation_is_public,
         evaluation_examples,
         private_examples,
@@ -260,6 +260,6 @@ def _check_data(config: RunConfig, clients: int) -> None:
         rows = private_examples(config.data, 0, clients, config.seed)
         _check_group(config, rows.column_names, None if public is None else public.column_names)
     if demo:
-        check_demo_layout(config.data)
+        check_demo_data(config.data, clients)
     if held_out and (local or demo):
         check_evaluation_is_public(config.data, clients, config.seed)

@@ -143,7 +143,16 @@ def test_a_share_of_a_gpu_that_is_not_there_is_refused(tmp_path: Path, monkeypat
     ("changes", "message"),
     [
         (["federation.num-clients=4", "privacy.colluders=4", "privacy.delta=0"], "below the 4 noise shares of a round"),
-        (["federation.num-clients=100000000", "privacy.delta=0"], "federation.num-clients = 100,000,000: a cohort"),
+        (
+            [
+                "federation.num-clients=2000000",
+                "data.examples-per-client=1",
+                "privacy.delta=0",
+                "privacy.sampling-rate=1",
+            ],
+            "federation.num-clients = 2,000,000: a cohort",
+        ),
+        (["federation.num-clients=1000000", "privacy.delta=0"], "12,000,000 of the demo's examples would be drawn"),
         (["privacy.delta=1e-30"], "would have to be set aside for discrete noise"),
         (["model.device-map=balanced", "model.name={}"], "spreads layers over several GPUs, this process sees 0"),
     ],
