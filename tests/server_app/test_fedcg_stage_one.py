@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,8 +148,9 @@ def test_terms_that_do_not_fit_the_gradients_are_refused_before_data_or_budget_a
     for context in map(grid.context, grid.get_node_ids()):
         context.node_config["max-releases"] = 5
     monkeypatch.setattr(client_module, "gradient_stream", None)
-    more = strategy.config.stage_one.model_copy(update={"steps": STEPS + 1})
-    strategy.config = strategy.config.model_copy(update={"stage_one": more})
+    assert strategy.recipe.stage_one is not None
+    more = replace(strategy.recipe.stage_one, steps=STEPS + 1)
+    strategy.recipe = replace(strategy.recipe, stage_one=more)
     with pytest.raises(FederationError, match="WireError: the gradients have 9216 values, the release terms say 6144"):
         strategy.prepare(grid)
     assert not any(RECORD in context.state for context in map(grid.context, grid.get_node_ids()))
