@@ -70,8 +70,8 @@ def test_addresses_and_isolation_are_those_of_deploy_demo() -> None:
     demo = {
         "dr-encoder-superlink": commands.superlink(8000, certificates, none, none),
         "dr-encoder-server-superexec": commands.server_superexec("localhost:8000", none, none),
-        "dr-encoder-supernode": commands.supernode("${SUPERLINK}", 9094, none, none, none, {}),
-        "dr-encoder-site-superexec": commands.client_superexec(9094, none),
+        "dr-encoder-supernode": commands.supernode("${SUPERLINK}", 9094, none, none, none, {}, local=certificates),
+        "dr-encoder-site-superexec": commands.client_superexec(9094, none, none),
     }
     for unit, expected in demo.items():
         for option, value in values(expected).items():

@@ -19,8 +19,9 @@ def start_stranger(field: Field, name: str, **changes: object) -> None:
     make_node_key(key)
     given = {"authority": federation.certificates.authority, **changes}
     command = commands.supernode(
-        federation.address, free_ports(1)[0], given["authority"], key, federation._secret(name), {"partition-id": 9}
-    )  # type: ignore[arg-type]
+        federation.address, free_ports(1)[0], given["authority"], key, federation._secret(name), {"partition-id": 9},
+        local=federation.certificates,
+    )  # type: ignore[arg-type]  # fmt: skip
     federation.processes.start(name, command, federation.environment(name), federation.folder / "home" / name)
 
 

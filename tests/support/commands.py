@@ -10,8 +10,8 @@ CERTIFICATES = Certificates(NOTHING, NOTHING, NOTHING)
 TLS = {
     "superlink": commands.superlink(1, CERTIFICATES, NOTHING, NOTHING),
     "server-superexec": commands.server_superexec("x", NOTHING, NOTHING),
-    "supernode": commands.supernode("x", 1, NOTHING, NOTHING, NOTHING, {}),
-    "site-superexec": commands.client_superexec(1, NOTHING),
+    "supernode": commands.supernode("x", 1, NOTHING, NOTHING, NOTHING, {}, local=CERTIFICATES),
+    "site-superexec": commands.client_superexec(1, NOTHING, NOTHING),
 }
 
 

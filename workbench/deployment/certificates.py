@@ -28,15 +28,17 @@ class Certificates:
     key: Path
 
 
-def make_certificates(folder: Path, hosts: tuple[str, ...] = ("localhost", "127.0.0.1")) -> Certificates:
-    """Make an authority and a server certificate for ``hosts`` (names or IP addresses), valid for 30 days.
+def make_certificates(
+    folder: Path, hosts: tuple[str, ...] = ("localhost", "127.0.0.1"), days: int = _DAYS
+) -> Certificates:
+    """Make an authority and a server certificate for ``hosts`` (names or IP addresses), valid for some days.
 
     The authority's private key is never written: nobody can sign with it afterwards.
     """
     _own_folder(folder)
     authority_key, server_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    authority = _authority(authority_key)
-    server = _server(hosts, server_key.public_key(), authority, authority_key)
+    authority = _authority(authority_key, days)
+    server = _server(hosts, server_key.public_key(), authority, authority_key, days)
     made = Certificates(folder / "ca.crt", folder / "server.pem", folder / "server.key")
     _write_public(made.authority, authority.public_bytes(Encoding.PEM))
     _write_public(made.certificate, server.public_bytes(Encoding.PEM))
@@ -59,14 +61,14 @@ def make_secret(path: Path, secret: bytes) -> Path:
     return path
 
 
-def _authority(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
+def _authority(key: ec.EllipticCurvePrivateKey, days: int) -> x509.Certificate:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "dr-encoder demonstration authority")])
     usage = x509.KeyUsage(
         digital_signature=False, content_commitment=False, key_encipherment=False, data_encipherment=False,
         key_agreement=False, key_cert_sign=True, crl_sign=True, encipher_only=False, decipher_only=False,
     )  # fmt: skip
     return (
-        _builder(name, name, key.public_key())
+        _builder(name, name, key.public_key(), days)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(usage, critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
@@ -79,11 +81,12 @@ def _server(
     public: ec.EllipticCurvePublicKey,
     authority: x509.Certificate,
     authority_key: ec.EllipticCurvePrivateKey,
+    days: int,
 ) -> x509.Certificate:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])])
     issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key())
     return (
-        _builder(name, authority.subject, public)
+        _builder(name, authority.subject, public, days)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName([_general_name(host) for host in hosts]), critical=False)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -92,7 +95,9 @@ def _server(
     )
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, public: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+def _builder(
+    subject: x509.Name, issuer: x509.Name, public: ec.EllipticCurvePublicKey, days: int
+) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     return (
         x509.CertificateBuilder()
@@ -101,7 +106,7 @@ def _builder(subject: x509.Name, issuer: x509.Name, public: ec.EllipticCurvePubl
         .public_key(public)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(minutes=5))
-        .not_valid_after(now + datetime.timedelta(days=_DAYS))
+        .not_valid_after(now + datetime.timedelta(days=days))
     )
 
 

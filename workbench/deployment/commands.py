@@ -6,6 +6,8 @@ from pathlib import Path
 from common.config import Scalar
 from workbench.deployment.certificates import Certificates
 
+_SUPEREXEC = ("python", "-P", "-m", "workbench.deployment.superexec")
+
 
 def superlink(
     port: int, certificates: Certificates, database: Path, secret: Path, host: str = "127.0.0.1"
@@ -27,7 +29,7 @@ def superlink(
 def server_superexec(address: str, authority: Path, secret: Path) -> list[str]:
     """What starts the ServerApp of every run; it outlives a crash of the SuperLink."""
     return [
-        "flower-superexec",
+        *_SUPEREXEC,
         *("--runtime-api-address", address, "--root-certificates", str(authority)),
         *("--superexec-auth-secret-file", str(secret)),
     ]
@@ -41,8 +43,12 @@ def supernode(
     secret: Path,
     node_config: Mapping[str, Scalar],
     trusted: Path | None = None,
+    *,
+    local: Certificates,
 ) -> list[str]:
     """A site's SuperNode: it dials out to the SuperLink; ``port`` is for its own client processes, on loopback.
+
+    By the certificate of ``local`` they know it: whoever else listens there could hand them any code.
 
     With ``trusted``, a YAML file of names and Ed25519 public keys, it runs only apps that one of these has signed.
     """
@@ -51,17 +57,20 @@ def supernode(
         *("--superlink", address, "--root-certificates", str(authority)),
         *("--auth-supernode-private-key", str(key)),
         *("--host", "127.0.0.1", "--port", str(port)),
+        *("--ssl-ca-certfile", str(local.authority)),
+        *("--ssl-certfile", str(local.certificate)),
+        *("--ssl-keyfile", str(local.key)),
         *("--isolation", "process", "--superexec-auth-secret-file", str(secret)),
         *("--node-config", " ".join(f"{name}={_toml(value)}" for name, value in node_config.items())),
         *(("--trusted-entities", str(trusted)) if trusted else ()),
     ]
 
 
-def client_superexec(port: int, secret: Path) -> list[str]:
+def client_superexec(port: int, authority: Path, secret: Path) -> list[str]:
     """What starts a ClientApp for every message of a SuperNode on the same machine."""
     return [
-        "flower-superexec",
-        *("--runtime-api-address", f"127.0.0.1:{port}", "--insecure"),
+        *_SUPEREXEC,
+        *("--runtime-api-address", f"127.0.0.1:{port}", "--root-certificates", str(authority)),
         *("--superexec-auth-secret-file", str(secret)),
     ]
 

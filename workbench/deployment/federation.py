@@ -68,6 +68,7 @@ class LocalFederation:
         self.certificates: Certificates = make_certificates(self.folder / "certificates")
         self._secrets: dict[str, Path] = {}
         self._node_ports: dict[str, int] = {}
+        self._locals: dict[str, Certificates] = {}
         home = self._home("operator")
         home.mkdir(parents=True)
         connection = {"address": self.address, "root-certificates": str(self.certificates.authority)}
@@ -97,15 +98,17 @@ class LocalFederation:
         secret = self._secret(site.name)
         authority = self.certificates.authority
         command = commands.supernode(
-            self.fleet_address, port, authority, self.key_of(site), secret, site.node_config, site.trusted
-        )
+            self.fleet_address, port, authority, self.key_of(site), secret, site.node_config, site.trusted,
+            local=self._local(site.name),
+        )  # fmt: skip
         self._start(site.name, command)
         if not self.processes.is_running(f"{site.name}-superexec"):
             self.start_superexec(site)
 
     def start_superexec(self, site: Site) -> None:
         """Start what starts the ClientApps of a site whose SuperNode was started."""
-        command = commands.client_superexec(self._node_ports[site.name], self._secret(site.name))
+        authority = self._local(site.name).authority
+        command = commands.client_superexec(self._node_ports[site.name], authority, self._secret(site.name))
         self._start(f"{site.name}-superexec", command, home=site.name)
 
     def key_of(self, site: Site) -> Path:
@@ -176,6 +179,12 @@ class LocalFederation:
         if name not in self._secrets:
             self._secrets[name] = make_secret(self.folder / "secrets" / name, secrets.token_bytes(32))
         return self._secrets[name]
+
+    def _local(self, site: str) -> Certificates:
+        """By which a site's superexec knows its SuperNode."""
+        if site not in self._locals:
+            self._locals[site] = make_certificates(self.folder / "local" / site)
+        return self._locals[site]
 
     def _wait_until_healthy(self) -> None:
         trust = ssl.create_default_context(cafile=str(self.certificates.authority))
