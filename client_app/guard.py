@@ -2,6 +2,8 @@
 
 Before the charge nothing has seen the data, so what fails there tells nothing of them; still, only what speaks of the
 instruction and of the site's limits is told. What fails after it is answered with noise (``client_app.answer``).
+Rows of earlier answers take memory, though, so for want of it anything may fail: such a failure, and a refusal that was
+made of one, is not told by a worker that keeps rows. It ends, as the system would end it (``client_app.worker``).
 """
 
 import functools
@@ -11,6 +13,7 @@ from collections.abc import Callable
 from flwr.app import Context, Message
 
 from client_app.node_config import PolicyRefusal, brings_own_data
+from client_app.rows import doubt
 from client_app.run_state import enter_run
 from client_app.site import CodeMismatch, ModelUnavailable
 from common.wire.records import WireError
@@ -34,12 +37,25 @@ def guarded(handler: Handler) -> Handler:
         try:
             enter_run(message, context)
             return handler(message, context)
-        except TELLABLE:
+        except TELLABLE as refusal:
+            if brings_own_data(context.node_config) and _wants_for_something(refusal):
+                doubt()
             raise
         except Exception:
             if not brings_own_data(context.node_config):
                 raise
+            doubt()
             logging.getLogger("flwr").exception("the instruction could not be handled")
         raise ClientFailure("this site could not handle the instruction; why is in its own log")
 
     return guarding
+
+
+def _wants_for_something(refusal: BaseException) -> bool:
+    """Whether a refusal was made of what the system or torch raises where there is no memory left."""
+    cause = refusal.__cause__ or refusal.__context__
+    while cause is not None:
+        if isinstance(cause, MemoryError | OSError | RuntimeError) and not isinstance(cause, TELLABLE):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False

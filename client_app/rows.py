@@ -1,9 +1,16 @@
-"""Whether this answer may look at private rows: not one that is made because a worker died over them."""
+"""Whether this answer may look at private rows: not one that is made because a worker died over them.
+
+And whether this process keeps rows that answers have read: they take memory, so what fails for want of it, at whatever
+step, would tell how many there are and how long the longest is.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from threading import Event
+
+_READ, _DOUBTED = Event(), Event()
 
 
 @dataclass(frozen=True)
@@ -19,6 +26,27 @@ _ATTEMPT = ContextVar("attempt", default=_FIRST)
 def may_read_rows() -> bool:
     """Whether rows may be read here; if not, the answer is the zero code."""
     return _ATTEMPT.get().rows
+
+
+def rows_are_read() -> None:
+    """From now on this process keeps rows of a site's own."""
+    _READ.set()
+
+
+def keeps_rows() -> bool:
+    """Whether this process does; not for the process that was started to answer without them."""
+    return _READ.is_set() and may_read_rows()
+
+
+def doubt() -> None:
+    """Say that the failure at hand may be the doing of rows in this process."""
+    if keeps_rows():
+        _DOUBTED.set()
+
+
+def in_doubt() -> bool:
+    """Whether that was said: then this process tells nothing, and another is to find out without the rows."""
+    return _DOUBTED.is_set()
 
 
 def is_retry_of(message: str) -> bool:

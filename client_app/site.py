@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from client_app.held_out import SHARE
 from client_app.node_config import NodeConfig, brings_own_data, whole
 from client_app.policy import SitePolicy
-from client_app.rows import may_read_rows
+from client_app.rows import may_read_rows, rows_are_read
 from client_app.site_data import SiteData
 from client_app.site_ledger import LimitReached, charge_release
 from common import seeds
@@ -83,11 +83,11 @@ class Site:
         try:
             adapted = load_adapted_model(self.data.model(self.config.model), self.lora, self.config.seed)
             self.data.tokenizer(adapted.tokenizer)
-        except Exception:  # whatever it was, its text may hold names of this machine
+        except Exception as error:  # whatever it was, its text may hold names of this machine
             _log.exception("the model or the chat template could not be loaded")
-        else:
-            return adapted
-        raise ModelUnavailable("this site cannot load the model, or its own chat template; why is in its own log")
+            what = "the model, or its own chat template"
+            raise ModelUnavailable(f"this site cannot load {what}; why is in its own log") from error
+        return adapted
 
     def cut(self, adapted: AdaptedModel) -> RankCut:
         """How the run's adapter and the site's own, which may be of a smaller rank, go into each other."""
@@ -127,6 +127,7 @@ class Site:
             found = private_tokens(self.config.data, adapted.tokenizer, *who)
             return cut.of(found, self.partition, self.config.seed)
         settings = self.data.settings(self.config.data)
+        rows_are_read()
         return _own_part(cut, settings, self.data.tokenizer(adapted.tokenizer), *who, self.data.path)
 
     def seed(self, round_index: int) -> int:

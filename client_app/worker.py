@@ -25,7 +25,7 @@ from flwr.proto.message_pb2 import Context as ContextProto
 from flwr.proto.message_pb2 import Message as MessageProto
 from google.protobuf.message import DecodeError
 
-from client_app.rows import rows_allowed
+from client_app.rows import in_doubt, keeps_rows, rows_allowed
 from client_app.worker_link import PROTOCOL, Frame, WorkerError, check_peer, check_size, socket_path
 from common.private_files import private_files
 from common.wire.digest import app_digest
@@ -187,6 +187,9 @@ def _handle(message: Message, context: Context) -> Frame:
             "%s %s %s", who, "lacks what belongs to" if LACKS in reply.content else "answered", metadata.message_type
         )
     except Exception as error:  # whatever a handler raises goes back as it would from the ClientApp's own process
+        if in_doubt() or (keeps_rows() and isinstance(error, MemoryError)):
+            _log.exception("ends: what failed may be for want of the memory that rows take")
+            os._exit(1)
         header = _failure(error)
         _log.exception("%s failed on %s", who, metadata.message_type)
     return Frame(header, (_pack(context.state), content))

@@ -69,6 +69,24 @@ def test_a_worker_that_dies_over_a_sites_own_rows_is_followed_by_one_that_does_n
         ask("die over rows", context())
 
 
+@pytest.mark.parametrize(("order", "error"), [("want memory", "MemoryError: "), ("doubtful", "Refusal: not this one")])
+@pytest.mark.usefixtures("_stand_in")
+def test_what_fails_beside_rows_for_want_of_memory_is_told_only_by_a_worker_that_keeps_none(
+    tmp_path: Path, order: str, error: str
+) -> None:
+    """One long row among many takes all of them much memory: a refusal, which costs nothing, told whether it is there.
+
+    Without the rows it tells of the instruction alone.
+    """
+    place, trace = context(**{"data-path": "/data/site.jsonl"}), tmp_path / "work" / "trace"
+    with pytest.raises(WorkerError, match=error):
+        ask(order, place)
+    ask("read rows", place)
+    with pytest.raises(WorkerError, match=error):
+        ask(order, place)
+    assert trace.read_text().split() == " ".join([order, "read rows", order, order]).split()
+
+
 @pytest.mark.usefixtures("_stand_in")
 def test_how_long_a_sites_own_rows_took_is_not_told_by_an_instruction_that_expires_meanwhile(tmp_path: Path) -> None:
     """The server chose a time between those of few rows and of many: one answer was a release, the other an error."""

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from client_app import worker_link
-from client_app.rows import may_read_rows
+from client_app.rows import doubt, may_read_rows, rows_are_read
 
 LOADED = str(time.time_ns())
 
@@ -56,6 +56,13 @@ def app(message, context):
     if order == "die late over rows" and may_read_rows():
         time.sleep(0.9)
         os.kill(os.getpid(), signal.SIGKILL)
+    if order == "read rows":
+        rows_are_read()
+    if order == "want memory":
+        raise MemoryError
+    if order == "doubtful":
+        doubt()
+        raise Refusal("not this one")
     if order == "hang over rows" and may_read_rows():
         time.sleep(60)
     if order in ("device", "lost device"):
