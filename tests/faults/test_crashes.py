@@ -39,7 +39,7 @@ def test_a_superlink_killed_and_back_ends_no_run(field: Field) -> None:
 def test_a_client_process_killed_at_its_start_is_replaced_by_flower(field: Field) -> None:
     run = field.federation.submit(field.config("early", rounds=2))
     field.wait_rounds("early", 1)
-    field.process("north-superexec", "flwr-clientapp", born_after=time.time()).send_signal(signal.SIGKILL)
+    field.process("north-superexec", "deployment.clientapp", born_after=time.time()).send_signal(signal.SIGKILL)
     completed(field, run)
     assert rows(field, "early") == [(1, 3), (2, 3)]
     field.check_books("early", run)
@@ -52,7 +52,7 @@ def test_a_client_process_killed_while_its_worker_is_frozen_costs_the_round_one_
     assert len(frozen) == 1
     frozen[0].suspend()  # a computation that takes long
     try:
-        client = field.process("north-superexec", "flwr-clientapp", born_after=time.time())
+        client = field.process("north-superexec", "deployment.clientapp", born_after=time.time())
         time.sleep(20)
         client.kill()
     finally:
@@ -170,7 +170,7 @@ def test_a_site_s_superexec_killed_in_mid_message_costs_one_reply_and_hangs_no_s
     (frozen,) = [worker for worker in map(psutil.Process, workers(field)) if is_of(worker, field, "south")]
     frozen.suspend()  # so that the message is under way
     try:
-        client = field.process("south-superexec", "flwr-clientapp", born_after=time.time())
+        client = field.process("south-superexec", "deployment.clientapp", born_after=time.time())
         wait_for(lambda: connected(client), 120, "the ClientApp never came to its worker")
         field.federation.processes.kill("south-superexec")
         wait_for(lambda: has_ended(client), 60, "the ClientApp outlived its superexec")

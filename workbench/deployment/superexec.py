@@ -2,20 +2,24 @@
 
 Flower 1.41 writes a task's token on the command line of its process, which every user of a machine can read. Who has it
 speaks to the SuperNode as the ClientApp does: takes the instruction, and puts back the site's node configuration
-without its limits. Here the process gets it in a file without a name, by the descriptor. Everything else is Flower's:
-``python -P -m workbench.deployment.superexec`` takes the arguments of ``flower-superexec``.
+without its limits. Here the process gets it in a file without a name, by the descriptor. And a ClientApp's process is
+``clientapp``. Everything else is Flower's: ``python -P -m workbench.deployment.superexec`` takes the arguments of
+``flower-superexec``.
 """
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from flwr.supercore.cli import flower_superexec
-from flwr.supercore.constant import TASK_TYPE_TO_APPIO_API_ADDRESS_ARG, TASK_TYPE_TO_COMMAND
+from flwr.supercore.constant import TASK_TYPE_TO_APPIO_API_ADDRESS_ARG, TASK_TYPE_TO_COMMAND, TaskType
 from flwr.supercore.superexec.executor import factory
 from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
 from flwr.supercore.superexec.executor.types import ExecutionSpec, LaunchResult
+
+_CLIENT_APP = (sys.executable, "-P", "-m", "workbench.deployment.clientapp")
 
 
 class PrivateTokens(SubprocessExecutor):
@@ -43,10 +47,11 @@ def _file_of(token: str) -> Iterator[int]:
 
 
 def _command(spec: ExecutionSpec, token_file: str) -> list[str]:
-    """Flower's command line of a task, but for the token."""
+    """Flower's command line of a task, but for the token, and for the program of a ClientApp."""
     certificates = [] if spec.root_certificates_path is None else ["--root-certificates", spec.root_certificates_path]
+    own = _CLIENT_APP if spec.task_type == TaskType.CLIENT_APP else (TASK_TYPE_TO_COMMAND[spec.task_type],)
     return [
-        TASK_TYPE_TO_COMMAND[spec.task_type],
+        *own,
         *(TASK_TYPE_TO_APPIO_API_ADDRESS_ARG[spec.task_type], spec.runtime_api_address),
         *("--token-file", token_file),
         *(["--insecure"] if spec.insecure else certificates),

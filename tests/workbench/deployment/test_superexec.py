@@ -9,12 +9,14 @@ from typing import Any
 
 import psutil
 import pytest
+import tomli_w
 from flwr.supercore.constant import TASK_TYPE_TO_COMMAND, TaskType
 from flwr.supercore.superexec.executor import factory
 from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
 from flwr.supercore.superexec.executor.types import ExecutionSpec
 
 from workbench.deployment import commands
+from workbench.deployment.clientapp import unpacked
 from workbench.deployment.superexec import PrivateTokens
 
 TOKEN = "abc" * 21
@@ -54,6 +56,9 @@ def test_the_command_is_flower_s_but_for_the_token(
     command, *output = started(PrivateTokens(), spec(task, **changes), monkeypatch)
     place = flower.index("--token")
     assert flower[place + 1] == TOKEN, "or this module is not needed any more"
+    if task == TaskType.CLIENT_APP:
+        assert command[:4] == [sys.executable, "-P", "-m", "workbench.deployment.clientapp"]
+        command[:4] = [flower[0]]
     assert command[place : place + 2] == ["--token-file", command[place + 1]]
     assert command[:place] + command[place + 2 :] == flower[:place] + flower[place + 2 :]
     assert output == its_output
@@ -63,7 +68,7 @@ def test_a_process_finds_its_token_where_no_other_user_can_read_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the reader that Flower's programs use."""
-    program = tmp_path / "flwr-clientapp"
+    program = tmp_path / "flwr-serverapp"
     program.write_text(
         f"#!{sys.executable}\n"
         "import argparse, time\n"
@@ -77,7 +82,7 @@ def test_a_process_finds_its_token_where_no_other_user_can_read_it(
     program.chmod(0o700)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     before = len(list(Path("/proc/self/fd").iterdir()))
-    PrivateTokens().launch(spec())
+    PrivateTokens().launch(spec(TaskType.SERVER_APP))
     (process,) = [child for child in psutil.Process().children() if str(program) in child.cmdline()]
     try:
         deadline = time.monotonic() + 60
@@ -114,3 +119,52 @@ def test_it_takes_the_place_of_flower_s_own() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.strip() == "PrivateTokens"
+
+
+NAMED = {
+    "as it is": ("dr-encoder/dr-encoder", "0.1.0"),
+    "by its version": ("dr-encoder/dr-encoder", "0.1.0/../../models/llama"),
+    "without a name": ("/", "/../models/llama/docs"),
+}
+
+
+@pytest.mark.parametrize("named", NAMED)
+def test_a_client_app_is_loaded_from_where_it_was_unpacked(
+    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SuperLink tells name and version: the bundle that was signed is one thing, the folder that is loaded another.
+
+    "without a name" had the code of a model's folder run at a site that trusts signed bundles only.
+    """
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path / "flower"))
+    apps = tmp_path / "flower" / "apps"
+    if named == "as it is":
+        assert unpacked(*NAMED[named], "a" * 64) == apps / f"dr-encoder.dr-encoder.0.1.0.{'a' * 8}"
+        return
+    with pytest.raises(ValueError, match="is none that was unpacked here"):
+        print(unpacked(*NAMED[named], "a" * 64))
+
+
+def test_the_process_of_a_client_app_looks_there(tmp_path: Path) -> None:
+    """Through Flower's own loader, as it is called there."""
+    code = (
+        "import runpy; from flwr.supernode import cli; from flwr.clientapp.utils import get_load_client_app_fn as get\n"
+        "cli.flwr_clientapp = lambda: get('', None, True)('/', '/../models/docs', 'a' * 64)\n"
+        "runpy.run_module('workbench.deployment.clientapp', run_name='__main__')"
+    )
+    model = tmp_path / "models" / f"docs.{'a' * 8}"
+    model.mkdir(parents=True)
+    (tmp_path / "flower" / "apps").mkdir(parents=True)
+    project = {"name": "docs", "version": "1", "license": "MIT", "description": ""}
+    components = {"serverapp": "code_of_it:app", "clientapp": "code_of_it:app"}
+    tool = {"flwr": {"app": {"publisher": "nobody", "components": components}}}
+    (model / "pyproject.toml").write_text(tomli_w.dumps({"project": project, "tool": tool}))
+    (model / "code_of_it.py").write_text("print('it runs')\nfrom flwr.clientapp import ClientApp\napp = ClientApp()\n")
+    environment = {**os.environ, "FLWR_HOME": str(tmp_path / "flower")}
+    flower_s = "\n".join(code.splitlines()[:2]) + "\ncli.flwr_clientapp()"
+    for asked, runs in ((flower_s, True), (code, False)):
+        done = subprocess.run(
+            [sys.executable, "-c", asked], env=environment, capture_output=True, text=True, check=False, timeout=120
+        )
+        assert ("it runs" in done.stdout) is runs, done.stderr
+    assert "is none that was unpacked here" in done.stderr
