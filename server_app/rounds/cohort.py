@@ -1,6 +1,7 @@
 """The clients that are there: waiting for them, asking them, sorting what they answer."""
 
 import logging
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ _UNREADABLE = (  # what Flower's parser raises on replies that no honest SuperNo
     *(AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError),
     *(DecodeError, UnexpectedObjectContentError),
 )
+_TTL_BITS = 43  # of a second; as many as a float has behind its point up to 1,023 seconds
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.03, 1.0  # seconds between two looks for replies
 
 
@@ -105,7 +107,9 @@ class Instruction:
 
         ``nodes``: the only ones that are sent one, which may be their second. All are made at one time, as they say
         themselves: by some microseconds between their own instructions, two clients that pool what they know told in
-        388 of 400 rounds whether a third, between them, was asked.
+        388 of 400 rounds whether a third, between them, was asked. How long it is valid differs at random, below half a
+        second: Flower gives any client what has a name, which is a hash of all that a message says, so another's could
+        be made of one's own, as cover and as none, and asked for.
         """
         members, made = set(self.cohort), list[Message]()
         covers: dict[int, RecordDict] = {}
@@ -117,9 +121,8 @@ class Instruction:
             self.bytes_down += serialized_bytes(content)
             if node not in members:
                 content = covers.get(id(content)) or covers.setdefault(id(content), as_cover(content))
-            made.append(
-                Message(content, dst_node_id=node, message_type=message_type, ttl=ttl, group_id=str(self.round))
-            )
+            valid, place = ttl + secrets.randbits(_TTL_BITS - 1) / 2**_TTL_BITS, str(self.round)
+            made.append(Message(content, dst_node_id=node, message_type=message_type, ttl=valid, group_id=place))
         for message in made:
             message.metadata.created_at = made[0].metadata.created_at
         self.messages = [*self.messages, *made]

@@ -254,6 +254,34 @@ def test_instructions_of_a_round_say_one_time(files: Files, adapted: AdaptedMode
     strategy = tiny_strategy(config, adapted, tmp_path)
     strategy.state.codec = strategy.recipe.codec
     opened = strategy.configure(1, adapted.initial)
-    said = [(each.metadata.created_at, each.metadata.ttl) for each in opened.messages]
+    said = [each.metadata.created_at for each in opened.messages]
     assert len(said) == CLIENTS
     assert len(set(said)) == 1
+    valid = [each.metadata.ttl for each in opened.messages]
+    assert len(set(valid)) == CLIENTS
+    assert max(valid) - min(valid) < 0.5
+
+
+@pytest.mark.parametrize("cover", [False, True])
+def test_nobody_can_name_the_instruction_of_another_client(
+    files: Files, adapted: AdaptedModel, tmp_path: Path, cover: bool
+) -> None:
+    """Flower gives any registered node an object by its name, a hash: of all that one's own instruction does not hide.
+
+    So one client told of another, whose node id it knew, in what round it was sampled, by asking for both it could be.
+    """
+    changes = {"strategy.name": "lora", "privacy.sampling-rate": 0.5 if cover else 1.0, "federation.cover": cover}
+    config = tiny_config(files, tmp_path, SAMPLED | changes)
+    tiny_grid(config)
+    strategy = tiny_strategy(config, adapted, tmp_path)
+    strategy.state.codec = strategy.recipe.codec
+    own, *others = strategy.configure(1, adapted.initial).messages
+    names = {other.object_id for other in others}
+    for other in others:
+        for content in (own.content, other.content, as_cover(own.content)):
+            made = Message(content, dst_node_id=1, message_type="train", ttl=1.0, group_id="1")
+            made.metadata.__dict__.update(vars(own.metadata), _dst_node_id=other.metadata.dst_node_id)
+            assert made.object_id not in names
+            made.metadata.ttl = other.metadata.ttl  # the one thing that it lacks
+            if content is other.content:
+                assert made.object_id in names
