@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from pathlib import Path
 
+from common.data.csv_rows import other_delimiter
 from common.data.formats import FORMATS
 
 _PAIRS = (
@@ -30,9 +31,8 @@ def advice(columns: Collection[str], path: str) -> str:
 
 
 def _of_one(column: str, path: str) -> str:
-    for name, mark in (("semicolons", ";"), ("tabs", "\t"), ("bars", "|")):
-        if mark in column:
-            return f". Its cells are parted by {name}: save it with commas" + (" or as .tsv" if mark == "\t" else "")
+    if likely := other_delimiter(column):
+        return likely
     if Path(path).suffix == ".json":
         return ". A .json file is one array of objects, [{...}, {...}]: take the array out of its wrapping"
     return ""

@@ -50,11 +50,28 @@ def csv_rows(path: Path, delimiter: str) -> Iterator[Row | RowFault]:
             if not cells:
                 continue
             if len(cells) != len(header):
-                yield RowFault(f"line {reader.line_num} ends a row of {len(cells)} cells; the header has {len(header)}")
+                yield RowFault(_uneven(reader.line_num, cells, header, delimiter))
             elif not all(map(is_text, cells)):
                 yield RowFault(lines.fault)
             else:
                 yield {name: cell or None for name, cell in zip(header, cells, strict=True)}
+
+
+def other_delimiter(header: str) -> str:
+    """A sentence, with the blank before it, where a header of one cell has another delimiter in it; else ``""``."""
+    for name, mark in (("semicolons", ";"), ("tabs", "\t"), ("bars", "|")):
+        if mark in header:
+            return f". Its cells are parted by {name}: save it with commas" + (" or as .tsv" if mark == "\t" else "")
+    return ""
+
+
+def _uneven(line: int, cells: list[str], header: list[str], delimiter: str) -> str:
+    """What is wrong with a row of too few or too many cells: in a table of semicolons decimal commas part it."""
+    said = f"line {line} ends a row of {len(cells)} cells; the header has {len(header)}"
+    if len(header) == 1 and (likely := other_delimiter(header[0])):
+        return said + likely
+    name = "tab" if delimiter == "\t" else "comma"
+    return said + (f". A cell with a {name} in it needs quotes" if len(cells) > len(header) else "")
 
 
 def _not_csv(line: int, error: csv.Error) -> str:

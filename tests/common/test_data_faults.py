@@ -80,6 +80,33 @@ def test_columns_that_are_not_there_bring_the_likely_remedy(tmp_path: Path, name
         load_examples(str(path), DataConfig())
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        (
+            "own.csv",
+            "prompt;completion;dose\na;b;0,5\n",
+            "row of 2 cells; the header has 1. Its cells are parted by semico",
+        ),
+        ("own.csv", "prompt\tcompletion\na\tb, c\n", "the header has 1. Its cells are parted by tabs: .* or as .tsv$"),
+        (
+            "own.csv",
+            "prompt,completion\na,b, c\n",
+            "row of 3 cells; the header has 2. A cell with a comma in it needs quotes$",
+        ),
+        ("own.tsv", "prompt\tcompletion\na\tb\tc\n", "the header has 2. A cell with a tab in it needs quotes$"),
+        ("own.csv", "prompt,completion\na\n", "line 2 ends a row of 1 cells; the header has 2$"),
+    ],
+)
+def test_a_row_that_its_delimiter_parts_wrongly_brings_the_likely_remedy(
+    tmp_path: Path, name: str, text: str, said: str
+) -> None:
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=said):
+        load_examples(str(path), DataConfig())
+
+
 def test_the_columns_of_another_format_are_told(tmp_path: Path) -> None:
     path = tmp_path / "own.jsonl"
     path.write_text('{"dialogue": "a", "summary": "b"}', encoding="utf-8")
