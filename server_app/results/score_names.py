@@ -27,5 +27,10 @@ def is_error(key: str) -> bool:
 
 
 def error_of(key: str, scores: Mapping[str, Any]) -> float:
-    """The standard error of a score, not a number where there is none."""
-    return float(scores.get(f"{key}_error", math.nan)) if part_of(key)[1] is None else math.nan
+    """The standard error of a score, not a number where there is none: a single question has none, in JSON ``None``.
+
+    >>> error_of("loss", {"loss": 1.5, "loss_error": 0.5}), error_of("loss", {"loss": 1.5, "loss_error": None})
+    (0.5, nan)
+    """
+    found = scores.get(f"{key}_error") if part_of(key)[1] is None else None
+    return math.nan if found is None else float(found)
