@@ -180,7 +180,7 @@ def test_private_rows_leave_no_copy_behind(tmp_path: Path) -> None:
     )
     left = [file for place in places.values() for file in place.rglob("*") if file.is_file()]
     assert not [file for file in left if question.encode() in file.read_bytes()]
-    assert not list(places["TMPDIR"].iterdir())
+    assert not [file for file in left if file.is_relative_to(places["TMPDIR"])], "an empty folder of torch's is none"
 
 
 def test_public_rows_are_not_read_with_such_patience(tmp_path: Path) -> None:
