@@ -8,6 +8,7 @@ from flwr.app import MetricRecord
 from torch import Tensor
 
 from common.config import ConfigError, RunConfig, ServerConfig
+from common.data import unknown_words
 from common.model.adapted import AdaptedModel
 from common.wire.digest import app_digest
 from server_app.log import log_event
@@ -121,6 +122,10 @@ class Session:
         self.state.base_loss = loss
         self._keep({"round": 0, **_plain(metrics)})
         self.say.base(metrics)
+        if self.scorer is not None:
+            data, model = self.config.data, self.config.model.name
+            share = self.scorer.held_out.unknown_share
+            self.say.warning(unknown_words(share, f'data.evaluation = "{data.evaluation}"', model))
 
     def on_base(self, scores: PrivateScores) -> None:
         """The clients have scored the untouched model: row 0 has both."""

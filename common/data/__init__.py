@@ -22,6 +22,7 @@ from common.data.partition import (
 from common.data.sources import load_examples
 from common.data.tokenized import IGNORED, TokenizedExamples
 from common.data.tokens import completion_texts, encode, prompt_texts, tokenize
+from common.data.unknown_words import unknown_share, unknown_words
 
 __all__ = [
     "FORMATS",
@@ -41,5 +42,7 @@ __all__ = [
     "retention_examples",
     "split_rows",
     "tokenize",
+    "unknown_share",
+    "unknown_words",
     "validation_examples",
 ]

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from common.config import DataConfig
-from common.data import IGNORED, TokenizedExamples, completion_texts, encode, prompt_texts, tokenize
+from common.data import IGNORED, TokenizedExamples, completion_texts, encode, prompt_texts, tokenize, unknown_share
 from common.model.adapted import AdaptedModel
 from common.model.label_logits import logits_at
 from server_app.results.evaluation_batches import batches_of
@@ -39,7 +39,8 @@ class Evaluation:
 class Evaluator:
     """Scores an adapter on a fixed set of public examples; everything is tokenized once.
 
-    ``batch_size``: most sequences in a forward pass; 4,096 tokens bound it too.
+    ``batch_size``: most sequences in a forward pass; 4,096 tokens bound it too. ``unknown_share``: of the examples'
+    tokens, those that stand for words which the tokenizer does not know.
     """
 
     def __init__(self, adapted: AdaptedModel, examples: Dataset, data: DataConfig, batch_size: int = 256) -> None:
@@ -57,6 +58,7 @@ class Evaluator:
             if self._has_choices
             else encode(examples, data, adapted.tokenizer, end=data.append_eos)
         )
+        self.unknown_share = unknown_share(tokens, adapted.tokenizer)
         self._lengths = (tokens.labels[:, 1:] != IGNORED).sum(dim=1)
         self._batches = batches_of(tokens, adapted.words, batch_size)
 

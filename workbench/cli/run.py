@@ -167,7 +167,12 @@ def _check(config: RunConfig, clients: int) -> None:
     _check_delta(config.privacy.delta, clients)
     with watched("checking the model and the data"):
         from common.model.base import device_of  # noqa: PLC0415 - torch, which a refusal above does not wait for
-        from workbench.planning.local_model import check_conversations, check_model, check_plan  # noqa: PLC0415
+        from workbench.planning.local_model import (  # noqa: PLC0415
+            check_conversations,
+            check_model,
+            check_plan,
+            unknown_to,
+        )
 
         device_of(config.model)
         check_model(config)
@@ -175,6 +180,8 @@ def _check(config: RunConfig, clients: int) -> None:
         check_plan(config, clients)
         if Path(config.data.name).is_absolute():
             check_conversations(config, clients)
+        unknown = unknown_to(config, clients)
+    warn(unknown)
 
 
 def _check_group(config: RunConfig, private: list[str], public: list[str] | None) -> None:

@@ -1,5 +1,6 @@
 """``dr-encoder evaluate``: a saved adapter, and the base model beside it, on public tasks and held-out rows."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from common.config import RunConfig
-from common.data import evaluation_examples
+from common.data import evaluation_examples, unknown_words
 from common.model.adapted import AdaptedModel
 from common.model.positions import check_length
 from server_app.results.evaluation import Evaluator
@@ -19,6 +20,7 @@ from workbench.evaluation.harness import Harness, HarnessSettings
 from workbench.evaluation.request import SETS, Request, configured
 
 HELD_OUT = "held-out"
+_log = logging.getLogger(__name__)
 _Scorer = Callable[[Tensor], dict[str, Any]]
 
 
@@ -71,6 +73,9 @@ def _scorer(
 ) -> _Scorer:
     data = config.data
     evaluator = Evaluator(adapted, rows, data, request.batch_size) if rows is not None else None
+    share = evaluator.unknown_share if evaluator is not None else 0.0
+    if warning := unknown_words(share, f'data.evaluation = "{data.evaluation}"', config.model.name):
+        _log.warning("%s", warning)
 
     def score(adapter: Tensor) -> dict[str, Any]:
         found: dict[str, Any] = harness(adapted, adapter) if harness else {}

@@ -5,7 +5,8 @@ from pathlib import Path
 from transformers import AutoConfig
 
 from common.config import ConfigError, RunConfig
-from common.data import check_chat_template, private_tokens
+from common.data import check_chat_template, private_tokens, unknown_share, unknown_words
+from common.demo.model import load_tokenizer as load_demo_tokenizer
 from common.model.base import check_ids, explain, load_tokenizer
 from common.model.gguf import local_name
 from common.model.positions import check_length
@@ -32,6 +33,19 @@ def check_conversations(config: RunConfig, clients: int) -> None:
     name = config.model.name
     if config.data.format == "chat" and Path(name).exists():
         private_tokens(config.data, load_tokenizer(local_name(config.model)), 0, clients, config.seed)
+
+
+def unknown_to(config: RunConfig, clients: int) -> str:
+    """A warning where the model knows few of the words of the first simulated client, else ``""``.
+
+    Only of a model on this machine and of local data, as in a simulation. Raises ``ConfigError``.
+    """
+    model, data = config.model.name, config.data
+    if not Path(data.name).is_absolute() or not (model == "demo" or Path(model).exists()):
+        return ""
+    tokenizer = load_demo_tokenizer() if model == "demo" else load_tokenizer(local_name(config.model))
+    tokens = private_tokens(data, tokenizer, 0, clients, config.seed)
+    return unknown_words(unknown_share(tokens, tokenizer), f'data.name = "{data.name}"', model)
 
 
 def check_model(config: RunConfig) -> None:
