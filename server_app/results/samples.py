@@ -13,6 +13,7 @@ from common.data import prompt_texts
 from common.data.chats import Message, read_messages
 from common.data.table import MESSAGES
 from common.model.adapted import AdaptedModel
+from common.model.positions import learned_positions
 from server_app.results.evaluation import Evaluator
 from server_app.results.writing import greedy_settings, write_texts
 
@@ -72,10 +73,15 @@ class Samples:
         ]
 
     def _written(self, base: Tensor, tuned: Tensor) -> list[dict[str, Any]]:
+        """A table of positions must hold prompt and text, so a prompt may be cut where training cuts none."""
         prompts = prompt_texts(self._rows, self._data, self._adapted.tokenizer)
-        settings = greedy_settings(self._adapted, min(_NEW_TOKENS, self._data.max_length))
+        most, positions = self._data.max_length, learned_positions(self._adapted.model.get_base_model())
+        written = min(_NEW_TOKENS, most, *([positions // 2] if positions else []))
+        room = min(most, positions - written) if positions else most
+        data = self._data.model_copy(update={"max_length": room})
+        settings = greedy_settings(self._adapted, written)
         before, after = (
-            write_texts(self._adapted, adapter, prompts, self._data, COUNT, settings) for adapter in (base, tuned)
+            write_texts(self._adapted, adapter, prompts, data, COUNT, settings) for adapter in (base, tuned)
         )
         return [{"base": _short(old), "tuned": _short(new)} for old, new in zip(before, after, strict=True)]
 

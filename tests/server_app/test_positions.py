@@ -1,5 +1,6 @@
 """Texts longer than a model's table of positions are refused before a client is waited for, and by ``evaluate``."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from common.model.positions import check_length, learned_positions
 from server_app.run import run_federation
 from tests.support.benchmark_files import save_model, save_run
 from tests.support.layouts import LAYOUTS, config_of, write_model
-from tests.support.tiny import Files, tiny_config
+from tests.support.tiny import Files, run_tiny, tiny_config, write_jsonl
 from workbench.evaluation.report import Request, evaluate
 
 E2E = Path(__file__).parents[1] / "data" / "formats" / "e2e.jsonl"
@@ -60,6 +61,19 @@ def test_a_run_is_refused_before_clients_are_waited_for(files: Files, tmp_path: 
     changes = {"model.name": name, "lora.target-modules": "auto", "data.max-length": 65}
     with pytest.raises(ConfigError, match=r"data.max-length = 65: .* for 64 tokens"):
         run_federation(Unasked(), tiny_config(files, tmp_path, changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("words", [1, 30])
+def test_examples_of_a_report_stay_within_the_table(files: Files, tmp_path: Path, words: int) -> None:
+    """A run would be lost after its last round: up to 64 tokens are written behind prompts as long as the table."""
+    public = write_jsonl(tmp_path / "held.jsonl", [{"prompt": "what is " * words, "completion": " oslo"}] * 2)
+    changes = {
+        "model.name": str(write_model("gpt2", tmp_path / "model")), "lora.target-modules": "auto",
+        "data.max-length": 64, "data.evaluation": str(public), "num-server-rounds": 1,
+    }  # fmt: skip
+    folder = run_tiny(tiny_config(files, tmp_path / "results", changes), plots=True)
+    samples = json.loads((folder.path / "report.json").read_text(encoding="utf-8"))["samples"]
+    assert [sample["reference"] for sample in samples] == ["oslo"] * 2
 
 
 def test_a_generation_is_refused_when_its_new_tokens_go_beyond(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
