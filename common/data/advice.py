@@ -13,8 +13,11 @@ _PAIRS = (
 _PREFERENCES = {"chosen", "rejected"}
 
 
-def advice(columns: Collection[str], path: str) -> str:
-    """A sentence behind "has these columns", with the blank before it; ``""`` when they say nothing."""
+def advice(columns: Collection[str], path: str, asked: str = "columns") -> str:
+    """A sentence behind "has these columns", with the blank before it; ``""`` when they say nothing.
+
+    ``asked``: the format that they should be of; only ``columns`` reads the names of columns.
+    """
     known = [(len(layout.columns), name) for name, layout in FORMATS.items() if layout.has_columns(columns)]
     if known:
         most = max(count for count, _ in known)
@@ -24,7 +27,8 @@ def advice(columns: Collection[str], path: str) -> str:
         return ". Pairs to prefer one text of (DPO) are not learned from: name the chosen texts' column as completion"
     for prompt, completion in _PAIRS:
         if {prompt, completion} <= set(columns):
-            return f'. Try data.prompt-column = "{prompt}" and data.completion-column = "{completion}"'
+            own = "" if asked == "columns" else 'data.format = "columns" with '
+            return f'. Try {own}data.prompt-column = "{prompt}" and data.completion-column = "{completion}"'
     if len(columns) == 1:
         return _of_one(next(iter(columns)), path)
     return ""

@@ -114,6 +114,14 @@ def test_the_columns_of_another_format_are_told(tmp_path: Path) -> None:
         load_examples(str(path), DataConfig(format="e2e"))
 
 
+def test_columns_of_no_format_bring_the_format_that_reads_any(tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+    path.write_text('{"question": "a", "answer": "b"}', encoding="utf-8")
+    said = r'lacks text; .*\. Try data.format = "columns" with data.prompt-column = "question" and .* = "answer"$'
+    with pytest.raises(ConfigError, match=said):
+        load_examples(str(path), DataConfig(format="text"))
+
+
 def test_json_that_is_cut_off_is_told_once_where(tmp_path: Path) -> None:
     path = tmp_path / "own.jsonl"
     path.write_text('{"prompt": "a', encoding="utf-8")
