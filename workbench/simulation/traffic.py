@@ -26,6 +26,17 @@ def flower_runs(folder: RunFolder) -> list[int]:
     return [event["run"] for event in told if event["event"] in {"run_started", "run_resumed"} and event["run"]]
 
 
+def check_deployed(folder: RunFolder) -> None:
+    """Refuse a simulation by ``dr-encoder run``, whose SuperLink has ended with it (``TrafficError``).
+
+    Flower's command, asked for the run, would start another SuperLink, which nobody stops.
+    """
+    if folder.engine_log.exists():
+        raise TrafficError(
+            f"{folder.path}: a simulation, whose SuperLink has ended; give a run of a deployed federation"
+        )
+
+
 def ask_for_all(runs: Sequence[int], connection: str) -> dict[int, dict[str, int]]:
     """``network-traffic`` of each run as ``flwr ls`` tells it (bytes), without those that Flower has forgotten.
 

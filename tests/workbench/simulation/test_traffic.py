@@ -15,7 +15,9 @@ from server_app.rounds.secure import set_up_bytes
 from server_app.run import run_federation
 from tests.support.flwr_program import write_flwr
 from tests.support.tiny import CLIENTS, Files, tiny_config, tiny_grid
+from workbench.cli import main as cli
 from workbench.cli.main import app
+from workbench.simulation import traffic
 from workbench.simulation.traffic import TrafficError, add_traffic, ask_for_all, describe, flower_runs
 
 NOISY: dict[str, Any] = {"privacy.epsilon": 0.0, "privacy.noise-multiplier": 4.0, "data.evaluation": ""}
@@ -152,3 +154,15 @@ def test_the_key_set_up_of_secure_aggregation_is_counted(files: Files, tmp_path:
     assert found["messages_down"] == CLIENTS * (2 + len(rounds))
     assert found["records_up_bytes"] == sum(row["bytes_up"] for row in rounds) + CLIENTS * up
     assert found["records_down_bytes"] == sum(row["bytes_down"] for row in rounds) + CLIENTS * down
+
+
+def test_of_a_simulation_flower_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``flwr ls`` would start a SuperLink on this machine and leave it running."""
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    folder.events.write_text('{"event": "run_started", "run": 41}\n')
+    folder.engine_log.touch()
+    monkeypatch.setattr(traffic, "ask_for_all", lambda *_: pytest.fail("Flower was asked"))
+    result = CliRunner().invoke(cli.app, ["traffic", str(folder.path)])
+    assert result.exit_code == 1
+    assert "a simulation, whose SuperLink has ended; give a run of a deployed federation" in result.output
