@@ -267,10 +267,10 @@ def test_layers_are_spread_over_several_gpus_only_where_there_are_several(tmp_pa
 def test_quantization_that_the_device_cannot_do_is_refused_before_the_model_is_loaded(
     monkeypatch: pytest.MonkeyPatch, bits: str
 ) -> None:
-    """bitsandbytes has no kernels for ``meta`` tensors, which stand for a device without support."""
+    """bitsandbytes has no kernels for ``meta`` tensors, which stand for a device without support; no key names it."""
     monkeypatch.setattr(base_model, "_fetch", lambda *_: pytest.fail("the model was loaded"))
     with pytest.raises(ConfigError, match=f'model.quantization = "{bits}": bitsandbytes cannot .* device "meta"'):
-        fresh(ModelConfig(name="some/model", quantization=bits, device="meta"), LORA, 1)
+        fresh(ModelConfig(name="some/model", quantization=bits).model_copy(update={"device": "meta"}), LORA, 1)
 
 
 def test_gradient_checkpointing_changes_no_gradient() -> None:
