@@ -37,14 +37,14 @@ def read_state(path: Path) -> dict[str, Any]:
     return dict(state)
 
 
-def last_state(folder: Path) -> dict[str, Any]:
-    """``read_state`` of the last checkpoint in ``folder``. Raises ``OSError`` where there is none."""
-    return read_state(folder / (folder / LATEST).read_text(encoding="utf-8").strip() / STATE)
+def last_checkpoint(folder: Path) -> Path:
+    """What ``latest`` in ``folder`` names. Raises ``OSError`` where there is none, ``ValueError`` for no text."""
+    return folder / (folder / LATEST).read_text(encoding="utf-8").strip()
 
 
 def _fault(folder: Path) -> str:
     try:
-        last = folder / (folder / LATEST).read_text(encoding="utf-8").strip()
+        last = last_checkpoint(folder)
     except ValueError:
         return f"checkpoint/{LATEST} is damaged"
     if last == folder or not last.is_dir():

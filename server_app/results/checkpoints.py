@@ -22,7 +22,7 @@ from common.codecs.base import Codec, CodecState, codec_from_state
 from common.config import Scalar, ServerConfig
 from common.wire.sums import joined, split_sums
 from server_app.errors import CommandError
-from server_app.results.checkpoint_files import ENDED, LATEST, STATE, TENSORS, read_state
+from server_app.results.checkpoint_files import ENDED, LATEST, STATE, TENSORS, last_checkpoint, read_state
 from server_app.results.resuming import why_not_resumable
 from server_app.rounds.divergence import Best
 from server_app.rounds.state import RunState, StageOneTraffic, optimizer_of
@@ -84,7 +84,7 @@ def load_checkpoint(folder: Path, server: ServerConfig, layout: Layout) -> tuple
     why = why_not_resumable(folder.parent)
     if why:
         raise CheckpointError(f'resume = "{folder.parent}": {why}')
-    source = folder / (folder / LATEST).read_text(encoding="utf-8").strip()
+    source = last_checkpoint(folder)
     payload = read_state(source / STATE)
     tensors = load_file(source / TENSORS)
     if tensors["adapter"].shape != (layout.size,):

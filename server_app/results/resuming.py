@@ -4,7 +4,7 @@ import tomllib
 from pathlib import Path
 
 from common.config import ConfigError, RunConfig, Scalar, flatten, known_keys, unknown_keys
-from server_app.results.checkpoint_files import ENDED, checkpoint_fault, last_state
+from server_app.results.checkpoint_files import ENDED, STATE, checkpoint_fault, last_checkpoint, read_state
 from server_app.results.units import show, show_delta
 
 _FREE = {"resume", "output.dir", "output.name", "output.tracker"}  # keys that say nothing of the guarantee
@@ -67,9 +67,10 @@ def _planned(folder: Path) -> dict[str, Scalar]:
     But for the number of clients: a deployed run writes into config.toml how many it found.
     """
     try:
-        planned: dict[str, Scalar] = known_keys(last_state(folder / "checkpoint").get("configuration", {}))
+        state = read_state(last_checkpoint(folder / "checkpoint") / STATE)
     except (OSError, ValueError):  # damaged, or none yet: told by who reads it in earnest
         return {}
+    planned = known_keys(state.get("configuration", {}))
     planned.pop("federation.num-clients", None)
     return planned
 
