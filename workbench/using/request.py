@@ -13,7 +13,6 @@ from workbench.planning.model_directory import check_directory
 _READ = ("model.", "data.chat-template", "data.format")
 _COLDEST, _HOTTEST = 0.001, 1000.0  # logits divided by less are no float32 numbers, by more all alike
 _HUB_ID = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
-LAST_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True)
