@@ -82,10 +82,8 @@ class Session:
             state, progress = _resume(config.server, adapted, ledger, folder, clients)
         else:
             folder.write_config(config, clients)
-            state, progress = (
-                RunState(optimizer_of(config.server, adapted.initial.cpu())),
-                Progress(0.0, ledger.head, clients),
-            )
+            state = RunState(optimizer_of(config.server, adapted.initial.cpu()))
+            progress = Progress(0.0, ledger.head, clients)
         account = open_account(recipe, plan, ledger)
         session = cls(
             config=config,
