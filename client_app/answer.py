@@ -36,6 +36,7 @@ from common.wire.assignment import Task
 from common.wire.records import (
     LacksAssignment,
     WireError,
+    is_cover,
     pack_lack,
     pack_release,
     read_head,
@@ -121,7 +122,7 @@ def answer(message: Message, context: Context, kind: Kind) -> Message:
     holdings = Holdings(context.state, simulated=not brings_own_data(context.node_config))
     head = read_head(message.content)
     try:
-        instruction = unpack_instruction(message.content, holdings.assignment)
+        instruction = unpack_instruction(message.content, holdings.assignment, sampled=not is_cover(message))
     except LacksAssignment:
         return Message(pack_lack(head.round), reply_to=message)
     task = kind.task(instruction.task)

@@ -176,7 +176,7 @@ def _handle(message: Message, context: Context) -> Frame:
     from common.wire.records import LACKS  # noqa: PLC0415 - the same
 
     metadata = message.metadata
-    who = f"run={metadata.run_id} round={metadata.group_id} node={context.node_id}"
+    who = f"run={metadata.run_id} round={metadata.group_id[1:]} node={context.node_id}"
     content = _pack(RecordDict())
     try:
         reply = app(message, context)

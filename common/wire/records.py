@@ -28,12 +28,12 @@ from common.wire import bits
 from common.wire.assignment import DIGEST_BYTES, MOST_STEPS, Task, digest_of, pack_assignment, unpack_assignment
 from common.wire.sums import MOST_SUMS, Entry, joined, split_sums
 
-SCHEMA = 2
+SCHEMA = 3
 NOTHING = -1
 STATISTICS, GRADIENTS = "query.statistics", "query.gradients"
 TRAIN, EVALUATE = "train", "evaluate"
 TASK, RELEASE, LACKS = "task", "release", "lacks"
-_HEAD = struct.Struct(f"<BI?{DIGEST_BYTES}s")  # schema, round, sampled, name of the assignment
+_HEAD = struct.Struct(f"<BI{DIGEST_BYTES}s")  # schema, round, name of the assignment
 _ANSWER = struct.Struct("<BIi")  # schema, round, last round whose sum the client keeps
 _START = struct.Struct(f"<I{DIGEST_BYTES}s")  # the round before the first sum, digest of the adapter
 _PROXY = struct.Struct("<BQ")  # bits, size
@@ -69,7 +69,6 @@ class Head(NamedTuple):
     """What every instruction says in the clear; ``assignment`` is a name."""
 
     round: int
-    sampled: bool
     assignment: bytes
 
 
@@ -89,25 +88,38 @@ def pack_instruction(start: Start, encoder: EncoderSpec, task: Task, *, known: b
 def pack_assigned(start: Start, assignment: bytes, task: Task, *, known: bool = False) -> RecordDict:
     """An instruction whose assignment is packed already."""
     name, data = _pack_start(start)
-    held: dict[str, Any] = {HEAD: _HEAD.pack(SCHEMA, task.round, task.sampled, digest_of(assignment)), name: data}
+    held: dict[str, Any] = {HEAD: _HEAD.pack(SCHEMA, task.round, digest_of(assignment)), name: data}
     if not known:
         held[ASSIGNMENT] = assignment
     return RecordDict({TASK: ConfigRecord(held)})
 
 
-def as_cover(instruction: RecordDict) -> RecordDict:
-    """The same instruction for a client that is not in the cohort, as long to the byte; it shares all but the head."""
-    head = read_head(instruction)
-    other = _HEAD.pack(SCHEMA, head.round, False, head.assignment)
-    return RecordDict({TASK: ConfigRecord({**_held(instruction, TASK), HEAD: other})})
+def group_of(server_round: int, *, cover: bool) -> str:
+    """The group that a message belongs to: its round, and by the sign whether it is cover, as long either way.
+
+    It stands here and not in the content because Flower gives any registered node a record by its name, a hash of it,
+    until the last who was sent it has it: a client outside the cohort would find out that there is a member. So what
+    everybody is sent is one content; a message has a name that no other client can tell.
+    """
+    return f"{'-' if cover else '+'}{server_round}"
+
+
+def is_cover(message: Message) -> bool:
+    """Whether an instruction asks for an answer that counts for nothing."""
+    return message.metadata.group_id.startswith("-")
+
+
+def round_of(message: Message) -> int:
+    """The round of a message's group."""
+    return abs(int(message.metadata.group_id))
 
 
 def read_head(content: RecordDict) -> Head:
     """The head of an instruction."""
-    number, sampled, assignment = _read(_HEAD, content, TASK)
+    number, assignment = _read(_HEAD, content, TASK)
     if number > MOST_STEPS:
         raise WireError(f"instruction is malformed: round = {number}")
-    return Head(number, sampled, assignment)
+    return Head(number, assignment)
 
 
 def sent_assignment(content: RecordDict) -> bytes | None:
@@ -120,10 +132,13 @@ def sent_assignment(content: RecordDict) -> bytes | None:
     return held
 
 
-def unpack_instruction(content: RecordDict, held: Callable[[bytes], bytes | None] = lambda _: None) -> Instruction:
+def unpack_instruction(
+    content: RecordDict, held: Callable[[bytes], bytes | None] = lambda _: None, *, sampled: bool = True
+) -> Instruction:
     """The inverse of ``pack_instruction``; anything malformed raises ``WireError``.
 
     ``held``: gives the assignment of a name, if it is at hand; ``LacksAssignment`` where it is needed and is not.
+    ``sampled``: whether its message is none of cover (``is_cover``).
     """
     head, assignment = read_head(content), sent_assignment(content)
     if assignment is None:
@@ -132,7 +147,7 @@ def unpack_instruction(content: RecordDict, held: Callable[[bytes], bytes | None
         raise LacksAssignment(f"no assignment {head.assignment.hex()} is at hand")
     start = _unpack_start(_held(content, TASK))
     try:
-        encoder, task = unpack_assignment(assignment, head.round, sampled=head.sampled)
+        encoder, task = unpack_assignment(assignment, head.round, sampled=sampled)
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise WireError(f"instruction is malformed: {error!r}") from error
     return Instruction(start, encoder, task)

@@ -14,7 +14,16 @@ from flwr.supercore.inflatable.inflatable_object import UnexpectedObjectContentE
 from google.protobuf.message import DecodeError
 
 from common.privacy.mechanism import ReleaseTerms, check_release
-from common.wire.records import EVALUATE, as_cover, is_lack, kept_by, reply_failure, serialized_bytes, unpack_release
+from common.wire.records import (
+    EVALUATE,
+    group_of,
+    is_lack,
+    kept_by,
+    reply_failure,
+    round_of,
+    serialized_bytes,
+    unpack_release,
+)
 from common.wire.secure import KEYS, PEERS, REPAIR
 from server_app.errors import CommandError
 from server_app.log import log_event
@@ -112,16 +121,14 @@ class Instruction:
         be made of one's own, as cover and as none, and asked for.
         """
         members, made = set(self.cohort), list[Message]()
-        covers: dict[int, RecordDict] = {}
         dressed: dict[int, RecordDict] = {}
         for node in self.asked if nodes is None else nodes:
             content = content_of(node)
             if self.dress is not None:
                 content = dressed.get(id(content)) or dressed.setdefault(id(content), self.dress(content))
             self.bytes_down += serialized_bytes(content)
-            if node not in members:
-                content = covers.get(id(content)) or covers.setdefault(id(content), as_cover(content))
-            valid, place = ttl + secrets.randbits(_TTL_BITS - 1) / 2**_TTL_BITS, str(self.round)
+            valid = ttl + secrets.randbits(_TTL_BITS - 1) / 2**_TTL_BITS
+            place = group_of(self.round, cover=node not in members)
             made.append(Message(content, dst_node_id=node, message_type=message_type, ttl=valid, group_id=place))
         for message in made:
             message.metadata.created_at = made[0].metadata.created_at
@@ -241,12 +248,12 @@ def exchange(
 
 def _step_of(message: Message) -> str:
     """What a message belongs to, for people."""
-    kind, number = message.metadata.message_type, message.metadata.group_id
+    kind, number = message.metadata.message_type, round_of(message)
     if kind in {KEYS, PEERS}:
         return "key set-up"
     if kind == EVALUATE:  # of the adapter that the round would start from
-        return f"evaluation after round {int(number) - 1}"
-    step = "stage 1" if number == "0" else f"round {number}"
+        return f"evaluation after round {number - 1}"
+    step = "stage 1" if number == 0 else f"round {number}"
     return f"{step}, once more without the missing" if kind == REPAIR else step
 
 

@@ -38,7 +38,7 @@ VALUES = release(vectors(1, 32, 1)[0], TERMS, RandomSource.system())
 def test_a_reply_holds_the_released_code_its_round_and_what_is_kept_and_nothing_else() -> None:
     content = traveled(pack_release(VALUES, 4, TERMS, 3))
     assert {name: set(record) for name, record in content.items()} == {"release": {"head", "code"}}
-    assert content["release"]["head"] == struct.pack("<BIi", 2, 4, 3)  # type: ignore[index]
+    assert content["release"]["head"] == struct.pack("<BIi", 3, 4, 3)  # type: ignore[index]
     assert kept_by(content) == 3
 
 
@@ -87,9 +87,9 @@ NAN = np.array([np.nan] + [0.0] * 31, dtype=np.float32)
 BAD_RELEASES: dict[str, tuple[RecordDict, ReleaseTerms]] = {
     r'ConfigRecord "release" is missing': (RecordDict(), TERMS),
     r'"release" is missing; the message has \[.release.\]': (RecordDict({"release": ArrayRecord()}), TERMS),
-    r"schema 3, this code speaks 2": (changed("head", struct.pack("<BIi", 3, 4, 0)), TERMS),
+    r"schema 4, this code speaks 3": (changed("head", struct.pack("<BIi", 4, 4, 0)), TERMS),
     r"head is b'', expected 9 bytes": (changed("head", b""), TERMS),
-    r"round 3, expected 4": (changed("head", struct.pack("<BIi", 2, 3, 0)), TERMS),
+    r"round 3, expected 4": (changed("head", struct.pack("<BIi", 3, 3, 0)), TERMS),
     r"a str, expected bytes": (changed("code", "x" * 128), TERMS),
     r"62 bytes, expected 68 for 32 values": (pack_release(VALUES[:30], 4, TERMS), TERMS),
     r"128 bytes, expected 68": (pack_release(VALUES.astype(np.float32), 4, CLEAR), TERMS),

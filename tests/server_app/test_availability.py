@@ -10,6 +10,7 @@ from flwr.app import Error, Message
 from flwr.proto.node_pb2 import NodeInfo
 
 from common.config import FederationConfig
+from common.wire.records import round_of
 from server_app.log import read_events
 from server_app.privacy.ledger import Ledger
 from server_app.results.folder import RunFolder
@@ -63,7 +64,7 @@ def outage(files: Files, tmp_path: Path, seconds: float, clock: Clock, **changes
     answer = grid.answer
 
     def vanish(message: Message) -> Message | None:
-        if message.metadata.group_id == "2" and not clock.pauses:
+        if round_of(message) == 2 and not clock.pauses:
             grid.away = EVERYBODY
         return answer(message)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flwr.app import Message, RecordDict
 from flwr.common.serde import message_to_proto
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +21,7 @@ from common.config import RunConfig
 from common.model.adapted import AdaptedModel
 from common.privacy.mechanism import ReleaseTerms
 from common.wire.assignment import Task
-from common.wire.records import as_cover, pack_instruction, read_head, unpack_instruction
+from common.wire.records import group_of, is_cover, pack_instruction, round_of
 from server_app.run import run_federation
 from server_app.strategies.base import FederatedAdapter
 from tests.support.false_alarms import rms_outside, statistical
@@ -58,11 +59,11 @@ class Observer:
         of_grid = self.grid.answer
 
         def answer(message: Message) -> Message | None:
-            where = (message.metadata.group_id, message.metadata.dst_node_id)
+            where = (str(round_of(message)), message.metadata.dst_node_id)
             reply = of_grid(message)
             assert reply is not None
             self.down[where], self.up[where] = wire_bytes(message), wire_bytes(reply)
-            if read_head(message.content).sampled:
+            if not is_cover(message):
                 self.members.add(where)
             return reply
 
@@ -123,20 +124,18 @@ def test_a_byte_counter_finds_every_membership_without_cover_and_none_with_it(
 def test_an_instruction_is_as_long_for_a_client_outside_the_cohort(
     adapted: AdaptedModel, number: int, size: int, noise: float, shares: int, raw: bool
 ) -> None:
-    """Whatever the round's number: the whole message for one node, and each record, since Flower sends them apart."""
+    """Whatever the round's number: the whole message for one node; what it holds is one content for all."""
     terms = ReleaseTerms(size, 1.0, noise, "distributed", shares, True)
     content = pack_instruction(
         adapted.initial, IdentityCodec(adapted.layout).spec(), Task(number, terms, "digest", raw)
     )
-    cover = as_cover(content)
-    assert unpack_instruction(cover)[2] == Task(number, terms, "digest", raw, sampled=False)
     one, other = (
-        Message(content=sent, dst_node_id=2**63 + 5, message_type="train", ttl=9.0, group_id=str(number))
-        for sent in (content, cover)
+        Message(content, dst_node_id=2**63 + 5, message_type="train", ttl=9.0, group_id=group_of(number, cover=cover))
+        for cover in (False, True)
     )
+    assert [is_cover(message) for message in (one, other)] == [False, True]
+    assert round_of(one) == round_of(other) == number
     assert wire_bytes(one) == wire_bytes(other)
-    for name, record in content.items():
-        assert len(record.deflate()) == len(cover[name].deflate()), name
 
 
 @pytest.mark.parametrize("trust", ["central", "distributed", "local"])
@@ -278,10 +277,25 @@ def test_nobody_can_name_the_instruction_of_another_client(
     own, *others = strategy.configure(1, adapted.initial).messages
     names = {other.object_id for other in others}
     for other in others:
-        for content in (own.content, other.content, as_cover(own.content)):
-            made = Message(content, dst_node_id=1, message_type="train", ttl=1.0, group_id="1")
-            made.metadata.__dict__.update(vars(own.metadata), _dst_node_id=other.metadata.dst_node_id)
+        for group in (own.metadata.group_id, other.metadata.group_id):
+            made = Message(own.content, dst_node_id=1, message_type="train", ttl=1.0, group_id="1")
+            changes = {"_dst_node_id": other.metadata.dst_node_id, "_group_id": group}
+            made.metadata.__dict__.update({**vars(own.metadata), **changes})
             assert made.object_id not in names
             made.metadata.ttl = other.metadata.ttl  # the one thing that it lacks
-            if content is other.content:
-                assert made.object_id in names
+            assert (made.object_id in names) == (group == other.metadata.group_id)
+
+
+def test_what_cover_holds_has_the_names_of_what_members_are_sent(
+    files: Files, adapted: AdaptedModel, tmp_path: Path
+) -> None:
+    """Else a client outside the cohort learned by a record's name that there is one, until all had fetched it."""
+    config = tiny_config(files, tmp_path, SAMPLED | {"strategy.name": "lora", "federation.cover": True, "seed": 2})
+    tiny_grid(config)
+    strategy = tiny_strategy(config, adapted, tmp_path)
+    strategy.state.codec = strategy.recipe.codec
+    names: dict[bool, set[str]] = {True: set(), False: set()}
+    while not all(names.values()):
+        for message in strategy.configure(1, adapted.initial).messages:
+            names[is_cover(message)] |= set(get_all_nested_objects(message)) - {message.object_id}
+    assert names[True] == names[False]

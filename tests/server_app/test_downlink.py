@@ -13,7 +13,7 @@ from client_app import holdings
 from client_app import start as start_module
 from client_app.holdings import RECORD
 from common.optimizer import snapshot_size
-from common.wire.records import ADAPTER, ASSIGNMENT, LACKS, PROXY, SUMS, TASK, TRAIN, serialized_bytes
+from common.wire.records import ADAPTER, ASSIGNMENT, LACKS, PROXY, SUMS, TASK, TRAIN, round_of, serialized_bytes
 from server_app.strategies import STRATEGIES
 from tests.support.downlink import ROUNDS, Watch, of_round, sent
 from tests.support.grids import faulty
@@ -80,7 +80,7 @@ def test_a_client_that_has_lost_what_it_kept_is_asked_again_with_everything(
 
     def push(messages: Any) -> list[str]:
         asked = list(messages)
-        if asked and asked[0].metadata.group_id == "4" and not seen:
+        if asked and round_of(asked[0]) == 4 and not seen:
             seen.append(True)
             for node in (2, 5):
                 grid.context(node).state.clear()
@@ -95,10 +95,10 @@ def test_a_client_that_has_lost_what_it_kept_is_asked_again_with_everything(
     assert of_round(sent(grid, ASSIGNMENT), 4) == [2, 5]
     row = rounds_of(strategy)[3]
     assert (row.replies, row.failures) == (CLIENTS, 0)
-    of_four = [m for m in grid.sent if m.metadata.group_id == "4"]
+    of_four = [m for m in grid.sent if round_of(m) == 4]
     assert len(of_four) == CLIENTS + 2
     assert row.bytes_down == sum(serialized_bytes(m.content) for m in of_four)
-    answers = [m for m in grid.answered if m.metadata.group_id == "4"]
+    answers = [m for m in grid.answered if round_of(m) == 4]
     assert row.bytes_up == sum(serialized_bytes(m.content) for m in answers)
 
 
@@ -110,7 +110,7 @@ def test_a_client_whose_sums_give_another_adapter_does_not_train_from_it(
     original = grid.answer
 
     def answer(message: Message) -> Message | None:
-        if message.metadata.group_id == "4" and message.metadata.dst_node_id == 3 and not seen:
+        if round_of(message) == 4 and message.metadata.dst_node_id == 3 and not seen:
             seen.append(True)
             if spoiled == "a sum that it kept":
                 held = dict(grid.context(3).state.config_records[RECORD])
@@ -174,7 +174,7 @@ def test_where_the_sums_outgrow_the_adapter_it_is_sent_and_then_sums_again(
 
     def push(messages: Any) -> list[str]:
         asked = list(messages)
-        if asked[0].metadata.group_id == "4" and not seen:
+        if round_of(asked[0]) == 4 and not seen:
             seen.append(True)
             grid.context(1).state.clear()
         if kept == "nowhere":
@@ -186,10 +186,10 @@ def test_where_the_sums_outgrow_the_adapter_it_is_sent_and_then_sums_again(
     start(watch.follow(strategy), grid)
     watch.check()
     again = {"nowhere": [4, 5, 6]}.get(kept, [4])
-    assert [(m.metadata.dst_node_id, m.metadata.group_id) for m in sent(grid, ADAPTER)] == [(1, str(n)) for n in again]
+    assert [(m.metadata.dst_node_id, round_of(m)) for m in sent(grid, ADAPTER)] == [(1, n) for n in again]
     lacking = [m for m in grid.answered if LACKS in m.content]
     assert len(lacking) == len(again)
-    of_last = [m for m in sent(grid, SUMS) if m.metadata.dst_node_id == 1 and m.metadata.group_id == "6"]
+    of_last = [m for m in sent(grid, SUMS) if m.metadata.dst_node_id == 1 and round_of(m) == 6]
     assert len(of_last) == 1
     assert serialized_bytes(of_last[0].content) < 4 * size + 200
 

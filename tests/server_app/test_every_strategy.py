@@ -12,7 +12,7 @@ from flwr.app import Message
 
 from common.config import RunConfig
 from common.model.adapted import load_adapted_model
-from common.wire.records import TRAIN, serialized_bytes
+from common.wire.records import TRAIN, round_of, serialized_bytes
 from server_app.privacy.ledger import Ledger
 from server_app.results import report
 from server_app.results.checkpoints import load_checkpoint
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("few_steps")
 
 def weight(message: Message) -> tuple[int, int]:
     """The round of a message and its bytes as it is serialized."""
-    return int(message.metadata.group_id), serialized_bytes(message.content)
+    return round_of(message), serialized_bytes(message.content)
 
 
 @pytest.mark.usefixtures("seeded")

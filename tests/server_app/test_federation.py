@@ -224,7 +224,9 @@ class Post(InProcessGrid):
 
 
 def addressed(count: int) -> list[Message]:
-    return [Message(RecordDict(), dst_node_id=n, message_type=TRAIN, ttl=60.0) for n in range(1, count + 1)]
+    return [
+        Message(RecordDict(), dst_node_id=n, message_type=TRAIN, ttl=60.0, group_id="+1") for n in range(1, count + 1)
+    ]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from common.model.adapted import AdaptedModel
 from common.proxy import QuantizedAdapter, quantize
-from common.wire.records import PROXY, TASK, pack_instruction, serialized_bytes, unpack_instruction
+from common.wire.records import PROXY, TASK, pack_instruction, round_of, serialized_bytes, unpack_instruction
 from server_app.strategies.base import FederatedAdapter
 from tests.support.false_alarms import rms_outside, statistical
 from tests.support.grids import TinyGrid
@@ -35,7 +35,7 @@ def history(strategy: FederatedAdapter, grid: TinyGrid) -> tuple[list[Tensor], l
 
     strategy.hooks = type(hooks)(evaluate, hooks.on_prepared, hooks.on_round)
     start(strategy, grid)
-    firsts = {message.metadata.group_id: message.content for message in reversed(grid.sent)}
+    firsts = {round_of(message): message.content for message in reversed(grid.sent)}
     read = Reader()
     proxies: Any = [read(firsts[key]).start for key in sorted(firsts)]
     return adapters, proxies
@@ -60,7 +60,7 @@ def test_every_client_of_a_round_gets_the_same_proxy_and_every_round_rounds_anew
     seen: dict[str, set[bytes]] = {}
     for message in grid.sent:
         codes: Any = message.content.config_records[TASK][PROXY]
-        seen.setdefault(message.metadata.group_id, set()).add(codes)
+        seen.setdefault(round_of(message), set()).add(codes)
     assert [len(seen[key]) for key in sorted(seen)] == [1, 1, 1]
     assert len(set.union(*seen.values())) == 3, "the adapter has not moved, its rounding has"
 

@@ -11,6 +11,7 @@ import yaml
 from flwr.app import Message
 from prometheus_client.parser import text_string_to_metric_families
 
+from common.wire.records import round_of
 from server_app.results.folder import RunFolder
 from server_app.results.monitor import NAME
 from server_app.rounds.cohort import FederationError
@@ -79,7 +80,7 @@ class _Looking(NamedGrid):
     folder = RunFolder(Path())
 
     def answer(self, message: Message) -> Message | None:
-        if message.metadata.group_id == "1" and self.seen is None:
+        if round_of(message) == 1 and self.seen is None:
             self.seen = samples(self.folder)
         return super().answer(message)
 

@@ -10,7 +10,7 @@ from flwr.app import Message
 
 from client_app import holdings
 from common.model.adapted import AdaptedModel
-from common.wire.records import ADAPTER, ASSIGNMENT, LACKS, SUMS, TRAIN
+from common.wire.records import ADAPTER, ASSIGNMENT, LACKS, SUMS, TRAIN, round_of
 from common.wire.secure import REPAIR
 from server_app.strategies.base import FederatedAdapter
 from tests.support.downlink import ROUNDS, Watch, of_round, sent
@@ -36,7 +36,7 @@ def before(grid: LegGrid, number: int, do: Callable[[], None]) -> None:
 
     def push(messages: Iterable[Message]) -> list[str]:
         asked = list(messages)
-        if not done and any(m.metadata.message_type == TRAIN and m.metadata.group_id == str(number) for m in asked):
+        if not done and any(m.metadata.message_type == TRAIN and round_of(m) == number for m in asked):
             done.append(True)
             do()
         return original(asked)
@@ -57,7 +57,7 @@ def test_masked_sums_give_every_client_the_servers_adapter(make: Make, watch: Wa
     assert len(of_round(sent(grid, ASSIGNMENT), 1)) == len(sent(grid, ASSIGNMENT)) == CLIENTS
     assert REPAIR in grid.kinds
     assert [entry.round for entry in strategy.state.sums] == list(range(1, ROUNDS + 1))
-    assert {m.metadata.dst_node_id for m in sent(grid, SUMS) if m.metadata.group_id == "6"} == {1, 2, 3, 4, 5, 6}
+    assert {m.metadata.dst_node_id for m in sent(grid, SUMS) if round_of(m) == 6} == {1, 2, 3, 4, 5, 6}
 
 
 def test_a_masked_client_that_has_lost_what_it_kept_is_asked_again_and_counts(make: Make, watch: Watch) -> None:

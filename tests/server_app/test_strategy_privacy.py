@@ -19,7 +19,7 @@ from common.model.adapted import AdaptedModel
 from common.privacy.mechanism import ReleaseTerms, Trust, combine, release
 from common.privacy.noise import RandomSource
 from common.scale_code import ScaleCode
-from common.wire.records import ADAPTER, ASSIGNMENT, HEAD, STATISTICS, TASK, TRAIN, read_head
+from common.wire.records import ADAPTER, ASSIGNMENT, HEAD, STATISTICS, TASK, TRAIN, read_head, round_of
 from server_app.privacy.ledger import Ledger
 from server_app.strategies.base import FederatedAdapter
 from tests.support.false_alarms import count_outside, rms_outside, statistical
@@ -95,7 +95,7 @@ def test_with_a_third_of_the_clients_missing_a_round_carries_the_noise_that_it_s
 def recorded(strategy: FederatedAdapter, grid: TinyGrid) -> list[tuple[str, int, RecordDict]]:
     """What every message said: its kind, its round, its content."""
     start(strategy, grid)
-    return [(m.metadata.message_type, int(m.metadata.group_id), m.content) for m in grid.sent]
+    return [(m.metadata.message_type, round_of(m), m.content) for m in grid.sent]
 
 
 def as_bytes(content: RecordDict, *, without: tuple[str, ...] = (), round_index: int | None = None) -> bytes:

@@ -16,7 +16,7 @@ from flwr.app import Message
 
 from common.config import RunConfig
 from common.privacy import accounting
-from common.wire.records import RELEASE
+from common.wire.records import RELEASE, round_of
 from server_app import session
 from server_app.privacy import ledger
 from server_app.privacy.account import PrivacyAccount
@@ -103,16 +103,16 @@ def in_round(_: object, server_round: int) -> bool:
 
 def asking(number: int) -> Callable[..., bool]:
     """Whether the messages that are asked belong to a round (0: stage 1)."""
-    return lambda _strategy, _grid, messages, _timeout: messages[0].metadata.group_id == str(number)
+    return lambda _strategy, _grid, messages, _timeout: round_of(messages[0]) == number
 
 
 def half_answered() -> Callable[..., bool]:
     """Whether it is the answer with which half of the cohort has answered in the round to die in."""
-    answered: list[str] = []
+    answered: list[int] = []
 
     def is_last(_: object, message: Message) -> bool:
-        answered.append(message.metadata.group_id)
-        return answered.count(str(ROUND)) == CLIENTS // 2
+        answered.append(round_of(message))
+        return answered.count(ROUND) == CLIENTS // 2
 
     return is_last
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from client_app import answer as answer_module
 from client_app import start as start_module
-from common.wire.records import TASK, TRAIN
+from common.wire.records import TASK, TRAIN, round_of
 from server_app.strategies.base import FederatedAdapter
 from tests.support.grids import TinyGrid
 
@@ -51,4 +51,4 @@ def sent(grid: TinyGrid, field: str, kind: str = TRAIN) -> list[Message]:
 
 
 def of_round(messages: list[Message], number: int) -> list[int]:
-    return sorted(m.metadata.dst_node_id for m in messages if m.metadata.group_id == str(number))
+    return sorted(m.metadata.dst_node_id for m in messages if round_of(m) == number)

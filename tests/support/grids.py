@@ -33,7 +33,7 @@ class TinyGrid(InProcessGrid):
 
     def _reply(self, message: Message) -> Message | None:
         node = message.metadata.dst_node_id
-        broken = int(message.metadata.group_id or 0) <= self.until
+        broken = abs(int(message.metadata.group_id or 0)) <= self.until
         if broken and node in self.silent:
             return None
         reply = super().answer(message)

@@ -17,6 +17,7 @@ import numpy as np
 from flwr.app import ConfigRecord, Context, Message
 
 from common.wire.bits import pack, unpack
+from common.wire.records import round_of
 
 Answer = Callable[[Message, Context], Message]
 SPOKEN, INSIDE = (
@@ -33,7 +34,7 @@ def lying(answer: Answer) -> Answer:
             return answer(message, context)
         path = Path(str(context.node_config["lies"]))
         known = json.loads(path.read_text(encoding="utf-8"))
-        told = known.get(message.metadata.group_id, "")
+        told = known.get(str(round_of(message)), "")
         if told == "raise":
             raise RuntimeError("out of patience")
         inside = Path(str(context.node_config["data-path"])).with_suffix(INSIDE)

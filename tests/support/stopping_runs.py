@@ -10,6 +10,7 @@ from typing import Any
 from flwr.app import Message
 
 from common.config import RunConfig
+from common.wire.records import round_of
 from server_app.results.folder import RunFolder
 from server_app.run import run_federation
 from tests.support.grids import NamedGrid, faulty
@@ -27,7 +28,7 @@ class AskingGrid(NamedGrid):
         self.folder = RunFolder(Path())
 
     def answer(self, message: Message) -> Message | None:
-        if message.metadata.group_id == str(self.at):
+        if round_of(message) == self.at:
             self.folder.ask_to_stop()
         return super().answer(message)
 
