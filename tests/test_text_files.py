@@ -13,7 +13,7 @@ import pytest
 from tests.support.tiny import Files
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("benchmarks", "client_app", "common", "compare", "server_app", "tests")
+FOLDERS = ("benchmarks", "client_app", "common", "server_app", "tests", "workbench")
 SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py") if path.name[:5] != "test_")
 ALWAYS_TEXT = {"read_text", "write_text", "FileHandler", "TextIOWrapper"}
 PROCESSES = {"run", "Popen", "check_output"}

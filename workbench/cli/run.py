@@ -156,7 +156,7 @@ def _named(config: RunConfig) -> RunConfig:
         if (place / name).exists():  # of an inline run: its log is gone
             continue
         with suppress(FileExistsError):
-            RunFolder(place / name).engine_log.open("x").close()
+            RunFolder(place / name).engine_log.touch(exist_ok=False)
             return RunConfig.parse(config.flat() | {"output.name": name})
     raise ConfigError(f'output.name = "": {place / made} and its like are taken; give a name')
 
