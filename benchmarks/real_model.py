@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Run what is not there yet; a row that fails is told and noted, and the next one runs."""
     place = place_of(arguments)
     path = place.out / "rows.jsonl"
-    for own in [{}] if arguments.base else rows_of(arguments):
+    for own in [read_keys(arguments.set)] if arguments.base else rows_of(arguments):
         if (BASE if arguments.base else row_key(own, place.players)) in {record["id"] for record in records(path)}:
             continue
         print(f"{arguments.label} {own}", flush=True)
@@ -136,7 +136,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--seeds", default="1")
     one.add_argument("--players", type=int, default=4, help="clients that play a cohort")
     one.add_argument("--label", default="", help="name of the row in the table")
-    one.add_argument("--base", action="store_true", help="the base model instead")
+    one.add_argument("--base", action="store_true", help="the base model instead: one of a folder of results")
     one.set_defaults(call=run)
     many = commands.add_parser("queue", help="run the lines of a file, each the arguments of a command")
     many.add_argument("file", type=Path)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from common.privacy.mechanism import ReleaseTerms
+from common.wire.records import SCHEMA
 from server_app.log import read_events
 from server_app.privacy.shares import noise_against
 from tests.faults.conftest import Field
@@ -25,7 +26,7 @@ TOLD = [  # the lie of a round, the replies that count in it, what the server sa
     ("stale", 2, "reply belongs to round 1, expected 2"),
     ("shape", 2, "released code: .* bytes, expected"),
     ("dtype", 2, "released code: 2048 bytes, expected"),
-    ("schema", 2, "message has schema 99, this code speaks 2"),
+    ("schema", 2, f"message has schema 99, this code speaks {SCHEMA}"),
     ("nan", 2, "exceeds what an honest client|is not out of"),
     ("tenfold", 2, "released code: .* bytes, expected"),
     ("raise", 2, "RuntimeError"),
