@@ -5,6 +5,7 @@ client. What is told is their expectation: the chance of being asked and the siz
 really went over the wire would tell the secret cohorts. Bytes are of serialized records (``serialized_bytes``).
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate, repeat
@@ -38,6 +39,7 @@ class MessageSizes:
         assignment: what an assignment adds.
         sums: what each round's sum adds, in their order, from the first round on; ``None``: the start is sent whole.
         scores: of a reply to a private evaluation.
+        framing: what so many bytes of sums add beside themselves, to a client that keeps the assignment or does not.
 
     """
 
@@ -47,6 +49,7 @@ class MessageSizes:
     assignment: int
     sums: Sequence[int] | None = None
     scores: int = 0
+    framing: Callable[[int, bool], int] = lambda _size, _known: 0
 
     @classmethod
     def of(
@@ -60,12 +63,37 @@ class MessageSizes:
     ) -> "MessageSizes":
         """Of the messages that these make; ``masked``: what secure aggregation makes of an instruction."""
         packed = pack_assignment(encoder.spec, task)
-        bare = serialized_bytes(masked(pack_assigned(Sums(0, (), bytes(8)), packed, task, known=True)))
-        whole = serialized_bytes(masked(pack_assigned(start, packed, task, known=True))) - bare
-        full = serialized_bytes(masked(pack_assigned(start, packed, task))) - bare - whole
-        scores = bytes_of_answer(task.evaluation) if task.evaluation else 0
-        assignment = full + encoder.other_bytes
-        return cls(bytes_of_answer(task.terms), bare, whole, assignment, sums, scores)
+
+        def weight(start: Start, *, known: bool = True) -> int:
+            return serialized_bytes(masked(pack_assigned(start, packed, task, known=known)))
+
+        bare = weight(_sums_of(0))
+        whole = weight(start) - bare
+        assignment = weight(start, known=False) - bare - whole
+        most = min(sum(sums or ()), whole)
+        known = _framing(lambda size: weight(_sums_of(size)) - bare - size, most)
+        new = _framing(lambda size: weight(_sums_of(size), known=False) - bare - assignment - size, most)
+        return cls(
+            bytes_of_answer(task.terms),
+            bare,
+            whole,
+            assignment + encoder.other_bytes,
+            sums,
+            bytes_of_answer(task.evaluation) if task.evaluation else 0,
+            lambda size, held: known(size) if held else new(size),
+        )
+
+
+def _sums_of(size: int) -> Sums:
+    """As many bytes of sums, whatever they are."""
+    return Sums(0, (Entry(1, bytes(size)),), bytes(8))
+
+
+def _framing(added: Callable[[int], int], most: int) -> Callable[[int], int]:
+    """``added`` for up to ``most`` bytes, looked up: it grows by a byte where protobuf writes a length in one more."""
+    least = added(0)
+    steps = [bisect_left(range(most), more, key=added) for more in range(least + 1, added(most) + 1)]
+    return lambda size: least + bisect_right(steps, size)
 
 
 @dataclass(frozen=True)
@@ -111,8 +139,11 @@ def expected_bytes(
     for number in range(rounds + 1):
         for sums, chance in ([(number - 1, rate)] if number else []) + ([(number, 1.0)] if number in due else []):
             for last, held in chances.items():
-                start = sizes.whole if sizes.sums is None else min(totals[sums] - totals[max(0, last)], sizes.whole)
-                down += held * chance * (sizes.instruction + start + (sizes.assignment if last == _NOTHING else 0))
+                known = last != _NOTHING
+                start = sizes.whole
+                if sizes.sums is not None and (lacking := totals[sums] - totals[max(0, last)]) <= sizes.whole:
+                    start = lacking + sizes.framing(lacking, known)
+                down += held * chance * (sizes.instruction + start + (0 if known else sizes.assignment))
             left = {last: held * (1 - chance) for last, held in chances.items() if chance < 1}
             chances = left | {sums: left.get(sums, 0.0) + chance}
     return RunBytes(asked, up + len(due) * sizes.scores, down)

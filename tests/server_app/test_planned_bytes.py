@@ -37,10 +37,15 @@ def _bytes(messages: list[Message]) -> int:
 
 @pytest.mark.parametrize("changes", [changes for _, changes in CASES], ids=[name for name, _ in CASES])
 def test_what_is_planned_is_what_a_run_serializes(make: Make, changes: dict[str, Any]) -> None:
-    """Everybody answers every round; what noise makes of the sums' sizes is all that a plan cannot know."""
+    """Everybody answers every round; a plan cannot know what noise makes of the sums' sizes, the report is exact."""
     strategy, grid = make(NOISY | changes)
     planned = run_bytes(strategy.config, strategy.recipe, strategy.account.plan, ROUNDS)
     start(strategy, grid)
     assert not [message for message in grid.answered if message.has_error()]
     assert planned.up * CLIENTS == pytest.approx(_bytes(grid.answered), rel=0.02)
     assert planned.down * CLIENTS == pytest.approx(_bytes(grid.sent), rel=0.02)
+    encoder, released = strategy.codec.redraw(0).spec(), strategy.state.sums
+    told = run_bytes(
+        strategy.config, strategy.recipe, strategy.account.plan, ROUNDS, encoder=encoder, released=released
+    )
+    assert (told.up * CLIENTS, told.down * CLIENTS) == (_bytes(grid.answered), _bytes(grid.sent))
