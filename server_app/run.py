@@ -11,7 +11,7 @@ from common.model.positions import check_length
 from common.private_files import private_files
 from server_app.log import recording
 from server_app.privacy.plan import PrivacyPlan
-from server_app.privacy.solving import make_plan
+from server_app.privacy.solving import check_shares, make_plan
 from server_app.privacy.stage_one import empty_rounds, empty_stage_one
 from server_app.results.checkpoints import CheckpointError
 from server_app.results.console import ConsoleLog
@@ -99,6 +99,8 @@ def check_run(config: RunConfig) -> None:
         why = why_not_resumable(Path(config.resume))
         if why:  # before its folder is touched: a finished run's log is not written into
             raise CheckpointError(f'resume = "{config.resume}": {why}')
+    if config.federation.num_clients:
+        check_shares(config, config.federation.num_clients)
 
 
 def plan_run(config: RunConfig, recipe: Recipe, clients: int) -> PrivacyPlan:

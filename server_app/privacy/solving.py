@@ -34,11 +34,9 @@ def make_plan(
     """
     privacy, rounds = config.privacy, config.num_server_rounds
     delta = _delta(privacy, clients)
-    tail = _TAIL_SHARE * delta
     check_secure(privacy, clients, stage)
-    secure = privacy.trust == "secure"  # every client adds a share to every sum
-    shares = clients if secure else binomial_limit(clients, privacy.sampling_rate, rounds, tail)
-    stage_one_shares = (clients if secure else binomial_limit(clients, stage.sampling_rate, 1, tail)) if stage else 0
+    shares = _shares(privacy, clients, privacy.sampling_rate, rounds, delta)
+    stage_one_shares = _shares(privacy, clients, stage.sampling_rate, 1, delta) if stage else 0
     _check_shares(privacy, clients, shares)
     if stage:
         _check_shares(privacy, clients, stage_one_shares, noisy=stage.private)
@@ -80,6 +78,14 @@ def make_plan(
     )
     _check_terms(plan, code_size, stage)
     return plan
+
+
+def check_shares(config: RunConfig, clients: int) -> None:
+    """Refuse what ``make_plan`` will of delta and of the noise shares of a round, without a model's shape."""
+    privacy = config.privacy
+    delta = _delta(privacy, clients)
+    check_secure(privacy, clients, None)
+    _check_shares(privacy, clients, _shares(privacy, clients, privacy.sampling_rate, config.num_server_rounds, delta))
 
 
 @dataclass(frozen=True)
@@ -169,6 +175,11 @@ def _delta(privacy: PrivacyConfig, clients: int) -> float:
     except ValueError as error:
         raise ConfigError(f"privacy.delta = {delta:g}: {error}") from error
     return delta
+
+
+def _shares(privacy: PrivacyConfig, clients: int, rate: float, repeats: int, delta: float) -> int:
+    """The public number of noise shares; under secure aggregation every client adds one to every sum."""
+    return clients if privacy.trust == "secure" else binomial_limit(clients, rate, repeats, _TAIL_SHARE * delta)
 
 
 def _check_shares(privacy: PrivacyConfig, clients: int, shares: int, *, noisy: bool = True) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from server_app.privacy.plan import PrivacyPlan
 from server_app.privacy.shares import noise_against
 from server_app.privacy.solving import make_plan
 from server_app.privacy.stage_one import statistics_stage
+from server_app.run import check_run
 from server_app.strategies.dr_encoder import DrEncoder
 from tests.support.false_alarms import rms_outside, statistical
 
@@ -74,6 +76,19 @@ def test_both_stages_carry_it_and_the_charge_stays(adapted: AdaptedModel, collud
     assert plan.stage_one is not None
     share = np.sqrt(plan.stage_one_shares / (plan.stage_one_shares - colluders))
     assert first.noise_multiplier == pytest.approx(plan.stage_one.noise_multiplier * share)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"privacy.colluders": 12}, r"privacy\.colluders = 12: must be below the 12 noise shares"),
+        ({"privacy.colluders": 9, "privacy.dropouts": 3, "privacy.trust": "secure"}, "nobody is left whose noise"),
+    ],
+)
+def test_too_many_colluders_are_refused_before_a_model_is_loaded(changes: dict[str, Any], message: str) -> None:
+    few = {"federation.num-clients": 12, "privacy.sampling-rate": 1.0}
+    with pytest.raises(ConfigError, match=message):
+        check_run(RunConfig.parse(PLANNED | few | changes))
 
 
 def test_as_many_colluders_as_shares_are_refused() -> None:

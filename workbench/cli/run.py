@@ -165,6 +165,9 @@ def _check(config: RunConfig, clients: int) -> None:
     """Refuse what the ServerApp or a client would refuse half a minute later; the dearest look comes last."""
     check_directory(config.model.name)
     _check_delta(config.privacy.delta, clients)
+    from server_app.privacy.solving import check_shares  # noqa: PLC0415 - a second, which `keys` need not wait for
+
+    check_shares(config, clients)
     with watched("checking the model and the data"):
         from common.model.base import device_of  # noqa: PLC0415 - torch, which a refusal above does not wait for
         from workbench.planning.local_model import (  # noqa: PLC0415

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from common.config import RunConfig
 from tests.support.layouts import write_model
 from workbench.cli import main as cli
+from workbench.planning import local_model
 from workbench.simulation import inline
 
 runner = CliRunner()
@@ -42,6 +43,14 @@ def refused(folder: Path, *changes: str) -> str:
     assert output.startswith("error: ")
     assert not (folder / "results").exists()
     return output
+
+
+@pytest.mark.usefixtures("_no_launch")
+def test_too_many_colluders_are_refused_before_the_model_and_the_data_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_model, "check_model", lambda *_: pytest.fail("the model was looked at"))
+    assert "must be below the 163 noise shares of a round" in refused(tmp_path, "privacy.colluders=163")
 
 
 @pytest.mark.usefixtures("_no_launch")
