@@ -31,11 +31,13 @@ class Format:
     aliases: Mapping[str, str] = field(default_factory=dict)
 
     def renamed(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The row with its columns under the names of the layout."""
+        """The row with its columns under the names of the layout; an alias stays where its column is filled too."""
         found = dict(row)
         for alias, column in self.aliases.items():
-            if column not in found and alias in found:
+            if alias in found and found.get(column) is None:
                 found[column] = found.pop(alias)
+            elif found.get(alias, "") is None:
+                del found[alias]
         return found
 
     def has_columns(self, columns: Collection[str]) -> bool:

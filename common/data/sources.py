@@ -100,6 +100,9 @@ class _Reading:
                 "%s: %d of %d rows have no answer and are left out",
                 self._path, self.count - self._answered, self.count,
             )  # fmt: skip
+        for alias, column in self._layout.aliases.items() if self._layout else ():
+            if alias in self._columns:
+                _log.warning("%s: rows have both %s and %s; %s is read", self._path, column, alias, column)
 
     def dataset(self) -> Dataset:
         """The examples of the rows that could be used."""

@@ -1,6 +1,7 @@
 """Conversations: which layouts are read, what of them is learned, and which templates can say so."""
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,24 @@ def chat(plain: PreTrainedTokenizerBase, request: pytest.FixtureRequest) -> PreT
 
 def turns(*texts: str) -> list[dict[str, str]]:
     return [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(texts)]
+
+
+@pytest.mark.parametrize(
+    ("row", "read", "said"),
+    [
+        ({"messages": turns("a", "b"), "conversations": turns("c", "d")}, "b", True),
+        ({"conversations": turns("c", "d"), "messages": turns("a", "b")}, "b", True),
+        ({"messages": turns("a", "b"), "conversations": None}, "b", False),
+        ({"messages": None, "conversations": turns("c", "d")}, "d", False),
+    ],
+)
+def test_of_two_conversations_in_a_row_messages_is_read_and_it_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, row: dict[str, Any], read: str, said: bool
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        rows = load_examples(str(write_jsonl(tmp_path / "both.jsonl", [row])), CHAT)
+    assert rows["completion"] == [read]
+    assert ("rows have both messages and conversations; messages is read" in caplog.text) == said
 
 
 def rows_of(folder: Path, *conversations: Any, column: str = "messages") -> str:
