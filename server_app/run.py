@@ -16,6 +16,7 @@ from server_app.privacy.stage_one import empty_rounds, empty_stage_one
 from server_app.results.checkpoints import CheckpointError
 from server_app.results.console import ConsoleLog
 from server_app.results.folder import RunFolder
+from server_app.results.naming import naming
 from server_app.results.output_place import check_output
 from server_app.results.resuming import check_same_run, why_not_resumable
 from server_app.results.trackers import check_tracker
@@ -59,7 +60,7 @@ def run_federation(
     plan = plan_run(config, recipe, len(nodes))
     folder = RunFolder.create(config)
     attendance = Attendance(nodes, site_names(grid), config.federation, stop_asked=folder.stop.exists)
-    with folder.held(), recording(folder.events, run, attendance.names):
+    with folder.held(), naming(folder.path), recording(folder.events, run, attendance.names):
         session = Session.open(config, adapted, recipe, plan, attendance, folder, say)
         strategy = strategy_of(config)(
             recipe, config, adapted, attendance, session.account, session.state, session.hooks, control=control

@@ -2,15 +2,25 @@
 
 import errno
 import json
+import os
+import resource
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
+from server_app.errors import CommandError
 from server_app.privacy.ledger import Ledger
 from server_app.results import checkpoints
 from server_app.results.folder import RunFolder
+from server_app.results.naming import naming
 from tests.support.tiny import Files, run_tiny, tiny_config
+
+TENSORS = {"a": torch.zeros(10_000)}
 
 
 @pytest.mark.parametrize("failing", ["tensors", "state", "latest"])
@@ -20,7 +30,7 @@ def test_a_full_disk_stops_the_run_which_is_resumed_when_there_is_room_again(
     changes: dict[str, Any] = {"privacy.epsilon": 0.0, "privacy.noise-multiplier": 2.0}
     config = tiny_config(files, tmp_path, changes)
     folder = RunFolder(tmp_path / "run")
-    full = OSError(errno.ENOSPC, "No space left on device")
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
         save, write = checkpoints.save_file, checkpoints._write_durably
@@ -39,8 +49,9 @@ def test_a_full_disk_stops_the_run_which_is_resumed_when_there_is_room_again(
 
         patch.setattr(checkpoints, "save_file", save_tensors)
         patch.setattr(checkpoints, "_write_durably", write_text)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(OSError, match="No space left") as raised:
             run_tiny(config)
+        assert raised.value.filename == str(folder.path), "the system names no file where a write fails"
     before = list(Ledger(folder.ledger).charges)
     assert [Ledger(folder.ledger).rounds_charged(number) for number in (0, 1, 2, 3)] == [1, 1, 1, 0]
 
@@ -48,3 +59,26 @@ def test_a_full_disk_stops_the_run_which_is_resumed_when_there_is_room_again(
     assert list(Ledger(folder.ledger).charges)[: len(before)] == before
     assert Ledger(folder.ledger).rounds_charged(2) == 2, "what was spent twice is charged twice"
     assert json.loads((folder.path / "report.json").read_text())["outcome"]["final"]
+
+
+@pytest.mark.parametrize("write", [lambda path: path.write_text("x" * 10_000), lambda path: save_file(TENSORS, path)])
+def test_a_file_that_could_not_be_written_whole_is_named(tmp_path: Path, write: Callable[[Path], None]) -> None:
+    path, limits = tmp_path / "scores", resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with (
+            pytest.raises((OSError, CommandError), match=rf"{path}.*File too large|File too large.*{path}"),
+            naming(path),
+        ):
+            write(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionResetError(errno.ECONNRESET, "reset"), SafetensorError("header too large")]
+)
+def test_another_error_stays_as_it_is(tmp_path: Path, error: Exception) -> None:
+    with pytest.raises(type(error)) as raised, naming(tmp_path):
+        raise error
+    assert str(tmp_path) not in str(raised.value)

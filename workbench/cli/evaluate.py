@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from server_app.results.naming import naming
 from server_app.results.output_place import check_file
 from server_app.results.tracking import watched
 from server_app.results.units import harmless
@@ -63,7 +64,8 @@ def evaluate(
         scored = list(report["scores"])[-1]
         typer.echo(f"scored: {scored}", err=True)
         if out is not None:
-            out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+            with naming(out):
+                out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
     with watched("loading the model"):
         report = evaluation_report.evaluate(request, keep)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from common.config.fields import LARGEST_SEED
+from server_app.results.naming import naming
 from server_app.results.output_place import check_file
 from server_app.results.tracking import watched
 from server_app.results.units import count, harmless
@@ -59,7 +60,8 @@ def generate(
             {"messages": ask.messages} | ({"reference": ask.reference} if ask.reference else {}) | row
             for ask, row in zip(asks, rows, strict=True)
         ]
-        out.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+        with naming(out):
+            out.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
         typer.echo(f"{count(len(lines), 'prompt')} answered: {out}")
         return
     console = Console()

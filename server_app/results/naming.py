@@ -1,0 +1,27 @@
+"""Errors of a full disk that say where: neither the system nor safetensors names the file that was written."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from server_app.errors import CommandError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file, or the folder that all is written to, in an error of writing that names none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL and error.filename is None:
+            error.filename = str(path)
+        raise
+    except SafetensorError as error:
+        if "I/O error" not in str(error):
+            raise
+        raise CommandError(f"{path}: {error}") from error
