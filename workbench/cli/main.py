@@ -1,5 +1,6 @@
 """The ``dr-encoder`` command: every command is the file of its name beside this one."""
 
+import signal
 from typing import Annotated
 
 import typer
@@ -50,7 +51,10 @@ def describe(
 def main() -> None:
     """The program ``dr-encoder``."""
     use_utf8()
-    app()
+    try:
+        app()
+    finally:  # who presses Ctrl-C while libraries clean up sees no traceback of theirs
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The edge of the command line: what is told in a line or two, and what keeps its traceback."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -128,3 +129,22 @@ def test_keys_are_printed_with_what_they_may_be() -> None:
     assert "privacy.sampling-rate = 0.1    [number > 0 and ≤ 1]" in everything
     assert f"strategy.name = {json.dumps('dr-encoder')}    [dr-encoder, fedcg, " in everything
     assert "presets (run --preset NAME): demo, " in everything
+
+
+def test_ctrl_c_while_the_interpreter_ends_is_quiet() -> None:
+    leaving = (
+        "import atexit, sys, time\n"
+        "from workbench.cli.main import main\n"
+        "atexit.register(lambda: (print('leaving', flush=True), time.sleep(60)))\n"
+        "sys.argv = ['dr-encoder', '--version']\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", leaving]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        while process.stdout.readline() != "leaving\n":
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == ""
+    assert process.returncode == -signal.SIGINT, "which a shell tells as 130"
