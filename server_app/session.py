@@ -8,6 +8,7 @@ from flwr.app import MetricRecord
 from torch import Tensor
 
 from common.config import ConfigError, RunConfig, ServerConfig
+from common.counts import count
 from common.data import unknown_words
 from common.model.adapted import AdaptedModel
 from common.wire.digest import app_digest
@@ -216,7 +217,7 @@ def _resume(
         raise CheckpointError(f"{folder.ledger}: the ledger lacks charges that the checkpoint was made after")
     if progress.clients != clients:
         raise CheckpointError(
-            f'resume = "{folder.path}": planned for {progress.clients} clients, {clients} are connected; '
+            f'resume = "{folder.path}": planned for {count(progress.clients, "client")}, {clients} are connected; '
             "the guarantee was computed for that number: connect as many"
         )
     return state, progress

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from common.counts import count
 from common.data.raw import FileFault, Row, RowFault, check_names, is_text, lines_of, not_utf8, open_bytes
 
 csv.field_size_limit(sys.maxsize)  # 131,072 letters else, which a long document has
@@ -67,7 +68,7 @@ def other_delimiter(header: str) -> str:
 
 def _uneven(line: int, cells: list[str], header: list[str], delimiter: str) -> str:
     """What is wrong with a row of too few or too many cells: in a table of semicolons decimal commas part it."""
-    said = f"line {line} ends a row of {len(cells)} cells; the header has {len(header)}"
+    said = f"line {line} ends a row of {count(len(cells), 'cell')}; the header has {len(header)}"
     if len(header) == 1 and (likely := other_delimiter(header[0])):
         return said + likely
     name = "tab" if delimiter == "\t" else "comma"

@@ -9,6 +9,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from common.config import ConfigError, DataConfig, names_a_file
+from common.counts import count
 from common.data.chats import read_messages
 from common.data.partition import evaluation_examples, shared_examples, validation_examples
 from common.data.table import MESSAGES
@@ -43,8 +44,8 @@ def check_evaluation_is_public(data: DataConfig, clients: int, seed: int) -> Non
         scored = {text for texts in public["evaluation"][1] for text in texts}
         if rows := _shared(asked, scored):
             raise ConfigError(
-                f'data.validation = "{name}": {len(rows)} of its {len(asked)} examples are in data.evaluation too, the '
-                f"first is number {rows[0]}: what decides must not be what is scored"
+                f'data.validation = "{name}": {len(rows)} of its {count(len(asked), "example")} are in data.evaluation '
+                f"too, the first is number {rows[0]}: what decides must not be what is scored"
             )
     rows = _held(data, clients, seed) if public else None
     if rows is None:
@@ -53,7 +54,7 @@ def check_evaluation_is_public(data: DataConfig, clients: int, seed: int) -> Non
     for key, (name, asked) in public.items():
         if found := _shared(asked, held):
             raise ConfigError(
-                f'data.{key} = "{name}": {len(found)} of its {len(asked)} examples are among those that the '
+                f'data.{key} = "{name}": {len(found)} of its {count(len(asked), "example")} are among those that the '
                 f'clients train on (data.name = "{data.name}"), the first is number {found[0]}. A run publishes the '
                 "losses of its held-out examples: leave these out, or name other ones"
             )

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from common.config import ConfigError, DataConfig
+from common.counts import count
 from common.data.sources import load_examples, load_site_examples
 from common.data.table import MESSAGES
 from common.data.tokenized import TokenizedExamples
@@ -40,7 +41,7 @@ def _partitioner(data: DataConfig, num_partitions: int, seed: int) -> Partitione
     dataset = shared_examples(data, num_partitions, seed)
     if len(dataset) < num_partitions:
         raise ConfigError(
-            f'data.name = "{data.name}" has {len(dataset)} examples for {num_partitions} clients: '
+            f'data.name = "{data.name}" has {count(len(dataset), "example")} for {count(num_partitions, "client")}: '
             "give more data or fewer clients"
         )
     if data.partitioner == "iid":
@@ -65,8 +66,8 @@ def _group_numbers(rows: Dataset, data: DataConfig) -> list[int]:
     groups: list[str | None] = list(rows[column])
     if gaps := groups.count(None):
         raise ConfigError(
-            f'data.group-column = "{column}": {gaps} of {len(groups)} rows of "{data.name}" have no value there, the '
-            f'first is row {groups.index(None) + 1}: give them one, or set data.partitioner = "iid"'
+            f'data.group-column = "{column}": {gaps} of {count(len(groups), "row")} of "{data.name}" have no value '
+            f'there, the first is row {groups.index(None) + 1}: give them one, or set data.partitioner = "iid"'
         )
     number = {group: place for place, group in enumerate(sorted({str(group) for group in groups}))}
     return [number[str(group)] for group in groups]
@@ -98,8 +99,8 @@ def private_examples(data: DataConfig, partition: int, num_partitions: int, seed
     partitioner = _partitioner(data, num_partitions, seed)
     if _count(partitioner, data) != num_partitions:
         raise ConfigError(
-            f'data.partitioner = "{data.partitioner}" makes {partitioner.num_partitions} partitions of '
-            f'"{data.group_column}", but there are {num_partitions} clients: set federation.num-clients = '
+            f'data.partitioner = "{data.partitioner}" makes {count(int(partitioner.num_partitions), "partition")} of '
+            f'"{data.group_column}", for {count(num_partitions, "client")}: set federation.num-clients = '
             f'{partitioner.num_partitions}, or data.partitioner = "iid"'
         )
     with redirect_stderr(io.StringIO()):  # a bar of progress, on a terminal that has one of its own

@@ -7,6 +7,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from common.config import ConfigError, DataConfig
+from common.counts import count
 from common.data.advice import advice
 from common.data.examples import RowError, examples_of, made_columns, needed_columns
 from common.data.files import KINDS, kind_of, rows_of_file
@@ -92,8 +93,8 @@ class _Reading:
             raise ConfigError(self._first_fault)
         if not self._answered:
             raise ConfigError(
-                f'data.format = "{self._data.format}": none of the {self.count} rows of "{self._path}" has an answer '
-                "(a test split hides them); take another split"
+                f'data.format = "{self._data.format}": none of the {count(self.count, "row")} of "{self._path}" has an '
+                "answer (a test split hides them); take another split"
             )
         if self._answered < self.count:
             _log.warning(

@@ -1,4 +1,6 @@
-"""What a δ must be, and what it is when nobody says; imports nothing."""
+"""What a δ must be, and what it is when nobody says; imports nothing heavy."""
+
+from common.counts import count
 
 
 def default_delta(clients: int) -> float:
@@ -10,5 +12,5 @@ def check_delta(delta: float, clients: int) -> None:
     """Raise ``ValueError`` unless 0 < δ < 1/M: at 1/M, publishing one random client counts as private."""
     if not 0 < delta < 1 / clients:
         raise ValueError(
-            f"delta = {delta:g} must be positive and below 1/M = {1 / clients:g} for M = {clients} clients"
+            f"delta = {delta:g} must be positive and below 1/M = {1 / clients:g} for M = {count(clients, 'client')}"
         )

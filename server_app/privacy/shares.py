@@ -3,6 +3,7 @@
 import math
 
 from common.config import ConfigError, PrivacyConfig
+from common.counts import count
 from common.privacy.mechanism import MOST_SMOOTHING
 from common.secure.directory import MOST_MEMBERS
 from server_app.privacy.stage_one import StageOne
@@ -34,8 +35,8 @@ def noise_against(colluders: int, noise_multiplier: float, shares: int) -> float
         return noise_multiplier
     if colluders >= max(1, shares):
         raise ConfigError(
-            f"privacy.colluders = {colluders}: must be below the {shares} noise shares of a round (about the largest "
-            "cohort), or nothing of the noise is left"
+            f"privacy.colluders = {colluders}: must be below the {count(shares, 'noise share')} of a round (about the "
+            "largest cohort), or nothing of the noise is left"
         )
     others = shares - colluders
     return noise_multiplier * math.sqrt(shares / (others - MOST_SMOOTHING * colluders))
@@ -57,7 +58,7 @@ def check_secure(privacy: PrivacyConfig, clients: int, stage: StageOne | None) -
         )
     if clients - shares_not_counted(privacy, clients) < 1 or clients < 2:
         raise ConfigError(
-            f'privacy.trust = "secure" with {clients} clients, privacy.dropouts = {privacy.dropouts} and '
+            f'privacy.trust = "secure" with {count(clients, "client")}, privacy.dropouts = {privacy.dropouts} and '
             f"privacy.colluders = {privacy.colluders}: nobody is left whose noise counts; there must be at least two "
             "clients, and more than both together"
         )

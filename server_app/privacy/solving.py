@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from common.config import ConfigError, PrivacyConfig, RunConfig
+from common.counts import count
 from common.privacy.accounting import Charge, calibrate, check_delta, default_delta, epsilon, max_rounds
 from common.privacy.mechanism import MAX_SHARES
 from common.privacy.price import SLACK_EPSILON, noise_slack, outsider_charge
@@ -48,7 +49,7 @@ def make_plan(
     if slack >= delta:
         raise ConfigError(
             f"privacy.delta = {delta:g}: {slack:.2g} would have to be set aside for discrete noise on codes of "
-            f"{code_size:,} values over {rounds:,} rounds; raise it, or make the codes smaller"
+            f"{count(code_size, 'value')} over {count(rounds, 'round')}; raise it, or make the codes smaller"
         )
     solver = _Solver(privacy, rounds, delta, slack)
     stage_one = solver.stage_one(stage) if stage else None

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from common.config import StageOneConfig
+from common.counts import count
 
 _RARELY = 0.01  # an empty stage 1 is accepted when it is no more probable
 
@@ -54,8 +55,8 @@ def empty_rounds(rate: float, clients: int) -> str:
     if chance <= 0.5:
         return ""
     return (
-        f"privacy.sampling-rate = {rate:g} with {clients} clients: a round asks nobody with probability {chance:.2g}, "
-        "and noise alone then moves the model; raise it"
+        f"privacy.sampling-rate = {rate:g} with {count(clients, 'client')}: a round asks nobody with probability "
+        f"{chance:.2g}, and noise alone then moves the model; raise it"
     )
 
 
@@ -72,6 +73,6 @@ def empty_stage_one(stage: StageOne | None, clients: int, *, noisy: bool) -> str
     enough = math.ceil(1000 * (1 - _RARELY ** (1 / clients))) / 1000
     what = "its codec is then made of noise" if noisy else "it then fails"
     return (
-        f"stage-one.sampling-rate = {stage.sampling_rate:g} with {clients} clients: stage 1 of a run asks nobody with "
-        f"probability {chance:.2g}, and {what}; {enough:g} makes that rarer than {_RARELY:g}"
+        f"stage-one.sampling-rate = {stage.sampling_rate:g} with {count(clients, 'client')}: stage 1 of a run asks "
+        f"nobody with probability {chance:.2g}, and {what}; {enough:g} makes that rarer than {_RARELY:g}"
     )

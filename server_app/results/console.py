@@ -7,6 +7,7 @@ from typing import Any
 
 from flwr.app import MetricRecord
 
+from common.counts import count
 from server_app.privacy.account import assumptions
 from server_app.privacy.plan import PrivacyPlan
 from server_app.results.units import MARK, clock, data_size, show, show_delta, speak
@@ -58,7 +59,8 @@ class ConsoleLog:
         """What is going to happen, under which guarantee."""
         self(f"strategy {strategy}, {values:,} adapter values, results in {folder}")
         self(
-            f"{plan.clients} clients, expected cohort {plan.expected_cohort:g}, up to {plan.rounds} rounds, "
+            f"{count(plan.clients, 'client')}, expected cohort {plan.expected_cohort:g}, up to "
+            f"{count(plan.rounds, 'round')}, "
             f"trust model: {plan.trust}"
         )
         if not plan.round.noise_multiplier:
@@ -71,8 +73,8 @@ class ConsoleLog:
             self(f"end-to-end epsilon is inf: {plan.reason}")
         if plan.evaluation:
             self(
-                f"private evaluation: {plan.evaluations} times, noise {plan.evaluation.noise_multiplier:.3f}; the "
-                "epsilon above includes it"
+                f"private evaluation: {count(plan.evaluations, 'time')}, noise {plan.evaluation.noise_multiplier:.3f}; "
+                "the epsilon above includes it"
             )
 
     def remark(self, text: str) -> None:
@@ -97,7 +99,7 @@ class ConsoleLog:
                 said = f"one random direction for {values / size:,.0f} values of the adapter, signal and noise alike"
             else:
                 said = f"it holds {energy:.1%} of a training gradient's energy"
-            self(f"stage 1 done: code of {size} values; {said}")
+            self(f"stage 1 done: code of {count(size, 'value')}; {said}")
 
     def round(self, summary: RoundSummary, metrics: MetricRecord | None, watch: Stopwatch) -> None:
         """One line a round."""

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from common.counts import count
 from common.score_code import LOSS_BOUND
 from server_app.privacy.account import cross_check_sentence
 from server_app.results.score_names import PRIVATE_ACCURACY, PRIVATE_LOSS, error_of, is_error, part_of
@@ -34,6 +35,16 @@ def headline(privacy: Mapping[str, Any]) -> str:
         "Whatever one client holds, all its examples over the whole run, is protected at ε = "
         f"{show(model['epsilon'])}, δ = {show_delta(model['delta'])}, against who has the model ({model['assumes']}). "
         f"{operator}"
+    )
+
+
+def extent(report: Mapping[str, Any]) -> str:
+    """How long the run was, with how many, and why it ended."""
+    run, outcome = report["run"], report["outcome"]
+    return (
+        f"{run['rounds_run']} of {count(run['rounds_planned'], 'round')} with "
+        f"{count(run['clients'], 'enrolled client')}; ended because: {outcome['stopped_because']}. Divergence was "
+        f"judged on {outcome['divergence_judged_on']}."
     )
 
 
@@ -96,8 +107,8 @@ def scored_on(outcome: Mapping[str, Any]) -> str:
     kept = f", {examples['retention']:,} for retention" if examples["retention"] else ""
     guessing = f" Guessing scores {examples['guessing']:.1%}." if examples["guessing"] else ""
     return (
-        f"{examples['held_out']:,} held-out questions{parts}{kept}. ± is one standard error over the questions, taken "
-        f"as independent; it says nothing of other seeds.{guessing}"
+        f"{count(examples['held_out'], 'held-out question')}{parts}{kept}. ± is one standard error over the questions, "
+        f"taken as independent; it says nothing of other seeds.{guessing}"
     )
 
 
@@ -177,7 +188,7 @@ def bytes_table(wire: Mapping[str, Any]) -> Rows:
     """Serialized bytes of one client in the whole run, expected, and of plain LoRA under the same noise."""
     own, lora = wire["per_client_run"], wire["per_client_run_plain_lora"]
     both = f"{data_size(lora['both'])} ({times(lora['both'], own['both'])})" if own["both"] else data_size(lora["both"])
-    asked = f"both ways, for each of {own['rounds_asked']:g} rounds that ask it"
+    asked = f"both ways, for each round that asks it ({own['rounds_asked']:g})"
     return [
         ("one client, whole run: both ways", data_size(own["both"]), both),
         ("– up", data_size(own["up"]), data_size(lora["up"])),

@@ -5,6 +5,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from common.config import LoraConfig, ModelConfig
+from common.counts import count
 from server_app.results.facts import privacy_table
 from server_app.results.markdown import table_row
 from server_app.results.page import private_rows, utility_rows
@@ -90,7 +91,7 @@ def _training_rows(model: ModelConfig, lora: LoraConfig, report: dict[str, Any])
     return _table(
         {
             "base model": f"{_base_words(model.name)}{bits}",
-            "strategy": f"{run['strategy']}, codec {codec['kind']} with {codec['values']:,} values",
+            "strategy": f"{run['strategy']}, codec {codec['kind']} with {count(codec['values'], 'value')}",
             "rounds": f"{run['rounds_run']} of {run['rounds_planned']}",
             "clients": f"{run['clients']} enrolled, each in a round with probability {rate:g}",
             "LoRA": f"rank {lora.rank}, alpha {lora.alpha:g}, modules {lora.target_modules}",

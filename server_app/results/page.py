@@ -6,6 +6,7 @@ from typing import Any
 from server_app.privacy.account import cross_check_sentence
 from server_app.results.facts import (
     bytes_table,
+    extent,
     headline,
     private_table,
     privately_scored_on,
@@ -24,9 +25,7 @@ def markdown(report: dict[str, Any]) -> str:
     lines = [
         plain(f"# {run['strategy']} on {public_name(run['model'])} / {public_name(run['data'])}"),
         "",
-        f"{run['rounds_run']} of {run['rounds_planned']} rounds with {run['clients']} enrolled clients; "
-        f"ended because: {outcome['stopped_because']}. "
-        f"Divergence was judged on {outcome['divergence_judged_on']}.",
+        extent(report),
         "",
         headline(privacy),
         *_loud(*warnings(report)),

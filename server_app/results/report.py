@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from common.counts import count
 from common.wire.digest import app_digest
 from server_app.privacy.account import PrivacyAccount, assumptions
 from server_app.privacy.plan import PrivacyPlan, why_infinite
@@ -211,9 +212,9 @@ def describe_privacy(account: PrivacyAccount) -> dict[str, Any]:
 
 def _of_messages(account: PrivacyAccount) -> dict[str, Any]:
     return {
-        "of": f"all messages of a client that is asked in {account.participations} rounds"
+        "of": f"all messages of a client that is asked in {count(account.participations, 'round')}"
         f"{' and in stage 1' if account.plan.stage_one else ''}, more than any is expected to be"
-        + (f", and in {account.evaluations_charged} private evaluations" if account.plan.evaluation else ""),
+        + (f", and in {count(account.evaluations_charged, 'private evaluation')}" if account.plan.evaluation else ""),
         "against": "the server, which sees each message by itself (no secure aggregation, no amplification)",
         "accountant": "exact Gaussian composition: mu^2 = sum over its messages of 1/z^2",
     }

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from flwr.serverapp import Grid
 
 from common.config import FederationConfig
+from common.counts import count
 from server_app.log import log_event
-from server_app.results.units import clock, count
+from server_app.results.units import clock
 from server_app.rounds.cohort import FederationError
 
 _POLL_SECONDS = 2.0
@@ -155,7 +156,7 @@ class Attendance:
             raise StopAsked
 
     def _present(self) -> str:
-        return f"{self.online} of {len(self.nodes)} enrolled nodes online"
+        return f"{self.online} of {count(len(self.nodes), 'enrolled node')} online"
 
     def _tell_waiting(self, server_round: int, tell: Tell, missing: Sequence[int], waited: float) -> None:
         log_event(
@@ -174,8 +175,8 @@ class Attendance:
         log_event("node_silent", level=logging.WARNING, round=server_round, node=node, rounds=rounds)
         if rounds & (rounds - 1) == 0:  # 2, 4, 8, ...: the event tells of every one
             tell(
-                f"WARNING: {self.name_of(node)} is online, {rounds} rounds without an answer: its SuperNode may hang; "
-                "restart it (docs/reliability.md)"
+                f"WARNING: {self.name_of(node)} is online, {count(rounds, 'round')} without an answer: its SuperNode "
+                "may hang; restart it (docs/reliability.md)"
             )
 
     def _given_up(self, server_round: int) -> str:

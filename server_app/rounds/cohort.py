@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_object import UnexpectedObjectContentError
 from google.protobuf.message import DecodeError
 
+from common.counts import count
 from common.privacy.mechanism import ReleaseTerms, check_release
 from common.wire.records import (
     EVALUATE,
@@ -225,7 +226,7 @@ def connect(grid: Grid, expected: int, timeout: float, say: Callable[[str], None
     while len(nodes) < wanted:
         if time.monotonic() > deadline:
             raise FederationError(
-                f"federation.num-clients = {expected}: only {len(nodes)} clients connected within "
+                f"federation.num-clients = {expected}: only {count(len(nodes), 'client')} connected within "
                 f"{timeout:.0f} s (federation.connect-timeout). Start more SuperNodes (in simulation: "
                 f"--federation-config 'num-supernodes={wanted}'), or set federation.num-clients = 0"
             )

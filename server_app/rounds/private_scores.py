@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from flwr.app import MetricRecord
 from torch import Tensor
 
+from common.counts import count
 from common.privacy.mechanism import ReleaseTerms
 from common.score_code import decode_scores, score_errors
 from server_app.results.score_names import PRIVATE_ACCURACY, PRIVATE_LOSS
@@ -65,12 +66,12 @@ def with_scores(metrics: MetricRecord | None, scores: PrivateScores | None) -> M
 HOPELESS = 0.1
 
 
-def imprecision(loss_error: float, accuracy_error: float, count: int, clients: int) -> str:
+def imprecision(loss_error: float, accuracy_error: float, evaluations: int, clients: int) -> str:
     """What to say at the start of a run whose private accuracy has a standard error above a tenth; else ``""``."""
     if not HOPELESS < accuracy_error < math.inf:
         return ""
     return (
-        f"evaluation.private: with {clients} clients and {count} evaluations noise makes each accuracy ± "
-        f"{100 * accuracy_error:.0f} points and each loss ± {loss_error:.2g} nats: too much to see anything; raise "
-        "evaluation.every or evaluation.private, or set it to 0"
+        f"evaluation.private: with {count(clients, 'client')} and {count(evaluations, 'evaluation')} noise makes each "
+        f"accuracy ± {100 * accuracy_error:.0f} points and each loss ± {loss_error:.2g} nats: too much to see "
+        "anything; raise evaluation.every or evaluation.private, or set it to 0"
     )

@@ -9,6 +9,7 @@ from flwr.app import Message
 from numpy.typing import NDArray
 
 from common.codecs.base import Codec
+from common.counts import count
 from server_app.privacy.account import PrivacyAccount
 from server_app.rounds.cohort import Instruction, Replies
 from server_app.rounds.downlink import Parcel
@@ -73,7 +74,7 @@ class OpenRound:
         found = self.instruction.sort(replies)
         cohort, replied = len(self.instruction.cohort), len(found.releases)
         needed = math.ceil(least * cohort)
-        shortage = "" if replied >= needed else f"{replied} of {cohort} clients replied, {needed} are needed"
+        shortage = "" if replied >= needed else f"{replied} of {count(cohort, 'client')} replied, {needed} are needed"
         return ClosedRound(self, found, shortage, steps=noisy or not shortage)
 
 

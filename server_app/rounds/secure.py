@@ -15,6 +15,7 @@ from flwr.app import Message, RecordDict
 from numpy.typing import NDArray
 
 from common.config import PrivacyConfig
+from common.counts import count
 from common.privacy.mechanism import ReleaseTerms, check_sum
 from common.secure.directory import Directory, to_bitmap
 from common.secure.keys import KEY_BYTES, SITE_BYTES
@@ -88,9 +89,9 @@ class SecureAggregation:
             if len(self.ready) >= self.least:
                 return
         raise FederationError(
-            f"key set-up of secure aggregation: {len(self.ready or self.members)} of {len(self.nodes)} clients took "
-            f"part, {self.least} are needed (privacy.dropouts); events.jsonl says why the others did not. Nothing was "
-            "charged for it"
+            f"key set-up of secure aggregation: {len(self.ready or self.members)} of "
+            f"{count(len(self.nodes), 'client')} took part, {self.least} are needed (privacy.dropouts); events.jsonl "
+            "says why the others did not. Nothing was charged for it"
         )
 
     def instruction(
@@ -115,14 +116,15 @@ class SecureAggregation:
         found = instruction.sort(replies)
         self._note(found)
         if len(found.releases) < self.least:
-            came = f"{len(found.releases)} of {len(self.nodes)} clients replied"
+            came = f"{len(found.releases)} of {count(len(self.nodes), 'client')} replied"
             return Heard(found, f"{came}, {self.least} are needed (privacy.dropouts)")
         repair = None
         if len(found.releases) < len(instruction.cohort):
             repair = self._repair(instruction, sorted(found.releases), exchange, ask)
             helped = len(repair.replies.releases)
             if helped < len(found.releases):
-                few = f"{helped} of {len(found.releases)} clients helped to do without the missing, all are needed"
+                survivors = count(len(found.releases), "client")
+                few = f"{helped} of {survivors} helped to do without the missing, all are needed"
                 return Heard(found, few, repair)
         try:
             return Heard(found, "", repair, _sum(instruction.terms, repair.replies if repair else found))

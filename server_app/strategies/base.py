@@ -19,6 +19,7 @@ from common import seeds
 from common.adapter import Layout
 from common.codecs.base import Codec
 from common.config import RunConfig
+from common.counts import count
 from common.model.adapted import AdaptedModel
 from common.privacy.mechanism import ReleaseTerms, WireArray, sum_releases
 from common.privacy.noise import RandomSource
@@ -237,7 +238,7 @@ class FederatedAdapter(FlowerStrategy):
 
     def summary(self) -> None:
         """Print the strategy in one line."""
-        print(f"{type(self).__name__}: {self.layout.size:,} adapter values, {len(self.nodes)} clients")
+        print(f"{type(self).__name__}: {self.layout.size:,} adapter values, {count(len(self.nodes), 'client')}")
 
     def draw_cohort(self, draw: int, rate: float, limit: int) -> list[int]:
         """The clients of draw number ``draw`` (0 is stage 1), by independent coin flips of the operating system.
@@ -298,7 +299,7 @@ class FederatedAdapter(FlowerStrategy):
     def _stop_if_failing(self, closed: ClosedRound) -> None:
         if self.state.failed_in_a_row >= self.config.federation.max_failed_rounds:
             raise FederationError(
-                f"{self.state.failed_in_a_row} rounds in a row had too few replies (last: {closed.shortage}). "
+                f"{count(self.state.failed_in_a_row, 'round')} in a row had too few replies (last: {closed.shortage}). "
                 f"Most failures said: {closed.replies.commonest_failure or 'nothing'}. The run can be resumed."
             )
 

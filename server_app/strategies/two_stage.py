@@ -15,6 +15,7 @@ from common.codecs.autoencoder import NeuralCodec
 from common.codecs.conv import usual_depth
 from common.codecs.identity import IdentityCodec
 from common.config import CodecConfig, ConfigError
+from common.counts import count
 from common.privacy.mechanism import ReleaseTerms, code_units, combine
 from common.privacy.noise import RandomSource
 from common.trajectory import adapter_digest
@@ -83,7 +84,7 @@ class TwoStage(FederatedAdapter):
             raise FederationError(f"stage 1: {heard.shortage}. {replies.commonest_failure}")
         if not replies.releases and (cohort or raw):  # an empty private cohort must go on, or it would be seen
             raise FederationError(
-                f"stage 1: none of {len(cohort)} clients released {self.wanted}. "
+                f"stage 1: none of {count(len(cohort), 'client')} released {self.wanted}. "
                 f"{replies.commonest_failure or 'Nobody was sampled: raise stage-one.sampling-rate.'}"
             )
         # of one message, whoever was sampled: a total, or a gap, would tell of a secret cohort

@@ -222,7 +222,7 @@ def test_an_answer_that_a_client_learns_is_not_public(tmp_path: Path, public: ob
     held_out = write_jsonl(tmp_path / "public.jsonl", [{"messages": public}])
     data = DataConfig(format="chat", name=own, evaluation=str(held_out))
     if refused:
-        with pytest.raises(ConfigError, match="1 of its 1 examples"):
+        with pytest.raises(ConfigError, match="1 of its 1 example are"):
             check_evaluation_is_public(data, 1, 1)
     else:
         check_evaluation_is_public(data, 1, 1)

@@ -1,10 +1,16 @@
 """How figures are written for people."""
 
 import math
+from pathlib import Path
 
 import pytest
 
+from common.config import RunConfig
+from server_app.privacy.solving import make_plan
+from server_app.results.console import ConsoleLog
+from server_app.results.facts import extent
 from server_app.results.units import bytes_against_lora, data_size, show, show_delta, times
+from server_app.rounds.private_scores import imprecision
 
 
 @pytest.mark.parametrize(
@@ -55,3 +61,18 @@ def test_a_delta_is_rounded_up_too() -> None:
         delta = 1 / (10 * number)
         assert delta * (1 - 1e-12) <= float(show_delta(delta)) < delta * (1 + 1e-5)
     assert [show_delta(delta) for delta in (1e-5, 1 / 70, 1e-3)] == ["1e-05", "0.0142858", "0.001"]
+
+
+def test_one_of_a_kind_is_told_in_the_singular(capsys: pytest.CaptureFixture[str]) -> None:
+    few = {"privacy.delta": 1e-5, "privacy.sampling-rate": 1.0, "num-server-rounds": 1}
+    plan = make_plan(RunConfig.parse(few), 1, 1, None)
+    console = ConsoleLog()
+    console.opening("lora", plan, 256, Path("results"))
+    console.prepared({"captured_energy": 0.5}, 1, 256)
+    said = capsys.readouterr().out
+    assert "] 1 client, expected cohort 1, up to 1 round, trust" in said
+    assert "code of 1 value;" in said
+    ended = {"stopped_because": "all rounds done", "divergence_judged_on": "nothing"}
+    run = {"rounds_run": 1, "rounds_planned": 1, "clients": 1}
+    assert extent({"run": run, "outcome": ended}).startswith("1 of 1 round with 1 enrolled client; ended because:")
+    assert "with 1 client and 1 evaluation noise" in imprecision(0.5, 0.5, 1, 1)

@@ -198,7 +198,7 @@ OTHERS: list[tuple[str, str]] = [
     ("compare --strategies lora+codec.size=64", "strategy lora does not read codec.*"),
     ("compare --strategies lora,fedlpp --set codec.size=64", "does not read codec.*"),
     ("compare --tasks algebra", '--tasks "algebra"'),
-    ("compare --cohort 5000", "larger than the 1000 clients"),
+    ("compare --cohort 5000", "larger than the 1,000 clients"),
     ("compare --set seed=3", "seed is the comparison's own"),
     ("compare --set codec.kind=vae", "allowed: linear, conv, identity"),
     ("compare --controls some", '--controls "some"'),

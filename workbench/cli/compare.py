@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from common.config import RunConfig
+from common.counts import count
 from server_app.results.tracking import watched
-from server_app.results.units import count
 from workbench.cli.command_line import warn
 from workbench.cli.paths import absolute_paths
 from workbench.compare.folder import PAGE, check_folder

@@ -7,10 +7,11 @@ from typing import Annotated
 import typer
 
 from common.config.fields import LARGEST_SEED
+from common.counts import count
 from server_app.results.naming import naming
 from server_app.results.output_place import check_file
 from server_app.results.tracking import watched
-from server_app.results.units import count, harmless
+from server_app.results.units import harmless
 from workbench.cli.command_line import warn
 from workbench.cli.overrides import parse_overrides
 from workbench.using.request import Sampling, asked, check_prompts

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
+from common.counts import count
 from workbench.compare.released import Row, is_above_asked, is_private, name_of, place
 from workbench.compare.spec import CENTRALIZED
 
@@ -47,7 +48,7 @@ def draw(folder: Path, found: dict[str, Any]) -> list[Path]:
         if not groups:
             continue
         central = next((row for row in rows if row["strategy"] == CENTRALIZED), None)
-        title = f"{task}: M = {found['clients']}, cohort {found['cohort']}, {found['rounds']} rounds"
+        title = f"{task}: M = {found['clients']}, cohort {found['cohort']}, {count(found['rounds'], 'round')}"
         judged = _SCORES[found["judged_by"][task]]
         paths.append(_draw_utility(folder / f"utility-{task}.png", groups, base, central, title))
         if any(len(row["curve"]) > 1 for row in rows):

@@ -20,9 +20,10 @@ from rich.progress import (
 )
 
 from common.config import ConfigError
+from common.counts import count
 from server_app.errors import CommandError
 from server_app.results.tracking import watched
-from server_app.results.units import clock, count, harmless
+from server_app.results.units import clock, harmless
 from workbench.compare.folder import NUMBERS, PAGE, remove_stale
 from workbench.compare.plan import Cell
 from workbench.compare.plots import draw

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from common.config import ConfigError, RunConfig, Scalar
+from common.counts import count
 from common.demo.task_names import VALIDATION
 from server_app.strategies import STRATEGIES
 from server_app.strategies.reading import unread
@@ -185,7 +186,7 @@ def _common(spec: ComparisonSpec, preset: Mapping[str, Scalar]) -> dict[str, Sca
         raise ConfigError("--clients: the preset does not say how many; give a number")
     cohort = spec.cohort or min(clients, _COHORT)
     if cohort > clients:
-        raise ConfigError(f"--cohort {cohort}: larger than the {clients} clients")
+        raise ConfigError(f"--cohort {cohort}: larger than the {count(clients, 'client')}")
     rounds = spec.rounds or int(flat["num-server-rounds"])
     delta = flat["privacy.delta"] if clients == known else 0.0
     return flat | {

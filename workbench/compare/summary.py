@@ -7,9 +7,9 @@ from statistics import mean, stdev
 from typing import Any
 
 from common.config import Scalar
+from common.counts import count
 from common.privacy.delta import default_delta
 from server_app.results import json_lines
-from server_app.results.units import count
 from workbench.compare.folder import SCHEMA
 from workbench.compare.released import is_above_asked, is_private
 from workbench.compare.spec import CENTRALIZED, ComparisonSpec, tuning_keys

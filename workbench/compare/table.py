@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from server_app.results.units import count, show, show_delta
+from common.counts import count
+from server_app.results.units import show, show_delta
 from workbench.compare.spec import CENTRALIZED
 
 _HEAD = ("strategy", "ε asked", "accuracy", "difference", "loss", "retention", "ε released", "ε server",

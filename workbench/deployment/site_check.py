@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from flwr.common.config import parse_config_args
 
 from common.config import ConfigError
+from common.counts import count
 
 if TYPE_CHECKING:
     from client_app.policy import SitePolicy
@@ -50,7 +51,7 @@ def check_site(node_config: str, run_config: Mapping[str, Any], superlink: str, 
         node.update(parse_config_args([node_config] if node_config else []))
         if node_config and not node:  # Flower passes over what it cannot read
             raise CheckFailed(f"{node_config}: write key=value, text in double quotes, separated by blanks")
-        return f"{len(node)} keys" if node else "empty: no data of this site's own, and no limits"
+        return count(len(node), "key") if node else "empty: no data of this site's own, and no limits"
 
     _run(found, "node config", parse)
     if found[-1].passed:
@@ -98,7 +99,7 @@ def _secure(node: Mapping[str, Any], policy: "SitePolicy") -> dict[str, object]:
     keys = SiteKeys.from_node_config(node)
     if keys.private and len(keys.peers) < policy.min_peers:
         raise CheckFailed(
-            f"min-peers = {policy.min_peers}: only {len(keys.peers)} peers are pinned, so no sum would ever do"
+            f"min-peers = {policy.min_peers}: of peers only {len(keys.peers)} are pinned, so no sum would ever do"
         )
     return {"min-peers": policy.min_peers, "peers pinned": len(keys.peers)}
 
@@ -141,7 +142,7 @@ def _data_and_model(node: Mapping[str, Any], run_config: Mapping[str, Any]) -> s
         raise CheckFailed("the local gradient is not finite: look at model.dtype and at the rows")
     where = node.get("data-path") or "the run's own data"
     return (
-        f"{len(examples)} examples from {where}, model {run_config['model.name']} on {adapted.device}, "
+        f"{count(len(examples), 'example')} from {where}, model {run_config['model.name']} on {adapted.device}, "
         f"one local update in {seconds:.1f} s"
     )
 

@@ -8,6 +8,7 @@ from peft import load_peft_weights, set_peft_model_state_dict
 from torch import Tensor
 
 from common.config import ConfigError, RunConfig
+from common.counts import count
 from common.model.adapted import AdaptedModel, load_adapted_model
 from common.model.base_sample import BASE_FILE, is_same_base
 from workbench.evaluation.adapter_settings import read_settings
@@ -38,7 +39,7 @@ def put_on(folder: Path, config: RunConfig, adapted: AdaptedModel) -> Tensor:
     if absent or outcome.unexpected_keys:
         raise ConfigError(
             f'--adapter "{folder}" does not fit model.name = "{config.model.name}": '
-            f"{len(absent)} tensors are absent, {len(outcome.unexpected_keys)} have no place in it"
+            f"it lacks {count(len(absent), 'tensor')} and has {len(outcome.unexpected_keys)} too many"
         )
     return adapted.adapter()
 
@@ -60,4 +61,4 @@ def _trained_on(folder: Path) -> str:
 def _misfit(error: RuntimeError) -> str:
     """What torch says of many tensors, as their number and the first of them."""
     lines = [line.strip() for line in str(error).splitlines() if line.startswith(("\t", " "))]
-    return f"{len(lines)} tensors have another shape: {lines[0]}" if lines else str(error)
+    return f"another shape of {count(len(lines), 'tensor')}: {lines[0]}" if lines else str(error)

@@ -8,6 +8,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from common.config import RunConfig
+from common.counts import count
 from common.data import evaluation_examples, unknown_words
 from common.model.adapted import AdaptedModel
 from common.model.positions import check_length
@@ -118,7 +119,7 @@ def _table(task: str, found: Mapping[str, Mapping[str, Any]], report: Mapping[st
     if "columns" in first:
         header = [name for name in (*DISCIPLINES, AVERAGE, HARD) if name in first["columns"]]
         body = {name: [f"{entry['columns'][key]:.2f}" for key in header] for name, entry in found.items()}
-        shown = f"{task} (accuracy in %, {first['questions']} questions, {report['shots']}-shot)"
+        shown = f"{task} (accuracy in %, {count(first['questions'], 'question')}, {report['shots']}-shot)"
         return _aligned(shown, header, body)
     first = first.get("metrics", first)
     header = list(first)

@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from common.config import LARGEST_ROUNDS, ConfigError
+from common.counts import count
 from common.privacy.accounting import Charge, RunningAccountant, epsilon
 from common.privacy.price import message_charge
 from common.score_code import LOSS_BOUND
@@ -132,7 +133,7 @@ def to_text(request: BudgetRequest) -> str:
         f"  delta                       {show_delta(plan.delta)}, of which {plan.slack:.2g} is set aside for "
         "approximations",
         f"  adjacency                   {ADJACENCY}",
-        f"  trust                       {request.trust}, {plan.clients:,} clients, {_sampling(budget)}",
+        f"  trust                       {request.trust}, {count(plan.clients, 'client')}, {_sampling(budget)}",
         "",
         "  after round  epsilon",
         *(f"  {number:>11,}  {show(value)}" for number, value in budget.curve),
@@ -233,7 +234,7 @@ def _server_terms(budget: Budget) -> str:
         return f" (nothing is claimed: {because})"
     if budget.plan.trust == "secure":
         return " (the server sees sums only, under the same assumptions)"
-    return f" (asked in at most {budget.participations:,} rounds; no amplification)"
+    return f" (asked in at most {count(budget.participations, 'round')}; no amplification)"
 
 
 def _faced(request: BudgetRequest) -> str:

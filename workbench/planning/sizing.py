@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from common.config import RunConfig
+from common.counts import count
 from common.model.positions import check_length
 from common.privacy.mechanism import ReleaseTerms
 from common.wire.secure import bits_of
@@ -156,9 +157,9 @@ def to_text(config: RunConfig) -> str:
     lines = [
         f"{config.strategy.name} on {config.model.name}",
         f"  parameters                  {sizes.shape.parameters:,}",
-        f"  adapter                     {values:,} values in {len(sizes.shape.layout.tensors)} tensors, "
-        f"{data_size(4 * values)} as float32",
-        f"  code                        {sizes.code_values:,} values of {sizes.code_dtype}",
+        f"  adapter                     {count(values, 'value')} in "
+        f"{count(len(sizes.shape.layout.tensors), 'tensor')}, {data_size(4 * values)} as float32",
+        f"  code                        {count(sizes.code_values, 'value')} of {sizes.code_dtype}",
         f"  one client, whole run       {bytes_against_lora(sizes.per_client.figures(), sizes.plain_lora.figures())}",
         f"  for each round it is asked  {data_size(sizes.per_client.per_round(sizes.per_client.both))} both ways, "
         f"of which {data_size(sizes.bytes_reply)} are its reply",
@@ -173,7 +174,7 @@ def to_text(config: RunConfig) -> str:
         f"  memory of the server        {data_size(sizes.server.total)}, of which {data_size(sizes.server.evaluation)} "
         "in a pass over held-out rows; an estimate",
         f"  clients                     {plan.clients:,}, expected cohort {plan.expected_cohort:g}, "
-        f"{plan.rounds} rounds of {_work(config)}",
+        f"{count(plan.rounds, 'round')} of {_work(config)}",
         *_time_line(sizes),
         f"  noise multiplier            {plan.round.noise_multiplier:.4f} (stage 2){stage_one}",
         *_evaluation_line(sizes),
@@ -262,4 +263,4 @@ def _weights(config: RunConfig) -> str:
 
 def _work(config: RunConfig) -> str:
     train = config.train
-    return f"{train.local_epochs} local epochs" if train.local_epochs else f"{train.local_steps} local steps"
+    return count(train.local_epochs, "local epoch") if train.local_epochs else count(train.local_steps, "local step")

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from common.counts import count
 from server_app.errors import CommandError
 from server_app.log import read_events
 from server_app.privacy.ledger import Ledger
@@ -79,7 +80,7 @@ def describe(found: Mapping[str, Any]) -> str:
         for way, what in (("down", "instructions"), ("up", "replies"))
         if found[f"messages_{way}"] and not found["runs_not_counted"]
     )
-    lacks = f"; of {len(found['runs_not_counted'])} more run(s) Flower's count is not known"
+    lacks = f"; of {count(len(found['runs_not_counted']), 'more run')} Flower's count is not known"
     return (
         f"{data_size(found['inbound_bytes'])} from the SuperNodes and {data_size(found['outbound_bytes'])} to them; "
         f"the records of this app alone: {data_size(found['records_up_bytes'])} up, "

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase, TextStreamer
 
+from common.counts import count
 from common.data import check_chat_template, render
 from common.data.chats import Message
 from common.model.adapted import AdaptedModel
 from common.model.token_ids import prompt_ids, token_ids
 from server_app.results.tracking import tracked
-from server_app.results.units import count
 from server_app.results.writing import left_padded
 from workbench.evaluation.adapter import load_adapter
 from workbench.using.request import Asked, Sampling
@@ -72,7 +72,7 @@ class Writer:
         if self._new_tokens < self.sampling.new_tokens:
             found.append(
                 f"--new-tokens {self.sampling.new_tokens}: the model has {self._positions} positions, half of them "
-                f"for the prompt; texts end after {self._new_tokens} tokens"
+                f"for the prompt; texts end after {count(self._new_tokens, 'token')}"
             )
         if self._cut:
             found.append(

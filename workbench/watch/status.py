@@ -12,6 +12,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from common.counts import count
 from server_app.log import read_events
 from server_app.results.folder import RunFolder
 from server_app.results.json_lines import finite
@@ -99,14 +100,15 @@ def _detail(state: str, events: Sequence[Mapping[str, Any]], path: Path) -> str:
 def _doing(events: Sequence[Mapping[str, Any]]) -> str:
     """What a run does at this moment, by its last event."""
     last: Mapping[str, Any] = events[-1] if events else {}
+    asked = count(last.get("cohort", 0), "client")
     told = {
         "run_started": "scoring the base model",
         "run_resumed": "resuming",
-        "stage_one_started": f"stage 1: {last.get('cohort')} clients asked",
+        "stage_one_started": f"stage 1: {asked} asked",
         "stage_one_answered": "making the codec",
         "codec_ready": "before round 1",
-        "evaluation_started": f"private evaluation: {last.get('cohort')} clients asked",
-        "round_started": f"round {last.get('round')}: {last.get('cohort')} clients asked",
+        "evaluation_started": f"private evaluation: {asked} asked",
+        "round_started": f"round {last.get('round')}: {asked} asked",
         "backing_off": f"pausing after failed rounds, {last.get('seconds', 0):.0f} s",
     }
     return told.get(str(last.get("event")), f"after round {last['round']}" if last.get("round") else "")
@@ -223,7 +225,7 @@ def _reason(event: Mapping[str, Any]) -> str:
     if event["event"] == "waiting_for_nodes":
         return f"{event['online']} of {event['needed']} needed are online"
     if event["event"] == "node_silent":
-        return f"online, {event['rounds']} rounds without an answer"
+        return f"online, {count(event['rounds'], 'round')} without an answer"
     if event["event"] == "backing_off":
         return f"{event['failed_in_a_row']} failed in a row, the next in {event['seconds']:.0f} s"
     return str(event.get("reason", ""))

@@ -35,8 +35,7 @@ def html(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     drawn = [_drawn(chart) for chart in charts if chart is not None]
     page: str = _template().render(
         title=f"{run['strategy']} on {public_name(run['model'])} / {public_name(run['data'])}",
-        subtitle=f"{run['rounds_run']} of {run['rounds_planned']} rounds with {run['clients']:,} enrolled clients; "
-        f"ended because: {outcome['stopped_because']}. Divergence was judged on {outcome['divergence_judged_on']}.",
+        subtitle=facts.extent(report),
         headline=facts.headline(privacy),
         warnings=facts.warnings(report),
         tiles=_tiles(report),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from common.config import RunConfig
-from server_app.results.units import count
+from common.counts import count
 from workbench.compare.plan import Cell
 from workbench.compare.released import place
 from workbench.compare.runs import failed

@@ -317,7 +317,7 @@ def test_one_curious_client_is_reckoned_with_unless_the_question_says_otherwise(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"colluders": 10_000}, "--colluders = 10000: must be below the 10000 noise shares"),
+        ({"colluders": 10_000}, "--colluders = 10000: must be below the 10,000 noise shares"),
     ],
 )
 def test_colluders_are_refused_by_the_options_name(options: dict[str, Any], said: str) -> None:

@@ -129,7 +129,7 @@ def test_a_run_that_flower_does_not_know_is_an_error_and_changes_nothing(files: 
 
 
 def test_a_session_without_a_count_is_told(everybody: RunFolder) -> None:
-    assert "of 1 more run(s) Flower's count is not known" in describe(add_traffic(everybody, {}))
+    assert "of 1 more run Flower's count is not known" in describe(add_traffic(everybody, {}))
     assert json.loads((everybody.path / "traffic.json").read_text())["runs_not_counted"] == [41]
 
 

@@ -83,7 +83,7 @@ def test_a_killed_a_failed_and_a_stopped_run_say_how_they_go_on(
         run_tiny(config, faulty(tiny_grid(config), raising=range(1, 7), silent=()))
     found = status(tmp_path / "failed", 1e10)
     assert found["state"] == "failed"
-    assert "1 rounds in a row had too few replies" in found["detail"]
+    assert "1 round in a row had too few replies" in found["detail"]
 
 
 def test_a_run_that_goes_on_is_running_or_waiting(done: RunFolder, tmp_path: Path) -> None:
