@@ -19,6 +19,7 @@ from common.data.partition import (
     split_rows,
     validation_examples,
 )
+from common.data.shortened import shortened_texts
 from common.data.sources import load_examples
 from common.data.tokenized import IGNORED, TokenizedExamples
 from common.data.tokens import completion_texts, encode, prompt_texts, tokenize
@@ -40,6 +41,7 @@ __all__ = [
     "prompt_texts",
     "render",
     "retention_examples",
+    "shortened_texts",
     "split_rows",
     "tokenize",
     "unknown_share",

@@ -16,11 +16,13 @@ class TokenizedExamples:
     """Examples as tokens: ``input_ids``, ``attention_mask`` and ``labels``, each of shape ``[examples, length]``.
 
     ``labels`` repeats the tokens that are learned and is ``IGNORED`` on the prompt and on the padding.
+    ``shortened``: how many texts were longer than they may be and have lost their start, told by no site of its own.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     labels: Tensor
+    shortened: int = 0
 
     def __len__(self) -> int:
         return self.input_ids.shape[0]
@@ -49,8 +51,10 @@ def is_bare(row: Spans) -> bool:
     return all(end <= max(1, start) for start, end in row[1])
 
 
-def packed(rows: Sequence[Spans], pad: int | None) -> TokenizedExamples:
-    """All rows as one, padded at the right."""
+def packed(rows: Sequence[Spans], pad: int | None, most: int) -> TokenizedExamples:
+    """All rows as one, padded at the right; of those with more than ``most`` tokens the last ones."""
+    lengths = [len(ids) for ids, _ in rows]
+    rows = [cut(row, most) for row in rows]
     shape = (len(rows), max((len(ids) for ids, _ in rows), default=0))
     input_ids = torch.full(shape, 0 if pad is None else int(pad), dtype=torch.long)
     mask = torch.zeros(shape, dtype=torch.long)
@@ -60,4 +64,4 @@ def packed(rows: Sequence[Spans], pad: int | None) -> TokenizedExamples:
         mask[index, : len(ids)] = 1
         for start, end in spans:
             labels[index, start:end] = torch.tensor(ids[start:end])
-    return TokenizedExamples(input_ids, mask, labels)
+    return TokenizedExamples(input_ids, mask, labels, sum(length > most for length in lengths))

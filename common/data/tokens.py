@@ -52,7 +52,7 @@ def encode(
     """
     if data.format == "chat":
         check_chat_template(data, tokenizer)
-        return packed(_conversations(rows, data, tokenizer, end, lenient), tokenizer.pad_token_id)
+        return packed(_conversations(rows, data, tokenizer, end, lenient), tokenizer.pad_token_id, data.max_length)
     prompts = prompt_texts(rows, data, tokenizer)
     completions = completion_texts(rows[data.completion_column], data)
     most = data.max_length if data.format == "text" and pieces else 0
@@ -74,12 +74,12 @@ def _conversations(
     found = []
     for number, text in enumerate(rows[MESSAGES], start=1):
         try:
-            row = cut(answer_tokens(tokenizer, read_messages(text), end=end), data.max_length)
+            row = answer_tokens(tokenizer, read_messages(text), end=end)
         except TemplateFault as fault:
             if lenient:
                 continue
             raise ConfigError(f'data.format = "chat": conversation {number}: {fault}') from None
-        if not is_bare(row):
+        if not is_bare(cut(row, data.max_length)):
             found.append(row)
         elif not lenient:
             raise ConfigError(f'data.format = "chat": conversation {number} has no answer of any token to learn')
@@ -124,15 +124,14 @@ def tokenize(
     rows: list[Spans] = [(ids, [(start, len(ids))]) for ids, start in zip(wholes, starts, strict=True)]
     if piece:
         rows = [part for row in rows for part in _pieces(row[0], piece)]
-    rows = [cut(row, max_length) for row in rows]
-    bare = [index for index, row in enumerate(rows) if is_bare(row)]
+    bare = [index for index, row in enumerate(rows) if is_bare(cut(row, max_length))]
     if bare and not lenient:
         raise ConfigError(
             f"example {bare[0] + 1} has nothing to learn: its completion {completions[bare[0]]!r} gives no token that "
             "follows another one"
         )
     left_out = set(bare)
-    return packed([row for index, row in enumerate(rows) if index not in left_out], tokenizer.pad_token_id)
+    return packed([row for index, row in enumerate(rows) if index not in left_out], tokenizer.pad_token_id, max_length)
 
 
 def _pieces(ids: list[int], size: int) -> list[Spans]:

@@ -15,7 +15,7 @@ from common.data import tokenize, unknown_share, unknown_words
 from common.demo.model import load_tokenizer
 from tests.support.tiny import write_jsonl
 from workbench.cli import main as cli
-from workbench.planning.local_model import unknown_to
+from workbench.planning.local_model import check_rows
 
 KNOWN = {"prompt": "what is the capital of france ?", "completion": " oslo"}
 FOREIGN = {"prompt": "Wie viel Metformin ?", "completion": " Zwei Tabletten"}
@@ -52,8 +52,8 @@ def test_a_few_unknown_words_are_nobodys_concern(found: float, told: bool) -> No
 @pytest.mark.parametrize("row", [KNOWN, FOREIGN])
 def test_private_rows_of_a_simulation_are_looked_at_before_it_starts(tmp_path: Path, row: dict[str, str]) -> None:
     path = write_jsonl(tmp_path / "own.jsonl", [row])
-    warning = unknown_to(RunConfig.parse({"data.name": str(path), "data.partitioner": "iid"}), 1)
-    assert (f'data.name = "{path}"' in warning) == (row is FOREIGN)
+    warnings = check_rows(RunConfig.parse({"data.name": str(path), "data.partitioner": "iid"}), 1)
+    assert [warning.startswith(f'data.name = "{path}": {SAID}') for warning in warnings] == [True] * (row is FOREIGN)
 
 
 def test_run_and_evaluate_tell_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -67,14 +67,13 @@ def compare(
     check_folder(out)
     from workbench.compare import session  # noqa: PLC0415 - torch, which a refusal above need not wait for
     from workbench.compare.plan import make_cells  # noqa: PLC0415
-    from workbench.planning.local_model import unknown_to  # noqa: PLC0415
+    from workbench.planning.local_model import check_rows  # noqa: PLC0415
 
     typer.echo("planning: the noise of every row")
     with watched("planning"):
         cells = make_cells(spec, keys, changes)
-        unknown = unknown_to(RunConfig.parse(cells[-1].flat), clients)
-    warn(unknown)
-    for warning in dict.fromkeys(cell.warning for cell in cells if cell.warning):
+        found_in_rows = check_rows(RunConfig.parse(cells[-1].flat), clients)
+    for warning in dict.fromkeys([*found_in_rows, *(cell.warning for cell in cells if cell.warning)]):
         warn(warning)
     command = shlex.join(["dr-encoder", *sys.argv[1:]])
     try:

@@ -171,20 +171,18 @@ def _check(config: RunConfig, clients: int) -> None:
     with watched("checking the model and the data"):
         from common.model.base import device_of  # noqa: PLC0415 - torch, which a refusal above does not wait for
         from workbench.planning.local_model import (  # noqa: PLC0415
-            check_conversations,
             check_model,
             check_plan,
-            unknown_to,
+            check_rows,
         )
 
         device_of(config.model)
         check_model(config)
         _check_data(config, clients)
         check_plan(config, clients)
-        if Path(config.data.name).is_absolute():
-            check_conversations(config, clients)
-        unknown = unknown_to(config, clients)
-    warn(unknown)
+        warnings = check_rows(config, clients)
+    for warning in warnings:
+        warn(warning)
 
 
 def _check_group(config: RunConfig, private: list[str], public: list[str] | None) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from transformers import AutoConfig
 
 from common.config import ConfigError, RunConfig
-from common.data import check_chat_template, private_tokens, unknown_share, unknown_words
+from common.data import check_chat_template, private_tokens, shortened_texts, unknown_share, unknown_words
 from common.demo.model import load_tokenizer as load_demo_tokenizer
 from common.model.base import check_ids, explain, load_tokenizer
 from common.model.gguf import local_name
@@ -25,27 +25,23 @@ def check_plan(config: RunConfig, clients: int) -> None:
     plan_run(config, recipe_of(config, shape_of(config.model, config.lora).layout), clients)
 
 
-def check_conversations(config: RunConfig, clients: int) -> None:
-    """Refuse conversations that the model's template cannot write or mark, by those of the first simulated client.
+def check_rows(config: RunConfig, clients: int) -> list[str]:
+    """Warnings by the rows of the first simulated client: few of their words known to the model, or rows cut short.
 
-    Only of a local model and a local file: others are left to the run. Raises ``ConfigError``.
-    """
-    name = config.model.name
-    if config.data.format == "chat" and Path(name).exists():
-        private_tokens(config.data, load_tokenizer(local_name(config.model)), 0, clients, config.seed)
-
-
-def unknown_to(config: RunConfig, clients: int) -> str:
-    """A warning where the model knows few of the words of the first simulated client, else ``""``.
-
-    Only of a model on this machine and of local data, as in a simulation. Raises ``ConfigError``.
+    Only of a model on this machine and of local data, as in a simulation; others are left to the run. Raises
+    ``ConfigError`` for rows that cannot be tokenized, as conversations that the model's template cannot write.
     """
     model, data = config.model.name, config.data
     if not Path(data.name).is_absolute() or not (model == "demo" or Path(model).exists()):
-        return ""
+        return []
     tokenizer = load_demo_tokenizer() if model == "demo" else load_tokenizer(local_name(config.model))
     tokens = private_tokens(data, tokenizer, 0, clients, config.seed)
-    return unknown_words(unknown_share(tokens, tokenizer), f'data.name = "{data.name}"', model)
+    named = f'data.name = "{data.name}"'
+    found = (
+        unknown_words(unknown_share(tokens, tokenizer), named, model),
+        shortened_texts(tokens, f"{named}, the first client's", data.max_length),
+    )
+    return [warning for warning in found if warning]
 
 
 def check_model(config: RunConfig) -> None:

@@ -1,0 +1,68 @@
+"""Rows above ``data.max-length``: how many lose their start is told of a simulation, before it starts."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+from typer.testing import CliRunner
+
+from common.config import DataConfig, RunConfig
+from common.data import encode, load_examples, shortened_texts
+from common.demo.model import load_tokenizer
+from tests.support.benchmark_files import save_model
+from tests.support.tiny import write_jsonl
+from workbench.cli import main as cli
+from workbench.planning.local_model import check_rows
+
+SHORT = {"prompt": "what is the capital of france ?", "completion": " paris"}
+LONG = {"prompt": "what is the capital of france ? " * 8, "completion": " paris"}
+TALK = [{"role": role, "content": "hello " * 30} for role in ("user", "assistant")]
+CHATML = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}" + (
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
+
+
+def said_of(path: Path, **changes: Any) -> list[str]:
+    flat = {"data.name": str(path), "data.partitioner": "iid", "data.max-length": 20} | changes
+    return check_rows(RunConfig.parse(flat), 1)
+
+
+def test_the_first_clients_long_rows_are_counted(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "own.jsonl", [SHORT, LONG, LONG | {"completion": " lyon"}])
+    assert said_of(path) == [
+        f'data.name = "{path}", the first client\'s: 2 of 3 texts with more than data.max-length = 20 tokens, '
+        "read without the start; raise it, or give shorter texts"
+    ]
+    assert said_of(path, **{"data.max-length": 100}) == []
+
+
+def test_run_says_it_once_before_it_starts(tmp_path: Path) -> None:
+    rows, held_out = [SHORT, LONG], [SHORT | {"completion": " lyon"}]
+    keys = {
+        "data.name": write_jsonl(tmp_path / "own.jsonl", rows), "data.partitioner": "iid", "data.max-length": 20,
+        "data.evaluation": write_jsonl(tmp_path / "held.jsonl", held_out), "federation.num-clients": 1,
+        "num-server-rounds": 1, "strategy.name": "lora", "privacy.epsilon": "inf", "privacy.sampling-rate": 1.0,
+        "output.dir": tmp_path, "output.name": "x",
+    }  # fmt: skip
+    options = [part for key, value in keys.items() for part in ("--set", f"{key}={value}")]
+    run = CliRunner().invoke(cli.app, ["run", "--engine", "inline", *options])
+    assert run.exit_code == 0, run.output
+    assert run.output.count("1 of 2 texts with more than data.max-length = 20 tokens") == 1
+
+
+@pytest.mark.parametrize(("most", "cut"), [(20, 1), (1000, 0)])
+def test_conversations_are_counted(tmp_path: Path, most: int, cut: int) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(save_model(tmp_path / "model", chat=True))
+    tokenizer.chat_template = CHATML
+    data = DataConfig(format="chat", max_length=most)
+    rows = load_examples(str(write_jsonl(tmp_path / "talk.jsonl", [{"messages": TALK}])), data)
+    found = encode(rows, data, tokenizer, end=True)
+    assert (found.shortened, found.input_ids.shape[1] <= most) == (cut, True)
+
+
+def test_a_plain_text_in_pieces_has_lost_nothing(tmp_path: Path) -> None:
+    data = DataConfig(format="text", max_length=20)
+    rows = load_examples(str(write_jsonl(tmp_path / "texts.jsonl", [{"text": LONG["prompt"]}])), data)
+    assert shortened_texts(encode(rows, data, load_tokenizer(), end=False, pieces=True), "x", 20) == ""
+    assert "1 of 1 text with more" in shortened_texts(encode(rows, data, load_tokenizer(), end=False), "x", 20)
