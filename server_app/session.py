@@ -9,7 +9,6 @@ from torch import Tensor
 
 from common.config import ConfigError, RunConfig, ServerConfig
 from common.counts import count
-from common.data import unknown_words
 from common.model.adapted import AdaptedModel
 from common.wire.digest import app_digest
 from server_app.log import log_event
@@ -21,6 +20,7 @@ from server_app.results.console import ConsoleLog, Stopwatch
 from server_app.results.folder import RunFolder
 from server_app.results.model_card import model_card
 from server_app.results.monitor import Monitor
+from server_app.results.published_names import public_name
 from server_app.results.repeating import public_settings
 from server_app.results.report import Scores, write_report
 from server_app.results.resuming import why_not_resumable
@@ -123,8 +123,8 @@ class Session:
         self.say.base(metrics)
         if self.scorer is not None:
             data, model = self.config.data, self.config.model.name
-            share = self.scorer.held_out.unknown_share
-            self.say.warning(unknown_words(share, f'data.evaluation = "{data.evaluation}"', model))
+            for warning in self.scorer.held_out.warnings(data.evaluation, model):
+                self.say.warning(warning)
 
     def on_base(self, scores: PrivateScores) -> None:
         """The clients have scored the untouched model: row 0 has both."""
@@ -195,7 +195,9 @@ class Session:
         final = {"round": rounds, **_plain(self.evaluate(rounds, adapter, whole=True))}
         with watched("examples for the report", self.say):
             shown = self.scorer.samples(self.adapted.initial.cpu(), adapter) if samples else []
-        return Scores(final, self.scorer.describe(), shown)
+        named, model = self.config.data.evaluation, public_name(self.config.model.name)
+        warnings = self.scorer.held_out.warnings(named and public_name(named), model)
+        return Scores(final, {**self.scorer.describe(), "warnings": warnings}, shown)
 
     def _keep(self, line: dict[str, object]) -> None:
         self.folder.append_metrics(line)

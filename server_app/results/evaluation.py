@@ -10,7 +10,17 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from common.config import DataConfig
-from common.data import IGNORED, TokenizedExamples, completion_texts, encode, prompt_texts, tokenize, unknown_share
+from common.data import (
+    IGNORED,
+    TokenizedExamples,
+    completion_texts,
+    encode,
+    prompt_texts,
+    shortened_texts,
+    tokenize,
+    unknown_share,
+    unknown_words,
+)
 from common.model.adapted import AdaptedModel
 from common.model.label_logits import logits_at
 from server_app.results.evaluation_batches import batches_of
@@ -39,8 +49,7 @@ class Evaluation:
 class Evaluator:
     """Scores an adapter on a fixed set of public examples; everything is tokenized once.
 
-    ``batch_size``: most sequences in a forward pass; 4,096 tokens bound it too. ``unknown_share``: of the examples'
-    tokens, those that stand for words which the tokenizer does not know.
+    ``batch_size``: most sequences in a forward pass; 4,096 tokens bound it too.
     """
 
     def __init__(self, adapted: AdaptedModel, examples: Dataset, data: DataConfig, batch_size: int = 256) -> None:
@@ -58,7 +67,9 @@ class Evaluator:
             if self._has_choices
             else encode(examples, data, adapted.tokenizer, end=data.append_eos)
         )
-        self.unknown_share = unknown_share(tokens, adapted.tokenizer)
+        self._unknown = unknown_share(tokens, adapted.tokenizer)
+        self._shortened = tokens.shortened, len(tokens)
+        self._most = data.max_length
         self._lengths = (tokens.labels[:, 1:] != IGNORED).sum(dim=1)
         self._batches = batches_of(tokens, adapted.words, batch_size)
 
@@ -85,6 +96,12 @@ class Evaluator:
     def sizes(self) -> dict[str, int]:
         """How many questions each group has, by its name."""
         return dict(sorted(Counter(self._groups).items()))
+
+    def warnings(self, name: str, model: str) -> list[str]:
+        """What to mind of the texts, by the names of ``data.evaluation`` and ``model.name`` that may be told."""
+        what = f'data.evaluation = "{name}"'
+        found = unknown_words(self._unknown, what, model), shortened_texts(*self._shortened, what, self._most)
+        return [warning for warning in found if warning]
 
     @property
     def guessing(self) -> float | None:

@@ -51,7 +51,8 @@ def extent(report: Mapping[str, Any]) -> str:
 def warnings(report: Mapping[str, Any]) -> list[str]:
     """What must not be overlooked; that replies were missing is not among it, since it tells who took part."""
     privacy = report["privacy"]
-    found = [control_warning(report["run"]["control"]), report["outcome"]["warning"]]
+    outcome = report["outcome"]
+    found = [control_warning(report["run"]["control"]), outcome["warning"], *outcome["examples"].get("warnings", ())]
     if privacy["released_model"]["cross_check"].get("agrees") is False:
         found.append(f"The two accountants differ: ε {cross_check_sentence(privacy['released_model']['cross_check'])}")
     return [text for text in found if text]

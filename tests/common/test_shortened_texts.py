@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from common.config import DataConfig, RunConfig
-from common.data import encode, load_examples, shortened_texts
+from common.data import encode, load_examples
 from common.demo.model import load_tokenizer
 from tests.support.benchmark_files import save_model
 from tests.support.tiny import write_jsonl
@@ -38,7 +38,7 @@ def test_the_first_clients_long_rows_are_counted(tmp_path: Path) -> None:
 
 
 def test_run_says_it_once_before_it_starts(tmp_path: Path) -> None:
-    rows, held_out = [SHORT, LONG], [SHORT | {"completion": " lyon"}]
+    rows, held_out = [SHORT, LONG], [LONG | {"completion": " lyon"}]
     keys = {
         "data.name": write_jsonl(tmp_path / "own.jsonl", rows), "data.partitioner": "iid", "data.max-length": 20,
         "data.evaluation": write_jsonl(tmp_path / "held.jsonl", held_out), "federation.num-clients": 1,
@@ -49,6 +49,9 @@ def test_run_says_it_once_before_it_starts(tmp_path: Path) -> None:
     run = CliRunner().invoke(cli.app, ["run", "--engine", "inline", *options])
     assert run.exit_code == 0, run.output
     assert run.output.count("1 of 2 texts with more than data.max-length = 20 tokens") == 1
+    said = "1 of 1 text with more than data.max-length = 20 tokens"
+    assert run.output.count(f'data.evaluation = "{keys["data.evaluation"]}": {said}') == 1
+    assert said in (tmp_path / "x" / "report.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("most", "cut"), [(20, 1), (1000, 0)])
@@ -64,5 +67,5 @@ def test_conversations_are_counted(tmp_path: Path, most: int, cut: int) -> None:
 def test_a_plain_text_in_pieces_has_lost_nothing(tmp_path: Path) -> None:
     data = DataConfig(format="text", max_length=20)
     rows = load_examples(str(write_jsonl(tmp_path / "texts.jsonl", [{"text": LONG["prompt"]}])), data)
-    assert shortened_texts(encode(rows, data, load_tokenizer(), end=False, pieces=True), "x", 20) == ""
-    assert "1 of 1 text with more" in shortened_texts(encode(rows, data, load_tokenizer(), end=False), "x", 20)
+    assert encode(rows, data, load_tokenizer(), end=False, pieces=True).shortened == 0
+    assert encode(rows, data, load_tokenizer(), end=False).shortened == 1

@@ -1,5 +1,6 @@
 """Texts that the model's tokenizer has no tokens for: told wherever somebody names rows of their own."""
 
+import html
 import logging
 from pathlib import Path
 
@@ -69,6 +70,10 @@ def test_run_and_evaluate_tell_it(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert run.exit_code == 0, run.output
     assert f'warning: data.name = "{own}": {SAID}' in run.output
     assert f'WARNING: data.evaluation = "{held}": {SAID}' in run.output
+    for page in ("report.md", "report.html"):
+        told = html.unescape((tmp_path / "x" / page).read_text(encoding="utf-8")).replace("\\", "")
+        assert f'data.evaluation = "held.jsonl": {SAID}' in told
+        assert 'data.name = "own.jsonl"' not in told, "what is published says nothing of private rows"
     with caplog.at_level(logging.WARNING):
         scored = CliRunner().invoke(cli.app, ["evaluate", "--adapter", str(tmp_path / "x" / "adapter")])
     assert scored.exit_code == 0, scored.output

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from common.config import RunConfig
 from common.counts import count
-from common.data import evaluation_examples, unknown_words
+from common.data import evaluation_examples
 from common.model.adapted import AdaptedModel
 from common.model.positions import check_length
 from server_app.results.evaluation import Evaluator
@@ -74,8 +74,7 @@ def _scorer(
 ) -> _Scorer:
     data = config.data
     evaluator = Evaluator(adapted, rows, data, request.batch_size) if rows is not None else None
-    share = evaluator.unknown_share if evaluator is not None else 0.0
-    if warning := unknown_words(share, f'data.evaluation = "{data.evaluation}"', config.model.name):
+    for warning in evaluator.warnings(data.evaluation, config.model.name) if evaluator is not None else ():
         _log.warning("%s", warning)
 
     def score(adapter: Tensor) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def check_rows(config: RunConfig, clients: int) -> list[str]:
     named = f'data.name = "{data.name}"'
     found = (
         unknown_words(unknown_share(tokens, tokenizer), named, model),
-        shortened_texts(tokens, f"{named}, the first client's", data.max_length),
+        shortened_texts(tokens.shortened, len(tokens), f"{named}, the first client's", data.max_length),
     )
     return [warning for warning in found if warning]
 
