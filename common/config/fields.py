@@ -5,6 +5,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from common.privacy.bounds import LARGEST_BOUND, SMALLEST_BOUND
+
 
 def _check_device(name: str) -> str:
     """Told without torch, which knows kinds that no model here was ever run on ("mps", "xpu", "meta")."""
@@ -19,8 +21,7 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Factor = Annotated[float, Field(gt=0, le=3e38)]
 """What numbers in float32 are multiplied by, and so one itself."""
-ClipNorm = Annotated[float, Field(ge=1e-30, le=1e30)]
-"""As ``common.privacy.clipping`` has it."""
+ClipNorm = Annotated[float, Field(ge=SMALLEST_BOUND, le=LARGEST_BOUND)]
 LARGEST_SEED = 2**32 - 1
 """What every generator of random numbers takes that a run has."""
 LARGEST_ROUNDS = 100_000

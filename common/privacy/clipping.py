@@ -12,12 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from common.privacy.bounds import LARGEST_BOUND, SMALLEST_BOUND
 from common.privacy.norms import norm
 
 TOLERANCE = 1e-6
 """Relative float32 rounding allowed above the bound; the integer grid of a release removes it again."""
-
-SMALLEST_BOUND, LARGEST_BOUND = 1e-30, 1e30
 
 
 class NonFiniteError(ValueError):
