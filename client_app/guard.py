@@ -3,7 +3,8 @@
 Before the charge nothing has seen the data, so what fails there tells nothing of them; still, only what speaks of the
 instruction and of the site's limits is told. What fails after it is answered with noise (``client_app.answer``).
 Rows of earlier answers take memory, though, so for want of it anything may fail: such a failure, and a refusal that was
-made of one, is not told by a worker that keeps rows. It ends, as the system would end it (``client_app.worker``).
+made of one, is not told by the worker that it befell. That ends, as the system would end it (``client_app.worker``),
+and another finds out without the rows.
 """
 
 import functools

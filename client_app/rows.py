@@ -1,7 +1,7 @@
 """Whether this answer may look at private rows: not one that is made because a worker died over them.
 
-And whether this process keeps rows that answers have read: they take memory, so what fails for want of it, at whatever
-step, would tell how many there are and how long the longest is.
+And whether its failure may be the doing of rows: those that a process keeps of earlier answers take memory, so what
+fails for want of it, at whatever step, would tell how many there are and how long the longest is.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from threading import Event
 
-_READ, _DOUBTED = Event(), Event()
+_DOUBTED = Event()
 
 
 @dataclass(frozen=True)
@@ -28,19 +28,13 @@ def may_read_rows() -> bool:
     return _ATTEMPT.get().rows
 
 
-def rows_are_read() -> None:
-    """From now on this process keeps rows of a site's own."""
-    _READ.set()
-
-
-def keeps_rows() -> bool:
-    """Whether this process does; not for the process that was started to answer without them."""
-    return _READ.is_set() and may_read_rows()
-
-
 def doubt() -> None:
-    """Say that the failure at hand may be the doing of rows in this process."""
-    if keeps_rows():
+    """Say that the failure at hand may be the doing of rows in this process.
+
+    Whether it has read any or not, or it would be told who answers cover, and so who does not. The process that was
+    started to answer without them has none.
+    """
+    if may_read_rows():
         _DOUBTED.set()
 
 

@@ -1,9 +1,10 @@
 """What a client has at hand: its configuration, its policy, its model and, only after the charge, its private rows."""
 
+import json
 import logging
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from flwr.app import Context, RecordDict
@@ -12,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from client_app.held_out import SHARE
 from client_app.node_config import NodeConfig, brings_own_data, whole
 from client_app.policy import SitePolicy
-from client_app.rows import may_read_rows, rows_are_read
+from client_app.rows import may_read_rows
 from client_app.site_data import SiteData
 from client_app.site_ledger import LimitReached, charge_release
 from common import seeds
@@ -59,7 +60,7 @@ class Site:
         policy = SitePolicy.from_node_config(node)
         data = SiteData.from_node_config(node) if brings_own_data(node) else None
         partition, partitions = int(node.get("partition-id", 0)), int(node.get("num-partitions", 1))
-        config = _config(tuple(sorted(context.run_config.items())))
+        config = _config(json.dumps(context.run_config, sort_keys=True))
         return cls(config, partition, partitions, policy, data, own_lora(node, config.lora))
 
     def check(self, task: Task, train: TrainConfig, secure: SecureTask | None = None) -> None:
@@ -100,10 +101,9 @@ class Site:
         A site with its own data never says that its ledger is full: the answer is then the zero code with its noise,
         since "no" would tell one server what another has asked. A simulated client raises ``LimitReached``. A client
         that is not in the cohort (no ``spend``) is refused as a member would be, but releases nothing and is not
-        charged.
+        charged. No more is an attempt without rows: the one that died was, or had nothing of the rows in it.
         """
-        if not may_read_rows():
-            return False  # charged already, by the attempt that died, or with nothing of the rows in it
+        spend = may_read_rows() and spend
         try:
             noise = self.policy.noise_of(task.terms, secure)
             charge_release(state, self.policy, task.terms, raw=task.raw, noise=noise, spend=spend)
@@ -112,7 +112,7 @@ class Site:
                 raise
             _log.warning("%s; the release is of nothing but noise", reached)
             return False
-        return may_read_rows() and spend
+        return spend
 
     def examples(self, adapted: AdaptedModel, share: float, part: Part) -> TokenizedExamples:
         """A part of the private examples: held out, those of stage 1, or those of the rounds.
@@ -127,7 +127,6 @@ class Site:
             found = private_tokens(self.config.data, adapted.tokenizer, *who)
             return cut.of(found, self.partition, self.config.seed)
         settings = self.data.settings(self.config.data)
-        rows_are_read()
         return _own_part(cut, settings, self.data.tokenizer(adapted.tokenizer), *who, self.data.path)
 
     def seed(self, round_index: int) -> int:
@@ -166,9 +165,10 @@ def _own_part(
 
 
 @lru_cache(maxsize=2)
-def _config(pairs: tuple[tuple[str, Any], ...]) -> RunConfig:
+def _config(text: str) -> RunConfig:
+    """Kept by its text: 1.0 and 1 are equal to Python, but one of them is refused, in whatever process."""
     torch.set_num_threads(1)  # simulated clients share the cores; one thread each is fastest
-    return RunConfig.parse(dict(pairs))
+    return RunConfig.parse(json.loads(text))
 
 
 def own_lora(node: NodeConfig, asked: LoraConfig) -> LoraConfig:

@@ -25,12 +25,15 @@ from flwr.proto.message_pb2 import Context as ContextProto
 from flwr.proto.message_pb2 import Message as MessageProto
 from google.protobuf.message import DecodeError
 
-from client_app.rows import in_doubt, keeps_rows, rows_allowed
+from client_app.node_config import brings_own_data
+from client_app.rows import in_doubt, may_read_rows, rows_allowed
 from client_app.worker_link import PROTOCOL, Frame, WorkerError, check_peer, check_size, socket_path
+from common.printable import printable
 from common.private_files import private_files
 from common.wire.digest import app_digest
 
 _FRAME_SECONDS = 60.0  # for a whole frame to arrive or to leave; the other end is a process on this machine
+_LONGEST_LINE = 4000  # of the log
 _log = logging.getLogger("dr-encoder.worker")
 
 
@@ -161,6 +164,13 @@ def _device_lost() -> bool:
     return False
 
 
+class _SetIn(logging.Formatter):
+    """Sets in all lines of a record but the first: none that a server has written passes for a record of its own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n    ".join(printable(line, _LONGEST_LINE) for line in super().format(record).splitlines())
+
+
 def _open(frame: Frame) -> tuple[Message, Context]:
     if len(frame.parts) != 2:
         raise WorkerError(f"an instruction of {len(frame.parts)} parts")
@@ -176,27 +186,27 @@ def _handle(message: Message, context: Context) -> Frame:
     from common.wire.records import LACKS  # noqa: PLC0415 - the same
 
     metadata = message.metadata
-    who = f"run={metadata.run_id} round={metadata.group_id[1:]} node={context.node_id}"
+    who = f"run={metadata.run_id} round={printable(metadata.group_id[1:])} node={context.node_id}"
+    kind = printable(metadata.message_type)
     content = _pack(RecordDict())
     try:
         reply = app(message, context)
         answer = _pack(reply.content)
         check_size(answer)  # here, since its failure still takes the state along, with what was charged
         header, content = {"status": "done"}, answer
-        _log.info(
-            "%s %s %s", who, "lacks what belongs to" if LACKS in reply.content else "answered", metadata.message_type
-        )
+        _log.info("%s %s %s", who, "lacks what belongs to" if LACKS in reply.content else "answered", kind)
     except Exception as error:  # whatever a handler raises goes back as it would from the ClientApp's own process
-        if in_doubt() or (keeps_rows() and isinstance(error, MemoryError)):
+        wants_memory = isinstance(error, MemoryError) and may_read_rows() and brings_own_data(context.node_config)
+        if in_doubt() or wants_memory:
             _log.exception("ends: what failed may be for want of the memory that rows take")
             os._exit(1)
         header = _failure(error)
-        _log.exception("%s failed on %s", who, metadata.message_type)
+        _log.exception("%s failed on %s", who, kind)
     return Frame(header, (_pack(context.state), content))
 
 
 def _failure(error: Exception) -> dict[str, str]:
-    return {"status": "failed", "type": type(error).__name__, "text": str(error)}
+    return {"status": "failed", "type": type(error).__name__, "text": printable(str(error), _LONGEST_LINE)}
 
 
 def _pack(records: RecordDict) -> bytes:
@@ -207,6 +217,8 @@ def main(arguments: Sequence[str]) -> None:
     """Serve on inherited descriptors: listening socket, parent (pidfd), folder; then the idle seconds."""
     listener, parent, folder, idle = int(arguments[0]), int(arguments[1]), int(arguments[2]), float(arguments[3])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the operator's Ctrl-C ends superexec, and that ends the worker
-    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s %(levelname)s worker[{os.getpid()}] %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_SetIn(f"%(asctime)s %(levelname)s worker[{os.getpid()}] %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     with private_files(), socket.socket(fileno=listener) as listening:
         Worker(listening, parent, folder, idle).serve()

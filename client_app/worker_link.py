@@ -47,7 +47,8 @@ class Frame:
             check_size(frame)
         for piece in (bytes([len(frames)]), *(part for frame in frames for part in (_LENGTH.pack(len(frame)), frame))):
             _wait_until(connection, deadline)
-            connection.sendall(piece)  # its timeout is for all of the piece
+            if piece:  # who has all that it waits for may have gone
+                connection.sendall(piece)  # its timeout is for all of the piece
 
     @classmethod
     def receive(cls, connection: socket.socket, deadline: float) -> "Frame":

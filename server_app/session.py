@@ -174,7 +174,10 @@ class Session:
         findings = strategy.measure()
         report = write_report(self.folder, strategy, findings, scores, self.watch.elapsed, plots=plots)
         self.folder.publish(model_card(self.config.model, self.config.lora, report))
-        self.folder.point_latest()
+        try:
+            self.folder.point_latest()
+        except OSError as error:  # of a folder that others write into, too; the run has ended all the same
+            self.say.warning(f'"latest" still names another run: {error}')
         mark_ended(self.folder.checkpoint)
         if self.sink is not None:
             self.sink.close()

@@ -154,7 +154,11 @@ class RunFolder:
         fresh = self.path.parent / f".latest-{os.getpid()}"
         fresh.unlink(missing_ok=True)
         fresh.symlink_to(self.path.name)
-        fresh.replace(link)
+        try:
+            fresh.replace(link)
+        except OSError:
+            fresh.unlink()
+            raise
 
 
 def _lock(place: int, kind: int, tries: int) -> bool:

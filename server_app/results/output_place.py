@@ -1,6 +1,8 @@
 """Where a run's results go: whether they can, asked before anything is loaded or started."""
 
+import grp
 import os
+import pwd
 import stat
 import tempfile
 from collections.abc import Sequence
@@ -38,12 +40,30 @@ def check_output(output: OutputConfig, resume: str = "") -> None:
 
 
 def _check_nobody_swaps(place: Path) -> None:
-    """Refuse a folder in which any user may put another in a run's place, and so read what is written there."""
-    if place.is_dir() and place.stat().st_mode & (stat.S_ISVTX | stat.S_IWOTH) == stat.S_IWOTH:
+    """Refuse a folder in which every user or a group may put another in a run's place, and so read what it writes.
+
+    Its owner, and who may rename a folder above it, could as well: they are trusted.
+    """
+    if not place.is_dir():
+        return
+    found = place.stat()
+    if found.st_mode & stat.S_ISVTX:
+        return
+    who, close = ("every user", "o-w") if found.st_mode & stat.S_IWOTH else ("its group", "g-w")
+    if who == "every user" or (found.st_mode & stat.S_IWGRP and not _is_own_group(found.st_gid)):
         raise ConfigError(
-            f'output.dir = "{place}": every user may rename what lies in it; close it (chmod o-w), or let only owners '
+            f'output.dir = "{place}": {who} may rename what lies in it; close it (chmod {close}), or let only owners '
             "rename (chmod +t)"
         )
+
+
+def _is_own_group(number: int) -> bool:
+    """Whether a group is this user's alone, of the user's name, as systems make one for each user."""
+    try:
+        group, user = grp.getgrgid(number), pwd.getpwuid(os.geteuid())
+    except KeyError:
+        return False
+    return group.gr_gid == user.pw_gid and group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
 
 
 def check_file(path: Path, reads: Sequence[Path] = ()) -> None:

@@ -14,6 +14,7 @@ from flwr.supercore.inflatable.inflatable_object import UnexpectedObjectContentE
 from google.protobuf.message import DecodeError
 
 from common.counts import count
+from common.printable import printable
 from common.privacy.mechanism import ReleaseTerms, check_release
 from common.wire.records import (
     EVALUATE,
@@ -34,19 +35,12 @@ _NOBODY = 0  # no node has this id
 _LATE = "no reply in time (node lost, or slower than federation.round-timeout)"
 _LACKS = "it lacks what its instruction left out, though it was asked again with everything"
 _POLL_SECONDS = 0.5
-_LONGEST_REASON = 300
 _UNREADABLE = (  # what Flower's parser raises on replies that no honest SuperNode makes; a lost connection is none
     *(AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError),
     *(DecodeError, UnexpectedObjectContentError),
 )
 _TTL_BITS = 43  # of a second; as many as a float has behind its point up to 1,023 seconds
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.03, 1.0  # seconds between two looks for replies
-
-
-def printable(text: str) -> str:
-    """One line for people of what may hold a site's own words: control characters escaped, its length bounded."""
-    cut = text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + "..."
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in cut)
 
 
 class FederationError(CommandError):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from common.config import PrivacyConfig
 from common.counts import count
+from common.printable import printable
 from common.privacy.mechanism import ReleaseTerms, check_sum
 from common.secure.directory import Directory, to_bitmap
 from common.secure.keys import KEY_BYTES, SITE_BYTES
@@ -42,7 +43,7 @@ from common.wire.secure import (
 )
 from server_app.log import log_event
 from server_app.rounds.availability import Attendance
-from server_app.rounds.cohort import FederationError, Instruction, Replies, printable
+from server_app.rounds.cohort import FederationError, Instruction, Replies
 from server_app.rounds.round import Heard, Repair
 
 Ask = Callable[[list[Message]], list[Message]]

@@ -100,6 +100,22 @@ def test_the_kept_encoder_is_that_of_the_same_arrays(monkeypatch: pytest.MonkeyP
     assert [encoder.number for encoder in found] == [1, 1, 2, 3]
 
 
+@pytest.mark.parametrize(("kept", "asked"), [(64, 64.0), (1, True), (0.0, -0.0)])
+def test_a_kept_encoder_is_not_that_of_fields_of_another_type(
+    monkeypatch: pytest.MonkeyPatch, kept: float, asked: float
+) -> None:
+    """They are equal to Python, and refused where nothing is kept: the answer told what others had asked."""
+    built: list[EncoderSpec] = []
+    monkeypatch.setattr(
+        encoders_module, "build_encoder", lambda spec, _: (built.append(spec), SimpleNamespace(size=4))[1]
+    )
+    monkeypatch.setattr(encoders_module, "_kept", [])
+    layout = Layout.of({"a": (2, 8)})
+    for value in (kept, kept, asked):
+        encoders_module.encoder_for(EncoderSpec("kind", 1, {"dim": value}), layout, 4)
+    assert [spec.fields["dim"] for spec in built] == [kept, asked]
+
+
 def test_statistics_in_the_clear_are_means_and_stds_of_the_local_steps(
     grid: InProcessGrid, config: RunConfig, adapted: AdaptedModel
 ) -> None:

@@ -1,6 +1,8 @@
 """What a site tells of a failure for want of memory, which its rows take."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -8,7 +10,7 @@ import pytest
 
 from client_app import encoders, rows, start
 from client_app import site as site_module
-from client_app.rows import in_doubt, keeps_rows, rows_allowed
+from client_app.rows import in_doubt, rows_allowed
 from common.model.adapted import AdaptedModel
 from tests.support.instructions import refusal, terms
 from workbench.simulation.in_process import InProcessGrid
@@ -16,8 +18,7 @@ from workbench.simulation.in_process import InProcessGrid
 
 @pytest.fixture(autouse=True)
 def _new_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing was read yet, and no encoder is kept."""
-    monkeypatch.setattr(rows, "_READ", Event())
+    """Nothing is in doubt yet, and no encoder is kept."""
     monkeypatch.setattr(rows, "_DOUBTED", Event())
     monkeypatch.setattr(encoders, "_kept", [])
 
@@ -38,16 +39,18 @@ STEPS = {
 
 @pytest.mark.parametrize("error", [MemoryError, RuntimeError, OSError])
 @pytest.mark.parametrize("step", STEPS)
-def test_a_failure_before_the_release_is_in_doubt_where_rows_are_kept_and_nowhere_else(
-    own_site: InProcessGrid, adapted: AdaptedModel, monkeypatch: pytest.MonkeyPatch, step: str, error: type[Exception]
+@pytest.mark.parametrize("read", [False, True])
+def test_a_failure_before_the_release_is_in_doubt_whether_rows_were_read_or_not(
+    own_site: InProcessGrid,
+    adapted: AdaptedModel,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    error: type[Exception],
+    read: bool,
 ) -> None:
+    """A member has read rows, who answers cover has not: another run told them apart by whose worker a failure ends."""
     agreed = terms(64, 1.0)
-    with monkeypatch.context() as patched:
-        patched.setattr(*STEPS[step], wanting(error))
-        assert refusal(own_site, adapted, agreed)
-    assert not in_doubt(), "no row was read yet"
-    assert refusal(own_site, adapted, agreed) == ""
-    assert keeps_rows()
+    assert not read or refusal(own_site, adapted, agreed) == ""
     assert "PolicyRefusal" in refusal(own_site, adapted, terms(64, 0.01))
     assert not in_doubt(), "the site's limits are told as ever"
     monkeypatch.setattr(encoders, "_kept", [])
@@ -57,3 +60,26 @@ def test_a_failure_before_the_release_is_in_doubt_where_rows_are_kept_and_nowher
     assert not in_doubt(), "the attempt without rows tells"
     assert refusal(own_site, adapted, agreed)
     assert in_doubt()
+
+
+def test_an_attempt_without_rows_refuses_what_any_refuses(
+    own_site: InProcessGrid, adapted: AdaptedModel, tmp_path: Path
+) -> None:
+    """A worker that died over a long row was followed by a release where the ledger had refused; it told of the row."""
+    ledger = Path(str(own_site.context(3).node_config["ledger-path"]))
+    own_site.context(3).node_config["max-epsilon"] = 4.0
+
+    def told(noise: float) -> list[str]:
+        said = [refusal(own_site, adapted, terms(64, noise))]
+        with rows_allowed(False):
+            return [*said, refusal(own_site, adapted, terms(64, noise))]
+
+    first, second = told(0.5)
+    assert "this message alone would cost" in first
+    assert second == first
+    assert told(8.0) == ["", ""]
+    assert json.loads(ledger.read_text(encoding="utf-8").splitlines()[-1])["releases"] == 1
+    ledger.rename(tmp_path / "gone")
+    first, second = told(8.0)
+    assert "its ledger cannot be read" in first
+    assert second == first

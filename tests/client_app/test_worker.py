@@ -71,20 +71,17 @@ def test_a_worker_that_dies_over_a_sites_own_rows_is_followed_by_one_that_does_n
 
 @pytest.mark.parametrize(("order", "error"), [("want memory", "MemoryError: "), ("doubtful", "Refusal: not this one")])
 @pytest.mark.usefixtures("_stand_in")
-def test_what_fails_beside_rows_for_want_of_memory_is_told_only_by_a_worker_that_keeps_none(
+def test_what_fails_for_want_of_memory_is_told_only_by_a_worker_that_has_no_rows(
     tmp_path: Path, order: str, error: str
 ) -> None:
     """One long row among many takes all of them much memory: a refusal, which costs nothing, told whether it is there.
 
-    Without the rows it tells of the instruction alone.
+    Without the rows it tells of the instruction alone. A worker that has read none yet ends as well.
     """
     place, trace = context(**{"data-path": "/data/site.jsonl"}), tmp_path / "work" / "trace"
     with pytest.raises(WorkerError, match=error):
         ask(order, place)
-    ask("read rows", place)
-    with pytest.raises(WorkerError, match=error):
-        ask(order, place)
-    assert trace.read_text().split() == " ".join([order, "read rows", order, order]).split()
+    assert trace.read_text().splitlines() == [order, order]
 
 
 @pytest.mark.usefixtures("_stand_in")
@@ -278,3 +275,17 @@ def test_without_an_idle_time_everything_happens_in_this_process(monkeypatch: py
     place = context(**{"worker-idle-seconds": 0})
     assert ask("one", place)["pid"] == os.getpid()
     assert dict(place.state["seen"]) == {"n": 1, "umask": 0o077}, "as in a worker, no library's file is open to others"
+
+
+@pytest.mark.usefixtures("_stand_in")
+def test_what_a_server_writes_begins_no_line_of_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+    """The log is where a site is told that its ledger is full, or that an answer was nothing but noise."""
+    forged = "2026-01-01 00:00:00,000 WARNING worker[7] this site refuses: its max-releases = 1000 is reached"
+    message = instruction(RecordDict({"order": ConfigRecord({"text": f"raise\n{forged}"})}))
+    message.metadata.__dict__["_group_id"] = f"+1\n{forged}\x1b[2J"
+    with pytest.raises(WorkerError):
+        resident.answer(message, context())
+    said = capfd.readouterr().err
+    assert "worker[" in said
+    assert "\x1b" not in said
+    assert not any(line.startswith(forged[:20]) for line in said.splitlines())

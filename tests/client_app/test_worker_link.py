@@ -7,6 +7,8 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import psutil
 import pytest
@@ -39,6 +41,18 @@ def test_a_letter_that_nobody_reads_is_given_up_at_the_deadline() -> None:
     one, other = socket.socketpair(socket.AF_UNIX)
     with one, other, pytest.raises(TimeoutError):
         Frame({}, (bytes(1 << 22),)).send(one, time.monotonic() + 0.3)
+
+
+def test_a_peer_that_has_all_that_it_waits_for_may_go() -> None:
+    """An empty part at the end is nothing to write: the log said that a ClientApp had not been answered."""
+    one, other = socket.socketpair(socket.AF_UNIX)
+    with one, other:
+        Frame({}, (b"state", b"")).send(one, soon())
+        assert Frame.receive(other, soon()).parts == (b"state", b"")
+    sent: list[bytes] = []
+    stand_in = SimpleNamespace(settimeout=lambda _: None, sendall=sent.append)
+    Frame({}, (b"",)).send(cast("socket.socket", stand_in), soon())
+    assert all(sent)
 
 
 @pytest.mark.parametrize("header", [b"[" * 200_000, b'{"a":' * 200_000], ids=["lists", "objects"])

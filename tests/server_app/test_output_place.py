@@ -1,8 +1,12 @@
 """Where results go: a folder in which nobody can put another in a run's place."""
 
+import grp
+import os
+import pwd
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,22 +16,50 @@ from server_app.results import output_place
 from server_app.results.output_place import check_output, write_fault
 from tests.support.tiny import Files, tiny_config
 
+SWAPPED = [(0o777, "every user"), (0o703, "every user"), (0o1777, ""), (0o755, ""), (0o770, "its group"), (0o1770, "")]
 
-@pytest.mark.parametrize(("mode", "refused"), [(0o777, True), (0o703, True), (0o1777, False), (0o775, False)])
+
+@pytest.mark.parametrize(("mode", "refused"), SWAPPED)
 def test_a_folder_in_which_anybody_may_swap_a_run_for_another_is_refused(
-    files: Files, tmp_path: Path, mode: int, refused: bool
+    files: Files, tmp_path: Path, mode: int, refused: str
 ) -> None:
     """Whoever renames a run's folder and makes one of that name reads what is written next: a round's cohort."""
     place = tmp_path / "results"
     place.mkdir()
+    os.chown(place, -1, _shared_group())
     place.chmod(mode)
     for changes in ({}, {"resume": str(place / "run")}):
         config = tiny_config(files, place, changes)
         if refused:
-            with pytest.raises(ConfigError, match=r"every user may rename what lies in it; close it \(chmod o-w\)"):
+            with pytest.raises(ConfigError, match=rf"{refused} may rename what lies in it; close it \(chmod [og]-w\)"):
                 check_output(config.output, config.resume)
         else:
             check_output(config.output, config.resume)
+
+
+def _shared_group() -> int:
+    """A group that is not this user's alone; as root any will do."""
+    own = pwd.getpwuid(os.geteuid())
+    others = [group.gr_gid for group in grp.getgrall() if group.gr_name != own.pw_name]
+    mine = others if os.geteuid() == 0 else [number for number in os.getgroups() if number in others]
+    if not mine:
+        pytest.skip("this user has no group but its own")
+    return mine[0]
+
+
+def test_a_group_of_one_user_is_no_group(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many systems give each user a group of its own, and make folders that it may write into."""
+    place = tmp_path / "results"
+    place.mkdir()
+    os.chown(place, -1, _shared_group())
+    place.chmod(0o775)
+    user = pwd.getpwuid(os.geteuid())
+    group = SimpleNamespace(gr_gid=user.pw_gid, gr_name=user.pw_name, gr_mem=[])
+    monkeypatch.setattr(output_place.grp, "getgrgid", lambda _: group)
+    check_output(tiny_config(files, place, {}).output)
+    group.gr_mem = ["somebody"]
+    with pytest.raises(ConfigError, match="its group may rename"):
+        check_output(tiny_config(files, place, {}).output)
 
 
 def meanwhile(monkeypatch: pytest.MonkeyPatch, other: Callable[[Path], Any]) -> None:

@@ -16,6 +16,7 @@ from common.demo.model import load_model, load_tokenizer
 from common.model.adapted import AdaptedModel
 from server_app.privacy.account import cross_check_sentence
 from server_app.privacy.ledger import Ledger
+from server_app.results.checkpoints import ENDED
 from server_app.results.evaluation import Evaluation, Evaluator
 from server_app.results.folder import RunFolder
 from server_app.results.output_place import check_output
@@ -264,6 +265,17 @@ def test_latest_points_at_the_newest_run_that_has_something_to_show(
     assert (tmp_path / "latest").resolve() == first.path
     third = run_tiny(tiny_config(files, tmp_path, {"output.name": "three"}))
     assert (tmp_path / "latest").resolve() == third.path
+
+
+def test_a_run_ends_where_latest_cannot_be_moved(
+    files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a sticky folder another user may have made it first: the run ended with an error, after its last round."""
+    (tmp_path / "latest").mkdir()
+    folder = run_tiny(tiny_config(files, tmp_path, {"output.name": "one"}))
+    assert 'WARNING: "latest" still names another run' in capsys.readouterr().out
+    assert (folder.checkpoint / ENDED).is_file()
+    assert not list(tmp_path.glob(".latest-*"))
 
 
 def test_no_adapter_is_scored_twice(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

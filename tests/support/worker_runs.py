@@ -22,7 +22,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from client_app import worker_link
-from client_app.rows import doubt, may_read_rows, rows_are_read
+from client_app.rows import doubt, may_read_rows
 
 LOADED = str(time.time_ns())
 
@@ -46,8 +46,8 @@ def app(message, context):
     order = message.content["order"]["text"]
     with Path("trace").open("a") as trace:
         trace.write(order + "\\n")
-    if order == "raise":
-        raise Refusal("not this one")
+    if order.startswith("raise"):
+        raise Refusal("not this one" + order.removeprefix("raise"))
     if order == "die" or (order == "die once" and not Path("died").exists()):
         Path("died").touch()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -56,8 +56,6 @@ def app(message, context):
     if order == "die late over rows" and may_read_rows():
         time.sleep(0.9)
         os.kill(os.getpid(), signal.SIGKILL)
-    if order == "read rows":
-        rows_are_read()
     if order == "want memory":
         raise MemoryError
     if order == "doubtful":
