@@ -110,8 +110,7 @@ class CohortGrid(InProcessGrid):
                 alike.setdefault(len(batch), []).append((site, batch))
         for group in alike.values():
             adapted = group[0][0].model()
-            tokens, spans = _stacked([batch for _, batch in group])
-            gradients = group_gradients(adapted, adapter, tokens, spans)
+            gradients = group_gradients(adapted, adapter, *_stacked([batch for _, batch in group]))
             found |= {site.partition: gradient for (site, _), gradient in zip(group, gradients, strict=True)}
         return found
 
@@ -143,9 +142,8 @@ class CohortGrid(InProcessGrid):
 
 
 def _stacked(batches: list[TokenizedExamples]) -> tuple[Tensor, Tensor]:
-    """Batches of one size as ``[groups, sequences, length]``, and where each label begins and ends."""
+    """Tokens and labels of batches of one size, each ``[groups, sequences, length]``."""
     width = max(batch.input_ids.shape[1] for batch in batches)
     tokens = torch.stack([pad(batch.input_ids, (0, width - batch.input_ids.shape[1])) for batch in batches])
-    labeled = torch.stack([pad(batch.labels != IGNORED, (0, width - batch.labels.shape[1])) for batch in batches])
-    begins = labeled.int().argmax(-1)
-    return tokens, torch.stack((begins, begins + labeled.sum(-1)), -1)
+    labels = [pad(batch.labels, (0, width - batch.labels.shape[1]), value=IGNORED) for batch in batches]
+    return tokens, torch.stack(labels)

@@ -11,20 +11,22 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from common.adapter import Layout
+from common.data import IGNORED
 from common.model.adapted import AdaptedModel
 from common.model.label_logits import logits_at, output_layer
 
 _AT_ONCE = 300  # sequences in a pass: more of them leave the cache
 
 
-def group_gradients(adapted: AdaptedModel, adapter: Tensor, tokens: Tensor, spans: Tensor) -> Tensor:
+def group_gradients(adapted: AdaptedModel, adapter: Tensor, tokens: Tensor, labels: Tensor) -> Tensor:
     """Gradient of every group's mean loss at ``adapter``, dropout off.
 
     Args:
         adapted: the model; the adapter is loaded into it.
         adapter: where, shape ``[n]``.
         tokens: shape ``[groups, sequences, length]``, padded at the end with anything.
-        spans: begin and end of every sequence's label, which ends the sequence; ``[groups, sequences, 2]``.
+        labels: the tokens that are learned, ``IGNORED`` elsewhere, of the same shape; what follows a sequence's last
+            one is not read.
 
     Returns:
         Shape ``[groups, n]``, float32, on the CPU; equal to one backward pass a group up to rounding.
@@ -34,7 +36,7 @@ def group_gradients(adapted: AdaptedModel, adapter: Tensor, tokens: Tensor, span
     adapted.training_mode(False)
     layers = _layers(adapted)
     step = max(1, _AT_ONCE // tokens.shape[1])
-    chunks = [_chunk(adapted, layers, t, s) for t, s in zip(tokens.split(step), spans.split(step), strict=True)]
+    chunks = [_chunk(adapted, layers, t, s) for t, s in zip(tokens.split(step), labels.split(step), strict=True)]
     adapted.gradients.zero_()
     return torch.cat(chunks)
 
@@ -42,11 +44,6 @@ def group_gradients(adapted: AdaptedModel, adapter: Tensor, tokens: Tensor, span
 def are_linear(layout: Layout) -> bool:
     """Whether ``group_gradients`` can take an adapter: every factor is a linear layer's, none an embedding's."""
     return not any("lora_embedding" in piece.name for piece in layout.tensors)
-
-
-def _label_counts(spans: Tensor) -> Tensor:
-    """Label tokens of every group: ``[groups, sequences, 2]`` to ``[groups]``."""
-    return (spans[..., 1] - spans[..., 0]).sum(1).clamp(min=1)
 
 
 def _layers(adapted: AdaptedModel) -> dict[str, nn.Linear]:
@@ -61,28 +58,30 @@ def _layers(adapted: AdaptedModel) -> dict[str, nn.Linear]:
     return found
 
 
-def _chunk(adapted: AdaptedModel, layers: dict[str, nn.Linear], tokens: Tensor, spans: Tensor) -> Tensor:
-    groups, each = tokens.shape[:2]
-    width = int(spans[..., 1].max())
-    ids = tokens.flatten(0, 1)[:, :width].long().to(adapted.device)
-    ends = spans.flatten(0, 1).long().to(adapted.device)
-    mask = (torch.arange(width, device=adapted.device) < ends[:, 1:]).long()
+def _chunk(adapted: AdaptedModel, layers: dict[str, nn.Linear], tokens: Tensor, labels: Tensor) -> Tensor:
+    groups, each, length = tokens.shape
+    places = torch.arange(length, device=adapted.device)
+    ids = tokens.flatten(0, 1).long().to(adapted.device)
+    wanted = labels.flatten(0, 1).long().to(adapted.device)
+    learned = (wanted != IGNORED) & (places > 0)
+    ends = (learned * (places + 1)).amax(1)
+    width = int(ends.max())
+    mask = (places < ends[:, None]).long()
     gradients = torch.zeros(groups, adapted.layout.size, device=adapted.device)
     parts = {
         piece.name: gradients[:, piece.offset : piece.end].view(groups, *piece.shape)
         for piece in adapted.layout.tensors
     }
     handles = [layer.register_forward_hook(partial(_watch, parts[name], each)) for name, layer in layers.items()]
-    places = torch.arange(1, width, device=adapted.device)
-    rows, columns = ((places >= ends[:, :1]) & (places < ends[:, 1:])).nonzero(as_tuple=True)
+    rows, columns = learned[:, 1:width].nonzero(as_tuple=True)
     whole = _is_within(layers, output_layer(adapted.model))  # an adapter there must see every place of a sequence
     try:
-        logits = logits_at(adapted.model, ids[:, :-1], mask[:, :-1], rows, columns, whole=whole)
+        logits = logits_at(adapted.model, ids[:, : width - 1], mask[:, : width - 1], rows, columns, whole=whole)
     finally:
         for handle in handles:
             handle.remove()
-    losses = cross_entropy(logits.float(), ids[rows, columns + 1], reduction="none")
-    weights = 1 / _label_counts(spans).to(losses)
+    losses = cross_entropy(logits.float(), wanted[rows, columns + 1], reduction="none")
+    weights = 1 / learned.view(groups, -1).sum(1).clamp(min=1).to(losses)
     (losses * weights[rows // each]).sum().backward()
     return gradients.cpu()
 
