@@ -39,7 +39,7 @@ CEVAL = {
 }
 
 
-def save_model(folder: Path, *, chat: bool = False) -> str:
+def save_model(folder: Path, *, chat: bool = False, tied: bool = False) -> str:
     """A random two-layer Llama with a byte-level tokenizer; returns its path."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -61,6 +61,7 @@ def save_model(folder: Path, *, chat: bool = False) -> str:
             LlamaConfig(
                 vocab_size=len(tokenizer),
                 hidden_size=32,
+                tie_word_embeddings=tied,
                 intermediate_size=64,
                 num_hidden_layers=2,
                 num_attention_heads=2,
@@ -76,20 +77,20 @@ def save_model(folder: Path, *, chat: bool = False) -> str:
     return str(folder)
 
 
-def save_run(folder: Path, model: str) -> Path:
+def save_run(folder: Path, model: str, targets: str = "q_proj,v_proj,o_proj") -> Path:
     """A results folder with ``config.toml`` and an adapter trained to answer B; returns ``adapter/``."""
     changes = {
         "model.name": model,
         "lora.rank": 4,
         "lora.alpha": 8.0,
-        "lora.target-modules": "q_proj,v_proj,o_proj",
+        "lora.target-modules": targets,
         "model.device": "cpu",
         "data.name": "private.jsonl",
     }
     config = RunConfig.parse(changes)
     adapted = load_adapted_model.__wrapped__(config.model, config.lora, config.seed)
     _teach(adapted, [question(subject, number, "ABCD") for subject in MMLU for number in range(2)])
-    adapted.model.save_pretrained(str(folder / "adapter"))
+    adapted.model.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)
     (folder / "config.toml").write_text(tomli_w.dumps(nest(config.flat())), encoding="utf-8")
     return folder / "adapter"
 

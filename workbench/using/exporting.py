@@ -7,10 +7,15 @@ the caller gives.
 import json
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import ModelCard
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from common.config import ConfigError, ModelConfig
@@ -64,7 +69,12 @@ def export_merged(request: Asked, out: Path, dtype: str, base_id: str) -> None:
     base, tokenizer = load_base(model)
     adapted = assemble(base, tokenizer, request.config.lora, request.config.seed, device_of(model))
     put_on(request.adapter, request.config.model_copy(update={"model": model}), adapted)
+    untied = _untie(adapted.model)
     merged = adapted.model.merge_and_unload(safe_merge=True)  # type: ignore[operator]
+    if untied:
+        merged.config.get_text_config().tie_word_embeddings = False
+        merged.config.tie_word_embeddings = False
+        merged.all_tied_weights_keys = {}
     merged.to(getattr(torch, dtype))
     named = base_id or public_name(asked.name)
     merged.config._name_or_path = named  # noqa: SLF001 - what save_pretrained would write else is a path
@@ -75,6 +85,22 @@ def export_merged(request: Asked, out: Path, dtype: str, base_id: str) -> None:
     source = request.adapter / CARD
     if source.exists():
         (out / CARD).write_text(_merged_card(source, named, _public_base(request, base_id)), encoding="utf-8")
+
+
+def _untie(model: PeftModel) -> bool:
+    """Give each adapted layer a weight of its own where it shares one, as an output layer does with the embeddings.
+
+    Else what is added to one would be added to both. Whether there was any.
+    """
+    adapted = {name for name, layer in model.named_modules() if isinstance(layer, BaseTunerLayer)}
+    holders = Counter(weight.data_ptr() for _, weight in model.named_parameters(remove_duplicate=False))
+    found = False
+    for name in adapted:
+        layer: Any = model.get_submodule(name).base_layer
+        if holders[layer.weight.data_ptr()] > 1:
+            layer.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
+            found = True
+    return found
 
 
 def _public_base(request: Asked, base_id: str) -> str:

@@ -11,9 +11,10 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from typer.testing import CliRunner
 
+from tests.support.benchmark_files import save_model, save_run
 from tests.support.fake_hub import FakeHub, fake_hub
 from workbench.cli import main as cli
 from workbench.evaluation.adapter import load_adapter
@@ -33,23 +34,37 @@ def everything(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in folder.rglob("*") if path.suffix in {".json", ".md", ".jinja"})
 
 
-def test_a_merged_model_says_what_the_tuned_one_says(adapter: Path, model: str, tmp_path: Path) -> None:
-    code, output = export(adapter, "--out", str(tmp_path / "merged"))
+def merged_as_tuned(adapter: Path, merged: Path) -> PreTrainedTokenizerBase:
+    """Hold the logits of a merged model against those of the adapter on its base; the merged model's tokenizer."""
+    code, output = export(adapter, "--out", str(merged))
     assert code == 0, output
     assert "model.safetensors" in output
     adapted, tuned = load_adapter(adapter, asked(adapter, {}).config)
     adapted.load(tuned)
-    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(merged), AutoTokenizer.from_pretrained(merged)
     ids = tokenizer("Answer: A B", return_tensors="pt")["input_ids"]
     with torch.no_grad():
-        expected, found = adapted.model(ids).logits, merged(ids).logits
+        expected, found = adapted.model(ids).logits, model(ids).logits
         adapted.load(adapted.initial)
         untuned = adapted.model(ids).logits
-    assert torch.allclose(expected, found, atol=1e-5)
+    assert torch.allclose(expected, found, atol=1e-4)
     assert not torch.allclose(untuned, found, atol=1e-2)
+    return tokenizer
+
+
+def test_a_merged_model_says_what_the_tuned_one_says(adapter: Path, model: str, tmp_path: Path) -> None:
+    tokenizer = merged_as_tuned(adapter, tmp_path / "merged")
     assert tokenizer.chat_template
     assert model.encode() not in everything(tmp_path / "merged"), "no path of this machine"
+
+
+@pytest.mark.parametrize("targets", ["lm_head", "embed_tokens", "q_proj", "q_proj,lm_head,embed_tokens"])
+def test_what_is_merged_into_one_of_two_tied_layers_stays_out_of_the_other(targets: str, tmp_path: Path) -> None:
+    """The output layer's weight is the embeddings' in most small models: both had what one of them had learned."""
+    model = save_model(tmp_path / "model", tied=True)
+    merged_as_tuned(save_run(tmp_path / "results" / "run", model, targets), tmp_path / "merged")
+    said = json.loads((tmp_path / "merged" / "config.json").read_text(encoding="utf-8"))
+    assert said["tie_word_embeddings"] == (targets == "q_proj")
 
 
 def test_weights_come_in_the_dtype_that_is_asked_for(adapter: Path, tmp_path: Path) -> None:
