@@ -9,6 +9,7 @@ LATEST, ENDED, TENSORS, STATE = "latest", "ended", "tensors.safetensors", "state
 _NEEDED = (
     "round",
     "failed-in-a-row",
+    "diverged",
     "base-loss",
     "best",
     "prior",

@@ -54,12 +54,13 @@ def save_checkpoint(folder: Path, state: RunState, progress: Progress) -> None:
     tensors = state.optimizer.tensors() | {f"{_CODEC}{name}": value for name, value in codec.arrays.items()}
     if state.best is not None:
         tensors[_BEST] = state.best.adapter
-    if not state.put_back:
+    if not state.diverged:
         tensors[_SUMS] = torch.tensor(list(joined(state.sums)), dtype=torch.uint8)
     save_file({name: value.contiguous().clone() for name, value in tensors.items()}, target / TENSORS)
     payload = {
         "round": state.round,
         "failed-in-a-row": state.failed_in_a_row,
+        "diverged": state.diverged,
         "base-loss": state.base_loss,
         "best": {"loss": state.best.loss, "round": state.best.round} if state.best is not None else None,
         "prior": dict(state.prior),
@@ -104,7 +105,7 @@ def load_checkpoint(folder: Path, server: ServerConfig, layout: Layout) -> tuple
         prior=payload["prior"],
         stage_one=StageOneTraffic(**payload["stage-one"]) if payload["stage-one"] else None,
         sums=split_sums(tensors[_SUMS].numpy().tobytes()) if _SUMS in tensors else [],
-        put_back=_SUMS not in tensors,
+        diverged=payload["diverged"],
     )
     return state, Progress(payload["elapsed"], payload["ledger-head"], payload["clients"])
 

@@ -29,7 +29,7 @@ class RunState:
     prior: Mapping[str, float] = field(default_factory=dict)  # how the codec came out, as the report has it
     stage_one: "StageOneTraffic | None" = None
     sums: list[Entry] = field(default_factory=list)  # what the adapter is made of, where clients are sent sums
-    put_back: bool = False  # the adapter is an earlier one, which does not follow from these sums
+    diverged: str = ""  # why the run has ended with an earlier adapter, which does not follow from these sums
 
     @property
     def made_codec(self) -> Codec:

@@ -125,15 +125,16 @@ class FederatedAdapter(FlowerStrategy):
                 self.hooks.on_base(scores)
             self.hooks.on_prepared(self.state)
         result = Result(arrays=initial_arrays)
+        self.stop_reason = self.state.diverged  # of a run that was killed between its last round and its report
         for server_round in range(self.state.round + 1, num_rounds + 1):
+            if self.stop_reason:
+                break
             if not self.account.affords_round():
                 self.stop_reason = "privacy budget spent"
                 break
             metrics = self._run_round(grid, server_round, num_rounds, timeout)
             if metrics is not None:
                 result.evaluate_metrics_serverapp[server_round] = metrics
-            if self.stop_reason:
-                break
         result.arrays = pack_adapter(self.state.optimizer.adapter)
         return result
 
@@ -192,7 +193,7 @@ class FederatedAdapter(FlowerStrategy):
         """What the clients of a round need: the assignment, and the adapter (shape ``[n]``) or what it follows from."""
         task = round_task(self.config.server, self.recipe, self.account.plan, server_round, sums=self.sends_sums)
         encoder = self.codec.redraw(0).spec()
-        if task.step_terms is None or self.state.put_back:
+        if task.step_terms is None or self.state.diverged:
             return Parcel(task, encoder, self.broadcast(server_round, adapter))
         return Parcel(task, encoder, self.state.optimizer.snapshot(), adapter_digest(adapter), tuple(self.state.sums))
 
@@ -315,8 +316,7 @@ class FederatedAdapter(FlowerStrategy):
         judgment = judge(adapter, metrics, server_round, state.best, state.base_loss, factor)
         state.best = judgment.best
         if judgment.diverged:
-            self.stop_reason = judgment.diverged
-            state.put_back = True
+            self.stop_reason = state.diverged = judgment.diverged
             state.optimizer.reset(state.best.adapter if state.best else self.adapted.initial.cpu())
             due = False
         scores = self._score_privately(grid, server_round, last=is_last) if due else None

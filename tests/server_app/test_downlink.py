@@ -234,5 +234,5 @@ def test_after_a_divergence_no_sum_is_sent(make: Make) -> None:
     )
     start(strategy, grid)
     assert "diverged" in strategy.stop_reason
-    assert strategy.state.put_back
+    assert strategy.state.diverged == strategy.stop_reason
     assert strategy.parcel(9, strategy.state.optimizer.adapter).entries is None

@@ -200,10 +200,12 @@ def test_what_is_told_at_the_end_of_a_round_happens_after_its_checkpoint(
     assert seen == ["round-000001", "round-000002"]
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("last", [2, 3])
 def test_the_best_adapter_before_a_crash_is_what_a_resumed_run_goes_back_to(
-    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: int, optimizer: str
 ) -> None:
-    """Best in round 1, killed after round 2, diverged in round 3: round 1 has to be in the checkpoint."""
+    """Best in round 1, diverged in round 3: killed before that, or between it and the report, which then is written."""
     from server_app import session  # noqa: PLC0415 - patched here
 
     losses, seen = {0: 1.0, 1: 0.5, 2: 0.9, 3: 99.0}, {}
@@ -213,8 +215,10 @@ def test_the_best_adapter_before_a_crash_is_what_a_resumed_run_goes_back_to(
         return MetricRecord({"loss": losses[server_round]})
 
     monkeypatch.setattr(session.Session, "evaluate", evaluate)
-    config = tiny_config(files, tmp_path, {"num-server-rounds": 4})
-    folder = resumed(config, killed_after(config, 2, monkeypatch))
+    changes = {"num-server-rounds": 5, "server.optimizer": optimizer, "server.learning-rate": 0.01}
+    config = tiny_config(files, tmp_path, changes)
+    folder = resumed(config, killed_after(config, last, monkeypatch))
+    assert [row["round"] for row in folder.read_metrics()] == [0, 1, 2, 3]
     report = json.loads((folder.path / "report.json").read_text())
     assert "the adapter of round 1, whose loss 0.5 was the lowest, is kept" in report["outcome"]["stopped_because"]
     assert torch.equal(final_adapter(folder), seen[1])

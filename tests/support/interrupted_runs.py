@@ -7,7 +7,7 @@ from server_app.results.checkpoint_files import LATEST, STATE, TENSORS
 
 LAST = "round-000003"
 STATE_KEYS = {
-    **{"round": 3, "failed-in-a-row": 0, "base-loss": 1.0, "best": None, "prior": {}, "stage-one": {}},
+    **{"round": 3, "failed-in-a-row": 0, "diverged": "", "base-loss": 1.0, "best": None, "prior": {}, "stage-one": {}},
     **{"codec": {}, "elapsed": 1.0, "ledger-head": "", "clients": 10},
 }
 
