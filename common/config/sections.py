@@ -181,20 +181,20 @@ class TrainConfig(Section):
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="local optimizer")
 
     @model_validator(mode="after")
-    def _one_step_needs_no_optimizer(self) -> "TrainConfig":
-        if self.local_steps == 1 and self.optimizer != "sgd":
-            raise ValueError(
-                f'train.optimizer = "{self.optimizer}" with train.local-steps = 1: one step releases the gradient '
-                'itself; set train.local-steps above 1, or train.optimizer = "sgd"'
-            )
-        return self
-
-    @model_validator(mode="after")
     def _one_unit(self) -> "TrainConfig":
         if (self.local_steps == 0) == (self.local_epochs == 0):
             raise ValueError(
                 f"train.local-steps = {self.local_steps} and train.local-epochs = {self.local_epochs}: "
                 "exactly one of them must be above 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_step_needs_no_optimizer(self) -> "TrainConfig":
+        if self.local_steps == 1 and self.optimizer != "sgd":
+            raise ValueError(
+                f'train.optimizer = "{self.optimizer}" with train.local-steps = 1: one step releases the gradient '
+                'itself; set train.local-steps above 1, or train.optimizer = "sgd"'
             )
         return self
 

@@ -16,6 +16,7 @@ from common.data.partition import (
     private_examples,
     private_tokens,
     retention_examples,
+    shared_examples,
     split_rows,
     validation_examples,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "prompt_texts",
     "render",
     "retention_examples",
+    "shared_examples",
     "shortened_texts",
     "split_rows",
     "tokenize",

@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from common.config import ConfigError, DataConfig
 from common.data.chat_template import TemplateFault, answer_tokens, check_chat_template, render, shared
-from common.data.chats import read_messages
+from common.data.chats import Message, read_messages
 from common.data.table import MESSAGES
 from common.data.tokenized import Spans, TokenizedExamples, cut, is_bare, packed
 from common.model.token_ids import empty_ids, split_at_word, token_ids
@@ -17,8 +17,18 @@ def prompt_texts(rows: Dataset, data: DataConfig, tokenizer: PreTrainedTokenizer
     """What the model reads before it completes: the rows' prompts, or their messages in the tokenizer's chat template.
 
     Of a conversation, all that comes before its last answer. Raises ``ConfigError`` when a template is asked for and
-    the tokenizer has none.
+    the tokenizer has none, or cannot write a row.
     """
+    found = _asked(rows, data, tokenizer)
+    for number, text in enumerate(found, start=1):
+        if isinstance(text, TemplateFault):
+            what = 'data.format = "chat": conversation' if data.format == "chat" else "data.chat-template = true: row"
+            raise ConfigError(f"{what} {number}: {text}")
+    return [str(text) for text in found]
+
+
+def _asked(rows: Dataset, data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> list[str | TemplateFault]:
+    """Each row's prompt, or why the template cannot write it."""
     if not data.templated:
         return list(rows[data.prompt_column])
     check_chat_template(data, tokenizer)
@@ -27,7 +37,14 @@ def prompt_texts(rows: Dataset, data: DataConfig, tokenizer: PreTrainedTokenizer
     else:
         column = "message" if "message" in rows.column_names else data.prompt_column
         asked = [[{"role": "user", "content": message}] for message in rows[column]]
-    return [render(tokenizer, messages, ask=True) for messages in asked]
+    return [_rendered(tokenizer, messages) for messages in asked]
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str | TemplateFault:
+    try:
+        return render(tokenizer, messages, ask=True)
+    except TemplateFault as fault:
+        return fault
 
 
 def completion_texts(texts: Sequence[str], data: DataConfig) -> list[str]:
@@ -53,8 +70,13 @@ def encode(
     if data.format == "chat":
         check_chat_template(data, tokenizer)
         return packed(_conversations(rows, data, tokenizer, end, lenient), tokenizer.pad_token_id, data.max_length)
-    prompts = prompt_texts(rows, data, tokenizer)
-    completions = completion_texts(rows[data.completion_column], data)
+    if lenient:
+        found = enumerate(_asked(rows, data, tokenizer))
+        rows_written = {number: text for number, text in found if not isinstance(text, TemplateFault)}
+        prompts, texts = list(rows_written.values()), [rows[data.completion_column][number] for number in rows_written]
+    else:
+        prompts, texts = prompt_texts(rows, data, tokenizer), list(rows[data.completion_column])
+    completions = completion_texts(texts, data)
     most = data.max_length if data.format == "text" and pieces else 0
     return tokenize(
         tokenizer,

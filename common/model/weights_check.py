@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
 from common.config import ConfigError
 
-LOADING_FAULTS = (OSError, ValueError, RuntimeError, EOFError, KeyError, ImportError)
+LOADING_FAULTS = (OSError, ValueError, RuntimeError, EOFError, KeyError, ImportError, StrictDataclassError)
 """What transformers raises for files that it cannot use; the last for quantized ones whose package is missing."""
 _SHOWN = 2  # names in a message
 _LOUD = ("transformers", "huggingface_hub")
@@ -79,6 +80,8 @@ def damaged(name: str, error: BaseException) -> str:
 def first_line(error: BaseException) -> str:
     """An error in one line: some of transformers' name every class that it knows."""
     text = (str(error) or type(error).__name__).splitlines()[0]
+    if isinstance(error, StrictDataclassError):  # a heading, and below it what is wrong with which field
+        text = " ".join(str(error).split())
     if isinstance(error, KeyError):
         text = f"it lacks {text}"
     return text if len(text) <= 200 else f"{text[:200]} ..."

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from datasets import Dataset
 from flwr.app import MetricRecord
 from torch import Tensor
 
-from common.config import DataConfig
+from common.config import ConfigError, DataConfig
 from common.data import evaluation_examples, retention_examples, validation_examples
 from common.model.adapted import AdaptedModel
 from server_app.results.evaluation import Evaluation, Evaluator
@@ -41,12 +42,14 @@ class Scorer:
         held_out = evaluation_examples(data, seed)
         if held_out is None:
             return None
-        validation, retention = (
-            Evaluator(adapted, rows, data) if rows else None
-            for rows in (validation_examples(data, seed), retention_examples(data, seed))
+        validation, retention = validation_examples(data, seed), retention_examples(data, seed)
+        scored = _evaluator(adapted, held_out, data, "evaluation")
+        return cls(
+            scored,
+            _evaluator(adapted, validation, data, "validation") if validation else None,
+            Evaluator(adapted, retention, data) if retention else None,
+            Samples(adapted, held_out, data),
         )
-        samples = Samples(adapted, held_out, data)
-        return cls(Evaluator(adapted, held_out, data), validation, retention, samples)
 
     def __call__(self, adapter: Tensor, *, whole: bool) -> MetricRecord:
         """Scores, in all and by group, and validation loss; retention if ``whole``."""
@@ -71,6 +74,14 @@ class Scorer:
             "retention": sum(self.retention.sizes.values()) if self.retention is not None else 0,
             "guessing": self.held_out.guessing,
         }
+
+
+def _evaluator(adapted: AdaptedModel, rows: Dataset, data: DataConfig, key: str) -> Evaluator:
+    """Of the rows that a key names, which stands in what is refused of them."""
+    try:
+        return Evaluator(adapted, rows, data)
+    except ConfigError as error:
+        raise ConfigError(f'data.{key} = "{getattr(data, key)}": {error}') from None
 
 
 def _metrics(result: Evaluation) -> MetricRecord:

@@ -14,6 +14,7 @@ from common.data import IGNORED, check_evaluation_is_public, encode, load_exampl
 from tests.support.benchmark_files import save_model
 from tests.support.example_rows import RECORDS
 from tests.support.tiny import write_jsonl
+from workbench.planning.local_model import check_rows
 
 CHAT = DataConfig(format="chat")
 CHATML = (
@@ -149,6 +150,59 @@ def test_a_template_that_refuses_a_conversation_says_so_and_at_a_site_leaves_it_
         learned(chat, path)
     rows = load_examples(path, CHAT)
     assert len(encode(rows, CHAT, chat, end=True, lenient=True)) == 0
+
+
+PICKY = "{% for m in messages %}{% if 'bad' in m.content %}{{ raise_exception('bad words') }}{% endif %}" + (
+    "{{ m.role + ': ' + m.content }}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("chat", [PICKY], indirect=True)
+def test_a_row_that_the_template_refuses_is_named_and_at_a_site_left_out(
+    chat: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    """One such row took a simulated client out of every round, and a site all of its rows."""
+    data = DataConfig(chat_template=True)
+    path = write_jsonl(
+        tmp_path / "own.jsonl", [{"prompt": text, "completion": "b"} for text in ("a", "a bad one", "c")]
+    )
+    rows = load_examples(str(path), data)
+    with pytest.raises(ConfigError, match=r"chat-template = true: row 2: the chat template refuses .*bad words"):
+        encode(rows, data, chat, end=True)
+    assert len(encode(rows, data, chat, end=True, lenient=True)) == 2
+
+
+@pytest.mark.parametrize("layout", ["columns", "chat"])
+def test_a_row_that_the_template_refuses_is_told_before_a_run_whoever_would_hold_it(
+    tmp_path: Path, layout: str
+) -> None:
+    model = save_model(tmp_path / "model", chat=True)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.chat_template = PICKY.replace("{{ m.role", "{{ '<' + m.role")
+    tokenizer.save_pretrained(model)
+    asks = [f"a {number}" for number in range(19)] + ["a bad one"]
+    rows: list[dict[str, Any]] = [{"prompt": ask, "completion": "b"} for ask in asks]
+    talks: list[dict[str, Any]] = [{"messages": turns(ask, "b")} for ask in asks]
+    path = write_jsonl(tmp_path / "all.jsonl", rows if layout == "columns" else talks)
+    flat = {"data.name": str(path), "model.name": model, "data.format": layout, "data.partitioner": "iid"}
+    with pytest.raises(ConfigError, match=r'all\.jsonl": .* 20: the chat template refuses'):
+        check_rows(RunConfig.parse(flat | {"data.chat-template": layout == "columns"}), 10)
+
+
+def test_what_will_not_do_what_it_seems_to_is_said_before_a_run(tmp_path: Path) -> None:
+    """No end-of-text where one is to be appended; private evaluation of clients that hold nothing out."""
+    model = save_model(tmp_path / "model")
+    settings = Path(model) / "tokenizer_config.json"
+    said = json.loads(settings.read_text(encoding="utf-8"))
+    settings.write_text(
+        json.dumps({name: value for name, value in said.items() if name != "eos_token"}), encoding="utf-8"
+    )
+    path = write_jsonl(tmp_path / "own.jsonl", [{"prompt": f"a{n}", "completion": "b"} for n in range(7)])
+    flat = {"data.name": str(path), "model.name": model, "data.partitioner": "iid", "evaluation.private": 0.1}
+    ends, alone = check_rows(RunConfig.parse(flat), 5)
+    assert "names no end-of-text token, so none is appended" in ends
+    assert "at least 3 of 5 clients hold one example and hold none out" in alone
+    assert check_rows(RunConfig.parse(flat | {"data.append-eos": False, "evaluation.private": 0.0}), 5) == []
 
 
 def test_a_long_conversation_loses_its_start_and_keeps_its_last_answer(

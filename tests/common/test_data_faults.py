@@ -95,7 +95,7 @@ def test_columns_that_are_not_there_bring_the_likely_remedy(tmp_path: Path, name
             "row of 3 cells; the header has 2. A cell with a comma in it needs quotes$",
         ),
         ("own.tsv", "prompt\tcompletion\na\tb\tc\n", "the header has 2. A cell with a tab in it needs quotes$"),
-        ("own.csv", "prompt,completion\na\n", "line 2 ends a row of 1 cells; the header has 2$"),
+        ("own.csv", "prompt,completion\na\n", "line 2 ends a row of 1 cell; the header has 2$"),
     ],
 )
 def test_a_row_that_its_delimiter_parts_wrongly_brings_the_likely_remedy(

@@ -123,7 +123,7 @@ def test_a_site_killed_between_the_legs_loses_the_round_and_no_more(field: Field
     field.wait_rounds("site", 1)
     frozen, other = worker_of(field, "north"), worker_of(field, "west")
     frozen.suspend()
-    answered = re.compile(rf"RUN {run}, ROUND 2\][^\n]*\n[^\n]*Sending: train[^\n]*\n[^\n]*Sent successfully")
+    answered = re.compile(rf"RUN {run}, ROUND [+]2\][^\n]*\n[^\n]*Sending: train[^\n]*\n[^\n]*Sent successfully")
     wait_for(lambda: answered.search(field.log("west")), 600, "west's answer to round 2 has not left")
     field.federation.processes.kill("west")
     end(other)

@@ -26,7 +26,7 @@ FAULTS: list[tuple[str, bytes, str]] = [
     ("d.jsonl", b'{"prompt":"a","completion":"x","completion":"y"}\n', 'line 1 has the key "completion" twice'),
     ("e.jsonl", GOOD + b'{"prompt":"a","note":{"x":1,"x":2}}\n', 'line 2 has the key "x" twice'),
     ("d.csv", b"prompt,completion,completion\na,x,z\n", '2 columns are called "completion"'),
-    ("e.csv", b"prompt,completion\na,x\nb\n", "line 3 ends a row of 1 cells; the header has 2"),
+    ("e.csv", b"prompt,completion\na,x\nb\n", "line 3 ends a row of 1 cell; the header has 2"),
     ("f.csv", b"prompt,completion\na,x,y\n", "line 2 ends a row of 3 cells; the header has 2"),
     (
         "cr.csv",

@@ -55,6 +55,10 @@ PUBLISHED: dict[str, PreTrainedConfig] = {
 """Published shapes of the presets' models, by hub id."""
 
 
+_NO_MODEL = (ValueError, TypeError, LookupError, ArithmeticError, AssertionError, AttributeError, RuntimeError)
+"""What the layers of a model raise for sizes and names that make none."""
+
+
 @dataclass(frozen=True)
 class Shape:
     """A model without values.
@@ -117,7 +121,7 @@ def build_shape(config: PreTrainedConfig, lora: LoraConfig) -> Shape:
     with torch.device("meta"):
         try:
             base = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
-        except ValueError as error:
+        except _NO_MODEL as error:
             raise ConfigError(_no_causal_model(config, error)) from None
         parameters = sum(parameter.numel() for parameter in base.parameters())
         linear = quantizable(base)
@@ -129,11 +133,11 @@ def build_shape(config: PreTrainedConfig, lora: LoraConfig) -> Shape:
     return Shape(config, model, layout, *counts)
 
 
-def _no_causal_model(config: PreTrainedConfig, error: ValueError) -> str:
+def _no_causal_model(config: PreTrainedConfig, error: Exception) -> str:
     """Why there is no causal language model of an architecture, without transformers' list of all that there are."""
     name = f'model.name = "{config.name_or_path}"' if config.name_or_path else "model.name"
     if "Unrecognized configuration class" not in str(error):
-        return f"{name}: its config.json makes no model ({str(error).splitlines()[0]})"
+        return f"{name}: its config.json makes no model ({type(error).__name__}: {first_line(error)})"
     return (
         f'{name}: its config.json is of type "{config.model_type}", which is no causal language model; give a decoder, '
         "for example a Llama, Qwen, Mistral, Gemma or GPT-2"

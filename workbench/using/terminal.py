@@ -64,7 +64,7 @@ def _answer(writer: Writer, console: Console, histories: dict[str, list[Message]
 
             asked = [*history, {"role": "user", "content": line}]
             try:
-                texts[who] = writer.write(who, [writer.prompt(asked)], told)[0]
+                texts[who] = writer.write(who, writer.prompt(asked), told)
             except KeyboardInterrupt:
                 texts[who] = f"{texts[who].strip()} (stopped)"
             history[:] = [*asked, {"role": "assistant", "content": texts[who] or "(nothing)"}]

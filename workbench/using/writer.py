@@ -81,13 +81,31 @@ class Writer:
             )
         return found
 
-    @torch.no_grad()
-    def write(self, who: str, prompts: Sequence[list[int]], told: Told | None = None) -> list[str]:
-        """What one of ``adapters`` writes behind each prompt; ``told`` follows a single one piece by piece."""
-        tokenizer = self.adapted.tokenizer
+    def write(self, who: str, prompt: list[int], told: Told) -> str:
+        """What one of ``adapters`` writes behind a prompt; ``told`` follows it piece by piece."""
+        torch.manual_seed(self.sampling.seed)
+        self._load(who)
+        return self._write([prompt], told)[0]
+
+    def write_all(self, who: str, prompts: Sequence[list[int]], batch_size: int) -> list[str]:
+        """The same behind each of several prompts, in batches of like length; what is drawn goes on through them."""
+        torch.manual_seed(self.sampling.seed)
+        self._load(who)
+        order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
+        texts = [""] * len(prompts)
+        for start in tracked(range(0, len(order), batch_size), f"batches of texts, {who}"):
+            numbers = order[start : start + batch_size]
+            for number, text in zip(numbers, self._write([prompts[number] for number in numbers]), strict=True):
+                texts[number] = text
+        return texts
+
+    def _load(self, who: str) -> None:
         self.adapted.load(self.adapters[who])
         self.adapted.training_mode(False)
-        torch.manual_seed(self.sampling.seed)
+
+    @torch.no_grad()
+    def _write(self, prompts: Sequence[list[int]], told: Told | None = None) -> list[str]:
+        tokenizer = self.adapted.tokenizer
         ids, mask = left_padded(prompts, tokenizer.pad_token_id or 0)
         written = self.adapted.model.generate(
             input_ids=ids.to(self.adapted.device),
@@ -96,16 +114,6 @@ class Writer:
             streamer=_Streamer(tokenizer, told) if told else None,
         )
         return [text.strip() for text in tokenizer.batch_decode(written[:, ids.shape[1] :], skip_special_tokens=True)]
-
-    def write_all(self, who: str, prompts: Sequence[list[int]], batch_size: int) -> list[str]:
-        """``write`` in batches of prompts of like length."""
-        order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
-        texts = [""] * len(prompts)
-        for start in tracked(range(0, len(order), batch_size), f"batches of texts, {who}"):
-            numbers = order[start : start + batch_size]
-            for number, text in zip(numbers, self.write(who, [prompts[number] for number in numbers]), strict=True):
-                texts[number] = text
-        return texts
 
     @property
     def _positions(self) -> int:

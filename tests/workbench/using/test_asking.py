@@ -59,7 +59,7 @@ def test_a_terminal_obeys_no_text_of_a_model_or_a_file(
     """Terminals let a text write into the clipboard, whence it goes into a shell."""
     evil = "\x1b]52;c;cm0gLXJm\x1b\\\x9b2J"
     prompts = write_jsonl(tmp_path / "ask.jsonl", [{"prompt": f"asked{evil}", "completion": evil}])
-    monkeypatch.setattr(Writer, "write", lambda _, who, asked, told=None: [f"{who} {evil}" for _ in asked])
+    monkeypatch.setattr(Writer, "write_all", lambda _, who, asked, __: [f"{who} {evil}" for _ in asked])
     code, output = generate(adapter, "--prompts", str(prompts))
     assert code == 0
     assert "tuned" in output
@@ -133,10 +133,10 @@ def test_each_model_remembers_its_own_answers_until_it_is_told_to_forget(
 ) -> None:
     seen: list[tuple[str, int]] = []
 
-    def spy(who: str, prompts: list[list[int]], told: Any) -> list[str]:
-        seen.append((who, len(prompts[0])))
+    def spy(who: str, prompt: list[int], told: Any) -> str:
+        seen.append((who, len(prompt)))
         told(f"{who} says")
-        return [f"{who} says"]
+        return f"{who} says"
 
     monkeypatch.setattr(Writer, "write", lambda _, *given: spy(*given))
     lines: Iterator[str] = iter(["one", "one", "", "/help", "/new", "one", "/quit", "never"])
@@ -153,7 +153,7 @@ def test_each_model_remembers_its_own_answers_until_it_is_told_to_forget(
 def test_a_talk_that_outgrows_the_model_says_so_each_time_that_it_cuts(
     plain: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Writer, "write", lambda *_: ["yes"])
+    monkeypatch.setattr(Writer, "write", lambda *_: "yes")
     lines: Iterator[str] = iter(["short", "word " * 600, "short", "/quit"])
     out = io.StringIO()
     talk(plain, Console(file=out, width=200), read=lambda: next(lines))
@@ -167,8 +167,17 @@ def test_a_key_that_is_not_read_is_refused(adapter: Path) -> None:
 
 def test_a_text_is_told_in_pieces_as_it_is_written(plain: Writer) -> None:
     pieces: list[str] = []
-    (text,) = plain.write("tuned", [plain.prompt([{"role": "user", "content": QUESTION}])], pieces.append)
+    text = plain.write("tuned", plain.prompt([{"role": "user", "content": QUESTION}]), pieces.append)
     assert "".join(pieces).strip() == text
+
+
+def test_what_is_drawn_does_not_begin_anew_with_every_batch(adapter: Path) -> None:
+    """Of 24 texts for one prompt, in batches of 8, there were 8."""
+    writer = Writer.load(asked(adapter, {}), Sampling(12, temperature=3.0), base=False)
+    prompt = writer.prompt([{"role": "user", "content": QUESTION}])
+    texts = writer.write_all("tuned", [prompt] * 8, 2)
+    assert len(set(texts)) == 8
+    assert writer.write_all("tuned", [prompt] * 8, 2) == texts
 
 
 def test_a_long_text_that_is_asked_for_takes_no_prompt_away(adapter: Path) -> None:
