@@ -167,7 +167,7 @@ def _masked(
     heads = kind.coin(site, task.round, secure.rate)
     remember(site, seat, secure.exchange, 0)
     is_in = site.charge(task, context.state, secure, spend=heads)  # the last that may refuse
-    seat.keep(context.state)  # before anything is made: never twice
+    seat.keep(context.state, in_memory=not site.policy.ledger_path)  # before anything is made: never twice
     values = _values(asked, compute, kind, counts=is_in, works=True)
     if secure.least < seat.members:  # else no exchange is done again
         keep_again(context.state, secure.exchange, values[1])

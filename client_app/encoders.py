@@ -34,6 +34,9 @@ def _kept_for(spec: EncoderSpec, layout: Layout) -> tuple[int, Encoder] | None:
 
 
 def _built(spec: EncoderSpec, layout: Layout) -> Encoder:
+    """A new one, of epoch 0 as every specification that is sent: one of another would decode otherwise when kept."""
+    if spec.fields.get("epoch", 0) != 0:
+        raise WireError(f"encoder: its subspaces are those of epoch {spec.fields['epoch']!r}, expected 0")
     try:
         return build_encoder(spec, layout)  # holds its arrays against the layout: memory is bounded
     except (ValueError, TypeError, OverflowError, MemoryError, RuntimeError) as error:

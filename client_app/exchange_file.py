@@ -33,7 +33,7 @@ def claim(ledger_path: str, key: bytes, exchange: int, leg: int) -> None:
         if claimed and (exchange, leg) <= max(claimed):
             if (exchange, leg) == max(claimed) and is_retry_of(claimed[exchange, leg]):
                 return
-            raise WireError(f"exchange {exchange} is answered already, as this site has written down")
+            raise WireError(f"exchange {exchange} is answered already, or an older one than that was")
         apart = b"\n" if text and not text.endswith(b"\n") else b""  # what was torn has claimed nothing
         file.write(b"%s%s %d %d %s\n" % (apart, mine, exchange, leg, message_name().encode() or _UNNAMED))
         file.flush()

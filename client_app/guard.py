@@ -56,7 +56,8 @@ def _wants_for_something(refusal: BaseException) -> bool:
     """Whether a refusal was made of what the system or torch raises where there is no memory left."""
     cause = refusal.__cause__ or refusal.__context__
     while cause is not None:
-        if isinstance(cause, MemoryError | OSError | RuntimeError) and not isinstance(cause, TELLABLE):
+        told = (*TELLABLE, RecursionError)  # the last: of a message nested too deep, whoever gets it
+        if isinstance(cause, MemoryError | OSError | RuntimeError) and not isinstance(cause, told):
             return True
         cause = cause.__cause__ or cause.__context__
     return False

@@ -127,6 +127,7 @@ def _ask(message: Message, context: Context, idle: float) -> Frame:
     parts = (message_to_proto(message).SerializeToString(), context_to_proto(context).SerializeToString())
     deadline = time.monotonic() + message.metadata.ttl  # from its arrival: the server's clock may be another
     own_data, patience = bool(context.node_config.get("data-path")), _EXIT_SECONDS
+    header["own-data"] = own_data
     folder = open_folder(f"{context.node_id:x}-{app_digest()}")
     try:
         while not _lock(folder):  # one ClientApp of a node at a time; the kernel lets go of a dead one's

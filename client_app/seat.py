@@ -1,8 +1,9 @@
 """A client's place in secure aggregation, kept in its Flower state: pair secrets of a run, and what it has answered.
 
 Never twice in one exchange: its number must rise. The number goes with the state that Flower keeps; whoever brings an
-old state back in a SuperNode's memory still meets the worker's own memory of it (``_answered``), and at a site with its
-own data what it has written down (``exchange_file``). Everybody is masked with everybody: a server that chooses who is
+old state back still meets what a site with its own data has written down (``exchange_file``), or, of a client without a
+ledger, this process's memory (``_answered``). Not both: what is refused must not tell how long a process lives.
+Everybody is masked with everybody: a server that chooses who is
 present can leave no message without masks.
 """
 
@@ -63,11 +64,11 @@ class Seat:
         secrets = tuple(joined[start : start + KEY_BYTES] for start in range(0, len(joined), KEY_BYTES))
         return cls(**values | {"secrets": secrets})
 
-    def keep(self, state: RecordDict) -> None:
-        """Put it into the state and, once it has answered something, for good into this process's memory."""
+    def keep(self, state: RecordDict, *, in_memory: bool = False) -> None:
+        """Put it into the state, and if ``in_memory`` for good into this process's memory."""
         values = {part.name: getattr(self, part.name) for part in fields(self)} | {"secrets": b"".join(self.secrets)}
         state[RECORD] = ConfigRecord(values)
-        if self.asked:  # keys alone cost whoever asks nothing, and must not push out what was answered
+        if in_memory:
             _answered[self.public] = (self.last, self.repaired)
 
     @property

@@ -70,7 +70,7 @@ def repair(message: Message, context: Context) -> Message:
     after, asked, masks = seat.repair(exchange, survivors)
     values = take_again(context.state, exchange)
     remember(site, after, exchange, 1)
-    after.keep(context.state)
+    after.keep(context.state, in_memory=not site.policy.ledger_path)
     bits = bits_of(asked.terms)
     return Message(pack_masked(masked(values, masks, bits), exchange, bits), reply_to=message)
 

@@ -23,7 +23,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.common.serde import context_from_proto, message_from_proto, recorddict_to_proto
 from flwr.proto.message_pb2 import Context as ContextProto
 from flwr.proto.message_pb2 import Message as MessageProto
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, EncodeError
 
 from client_app.node_config import brings_own_data
 from client_app.rows import in_doubt, may_read_rows, rows_allowed
@@ -33,6 +33,7 @@ from common.private_files import private_files
 from common.wire.digest import app_digest
 
 _FRAME_SECONDS = 60.0  # for a whole frame to arrive or to leave; the other end is a process on this machine
+_MEMORY = (MemoryError, EncodeError)  # what is raised for want of it; the second by protobuf
 _LONGEST_LINE = 4000  # of the log
 _log = logging.getLogger("dr-encoder.worker")
 
@@ -107,7 +108,13 @@ class Worker:
             _log.info("ends: asked for another model or other data than it has loaded")
             return Frame({"status": "retired"})
         self.loaded = wanted
-        message, context = _open(frame)
+        try:
+            message, context = _open(frame)
+        except WorkerError:  # protobuf says no other when there is no memory, which kept rows take
+            if frame.header.get("own-data") and frame.header.get("rows", True):
+                _log.exception("ends: the instruction could not be parsed, maybe for want of memory")
+                os._exit(1)
+            raise
         with rows_allowed(frame.header.get("rows", True) is True, str(frame.header.get("message", ""))):
             return _handle(message, context)
 
@@ -196,7 +203,7 @@ def _handle(message: Message, context: Context) -> Frame:
         header, content = {"status": "done"}, answer
         _log.info("%s %s %s", who, "lacks what belongs to" if LACKS in reply.content else "answered", kind)
     except Exception as error:  # whatever a handler raises goes back as it would from the ClientApp's own process
-        wants_memory = isinstance(error, MemoryError) and may_read_rows() and brings_own_data(context.node_config)
+        wants_memory = isinstance(error, _MEMORY) and may_read_rows() and brings_own_data(context.node_config)
         if in_doubt() or wants_memory:
             _log.exception("ends: what failed may be for want of the memory that rows take")
             os._exit(1)
@@ -220,5 +227,6 @@ def main(arguments: Sequence[str]) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_SetIn(f"%(asctime)s %(levelname)s worker[{os.getpid()}] %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.getLogger("flwr").handlers.clear()  # Flower's own would write a server's text as it is
     with private_files(), socket.socket(fileno=listener) as listening:
         Worker(listening, parent, folder, idle).serve()

@@ -161,7 +161,12 @@ class LinearCodec(LinearEncoder, Codec):
 
 
 def _check_blocks(layout: Layout, blocks: Sequence[Block]) -> None:
-    """Blocks must be non-empty, in order, disjoint and inside the vector, each with 1..dim dimensions."""
+    """Blocks must be non-empty, in order, disjoint and inside the vector, each with 1..dim dimensions.
+
+    No form has more of them than tensors; a site draws each anew for every sum that it is sent, before it charges.
+    """
+    if len(blocks) > len(layout.tensors):
+        raise ValueError(f"{len(blocks)} blocks of a linear codec, for an adapter of {len(layout.tensors)} tensors")
     end = 0
     for block in blocks:
         if block.offset < end or block.offset + block.dim > layout.size or not 1 <= block.size <= block.dim:

@@ -50,7 +50,7 @@ def _check_nobody_swaps(place: Path) -> None:
     if found.st_mode & stat.S_ISVTX:
         return
     who, close = ("every user", "o-w") if found.st_mode & stat.S_IWOTH else ("its group", "g-w")
-    if who == "every user" or (found.st_mode & stat.S_IWGRP and not _is_own_group(found.st_gid)):
+    if who == "every user" or (found.st_mode & stat.S_IWGRP and (_has_list(place) or not _is_own_group(found.st_gid))):
         raise ConfigError(
             f'output.dir = "{place}": {who} may rename what lies in it; close it (chmod {close}), or let only owners '
             "rename (chmod +t)"
@@ -63,7 +63,13 @@ def _is_own_group(number: int) -> bool:
         group, user = grp.getgrgid(number), pwd.getpwuid(os.geteuid())
     except KeyError:
         return False
-    return group.gr_gid == user.pw_gid and group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
+    members = {*group.gr_mem, *(other.pw_name for other in pwd.getpwall() if other.pw_gid == number)}
+    return group.gr_name == user.pw_name and members == {user.pw_name}
+
+
+def _has_list(place: Path) -> bool:
+    """Whether an access control list lets others in too; the group's bits are then the most that it allows."""
+    return any(name.startswith("system.posix_acl") for name in os.listxattr(place))
 
 
 def check_file(path: Path, reads: Sequence[Path] = ()) -> None:

@@ -18,7 +18,7 @@ from common.config import RunConfig
 from common.data import private_tokens
 from common.model.adapted import AdaptedModel
 from common.wire.digest import app_digest
-from common.wire.records import STATISTICS, serialized_bytes
+from common.wire.records import STATISTICS, WireError, serialized_bytes
 from tests.support.instructions import answer, ask, plain_code, refusal, terms
 from tests.support.tiny import CLIENTS
 from workbench.simulation.in_process import InProcessGrid
@@ -29,7 +29,7 @@ def test_without_noise_the_release_is_the_clipped_code_of_the_clients_own_gradie
 ) -> None:
     codec = LinearCodec.of_form(adapted.layout, 64, 1)
     agreed = terms(64, 0.0)
-    for drawn in (codec, codec.redraw(1), codec):
+    for drawn in (codec, LinearCodec.of_form(adapted.layout, 64, 2), codec):
         released = answer(ask(grid, adapted.initial, drawn, agreed), agreed)
         torch.testing.assert_close(released, plain_code(adapted, config, drawn), rtol=1e-4, atol=1e-6)
 
@@ -98,6 +98,39 @@ def test_the_kept_encoder_is_that_of_the_same_arrays(monkeypatch: pytest.MonkeyP
     found: list[Any] = [encoders_module.encoder_for(spec, layout, 4) for spec in specs]
     found.append(encoders_module.encoder_for(specs[2], Layout.of({"a": (2, 4)}), 4))
     assert [encoder.number for encoder in found] == [1, 1, 2, 3]
+
+
+def test_an_encoder_of_another_epoch_is_refused_whatever_is_kept(adapted: AdaptedModel) -> None:
+    """Fresh it decoded a sum by its own subspace, kept by that of epoch 0: who asked learned what had been asked."""
+    codec = LinearCodec.of_form(adapted.layout, 64, 1)
+    said = []
+    for spec in (codec.redraw(5).spec(), codec.spec(), codec.redraw(5).spec()):
+        try:
+            encoders_module.encoder_for(spec, adapted.layout, 64, 1)
+            said.append("")
+        except WireError as error:
+            said.append(str(error))
+    assert said == ["encoder: its subspaces are those of epoch 5, expected 0", "", said[0]]
+
+
+@pytest.mark.parametrize("field", ["dim", "seed", "epoch", "layout"])
+def test_no_field_of_an_encoder_means_another_thing_where_one_is_kept(
+    adapted: AdaptedModel, monkeypatch: pytest.MonkeyPatch, field: str
+) -> None:
+    spec = LinearCodec.of_form(adapted.layout, 64, 1).spec()
+    for value in (0, 1, 5, 64.0, True, "1", 2**62):
+        odd = EncoderSpec(spec.kind, spec.version, {**spec.fields, field: value}, spec.arrays)
+        answers = []
+        for before in ([], [odd], [spec, odd]):
+            monkeypatch.setattr(encoders_module, "_kept", [])
+            for epoch, each in enumerate([*before, odd], start=1):
+                try:
+                    encoder = encoders_module.encoder_for(each, adapted.layout, 64, epoch if each is not odd else 3)
+                    answer = encoder.encode(adapted.initial + 1).tolist()
+                except WireError as error:
+                    answer = [str(error)]
+            answers.append(answer)
+        assert answers[0] == answers[1] == answers[2], value
 
 
 @pytest.mark.parametrize(("kept", "asked"), [(64, 64.0), (1, True), (0.0, -0.0)])

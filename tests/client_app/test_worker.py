@@ -256,6 +256,23 @@ def test_a_message_that_the_worker_cannot_parse_fails_and_the_worker_stays(monke
     assert ask("three", place)["pid"] == pid
 
 
+@pytest.mark.usefixtures("_stand_in")
+def test_what_cannot_be_parsed_beside_rows_is_told_by_a_worker_without_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Protobuf calls a message malformed when there is no memory for it, which one long row among many takes."""
+    place = context(**{"data-path": "/data/site.jsonl"})
+    pid = ask("one", place)["pid"]
+    spoiled = MessageProto()
+    spoiled.content.items.add(key="order").config_record.items.add(key="text")
+    with monkeypatch.context() as patched:
+        patched.setattr(resident, "message_to_proto", lambda _: spoiled)
+        with pytest.raises(WorkerError, match=r"^WorkerError: not a message and a context of Flower"):
+            ask("two", place)
+    assert gone(pid)
+    assert ask("three", place)["pid"] != pid
+
+
 def test_a_message_that_flower_cannot_parse_is_the_peers_fault() -> None:
     """Flower's parser raises an AttributeError at a value of no type; the worker would have died of it."""
     spoiled = MessageProto()

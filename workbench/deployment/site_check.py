@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _FEWEST_DAYS = 14.0
 _MOST_SECONDS = 3.0  # Flower 1.41 turns away what is signed 5 s ahead
+_SECONDS_TO_ANSWER, _LONGEST_ANSWER = 10.0, 1 << 16  # of a server that is asked for one answer; bytes of its head
 _PATIENCE = 15.0
 
 
@@ -178,8 +179,14 @@ def _days_left(certificate: Mapping[str, Any]) -> float:
 def _seconds_ahead(secure: ssl.SSLSocket, host: str) -> float:
     """How far this clock is ahead, by the ``Date`` of any answer, which has whole seconds."""
     secure.sendall(f"HEAD /v1/fleet/ HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
-    answer = b"".join(iter(lambda: secure.recv(4096), b"")).decode("latin-1")
-    dates = [line.partition(":")[2] for line in answer.splitlines() if line.lower().startswith("date:")]
+    answer, deadline = b"", time.monotonic() + _SECONDS_TO_ANSWER
+    while b"\r\n\r\n" not in answer and len(answer) < _LONGEST_ANSWER and time.monotonic() < deadline:
+        piece = secure.recv(4096)
+        if not piece:
+            break
+        answer += piece
+    lines = answer.decode("latin-1").splitlines()
+    dates = [line.partition(":")[2] for line in lines if line.lower().startswith("date:")]
     if not dates:
         raise CheckFailed("it answers without a date: is it the SuperLink, or the proxy before it?")
     return (datetime.now(UTC) - email.utils.parsedate_to_datetime(dates[0].strip())).total_seconds()

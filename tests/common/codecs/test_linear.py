@@ -161,6 +161,9 @@ BAD: dict[str, Callable[[], object]] = {
     r"Block\(offset=5.* after offset 10": lambda: of_blocks(Block(0, 10, 4), Block(5, 10, 4)),
     r"size=11.*does not fit": lambda: of_blocks(Block(0, 10, 11)),
     r"at least one block": of_blocks,
+    r"6 blocks of a linear codec, for an adapter of 5 tensors": lambda: of_blocks(
+        *(Block(place, 1, 1) for place in range(6))
+    ),
 }
 
 
