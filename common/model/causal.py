@@ -20,8 +20,14 @@ _TOLERANCE = 1e-4  # of the largest logit; a causal model's are equal, BERT's wi
 def check_architecture(config: PreTrainedConfig, name: str) -> None:
     """Refuse encoder-decoder models (T5, BART), bidirectional ones (BERT), and those that write no text.
 
-    Raises ``ConfigError``.
+    One whose config.json names attention code of a hub is refused, too: it would be fetched and run. Raises
+    ``ConfigError``.
     """
+    if "/" in (code := str(getattr(config, "_attn_implementation", ""))):
+        raise ConfigError(
+            f'model.name = "{name}": its config.json asks for attention code of a hub, attn_implementation = "{code}"; '
+            "code that comes with a model is never run: leave it out"
+        )
     if getattr(config, "is_encoder_decoder", False):
         raise ConfigError(f'model.name = "{name}": an encoder-decoder model ({config.model_type}); {_WANTED}')
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:

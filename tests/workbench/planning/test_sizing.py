@@ -348,6 +348,7 @@ def test_plain_lora_under_more_noise_than_32_bits_hold_counts_32_bits() -> None:
         ({"num_attention_heads": 3}, "not a multiple of the number of attention heads (3)"),
         ({"hidden_act": "foo"}, "its config.json makes no model (KeyError: it lacks 'foo')"),
         ({"vocab_size": -1}, "its config.json makes no model (AssertionError: "),
+        ({"attn_implementation": "org/kernels"}, 'attention code of a hub, attn_implementation = "org/kernels"'),
     ],
 )
 def test_a_config_that_makes_no_model_is_refused_in_a_line(tmp_path: Path, change: dict[str, Any], said: str) -> None:
