@@ -47,13 +47,13 @@ def check_rows(config: RunConfig, clients: int) -> list[str]:
     if not Path(data.name).is_absolute() or not (model == "demo" or Path(model).exists()):
         return []
     tokenizer = load_demo_tokenizer() if model == "demo" else load_tokenizer(local_name(config.model))
-    rows, named = shared_examples(data, clients, config.seed), f'data.name = "{data.name}"'
+    named = f'data.name = "{data.name}"'
     if data.templated:
-        _check_written(rows, data, tokenizer, named)
+        _check_written(shared_examples(data, clients, config.seed), data, tokenizer, named)
     tokens = private_tokens(data, tokenizer, 0, clients, config.seed)
     found = (
         _endless(data, tokenizer, model),
-        _nothing_held_out(config, clients, len(rows)),
+        _nothing_held_out(config, clients),
         unknown_words(unknown_share(tokens, tokenizer), named, model),
         shortened_texts(tokens.shortened, len(tokens), f"{named}, the first client's", data.max_length),
     )
@@ -81,10 +81,12 @@ def _endless(data: DataConfig, tokenizer: PreTrainedTokenizerBase, model: str) -
     )
 
 
-def _nothing_held_out(config: RunConfig, clients: int, rows: int) -> str:
+def _nothing_held_out(config: RunConfig, clients: int) -> str:
     """That clients answer a private evaluation with nothing, since one example alone is not held out."""
-    alone = min(clients, 2 * clients - rows)
-    if not config.evaluation.private or alone <= 0:
+    if not config.evaluation.private:
+        return ""
+    alone = min(clients, 2 * clients - len(shared_examples(config.data, clients, config.seed)))
+    if alone <= 0:
         return ""
     return (
         f"evaluation.private = {config.evaluation.private:g}: at least {alone:,} of {count(clients, 'client')} "
