@@ -30,7 +30,7 @@ class Processes:
 
     def start(self, name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path) -> int:
         """Start a program in ``folder`` with its output appended to ``<name>.log``; returns its process id."""
-        if name in self._running:
+        if self.is_running(name):
             raise ValueError(f'process "{name}" is running already')
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with private_files(), self.log(name).open("ab") as log:

@@ -174,3 +174,16 @@ def test_an_interrupted_demonstration_ends_its_server_app_before_its_sites(tmp_p
     _run(federation, demo_config(1, tmp_path))
     started = [call[0] for call in federation.method_calls if call[0].startswith("start_")]
     assert started == ["start_superlink", *["start_node"] * 3, "start_server_superexec"]
+
+
+def test_a_process_that_has_ended_by_itself_is_started_again_under_its_name(tmp_path: Path) -> None:
+    """Flower's superexec ends where a SuperNode hangs for a minute; the site's next start brings it back."""
+    with Processes(tmp_path / "logs") as processes:
+        processes.start("one", [sys.executable, "-c", ""], {}, tmp_path)
+        deadline = time.monotonic() + 30
+        while processes.is_running("one") and time.monotonic() < deadline:
+            time.sleep(0.02)
+        processes.start("one", [sys.executable, "-c", "import time; time.sleep(60)"], {}, tmp_path)
+        assert processes.is_running("one")
+        with pytest.raises(ValueError, match="is running already"):
+            processes.start("one", [sys.executable, "-c", ""], {}, tmp_path)
