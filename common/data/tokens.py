@@ -70,18 +70,14 @@ def encode(
     if data.format == "chat":
         check_chat_template(data, tokenizer)
         return packed(_conversations(rows, data, tokenizer, end, lenient), tokenizer.pad_token_id, data.max_length)
-    if lenient:
-        found = enumerate(_asked(rows, data, tokenizer))
-        rows_written = {number: text for number, text in found if not isinstance(text, TemplateFault)}
-        prompts, texts = list(rows_written.values()), [rows[data.completion_column][number] for number in rows_written]
-    else:
-        prompts, texts = prompt_texts(rows, data, tokenizer), list(rows[data.completion_column])
-    completions = completion_texts(texts, data)
+    prompts = _asked(rows, data, tokenizer) if lenient else prompt_texts(rows, data, tokenizer)
+    pairs = zip(prompts, rows[data.completion_column], strict=True)
+    written = [(prompt, text) for prompt, text in pairs if not isinstance(prompt, TemplateFault)]
     most = data.max_length if data.format == "text" and pieces else 0
     return tokenize(
         tokenizer,
-        prompts,
-        completions,
+        [prompt for prompt, _ in written],
+        completion_texts([text for _, text in written], data),
         data.max_length,
         end=end,
         special=not data.templated,
