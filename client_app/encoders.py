@@ -8,7 +8,7 @@ from common.adapter import Layout
 from common.codecs.base import Encoder, EncoderSpec, build_encoder
 from common.wire.records import WireError
 
-_kept: list[tuple[EncoderSpec, Layout, int, Encoder]] = []
+_kept: list[tuple[EncoderSpec, Layout, Encoder]] = []
 
 
 def encoder_for(spec: EncoderSpec, layout: Layout, size: int, epoch: int = 0) -> Encoder:
@@ -18,23 +18,22 @@ def encoder_for(spec: EncoderSpec, layout: Layout, size: int, epoch: int = 0) ->
     ``layout``: of the run's adapter. Raises ``WireError`` for one that cannot be built, or that makes codes of another
     size than the terms'.
     """
-    drawn, encoder = _kept_for(spec, layout) or (0, _built(spec, layout))
+    encoder = _kept_for(spec, layout) or _built(spec, layout)
     _check_size(encoder, size)
-    if drawn != epoch:
-        encoder = encoder.redraw(epoch)
-    _kept[:] = [(spec, layout, epoch, encoder)]
+    encoder = encoder.redraw(epoch)
+    _kept[:] = [(spec, layout, encoder)]
     return encoder
 
 
-def _kept_for(spec: EncoderSpec, layout: Layout) -> tuple[int, Encoder] | None:
-    for kept, its_layout, epoch, encoder in _kept:
+def _kept_for(spec: EncoderSpec, layout: Layout) -> Encoder | None:
+    for kept, its_layout, encoder in _kept:
         if its_layout == layout and _same(kept, spec):
-            return epoch, encoder
+            return encoder
     return None
 
 
 def _built(spec: EncoderSpec, layout: Layout) -> Encoder:
-    """A new one, of epoch 0 as every specification that is sent: one of another would decode otherwise when kept."""
+    """A new one, of epoch 0 as every specification that is sent."""
     if spec.fields.get("epoch", 0) != 0:
         raise WireError(f"encoder: its subspaces are those of epoch {spec.fields['epoch']!r}, expected 0")
     try:

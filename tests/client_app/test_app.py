@@ -1,6 +1,6 @@
 """The ClientApp as the server meets it: messages in, one released array or a refusal out."""
 
-from types import SimpleNamespace
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -80,6 +80,17 @@ def test_a_simulated_client_tells_why_it_failed(
     assert refusal(grid, adapted, terms(64, 1.0)) == "ValueError: no such layer"
 
 
+@dataclass(frozen=True)
+class Unseeded:
+    """Stands for an encoder of four values, of which there is one draw."""
+
+    number: int = 0
+    size: int = 4
+
+    def redraw(self, _: int) -> "Unseeded":
+        return self
+
+
 @pytest.mark.parametrize("size", [4, 100_000])
 def test_the_kept_encoder_is_that_of_the_same_arrays(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """Two specifications that differ in one value, or layouts, are two encoders; an equal one is not built again."""
@@ -87,8 +98,7 @@ def test_the_kept_encoder_is_that_of_the_same_arrays(monkeypatch: pytest.MonkeyP
 
     def build(spec: EncoderSpec, _: Any) -> Any:
         built.append(spec)
-        number = len(built)
-        return SimpleNamespace(size=4, number=number)
+        return Unseeded(number=len(built))
 
     monkeypatch.setattr(encoders_module, "build_encoder", build)
     monkeypatch.setattr(encoders_module, "_kept", [])
@@ -139,9 +149,7 @@ def test_a_kept_encoder_is_not_that_of_fields_of_another_type(
 ) -> None:
     """They are equal to Python, and refused where nothing is kept: the answer told what others had asked."""
     built: list[EncoderSpec] = []
-    monkeypatch.setattr(
-        encoders_module, "build_encoder", lambda spec, _: (built.append(spec), SimpleNamespace(size=4))[1]
-    )
+    monkeypatch.setattr(encoders_module, "build_encoder", lambda spec, _: (built.append(spec), Unseeded())[1])
     monkeypatch.setattr(encoders_module, "_kept", [])
     layout = Layout.of({"a": (2, 8)})
     for value in (kept, kept, asked):
