@@ -27,7 +27,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.common.serde import context_to_proto, message_to_proto, recorddict_from_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 
-from client_app.node_config import check_data_name, may_look_at_model
+from client_app.node_config import brings_own_data, check_data_name, may_look_at_model
 from client_app.worker_link import PROTOCOL, Frame, WorkerError, check_peer, open_folder, socket_path
 from common.private_files import private_files
 from common.wire.digest import app_digest
@@ -126,8 +126,8 @@ def _ask(message: Message, context: Context, idle: float) -> Frame:
     header["message"] = os.urandom(16).hex()  # of this process's own making: no server can send it again
     parts = (message_to_proto(message).SerializeToString(), context_to_proto(context).SerializeToString())
     deadline = time.monotonic() + message.metadata.ttl  # from its arrival: the server's clock may be another
-    own_data, patience = bool(context.node_config.get("data-path")), _EXIT_SECONDS
-    header["own-data"] = own_data
+    header["own-data"] = own_data = brings_own_data(context.node_config)
+    patience = _EXIT_SECONDS
     folder = open_folder(f"{context.node_id:x}-{app_digest()}")
     try:
         while not _lock(folder):  # one ClientApp of a node at a time; the kernel lets go of a dead one's

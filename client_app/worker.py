@@ -25,8 +25,7 @@ from flwr.proto.message_pb2 import Context as ContextProto
 from flwr.proto.message_pb2 import Message as MessageProto
 from google.protobuf.message import DecodeError, EncodeError
 
-from client_app.node_config import brings_own_data
-from client_app.rows import in_doubt, may_read_rows, rows_allowed
+from client_app.rows import doubt, in_doubt, rows_allowed
 from client_app.worker_link import PROTOCOL, Frame, WorkerError, check_peer, check_size, socket_path
 from common.printable import printable
 from common.private_files import private_files
@@ -108,15 +107,14 @@ class Worker:
             _log.info("ends: asked for another model or other data than it has loaded")
             return Frame({"status": "retired"})
         self.loaded = wanted
-        try:
-            message, context = _open(frame)
-        except WorkerError:  # protobuf says no other when there is no memory, which kept rows take
-            if frame.header.get("own-data") and frame.header.get("rows", True):
-                _log.exception("ends: the instruction could not be parsed, maybe for want of memory")
-                os._exit(1)
-            raise
+        own_data = frame.header.get("own-data") is True
         with rows_allowed(frame.header.get("rows", True) is True, str(frame.header.get("message", ""))):
-            return _handle(message, context)
+            try:
+                message, context = _open(frame)
+            except WorkerError:  # protobuf says no other when there is no memory, which kept rows take
+                _end_if_in_doubt(wants_memory=own_data)
+                raise
+            return _handle(message, context, own_data=own_data)
 
     @contextmanager
     def _wanted(self, connection: socket.socket) -> Iterator[None]:
@@ -188,7 +186,7 @@ def _open(frame: Frame) -> tuple[Message, Context]:
         raise WorkerError(f"not a message and a context of Flower: {error}") from None
 
 
-def _handle(message: Message, context: Context) -> Frame:
+def _handle(message: Message, context: Context, *, own_data: bool) -> Frame:
     from client_app.app import app  # noqa: PLC0415 - a worker that is not needed after all spares the seconds
     from common.wire.records import LACKS  # noqa: PLC0415 - the same
 
@@ -203,13 +201,19 @@ def _handle(message: Message, context: Context) -> Frame:
         header, content = {"status": "done"}, answer
         _log.info("%s %s %s", who, "lacks what belongs to" if LACKS in reply.content else "answered", kind)
     except Exception as error:  # whatever a handler raises goes back as it would from the ClientApp's own process
-        wants_memory = isinstance(error, _MEMORY) and may_read_rows() and brings_own_data(context.node_config)
-        if in_doubt() or wants_memory:
-            _log.exception("ends: what failed may be for want of the memory that rows take")
-            os._exit(1)
+        _end_if_in_doubt(wants_memory=own_data and isinstance(error, _MEMORY))
         header = _failure(error)
         _log.exception("%s failed on %s", who, kind)
     return Frame(header, (_pack(context.state), content))
+
+
+def _end_if_in_doubt(*, wants_memory: bool) -> None:
+    """End this process over a failure that may be the doing of rows, as one that ``wants_memory`` may."""
+    if wants_memory:
+        doubt()
+    if in_doubt():
+        _log.exception("ends: what failed may be for want of the memory that rows take")
+        os._exit(1)
 
 
 def _failure(error: Exception) -> dict[str, str]:
