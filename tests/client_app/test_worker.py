@@ -242,16 +242,25 @@ def test_an_answer_that_is_too_large_fails_with_its_charge_kept_and_the_worker_s
     assert ask("two", place)["pid"] == pid
 
 
+def spoiled() -> MessageProto:
+    """What Flower's parser cannot read: a value of no type."""
+    made = MessageProto()
+    made.content.items.add(key="order").config_record.items.add(key="text")
+    return made
+
+
+def ask_spoiled(place: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(resident, "message_to_proto", lambda _: spoiled())
+        with pytest.raises(WorkerError, match=r"^WorkerError: not a message and a context of Flower"):
+            ask("two", place)
+
+
 @pytest.mark.usefixtures("_stand_in")
 def test_a_message_that_the_worker_cannot_parse_fails_and_the_worker_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     place = context()
     pid = ask("one", place)["pid"]
-    spoiled = MessageProto()
-    spoiled.content.items.add(key="order").config_record.items.add(key="text")
-    with monkeypatch.context() as patched:
-        patched.setattr(resident, "message_to_proto", lambda _: spoiled)
-        with pytest.raises(WorkerError, match=r"^WorkerError: not a message and a context of Flower"):
-            ask("two", place)
+    ask_spoiled(place, monkeypatch)
     assert place.state["count"]["n"] == 1
     assert ask("three", place)["pid"] == pid
 
@@ -263,22 +272,15 @@ def test_what_cannot_be_parsed_beside_rows_is_told_by_a_worker_without_them(
     """Protobuf calls a message malformed when there is no memory for it, which one long row among many takes."""
     place = context(**{"data-path": "/data/site.jsonl"})
     pid = ask("one", place)["pid"]
-    spoiled = MessageProto()
-    spoiled.content.items.add(key="order").config_record.items.add(key="text")
-    with monkeypatch.context() as patched:
-        patched.setattr(resident, "message_to_proto", lambda _: spoiled)
-        with pytest.raises(WorkerError, match=r"^WorkerError: not a message and a context of Flower"):
-            ask("two", place)
+    ask_spoiled(place, monkeypatch)
     assert gone(pid)
     assert ask("three", place)["pid"] != pid
 
 
 def test_a_message_that_flower_cannot_parse_is_the_peers_fault() -> None:
     """Flower's parser raises an AttributeError at a value of no type; the worker would have died of it."""
-    spoiled = MessageProto()
-    spoiled.content.items.add(key="order").config_record.items.add(key="text")
     with pytest.raises(WorkerError, match="not a message and a context of Flower"):
-        worker._open(Frame({}, (spoiled.SerializeToString(), b"")))
+        worker._open(Frame({}, (spoiled().SerializeToString(), b"")))
 
 
 def test_without_an_idle_time_everything_happens_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:

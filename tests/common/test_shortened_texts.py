@@ -5,14 +5,13 @@ from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
-from typer.testing import CliRunner
 
 from common.config import DataConfig, RunConfig
 from common.data import encode, load_examples
 from common.demo.model import load_tokenizer
 from tests.support.benchmark_files import save_model
+from tests.support.inline_runs import run_on
 from tests.support.tiny import write_jsonl
-from workbench.cli import main as cli
 from workbench.planning.local_model import check_rows
 
 SHORT = {"prompt": "what is the capital of france ?", "completion": " paris"}
@@ -38,19 +37,12 @@ def test_the_first_clients_long_rows_are_counted(tmp_path: Path) -> None:
 
 
 def test_run_says_it_once_before_it_starts(tmp_path: Path) -> None:
-    rows, held_out = [SHORT, LONG], [LONG | {"completion": " lyon"}]
-    keys = {
-        "data.name": write_jsonl(tmp_path / "own.jsonl", rows), "data.partitioner": "iid", "data.max-length": 20,
-        "data.evaluation": write_jsonl(tmp_path / "held.jsonl", held_out), "federation.num-clients": 1,
-        "num-server-rounds": 1, "strategy.name": "lora", "privacy.epsilon": "inf", "privacy.sampling-rate": 1.0,
-        "output.dir": tmp_path, "output.name": "x",
-    }  # fmt: skip
-    options = [part for key, value in keys.items() for part in ("--set", f"{key}={value}")]
-    run = CliRunner().invoke(cli.app, ["run", "--engine", "inline", *options])
-    assert run.exit_code == 0, run.output
-    assert run.output.count("1 of 2 texts with more than data.max-length = 20 tokens") == 1
+    output = run_on(
+        tmp_path, [SHORT, LONG], [LONG | {"completion": " lyon"}], federation__num_clients=1, data__max_length=20
+    )
+    assert output.count("1 of 2 texts with more than data.max-length = 20 tokens") == 1
     said = "1 of 1 text with more than data.max-length = 20 tokens"
-    assert run.output.count(f'data.evaluation = "{keys["data.evaluation"]}": {said}') == 1
+    assert output.count(f'data.evaluation = "{tmp_path / "held.jsonl"}": {said}') == 1
     assert said in (tmp_path / "x" / "report.md").read_text(encoding="utf-8")
 
 

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from common.config import RunConfig
 from common.data import tokenize, unknown_share, unknown_words
 from common.demo.model import load_tokenizer
+from tests.support.inline_runs import run_on
 from tests.support.tiny import write_jsonl
 from workbench.cli import main as cli
 from workbench.planning.local_model import check_rows
@@ -58,18 +59,10 @@ def test_private_rows_of_a_simulation_are_looked_at_before_it_starts(tmp_path: P
 
 
 def test_run_and_evaluate_tell_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    other = FOREIGN | {"completion": " Drei Tabletten"}
-    own, held = write_jsonl(tmp_path / "own.jsonl", [FOREIGN] * 2), write_jsonl(tmp_path / "held.jsonl", [other])
-    keys = {
-        "data.name": own, "data.evaluation": held, "data.partitioner": "iid", "federation.num-clients": 2,
-        "num-server-rounds": 1, "strategy.name": "lora", "privacy.epsilon": "inf", "privacy.sampling-rate": 1.0,
-        "output.dir": tmp_path, "output.name": "x",
-    }  # fmt: skip
-    options = [part for key, value in keys.items() for part in ("--set", f"{key}={value}")]
-    run = CliRunner().invoke(cli.app, ["run", "--engine", "inline", *options])
-    assert run.exit_code == 0, run.output
-    assert f'warning: data.name = "{own}": {SAID}' in run.output
-    assert f'WARNING: data.evaluation = "{held}": {SAID}' in run.output
+    output = run_on(tmp_path, [FOREIGN] * 2, [FOREIGN | {"completion": " Drei Tabletten"}])
+    own, held = tmp_path / "own.jsonl", tmp_path / "held.jsonl"
+    assert f'warning: data.name = "{own}": {SAID}' in output
+    assert f'WARNING: data.evaluation = "{held}": {SAID}' in output
     for page in ("report.md", "report.html"):
         told = html.unescape((tmp_path / "x" / page).read_text(encoding="utf-8")).replace("\\", "")
         assert f'data.evaluation = "held.jsonl": {SAID}' in told

@@ -16,11 +16,9 @@ from common.demo.model import load_model, load_tokenizer
 from common.model.adapted import AdaptedModel
 from server_app.privacy.account import cross_check_sentence
 from server_app.privacy.ledger import Ledger
-from server_app.results.checkpoints import ENDED
 from server_app.results.evaluation import Evaluation, Evaluator
 from server_app.results.folder import RunFolder
 from server_app.results.output_place import check_output
-from server_app.rounds.cohort import FederationError
 from server_app.run import check_run, run_federation
 from tests.support.grids import faulty
 from tests.support.seeded import seed_randomness
@@ -249,33 +247,6 @@ def test_plots_are_pictures_with_something_in_them(noisy: RunFolder, clear: RunF
         assert height > 200
         assert len(data) > 4000
         assert name in (folder.path / "report.md").read_text()
-
-
-def test_latest_points_at_the_newest_run_that_has_something_to_show(
-    noisy: RunFolder, files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A run that has only begun, or that failed, does not take the place of one with an adapter."""
-    assert (noisy.path.parent / "latest").resolve() == noisy.path
-    assert (noisy.path.parent / "latest").is_symlink()
-    first = run_tiny(tiny_config(files, tmp_path, {"output.name": "one"}))
-    failing = tiny_config(files, tmp_path, {"output.name": "two", "federation.max-failed-rounds": 1})
-    with pytest.raises(FederationError):
-        run_tiny(failing, faulty(tiny_grid(failing), raising={1, 2, 3, 4, 5, 6}, silent=set()))
-    assert (tmp_path / "two").is_dir()
-    assert (tmp_path / "latest").resolve() == first.path
-    third = run_tiny(tiny_config(files, tmp_path, {"output.name": "three"}))
-    assert (tmp_path / "latest").resolve() == third.path
-
-
-def test_a_run_ends_where_latest_cannot_be_moved(
-    files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """In a sticky folder another user may have made it first: the run ended with an error, after its last round."""
-    (tmp_path / "latest").mkdir()
-    folder = run_tiny(tiny_config(files, tmp_path, {"output.name": "one"}))
-    assert 'WARNING: "latest" still names another run' in capsys.readouterr().out
-    assert (folder.checkpoint / ENDED).is_file()
-    assert not list(tmp_path.glob(".latest-*"))
 
 
 def test_no_adapter_is_scored_twice(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

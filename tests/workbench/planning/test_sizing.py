@@ -19,14 +19,12 @@ from common.data import private_tokens
 from common.model.adapted import load_adapted_model
 from common.model.attention import choose_attention
 from common.model.base import load_tokenizer
-from tests.support.benchmark_files import save_model
 from tests.support.layouts import LAYOUTS, config_of, write_model
 from tests.support.tiny import TINY, Files, run_tiny, tiny_config
 from workbench.cli import main as cli
 from workbench.cli.overrides import parse_override
 from workbench.planning import memory, sizing
 from workbench.planning.architectures import PUBLISHED, build_shape, shape_of
-from workbench.planning.local_model import check_model
 from workbench.planning.step import Batch, batch_of, step_seconds
 from workbench.simulation.launcher import APP, LaunchError, read_preset
 
@@ -339,20 +337,3 @@ def test_plain_lora_under_more_noise_than_32_bits_hold_counts_32_bits() -> None:
     noisy = {"privacy.epsilon": 0.0, "privacy.noise-multiplier": 4e5, "privacy.sampling-rate": 1.0}
     sizes = sizing.solve(RunConfig.parse({"num-server-rounds": 2, "federation.num-clients": 20} | noisy))
     assert sizes.plain_lora.up / sizes.plain_lora.rounds_asked == pytest.approx(4 * 24_576, rel=0.05)
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"hidden_size": "32"}, "'hidden_size' expected int, got str"),
-        ({"num_attention_heads": 3}, "not a multiple of the number of attention heads (3)"),
-        ({"hidden_act": "foo"}, "its config.json makes no model (KeyError: it lacks 'foo')"),
-        ({"vocab_size": -1}, "its config.json makes no model (AssertionError: "),
-        ({"attn_implementation": "org/kernels"}, 'attention code of a hub, attn_implementation = "org/kernels"'),
-    ],
-)
-def test_a_config_that_makes_no_model_is_refused_in_a_line(tmp_path: Path, change: dict[str, Any], said: str) -> None:
-    file = Path(save_model(tmp_path / "model")) / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | change), encoding="utf-8")
-    with pytest.raises(ConfigError, match=re.escape(said)):
-        check_model(RunConfig.parse({"model.name": str(file.parent), "data.name": "x"}))
