@@ -136,7 +136,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--seeds", default="1")
     one.add_argument("--players", type=int, default=4, help="clients that play a cohort")
     one.add_argument("--label", default="", help="name of the row in the table")
-    one.add_argument("--base", action="store_true", help="the base model instead: one of a folder of results")
+    one.add_argument("--base", action="store_true", help="the base model instead, one row of an --out")
     one.set_defaults(call=run)
     many = commands.add_parser("queue", help="run the lines of a file, each the arguments of a command")
     many.add_argument("file", type=Path)

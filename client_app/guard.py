@@ -21,6 +21,7 @@ from common.wire.records import WireError
 
 Handler = Callable[[Message, Context], Message]
 TELLABLE = (WireError, PolicyRefusal, CodeMismatch, ModelUnavailable)
+_OF_THE_MESSAGE = (*TELLABLE, RecursionError)  # the last: one that is nested too deep, whoever gets it
 
 
 class ClientFailure(RuntimeError):
@@ -56,8 +57,7 @@ def _wants_for_something(refusal: BaseException) -> bool:
     """Whether a refusal was made of what the system or torch raises where there is no memory left."""
     cause = refusal.__cause__ or refusal.__context__
     while cause is not None:
-        told = (*TELLABLE, RecursionError)  # the last: of a message nested too deep, whoever gets it
-        if isinstance(cause, MemoryError | OSError | RuntimeError) and not isinstance(cause, told):
+        if isinstance(cause, MemoryError | OSError | RuntimeError) and not isinstance(cause, _OF_THE_MESSAGE):
             return True
         cause = cause.__cause__ or cause.__context__
     return False

@@ -3,8 +3,7 @@
 Never twice in one exchange: its number must rise. The number goes with the state that Flower keeps; whoever brings an
 old state back still meets what a site with its own data has written down (``exchange_file``), or, of a client without a
 ledger, this process's memory (``_answered``). Not both: what is refused must not tell how long a process lives.
-Everybody is masked with everybody: a server that chooses who is
-present can leave no message without masks.
+Everybody is masked with everybody: a server that chooses who is present can leave no message without masks.
 """
 
 import json

@@ -13,7 +13,7 @@ from transformers.utils import logging as hf_logging
 
 from common.config import ConfigError
 
-LOADING_FAULTS = (OSError, ValueError, RuntimeError, EOFError, KeyError, ImportError, StrictDataclassError)
+LOADING_FAULTS = (OSError, ValueError, RuntimeError, EOFError, KeyError, StrictDataclassError, ImportError)
 """What transformers raises for files that it cannot use; the last for quantized ones whose package is missing."""
 _SHOWN = 2  # names in a message
 _LOUD = ("transformers", "huggingface_hub")

@@ -48,12 +48,13 @@ def check_rows(config: RunConfig, clients: int) -> list[str]:
         return []
     tokenizer = load_demo_tokenizer() if model == "demo" else load_tokenizer(local_name(config.model))
     named = f'data.name = "{data.name}"'
-    if data.templated:
-        _check_written(shared_examples(data, clients, config.seed), data, tokenizer, named)
+    rows = shared_examples(data, clients, config.seed) if data.templated or config.evaluation.private else None
+    if rows is not None and data.templated:
+        _check_written(rows, data, tokenizer, named)
     tokens = private_tokens(data, tokenizer, 0, clients, config.seed)
     found = (
         _endless(data, tokenizer, model),
-        _nothing_held_out(config, clients),
+        _nothing_held_out(config.evaluation.private, clients, rows),
         unknown_words(unknown_share(tokens, tokenizer), named, model),
         shortened_texts(tokens.shortened, len(tokens), f"{named}, the first client's", data.max_length),
     )
@@ -81,15 +82,13 @@ def _endless(data: DataConfig, tokenizer: PreTrainedTokenizerBase, model: str) -
     )
 
 
-def _nothing_held_out(config: RunConfig, clients: int) -> str:
+def _nothing_held_out(private: float, clients: int, rows: Dataset | None) -> str:
     """That clients answer a private evaluation with nothing, since one example alone is not held out."""
-    if not config.evaluation.private:
-        return ""
-    alone = min(clients, 2 * clients - len(shared_examples(config.data, clients, config.seed)))
+    alone = min(clients, 2 * clients - len(rows)) if private and rows is not None else 0
     if alone <= 0:
         return ""
     return (
-        f"evaluation.private = {config.evaluation.private:g}: at least {alone:,} of {count(clients, 'client')} "
+        f"evaluation.private = {private:g}: at least {alone:,} of {count(clients, 'client')} "
         "hold one example and hold none out; they answer the middle of the range, so the scores tell less of "
         "the model"
     )

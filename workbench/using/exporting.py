@@ -92,15 +92,12 @@ def _untie(model: PeftModel) -> bool:
 
     Else what is added to one would be added to both. Whether there was any.
     """
-    adapted = {name for name, layer in model.named_modules() if isinstance(layer, BaseTunerLayer)}
     holders = Counter(weight.data_ptr() for _, weight in model.named_parameters(remove_duplicate=False))
-    found = False
-    for name in adapted:
-        layer: Any = model.get_submodule(name).base_layer
-        if holders[layer.weight.data_ptr()] > 1:
-            layer.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
-            found = True
-    return found
+    layers: list[Any] = [module.base_layer for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    shared = [layer for layer in layers if holders[layer.weight.data_ptr()] > 1]
+    for layer in shared:
+        layer.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
+    return bool(shared)
 
 
 def _public_base(request: Asked, base_id: str) -> str:

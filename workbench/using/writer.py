@@ -83,14 +83,12 @@ class Writer:
 
     def write(self, who: str, prompt: list[int], told: Told) -> str:
         """What one of ``adapters`` writes behind a prompt; ``told`` follows it piece by piece."""
-        torch.manual_seed(self.sampling.seed)
-        self._load(who)
+        self._begin(who)
         return self._write([prompt], told)[0]
 
     def write_all(self, who: str, prompts: Sequence[list[int]], batch_size: int) -> list[str]:
         """The same behind each of several prompts, in batches of like length; what is drawn goes on through them."""
-        torch.manual_seed(self.sampling.seed)
-        self._load(who)
+        self._begin(who)
         order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
         texts = [""] * len(prompts)
         for start in tracked(range(0, len(order), batch_size), f"batches of texts, {who}"):
@@ -99,9 +97,10 @@ class Writer:
                 texts[number] = text
         return texts
 
-    def _load(self, who: str) -> None:
+    def _begin(self, who: str) -> None:
         self.adapted.load(self.adapters[who])
         self.adapted.training_mode(False)
+        torch.manual_seed(self.sampling.seed)
 
     @torch.no_grad()
     def _write(self, prompts: Sequence[list[int]], told: Told | None = None) -> list[str]:
