@@ -5,13 +5,18 @@ peft imports bitsandbytes, and many modules peft, so the package ``common``, whi
 
 import logging
 
-_BITSANDBYTES = "bitsandbytes.backends.cpu.ops"
-_OPTIONAL_KERNEL = "Failed to load CPU gemm_4bit_forward"  # a faster CPU kernel from the hub, which is never needed
+_SAID = {
+    # a faster CPU kernel from the hub, which is never needed
+    "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward",
+    # what 8 bits are, once for every layer of every step
+    "bitsandbytes.autograd._functions": "MatMul8bitLt: inputs will be cast",
+}
 
 
 def is_news(record: logging.LogRecord) -> bool:
-    """Whether a line is anything but bitsandbytes' regret about its optional CPU kernel."""
-    return not record.getMessage().startswith(_OPTIONAL_KERNEL)
+    """Whether a line is anything but one of those that bitsandbytes repeats and nobody can act on."""
+    return not record.getMessage().startswith(_SAID.get(record.name, "\0"))
 
 
-logging.getLogger(_BITSANDBYTES).addFilter(is_news)
+for _name in _SAID:
+    logging.getLogger(_name).addFilter(is_news)

@@ -92,7 +92,9 @@ def test_private_codes_of_every_layout_make_a_whole_run(
 
 
 @pytest.mark.parametrize("quantization", ["8", "4"])
-def test_quantized_weights_are_small_and_close_to_the_originals(models: dict[str, Path], quantization: str) -> None:
+def test_quantized_weights_are_small_and_close_to_the_originals(
+    models: dict[str, Path], quantization: str, caplog: pytest.LogCaptureFixture
+) -> None:
     plain = AutoModelForCausalLM.from_pretrained(models["llama"])
     model = ModelConfig(name=str(models["llama"]), quantization=quantization, device="cpu")
     base, _ = load_base(model)
@@ -104,4 +106,5 @@ def test_quantized_weights_are_small_and_close_to_the_originals(models: dict[str
     assert 0 < error < {"8": 0.02, "4": 0.15}[quantization]
     ids = torch.arange(20)[None]
     assert base(input_ids=ids).logits.dtype == torch.bfloat16
+    assert not [record for record in caplog.records if record.name.startswith("bitsandbytes")], "once for every layer"
     assert not any(parameter.requires_grad for parameter in base.parameters())
