@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -117,10 +117,11 @@ class _Teller:
 
     def _tell(self) -> None:
         pause = self._first
-        while not self._over.wait(pause):
-            step, pause = self._step, self._every
-            under_way = step is not None and step.done < step.total
-            self._say(str(step) if under_way else f"{self._what}: {clock(time.monotonic() - self._started)} so far")
+        with suppress(BrokenPipeError):  # nobody reads it, which the work itself will find out and end in order
+            while not self._over.wait(pause):
+                step, pause = self._step, self._every
+                under_way = step is not None and step.done < step.total
+                self._say(str(step) if under_way else f"{self._what}: {clock(time.monotonic() - self._started)} so far")
 
 
 class _Bars:

@@ -53,6 +53,19 @@ def test_what_fails_within_still_fails_and_leaves_no_teller() -> None:
     assert said == []
 
 
+def test_a_teller_whom_nobody_reads_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+
+    def say(line: str) -> None:
+        tried.append(line)
+        raise BrokenPipeError
+
+    monkeypatch.setattr("threading.excepthook", lambda args: pytest.fail(f"a traceback of {args.exc_type}"))
+    with watched("the run", say, first=0.05, every=0.05):
+        time.sleep(0.2)
+    assert tried == ["the run: 0:00 so far"]
+
+
 def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     monkeypatch.setenv("FORCE_COLOR", "1")

@@ -5,6 +5,7 @@ app keeps its traceback.
 """
 
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -115,6 +116,15 @@ def warn(text: str) -> None:
     """Say on the standard error what a person should know; nothing for ``""``."""
     if text:
         typer.secho(f"warning: {text}", fg=typer.colors.YELLOW, err=True)
+
+
+def stopped(error: KeyboardInterrupt | BrokenPipeError, how_to_go_on: str) -> typer.Exit:
+    """Say why a long command ends before its end and how to go on; the exit to raise."""
+    unread = isinstance(error, BrokenPipeError)
+    if unread:  # else Python would try once more at its end, and complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    typer.secho(f"\nstopped{', since nobody reads its output' if unread else ''}{how_to_go_on}", err=True)
+    return typer.Exit(1 if unread else 130)
 
 
 def _refuse(message: str, code: int) -> NoReturn:

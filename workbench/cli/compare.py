@@ -11,7 +11,7 @@ import typer
 from common.config import RunConfig
 from common.counts import count
 from server_app.results.tracking import watched
-from workbench.cli.command_line import warn
+from workbench.cli.command_line import stopped, warn
 from workbench.cli.paths import absolute_paths
 from workbench.compare.folder import PAGE, check_folder
 from workbench.compare.spec import OWN, ComparisonSpec, check_spec, read_changes, read_epsilons, refuse_without_effect
@@ -78,9 +78,8 @@ def compare(
     command = shlex.join(["dr-encoder", *sys.argv[1:]])
     try:
         found = session.compare(cells, spec, command, out, jobs, dry_run=dry_run, budget_hours=budget_hours)
-    except KeyboardInterrupt:
-        typer.secho(f"\nstopped; the same command goes on with what is done in {out}", err=True)
-        raise typer.Exit(130) from None
+    except (KeyboardInterrupt, BrokenPipeError) as error:
+        raise stopped(error, f"; the same command goes on with what is done in {out}") from None
     except session.OutOfTime as error:
         typer.secho(str(error), err=True)
         raise typer.Exit(3) from None

@@ -16,7 +16,7 @@ from server_app.results.resuming import check_same_run, why_not_resumable
 from server_app.results.trackers import check_tracker
 from server_app.results.tracking import watched
 from server_app.strategies import check_strategy
-from workbench.cli.command_line import warn
+from workbench.cli.command_line import stopped, warn
 from workbench.cli.overrides import parse_overrides
 from workbench.cli.paths import absolute_paths
 from workbench.cli.unread_keys import refuse_unread, unread_of_data, unread_warning
@@ -67,10 +67,8 @@ def run(
             _run_inline(config, clients)
         else:
             _launch(config, clients, resources)
-    except KeyboardInterrupt:
-        hint = _how_to_go_on(folder)
-        typer.secho(f"\nstopped{hint}", err=True)
-        raise typer.Exit(130) from None
+    except (KeyboardInterrupt, BrokenPipeError) as error:
+        raise stopped(error, _how_to_go_on(folder)) from None
     except LaunchError as error:
         goes_on = folder.name and folder.is_dir() and not why_not_resumable(folder)
         raise LaunchError(f"{error}{_how_to_go_on(folder) if goes_on else ''}") from None
