@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from server_app.privacy.ledger import Ledger
 from server_app.results import checkpoints
 from server_app.results.folder import RunFolder
 from server_app.results.naming import naming
+from tests.support.full_disk import full_disk
 from tests.support.tiny import Files, run_tiny, tiny_config
 
 TENSORS = {"a": torch.zeros(10_000)}
@@ -63,16 +63,13 @@ def test_a_full_disk_stops_the_run_which_is_resumed_when_there_is_room_again(
 
 @pytest.mark.parametrize("write", [lambda path: path.write_text("x" * 10_000), lambda path: save_file(TENSORS, path)])
 def test_a_file_that_could_not_be_written_whole_is_named(tmp_path: Path, write: Callable[[Path], None]) -> None:
-    path, limits = tmp_path / "scores", resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-    try:
-        with (
-            pytest.raises((OSError, CommandError), match=rf"{path}.*File too large|File too large.*{path}"),
-            naming(path),
-        ):
-            write(path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    path = tmp_path / "scores"
+    with (
+        full_disk(),
+        pytest.raises((OSError, CommandError), match=rf"{path}.*File too large|File too large.*{path}"),
+        naming(path),
+    ):
+        write(path)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from common.config import ConfigError
+from server_app.results.naming import naming
 from server_app.results.tracking import watched
 from server_app.results.units import data_size
 from workbench.cli.command_line import warn
@@ -42,7 +43,7 @@ def export(
     check_folder(out)
     with watched("loading the libraries"):
         from workbench.using import exporting, hub  # noqa: PLC0415 - torch, which a refusal above need not wait for
-    with watched("writing"):
+    with watched("writing"), naming(out):
         if form == "merged":
             exporting.export_merged(request, out, dtype or request.config.model.dtype, base_id)
         else:

@@ -17,6 +17,7 @@ from common.config import RunConfig, Scalar
 from common.private_files import private_file
 from common.wire.digest import app_digest
 from server_app.results.json_lines import finite
+from server_app.results.naming import naming
 from server_app.rounds.controls import Control
 from workbench.version import app_version
 
@@ -129,7 +130,7 @@ class Store:
     def add(self, record: Mapping[str, Any]) -> None:
         """Keep a record; a crash leaves the old file or the new one, never half of it."""
         fresh = self.folder / f".{record['key']}.{os.getpid()}"
-        fresh.write_text(
-            json.dumps({**record, "flat": finite(record["flat"])}, allow_nan=False) + "\n", encoding="utf-8"
-        )
+        text = json.dumps({**record, "flat": finite(record["flat"])}, allow_nan=False) + "\n"
+        with naming(fresh):
+            fresh.write_text(text, encoding="utf-8")
         fresh.replace(self.folder / f"{record['key']}.json")

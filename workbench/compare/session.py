@@ -22,6 +22,7 @@ from rich.progress import (
 from common.config import ConfigError
 from common.counts import count
 from server_app.errors import CommandError
+from server_app.results.naming import naming
 from server_app.results.tracking import watched
 from server_app.results.units import clock, harmless
 from workbench.compare.folder import NUMBERS, PAGE, remove_stale
@@ -139,9 +140,10 @@ def compare(
     if not outcomes:
         raise OutOfTime(f"--budget-hours {budget_hours:g} are over and no row is done yet; the same command goes on")
     found = summarize(outcomes, spec, command, unfinished)
-    (out / NUMBERS).write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    (out / PAGE).write_text(markdown(found), encoding="utf-8")
-    remove_stale(out, draw(out, found))
+    with naming(out):
+        (out / NUMBERS).write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        (out / PAGE).write_text(markdown(found), encoding="utf-8")
+        remove_stale(out, draw(out, found))
     return found
 
 

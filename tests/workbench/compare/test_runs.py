@@ -9,6 +9,7 @@ from unittest.mock import patch
 import pytest
 
 from common.config import RunConfig
+from tests.support.full_disk import full_disk
 from tests.support.tiny import Files, run_tiny, tiny_config
 from workbench.compare.runs import Job, Store, execute, failed, run_report
 
@@ -38,6 +39,12 @@ def test_what_is_done_is_found_and_what_failed_runs_again(tmp_path: Path) -> Non
     store.add(record(job()))
     assert store.find(job(output__dir="elsewhere")) == record(job(), flat=job().flat | {"privacy.epsilon": "inf"})
     assert store.find(job(seed=2)) is None
+
+
+def test_a_record_that_found_no_room_is_named(tmp_path: Path) -> None:
+    with full_disk(64), pytest.raises(OSError, match="File too large") as raised:
+        Store(tmp_path).add(record(job()))
+    assert raised.value.filename.startswith(str(tmp_path))
 
 
 def test_a_key_that_a_later_version_adds_orphans_no_run_but_a_changed_default_does(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from tests.support.benchmark_files import save_model, save_run
 from tests.support.fake_hub import FakeHub, fake_hub
+from tests.support.full_disk import full_disk
 from workbench.cli import main as cli
 from workbench.evaluation.adapter import load_adapter
 from workbench.using import exporting
@@ -129,10 +130,21 @@ def test_a_folder_that_cannot_be_made_is_refused_before_a_model_is_loaded(
         assert "give a folder that you may write into" in output
 
 
+@pytest.mark.parametrize("form", ["adapter", "merged"])
+def test_a_disk_without_room_is_a_line_that_names_the_folder(adapter: Path, tmp_path: Path, form: str) -> None:
+    with full_disk(2000):
+        code, output = export(adapter, "--out", str(tmp_path / "a"), "--form", form)
+    assert code == 1
+    said = output.splitlines()[-1]
+    assert said.startswith("error: ")
+    assert str(tmp_path / "a") in said
+    assert "File too large" in said
+
+
 def push(hub: FakeHub, adapter: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """In a process of its own: the hub's address is read when its library is imported."""
     own = {"HF_ENDPOINT": hub.address, "HF_TOKEN": "hf_test", "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-    program = [sys.executable, "-m", "workbench.cli.main", "export", "--adapter", str(adapter), "--out", str(out)]
+    program = [sys.executable, "-m", "workbench.program", "export", "--adapter", str(adapter), "--out", str(out)]
     return subprocess.run(
         [*program, "--form", "adapter", "--push-to", "org/tuned", *options],
         env={**os.environ, **own}, capture_output=True, text=True, check=False,
