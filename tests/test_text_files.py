@@ -106,7 +106,7 @@ def test_a_run_in_another_locale_ends_with_all_that_it_leaves(files: Files, tmp_
     assert json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))["schema"] == 1
 
 
-COMMAND = "from workbench.cli.main import main; main()"
+COMMAND = "from workbench.program import main; main()"
 
 
 def test_the_command_line_reads_and_names_files_as_utf_8_in_another_locale(tmp_path: Path) -> None:

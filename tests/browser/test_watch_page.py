@@ -29,7 +29,7 @@ SLOW: dict[str, Any] = {
 @contextmanager
 def watching(folder: RunFolder) -> Iterator[str]:
     """The address that the command prints."""
-    command = [sys.executable, "-m", "workbench.cli.main", "watch", str(folder.path)]
+    command = [sys.executable, "-m", "workbench.program", "watch", str(folder.path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         found = re.search(r"http://127\.0\.0\.1:\d+/\?token=\S+", process.stdout.readline() if process.stdout else "")

@@ -1,12 +1,10 @@
 """The ``dr-encoder`` command: every command is the file of its name beside this one."""
 
-import signal
 from typing import Annotated
 
 import typer
 
 from common.private_files import private_files
-from server_app.results.units import use_utf8
 from workbench.cli.budget import budget
 from workbench.cli.chat import chat
 from workbench.cli.check_site import check_site
@@ -46,16 +44,3 @@ def describe(
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit(2)
-
-
-def main() -> None:
-    """The program ``dr-encoder``."""
-    use_utf8()
-    try:
-        app()
-    finally:  # who presses Ctrl-C while libraries clean up sees no traceback of theirs
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,7 @@
 """The edge of the command line: what is told in a line or two, and what keeps its traceback."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,10 +14,11 @@ from typer.testing import CliRunner
 from common.config import ConfigError
 from server_app.errors import CommandError
 from workbench.cli import main as cli
-from workbench.cli.command_line import PlainGroup, main_with_plain_errors, plain_errors
+from workbench.cli.command_line import PlainGroup, main_with_plain_errors, plain_errors, stopped
 from workbench.version import app_version
 
 runner = CliRunner()
+WHY = ", since nobody reads its output"
 
 
 def told(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[object, str]:
@@ -134,7 +136,7 @@ def test_keys_are_printed_with_what_they_may_be() -> None:
 def test_ctrl_c_while_the_interpreter_ends_is_quiet() -> None:
     leaving = (
         "import atexit, sys, time\n"
-        "from workbench.cli.main import main\n"
+        "from workbench.program import main\n"
         "atexit.register(lambda: (print('leaving', flush=True), time.sleep(60)))\n"
         "sys.argv = ['dr-encoder', '--version']\n"
         "main()\n"
@@ -148,3 +150,45 @@ def test_ctrl_c_while_the_interpreter_ends_is_quiet() -> None:
         process.send_signal(signal.SIGINT)
         assert process.stderr.read() == ""
     assert process.returncode == -signal.SIGINT, "which a shell tells as 130"
+
+
+def test_ctrl_c_while_the_program_loads_is_a_word() -> None:
+    """The signal comes when the command line's own file is looked for, as early as an import of it can be."""
+    loading = (
+        "import os, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'workbench.cli.main':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from workbench.program import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", loading], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "\nstopped\n")
+
+
+@pytest.mark.parametrize(("error", "code", "why"), [(KeyboardInterrupt(), 130, ""), (BrokenPipeError(), 1, WHY)])
+def test_what_is_stopped_says_how_to_go_on(
+    error: KeyboardInterrupt | BrokenPipeError, code: int, why: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with os.fdopen(os.dup(1), "w") as kept:
+        ended = stopped(error, "; go on with: that")
+        os.dup2(kept.fileno(), 1)
+    assert (ended.exit_code, capfd.readouterr().err) == (code, f"\nstopped{why}; go on with: that\n")
+
+
+def test_a_run_whose_output_nobody_reads_says_how_to_go_on(tmp_path: Path) -> None:
+    place = ["--set", f"output.dir={tmp_path}", "--set", "output.name=a", "--set", "num-server-rounds=9"]
+    command = [sys.executable, "-m", "workbench.program", "run", "--engine", "inline", *place]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        while not process.stdout.readline().startswith("round   1"):
+            assert process.poll() is None
+        process.stdout.close()
+        said = process.stderr.read()
+    assert process.returncode == 1
+    assert said.endswith(f"\nstopped{WHY}; continue with: dr-encoder run --resume {tmp_path / 'a'}\n"), said
+    assert "Traceback" not in said
+    assert "Exception ignored" not in said
