@@ -3,8 +3,10 @@
 import hashlib
 import json
 import math
+import multiprocessing
 import os
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Mapping
@@ -69,15 +71,24 @@ def run_report(flat: Mapping[str, Scalar], control: Control = "none") -> dict[st
 
 
 def start_worker(log: str) -> None:
-    """Prepare a worker process: one thread, and all that it prints goes to a file of its own."""
+    """Prepare a worker process: one thread, all that it prints goes to a file of its own, and no life of its own."""
     import torch  # noqa: PLC0415
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     own = Path(f"{log}-{os.getpid()}.log")
     private_file(own)
     handle = os.open(own, os.O_WRONLY | os.O_APPEND)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
+
+
+def _end_with_parent() -> None:
+    """End this process once the one that started it has: one that is killed cannot stop its workers."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def execute(job: Job) -> dict[str, Any]:

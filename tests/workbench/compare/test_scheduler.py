@@ -1,5 +1,10 @@
 """Jobs in worker processes: each once, in spite of crashes, and not again after a restart."""
 
+import os
+import select
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -13,6 +18,16 @@ from workbench.compare import scheduler
 from workbench.compare.runs import Job, Store
 
 FLAT = RunConfig().flat()
+KILLED = """
+import os, sys, time
+from pathlib import Path
+from workbench.compare.runs import Store
+from workbench.compare.scheduler import Scheduler
+folder = Path(sys.argv[1])
+workers = Scheduler(Store(folder / "runs"), 1, folder / "logs", lambda *_: None)
+print(workers._workers_now().submit(os.getpid).result(), flush=True)
+time.sleep(600)
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +90,22 @@ def test_a_run_that_kills_its_process_is_recorded_and_the_others_are_done(tmp_pa
     assert [record["status"] for record in records] == ["done", "failed", "done", "done"]
     assert "its process died" in records[1]["error"]
     assert times_run(tmp_path, jobs[1]) == 2
+
+
+def test_workers_end_with_a_comparison_that_is_killed(tmp_path: Path) -> None:
+    """Whatever ends it: a closed terminal, a scheduler's time limit, the system short of memory."""
+    started = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    with started:
+        assert started.stdout is not None
+        worker = os.pidfd_open(int(started.stdout.readline()))
+        started.kill()
+    try:
+        ended, _, _ = select.select([worker], [], [], 20)
+        if not ended:
+            signal.pidfd_send_signal(worker, signal.SIGKILL)
+    finally:
+        os.close(worker)
+    assert ended
 
 
 def test_a_worker_that_died_before_the_next_job_is_handed_over_stops_nothing(tmp_path: Path) -> None:
