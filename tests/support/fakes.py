@@ -20,6 +20,8 @@ def execute(job: Job) -> dict[str, Any]:
         time.sleep(1)
     if what in ("die", "die-late"):
         os._exit(9)
+    if what == "long":
+        time.sleep(30)
     if what == "raise":
         return failed(job, "ValueError: as asked")
     time.sleep(0.05)

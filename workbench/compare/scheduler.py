@@ -12,6 +12,7 @@ from pathlib import Path
 from workbench.compare.runs import Job, Store, execute, failed, start_worker
 from workbench.compare.study import Batch, Outcome, Record
 
+_DIED = "its process died (out of memory? see workers/)"
 _Study = Generator[Batch, list[Record], Outcome]
 
 
@@ -81,8 +82,15 @@ class Scheduler:
         return [self._outcomes.get(index) for index in range(len(studies))]
 
     def measure(self, jobs: list[Job]) -> list[Record]:
-        """Run jobs at once and keep nothing of them: for an estimate of time."""
-        return list(self._workers_now().map(execute, jobs))
+        """Run jobs at once and keep nothing of them: for an estimate of time. A worker that dies fails all of them."""
+        pool = self._workers_now()
+        self._running.update({pool.submit(execute, job): job for job in jobs})
+        try:
+            records = [future.result() for future in self._running]
+        except BrokenProcessPool:
+            records, self._pool = [failed(job, _DIED) for job in jobs], None
+        self._running.clear()
+        return records
 
     def close(self) -> None:
         """Stop the worker processes, whatever they are doing."""
@@ -156,7 +164,7 @@ class Scheduler:
                 raise error
             elif job in self._suspects:
                 self._suspects.remove(job)
-                self._finish(job, failed(job, "its process died (out of memory? see workers/)"))
+                self._finish(job, failed(job, _DIED))
                 self._pool = None
             else:
                 self._suspects.append(job)

@@ -7,12 +7,14 @@ from difflib import get_close_matches
 from typing import Any
 
 from datasets.exceptions import DatasetsError
+from jinja2 import TemplateError
 from torch import Tensor
 
 from common.config import ConfigError
 from common.model.adapted import AdaptedModel
 from workbench.evaluation.columns import SubjectScore, benchmarks
 
+_MISTAKES = (AssertionError, AttributeError, ImportError, LookupError, StopIteration, TypeError)  # of task files
 EXTRA = 'pip install "dr-encoder[evaluation]"'
 
 
@@ -69,6 +71,11 @@ class Harness:
             ) from error
         except ValueError as error:
             raise ConfigError(f"tasks {', '.join(self._tasks)}: the harness cannot run them: {error}") from error
+        except (TemplateError, *_MISTAKES) as error:
+            raise ConfigError(
+                f"tasks {', '.join(self._tasks)}: the harness cannot run them: {type(error).__name__}: "
+                f"{str(error) or 'of the task file or its data'} (see the task file, its data and --shots)"
+            ) from error
         return {task: _entry(task, found) for task in self._tasks}
 
 

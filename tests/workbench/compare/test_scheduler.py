@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Generator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,28 @@ def test_a_run_that_kills_its_process_is_recorded_and_the_others_are_done(tmp_pa
     assert [record["status"] for record in records] == ["done", "failed", "done", "done"]
     assert "its process died" in records[1]["error"]
     assert times_run(tmp_path, jobs[1]) == 2
+
+
+def test_a_worker_that_dies_while_time_is_measured_fails_that_and_nothing_later(tmp_path: Path) -> None:
+    working = scheduler.Scheduler(Store(tmp_path / "runs"), 2, tmp_path / "logs", lambda *_: None)
+    measured = working.measure([job("die", 1, tmp_path)] * 2)
+    assert [record["error"] for record in measured] == ["its process died (out of memory? see workers/)"] * 2
+    ((record,),) = working.run([batches([job("sleep", 2, tmp_path)])])
+    assert record["status"] == "done"
+
+
+def test_an_interrupt_waits_for_no_run_that_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_future: Future[Any]) -> None:
+        raise KeyboardInterrupt
+
+    working = scheduler.Scheduler(Store(tmp_path / "runs"), 1, tmp_path / "logs", lambda *_: None)
+    working.measure([job("sleep", 1, tmp_path)])  # the worker has started
+    monkeypatch.setattr(Future, "result", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        working.measure([job("long", 2, tmp_path)])
+    began = time.monotonic()
+    working.close()
+    assert time.monotonic() - began < 15
 
 
 def test_workers_end_with_a_comparison_that_is_killed(tmp_path: Path) -> None:
