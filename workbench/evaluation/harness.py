@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from datasets.exceptions import DatasetsError
@@ -109,6 +110,7 @@ def _task_manager(tasks: Sequence[str], include_path: str) -> Any:  # noqa: ANN4
     manager = TaskManager(include_path=include_path or None)
     unknown = [task for task in tasks if task not in manager.task_index]
     if unknown:
+        _check_files(include_path)
         near = [name for task in unknown for name in get_close_matches(task, manager.all_tasks)]
         meant = f"did you mean {', '.join(near)}? " if near else ""
         raise ConfigError(
@@ -116,6 +118,17 @@ def _task_manager(tasks: Sequence[str], include_path: str) -> Any:  # noqa: ANN4
             "--include-path"
         )
     return manager
+
+
+def _check_files(include_path: str) -> None:
+    """Refuse a task file that is no YAML: the harness passes over it in silence."""
+    import yaml  # noqa: PLC0415 - comes with the harness
+
+    for path in sorted(Path(include_path).rglob("*.yaml")) if include_path else ():
+        try:
+            yaml.compose(path.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
 
 
 def _is_complete(index: Mapping[str, Any], name: str) -> bool:

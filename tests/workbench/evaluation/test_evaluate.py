@@ -1,6 +1,7 @@
 """``dr-encoder evaluate`` on benchmarks in MMLU's and C-Eval's layout, and on generation sets, all on this disk."""
 
 import json
+import re
 import runpy
 import shutil
 import sys
@@ -106,6 +107,39 @@ def test_a_task_of_its_own_has_the_harnesss_metrics(adapter: Path, tasks: Path) 
     assert found["acc,none"] == "1.000"
     said = refused(adapter, "--tasks", "mmlu,mmlu_astronomy", *options)
     assert "tasks mmlu, mmlu_astronomy: the harness cannot run them: Duplicate task 'mmlu_astronomy'" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"fewshot_config": {"sampler": "first_n"}}, "AssertionError: .*number of fewshot samples.*--shots"),
+        ({"doc_to_text": "{{no_column}}"}, "UndefinedError: 'no_column' is undefined"),
+        ({"doc_to_text": "{{question"}, "TemplateSyntaxError"),
+        ({"test_split": "tset"}, "KeyError: 'tset'"),
+        ({"test_splits": "test"}, "TypeError: .*test_splits"),
+        ({"doc_to_target": 7}, "IndexError"),
+        ({"process_docs": "!function utils.no_function"}, "TypeError"),
+    ],
+)
+def test_a_mistake_in_a_task_file_is_refused_in_a_line(
+    adapter: Path, tasks: Path, tmp_path: Path, change: dict[str, Any], expected: str
+) -> None:
+    task = yaml.safe_load((tasks / "mmlu_astronomy.yaml").read_text(encoding="utf-8"))
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(task | change), encoding="utf-8")
+    code, said = evaluate(adapter, "--tasks", "mmlu_astronomy", "--include-path", str(tmp_path), "--shots", "3")
+    assert code == 1
+    assert re.search(rf"error: tasks mmlu_astronomy: the harness cannot run them: {expected}", said)
+
+
+def test_a_task_file_that_is_no_yaml_is_named(adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = TaskManager.__init__
+    monkeypatch.setattr(
+        TaskManager, "__init__", lambda self, **_: start(self, include_path=str(tmp_path), include_defaults=False)
+    )
+    (tmp_path / "own.yaml").write_text('task: own\ndoc_to_text: "{{question\n', encoding="utf-8")
+    said = refused(adapter, "--tasks", "own", "--include-path", str(tmp_path))
+    assert f"{tmp_path / 'own.yaml'} is no YAML: " in said
+    assert "line 2" in said
 
 
 def test_disciplines_are_the_published_ones() -> None:
