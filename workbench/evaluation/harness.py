@@ -1,7 +1,8 @@
 """Public benchmarks through EleutherAI's lm-evaluation-harness, around a model that is loaded already."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,9 +13,11 @@ from jinja2 import TemplateError
 from torch import Tensor
 
 from common.config import ConfigError
+from common.counts import count
 from common.model.adapted import AdaptedModel
 from workbench.evaluation.columns import SubjectScore, benchmarks
 
+_log = logging.getLogger(__name__)
 _MISTAKES = (AssertionError, AttributeError, ImportError, LookupError, StopIteration, TypeError)  # of task files
 EXTRA = 'pip install "dr-encoder[evaluation]"'
 
@@ -53,18 +56,20 @@ class Harness:
         adapted.load(adapter)
         adapted.training_mode(False)
         model = HFLM(pretrained=adapted.model, tokenizer=adapted.tokenizer, batch_size=self._settings.batch_size)
+        unanswerable = _Unanswerable()
         try:
-            found = simple_evaluate(
-                model=model,
-                tasks=self._tasks,
-                num_fewshot=self._settings.shots,
-                limit=self._settings.limit,
-                batch_size=self._settings.batch_size,
-                apply_chat_template=self._settings.chat_template,
-                task_manager=self._manager,
-                log_samples=False,
-                bootstrap_iters=0,
-            )
+            with unanswerable.counting():
+                found = simple_evaluate(
+                    model=model,
+                    tasks=self._tasks,
+                    num_fewshot=self._settings.shots,
+                    limit=self._settings.limit,
+                    batch_size=self._settings.batch_size,
+                    apply_chat_template=self._settings.chat_template,
+                    task_manager=self._manager,
+                    log_samples=False,
+                    bootstrap_iters=0,
+                )
         except (OSError, DatasetsError) as error:
             raise ConfigError(
                 f"tasks {', '.join(self._tasks)}: their data could not be read: {str(error).splitlines()[0]} "
@@ -77,7 +82,38 @@ class Harness:
                 f"tasks {', '.join(self._tasks)}: the harness cannot run them: {type(error).__name__}: "
                 f"{str(error) or 'of the task file or its data'} (see the task file, its data and --shots)"
             ) from error
+        if unanswerable.questions:
+            _log.warning(
+                "tasks %s: the answer of %s is none of its choices, and no model can be right there (doc_to_target?)",
+                ", ".join(self._tasks), count(unanswerable.questions, "question"),
+            )  # fmt: skip
         return {task: _entry(task, found) for task in self._tasks}
+
+
+class _Unanswerable(logging.Filter):
+    """Counts what the harness says of questions whose answer is none of their choices: a line each, with the row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.questions = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Count a question; only errors are heard."""
+        self.questions += record.getMessage().startswith("Label index")
+        return record.levelno >= logging.ERROR
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Hear of the harness's tasks what they warn of."""
+        logger = logging.getLogger("lm_eval.api.task")
+        level = logger.level
+        logger.setLevel(logging.WARNING)
+        logger.addFilter(self)
+        try:
+            yield
+        finally:
+            logger.removeFilter(self)
+            logger.setLevel(level)
 
 
 def _entry(task: str, found: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from lm_eval.tasks import TaskManager
 from safetensors.torch import load_file, save_file
 
 from common.config import ConfigError, DataConfig
+from common.counts import count
 from common.data import load_examples
 from common.model.adapted import AdaptedModel
 from common.model.base_sample import BASE_FILE
@@ -129,6 +130,18 @@ def test_a_mistake_in_a_task_file_is_refused_in_a_line(
     code, said = evaluate(adapter, "--tasks", "mmlu_astronomy", "--include-path", str(tmp_path), "--shots", "3")
     assert code == 1
     assert re.search(rf"error: tasks mmlu_astronomy: the harness cannot run them: {expected}", said)
+
+
+def test_questions_that_no_model_can_answer_are_told(
+    loaded: tuple[AdaptedModel, torch.Tensor], tasks: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = yaml.safe_load((tasks / "mmlu_astronomy.yaml").read_text(encoding="utf-8"))
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(task | {"doc_to_target": "anwser"}), encoding="utf-8")
+    for folder, told in ((tmp_path, f"the answer of {count(len(MMLU['astronomy']), 'question')} is none"), (tasks, "")):
+        caplog.clear()
+        Harness(["mmlu_astronomy"], HarnessSettings(shots=0, include_path=str(folder)))(*loaded)
+        assert told in caplog.text
+        assert bool(caplog.text) == bool(told)
 
 
 def test_a_task_file_that_is_no_yaml_is_named(adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
