@@ -136,10 +136,9 @@ def compare(
     finally:
         scheduler.close()
     outcomes = [outcome for outcome in ended if outcome is not None]
-    unfinished = [cell.label for cell, outcome in zip(cells, ended, strict=True) if outcome is None]
     if not outcomes:
         raise OutOfTime(f"--budget-hours {budget_hours:g} are over and no row is done yet; the same command goes on")
-    found = summarize(outcomes, spec, command, unfinished)
+    found = summarize(outcomes, spec, command, cells)
     with naming(out):
         (out / NUMBERS).write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         (out / PAGE).write_text(markdown(found), encoding="utf-8")

@@ -11,6 +11,7 @@ from common.counts import count
 from common.privacy.delta import default_delta
 from server_app.results import json_lines
 from workbench.compare.folder import SCHEMA
+from workbench.compare.plan import Cell
 from workbench.compare.released import is_above_asked, is_private
 from workbench.compare.spec import CENTRALIZED, ComparisonSpec, tuning_keys
 from workbench.compare.study import Outcome, Record
@@ -21,13 +22,18 @@ _UNNAMED = "gradients that its runs do not name"
 
 
 def summarize(
-    outcomes: Sequence[Outcome], spec: ComparisonSpec, command: str, unfinished: Sequence[str] = ()
+    outcomes: Sequence[Outcome], spec: ComparisonSpec, command: str, planned: Sequence[Cell] = ()
 ) -> dict[str, Any]:
-    """The document ``comparison.json`` (docs/comparison.md has its schema); ``unfinished``: rows that are not in it."""
+    """The document ``comparison.json`` (docs/comparison.md has its schema); ``planned``: all rows, if not all are done.
+
+    What holds for all is that of a planned row: the one that is done may be the centralized one, of one client.
+    """
     records = [record for outcome in outcomes for record in outcome.records]
-    first = outcomes[-1].cell.flat
+    done = [outcome.cell for outcome in outcomes]
+    planned = planned or done
+    first = planned[-1].flat
     clients = int(first["federation.num-clients"])
-    trust = trust_of(_reference_outcome(outcomes, spec).cell.flat)
+    trust = trust_of(_reference_cell(planned, spec).flat)
     rows = [_row(outcome, trust) for outcome in outcomes]
     judged = {task: _judged_by([row for row in rows if row["task"] == task]) for task in spec.tasks}
     _compare_with_reference(rows, spec, judged)
@@ -52,7 +58,7 @@ def summarize(
         "judged_by": judged,
         "base": {task: _base(outcomes, task) for task in spec.tasks},
         "rows": rows,
-        "unfinished": list(unfinished),
+        "unfinished": [cell.label for cell in planned if cell not in done],
         "failed": [{"label": r["label"], "error": r["error"]} for r in records if r["status"] != "done"],
         "seconds": round(sum(r["seconds"] for r in records if r["status"] == "done")),
     }
@@ -251,9 +257,8 @@ def _reference(spec: ComparisonSpec) -> str:
     return "lora" if "lora" in spec.strategies else spec.strategies[0]
 
 
-def _reference_outcome(outcomes: Sequence[Outcome], spec: ComparisonSpec) -> Outcome:
-    found = (outcome for outcome in outcomes if outcome.cell.entry.label == _reference(spec))
-    return next(found, outcomes[-1])
+def _reference_cell(cells: Sequence[Cell], spec: ComparisonSpec) -> Cell:
+    return next((cell for cell in cells if cell.entry.label == _reference(spec)), cells[-1])
 
 
 def _base(outcomes: Sequence[Outcome], task: str) -> dict[str, Any]:

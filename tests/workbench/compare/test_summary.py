@@ -117,6 +117,16 @@ def test_a_search_that_ends_early_is_told_and_its_runs_are_counted() -> None:
     assert "at most 40 trials a row" in markdown(found)
 
 
+def test_an_unfinished_page_says_how_many_take_part_in_the_rows_to_come() -> None:
+    """The centralized row, of one client, is done first."""
+    local = {"privacy.trust": "local", "privacy.delta": 0.005}
+    centralized = outcome("centralized", [0.5] * 3, keys={"federation.num-clients": 1, "privacy.delta": 0.0})
+    planned = [centralized.cell, outcome("lora", [0.5] * 3, keys=local).cell]
+    found = summarize([centralized], SPEC, "command", planned)
+    assert found["unfinished"] == ["elicitation, lora, epsilon 2"]
+    assert "M = 20 clients, expected cohort 2, 40 rounds, δ = 0.005, trust model local" in markdown(found)
+
+
 def test_mean_and_standard_error() -> None:
     assert statistics([1.0, 2.0, 3.0]) == {"mean": 2.0, "se": pytest.approx(3**-0.5), "values": [1.0, 2.0, 3.0]}
     assert statistics([4.0]) == {"mean": 4.0, "se": None, "values": [4.0]}
