@@ -38,4 +38,4 @@ def test_the_strategy_of_the_page_runs_in_a_copy_of_the_app(tmp_path: Path) -> N
     checks = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/support/extending_checks.py"]
     done = subprocess.run(checks, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
-    assert "3 passed" in done.stdout
+    assert "5 passed" in done.stdout

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from common.codecs import build_encoder, codec_from_state
+from common.config import ConfigError
 from common.model.adapted import AdaptedModel
 from server_app.strategies import STRATEGIES
 from tests.support.tiny import Files, final_adapter, run_tiny, tiny_config, vectors
@@ -18,6 +19,15 @@ def test_it_runs_to_its_end(files: Files, adapted: AdaptedModel, tmp_path: Path,
     moved = final_adapter(run_tiny(tiny_config(files, tmp_path, changes))) != adapted.initial
     assert moved[::48].any(), "64 of 3,072 values"
     assert moved.sum() == moved[::48].sum()
+
+
+@pytest.mark.parametrize("size", [0, 3_073])
+def test_a_size_that_no_codec_can_have_is_refused(
+    adapted: AdaptedModel, tmp_path: Path, files: Files, size: int
+) -> None:
+    config = tiny_config(files, tmp_path, {"strategy.name": "thinned-lora", "codec.size": size})
+    with pytest.raises(ConfigError, match=f"codec.size = {size}: give 1 to 3072"):
+        STRATEGIES["thinned-lora"].recipe_for(config, adapted.layout)
 
 
 def test_its_codec_keeps_the_contract(adapted: AdaptedModel, tmp_path: Path, files: Files) -> None:
