@@ -9,6 +9,7 @@ and another finds out without the rows.
 
 import functools
 import logging
+import zlib
 from collections.abc import Callable
 
 from flwr.app import Context, Message
@@ -21,6 +22,7 @@ from common.wire.records import WireError
 
 Handler = Callable[[Message, Context], Message]
 TELLABLE = (WireError, PolicyRefusal, CodeMismatch, ModelUnavailable)
+_FOR_WANT_OF_MEMORY = (MemoryError, OSError, RuntimeError, zlib.error)  # the last also of what is damaged
 _OF_THE_MESSAGE = (*TELLABLE, RecursionError)  # the last: one that is nested too deep, whoever gets it
 
 
@@ -54,10 +56,10 @@ def guarded(handler: Handler) -> Handler:
 
 
 def _wants_for_something(refusal: BaseException) -> bool:
-    """Whether a refusal was made of what the system or torch raises where there is no memory left."""
+    """Whether a refusal was made of what the system, torch or zlib raises where there is no memory left."""
     cause = refusal.__cause__ or refusal.__context__
     while cause is not None:
-        if isinstance(cause, MemoryError | OSError | RuntimeError) and not isinstance(cause, _OF_THE_MESSAGE):
+        if isinstance(cause, _FOR_WANT_OF_MEMORY) and not isinstance(cause, _OF_THE_MESSAGE):
             return True
         cause = cause.__cause__ or cause.__context__
     return False

@@ -1,6 +1,7 @@
 """What a site tells of a failure for want of memory, which its rows take."""
 
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
@@ -59,6 +60,19 @@ def test_a_failure_before_the_release_is_in_doubt_whether_rows_were_read_or_not(
         assert refusal(own_site, adapted, agreed)
     assert not in_doubt(), "the attempt without rows tells"
     assert refusal(own_site, adapted, agreed)
+    assert in_doubt()
+
+
+def test_a_header_that_zlib_has_no_memory_for_is_in_doubt(
+    own_site: InProcessGrid, adapted: AdaptedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """zlib says so in an error of its own, which else tells that the bytes are damaged."""
+
+    class Wanting:
+        decompress = staticmethod(wanting(zlib.error))
+
+    monkeypatch.setattr(zlib, "decompressobj", Wanting)
+    assert "WireError" in refusal(own_site, adapted, terms(64, 1.0))
     assert in_doubt()
 
 
