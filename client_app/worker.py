@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict
 from flwr.common.serde import context_from_proto, message_from_proto, recorddict_to_proto
@@ -34,6 +35,7 @@ from common.wire.digest import app_digest
 _FRAME_SECONDS = 60.0  # for a whole frame to arrive or to leave; the other end is a process on this machine
 _MEMORY = (MemoryError, EncodeError)  # what is raised for want of it; the second by protobuf
 _LONGEST_LINE = 4000  # of the log
+_KILLED_FIRST = b"1000"  # the most that oom_score_adj takes; anybody may raise it
 _log = logging.getLogger("dr-encoder.worker")
 
 
@@ -224,9 +226,20 @@ def _pack(records: RecordDict) -> bytes:
     return bytes(recorddict_to_proto(records).SerializeToString())
 
 
+def _offer_itself() -> None:
+    """Let the system, where memory is short, kill this process and no other: what waits for its answer must live.
+
+    That one is as large as a server makes its messages. Killed in its place, it left the site silent, and whether it
+    was could hang on the memory that rows take here; a worker that is killed is followed by one without the rows.
+    """
+    with suppress(OSError):  # a kernel without it
+        Path("/proc/self/oom_score_adj").write_bytes(_KILLED_FIRST)
+
+
 def main(arguments: Sequence[str]) -> None:
     """Serve on inherited descriptors: listening socket, parent (pidfd), folder; then the idle seconds."""
     listener, parent, folder, idle = int(arguments[0]), int(arguments[1]), int(arguments[2]), float(arguments[3])
+    _offer_itself()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the operator's Ctrl-C ends superexec, and that ends the worker
     handler = logging.StreamHandler()
     handler.setFormatter(_SetIn(f"%(asctime)s %(levelname)s worker[{os.getpid()}] %(message)s"))

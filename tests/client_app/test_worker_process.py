@@ -23,6 +23,14 @@ def test_a_worker_killed_between_two_messages_is_replaced() -> None:
 
 
 @pytest.mark.usefixtures("_stand_in")
+def test_where_memory_is_short_the_worker_is_killed_and_never_who_waits_for_it() -> None:
+    """A long row in the worker, and a large message in the process of one message, left a site silent."""
+    worker = ask("one", context())["pid"]
+    assert Path(f"/proc/{worker}/oom_score_adj").read_text(encoding="ascii") == "1000\n"
+    assert Path("/proc/self/oom_score_adj").read_text(encoding="ascii") != "1000\n"
+
+
+@pytest.mark.usefixtures("_stand_in")
 def test_a_worker_whose_accelerator_is_beyond_use_makes_room_for_another() -> None:
     """One run's encoder with a token that the model does not have would make every later answer, of any run, noise."""
     place = context()
