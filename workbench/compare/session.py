@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Generator
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 from rich.console import Console
@@ -25,17 +24,17 @@ from server_app.errors import CommandError
 from server_app.results.naming import naming
 from server_app.results.tracking import watched
 from server_app.results.units import clock, harmless
+from workbench.compare.estimate import estimate_time
 from workbench.compare.folder import NUMBERS, PAGE, remove_stale
 from workbench.compare.plan import Cell
 from workbench.compare.plots import draw
-from workbench.compare.runs import Job, Store
+from workbench.compare.runs import Store
 from workbench.compare.scheduler import Scheduler
 from workbench.compare.spec import ComparisonSpec
 from workbench.compare.study import Batch, Outcome, Record, count_runs, study
 from workbench.compare.summary import summarize
 from workbench.compare.table import markdown
 
-_PROBE_ROUNDS = 2
 _HOUR = 3600.0  # rich forgets its pace after 30 s unless told otherwise; a run takes longer
 
 
@@ -113,7 +112,8 @@ def compare(
     console = Console()
     store = Store(out / "runs")
     counts = [count_runs(cell, spec, store.find) for cell in cells]
-    total, missing = (sum(numbers) for numbers in zip(*counts, strict=True))
+    totals, left = ([*numbers] for numbers in zip(*counts, strict=True))
+    total, missing = sum(totals), sum(left)
     display = _Display(console, total)
     scheduler = Scheduler(store, jobs, out / "workers", display.on_record, lambda: time.monotonic() > end)
     try:
@@ -121,7 +121,7 @@ def compare(
         if missing:
             say(console, "measuring how long a run takes, by short ones")
             with watched("measuring"):
-                estimate, failed = _estimate(scheduler, cells, missing, jobs, afresh=dry_run)
+                estimate, failed = estimate_time(scheduler, cells, left, jobs, afresh=dry_run)
             if failed and dry_run:
                 raise ConfigError(estimate)
             say(console, estimate)
@@ -153,34 +153,6 @@ def _counted(
     outcome = yield from study(cell, spec)
     display.leave_out(expected - len(list(outcome.records)))
     return outcome
-
-
-def _estimate(scheduler: Scheduler, cells: list[Cell], missing: int, jobs: int, *, afresh: bool) -> tuple[str, bool]:
-    """How long it will take, by short runs on all workers at once, scaled to all rounds; and whether one failed.
-
-    A worker's first run has its start in it (imports, the model), which no later one has: the pace is that of a second.
-    ``afresh``: what is estimated begins with new workers, so the start counts too, once, for they start together.
-    """
-    rounds = int(cells[-1].flat["num-server-rounds"])
-    walls = []
-    for number in (1, 2):
-        probe = cells[-1].tuning(cells[-1].start, number)
-        short = {"num-server-rounds": _PROBE_ROUNDS, "evaluation.every": _PROBE_ROUNDS}
-        began = time.monotonic()
-        records = scheduler.measure([Job("probe", "a short run", {**probe.flat, **short})] * jobs)
-        walls.append(time.monotonic() - began)
-        failed = [record["error"] for record in records if record["status"] != "done"]
-        if failed:
-            return f"a short run to measure the time failed: {failed[0]}", True
-    pace = max(mean(record["report"]["rounds"]) for record in records)
-    fixed = max(record["seconds"] - sum(record["report"]["rounds"]) for record in records)
-    seconds, start = fixed + rounds * pace, max(0.0, walls[0] - walls[1])
-    left = missing * seconds / jobs + (start if afresh else 0.0)
-    beginning = f", after {start:.0f} s to start" if afresh else ""
-    return (
-        f"{count(missing, 'run')} of about {seconds:.1f} s each, {jobs} at a time{beginning}: about {clock(left)} "
-        "(minutes:seconds) at the present load"
-    ), False
 
 
 def _line(record: Record) -> str:

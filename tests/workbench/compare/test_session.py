@@ -9,62 +9,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from common.config import RunConfig
+from tests.support.timed_workers import CELL, Clock, TimedWorkers
 from workbench.compare import session
-from workbench.compare.plan import Cell
 from workbench.compare.runs import Job
-from workbench.compare.scheduler import Scheduler
-from workbench.compare.spec import ComparisonSpec, Entry
+from workbench.compare.spec import ComparisonSpec
 from workbench.compare.study import Outcome, Record, runs_of
 
-FLAT = {**RunConfig().flat(), "data.task": "elicitation", "num-server-rounds": 10}
 SPEC = ComparisonSpec(["lora"], [2.0], ["elicitation"], seeds=2, trials=3, tuning_seeds=1)
-CELL = Cell("elicitation", Entry("lora", "lora"), 2.0, FLAT, 1.0)
 
 
-class Clock:
-    """Time that passes only when a worker says so."""
-
-    now = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-class Fake(Scheduler):
-    """Workers whose first run takes 40 s to start beside the 1 s of a short run and its two rounds of .25 s."""
-
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
-        self.measured: list[list[Job]] = []
-
-    def measure(self, jobs: list[Job]) -> list[Record]:
-        seconds = 1.0 if self.measured else 41.0
-        self.measured.append(jobs)
-        self.clock.now += seconds
-        return [{"status": "done", "seconds": seconds, "report": {"rounds": [0.25, 0.25]}} for _ in jobs]
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    found = Clock()
-    monkeypatch.setattr(session, "time", found)
-    return found
-
-
-@pytest.mark.parametrize(("afresh", "said"), [(False, "about 0:30"), (True, "after 40 s to start: about 1:10")])
-def test_the_start_of_the_workers_is_counted_once_and_not_for_every_run(clock: Clock, afresh: bool, said: str) -> None:
-    """20 runs of .5 s + 10 rounds of .25 s, two at a time, are 30 s; two workers start at the same time."""
-    fake = Fake(clock=clock)
-    text, failed = session._estimate(fake, [CELL], 20, 2, afresh=afresh)
-    assert not failed
-    assert text.startswith("20 runs of about 3.0 s each, 2 at a time")
-    assert said in text
-    assert [len(jobs) for jobs in fake.measured] == [2, 2]
-    assert all(job.flat["num-server-rounds"] == 2 for jobs in fake.measured for job in jobs)
-
-
-class Slow(Fake):
+class Slow(TimedWorkers):
     """Workers that take minutes to measure, and so long that no row is done within a budget."""
 
     def __init__(self, clock: Clock, told: Any, over: Callable[[], bool]) -> None:
