@@ -33,13 +33,13 @@ def pieces() -> dict[str, Any]:
     return tomllib.loads(Path(__file__).with_name("pieces.toml").read_text(encoding="utf-8"))
 
 
-def write_visits(folder: Path) -> tuple[Path, Path]:
+def write_visits(folder: Path, practices: int = PRACTICES) -> tuple[Path, Path]:
     """Write ``visits.jsonl``, which clients hold (``group``: the practice), and ``held-out.jsonl`` of others."""
     folder.mkdir(parents=True, exist_ok=True)
     private, public = folder / "visits.jsonl", folder / "held-out.jsonl"
-    held = {row["prompt"] for row in _rows(range(PRACTICES))}
-    _write(private, _rows(range(PRACTICES)))
-    _write(public, (row for row in _rows(range(PRACTICES, PRACTICES + _HELD_OUT)) if row["prompt"] not in held))
+    held = {row["prompt"] for row in _rows(range(practices))}
+    _write(private, _rows(range(practices)))
+    _write(public, (row for row in _rows(range(practices, practices + _HELD_OUT)) if row["prompt"] not in held))
     return private, public
 
 
