@@ -41,6 +41,8 @@ def keys(
     as_markdown: Annotated[bool, typer.Option("--markdown", help="print docs/configuration.md")] = False,
 ) -> None:
     """Print the keys of the run configuration with default, allowed values and meaning, and the presets."""
+    if as_markdown and wanted:
+        raise ConfigError(f'--markdown prints the whole page: leave out "{wanted}", or --markdown')
     if as_markdown:
         typer.echo(keys_markdown(), nl=False)
         return

@@ -133,6 +133,14 @@ def test_keys_are_printed_with_what_they_may_be() -> None:
     assert "presets (run --preset NAME): demo, " in everything
 
 
+def test_a_filter_is_never_passed_over() -> None:
+    result = runner.invoke(cli.app, ["keys", "--markdown", "codec"])
+    assert (result.exit_code, result.output) == (
+        1,
+        'error: --markdown prints the whole page: leave out "codec", or --markdown\n',
+    )
+
+
 def test_ctrl_c_while_the_interpreter_ends_is_quiet() -> None:
     leaving = (
         "import atexit, sys, time\n"
