@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 
 from common.counts import count
 from workbench.compare.released import Row, is_above_asked, is_private, name_of, place
@@ -124,6 +125,7 @@ def draw_curves(path: Path, groups: dict[str, list[Row]], judged: "_Score", base
                 _errors(axis, number, rounds, values, judged.scale, label)
         _references(axis, base[judged.name], None, judged.scale)
         axis.set_title(f"ε = {name_of(epsilon)}", fontsize=9)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))  # there is no round 0.5
         if judged.scale == 100:
             axis.set_ylim(0, 103)
     figure.supxlabel("round", fontsize=9)

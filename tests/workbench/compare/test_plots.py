@@ -170,3 +170,10 @@ def test_a_curve_has_a_mark_for_each_evaluated_round_and_its_seeds(
     assert list(axis.containers[0][0].get_xdata()) == [0, 10, 20]  # type: ignore[index]
     assert _dots(axis, "lora") == 9
     assert len(drawn["utility-elicitation.png"].axes) == 1, "there is no accuracy to draw"
+
+
+def test_no_tick_is_between_two_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    score = {"mean": 0.5, "se": 0.1, "values": [0.4, 0.6]}
+    rows = [row("lora", 4.0, 4.0, curve=[{"round": number, "accuracy": score} for number in (0, 1, 2)])]
+    (axis,) = figures(rows, tmp_path, monkeypatch)["curves-elicitation.png"].axes
+    assert [tick for tick in axis.get_xticks() if tick != round(tick)] == []
