@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from typing import Any
+from unicodedata import category
 
 import pytest
 
@@ -51,6 +52,20 @@ def test_every_row_of_the_page_is_one_row(folder: RunFolder) -> None:
     assert len(table) == 1 + 2 * (1 + len(NAMES))
     assert all(row.replace(r"\|", "").count("|") == 4 for row in table)
     assert "<i>" not in page
+
+
+def test_no_name_fetches_an_image(folder: RunFolder) -> None:
+    report = report_of(folder)
+    report["outcome"]["examples"]["groups"] = {"![seen](https://example.org/x.png)": 2, "other": 2}
+    assert "seen" in markdown(report)
+    assert "](http" not in markdown(report)
+
+
+def test_no_name_commands_a_terminal(folder: RunFolder) -> None:
+    report = report_of(folder)
+    report["outcome"]["examples"]["groups"] = {"\x1b]0;title\x07\x9b2J": 2, "other": 2}
+    assert "title" in markdown(report)
+    assert not [sign for sign in markdown(report) if category(sign) == "Cc" and sign != "\n"]
 
 
 def test_every_group_is_drawn_under_its_name(folder: RunFolder, tmp_path: Path) -> None:

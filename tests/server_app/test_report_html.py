@@ -80,7 +80,7 @@ def test_nothing_in_it_asks_for_anything(noisy: RunFolder) -> None:
 
 
 def test_texts_of_the_data_are_texts_and_no_markup(noisy: RunFolder) -> None:
-    hostile = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
+    hostile = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\x1b[2J\x9b"
     report = report_of(noisy)
     report["samples"] = [
         {"prompt": hostile, "reference": hostile, "base": hostile, "tuned": hostile},
@@ -93,6 +93,7 @@ def test_texts_of_the_data_are_texts_and_no_markup(noisy: RunFolder) -> None:
     assert "<img" not in page
     assert page.count("<script") == 1
     assert page.count("&lt;img src=x onerror=alert(1)&gt;") >= 6
+    assert not {"\x1b", "\x9b"} & set(page), "nor commands for the terminal of who reads the file there"
 
 
 def test_examples_are_spread_over_the_rows_and_are_scored_as_accuracy_is(
