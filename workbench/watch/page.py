@@ -3,6 +3,7 @@
 import base64
 import hashlib
 
+from server_app.results.html.script import SCRIPT
 from server_app.results.html.style import THEME
 
 _STYLE = (
@@ -207,8 +208,20 @@ def page() -> str:
 
 def policy() -> str:
     """Its content security policy: its own script, and requests to nobody but this server."""
-    digest = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
+    return f"{_policy(_SCRIPT)}; connect-src 'self'"
+
+
+def report_policy() -> str:
+    """That of report.html, whatever lies in the run's folder under this name: no script but ours, no requests.
+
+    Its address has the token, with which a script could stop the run and tell another server of it.
+    """
+    return _policy(SCRIPT)
+
+
+def _policy(script: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
         f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
-        "connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+        "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
     )

@@ -17,7 +17,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from server_app.results.folder import RunFolder
-from workbench.watch.page import page, policy
+from workbench.watch.page import page, policy, report_policy
 from workbench.watch.status import status
 
 HOST = "127.0.0.1"
@@ -45,7 +45,8 @@ def watcher(folder: Path, token: str) -> Starlette:
     def report(request: Request) -> Response:
         if not _same(request.query_params.get("token", ""), token) or not (folder / "report.html").is_file():
             return PlainTextResponse("no report here, or no token", 403, _HEADERS)
-        return HTMLResponse((folder / "report.html").read_text(encoding="utf-8"), headers=_HEADERS)
+        text = (folder / "report.html").read_text(encoding="utf-8")
+        return HTMLResponse(text, headers=_HEADERS | {"Content-Security-Policy": report_policy()})
 
     def stop(request: Request) -> Response:
         denied = _denied(request, token)

@@ -1,6 +1,7 @@
 """What ``dr-encoder watch`` tells of a run, and to whom."""
 
 import json
+import re
 import shutil
 from datetime import datetime
 from pathlib import Path
@@ -200,6 +201,17 @@ def test_the_page_asks_this_server_only(done: RunFolder) -> None:
     assert "frame-ancestors 'none'" in policy
     assert "://" not in page()
     assert TOKEN not in page()
+
+
+def test_no_script_but_its_own_runs_in_the_report(done: RunFolder) -> None:
+    """A folder from elsewhere may have any page of that name, and the address has the token."""
+    answer = client(done.path).get(f"/report.html?token={TOKEN}")
+    told = answer.headers["content-security-policy"]
+    (script,) = re.findall(r"script-src 'sha256-[^']+'", answer.text)
+    assert script in told
+    assert "unsafe-inline" not in told.replace("style-src 'unsafe-inline'", "")
+    assert "default-src 'none'" in told
+    assert "connect-src" not in told
 
 
 def test_the_run_that_was_written_last_is_watched_and_none_is_told(
