@@ -4,6 +4,7 @@ A mistake in what was typed ends with 2, anything else that a person can mend wi
 app keeps its traceback.
 """
 
+import logging
 import math
 import os
 import sys
@@ -24,9 +25,13 @@ _LONGEST = 400  # characters of a library's message
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """End the process with a line or two for a person's mistake; anything else passes."""
+    """End the process with a line or two for a person's mistake; anything else passes.
+
+    What libraries log meanwhile commands no terminal.
+    """
     try:
-        yield
+        with _harmless_logs():
+            yield
     except click.ClickException as error:
         _refuse(_usage(error), error.exit_code)
     except (ConfigError, CommandError) as error:
@@ -39,6 +44,24 @@ def plain_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         typer.secho("\nstopped", err=True)
         sys.exit(130)
+
+
+class _HarmlessRecord(logging.LogRecord):
+    """A library's words with what they name, as the files of a model that somebody has handed out have it."""
+
+    def getMessage(self) -> str:  # noqa: N802 - logging's name
+        """The message without control characters."""
+        return harmless(super().getMessage())
+
+
+@contextmanager
+def _harmless_logs() -> Iterator[None]:
+    before = logging.getLogRecordFactory()
+    logging.setLogRecordFactory(_HarmlessRecord)
+    try:
+        yield
+    finally:
+        logging.setLogRecordFactory(before)
 
 
 def main_with_plain_errors(main: Callable[[], object]) -> None:

@@ -1,6 +1,7 @@
 """The edge of the command line: what is told in a line or two, and what keeps its traceback."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -43,6 +44,21 @@ def test_what_a_person_can_mend_is_a_line_and_an_exit_code(
     error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert told(error, capsys) == (code, said)
+
+
+def test_what_a_library_logs_of_a_model_s_files_commands_no_terminal(tmp_path: Path) -> None:
+    """transformers warns of a quantization that it does not know, in the words of config.json."""
+    log = logging.FileHandler(tmp_path / "log")
+    library = logging.getLogger("transformers.quantizers.auto")
+    library.addHandler(log)
+    try:
+        with plain_errors():
+            library.warning("Unknown quantization type, got %s - supported are: %s", "x\x1b]0;title\x07\x9b2J", ["awq"])
+    finally:
+        library.removeHandler(log)
+        log.close()
+    said = (tmp_path / "log").read_text(encoding="utf-8")
+    assert said == "Unknown quantization type, got x\\x1b]0;title\\x07\\x9b2J - supported are: ['awq']\n"
 
 
 @pytest.mark.parametrize(
