@@ -5,9 +5,11 @@ import re
 import shutil
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import uvicorn
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
@@ -228,3 +230,16 @@ def test_the_run_that_was_written_last_is_watched_and_none_is_told(
     asked = CliRunner().invoke(app, ["watch", "results/one"])
     assert asked.exit_code == 1
     assert "results/one: no events.jsonl there; give results/<run> of a run that has begun" in asked.output
+
+
+def test_the_name_of_a_folder_from_elsewhere_commands_no_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uvicorn, "Config", lambda *_, **__: None)
+    monkeypatch.setattr(uvicorn, "Server", lambda _: SimpleNamespace(run=lambda **_: None))
+    folder = tmp_path / "a\x1b[2Jrun"
+    folder.mkdir()
+    (folder / "events.jsonl").touch()
+    asked = CliRunner().invoke(app, ["watch", str(folder)])
+    assert asked.exit_code == 0
+    assert asked.output.startswith("a\\x1b[2Jrun: http://127.0.0.1:")
