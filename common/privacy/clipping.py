@@ -68,12 +68,11 @@ def clip(vector: Tensor, bound: float, *, normalize: bool = False) -> Clipped:
     flat = vector.detach().cpu().double().reshape(-1).numpy()
     _check_finite(flat)
     peak = float(np.abs(flat).max()) if flat.size else 0.0
-    if peak != 0.0:
-        unit = flat / peak
-        unit_norm = norm(unit)
-        if normalize or peak > bound / unit_norm:
-            flat = unit * (bound / unit_norm)
-    return Clipped(torch.from_numpy(flat.astype(np.float32)), bound)
+    unit = flat / (peak or 1.0)
+    largest = bound / (norm(unit) or 1.0)  # magnitude of a vector of this direction at the bound
+    clipped = unit * largest  # whether it is needed or not: how long this takes tells of no norm, and of no zero code
+    wanted = clipped if normalize or peak > largest else flat
+    return Clipped(torch.from_numpy(wanted.astype(np.float32)), bound)
 
 
 def check_bound(bound: float) -> None:

@@ -96,8 +96,7 @@ def quantize(values: NDArray[np.floating], bound: float, resolution: int, source
     if not length <= resolution * (1 + 2e-6):
         raise ValueError(f"vector of norm {length * bound / resolution:.6g} is not clipped to {bound:.6g}")
     radius = _rounding_radius(scaled.size, resolution)
-    if length > radius:
-        scaled *= radius / length
+    scaled *= min(1.0, radius / (length or 1.0))  # by 1 too: how long this takes tells of no norm
     lower = np.floor(scaled)
     fraction, floor = scaled - lower, lower.astype(np.int64)
     for _ in range(ROUNDING_ATTEMPTS):

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.privacy import clipping
 from common.privacy.clipping import Clipped, NonFiniteError, clip
 
 
@@ -58,6 +59,22 @@ def test_an_unclipped_vector_cannot_be_passed_off_as_clipped() -> None:
 def test_a_useless_bound_is_refused(bound: float) -> None:
     with pytest.raises(ValueError, match="clip norm"):
         clip(torch.ones(2), bound)
+
+
+@pytest.mark.parametrize("values", [[0.0, 0.0], [0.3, 0.4], [3.0, 4.0]])
+def test_no_step_is_left_out_for_a_vector_that_is_short_or_zero(
+    values: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the time of an answer told of its norm, and whether it was the zero code: ms for a million values."""
+    taken: list[int] = []
+
+    def count(vector: np.ndarray) -> float:
+        taken.append(vector.size)
+        return float(np.linalg.norm(vector))
+
+    monkeypatch.setattr(clipping, "norm", count)
+    clip(torch.tensor(values), 1.0)
+    assert taken == [2, 2], "of the vector, and of what was clipped"
 
 
 def test_the_input_is_left_as_it_was() -> None:
