@@ -46,7 +46,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--practices", type=int, default=PRACTICES, help="clients")
     parser.add_argument("--players", type=int, default=6, help="clients that play a cohort")
-    parser.add_argument("--set", action="append", default=[], metavar="key=value", help="a key of the run configuration")
+    parser.add_argument("--set", action="append", default=[], metavar="key=value", help="a key of the run")
     chosen = parser.parse_args(words)
     with tempfile.TemporaryDirectory() as scratch:
         print(played(Path(scratch), packaged_model(), chosen.practices, chosen.players, chosen.set))
