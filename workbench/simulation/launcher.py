@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,6 +179,7 @@ def _superlink(home: Path, environment: Mapping[str, str], log: IO[str]) -> Iter
         yield
     finally:
         stop_tree(process)
+        _stop_orphans(home)
 
 
 def _wait_until_healthy(process: subprocess.Popen[bytes], port: int) -> None:
@@ -245,6 +246,23 @@ def stop_tree(process: subprocess.Popen[bytes], patience: float = _STOP_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    _end(family)
+
+
+def _stop_orphans(home: Path) -> None:
+    """End what is nobody's child since its parent was killed, with all below it; it has ``home`` in its environment.
+
+    A SuperLink that was killed leaves a simulation that goes on: it charges rounds, and the run cannot be resumed.
+    """
+    family: set[psutil.Process] = set()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):  # another user's, or gone
+            if process.environ().get("FLWR_HOME") == str(home):
+                family |= {process, *process.children(recursive=True)}
+    _end(family)
+
+
+def _end(family: Iterable[psutil.Process]) -> None:
     for stop in (psutil.Process.terminate, psutil.Process.kill):
         for member in family:
             with suppress(psutil.NoSuchProcess):

@@ -13,6 +13,7 @@ import pytest
 from common.config import RunConfig
 from server_app.results.units import TRACEBACK
 from tests.support.flwr_program import write_flwr
+from tests.support.processes import processes_of
 from workbench.simulation import launcher
 from workbench.simulation.flower_cli import ask_flower
 from workbench.simulation.launcher import LaunchError, Resources, flower_environment
@@ -126,6 +127,26 @@ def test_commands_of_flower_ask_no_proxy_for_this_machine(tmp_path: Path) -> Non
     write_flwr(tmp_path, """#!/bin/sh\necho '{"success": true, "said": "'$no_proxy'"}'\n""")
     environment = {"PATH": f"{tmp_path}{os.pathsep}/bin", "no_proxy": "example.org"}
     assert ask_flower("ls", environment=environment)["said"] == "example.org,localhost,127.0.0.1,::1"
+
+
+_SUPERLINK = """#!/bin/sh
+[ "$1" = engine ] && { sleep 60 & wait; }
+setsid "$0" engine &
+kill -9 $$
+"""
+
+
+def test_what_a_killed_superlink_has_started_is_stopped_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the simulation goes on by itself, and the run cannot be resumed: another process runs it."""
+    program = tmp_path / "flower-superlink"
+    program.write_text(_SUPERLINK, encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setattr(launcher, "_wait_until_healthy", lambda process, _port: process.wait())
+    environment = flower_environment(tmp_path)
+    with (tmp_path / "log").open("w+") as log:
+        with launcher._superlink(tmp_path, environment | {"PATH": f"{tmp_path}{os.pathsep}/bin"}, log):
+            assert processes_of(tmp_path)
+        assert processes_of(tmp_path) == []
 
 
 @pytest.mark.parametrize(
