@@ -16,7 +16,7 @@ from workbench.cli.paths import absolute_paths
 from workbench.compare.folder import PAGE, check_folder
 from workbench.compare.spec import OWN, ComparisonSpec, check_spec, read_changes, read_epsilons, refuse_without_effect
 from workbench.compare.tuning import FIRST
-from workbench.simulation.launcher import read_preset
+from workbench.simulation.launcher import read_preset, terminate_as_interrupt
 
 
 def compare(
@@ -77,7 +77,8 @@ def compare(
         warn(warning)
     command = shlex.join(["dr-encoder", *sys.argv[1:]])
     try:
-        found = session.compare(cells, spec, command, out, jobs, dry_run=dry_run, budget_hours=budget_hours)
+        with terminate_as_interrupt():
+            found = session.compare(cells, spec, command, out, jobs, dry_run=dry_run, budget_hours=budget_hours)
     except (KeyboardInterrupt, BrokenPipeError) as error:
         raise stopped(error, f"; the same command goes on with what is done in {out}") from None
     except session.OutOfTime as error:

@@ -1,6 +1,7 @@
 """``dr-encoder compare`` from the command line to its files."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,16 @@ def test_what_cannot_run_is_refused_before_anything_starts(
     assert code == 1
     assert message in output
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_comparison_that_is_stopped_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: signal.Signals
+) -> None:
+    monkeypatch.setattr(session, "compare", lambda *_, **__: signal.raise_signal(sent))
+    code, output = invoke(tmp_path, "--strategies", "lora", "--epsilons", "inf")
+    assert code == 130
+    assert output.endswith(f"\nstopped; the same command goes on with what is done in {tmp_path / 'out'}\n")
 
 
 def test_a_comparison_leaves_table_numbers_and_plots_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
