@@ -15,7 +15,6 @@ from rich.progress import (
     TaskID,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 
 from common.config import ConfigError
@@ -35,7 +34,7 @@ from workbench.compare.study import Batch, Outcome, Record, count_runs, study
 from workbench.compare.summary import summarize
 from workbench.compare.table import markdown
 
-_HOUR = 3600.0  # rich forgets its pace after 30 s unless told otherwise; a run takes longer
+_HOUR = 3600.0
 
 
 class _Display:
@@ -47,12 +46,10 @@ class _Display:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
             console=console,
-            speed_estimate_period=_HOUR,
         )
-        self._task: TaskID = self.progress.add_task("runs", total=total, start=False)
+        self._task: TaskID = self.progress.add_task("runs", total=total, start=False, left="")
         self._total, self._done = total, 0
         self._started = time.monotonic()
 
@@ -73,13 +70,14 @@ class _Display:
         else:
             self.progress.advance(self._task)
             self._done += 1
-            say(self.progress.console, f"{self._how_far()}  {_line(record)}")
+            left = self._left()
+            self.progress.update(self._task, left=left)
+            say(self.progress.console, f"{self._done} of {self._total}, {left}:  {_line(record)}")
 
-    def _how_far(self) -> str:
-        """Runs done of all, and the time left at the pace so far, for those who see no bar."""
+    def _left(self) -> str:
+        """The time left at the pace since the start; rich takes two runs that end together for all the pace."""
         missing = max(0, self._total - self._done)
-        left = (time.monotonic() - self._started) / self._done * missing
-        return f"{self._done} of {self._total}, about {clock(left)} left:"
+        return f"about {clock((time.monotonic() - self._started) / self._done * missing)} left"
 
 
 def say(console: Console, text: str) -> None:

@@ -15,6 +15,7 @@ from workbench.compare.runs import Job
 from workbench.compare.spec import ComparisonSpec
 from workbench.compare.study import Outcome, Record, runs_of
 
+OUTCOME: dict[str, Any] = {"final": {"accuracy": 0.9, "loss": 0.2}, "warning": ""}
 SPEC = ComparisonSpec(["lora"], [2.0], ["elicitation"], seeds=2, trials=3, tuning_seeds=1)
 
 
@@ -82,7 +83,7 @@ def test_a_line_of_a_run_is_whole_in_a_pipe_and_tells_how_far_it_is(clock: Clock
     """Programs that read it look for the seconds at its end; rich would break it at 80 columns."""
     page = io.StringIO()
     display = session._Display(Console(file=page, width=80), 3)
-    outcome = {"final": {"accuracy": 0.9, "loss": 0.2}, "warning": "x" * 100}
+    outcome = OUTCOME | {"warning": "x" * 100}
     record = {"status": "done", "label": "l" * 70, "seconds": 16.0, "report": {"outcome": outcome}}
     clock.now += 300.0  # measuring
     display.begin()
@@ -91,3 +92,18 @@ def test_a_line_of_a_run_is_whole_in_a_pipe_and_tells_how_far_it_is(clock: Clock
     (line,) = page.getvalue().splitlines()
     assert line.startswith("1 of 3, about 1:00 left:  lll")
     assert line.endswith(f"(16 s)  WARNING: {'x' * 100}")
+
+
+def test_the_bar_and_the_lines_tell_the_same_time_left_though_runs_end_in_pairs(clock: Clock) -> None:
+    """Two jobs at a time end within seconds of each other, which is not the pace."""
+    page = io.StringIO()
+    display = session._Display(Console(file=page, width=80), 10)
+    record = {"status": "done", "label": "l", "seconds": 100.0, "report": {"outcome": OUTCOME}}
+    display.begin()
+    clock.now += 100.0
+    display.on_record(record, False)
+    clock.now += 1.0
+    display.on_record(record, False)
+    assert page.getvalue().splitlines()[1].startswith("2 of 10, about 6:44 left:  l")
+    display.progress.console.print(display.progress.get_renderable())
+    assert page.getvalue().rstrip().endswith("about 6:44 left")
