@@ -22,7 +22,8 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, speci
     """
     if not texts:
         return []
-    bare: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    quiet = {"verbose": False}  # a text longer than the model is cut by who asked, so nothing fails as it would warn
+    bare: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, **quiet)["input_ids"]
     begin, empty = (begin_ids(tokenizer), empty_ids(tokenizer)) if special else ([], [])
     return [(ids if ids[: len(begin)] == begin else begin + ids) or empty for ids in bare]
 

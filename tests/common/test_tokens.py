@@ -1,10 +1,14 @@
 """Examples as tokens: labels, padding, cuts, ends."""
 
+import logging
+
 import pytest
 import torch
 
 from common.config import ConfigError
 from common.data import IGNORED, tokenize
+from common.demo.model import load_tokenizer
+from common.model.token_ids import token_ids
 from tests.support.example_rows import TOKENIZER, words
 
 PROMPTS = ["question : what is the sum of 2 and 3 ? answer :", "what is the sum of 1 and 1 ?"]
@@ -41,6 +45,17 @@ def test_a_long_example_loses_the_start_of_its_prompt_and_keeps_its_completion()
 def test_a_completion_that_fills_the_length_has_no_prompt_left() -> None:
     tokens = tokenize(TOKENIZER, PROMPTS[:1], [" 5 4 3"], 2)
     assert words(tokens.labels[0]) == ["4", "3"]
+
+
+def test_a_text_longer_than_the_model_is_cut_without_a_library_s_alarm(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would say of what is cut that it "will result in indexing errors"."""
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    tokenizer = load_tokenizer()
+    (ids,) = token_ids(tokenizer, ["the " * (tokenizer.model_max_length + 1)])
+    assert len(ids) > tokenizer.model_max_length
+    assert caplog.messages == []
 
 
 def test_nothing_makes_no_rows() -> None:
