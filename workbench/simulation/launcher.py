@@ -36,6 +36,7 @@ PRESETS = APP / "common" / "presets"
 CONNECTION = "launcher"
 _START_SECONDS = 60.0
 _STOP_SECONDS = 15.0
+_SWEEPS = 3  # what is stopped may start another meanwhile
 _LONGEST_RAY_FOLDER = 38  # bytes: with /ray/session_<time>_<process>/sockets/plasma_store 107, the kernel's limit
 _LATE = "node timed out during startup"  # Ray's own words, which end a run before any client is asked
 _BUSY = ". The engine (Ray) has 30 s to start, too few on a busy machine: try again, or without it: --engine inline"
@@ -254,12 +255,18 @@ def _stop_orphans(home: Path) -> None:
 
     A SuperLink that was killed leaves a simulation that goes on: it charges rounds, and the run cannot be resumed.
     """
-    family: set[psutil.Process] = set()
+    for _ in range(_SWEEPS):
+        if family := _orphans(home):
+            _end(family)
+
+
+def _orphans(home: Path) -> set[psutil.Process]:
+    found: set[psutil.Process] = set()
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):  # another user's, or gone
             if process.environ().get("FLWR_HOME") == str(home):
-                family |= {process, *process.children(recursive=True)}
-    _end(family)
+                found |= {process, *process.children(recursive=True)}
+    return found
 
 
 def _end(family: Iterable[psutil.Process]) -> None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -13,7 +14,7 @@ import pytest
 from common.config import RunConfig
 from server_app.results.units import TRACEBACK
 from tests.support.flwr_program import write_flwr
-from tests.support.processes import processes_of
+from tests.support.processes import left_running, processes_of
 from workbench.simulation import launcher
 from workbench.simulation.flower_cli import ask_flower
 from workbench.simulation.launcher import LaunchError, Resources, flower_environment
@@ -141,12 +142,18 @@ def test_what_a_killed_superlink_has_started_is_stopped_too(tmp_path: Path, monk
     program = tmp_path / "flower-superlink"
     program.write_text(_SUPERLINK, encoding="utf-8")
     program.chmod(0o755)
-    monkeypatch.setattr(launcher, "_wait_until_healthy", lambda process, _port: process.wait())
+
+    def started(process: subprocess.Popen[bytes], _port: int) -> None:
+        process.wait()
+        while not processes_of(tmp_path):
+            time.sleep(0.05)
+
+    monkeypatch.setattr(launcher, "_wait_until_healthy", started)
     environment = flower_environment(tmp_path)
-    with (tmp_path / "log").open("w+") as log:
-        with launcher._superlink(tmp_path, environment | {"PATH": f"{tmp_path}{os.pathsep}/bin"}, log):
-            assert processes_of(tmp_path)
-        assert processes_of(tmp_path) == []
+    path = {"PATH": f"{tmp_path}{os.pathsep}/bin"}
+    with (tmp_path / "log").open("w+") as log, launcher._superlink(tmp_path, environment | path, log):
+        pass
+    assert left_running(tmp_path) == []
 
 
 @pytest.mark.parametrize(
