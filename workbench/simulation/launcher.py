@@ -114,7 +114,13 @@ def _launch(config: RunConfig, num_clients: int, resources: Resources, log: IO[s
             run_config.write_text(tomli_w.dumps(nest(config.flat())), encoding="utf-8")
             status = _stream(_run_command(run_config, num_clients, resources), home, environment, log)
         if status != "finished:completed":
-            raise LaunchError(f"the run ended as {status}")
+            raise LaunchError(_not_completed(status))
+
+
+def _not_completed(status: str) -> str:
+    if status.startswith("finished"):
+        return f"the run ended as {status}"
+    return f"flwr run ended before the run, which is stopped now; to Flower it was {status}"
 
 
 def _error_in(log: Path, begin: int) -> str:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -167,6 +168,23 @@ def test_what_a_killed_superlink_has_started_is_stopped_too(tmp_path: Path, monk
 def test_the_status_is_what_flower_lists_and_never_a_guess(tmp_path: Path, printed: str, expected: str) -> None:
     write_flwr(tmp_path, f"#!/bin/sh\necho '{printed}'\n")
     assert launcher._final_status(tmp_path, {"PATH": f"{tmp_path}{os.pathsep}/bin"}).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        ("finished:failed", "the run ended as finished:failed; its log is "),
+        ("running", "flwr run ended before the run, which is stopped now; to Flower it was running; its log is "),
+    ],
+)
+def test_a_run_that_goes_on_without_flwr_run_is_not_called_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str, said: str
+) -> None:
+    monkeypatch.setattr(launcher, "_superlink", lambda *_: nullcontext())
+    monkeypatch.setattr(launcher, "_stream", lambda *_: status)
+    with (tmp_path / "log").open("w+") as log, pytest.raises(LaunchError) as caught:
+        launcher.launch(named(tmp_path), 1, Resources(1), log)
+    assert str(caught.value).startswith(said)
 
 
 APP_ERROR = "[dr-encoder] ERROR: stage 1: none of 10 clients released statistics"
