@@ -33,8 +33,9 @@ class Evaluation:
     """Loss, accuracy (None without choices), both also by group.
 
     The loss is in nats per completion token, the mean over all tokens of all completions, so a long one counts for more
-    than a short one, as in training; of a group over its own tokens. Accuracy is the share of questions. Errors are
-    standard errors over the questions, as if these were independent.
+    than a short one, as in training; of a group over its own tokens. Accuracy is the share of questions; where n choices
+    are the likeliest alike, the right one counts 1/n. Errors are standard errors over the questions, as if these were
+    independent.
     """
 
     loss: float
@@ -79,7 +80,7 @@ class Evaluator:
         right = self._options.gather(1, self._answers[:, None]).flatten()
         loss = by_option.gather(1, self._answers[:, None]).flatten().tolist()
         lengths = self._lengths[right].tolist()
-        hits = (by_option.argmin(dim=1) == self._answers).double().tolist()
+        hits = _hits(by_option, self._answers).tolist()
         ones = [1] * len(hits)
         accuracy = _ratio(hits, ones) if self._has_choices else None
         return Evaluation(
@@ -147,6 +148,16 @@ class Evaluator:
             told = cross_entropy(logits.float(), batch.targets.to(logits.device), reduction="none")
             losses.index_add_(0, batch.examples, told.double().cpu())
         return losses
+
+
+def _hits(by_option: Tensor, answers: Tensor) -> Tensor:
+    """1 where the answer alone is likeliest, 1/n where n choices are alike so, as who picks one of them; else 0.
+
+    Choices are alike where a tokenizer has the same tokens for their words, unknown ones above all.
+    """
+    lowest = by_option == by_option.amin(dim=1, keepdim=True)
+    right = lowest.gather(1, answers[:, None]).flatten()
+    return right.double() / lowest.sum(dim=1).clamp(min=1)  # none is lowest where all are nan
 
 
 def _named(group: object) -> str:

@@ -132,3 +132,15 @@ def test_options_that_differ_before_their_last_token_are_told_apart(adapted: Ada
     assert abs(losses[0] - losses[1]) > 1e-3
     assert found.loss == pytest.approx(sum(losses) / 4, rel=1e-4)
     assert found.accuracy == 0.5
+
+
+@pytest.mark.parametrize("right", [0, 3])
+def test_choices_of_the_same_tokens_are_guessed_among_wherever_the_right_one_stands(
+    adapted: AdaptedModel, right: int
+) -> None:
+    """The model has no token for these words; the first of equals was its pick, and right where it stood first."""
+    choices = [" zwirn", " quark", " xylem", " yacht"]
+    row = {"prompt": "what is the sum of 2 and 3 ?", "completion": choices[right], "choices": choices}
+    found = evaluator(adapted, Dataset.from_list([row]))
+    assert found.shares(adapted.initial)[0].tolist() == [0.25] * 4, "or the comparison says nothing"
+    assert found(adapted.initial).accuracy == 0.25
