@@ -33,9 +33,9 @@ class Evaluation:
     """Loss, accuracy (None without choices), both also by group.
 
     The loss is in nats per completion token, the mean over all tokens of all completions, so a long one counts for more
-    than a short one, as in training; of a group over its own tokens. Accuracy is the share of questions; where n choices
-    are the likeliest alike, the right one counts 1/n. Errors are standard errors over the questions, as if these were
-    independent.
+    than a short one, as in training; of a group over its own tokens. Accuracy is the share of questions; where n of the
+    choices are the likeliest alike, the right one counts 1/n. Errors are standard errors over the questions, as if
+    these were independent.
     """
 
     loss: float
