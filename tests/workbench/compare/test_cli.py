@@ -63,7 +63,11 @@ def test_a_comparison_that_is_stopped_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: signal.Signals
 ) -> None:
     monkeypatch.setattr(session, "compare", lambda *_, **__: signal.raise_signal(sent))
-    code, output = invoke(tmp_path, "--strategies", "lora", "--epsilons", "inf")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # as a new process has it, whatever ran here
+    try:
+        code, output = invoke(tmp_path, "--strategies", "lora", "--epsilons", "inf")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert code == 130
     assert output.endswith(f"\nstopped; the same command goes on with what is done in {tmp_path / 'out'}\n")
 
