@@ -259,7 +259,7 @@ def stop_tree(process: subprocess.Popen[bytes], patience: float = _STOP_SECONDS)
 def _stop_orphans(home: Path) -> None:
     """End what is nobody's child since its parent was killed, with all below it; it has ``home`` in its environment.
 
-    A SuperLink that was killed leaves a simulation that goes on: it charges rounds, and the run cannot be resumed.
+    A SuperLink that was killed leaves a simulation that goes on by itself, and may hold the run's folder.
     """
     for _ in range(_SWEEPS):
         if family := _orphans(home):
