@@ -9,7 +9,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 import click
@@ -146,7 +146,8 @@ def stopped(error: KeyboardInterrupt | BrokenPipeError, how_to_go_on: str) -> ty
     unread = isinstance(error, BrokenPipeError)
     if unread:  # else Python would try once more at its end, and complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    typer.secho(f"\nstopped{', since nobody reads its output' if unread else ''}{how_to_go_on}", err=True)
+    with suppress(OSError):  # a terminal that has gone
+        typer.secho(f"\nstopped{', since nobody reads its output' if unread else ''}{how_to_go_on}", err=True)
     return typer.Exit(1 if unread else 130)
 
 

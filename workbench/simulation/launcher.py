@@ -152,17 +152,25 @@ def _lines(log: Path, begin: int) -> list[str]:
 
 @contextmanager
 def terminate_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM unwind like Ctrl-C, so that whatever was started is stopped as well."""
+    """Let SIGTERM, and SIGHUP of a terminal that goes, unwind like Ctrl-C: whatever was started is stopped as well.
+
+    One that is ignored (``nohup``) stays so.
+    """
 
     def interrupt(_signal: int, _frame: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut the cleaning up short
+        for number in previous:
+            signal.signal(number, signal.SIG_IGN)  # a second one must not cut the cleaning up short
         raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGTERM, interrupt)
+    found = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    previous = {number: handler for number, handler in found.items() if handler is not signal.SIG_IGN}
+    for number in previous:
+        signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The launcher, without starting Flower."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from tests.support.flwr_program import write_flwr
 from tests.support.processes import left_running, processes_of
 from workbench.simulation import launcher
 from workbench.simulation.flower_cli import ask_flower
-from workbench.simulation.launcher import LaunchError, Resources, flower_environment
+from workbench.simulation.launcher import LaunchError, Resources, flower_environment, terminate_as_interrupt
 
 
 def test_flower_gets_a_home_of_its_own_and_no_network(tmp_path: Path) -> None:
@@ -155,6 +156,22 @@ def test_what_a_killed_superlink_has_started_is_stopped_too(tmp_path: Path, monk
     with (tmp_path / "log").open("w+") as log, launcher._superlink(tmp_path, environment | path, log):
         pass
     assert left_running(tmp_path) == []
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP])
+def test_who_is_ended_or_loses_the_terminal_cleans_up_and_who_ignores_that_goes_on(sent: signal.Signals) -> None:
+    """A run whose terminal was closed left its SuperLink, its simulation and Ray behind."""
+    before = signal.signal(sent, signal.SIG_DFL)
+    try:
+        with pytest.raises(KeyboardInterrupt), terminate_as_interrupt():
+            signal.raise_signal(sent)
+        assert signal.getsignal(sent) is signal.SIG_DFL
+        signal.signal(sent, signal.SIG_IGN)
+        with terminate_as_interrupt():
+            signal.raise_signal(sent)
+        assert signal.getsignal(sent) is signal.SIG_IGN
+    finally:
+        signal.signal(sent, before)
 
 
 @pytest.mark.parametrize(
