@@ -1,9 +1,6 @@
 """The page of ``dr-encoder watch``: it asks for the status every two seconds and writes it down as text."""
 
-import base64
-import hashlib
-
-from server_app.results.html.script import SCRIPT
+from server_app.results.html.script import SCRIPT, hash_of
 from server_app.results.html.style import THEME
 
 _STYLE = (
@@ -220,8 +217,7 @@ def report_policy() -> str:
 
 
 def _policy(script: str) -> str:
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
-        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
+        f"default-src 'none'; script-src '{hash_of(script)}'; style-src 'unsafe-inline'; img-src data:; "
         "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
     )

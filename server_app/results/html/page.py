@@ -1,7 +1,5 @@
 """Puts the facts of a run (``facts``), its charts and its examples into the template of report.html."""
 
-import base64
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -13,7 +11,7 @@ from markupsafe import Markup, escape
 from server_app.privacy.account import cross_check_sentence
 from server_app.results import facts
 from server_app.results.charts import Bars, Chart, accuracy_chart, bytes_chart, epsilon_chart, loss_chart, token_chart
-from server_app.results.html.script import SCRIPT
+from server_app.results.html.script import SCRIPT, hash_of
 from server_app.results.html.style import REPORT, THEME
 from server_app.results.html.template import TEMPLATE
 from server_app.results.plots import draw_svg
@@ -58,7 +56,7 @@ def html(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
         versions=", ".join(f"{name} {version}" for name, version in run["versions"].items()),
         style=Markup(THEME + REPORT),  # noqa: S704 - our own text
         script=Markup(SCRIPT),  # noqa: S704 - our own text
-        script_hash="sha256-" + base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode(),
+        script_hash=hash_of(SCRIPT),
     )
     return harmless(page)  # who reads the file in a terminal
 

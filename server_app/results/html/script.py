@@ -1,5 +1,8 @@
 """The script of report.html: over a chart it tells the values of the nearest round, by pointer or arrow keys."""
 
+import base64
+import hashlib
+
 SCRIPT = """
 "use strict";
 for (const figure of document.querySelectorAll("figure[data-points]")) {
@@ -49,3 +52,8 @@ for (const figure of document.querySelectorAll("figure[data-points]")) {
   });
 }
 """
+
+
+def hash_of(script: str) -> str:
+    """How a content security policy names a script that may run, by its content: ``sha256-...``."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
