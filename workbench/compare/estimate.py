@@ -46,6 +46,20 @@ def _kinds(cells: Sequence[Cell], missing: Sequence[int]) -> list[_Kind]:
     return [_Kind.of(found[0][0], sum(number for _, number in found)) for found in rows.values()]
 
 
+class _ProbeFailed(Exception):
+    """A short run came to no end; the text is its error."""
+
+
+def _measured(scheduler: Scheduler, probes: list[Job]) -> tuple[list[Record], float]:
+    """Records of short runs at once, and the seconds of all together."""
+    began = time.monotonic()
+    records = scheduler.measure(probes) if probes else []
+    for record in records:
+        if record["status"] != "done":
+            raise _ProbeFailed(record["error"])
+    return records, time.monotonic() - began
+
+
 def estimate_time(
     scheduler: Scheduler, cells: list[Cell], missing: list[int], jobs: int, *, afresh: bool
 ) -> tuple[str, bool]:
@@ -56,21 +70,18 @@ def estimate_time(
     once, for they start together.
     """
     kinds = _kinds(cells, missing)
-    records: list[list[Record]] = []
-    walls = []
-    for probes in ([kinds[-1].probe] * jobs, [kinds[-1].probe] * jobs, [kind.probe for kind in kinds[:-1]]):
-        began = time.monotonic()
-        records.append(scheduler.measure(probes) if probes else [])
-        walls.append(time.monotonic() - began)
-        failed = [record["error"] for record in records[-1] if record["status"] != "done"]
-        if failed:
-            return f"a short run to measure the time failed: {failed[0]}", True
-    measured = [*([record] for record in records[2]), records[1]]
-    seconds = [kind.seconds(found) for kind, found in zip(kinds, measured, strict=True)]
-    start = max(0.0, walls[0] - walls[1]) if afresh else 0.0
+    *others, last = kinds
+    try:
+        _, first = _measured(scheduler, [last.probe] * jobs)
+        again, second = _measured(scheduler, [last.probe] * jobs)
+        rest, _ = _measured(scheduler, [kind.probe for kind in others])
+    except _ProbeFailed as error:
+        return f"a short run to measure the time failed: {error}", True
+    seconds = [kind.seconds([record]) for kind, record in zip(others, rest, strict=True)] + [last.seconds(again)]
+    start = max(0.0, first - second) if afresh else 0.0
     left = sum(kind.missing * each for kind, each in zip(kinds, seconds, strict=True)) / jobs + start
     each = " to ".join(dict.fromkeys(f"{extreme:.1f}" for extreme in (min(seconds), max(seconds))))
-    slowest = f" ({kinds[seconds.index(max(seconds))].label} the slowest)" if len(kinds) > 1 else ""
+    slowest = f" ({kinds[seconds.index(max(seconds))].label} the slowest)" if others else ""
     beginning = f", after {start:.0f} s to start" if afresh else ""
     return (
         f"{count(sum(missing), 'run')} of about {each} s each{slowest}, {jobs} at a time{beginning}: about "
