@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from common.config import RunConfig, Scalar
 from common.private_files import private_file
@@ -25,6 +25,7 @@ from workbench.version import app_version
 
 _CURVE = ("round", "loss", "accuracy")
 _PLACE = ("output.dir", "output.name", "resume")  # where a run is kept says nothing of what it is
+_DONE = ("key", "label", "code", "status", "seconds", "report")  # what every finished run's record has
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,10 @@ class Store:
     def find(self, job: Job) -> dict[str, Any] | None:
         """The record of a run that is done and was the same in every key that both know; failed ones run again."""
         try:
-            record: dict[str, Any] = json.loads((self.folder / f"{job.key}.json").read_text(encoding="utf-8"))
+            record: Any = json.loads((self.folder / f"{job.key}.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
+            return None
+        if not _is_record(record):
             return None
         flat = {key: math.inf if value == "inf" else value for key, value in record["flat"].items()}
         same = all(job.flat[key] == flat[key] for key in job.flat.keys() & flat.keys() if key not in _PLACE)
@@ -145,3 +148,10 @@ class Store:
         with naming(fresh):
             fresh.write_text(text, encoding="utf-8")
         fresh.replace(self.folder / f"{record['key']}.json")
+
+
+def _is_record(value: object) -> TypeGuard[dict[str, Any]]:
+    """Whether JSON that was read is a record at all: a file that somebody else has changed may be anything."""
+    if not isinstance(value, dict) or not isinstance(value.get("flat"), dict):
+        return False
+    return value.get("status") == "failed" or all(name in value for name in _DONE)

@@ -20,8 +20,8 @@ def job(**changes: Any) -> Job:
 
 
 def record(job: Job, **changes: Any) -> dict[str, Any]:
-    done = {"key": job.key, "flat": dict(job.flat), "code": "0", "status": "done", "report": {}, "label": job.label}
-    return done | changes
+    said = {"key": job.key, "label": job.label, "flat": dict(job.flat), "code": "0"}
+    return said | {"status": "done", "seconds": 1.0, "report": {}} | changes
 
 
 def test_a_run_is_its_configuration_and_not_its_place() -> None:
@@ -57,7 +57,9 @@ def test_a_key_that_a_later_version_adds_orphans_no_run_but_a_changed_default_do
     assert store.find(job()) is None
 
 
-@pytest.mark.parametrize("torn", ["", '{"key": '])
+@pytest.mark.parametrize(
+    "torn", ["", '{"key": ', "{}", "null", "[1, 2]", '{"flat": [], "status": "done"}', '{"flat": {}, "status": "done"}']
+)
 def test_a_file_that_is_no_record_is_no_finished_run(tmp_path: Path, torn: str) -> None:
     store = Store(tmp_path)
     (tmp_path / f"{job().key}.json").write_text(torn)
