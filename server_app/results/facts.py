@@ -14,6 +14,9 @@ from server_app.results.score_names import PRIVATE_ACCURACY, PRIVATE_LOSS, error
 from server_app.results.units import data_size, show, show_delta, times
 from server_app.rounds.controls import control_warning
 
+ALL_DONE = "all rounds done"
+"""Why a run ended that came to its end."""
+
 _HALF = 0.5
 Rows = list[tuple[str, ...]]
 _SIZES = " (and, if they ask Flower's server for its counts of bytes, how large the cohorts are: then less is promised)"

@@ -6,7 +6,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from common.config import LoraConfig, ModelConfig
 from common.counts import count
-from server_app.results.facts import privacy_table
+from server_app.results.facts import ALL_DONE, privacy_table
 from server_app.results.markdown import table_row
 from server_app.results.page import private_rows, utility_rows
 from server_app.results.published_names import is_local, public_name
@@ -92,11 +92,17 @@ def _training_rows(model: ModelConfig, lora: LoraConfig, report: dict[str, Any])
         {
             "base model": f"{_base_words(model.name)}{bits}",
             "strategy": f"{run['strategy']}, codec {codec['kind']} with {count(codec['values'], 'value')}",
-            "rounds": f"{run['rounds_run']} of {run['rounds_planned']}",
+            "rounds": f"{run['rounds_run']} of {run['rounds_planned']}{_ended_early(report)}",
             "clients": f"{run['clients']} enrolled, each in a round with probability {rate:g}",
             "LoRA": f"rank {lora.rank}, alpha {lora.alpha:g}, modules {lora.target_modules}",
         }
     )
+
+
+def _ended_early(report: dict[str, Any]) -> str:
+    """Why there were fewer rounds than planned, and of which the adapter then is; of a whole run nothing."""
+    why = report["outcome"]["stopped_because"]
+    return "" if why == ALL_DONE else f"; ended because: {why}"
 
 
 def _base_words(name: str) -> str:

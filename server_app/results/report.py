@@ -14,6 +14,7 @@ from common.wire.digest import app_digest
 from server_app.privacy.account import PrivacyAccount, assumptions
 from server_app.privacy.plan import PrivacyPlan, why_infinite
 from server_app.privacy.shares import colluders_counted
+from server_app.results.facts import ALL_DONE
 from server_app.results.folder import RunFolder
 from server_app.results.html.page import html
 from server_app.results.page import markdown
@@ -100,7 +101,7 @@ def _outcome(rows: list[dict[str, Any]], strategy: FederatedAdapter, scores: Sco
     final = dict(scores.final)
     scored = [row for row in rows if "loss" in row]
     return {
-        "stopped_because": strategy.stop_reason or "all rounds done",
+        "stopped_because": strategy.stop_reason or ALL_DONE,
         "divergence_judged_on": _judges(scored),
         "rounds_short_of_replies": sum(1 for row in rows if row.get("shortage")),
         "base": _scores(scored[0]) if scored else {},

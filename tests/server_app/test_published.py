@@ -318,6 +318,16 @@ def test_the_card_says_what_the_epsilon_is_and_is_not(demo: RunFolder, files: Fi
         assert said in text, said
 
 
+def test_the_card_of_a_run_that_ended_early_says_why_and_which_adapter_it_is(demo: RunFolder) -> None:
+    report = json.loads((demo.path / "report.json").read_text(encoding="utf-8"))
+    report["privacy"] = finite(report["privacy"])
+    config = RunConfig()
+    assert "| rounds | 3 of 3 |" in model_card(config.model, config.lora, report)
+    why = "diverged: validation loss 8.02 above 5.17; the adapter of the base model is kept"
+    early = {**report, "outcome": {**report["outcome"], "stopped_because": why}}
+    assert f"| rounds | 3 of 3; ended because: {why} |" in model_card(config.model, config.lora, early)
+
+
 def test_the_card_s_head_is_one_that_hubs_read(demo: RunFolder, local: RunFolder) -> None:
     for folder in (demo, local):
         head = ModelCard.load(folder.adapter / "README.md").data
