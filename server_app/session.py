@@ -169,7 +169,7 @@ class Session:
         """Certify epsilon, write adapter, report and plots, mark the run as ended; ``latest`` is this run now."""
         adapter = self.state.optimizer.adapter
         rounds = self.state.round
-        scores = self._final_scores(rounds, adapter, samples=plots)
+        scores = self._final_scores(adapter, samples=plots)
         self.folder.save_adapter(self.adapted, adapter, self.config.model.name)
         findings = strategy.measure()
         report = write_report(self.folder, strategy, findings, scores, self.watch.elapsed, plots=plots)
@@ -192,9 +192,10 @@ class Session:
         log_event("run_stopped", round=self.state.round, reason=f"as asked, {after}")
         self.say(f"stopped as asked, {after}; {why_not_resumable(self.folder.path) or 'it can be resumed'}")
 
-    def _final_scores(self, rounds: int, adapter: Tensor, *, samples: bool) -> Scores:
+    def _final_scores(self, adapter: Tensor, *, samples: bool) -> Scores:
         if self.scorer is None:
             return Scores()
+        rounds = self.state.adapter_round
         final = {"round": rounds, **_plain(self.evaluate(rounds, adapter, whole=True))}
         with watched("examples for the report", self.say):
             shown = self.scorer.samples(self.adapted.initial.cpu(), adapter) if samples else []

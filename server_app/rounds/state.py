@@ -32,6 +32,13 @@ class RunState:
     diverged: str = ""  # why the run has ended with an earlier adapter, which does not follow from these sums
 
     @property
+    def adapter_round(self) -> int:
+        """The round after which the adapter stood as it is now: not the last where the run went back; 0: untrained."""
+        if not self.diverged:
+            return self.round
+        return self.best.round if self.best else 0
+
+    @property
     def made_codec(self) -> Codec:
         """The codec that ``prepare`` made or a checkpoint brought; ``RuntimeError`` before either."""
         if self.codec is None:

@@ -318,6 +318,7 @@ def test_a_model_that_left_the_numbers_ends_with_its_report(files: Files, tmp_pa
     folder = run_tiny(tiny_config(files, tmp_path, changes), plots=True)
     report = json.loads((folder.path / "report.json").read_text())
     assert report["outcome"]["stopped_because"].startswith("diverged: held-out loss is not a number")
+    assert report["outcome"]["final"] == report["outcome"]["base"], "scores of the kept adapter, told of its round"
     assert (folder.path / "report.html").exists()
 
 

@@ -221,6 +221,7 @@ def test_the_best_adapter_before_a_crash_is_what_a_resumed_run_goes_back_to(
     assert [row["round"] for row in folder.read_metrics()] == [0, 1, 2, 3]
     report = json.loads((folder.path / "report.json").read_text())
     assert "the adapter of round 1, whose loss 0.5 was the lowest, is kept" in report["outcome"]["stopped_because"]
+    assert (report["outcome"]["final"]["round"], report["outcome"]["final"]["loss"]) == (1, 0.5)
     assert torch.equal(final_adapter(folder), seen[1])
 
 
