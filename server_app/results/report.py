@@ -106,16 +106,19 @@ def _outcome(rows: list[dict[str, Any]], strategy: FederatedAdapter, scores: Sco
         "rounds_short_of_replies": sum(1 for row in rows if row.get("shortage")),
         "base": _scores(scored[0]) if scored else {},
         "final": final,
-        "private": _private(rows),
+        "private": private_ends(rows, strategy.state.adapter_round),
         "examples": dict(scores.examples),
         "warning": _warning(_scores(scored[0]) if scored else {}, final),
         "shortage_warning": _shortage_warning(rows),
     }
 
 
-def _private(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """First and last scores of the clients' own held-out rows, as the noise left them; empty without any."""
-    scored = [row for row in rows if PRIVATE_LOSS in row]
+def private_ends(rows: Sequence[Mapping[str, Any]], kept: int) -> dict[str, Any]:
+    """First and last scores of the clients' own held-out rows, as the noise left them; empty without any.
+
+    None is of a round after ``kept``, whose adapter is released: a run that diverged went back to it.
+    """
+    scored = [row for row in rows if PRIVATE_LOSS in row and row["round"] <= kept]
     names = ("round", *(f"{name}{of}" for name in (PRIVATE_LOSS, PRIVATE_ACCURACY) for of in ("", "_error")))
     ends = {"base": scored[0], "final": scored[-1]} if scored else {}
     return {end: {name: row[name] for name in names} for end, row in ends.items()}

@@ -18,6 +18,7 @@ from common.score_code import LOSS_BOUND
 from common.wire.records import EVALUATE, TRAIN
 from server_app.privacy.ledger import Ledger
 from server_app.privacy.scores import EVALUATION
+from server_app.results.report import private_ends
 from server_app.strategies.base import FederatedAdapter
 from tests.support.false_alarms import rms_outside, statistical
 from tests.support.grids import TinyGrid, faulty
@@ -68,6 +69,16 @@ def test_without_noise_it_is_the_mean_of_the_clients_own_scores(
         assert metrics["private_loss"] == pytest.approx(loss, abs=2e-4)
         assert metrics["private_accuracy"] == pytest.approx(sum(each for _, each in expected) / CLIENTS, abs=2e-4)
         assert metrics["private_loss_error"] == 0.0
+
+
+@pytest.mark.parametrize(("kept", "last"), [(4, 3), (3, 3), (2, 1), (0, 0)])
+def test_the_report_has_the_scores_of_the_adapter_that_is_kept(kept: int, last: int) -> None:
+    """Of a run that diverged in round 4 these were those of round 3, whichever adapter it had gone back to."""
+    names = ("private_loss", "private_accuracy", "private_loss_error", "private_accuracy_error")
+    rows = [{"round": number, **dict.fromkeys(names, float(number))} for number in (0, 1, 3)] + [{"round": 4}]
+    ends = private_ends(rows, kept)
+    assert (ends["base"]["round"], ends["final"]["round"], ends["final"]["private_loss"]) == (0, last, last)
+    assert private_ends(rows[3:], kept) == {}
 
 
 def adapter_of(strategy: FederatedAdapter) -> Tensor:
