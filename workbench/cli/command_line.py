@@ -8,8 +8,10 @@ import logging
 import math
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from types import TracebackType
 from typing import Any, NoReturn
 
 import click
@@ -27,7 +29,7 @@ _LONGEST = 400  # characters of a library's message
 def plain_errors() -> Iterator[None]:
     """End the process with a line or two for a person's mistake; anything else passes.
 
-    What libraries log meanwhile commands no terminal.
+    What libraries log meanwhile commands no terminal, and neither does what they raise.
     """
     try:
         with _harmless_logs():
@@ -44,6 +46,14 @@ def plain_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         typer.secho("\nstopped", err=True)
         sys.exit(130)
+    except Exception:
+        sys.excepthook = _tell_defect
+        raise
+
+
+def _tell_defect(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A traceback as Python prints it, without control characters: a model's words may be in it."""
+    sys.stderr.write(harmless("".join(traceback.format_exception(kind, error, trace))))
 
 
 class _HarmlessRecord(logging.LogRecord):

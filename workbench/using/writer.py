@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase, TextStreamer
 
+from common.config import ConfigError
 from common.counts import count
 from common.data import check_chat_template, render
+from common.data.chat_template import TemplateFault
 from common.data.chats import Message
 from common.model.adapted import AdaptedModel
 from common.model.token_ids import prompt_ids, token_ids
@@ -54,7 +56,7 @@ class Writer:
         """
         tokenizer = self.adapted.tokenizer
         if self.templated:
-            ids = token_ids(tokenizer, [render(tokenizer, messages, ask=True)], special=False)[0]
+            ids = token_ids(tokenizer, [_rendered(tokenizer, messages, ask=True)], special=False)[0]
         else:
             ids = prompt_ids(tokenizer, [messages[-1]["content"].rstrip()])[0]
         if len(ids) > self._room:
@@ -153,9 +155,17 @@ class _Streamer(TextStreamer):
         self._told(text)
 
 
+def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, ask: bool = False) -> str:
+    """As the model's own template writes it; ``ConfigError`` where that refuses."""
+    try:
+        return render(tokenizer, messages, ask=ask)
+    except TemplateFault as fault:
+        raise ConfigError(f"{fault}; --set data.chat-template=false asks without it") from None
+
+
 def _ends_of_turn(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The special token that the template writes behind an answer: what ends one may not be what ends a text."""
-    before, after = render(tokenizer, _PROBE[:1], ask=True), render(tokenizer, _PROBE)
+    before, after = _rendered(tokenizer, _PROBE[:1], ask=True), _rendered(tokenizer, _PROBE)
     behind = after[len(before) :].strip().removeprefix(_PROBE[1]["content"])
     first = token_ids(tokenizer, [behind], special=False)[0][:1]
     return [number for number in first if number in tokenizer.all_special_ids]

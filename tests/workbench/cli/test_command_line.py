@@ -91,6 +91,21 @@ def test_a_defect_keeps_its_traceback(error: Exception) -> None:
     assert runner.invoke(app, ["fail"]).exception is error
 
 
+def test_what_a_model_makes_a_library_raise_commands_no_terminal() -> None:
+    """A chat template says anything by ``raise_exception``, and a pickle by the names that it asks for."""
+    raising = (
+        "from workbench.cli.command_line import main_with_plain_errors\n"
+        "def fail():\n"
+        "    raise ValueError('evil \\x1b]0;title\\x07\\x9b2J')\n"
+        "main_with_plain_errors(fail)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", raising], capture_output=True, check=False)
+    said = done.stderr.decode()
+    assert done.returncode == 1
+    assert said.startswith("Traceback")
+    assert said.endswith("ValueError: evil \\x1b]0;title\\x07\\x9b2J\n")
+
+
 def test_ctrl_c_ends_with_130_and_a_word() -> None:
     def wait() -> None:
         raise KeyboardInterrupt

@@ -70,6 +70,12 @@ def test_a_terminal_obeys_no_text_of_a_model_or_a_file(
     assert not {"\x1b", "\x9b"} & set(output)
 
 
+def test_a_template_that_refuses_is_a_line(chat: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat.adapted.tokenizer, "chat_template", "{{ raise_exception('not this') }}")
+    with pytest.raises(ConfigError, match=r"refuses the conversation \(not this\); --set data.chat-template=false"):
+        chat.prompt([{"role": "user", "content": "a"}])
+
+
 def test_texts_in_the_terminal_stand_beside_each_other(adapter: Path, tmp_path: Path) -> None:
     (tmp_path / "ask.txt").write_text("first\n\nsecond\n", encoding="utf-8")
     code, output = generate(adapter, "--prompts", str(tmp_path / "ask.txt"), "--new-tokens", "1", "--limit", "1")
