@@ -79,7 +79,7 @@ def test_only_what_the_site_has_signed_runs_there(careful: Field, bundle: Path) 
     print(f"OBSERVED signed by a stranger: {status}")
     assert status != "finished:completed"
     assert "could not verify the FAB" in careful.log("north").replace("\n", " ")
-    installed = careful.federation.folder / "home" / "north" / "apps"
+    installed = careful.federation.folder / "home" / "north" / "bundles"
     assert not installed.exists(), "neither app was even unpacked at the site"
 
     sign(bundle, careful.federation.folder / "site-key")

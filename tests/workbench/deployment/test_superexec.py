@@ -1,9 +1,11 @@
 """Flower's superexec with tokens that no other user of the machine can read."""
 
+import hashlib
 import os
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +139,7 @@ def test_a_client_app_is_loaded_from_where_it_was_unpacked(
     "without a name" had the code of a model's folder run at a site that trusts signed bundles only.
     """
     monkeypatch.setenv("FLWR_HOME", str(tmp_path / "flower"))
-    apps = tmp_path / "flower" / "apps"
+    apps = tmp_path / "flower" / "bundles" / ("a" * 64) / "apps"
     if named == "as it is":
         assert unpacked(*NAMED[named], "a" * 64) == apps / f"dr-encoder.dr-encoder.0.1.0.{'a' * 8}"
         return
@@ -168,3 +170,44 @@ def test_the_process_of_a_client_app_looks_there(tmp_path: Path) -> None:
         )
         assert ("it runs" in done.stdout) is runs, done.stderr
     assert "is none that was unpacked here" in done.stderr
+
+
+def write_app(folder: Path, says: str) -> dict[str, bytes]:
+    """The files of an app that prints a word when it is loaded."""
+    project = {"name": "app", "version": "1.0.0", "license": "MIT", "description": ""}
+    components = {"serverapp": "code_of_it:app", "clientapp": "code_of_it:app"}
+    tool = {"flwr": {"app": {"publisher": "nobody", "components": components}}}
+    code = f"print({says!r})\nfrom flwr.clientapp import ClientApp\napp = ClientApp()\n"
+    described = tomli_w.dumps({"project": project, "tool": tool})
+    files = {"pyproject.toml": described.encode(), "code_of_it.py": code.encode()}
+    folder.mkdir(parents=True)
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    return files
+
+
+def test_a_bundle_runs_and_not_what_lies_under_eight_digits_of_its_hash(tmp_path: Path) -> None:
+    """Flower takes a folder of that name as it is: of an older bundle, or of one whose unpacking was cut off."""
+    files = write_app(tmp_path / "new", "the new one runs")
+    listed = "".join(f"{name},{hashlib.sha256(data).hexdigest()},8\n" for name, data in files.items())
+    with zipfile.ZipFile(tmp_path / "app.fab", "w") as archive:
+        for name, data in {**files, ".info/CONTENT": listed.encode()}.items():
+            archive.writestr(name, data)
+    digest = hashlib.sha256((tmp_path / "app.fab").read_bytes()).hexdigest()
+    write_app(tmp_path / "flower" / "apps" / f"nobody.app.1.0.0.{digest[:8]}", "an old one runs")
+    flower_s = (
+        "import runpy, sys; from pathlib import Path; from flwr.supernode import cli\n"
+        "from flwr.supernode.runtime import run_clientapp as runtime\n"
+        "def run():\n"
+        "    runtime.install_from_fab(Path(sys.argv[1]).read_bytes(), skip_prompt=True)\n"
+        "    runtime.get_load_client_app_fn('', None, True)('nobody/app', '1.0.0', sys.argv[2])\n"
+    )
+    own = f"{flower_s}cli.flwr_clientapp = run\nrunpy.run_module('workbench.deployment.clientapp', run_name='__main__')"
+    environment = {**os.environ, "FLWR_HOME": str(tmp_path / "flower")}
+    for asked, runs in ((f"{flower_s}run()", "an old one runs"), (own, "the new one runs"), (own, "the new one runs")):
+        done = subprocess.run(
+            [sys.executable, "-c", asked, str(tmp_path / "app.fab"), digest], env=environment, capture_output=True,
+            text=True, check=True, timeout=120,
+        )  # fmt: skip
+        assert runs in done.stdout.splitlines(), done.stderr
+    assert [path.name for path in (tmp_path / "flower" / "bundles").iterdir()] == [digest], "nothing half unpacked"
