@@ -1,6 +1,7 @@
 """A saved adapter's own description and its run's configuration, read without loading anything."""
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,17 +48,24 @@ def read_settings(folder: Path) -> dict[str, Any]:
     try:
         settings: dict[str, Any] = json.loads(path.read_bytes())
         odd = [f"{key} is missing" for key in _NEEDED if not settings.get(key)]
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:  # the last: it is nested deeper than Python's stack
         raise ConfigError(f'--adapter "{folder}": its adapter_config.json is not what PEFT writes ({error})') from None
+    odd += [f"{key} = {settings[key]!r}" for key in _NEEDED if settings.get(key) and not _is_number(settings[key])]
     odd += [f"{key} = {settings.get(key)!r}" for key, plain in _PLAIN.items() if settings.get(key, plain) != plain]
     odd += [f"{key} = {settings[key]!r}" for key in _UNSUPPORTED if settings.get(key)]
-    if not isinstance(settings.get("target_modules"), list):
+    targets = settings.get("target_modules")
+    if not (isinstance(targets, list) and all(isinstance(name, str) for name in targets)):
         odd.append(f"target_modules = {settings.get('target_modules')!r}")
     if odd:
         raise ConfigError(f'--adapter "{folder}": only plain LoRA on named modules is supported, not {", ".join(odd)}')
     if not any((folder / name).is_file() for name in _WEIGHTS):
         raise ConfigError(f'--adapter "{folder}": no {_WEIGHTS[0]} there; the adapter was not saved to its end')
     return settings
+
+
+def _is_number(value: object) -> bool:
+    """Whether a JSON value is a number that a float can hold."""
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 def _check_links(folder: Path) -> None:

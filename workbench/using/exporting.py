@@ -47,11 +47,11 @@ def export_adapter(request: Asked, out: Path, base_id: str) -> None:
     settings = json.loads((out / "adapter_config.json").read_bytes())
     settings["base_model_name_or_path"] = base or public_name(str(settings.get("base_model_name_or_path", "")))
     (out / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    if (out / CARD).exists() and base:
+    if (out / CARD).exists():
         card = ModelCard.load(out / CARD, ignore_metadata_errors=True)
-        card.data.base_model = base
-        card.data.tags = [*(tag for tag in card.data.tags or [] if not tag.startswith("base_model:")),
-                          f"base_model:adapter:{base}"]  # fmt: skip
+        tags = [tag for tag in card.data.tags or [] if not tag.startswith("base_model:")]
+        card.data.base_model = base or None  # PEFT's own cards have the path of a local one
+        card.data.tags = [*tags, *([f"base_model:adapter:{base}"] if base else [])]
         card.save(out / CARD)
 
 

@@ -200,6 +200,8 @@ def test_a_model_without_a_run_is_named_by_the_adapter_or_the_user(adapter: Path
 
 def test_an_adapter_that_is_not_there_or_does_not_fit_is_refused(adapter: Path, tmp_path: Path) -> None:
     assert "no adapter_config.json there" in refused(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("[" * 100_000)
+    assert "its adapter_config.json is not what PEFT writes" in refused(tmp_path)
     assert "does not fit" in refused(adapter, "--model", "demo")
 
 
@@ -227,6 +229,10 @@ def test_another_base_model_of_the_same_shape_is_refused_and_another_dtype_taken
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
+        ({"lora_alpha": "16x"}, "lora_alpha = '16x'"),
+        ({"lora_alpha": 10**400}, "lora_alpha = 1000"),
+        ({"r": [4]}, "r = [4]"),
+        ({"target_modules": ["q_proj", 1]}, "target_modules = ['q_proj', 1]"),
         ({"use_dora": True}, "use_dora = True"),
         ({"bias": "all"}, "bias = 'all'"),
         ({"peft_type": "IA3"}, "peft_type = 'IA3'"),

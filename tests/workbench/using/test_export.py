@@ -97,6 +97,21 @@ def test_an_exported_adapter_is_what_is_published_and_no_more(adapter: Path, tmp
     assert json.loads((tmp_path / "a" / "adapter_config.json").read_bytes())["base_model_name_or_path"] == "org/base"
 
 
+@pytest.mark.parametrize("form", ["merged", "adapter"])
+def test_what_peft_says_of_a_local_base_model_is_not_exported(
+    adapter: Path, model: str, tmp_path: Path, form: str
+) -> None:
+    """Its own card has the path in its head."""
+    foreign = tmp_path / "run" / "adapter"
+    shutil.copytree(adapter.parent, foreign.parent)
+    head = f"base_model: {model}\nlibrary_name: peft\ntags:\n- base_model:adapter:{model}\n- lora"
+    (foreign / "README.md").write_text(f"---\n{head}\n---\n\n# Model Card\n", encoding="utf-8")
+    code, output = export(foreign, "--out", str(tmp_path / "out"), "--form", form)
+    assert code == 0, output
+    assert model.encode() not in everything(tmp_path / "out")
+    assert ModelCard.load(tmp_path / "out" / "README.md").data.tags == ["lora"]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
