@@ -99,6 +99,7 @@ class Session:
             monitor=Monitor(folder, config.num_server_rounds, account, attendance),
             say=say,
         )
+        account.on_charge = session.monitor.write  # what is charged is spent, whatever becomes of the round
         session.monitor.write()
         if not config.resume:
             session.evaluate_base()

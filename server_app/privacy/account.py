@@ -102,7 +102,7 @@ class PrivacyAccount:
     """The ledger of one run, and from it epsilon of the released model and of one client against the server.
 
     ``message_noise``, ``stage_one_noise`` and ``evaluation_noise`` are the noise multipliers of one message by itself
-    in stage 2, in stage 1 and in a private evaluation (0: in the clear).
+    in stage 2, in stage 1 and in a private evaluation (0: in the clear). ``on_charge`` is called after each charge.
     """
 
     def __init__(
@@ -118,6 +118,7 @@ class PrivacyAccount:
         self._ledger = ledger
         self.message_noise = message_noise
         self._stage_one_noise, self._evaluation_noise = stage_one_noise, evaluation_noise
+        self.on_charge: Callable[[], None] = lambda: None
         self._running, self._counted = RunningAccountant(plan.delta, plan.slack), 0
         self._count()
 
@@ -219,6 +220,7 @@ class PrivacyAccount:
     def _charge(self, charge: Charge, round_index: int) -> None:
         self._ledger.charge(charge, round_index=round_index)
         self._count()
+        self.on_charge()
 
     def _count(self) -> None:
         """Take in all that the ledger has come to hold: this account's own charges, and any other process's."""

@@ -1,7 +1,8 @@
 """``results/<run>/metrics.prom``: how a run stands, as text that Prometheus reads (node_exporter's textfile collector).
 
-Written anew after stage 1 and every round, while nodes are waited for, and at the end. Server-private (0600) like the
-files that it is made of: it tells who was asked and who answered. Rules and a board for it: docker/monitoring.
+Written anew at every charge, after stage 1 and every round, while nodes are waited for, and at the end. Server-private
+(0600) like the files that it is made of: it tells who was asked and who answered. Rules and a board for it:
+docker/monitoring.
 """
 
 import logging
@@ -75,6 +76,7 @@ class Monitor(Collector):
         yield self._gauge("failed_in_a_row", "Last rounds in a row with too few replies", _failed_in_a_row(rows))
         yield self._gauge("round_seconds", "Duration of the last round", last.get("seconds", 0.0))
         yield self._gauge("epsilon_spent", "Epsilon of the released model so far", self._account.epsilon_model())
+        yield self._gauge("epsilon_server", "Epsilon of one client against the server", self._account.epsilon_server())
         yield self._gauge("epsilon_budget", "Epsilon that is planned", float(self._account.plan.epsilon))
         yield self._gauge("updated_timestamp_seconds", "When this file was written", time.time())
         for state in ("running", "completed", "failed", "stopped"):

@@ -59,6 +59,7 @@ def test_the_figures_are_those_of_the_round_lines(told: RunFolder) -> None:
         "bytes_up_total": sum(row["bytes_up"] for row in rows),
         "bytes_down_total": sum(row["bytes_down"] for row in rows),
         "epsilon_spent": rows[-1]["epsilon"],
+        "epsilon_server": rows[-1]["epsilon_server"],
         "round_seconds": rows[-1]["seconds"],
         "failed_in_a_row": 0,
         "nodes_enrolled": CLIENTS,
@@ -98,7 +99,9 @@ def test_stage_one_is_told_before_the_first_round_ends(files: Files, tmp_path: P
     run_federation(grid, config, 7, plots=False)
     assert grid.seen is not None
     assert len(grid.seen["dr_encoder_site_last_answer_timestamp_seconds"]) == CLIENTS
-    assert 0 < grid.seen["dr_encoder_epsilon_spent"][""] < one(grid.folder, "epsilon_spent")
+    for figure in ("epsilon_spent", "epsilon_server"):
+        said = grid.seen[f"dr_encoder_{figure}"][""]
+        assert said == one(grid.folder, figure) > 0, "a round is paid for when it begins, and so it is told"
 
 
 def test_sites_are_called_by_their_names(told: RunFolder) -> None:

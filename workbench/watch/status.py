@@ -57,7 +57,7 @@ def status(path: Path, now: float) -> dict[str, Any]:
             "epsilon": {
                 "spent": gauges.get("epsilon_spent"),
                 "budget": gauges.get("epsilon_budget"),
-                "server": float(rounds[-1]["epsilon_server"]) if rounds else None,
+                "server": gauges.get("epsilon_server"),
             },
             "nodes": {name: gauges.get(f"nodes_{name}") for name in ("enrolled", "online", "needed")},
             "scores": _scores(rows),
