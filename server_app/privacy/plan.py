@@ -120,6 +120,10 @@ class PrivacyPlan:
         return noise_against(counted, charge.noise_multiplier if charge else 0.0, shares)
 
 
+MOST_SET_ASIDE = 0.5
+"""Of delta, for approximations: what a plan may set aside, and what is taken off where no plan can be made any more."""
+
+
 def provable(value: float) -> float:
     """An epsilon beyond what the bounds on the discrete noise were computed for is not claimed: it is inf."""
     return value if value <= SLACK_EPSILON else math.inf

@@ -9,7 +9,7 @@ from common.counts import count
 from common.privacy.accounting import Charge, calibrate, check_delta, default_delta, epsilon, max_rounds
 from common.privacy.mechanism import MAX_SHARES
 from common.privacy.price import SLACK_EPSILON, noise_slack, outsider_charge
-from server_app.privacy.plan import PrivacyPlan, provable, stage_two_terms
+from server_app.privacy.plan import MOST_SET_ASIDE, PrivacyPlan, provable, stage_two_terms
 from server_app.privacy.sampling import binomial_limit
 from server_app.privacy.scores import EVALUATION, score_slack
 from server_app.privacy.shares import check_secure, noise_against, shares_not_counted
@@ -46,10 +46,11 @@ def make_plan(
     if evaluations:
         _check_shares(privacy, clients, clients)
         slack += evaluations * score_slack(privacy, clients)
-    if slack >= delta:
+    if slack > MOST_SET_ASIDE * delta:
         raise ConfigError(
             f"privacy.delta = {delta:g}: {slack:.2g} would have to be set aside for discrete noise on codes of "
-            f"{count(code_size, 'value')} over {count(rounds, 'round')}; raise it, or make the codes smaller"
+            f"{count(code_size, 'value')} over {count(rounds, 'round')}, and {MOST_SET_ASIDE:.0%} of it is the most; "
+            "raise it, or make the codes smaller"
         )
     solver = _Solver(privacy, rounds, delta, slack)
     stage_one = solver.stage_one(stage) if stage else None

@@ -85,7 +85,7 @@ def _spent(folder: Path) -> str:
         return "nothing had been charged"
     from common.privacy.accounting import default_delta, epsilon  # noqa: PLC0415 - scipy, which who can resume need not wait for
     from server_app.privacy.ledger import Ledger, LedgerError  # noqa: PLC0415
-    from server_app.privacy.plan import provable  # noqa: PLC0415
+    from server_app.privacy.plan import MOST_SET_ASIDE, provable  # noqa: PLC0415
 
     try:
         saved, charges = _saved(folder), Ledger(path).charges
@@ -93,6 +93,6 @@ def _spent(folder: Path) -> str:
     except (OSError, ValueError, LedgerError) as error:
         return f"what it has spent cannot be read ({error})"
     delta = config.privacy.delta or default_delta(config.federation.num_clients)
-    cost = show(provable(epsilon(charges, delta / 2)))  # half: far more than any plan sets aside for approximations
+    cost = show(provable(epsilon(charges, (1 - MOST_SET_ASIDE) * delta)))
     labels = ", ".join(dict.fromkeys(charge.label for charge in charges))
     return f"its ledger has charged {labels}: epsilon {cost} at delta {show_delta(delta)} is spent on these clients"

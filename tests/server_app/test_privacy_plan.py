@@ -188,3 +188,13 @@ def test_noise_shares_are_public_and_no_cohort_exceeds_them(clients: int, rate: 
 def test_each_stage_has_the_shares_of_its_own_sampling_rate() -> None:
     plan = planned({"stage-one.sampling-rate": 0.6})
     assert plan.shares < 60 < plan.stage_one_shares
+
+
+def test_no_more_than_half_of_delta_is_set_aside() -> None:
+    """Of a run that cannot go on ε is told at the other half; and at .99 of it there was no ε against the server."""
+    keys = {"privacy.delta": 1e-6, "num-server-rounds": 200}
+    config = RunConfig.parse(keys)
+    assert 0.4e-6 < make_plan(config, 100_000, 8_000_000, None).slack < 0.5e-6
+    for size in (10_000_000, 19_000_000):
+        with pytest.raises(ConfigError, match="50% of it is the most"):
+            make_plan(config, 100_000, size, None)
