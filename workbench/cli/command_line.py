@@ -59,6 +59,11 @@ def _tell_defect(kind: type[BaseException], error: BaseException, trace: Traceba
 class _HarmlessRecord(logging.LogRecord):
     """A library's words with what they name, as the files of a model that somebody has handed out have it."""
 
+    def __init__(self, *given: Any, **named: Any) -> None:  # noqa: ANN401 - logging's signature
+        super().__init__(*given, **named)
+        if self.exc_info:  # a handler takes this text, where there is one, for the traceback
+            self.exc_text = harmless("".join(traceback.format_exception(*self.exc_info))).rstrip("\n")
+
     def getMessage(self) -> str:  # noqa: N802 - logging's name
         """The message without control characters."""
         return harmless(super().getMessage())

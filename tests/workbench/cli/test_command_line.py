@@ -54,11 +54,18 @@ def test_what_a_library_logs_of_a_model_s_files_commands_no_terminal(tmp_path: P
     try:
         with plain_errors():
             library.warning("Unknown quantization type, got %s - supported are: %s", "x\x1b]0;title\x07\x9b2J", ["awq"])
+            try:
+                raise ValueError("a pickle asks for \x1b]0;title\x07")
+            except ValueError:
+                library.exception("the model could not be loaded")
     finally:
         library.removeHandler(log)
         log.close()
     said = (tmp_path / "log").read_text(encoding="utf-8")
-    assert said == "Unknown quantization type, got x\\x1b]0;title\\x07\\x9b2J - supported are: ['awq']\n"
+    first, _, trace = said.partition("\n")
+    assert first == "Unknown quantization type, got x\\x1b]0;title\\x07\\x9b2J - supported are: ['awq']"
+    assert trace.startswith("the model could not be loaded\nTraceback")
+    assert trace.endswith("ValueError: a pickle asks for \\x1b]0;title\\x07\n")
 
 
 @pytest.mark.parametrize(
