@@ -3,7 +3,9 @@
 Flower 1.41 writes a task's token on the command line of its process, which every user of a machine can read. Who has it
 speaks to the SuperNode as the ClientApp does: takes the instruction, and puts back the site's node configuration
 without its limits. Here the process gets it in a file without a name, by the descriptor. And a ClientApp's process is
-``clientapp``. Everything else is Flower's: ``python -P -m workbench.deployment.superexec`` takes the arguments of
+``clientapp``. What a SuperLink may ask for besides, agents, models and connectors, this app does not have: a run that
+says so would have a site start Flower's process for agents, which loads bundles in its own way. Everything else
+is Flower's: ``python -P -m workbench.deployment.superexec`` takes the arguments of
 ``flower-superexec``.
 """
 
@@ -19,11 +21,25 @@ from flwr.supercore.superexec.executor import factory
 from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
 from flwr.supercore.superexec.executor.types import ExecutionSpec, LaunchResult
 
+_TASKS = {TaskType.SERVER_APP, TaskType.CLIENT_APP, TaskType.SIMULATION}
 _CLIENT_APP = (sys.executable, "-P", "-m", "workbench.deployment.clientapp")
 
 
 class PrivateTokens(SubprocessExecutor):
-    """Starts tasks as Flower's own does, with the token in a file that their process alone holds."""
+    """Starts this app's tasks as Flower's own does, with the token in a file that their process alone holds."""
+
+    def get_eligible_capacity(
+        self,
+        supported_task_types: set[TaskType],
+        *,
+        insecure: bool = False,
+        root_certificates_path: str | None = None,
+    ) -> tuple[set[TaskType], set[str]]:
+        """The tasks that are asked for at all: of the kinds that this app has."""
+        found, bundles = super().get_eligible_capacity(
+            supported_task_types, insecure=insecure, root_certificates_path=root_certificates_path
+        )
+        return found & _TASKS, bundles
 
     def launch(self, spec: ExecutionSpec) -> LaunchResult:
         """Start the process of a task."""

@@ -66,6 +66,14 @@ def test_the_command_is_flower_s_but_for_the_token(
     assert output == its_output
 
 
+def test_no_task_is_taken_that_this_app_does_not_have() -> None:
+    """A SuperLink says of a run what it is of: an agent's process loads bundles by eight digits of their hash."""
+    everything = set(TaskType)
+    assert SubprocessExecutor().get_eligible_capacity(everything)[0] == everything, "or this is not needed any more"
+    taken, _ = PrivateTokens().get_eligible_capacity(everything)
+    assert taken == {TaskType.SERVER_APP, TaskType.CLIENT_APP, TaskType.SIMULATION}
+
+
 def test_a_process_finds_its_token_where_no_other_user_can_read_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
