@@ -18,10 +18,10 @@ import typer
 from common.config import ConfigError, nest
 from server_app.results.folder import RunFolder
 from server_app.results.resuming import why_not_resumable
-from server_app.results.units import MARK, use_utf8
+from server_app.results.units import MARK, harmless, use_utf8
 from workbench.cli.command_line import run_command
 from workbench.simulation.flower_cli import FlowerCommandError, ask_flower, for_flower, listed_run
-from workbench.simulation.launcher import LaunchError, read_toml
+from workbench.simulation.launcher import COLOR, LaunchError, read_toml
 from workbench.simulation.traffic import flower_runs
 
 _POLL_SECONDS = 2.0
@@ -113,14 +113,17 @@ def _resuming(config: Path | None, scratch: Path) -> Path | None:
 
 
 def _show_log(run: int, connection: str) -> list[str]:
-    """Pass the run's log on as it comes; returns what it warned of, which the last line must not hide."""
+    """Pass the run's log on as it comes, without what commands a terminal.
+
+    Returns what it warned of, which the last line must not hide.
+    """
     found = []
     command = ["flwr", "log", str(run), connection, "--stream"]
     with subprocess.Popen(  # noqa: S603
         command, env=for_flower(os.environ), stdout=subprocess.PIPE, text=True, encoding="utf-8", errors="replace"
     ) as process:
         for line in process.stdout or ():
-            typer.echo(line, nl=False)
+            typer.echo(harmless(COLOR.sub("", line)), nl=False)
             if _WARNING in line:
                 found.append(line.split(MARK, 1)[1].strip())
     return found

@@ -40,7 +40,8 @@ _SWEEPS = 3  # what is stopped may start another meanwhile
 _LONGEST_RAY_FOLDER = 38  # bytes: with /ray/session_<time>_<process>/sockets/plasma_store 107, the kernel's limit
 _LATE = "node timed out during startup"  # Ray's own words, which end a run before any client is asked
 _BUSY = ". The engine (Ray) has 30 s to start, too few on a busy machine: try again, or without it: --engine inline"
-_COLOR = re.compile(r"\x1b\[[0-9;]*m")
+COLOR = re.compile(r"\x1b\[[0-9;]*m")
+"""What Flower colors its log with."""
 _ERRORS = tuple(re.compile(text) for text in (rf"^{re.escape(MARK)}ERROR", r"^[\w.]*(Error|Exception)\b", "ERROR"))
 
 
@@ -147,7 +148,7 @@ def _is_own(log: Path, begin: int) -> bool:
 def _lines(log: Path, begin: int) -> list[str]:
     with log.open("rb") as handle:
         handle.seek(begin)
-        return _COLOR.sub("", handle.read().decode(errors="replace")).splitlines()
+        return COLOR.sub("", handle.read().decode(errors="replace")).splitlines()
 
 
 @contextmanager

@@ -67,6 +67,13 @@ def test_what_the_run_warned_of_is_the_last_that_is_said_and_said_once(flwr: Pat
     assert output.endswith("run 7 is finished:completed\n  WARNING: MOST ROUNDS\n")
 
 
+def test_a_terminal_obeys_no_line_of_the_log(flwr: Path) -> None:
+    """Flower logs what the ServerApp raises as it is, and that may be the words of a model's files."""
+    (flwr / "statuses").write_text("finished:failed")
+    (flwr / "log").write_text("\x1b[91mERROR\x1b[0m : a pickle asks for \x1b]0;title\x07")
+    assert "\nERROR : a pickle asks for \\x1b]0;title\\x07\n" in run()[1]
+
+
 @pytest.mark.parametrize("status", ["finished:failed", "finished:stopped"])
 def test_a_run_that_did_not_complete_ends_with_1(flwr: Path, status: str) -> None:
     (flwr / "statuses").write_text(status)
