@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from client_app.held_out import SHARE
 from client_app.node_config import NodeConfig, brings_own_data, whole
 from client_app.policy import SitePolicy
-from client_app.rows import may_read_rows
+from client_app.rows import may_read_rows, message_name
 from client_app.site_data import SiteData
 from client_app.site_ledger import LimitReached, charge_release
 from common import seeds
@@ -101,18 +101,17 @@ class Site:
         A site with its own data never says that its ledger is full: the answer is then the zero code with its noise,
         since "no" would tell one server what another has asked. A simulated client raises ``LimitReached``. A client
         that is not in the cohort (no ``spend``) is refused as a member would be, but releases nothing and is not
-        charged. No more is an attempt without rows: the one that died was, or had nothing of the rows in it.
+        charged. An attempt without rows is charged where the one that died over its message was not.
         """
-        spend = may_read_rows() and spend
+        noise, message = self.policy.noise_of(task.terms, secure), message_name()
         try:
-            noise = self.policy.noise_of(task.terms, secure)
-            charge_release(state, self.policy, task.terms, raw=task.raw, noise=noise, spend=spend)
+            charge_release(state, self.policy, task.terms, raw=task.raw, noise=noise, spend=spend, message=message)
         except LimitReached as reached:
             if self.data is None:
                 raise
             _log.warning("%s; the release is of nothing but noise", reached)
             return False
-        return spend
+        return spend and may_read_rows()
 
     def examples(self, adapted: AdaptedModel, share: float, part: Part) -> TokenizedExamples:
         """A part of the private examples: held out, those of stage 1, or those of the rounds.

@@ -15,7 +15,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +30,7 @@ from common.privacy.gaussian import gaussian_epsilon
 from common.privacy.mechanism import ReleaseTerms
 from common.privacy.price import SLACK_EPSILON, noise_slack
 
-RECORD = "site-ledger"
+RECORD, _MESSAGE = "site-ledger", "message"
 _SCHEMA = 1
 _FIELDS: dict[str, type] = {"schema": int, "releases": int, "squared-mu": float, "slack": float}
 _NOTHING_SPENT = b'{"schema": 1, "releases": 0, "squared-mu": 0.0, "slack": 0.0}\n'  # how a new ledger begins
@@ -98,12 +98,15 @@ def charge_release(
     raw: bool = False,
     noise: float | None = None,
     spend: bool = True,
+    message: str = "",
 ) -> None:
     """Charge one message to the site's ledger (see ``SiteLedger.after``); only when this has returned may it be made.
 
     Without ``spend`` it is refused as it would be, but not charged: cover traffic holds nothing of the data, and is to
     be answered or refused as if this client were in the cohort. A file gets a line all the same, which says what the
-    last one said, so that it takes as long.
+    last one said, so that it takes as long. So does a ``message`` of which a line of the file tells already: it is
+    answered again, without the rows, because a worker died over it. Where that one died before it wrote the line, it is
+    charged now, as it would have been with rows that let the worker live.
 
     The ledger is the file of ``ledger-path``, on disk when this returns, else a record in ``state``, which goes back to
     Flower with the reply. Without a limit a file is written all the same, for the limit that may come, and no record is
@@ -123,13 +126,15 @@ def charge_release(
             state[RECORD] = now
         return
     with _locked(policy.ledger_path) as file:
-        spent = _last(file)
+        lines = file.read().split(b"\n")
+        spent, answered = _last(lines), _tells_of(message, lines)
         try:
             after = _charged(spent, policy, with_it)
         except LimitReached:
-            _append(file, json.dumps((spent or SiteLedger()).values()))  # takes as long, and tells nothing
+            _append(file, _line(spent or SiteLedger(), message))  # takes as long, and tells nothing
             raise
-        _append(file, json.dumps((after if spend or spent is None else spent).values()))
+        now_spent = after if spent is None or (spend and not answered) else spent
+        _append(file, _line(now_spent, message))
 
 
 def create_ledger(path: Path) -> None:
@@ -197,24 +202,42 @@ def _locked(path: str) -> Iterator[BinaryIO]:
         yield file
 
 
-def _last(file: BinaryIO) -> SiteLedger | None:
+def _last(lines: Sequence[bytes]) -> SiteLedger | None:
     """What the last whole line says. A torn one after it was never paid with: its message was not made."""
-    *whole, torn = file.read().split(b"\n")
+    *whole, torn = lines
     beginning = b'{"schema": '
     if not whole or not beginning.startswith(torn[: len(beginning)]):
         return None
-    if whole[-1] + b"\n" == _NOTHING_SPENT:
-        return SiteLedger()
+    return read_line(whole[-1])
+
+
+def read_line(line: bytes) -> SiteLedger | None:
+    """What a line of a ledger says, of which message or of none; ``None`` for a line that this code never wrote."""
     try:
-        return SiteLedger.of(json.loads(whole[-1]))
+        found = json.loads(line)
     except (ValueError, RecursionError):  # the second: JSON that is nested deeper than Python's stack
         return None
+    message = found.pop(_MESSAGE, None) if isinstance(found, dict) else None
+    if not isinstance(message, str | None):
+        return None
+    nothing = _NOTHING_SPENT[:-1] if message is None else _line(SiteLedger(), message)
+    return SiteLedger() if line == nothing else SiteLedger.of(found)
 
 
-def _append(file: BinaryIO, line: str) -> None:
+def _line(ledger: SiteLedger, message: str) -> bytes:
+    return json.dumps({**ledger.values(), _MESSAGE: message}).encode()
+
+
+def _tells_of(message: str, lines: Sequence[bytes]) -> bool:
+    """Whether a whole line is that of a message, by the name of its own; none has the name ``""``."""
+    ending = json.dumps({_MESSAGE: message}).encode().removeprefix(b"{")
+    return bool(message) and any(line.endswith(ending) for line in lines[:-1])
+
+
+def _append(file: BinaryIO, line: bytes) -> None:
     """One line more, in place of a torn one if there is one; on disk when this returns."""
     file.seek(0)
     file.truncate(file.read().rfind(b"\n") + 1)
-    file.write(line.encode() + b"\n")
+    file.write(line + b"\n")
     file.flush()
     os.fsync(file.fileno())

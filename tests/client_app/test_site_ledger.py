@@ -4,6 +4,8 @@ import json
 import logging
 import math
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from client_app import new_ledger
 from client_app.node_config import PolicyRefusal
 from client_app.policy import SitePolicy
-from client_app.site_ledger import RECORD, LimitReached, SiteLedger, charge_release, create_ledger
+from client_app.site_ledger import RECORD, LimitReached, SiteLedger, charge_release, create_ledger, read_line
 from common.privacy.accounting import epsilon
 from common.privacy.gaussian import gaussian_epsilon
 from common.privacy.mechanism import ReleaseTerms, Trust
@@ -189,9 +191,10 @@ def kept(tmp_path: Path) -> SitePolicy:
     return SitePolicy(max_releases=3, max_epsilon=20.0, ledger_path=str(tmp_path / "spent.jsonl"))
 
 
-def on_disk(policy: SitePolicy) -> list[dict[str, Any]]:
+def on_disk(policy: SitePolicy) -> list[SiteLedger]:
     """Its charges, without the line that an empty ledger begins with."""
-    return [json.loads(line) for line in Path(policy.ledger_path).read_text(encoding="utf-8").splitlines()][1:]
+    found = [read_line(line) for line in Path(policy.ledger_path).read_bytes().splitlines()[1:]]
+    return [ledger for ledger in found if ledger is not None]
 
 
 def test_a_file_counts_all_runs_together(kept: SitePolicy) -> None:
@@ -200,8 +203,8 @@ def test_a_file_counts_all_runs_together(kept: SitePolicy) -> None:
         charge_release(RecordDict(), kept, terms(2.0))
     with pytest.raises(LimitReached, match="its max-releases = 3 is reached"):
         charge_release(RecordDict(), kept, terms(2.0))
-    assert [line["releases"] for line in on_disk(kept)] == [1, 2, 3, 3]
-    assert SiteLedger.of(on_disk(kept)[-1]) == SiteLedger(3, 0.75, 3 * noise_slack(terms(2.0)))
+    assert [line.releases for line in on_disk(kept)] == [1, 2, 3, 3]
+    assert on_disk(kept)[-1] == SiteLedger(3, 0.75, 3 * noise_slack(terms(2.0)))
     assert Path(kept.ledger_path).stat().st_mode & 0o777 == 0o600
 
 
@@ -210,7 +213,31 @@ def test_a_file_and_a_state_spend_alike(kept: SitePolicy) -> None:
     for one in asked:
         charge_release(state, SitePolicy(max_releases=9), one)
         charge_release(RecordDict(), kept, one)
-    assert SiteLedger.of(on_disk(kept)[-1]) == spending(state)
+    assert on_disk(kept)[-1] == spending(state)
+
+
+@pytest.mark.parametrize("first", ["charged", "covered", "full", "died before"])
+def test_a_message_that_is_answered_again_is_charged_once(kept: SitePolicy, first: str) -> None:
+    """A worker died over it; where that was before the charge, rows that let it live would have been charged."""
+    policy = replace(kept, max_releases=1) if first == "full" else kept
+    if first == "full":
+        charge_release(RecordDict(), policy, terms(2.0), message="before")
+    if first != "died before":
+        with suppress(LimitReached):
+            charge_release(RecordDict(), policy, terms(2.0), spend=first != "covered", message="one")
+    with suppress(LimitReached):
+        charge_release(RecordDict(), policy, terms(2.0), message="one")
+    releases = on_disk(policy)[-1].releases
+    assert releases == (0 if first == "covered" else 1)
+    charge_release(RecordDict(), replace(kept, max_releases=2), terms(2.0), message="another")
+    assert on_disk(policy)[-1].releases == releases + 1
+
+
+def test_a_ledger_of_before_its_lines_named_messages_goes_on(kept: SitePolicy) -> None:
+    with Path(kept.ledger_path).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(GOOD | {"releases": 2}) + "\n")
+    charge_release(RecordDict(), kept, terms(2.0), message="one")
+    assert on_disk(kept)[-1].releases == 3
 
 
 def test_what_a_refused_message_would_have_cost_is_not_written(kept: SitePolicy) -> None:
@@ -229,7 +256,7 @@ def test_a_line_torn_by_a_crash_was_not_paid_with(kept: SitePolicy, before: int,
     with Path(kept.ledger_path).open("ab") as file:
         file.write(torn)
     charge_release(RecordDict(), kept, terms(2.0))
-    assert [line["releases"] for line in on_disk(kept)] == list(range(1, before + 2))
+    assert [line.releases for line in on_disk(kept)] == list(range(1, before + 2))
 
 
 NO_LEDGERS = ["[]\n", "not JSON\n", '{"releases": 3}\n', "\n", "a file of something else", "", "[" * 100_000 + "\n"]
