@@ -20,7 +20,7 @@ from workbench.cli.command_line import run_command
 from workbench.deployment.demo import demo_sites
 from workbench.deployment.federation import DeploymentError, LocalFederation, Site
 from workbench.deployment.processes import Processes
-from workbench.simulation.launcher import terminate_as_interrupt
+from workbench.stopping import terminate_as_interrupt
 
 _NODES = 2
 _RUN_SECONDS = 3600.0

@@ -20,7 +20,7 @@ from server_app.results.folder import RunFolder
 from workbench.deployment.demo import demo_sites
 from workbench.deployment.federation import LocalFederation, Site
 from workbench.deployment.processes import Processes
-from workbench.simulation.launcher import terminate_as_interrupt
+from workbench.stopping import terminate_as_interrupt
 
 _ANSWERED = re.compile(r"run=(\d+) round=(\d+) node=(\d+) answered")
 

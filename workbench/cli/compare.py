@@ -16,7 +16,8 @@ from workbench.cli.paths import absolute_paths
 from workbench.compare.folder import PAGE, check_folder
 from workbench.compare.spec import OWN, ComparisonSpec, check_spec, read_changes, read_epsilons, refuse_without_effect
 from workbench.compare.tuning import FIRST
-from workbench.simulation.launcher import read_preset, terminate_as_interrupt
+from workbench.simulation.launcher import read_preset
+from workbench.stopping import terminate_as_interrupt
 
 
 def compare(

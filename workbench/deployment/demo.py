@@ -27,8 +27,9 @@ from server_app.results.units import MARK, bytes_against_lora, show, show_delta,
 from workbench.cli.command_line import run_command
 from workbench.deployment.federation import DeploymentError, LocalFederation, Site
 from workbench.deployment.processes import Processes
-from workbench.simulation.launcher import APP, LaunchError, read_resumed, terminate_as_interrupt
+from workbench.simulation.launcher import APP, LaunchError, read_resumed
 from workbench.simulation.traffic import add_traffic, describe
+from workbench.stopping import kept, terminate_as_interrupt
 
 SITES = ("north", "south", "west")
 _ROWS = 120
@@ -46,7 +47,12 @@ def demo(
     config = resumed_config(resume.resolve()) if resume else demo_config(rounds, output.resolve(), name)
     check_output(config.output, config.resume)
     results = Path(config.output.dir) / config.output.name
-    with private_files(), terminate_as_interrupt(), tempfile.TemporaryDirectory(prefix="dr-encoder-deploy-") as scratch:
+    with (
+        private_files(),
+        terminate_as_interrupt(),
+        tempfile.TemporaryDirectory(prefix="dr-encoder-deploy-") as scratch,
+        kept(Path(scratch)),
+    ):
         folder = Path(scratch)
         try:
             with Processes(folder / "logs") as processes:

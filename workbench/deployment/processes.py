@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from common.private_files import OWNER_ONLY, private_files
-from workbench.simulation.launcher import stop_tree
+from workbench.stopping import stop_tree
 
 _GRACE_SECONDS = 10.0
 

@@ -13,7 +13,7 @@ from server_app.results.console import ConsoleLog
 from server_app.rounds.cohort import FederationError
 from server_app.run import run_federation
 from workbench.simulation.cohort_grid import grid_for
-from workbench.simulation.launcher import terminate_as_interrupt
+from workbench.stopping import terminate_as_interrupt
 
 
 def run_inline(config: RunConfig, clients: int) -> None:

@@ -8,21 +8,19 @@ starts a SuperLink with the simulation engine on free ports, in a neutral direct
 import os
 import re
 import secrets
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import httpx
-import psutil
 import tomli_w
 
 from common.config import RunConfig, Scalar, flatten, nest
@@ -30,13 +28,12 @@ from common.private_files import OWNER_ONLY
 from server_app.errors import CommandError
 from server_app.results.units import MARK, TRACEBACK, speak
 from workbench.simulation.flower_cli import FlowerCommandError, for_flower, listed_run
+from workbench.stopping import kept, stop_orphans, stop_tree, terminate_as_interrupt
 
 APP = Path(__file__).resolve().parents[2]
 PRESETS = APP / "common" / "presets"
 CONNECTION = "launcher"
 _START_SECONDS = 60.0
-_STOP_SECONDS = 15.0
-_SWEEPS = 3  # what is stopped may start another meanwhile
 _LONGEST_RAY_FOLDER = 38  # bytes: with /ray/session_<time>_<process>/sockets/plasma_store 107, the kernel's limit
 _LATE = "node timed out during startup"  # Ray's own words, which end a run before any client is asked
 _BUSY = ". The engine (Ray) has 30 s to start, too few on a busy machine: try again, or without it: --engine inline"
@@ -107,6 +104,7 @@ def _launch(config: RunConfig, num_clients: int, resources: Resources, log: IO[s
     with (
         terminate_as_interrupt(),
         tempfile.TemporaryDirectory(prefix="dr-encoder-", ignore_cleanup_errors=True) as scratch,
+        kept(Path(scratch)),
     ):
         home = Path(scratch)
         environment = flower_environment(home)
@@ -152,29 +150,6 @@ def _lines(log: Path, begin: int) -> list[str]:
 
 
 @contextmanager
-def terminate_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM, and SIGHUP of a terminal that goes, unwind like Ctrl-C: whatever was started is stopped as well.
-
-    One that is ignored (``nohup``) stays so.
-    """
-
-    def interrupt(_signal: int, _frame: object) -> None:
-        for number in previous:
-            signal.signal(number, signal.SIG_IGN)  # a second one must not cut the cleaning up short
-        raise KeyboardInterrupt
-
-    found = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    previous = {number: handler for number, handler in found.items() if handler is not signal.SIG_IGN}
-    for number in previous:
-        signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
 def _superlink(home: Path, environment: Mapping[str, str], log: IO[str]) -> Iterator[None]:
     port, control = free_ports(2)
     (home / "config.toml").write_text(
@@ -195,7 +170,7 @@ def _superlink(home: Path, environment: Mapping[str, str], log: IO[str]) -> Iter
         yield
     finally:
         stop_tree(process)
-        _stop_orphans(home)
+        stop_orphans(home)
 
 
 def _wait_until_healthy(process: subprocess.Popen[bytes], port: int) -> None:
@@ -248,48 +223,6 @@ def _final_status(home: Path, environment: Mapping[str, str]) -> str:
         return str(listed_run(CONNECTION, folder=home, environment=environment)["status"])
     except FlowerCommandError as error:
         return f"unknown ({error})"
-
-
-def stop_tree(process: subprocess.Popen[bytes], patience: float = _STOP_SECONDS) -> None:
-    """End a process and all that descends from it (some lead sessions of their own), politely for so many seconds."""
-    try:
-        family = psutil.Process(process.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        family = []
-    process.terminate()
-    try:
-        process.wait(patience)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    _end(family)
-
-
-def _stop_orphans(home: Path) -> None:
-    """End what is nobody's child since its parent was killed, with all below it; it has ``home`` in its environment.
-
-    A SuperLink that was killed leaves a simulation that goes on by itself, and may hold the run's folder.
-    """
-    for _ in range(_SWEEPS):
-        if family := _orphans(home):
-            _end(family)
-
-
-def _orphans(home: Path) -> set[psutil.Process]:
-    found: set[psutil.Process] = set()
-    for process in psutil.process_iter():
-        with suppress(psutil.Error, OSError):  # another user's, or gone
-            if process.environ().get("FLWR_HOME") == str(home):
-                found |= {process, *process.children(recursive=True)}
-    return found
-
-
-def _end(family: Iterable[psutil.Process]) -> None:
-    for stop in (psutil.Process.terminate, psutil.Process.kill):
-        for member in family:
-            with suppress(psutil.NoSuchProcess):
-                stop(member)
-        _, family = psutil.wait_procs(family, timeout=3.0)
 
 
 def free_ports(count: int) -> list[int]:

@@ -23,7 +23,8 @@ from workbench.deployment.certificates import Certificates, make_certificates, m
 from workbench.deployment.demo import _run, demo_config, resumed_config
 from workbench.deployment.federation import CONNECTION, DeploymentError, LocalFederation
 from workbench.deployment.processes import Processes
-from workbench.simulation.launcher import LaunchError, stop_tree
+from workbench.simulation.launcher import LaunchError
+from workbench.stopping import stop_tree
 
 CHILD = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], **{})"
 

@@ -19,7 +19,8 @@ from tests.support.flwr_program import write_flwr
 from tests.support.processes import left_running, processes_of
 from workbench.simulation import launcher
 from workbench.simulation.flower_cli import ask_flower
-from workbench.simulation.launcher import LaunchError, Resources, flower_environment, terminate_as_interrupt
+from workbench.simulation.launcher import LaunchError, Resources, flower_environment
+from workbench.stopping import terminate_as_interrupt
 
 
 def test_flower_gets_a_home_of_its_own_and_no_network(tmp_path: Path) -> None:
