@@ -103,7 +103,7 @@ class Site:
         that is not in the cohort (no ``spend``) is refused as a member would be, but releases nothing and is not
         charged. An attempt without rows is charged where the one that died over its message was not.
         """
-        noise, message = self.policy.noise_of(task.terms, secure), message_name()
+        noise, message, rows = self.policy.noise_of(task.terms, secure), message_name(), may_read_rows()
         try:
             charge_release(state, self.policy, task.terms, raw=task.raw, noise=noise, spend=spend, message=message)
         except LimitReached as reached:
@@ -111,7 +111,7 @@ class Site:
                 raise
             _log.warning("%s; the release is of nothing but noise", reached)
             return False
-        return spend and may_read_rows()
+        return spend and rows
 
     def examples(self, adapted: AdaptedModel, share: float, part: Part) -> TokenizedExamples:
         """A part of the private examples: held out, those of stage 1, or those of the rounds.

@@ -84,8 +84,9 @@ def test_an_attempt_without_rows_refuses_what_any_refuses(
     own_site.context(3).node_config["max-epsilon"] = 4.0
 
     def told(noise: float) -> list[str]:
-        said = [refusal(own_site, adapted, terms(64, noise))]
-        with rows_allowed(False):
+        with rows_allowed(True, str(noise)):
+            said = [refusal(own_site, adapted, terms(64, noise))]
+        with rows_allowed(False, str(noise)):
             return [*said, refusal(own_site, adapted, terms(64, noise))]
 
     first, second = told(0.5)
