@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from common.config import TrainConfig
 from common.data import IGNORED, TokenizedExamples
 from common.model.adapted import AdaptedModel
 from common.model.label_logits import logits_at
+from common.model.label_loss import label_loss
 
 
 def local_update(
@@ -82,7 +82,7 @@ def _accumulate(adapted: AdaptedModel, examples: TokenizedExamples, step: list[T
             rows,
             columns,
         )
-        (cross_entropy(logits.float(), targets.to(logits.device), reduction="sum") / total).backward()
+        label_loss(logits, targets.to(logits.device), total).backward()
 
 
 def _batches(count: int, train: TrainConfig, seed: int) -> Iterator[list[Tensor]]:

@@ -14,27 +14,29 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn.functional import cross_entropy
 from transformers import PreTrainedConfig
 from transformers.pytorch_utils import Conv1D
 
 from common.config import LoraConfig, ModelConfig, RunConfig
 from common.model.attention import FUSED, MOST, PLAIN, score_bytes
 from common.model.label_logits import only_places, output_layer
+from common.model.label_loss import PIECE, label_loss
 from server_app.results.evaluation_batches import LOGITS, TOKENS
 from workbench.planning.architectures import Shape, build_shape, quantizable, shallow
 from workbench.planning.step import Batch, on_cpu
 
 CARD_BYTES = 1_000_000_000
 """Assumed: CUDA context, cuBLAS workspaces, and what the allocator cannot use."""
-PROCESS_BYTES = 600_000_000
-"""Of a client's process on a CPU: interpreter, libraries, its messages, and what its allocator cannot use."""
+PROCESS_BYTES = 700_000_000
+"""Of a client's process on a CPU: interpreter, libraries, its messages, rows."""
+_CPU_WASTE = 1.45
+"""On a CPU: memory by what torch has in use. The rest are freed pieces that the system's allocator holds on to."""
 _BLOCK, _NESTED_BLOCK = 64, 256  # weights per 8-bit scale, scales per float32 scale: bitsandbytes' 4-bit format
 _ITEM = {"float32": 4, "bfloat16": 2, "float16": 2}
 _CODEC_BYTES = 28  # per adapter value: permutation 8, signs 4, sorting them 16 (gathered values 4 come later)
 _LOGIT_BYTES = 12  # per scored logit: as the model gives it, as float32, and its log-probability
 _STREAMS = 8  # hidden states alive at a time in a layer without gradients, beside three of its widest
-_LOGIT_COPIES = 8  # bytes per logit in the backward pass: float32 gradient, its copy in the logits' dtype and padding
+_LOSS_PIECES = 12  # bytes per logit of those that the loss works on at a time
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,13 @@ def estimate(config: RunConfig, shape: Shape, batch: Batch, *, sends_code: bool)
     """Memory of one client under ``config``; ``sends_code``: whether it encodes (else the gradient is the code)."""
     keeps = 2 if config.train.optimizer == "adamw" else 0
     whole, checkpointed = activation_bytes(config, shape, batch)
+    waste = _CPU_WASTE if on_cpu(config.model) else 1.0
     return Memory(
         weights=weight_bytes(config.model, shape),
         adapter=4 * shape.layout.size * (4 + keeps),  # values, gradients, initial ones, one copy of the gradient
         codec=_CODEC_BYTES * shape.layout.size if sends_code else 4 * shape.layout.size,
-        activations=whole,
-        activations_checkpointed=checkpointed,
+        activations=round(waste * whole),
+        activations_checkpointed=round(waste * checkpointed),
         checkpointing=config.model.gradient_checkpointing,
         runtime=_runtime(config.model),
     )
@@ -137,7 +140,8 @@ def activation_bytes(config: RunConfig, shape: Shape, batch: Batch) -> tuple[int
     one, two = (_kept(config.model, config.lora, shallow(shape.config, depth), batch, attention) for depth in (1, 2))
     layer, rest = two - one, 2 * one - two
     layers = shape.config.num_hidden_layers
-    rest += _LOGIT_COPIES * batch.labels * shape.config.vocab_size
+    logits = batch.labels * shape.config.vocab_size
+    rest += _ITEM[config.model.dtype] * logits + _LOSS_PIECES * min(PIECE, logits)  # a step holds them until its end
     stream = 4 if config.model.quantization != "none" else _ITEM[config.model.dtype]
     inputs = rows * length * shape.config.hidden_size * stream
     return rest + layers * layer, rest + layers * inputs + layer
@@ -187,7 +191,7 @@ def kept_bytes(model: PeftModel, tokens: Tensor, labels: int) -> int:
         head = output_layer(model)
         with only_places(head, tokens.shape, rows, columns) if head else nullcontext():
             logits = model(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False).logits
-            cross_entropy(logits.flatten(0, 1).float(), tokens.new_zeros(logits.shape[:2].numel()))
+            label_loss(logits.flatten(0, 1), tokens.new_zeros(logits.shape[:2].numel()), 1)
     return sum(storage.nbytes() for storage in kept.values())
 
 

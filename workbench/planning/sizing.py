@@ -20,7 +20,7 @@ from server_app.run import plan_run
 from server_app.strategies import check_strategy, recipe_of
 from workbench.planning.architectures import Shape, shape_of
 from workbench.planning.memory import Memory, ServerMemory, estimate, estimate_server
-from workbench.planning.step import Batch, batch_of, step_seconds
+from workbench.planning.step import Batch, batches_of, step_seconds
 
 SIMULATED_CLIENTS = 10
 """Clients of a simulation when the configuration does not say."""
@@ -52,6 +52,7 @@ class Sizes:
     per_client: RunBytes
     plain_lora: RunBytes
     batch: Batch
+    longest: Batch
     step_seconds: float | None
     memory: Memory
     server: ServerMemory
@@ -71,8 +72,8 @@ def solve(config: RunConfig) -> Sizes:
     plan = plan_run(config, recipe, config.federation.num_clients or SIMULATED_CLIENTS)
     size = recipe.code_size
     terms = plan.round_terms(size)
-    batch = batch_of(config, plan.clients)
-    memory = estimate(config, shape, batch, sends_code=not recipe.sends_whole)
+    batch, longest = batches_of(config, plan.clients)
+    memory = estimate(config, shape, longest, sends_code=not recipe.sends_whole)
     server = estimate_server(config, shape, sends_code=not recipe.sends_whole)
     return Sizes(
         config=config,
@@ -84,6 +85,7 @@ def solve(config: RunConfig) -> Sizes:
         per_client=run_bytes(config, recipe, plan, plan.rounds),
         plain_lora=plain_lora_bytes(config, recipe, plan, plan.rounds),
         batch=batch,
+        longest=longest,
         step_seconds=step_seconds(config, shape, batch),
         memory=memory,
         server=server,
@@ -124,6 +126,7 @@ def to_json(config: RunConfig) -> str:
         "per_client_run": sizes.per_client.figures(),
         "per_client_run_plain_lora": sizes.plain_lora.figures(),
         "step": asdict(sizes.batch) | {"cpu_seconds": sizes.step_seconds},
+        "longest_step": asdict(sizes.longest),
         "cpu_seconds_of_all_clients": run_seconds(sizes),
         "memory_per_client": {**asdict(memory), "total": memory.total},
         "memory_of_server": {**asdict(sizes.server), "total": sizes.server.total},
@@ -164,8 +167,8 @@ def to_text(config: RunConfig) -> str:
         f"  for each round it is asked  {data_size(sizes.per_client.per_round(sizes.per_client.both))} both ways, "
         f"of which {data_size(sizes.bytes_reply)} are its reply",
         *_cover_line(sizes),
-        f"  memory of one client        {data_size(memory.total)} in a step of {sizes.batch.rows} x "
-        f"{sizes.batch.length} tokens ({_tokens(sizes.batch)}), {kept}; an estimate",
+        f"  memory of one client        {data_size(memory.total)} in a step of {sizes.longest.rows} x "
+        f"{sizes.longest.length} tokens ({_tokens(sizes.longest)}), {kept}; an estimate",
         f"    weights                   {data_size(memory.weights)} ({_weights(config)})",
         f"    adapter and gradients     {data_size(memory.adapter)}",
         f"    codec                     {data_size(memory.codec)}",
@@ -212,7 +215,9 @@ def _cover_line(sizes: Sizes) -> list[str]:
 
 
 def _tokens(batch: Batch) -> str:
-    return f"{batch.labels:,} of them learned, by the data" if batch.read else "the most there can be, all learned"
+    if batch.read:
+        return f"the longest by the data, {batch.labels:,} of them learned"
+    return "the most there can be, all learned"
 
 
 def _time_line(sizes: Sizes) -> list[str]:
@@ -220,7 +225,8 @@ def _time_line(sizes: Sizes) -> list[str]:
         return []
     whole = run_seconds(sizes)
     total = f"; all clients and rounds {clock(whole)} (minutes:seconds) of a core" if whole else ""
-    return [f"  time of one step            {sizes.step_seconds:.2f} s of a core, timed here on two layers{total}"]
+    step = f"{sizes.step_seconds:.2f} s of a core ({sizes.batch.rows} x {sizes.batch.length} tokens)"
+    return [f"  time of a usual step        {step}, timed here on two layers{total}"]
 
 
 def run_seconds(sizes: Sizes) -> float | None:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from common.config import ModelConfig, RunConfig
@@ -15,6 +14,7 @@ from common.model.adapted import assemble
 from common.model.base import load_tokenizer
 from common.model.gguf import local_name
 from common.model.label_logits import logits_at
+from common.model.label_loss import label_loss
 from workbench.planning.architectures import Shape, shallow
 
 _CLIENTS, _DRAWS = 4, 16  # whose rows are looked at; batches of each
@@ -44,10 +44,13 @@ def on_cpu(model: ModelConfig) -> bool:
     return model.device == "cpu" or (model.device == "auto" and not torch.cuda.is_available())
 
 
-def batch_of(config: RunConfig, clients: int) -> Batch:
-    """The usual batch of a client where data and tokenizer are on this machine, else the largest that may be."""
+def batches_of(config: RunConfig, clients: int) -> tuple[Batch, Batch]:
+    """The usual batch of a client and the longest, by some clients' rows; what time takes, and what memory must hold.
+
+    Where data and tokenizer are not on this machine, the largest that may be, twice.
+    """
     if not all(name == "demo" or Path(name).exists() for name in (config.model.name, config.data.name)):
-        return Batch.largest(config)
+        return (Batch.largest(config),) * 2
     demo = config.model.name == "demo"
     tokenizer = load_demo_tokenizer() if demo else load_tokenizer(local_name(config.model))
     generator = torch.Generator().manual_seed(config.seed)
@@ -57,8 +60,9 @@ def batch_of(config: RunConfig, clients: int) -> Batch:
         for _ in range(_DRAWS):
             drawn = tokens.select(torch.randperm(len(tokens), generator=generator)[: config.train.batch_size])
             seen.append([*drawn.input_ids.shape, int((drawn.labels != IGNORED).sum())])
-    rows, length, labels = torch.tensor(seen, dtype=torch.float64).mean(dim=0).round().int().tolist()
-    return Batch(rows, length, labels, read=True)
+    found = torch.tensor(seen, dtype=torch.float64)
+    usual, most = found.mean(dim=0).round().int().tolist(), found.amax(dim=0).int().tolist()
+    return Batch(*usual, read=True), Batch(*most, read=True)
 
 
 def step_seconds(config: RunConfig, shape: Shape, batch: Batch) -> float | None:
@@ -90,7 +94,7 @@ def _timed(config: RunConfig, settings: PreTrainedConfig, batch: Batch, rows: in
         for _ in range(_LAPS):
             began = time.process_time()
             logits = logits_at(adapted.model, ids, torch.ones_like(ids), places % rows, places // rows)
-            cross_entropy(logits.float(), torch.zeros(labeled, dtype=torch.long)).backward()
+            label_loss(logits, torch.zeros(labeled, dtype=torch.long), labeled).backward()
             laps.append(time.process_time() - began)
     finally:
         torch.set_num_threads(threads)
