@@ -46,7 +46,7 @@ def insecure_server_noise(insecure_seed: int, server_round: int) -> int:
     >>> insecure_server_noise(0, 3), insecure_server_noise(1, 0) == 2**32 + 1
     (7, True)
     """
-    return (insecure_seed << 32) ^ (server_round << 1) ^ 1
+    return ((insecure_seed << 32) ^ (server_round << 1) ^ 1) % 2**64  # private evaluations have rounds below 0
 
 
 def insecure_cohort(seed: int, draw: int) -> int:

@@ -19,4 +19,5 @@ def test_a_clients_seed_is_that_of_the_runs_on_record() -> None:
 def test_the_servers_seeds_are_those_of_the_runs_on_record() -> None:
     assert seeds.of_round(LARGEST_SEED, 9) == LARGEST_SEED * 1_000_003 + 9 < 2**63
     assert [seeds.insecure_server_noise(7, number) - 7 * 2**32 for number in range(3)] == [1, 3, 5]
+    assert min(seeds.insecure_server_noise(7, -number) for number in range(2, 40)) > 0
     assert seeds.insecure_cohort(4, 1) == 0x5F4B0F0325EFA75320790709FB03633C  # blake2b of "4/1"

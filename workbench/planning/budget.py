@@ -135,7 +135,7 @@ def to_text(request: BudgetRequest) -> str:
         f"  adjacency                   {ADJACENCY}",
         f"  trust                       {request.trust}, {count(plan.clients, 'client')}, {_sampling(budget)}",
         "",
-        "  after round  epsilon",
+        "  after round  epsilon (by PLD, the guarantee)",
         *(f"  {number:>11,}  {show(value)}" for number, value in budget.curve),
     ]
     return "\n".join(lines)

@@ -177,7 +177,7 @@ def test_a_long_curve_is_thinned() -> None:
     options = {"rounds": 1500, "noise_multiplier": 300}
     curve = asked(**options)["curve"]
     assert (len(curve), curve[0]["round"], curve[-1]["round"]) == (1000, 1, 1500)
-    rows = command(**options).stdout.split("after round  epsilon\n")[1].splitlines()
+    rows = command(**options).stdout.split("after round  epsilon (by PLD, the guarantee)\n")[1].splitlines()
     assert len(rows) == 10
     assert rows[-1].split()[0] == "1,500"
 
