@@ -1,5 +1,6 @@
 """Fixtures that every test shares: what is slow to make is made once per session."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,3 +54,13 @@ def adapted(files: Files) -> AdaptedModel:
     """The embedded model with the tiny adapter: the very object that runs in this process use."""
     config = tiny_config(files, Path())
     return load_adapted_model(config.model, config.lora, config.seed)
+
+
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    """Signals do what they do in a new process, whatever ran here before or started this one; as before afterwards."""
+    fresh = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in fresh.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

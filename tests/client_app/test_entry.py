@@ -40,6 +40,7 @@ def test_stray_packages_of_the_same_name_are_ignored(tmp_path: Path, before: str
     assert found.stdout.split() == ["app", "of", "installed", "installed"], found.stderr
 
 
+@pytest.mark.usefixtures("own_signals")  # where Flower's client process was imported, the import takes them over
 def test_every_handler_of_the_client_is_registered_for_flower() -> None:
     """One that is missing here works in one process and fails under Ray."""
     import client_app.app  # noqa: PLC0415

@@ -17,15 +17,7 @@ from server_app.results.folder import RunFolder
 from tests.faults.conftest import nothing_left, wait_for
 from tests.support.processes import left_running
 
-pytestmark = pytest.mark.faults
-
-
-@pytest.fixture(autouse=True)
-def interruptible() -> Iterator[None]:
-    """What a shell starts in the background ignores SIGINT, and so does what that starts: undone here."""
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, previous)
+pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("own_signals")]  # a shell's background ignores SIGINT
 
 
 @pytest.fixture(autouse=True)

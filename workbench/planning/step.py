@@ -62,7 +62,11 @@ def batches_of(config: RunConfig, clients: int) -> tuple[Batch, Batch]:
             seen.append([*drawn.input_ids.shape, int((drawn.labels != IGNORED).sum())])
     found = torch.tensor(seen, dtype=torch.float64)
     usual, most = found.mean(dim=0).round().int().tolist(), found.amax(dim=0).int().tolist()
-    return Batch(*usual, read=True), Batch(*most, read=True)
+    return _batch(*usual), _batch(*most)
+
+
+def _batch(rows: int, length: int, labels: int) -> Batch:
+    return Batch(rows, length, labels, read=True)
 
 
 def step_seconds(config: RunConfig, shape: Shape, batch: Batch) -> float | None:

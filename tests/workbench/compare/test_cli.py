@@ -58,16 +58,13 @@ def test_what_cannot_run_is_refused_before_anything_starts(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("own_signals")
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_a_comparison_that_is_stopped_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: signal.Signals
 ) -> None:
     monkeypatch.setattr(session, "compare", lambda *_, **__: signal.raise_signal(sent))
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # as a new process has it, whatever ran here
-    try:
-        code, output = invoke(tmp_path, "--strategies", "lora", "--epsilons", "inf")
-    finally:
-        signal.signal(signal.SIGINT, before)
+    code, output = invoke(tmp_path, "--strategies", "lora", "--epsilons", "inf")
     assert code == 130
     assert output.endswith(f"\nstopped; the same command goes on with what is done in {tmp_path / 'out'}\n")
 

@@ -159,20 +159,17 @@ def test_what_a_killed_superlink_has_started_is_stopped_too(tmp_path: Path, monk
     assert left_running(tmp_path) == []
 
 
+@pytest.mark.usefixtures("own_signals")
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP])
 def test_who_is_ended_or_loses_the_terminal_cleans_up_and_who_ignores_that_goes_on(sent: signal.Signals) -> None:
     """A run whose terminal was closed left its SuperLink, its simulation and Ray behind."""
-    before = signal.signal(sent, signal.SIG_DFL)
-    try:
-        with pytest.raises(KeyboardInterrupt), terminate_as_interrupt():
-            signal.raise_signal(sent)
-        assert signal.getsignal(sent) is signal.SIG_DFL
-        signal.signal(sent, signal.SIG_IGN)
-        with terminate_as_interrupt():
-            signal.raise_signal(sent)
-        assert signal.getsignal(sent) is signal.SIG_IGN
-    finally:
-        signal.signal(sent, before)
+    with pytest.raises(KeyboardInterrupt), terminate_as_interrupt():
+        signal.raise_signal(sent)
+    assert signal.getsignal(sent) is signal.SIG_DFL
+    signal.signal(sent, signal.SIG_IGN)
+    with terminate_as_interrupt():
+        signal.raise_signal(sent)
+    assert signal.getsignal(sent) is signal.SIG_IGN
 
 
 @pytest.mark.parametrize(
