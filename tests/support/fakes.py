@@ -25,4 +25,5 @@ def execute(job: Job) -> dict[str, Any]:
     if what == "raise":
         return failed(job, "ValueError: as asked")
     time.sleep(0.05)
-    return {"key": job.key, "label": job.label, "flat": dict(job.flat), "code": "0", "status": "done", "report": {}}
+    done: dict[str, Any] = {"key": job.key, "label": job.label, "flat": dict(job.flat), "code": "0", "status": "done"}
+    return done | {"seconds": 0.05, "report": {}}
