@@ -274,16 +274,19 @@ def _seconds(node_config: Mapping[str, Any], key: str, default: float, zero: str
     return float(value)
 
 
-def _version(name: str) -> tuple[int, int, int] | None:
-    """Identity of a file's content as the file system tells it; ``None`` for what is not a file here."""
+def _version(name: str) -> tuple[int, ...] | None:
+    """Identity of a file's content as the file system tells it; ``None`` for what is not a file here.
+
+    That somebody lets it be read, who could not before, is a change, too.
+    """
     try:
         found = Path(name).stat() if name else None
     except OSError:
         return None
-    return (found.st_ino, found.st_size, found.st_mtime_ns) if found else None
+    return (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns) if found else None
 
 
-def _folder_versions(name: str) -> list[tuple[str, tuple[int, int, int] | None]]:
+def _folder_versions(name: str) -> list[tuple[str, tuple[int, ...] | None]]:
     """Names and identities of the files of a local model; empty for a hub id. Its sub-folders are not loaded from."""
     try:
         files = [path for path in Path(name).iterdir() if path.is_file()] if name else []

@@ -39,6 +39,10 @@ class ModelUnavailable(RuntimeError):
     """An accepted model, or the site's chat template for it, cannot be had here; why is in the site's own log."""
 
 
+class NoRows(RuntimeError):
+    """None of the site's own rows can be used; why is in its own log, from the first time that they were read."""
+
+
 @dataclass(frozen=True)
 class Site:
     """One client: who it is, what it allows and, with data of its own (``data``), how they may be used.
@@ -160,7 +164,34 @@ def _own_part(
     cut: _Cut, settings: DataConfig, tokenizer: PreTrainedTokenizerBase, place: int, places: int, seed: int, path: str
 ) -> TokenizedExamples:
     """A part of a site's own examples, cut once: anew for each answer, time would tell how many there are."""
-    return cut.of(private_tokens(settings, tokenizer, place, places, seed, path), place, seed)
+    return cut.of(_own_tokens(settings, tokenizer, place, places, seed, path), place, seed)
+
+
+def _own_tokens(
+    settings: DataConfig, tokenizer: PreTrainedTokenizerBase, place: int, places: int, seed: int, path: str
+) -> TokenizedExamples:
+    found = _read_once(settings, tokenizer, place, places, seed, path)
+    if found is None:
+        raise NoRows("none of the site's rows can be used")
+    return found
+
+
+@lru_cache(maxsize=2)
+def _read_once(
+    settings: DataConfig, tokenizer: PreTrainedTokenizerBase, place: int, places: int, seed: int, path: str
+) -> TokenizedExamples | None:
+    """A site's own examples; ``None`` where there are none, kept as well: a cache alone keeps no exception.
+
+    A file of which no row can be used was read anew for each answer, whose time told how long it is. What has failed
+    for want of memory is tried again.
+    """
+    try:
+        return private_tokens(settings, tokenizer, place, places, seed, path)
+    except MemoryError:
+        raise
+    except BaseException:  # a panic of a tokenizer, which is written in Rust, is no ``Exception``
+        _log.exception("the site's rows cannot be used; they are not read again until their file has changed")
+    return None
 
 
 @lru_cache(maxsize=2)

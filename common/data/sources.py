@@ -44,6 +44,8 @@ def load_site_examples(path: str, data: DataConfig) -> Dataset:
         reading = _Reading(path, data, local=True)  # a site's path is no name to ask a hub for
         reading.read()
         rows = reading.dataset()
+    except MemoryError:  # no word of the file: it is read again for the next answer
+        raise
     except Exception as error:  # whatever it is: it may depend on a row, so it must not leave
         _log.warning("the site's data cannot be read (%s): no row is used", type(error).__name__)
         return Table(*made_columns(data)).dataset()

@@ -7,18 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from torch import Tensor
 
 from client_app import app as client_module
 from client_app import held_out, local_update
 from client_app.held_out import held_out_scores
-from common.config import RunConfig, TrainConfig
-from common.data import TokenizedExamples, private_tokens
+from common.config import DataConfig, RunConfig, TrainConfig
+from common.data import TokenizedExamples, partition, private_tokens, sources
 from common.model.adapted import AdaptedModel
 from common.model.label_logits import logits_at
 from common.wire.assignment import STAGE_ONE_SHARE
 from common.wire.records import EVALUATE, STATISTICS, TRAIN
-from tests.support.own_site import SiteUnderTest
+from tests.support.own_site import SiteUnderTest, write_site_files
 from tests.support.tiny import CLIENTS, Files, tiny_config
 
 WORK = {"train__batch_size": 4, "train__local_steps": 3, "train__learning_rate": 0.1}
@@ -77,6 +78,56 @@ def test_after_the_first_answers_none_goes_through_all_of_a_site_s_rows(
             assert site.ask(path, kind, share=share, evaluation__private=0.1, **WORK).kind == "release"
     assert taken
     assert max(taken) <= WORK["train__batch_size"]
+
+
+@pytest.mark.parametrize("what", ["no rows", "no column", "no JSON", "a folder", "unreadable", "a panic"])
+def test_rows_none_of_which_can_be_used_are_read_once(
+    adapted: AdaptedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Anew for each answer, time told how long the file is: a cache keeps no exception."""
+    read: list[str] = []
+    real = partition.load_site_examples
+
+    def reading(path: str, data: DataConfig) -> Dataset:
+        read.append(path)
+        return real(path, data)
+
+    monkeypatch.setattr(partition, "load_site_examples", reading)
+    if what == "a panic":
+        monkeypatch.setattr(partition, "encode", panicking)
+    site = SiteUnderTest(adapted, tmp_path, {"max-epsilon": 0.0, "ledger-path": str(tmp_path / "spent.jsonl")})
+    site.fresh()
+    path = write_site_files(tmp_path).get(what, tmp_path / "ordinary.jsonl")
+    for kind, share in product((TRAIN, STATISTICS, EVALUATE) * 2, (0.0, STAGE_ONE_SHARE)):
+        assert site.ask(path, kind, share=share, evaluation__private=0.1, **WORK).kind == "release"
+    assert read == [str(path)]
+
+
+def panicking(*_: object, **__: object) -> None:
+    """As a tokenizer in Rust does: no ``Exception``."""
+    raise BaseException("called `Option::unwrap()` on a `None` value")
+
+
+def test_rows_that_were_not_read_for_want_of_memory_are_read_for_the_next_answer(
+    adapted: AdaptedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a worker that was short of it once would answer nothing but noise for a week."""
+    used: list[int] = []
+    real = local_update._batches
+    monkeypatch.setattr(local_update, "_batches", lambda count, *rest: used.append(count) or real(count, *rest))
+    site = SiteUnderTest(adapted, tmp_path, {"max-epsilon": 0.0, "ledger-path": str(tmp_path / "spent.jsonl")})
+    site.fresh()
+    path = write_site_files(tmp_path)["ordinary"]
+    with monkeypatch.context() as short:
+        short.setattr(sources, "examples_of", failing_for_want_of_memory)
+        assert site.ask(path, TRAIN, **WORK).kind == "release"
+    assert used == []
+    assert site.ask(path, TRAIN, **WORK).kind == "release"
+    assert used == [12]
+
+
+def failing_for_want_of_memory(*_: object) -> None:
+    raise MemoryError
 
 
 SMALL = torch.tensor(1e-30)
