@@ -44,7 +44,7 @@ class Seat:
     """
 
     public: bytes
-    private: bytes = b""
+    private: bytes = field(default=b"", repr=False)
     place: int = -1
     members: int = 0
     secrets: tuple[bytes, ...] = field(default=(), repr=False)

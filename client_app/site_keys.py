@@ -5,7 +5,7 @@ other's public key from the other site itself, out of a file.
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from client_app.node_config import NodeConfig, PolicyRefusal, absolute_path, brings_own_data
@@ -25,7 +25,7 @@ class SiteKeys:
 
     """
 
-    private: bytes
+    private: bytes = field(repr=False)
     peers: dict[bytes, bytes]
 
     @classmethod

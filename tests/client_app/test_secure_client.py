@@ -18,6 +18,7 @@ from client_app import seat
 from client_app.node_config import PolicyRefusal
 from client_app.secure import lands_heads
 from client_app.site import CodeMismatch, Site
+from client_app.site_keys import SiteKeys
 from common.model.adapted import AdaptedModel
 from common.privacy.mechanism import ReleaseTerms
 from common.secure.directory import to_bitmap
@@ -203,6 +204,15 @@ def test_a_directory_is_known_once_for_each_key_and_holds_it(client: Client) -> 
 
 def test_no_private_run_key_stays_once_secrets_are_made(client: Client) -> None:
     assert client.context.state[seat.RECORD]["private"] == b""
+
+
+def test_no_private_key_is_in_what_a_seat_or_a_site_s_keys_look_like_in_a_log(client: Client) -> None:
+    public, _ = client.key()
+    found = seat.Seat.of(client.context.state)
+    assert found is not None
+    assert (found.public, len(found.private)) == (public, 32)
+    assert repr(found.private)[2:-1] not in repr(found)
+    assert "x" * 32 not in repr(SiteKeys(b"x" * 32, {}))
 
 
 def test_a_client_without_keys_says_so(adapted: AdaptedModel) -> None:
