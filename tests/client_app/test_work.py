@@ -2,8 +2,10 @@
 
 import json
 import math
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -114,7 +116,12 @@ def test_rows_that_were_not_read_for_want_of_memory_are_read_for_the_next_answer
     """Else a worker that was short of it once would answer nothing but noise for a week."""
     used: list[int] = []
     real = local_update._batches
-    monkeypatch.setattr(local_update, "_batches", lambda count, *rest: used.append(count) or real(count, *rest))
+
+    def drawing(count: int, *rest: Any) -> Iterator[list[Tensor]]:
+        used.append(count)
+        return real(count, *rest)
+
+    monkeypatch.setattr(local_update, "_batches", drawing)
     site = SiteUnderTest(adapted, tmp_path, {"max-epsilon": 0.0, "ledger-path": str(tmp_path / "spent.jsonl")})
     site.fresh()
     path = write_site_files(tmp_path)["ordinary"]
