@@ -16,7 +16,7 @@ from server_app.results.console import ConsoleLog
 from server_app.run import run_federation
 from workbench.cli.command_line import main_with_plain_errors
 from workbench.cli.overrides import parse_overrides
-from workbench.compare.played import PlayedGrid
+from workbench.compare.played import PlayedGrid, not_for_players
 from workbench.llm_demo.demo import PRESET, as_text, packaged_model
 from workbench.llm_demo.visits import PRACTICES, write_visits
 from workbench.simulation.launcher import read_preset
@@ -36,7 +36,10 @@ def played(folder: Path, model: str, practices: int, players: int, overrides: Se
         "privacy.trust": "central",
     }
     config = RunConfig.parse(read_preset(str(PRESET)) | keys | parse_overrides(list(overrides)))
-    results = run_federation(PlayedGrid(app, config, players), config, say=ConsoleLog(mark=""))
+    say = ConsoleLog(mark="")
+    say.warning(not_for_players(players, practices))
+    results = run_federation(PlayedGrid(app, config, players), config, say=say)
+    say.warning(not_for_players(players, practices))
     report = json.loads((results.path / "report.json").read_text(encoding="utf-8"))
     return as_text(report["samples"])
 

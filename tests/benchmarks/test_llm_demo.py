@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks.llm_demo import played
 from tests.support.layouts import write_model
+from workbench.compare.played import not_for_players
 
 
 def test_some_practices_play_all_of_them(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -15,4 +16,12 @@ def test_some_practices_play_all_of_them(tmp_path: Path, capfd: pytest.CaptureFi
     said = capfd.readouterr().out
     assert samples.count("    tuned   ") == 5
     assert "9 clients, expected cohort 9" in said
+    loud = "WARNING: NOT PRIVATE FOR THE PLAYERS: 2 of 9 clients play, each for up to 5."
+    first, *_, last = said.splitlines()
+    assert first.startswith(loud)
+    assert last.startswith(loud), "behind the last epsilon, too"
     assert "cohort 9/9  epsilon 2.0" in said or "cohort 9/9  epsilon 1.99" in said
+
+
+def test_where_every_client_plays_itself_epsilon_holds() -> None:
+    assert not_for_players(9, 9) == ""

@@ -20,6 +20,19 @@ from common.config import ConfigError, RunConfig
 from workbench.simulation.in_process import InProcessGrid
 
 
+def not_for_players(players: int, clients: int) -> str:
+    """What must stand beside an epsilon of a cohort that is played; ``""`` where every client plays itself.
+
+    One player's data stand for several clients', so it moves the sum by as many clip norms as have copied it.
+    """
+    if players >= clients:
+        return ""
+    return (
+        f"NOT PRIVATE FOR THE PLAYERS: {players} of {clients} clients play, each for up to {-(-clients // players)}. "
+        "Every epsilon here is that of a run in which all take part; it holds for nobody's rows in this one"
+    )
+
+
 class PlayedGrid(InProcessGrid):
     """An ``InProcessGrid`` whose cohorts are played by at most ``players`` of their clients.
 
