@@ -211,6 +211,11 @@ def _last(lines: Sequence[bytes]) -> SiteLedger | None:
     return read_line(whole[-1])
 
 
+def read_ledger(path: Path) -> SiteLedger | None:
+    """What the file of a ledger says was spent; ``None`` for one that this code never wrote."""
+    return _last(path.read_bytes().split(b"\n"))
+
+
 def read_line(line: bytes) -> SiteLedger | None:
     """What a line of a ledger says, of which message or of none; ``None`` for a line that this code never wrote."""
     try:

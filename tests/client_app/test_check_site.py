@@ -112,6 +112,32 @@ def test_a_ledger_that_is_not_there_is_found_before_the_first_message(tmp_path: 
     assert "python -m client_app.new_ledger" in text
 
 
+@pytest.mark.parametrize("content", [b"", b'{"schema": 1}\n', b'{"schema": 1, "releases": 0, "squared-mu": 0.0'])
+def test_a_ledger_that_a_run_would_refuse_is_found_before_the_first_message(
+    tmp_path: Path, data: Path, content: bytes
+) -> None:
+    ledger = tmp_path / "ledger.jsonl"
+    ledger.write_bytes(content)
+    finding = check(f'data-path="{data}" max-epsilon=8.0 ledger-path="{ledger}"')["limits"]
+    assert (finding.passed, "no ledger that this code wrote" in finding.text) == (False, True)
+
+
+def test_what_was_spent_is_told_and_that_a_ledger_is_full_fails(tmp_path: Path, data: Path) -> None:
+    """Of a full one a run is told nothing: this is where the site itself may learn of it."""
+    ledger = Path(ledger_in(tmp_path))
+    limits = f'data-path="{data}" ledger-path="{ledger}"'
+    assert "0 messages, epsilon 0 at" in check(f"{limits} max-epsilon=8.0")["limits"].text
+    spent = {"schema": 1, "releases": 4, "squared-mu": 1.0, "slack": 0.0, "message": "a"}
+    ledger.write_text(json.dumps(spent) + "\n", encoding="utf-8")
+    found = check(f"{limits} max-epsilon=8.0")["limits"]
+    assert found.passed
+    assert "4 messages, epsilon 4.38 at policy-delta 1e-05" in found.text
+    for most in ("max-epsilon=4.0", "max-epsilon=8.0 max-releases=4"):
+        full = check(f"{limits} {most}")["limits"]
+        assert (full.passed, "nothing but noise" in full.text) == (False, True)
+    assert check(f"{limits} max-epsilon=0.0")["limits"].passed
+
+
 @pytest.mark.parametrize(("ahead", "said"), [(30.0, "30 s behind"), (-30.0, "30 s ahead of"), (1.0, "")])
 def test_a_clock_that_flower_would_turn_away_is_told(server: Server, ahead: float, said: str) -> None:
     server.ahead = ahead

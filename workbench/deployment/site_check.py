@@ -5,6 +5,7 @@ asked for one answer over TLS, for its certificate and its clock.
 """
 
 import email.utils
+import math
 import os
 import socket
 import ssl
@@ -76,8 +77,7 @@ def _limits(node: Mapping[str, Any]) -> str:
     from client_app.policy import SitePolicy  # noqa: PLC0415 - torch, which --help need not wait for
 
     policy = SitePolicy.from_node_config(node)
-    if policy.ledger_path:
-        _check_ledger(Path(policy.ledger_path))
+    spent = {"spent so far": _spent(policy)} if policy.ledger_path else {}
     shown = {
         "min-noise-multiplier": policy.min_noise_multiplier,
         "max-clip-norm": policy.max_clip_norm,
@@ -85,6 +85,7 @@ def _limits(node: Mapping[str, Any]) -> str:
         "max-epsilon": policy.max_epsilon or "none",
         "allow-raw-gradients": str(policy.allow_raw_gradients).lower(),
         "ledger-path": policy.ledger_path or "none: the ledger ends with a run or a restart",
+        **spent,
         "require-secure-aggregation": str(policy.require_secure_aggregation).lower(),
         **_secure(node, policy),
     }
@@ -103,6 +104,28 @@ def _secure(node: Mapping[str, Any], policy: "SitePolicy") -> dict[str, object]:
             f"min-peers = {policy.min_peers}: of peers only {len(keys.peers)} are pinned, so no sum would ever do"
         )
     return {"min-peers": policy.min_peers, "peers pinned": len(keys.peers)}
+
+
+def _spent(policy: "SitePolicy") -> str:
+    """What its ledger says; one that cannot be read refuses everything, and of a full one nobody else is told."""
+    from client_app.site_ledger import read_ledger  # noqa: PLC0415 - as above
+
+    path = Path(policy.ledger_path)
+    _check_ledger(path)
+    spent = read_ledger(path)
+    if spent is None:
+        raise CheckFailed(
+            f"ledger-path = {path}: this is no ledger that this code wrote, so what was spent is unknown and every "
+            "message is refused; bring the newest copy back, or count everything as spent"
+        )
+    cost = spent.epsilon(policy.policy_delta) if spent.releases else 0.0
+    told = f"{count(spent.releases, 'message')}, epsilon {cost:.3g} at policy-delta {policy.policy_delta:g}"
+    if spent.releases >= (policy.max_releases or math.inf) or (policy.max_epsilon and cost >= policy.max_epsilon):
+        raise CheckFailed(
+            f"ledger-path = {path}: no room is left in it ({told}): this site answers nothing but noise. Raise "
+            "max-epsilon or max-releases if you would sign for more"
+        )
+    return told
 
 
 def _check_ledger(path: Path) -> None:
