@@ -35,7 +35,9 @@ def close_to_others(folder: Path) -> None:
 
 
 def open_to_others(path: Path) -> None:
-    """Let everybody read a file, or a folder and all that is in it; links are not followed."""
+    """Let everybody read a file, or a folder and all that is in it; links are not followed, be it the path itself."""
+    if path.is_symlink():  # of a run's folder that somebody else has made: what it names is not meant
+        return
     for found in (path, *path.rglob("*")):
         if not found.is_symlink():
             found.chmod(0o755 if found.is_dir() else 0o644)

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from common.private_files import close_to_others, private_file
+from common.private_files import close_to_others, open_to_others, private_file
 
 
 def test_a_folder_is_closed_while_somebody_replaces_files_in_it(
@@ -16,6 +16,18 @@ def test_a_folder_is_closed_while_somebody_replaces_files_in_it(
     monkeypatch.setattr(Path, "rglob", lambda self, pattern: [self / "gone", *listed(self, pattern)])
     close_to_others(tmp_path)
     assert kept.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_a_published_link_names_is_not_opened_to_others(tmp_path: Path) -> None:
+    """A folder to resume from somebody else, whose ``adapter`` is a link to the keys of who resumes it."""
+    key = tmp_path / "keys" / "id"
+    key.parent.mkdir()
+    key.touch(0o600)
+    (tmp_path / "adapter").symlink_to(key.parent)
+    (tmp_path / "report.md").symlink_to(key)
+    for name in ("adapter", "report.md"):
+        open_to_others(tmp_path / name)
+    assert key.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_private_file_that_is_there_already_is_closed_and_one_that_others_can_read_anyway_is_refused(
