@@ -106,6 +106,13 @@ def test_a_unit_is_confined_and_comes_back(unit: str) -> None:
     assert f"\nu {found['User'][0]} " in users
 
 
+@pytest.mark.parametrize("unit", [*UNITS, RUN])
+def test_what_a_unit_keeps_is_its_user_s_alone(unit: str) -> None:
+    """systemd gives a folder that several units have the mode of the one that was started last."""
+    assert settings(unit)["StateDirectoryMode"] == ["0700"]
+    assert settings(unit)["UMask"] == ["0077"]
+
+
 def test_what_a_unit_waits_for_is_there_and_its_end_is_not_the_other_s() -> None:
     """A superexec outlives its SuperLink or SuperNode, as under deploy-demo: a wish and an order, no requirement."""
     for unit in UNITS:
