@@ -5,7 +5,8 @@ torch and keeps nothing; ``client_app.worker`` keeps everything. One worker serv
 Retrying on a fresh worker is safe: a release that was lost with a worker has never left the site. Where the worker of a
 site with its own data has died over a message (a long example, too little memory), the next one answers without the
 data, with the noise of the zero code: that it died is nobody else's business. So it is with one that did not answer
-while the instruction was valid: how long that is, the server chooses.
+while the instruction was valid, or was not free for it: how long that is, the server chooses, and for how long the
+message before takes the worker may hang on rows.
 """
 
 import fcntl
@@ -18,8 +19,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,37 +55,61 @@ def in_flower_client_process() -> bool:
     return FLOWER_CLIENT_PROCESS in sys.modules
 
 
+@dataclass(frozen=True)
+class _Turn:
+    """A message's turn with the node's worker.
+
+    Attributes:
+        begins: to be called when it has come.
+        held: closes, when it is over, what keeps the others waiting.
+
+    """
+
+    begins: Callable[[], None]
+    held: ExitStack
+
+
 def answer(message: Message, context: Context) -> Message:
     """What ``client_app.app.app`` answers, computed in the node's worker; changes of ``context.state`` come back too.
 
     Raises ``WorkerError`` with the type and text of what was raised there, or when no worker can be had in time. A
     node whose ``worker-idle-seconds`` is 0 has no worker: everything is loaded here. With ``answer-seconds`` the time
-    that this takes, however it ends, is rounded up to a multiple of it. Only then is the reply made: it says when.
+    that this takes from its turn on, however it ends, is rounded up to a multiple of it. Only then is the reply made,
+    which says when, and only then has the next message its turn: by what becomes of that, too, nobody is to tell.
     """
-    with padded(_seconds(context.node_config, QUANTUM_KEY, 0.0, "0 for no padding")), private_files():
-        content = _answer(message, context)
+    quantum = _seconds(context.node_config, QUANTUM_KEY, 0.0, "0 for no padding")
+    with ExitStack() as held, padded(quantum) as begins, private_files():
+        content = _answer(message, context, _Turn(begins, held))
     return Message(content, reply_to=message)
 
 
 @contextmanager
-def padded(quantum: float) -> Iterator[None]:
-    """Let the block take a whole multiple of ``quantum`` seconds; 0: as long as it takes."""
+def padded(quantum: float) -> Iterator[Callable[[], None]]:
+    """Let the block take a whole multiple of ``quantum`` seconds; 0: as long as it takes.
+
+    They are counted from the last call of what it is given, if it calls that.
+    """
     started = time.monotonic()
+
+    def anew() -> None:
+        nonlocal started
+        started = time.monotonic()
+
     try:
-        yield
+        yield anew
     finally:
         if quantum:
             time.sleep(quantum - (time.monotonic() - started) % quantum)
 
 
-def _answer(message: Message, context: Context) -> RecordDict:
+def _answer(message: Message, context: Context, turn: _Turn) -> RecordDict:
     check_data_name(context.node_config, str(context.run_config.get("data.name", "demo")))
     idle = _seconds(context.node_config, IDLE_KEY, DEFAULT_IDLE_SECONDS, "0 for no worker")
     if not idle:
         from client_app.app import app  # noqa: PLC0415 - takes seconds, which the worker saves
 
         return app(message, context).content
-    reply = _handed_over(message, context, idle)
+    reply = _handed_over(message, context, idle, turn)
     failed = reply.header.get("status") != "done"
     if len(reply.parts) != 2 and (reply.parts or not failed):
         raise WorkerError(f"the worker's answer has {len(reply.parts)} parts")
@@ -94,10 +120,10 @@ def _answer(message: Message, context: Context) -> RecordDict:
     return recorddict_from_proto(RecordDictProto.FromString(reply.parts[1]))
 
 
-def _handed_over(message: Message, context: Context, idle: float) -> Frame:
+def _handed_over(message: Message, context: Context, idle: float, turn: _Turn) -> Frame:
     """The worker's reply; what the system says of folders and names of this machine stays in the site's own log."""
     try:
-        return _ask(message, context, idle)
+        return _ask(message, context, idle, turn)
     except WorkerError:
         raise
     except Exception:
@@ -121,7 +147,7 @@ def loaded_hash(context: Context) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _ask(message: Message, context: Context, idle: float) -> Frame:
+def _ask(message: Message, context: Context, idle: float, turn: _Turn) -> Frame:
     header: dict[str, Any] = {"protocol": PROTOCOL, "app": app_digest(), "loaded": loaded_hash(context)}
     header["message"] = os.urandom(16).hex()  # of this process's own making: no server can send it again
     parts = (message_to_proto(message).SerializeToString(), context_to_proto(context).SerializeToString())
@@ -129,10 +155,13 @@ def _ask(message: Message, context: Context, idle: float) -> Frame:
     header["own-data"] = own_data = brings_own_data(context.node_config)
     patience = _EXIT_SECONDS
     folder = open_folder(f"{context.node_id:x}-{app_digest()}")
-    try:
-        while not _lock(folder):  # one ClientApp of a node at a time; the kernel lets go of a dead one's
+    turn.held.callback(os.close, folder)
+    while not _lock(folder):  # one ClientApp of a node at a time; the kernel lets go of a dead one's
+        if not own_data:
             _check_valid(deadline)
-            time.sleep(_POLL_SECONDS)
+        time.sleep(_POLL_SECONDS)
+    turn.begins()
+    try:
         for _ in range(_ATTEMPTS):
             with _connect(folder, idle) as connection:
                 try:
@@ -150,15 +179,18 @@ def _ask(message: Message, context: Context, idle: float) -> Frame:
     except TimeoutError:
         end_worker(folder, 0.0)
         raise WorkerError("the worker did not answer while the instruction was valid; it was stopped") from None
-    finally:
-        os.close(folder)
     raise WorkerError(f"the worker ended {_ATTEMPTS} times before it could answer; why is in its own log")
 
 
 def _exchange(connection: socket.socket, frame: Frame, deadline: float) -> Frame | None:
-    """The worker's reply; ``None`` when it makes room for another one, ``ConnectionError`` when it has died."""
+    """The worker's reply; ``None`` when it makes room for another one, ``ConnectionError`` when it has died.
+
+    ``TimeoutError`` when it is late, which at a site with its own data it also is where the instruction has expired
+    before: how soon the worker was free for it is not told.
+    """
     check_peer(connection)
-    _check_valid(deadline)
+    if not frame.header["own-data"]:
+        _check_valid(deadline)
     frame.send(connection, deadline)
     reply = Frame.receive(connection, deadline)
     return None if reply.header.get("status") == "retired" else reply

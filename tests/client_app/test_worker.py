@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -210,6 +211,32 @@ def test_an_instruction_that_expires_in_the_queue_is_not_computed_and_the_worker
     assert place.state["count"]["n"] == 1
     assert ask("two", place)["pid"] == pid
     assert trace.read_text().split() == ["one", "slow", "two"]
+
+
+@pytest.mark.usefixtures("_stand_in")
+@pytest.mark.parametrize("quantum", [0.0, 6.0])
+def test_what_becomes_of_a_message_does_not_tell_how_long_the_one_before_took_at_a_site_with_data(
+    tmp_path: Path, quantum: float
+) -> None:
+    """Of two at once the second was refused, uncharged, if rows made the first last longer than it was valid.
+
+    So a server read off the time that ``answer-seconds`` was to hide, as finely as it liked.
+    """
+    place, trace = context(**{"data-path": str(tmp_path / "site.jsonl"), "answer-seconds": quantum}), tmp_path / "work"
+    order = client_command(tmp_path, "slow", **dict(place.node_config))
+    with subprocess.Popen([sys.executable, *order], stdout=subprocess.PIPE) as busy, ThreadPoolExecutor() as other:
+        assert busy.stdout
+        first = other.submit(lambda line: (line(), time.monotonic()), busy.stdout.readline)
+        wait_until((trace / "trace").exists)
+        found = ask("answered", place, ttl=0.5)
+        ended = time.monotonic()
+        pid, before = first.result()
+    assert int(pid) != found["pid"], "without rows, so in a process that has none"
+    assert (trace / "trace").read_text().split() == ["slow", "answered"]
+    assert place.state["count"]["n"] == 1
+    if quantum:
+        assert ended - before > quantum - 0.5, "it has its turn when the first's is over"
+        assert (ended - before + 0.5) % quantum < 2.0, "and takes whole quanta from then on"
 
 
 @pytest.mark.usefixtures("_stand_in")

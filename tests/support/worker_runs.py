@@ -1,5 +1,6 @@
 """Workers of a stand-in for the app, asked as Flower asks a ClientApp, and looked at from outside."""
 
+import json
 import os
 import socket
 import time
@@ -127,17 +128,17 @@ def gone(pid: int, seconds: float = 20.0) -> bool:
 
 
 CLIENT = """
-import sys; sys.path[:0] = [sys.argv[1], sys.argv[2]]
+import json, sys; sys.path[:0] = [sys.argv[1], sys.argv[2]]
 from tests.support import worker_runs as t
 from pathlib import Path
 t.resident._ROOT = Path(sys.argv[1])
-print(t.ask(sys.argv[3], t.context())['pid'], flush=True)
+print(t.ask(sys.argv[3], t.context(**json.loads(sys.argv[4])))['pid'], flush=True)
 """
 
 
-def client_command(tmp_path: Path, order: str) -> list[str]:
+def client_command(tmp_path: Path, order: str, **node: Any) -> list[str]:
     """A ClientApp in a process of its own."""
-    return ["-c", CLIENT, str(tmp_path / "app"), str(ROOT), order]
+    return ["-c", CLIENT, str(tmp_path / "app"), str(ROOT), order, json.dumps(node)]
 
 
 def wait_until(true: Callable[[], bool]) -> None:
