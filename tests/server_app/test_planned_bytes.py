@@ -8,6 +8,7 @@ from flwr.app import Message
 from common.wire.records import serialized_bytes
 from server_app.results.run_bytes import run_bytes
 from server_app.strategies import STRATEGIES
+from server_app.strategies.two_stage import TwoStage
 from tests.support.strategy_runs import VARIANTS, Make
 from tests.support.tiny import CLIENTS, start
 
@@ -49,3 +50,7 @@ def test_what_is_planned_is_what_a_run_serializes(make: Make, changes: dict[str,
         strategy.config, strategy.recipe, strategy.account.plan, ROUNDS, encoder=encoder, released=released
     )
     assert (told.up * CLIENTS, told.down * CLIENTS) == (_bytes(grid.answered), _bytes(grid.sent))
+    if isinstance(strategy, TwoStage):
+        stage = strategy.measure().details()["stage_1"]
+        first = grid.sent[-(ROUNDS + 1) * CLIENTS :][:CLIENTS]  # behind the key set-up
+        assert stage["bytes_down_per_client"] * CLIENTS == _bytes(first)
