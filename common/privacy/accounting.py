@@ -87,7 +87,7 @@ def epsilon(charges: Sequence[Charge], delta: float, accountant: str = "pld", *,
         raise ValueError(f"accountant must be one of {', '.join(_ACCOUNTANTS)}, not {accountant!r}")
     if any(charge.noise_multiplier == 0 and charge.count for charge in charges):
         return math.inf
-    events = _events(charges)
+    events = _kinds(charges) if accountant == "gdp" else _events(charges)
     if accountant in ("pld", "prv") and _are_untold(events, delta):
         return math.inf
     return _ACCOUNTANTS[accountant](events, delta, grid) if events else 0.0
@@ -247,18 +247,22 @@ def _usable(delta: float, slack: float) -> float:
     return delta - slack
 
 
-def _events(charges: Sequence[Charge]) -> list[_Event]:
-    """Distinct events with their counts; unsampled Gaussians merge exactly into one, 1/z² being additive."""
+def _kinds(charges: Sequence[Charge]) -> list[_Event]:
+    """Distinct events with their counts."""
     counts: dict[tuple[float, float], int] = {}
-    mu_squared = 0.0
     for charge in charges:
-        if charge.sampling_rate == 1:
-            mu_squared += charge.count / charge.noise_multiplier**2 if charge.count else 0.0
-        elif charge.count and charge.sampling_rate:
+        if charge.count and charge.sampling_rate:
             key = (charge.noise_multiplier, charge.sampling_rate)
             counts[key] = counts.get(key, 0) + charge.count
+    return [(multiplier, rate, count) for (multiplier, rate), count in sorted(counts.items())]
+
+
+def _events(charges: Sequence[Charge]) -> list[_Event]:
+    """Distinct events with their counts; unsampled Gaussians merge exactly into one, 1/z² being additive."""
+    kinds = _kinds(charges)
+    mu_squared = sum(count / multiplier**2 for multiplier, rate, count in kinds if rate == 1)
     merged = [(mu_squared**-0.5, 1.0, 1)] if mu_squared else []
-    return merged + [(multiplier, rate, count) for (multiplier, rate), count in sorted(counts.items())]
+    return merged + [kind for kind in kinds if kind[1] != 1]
 
 
 def _are_untold(events: Sequence[_Event], delta: float) -> bool:

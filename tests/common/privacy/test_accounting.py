@@ -218,8 +218,18 @@ def test_a_prv_accountant_that_wants_too_much_memory_is_ended_and_says_so() -> N
 def test_gdp_is_only_stated_for_one_kind_of_charge() -> None:
     with pytest.raises(ValueError, match="one kind"):
         epsilon([Charge(1.0), Charge(1.0, 0.1)], DELTA, "gdp")
+    with pytest.raises(ValueError, match="one kind"):
+        epsilon([Charge(3.0), Charge(5.0)], DELTA, "gdp")
     with pytest.raises(ValueError, match="accountant"):
         epsilon([Charge(1.0)], DELTA, "moments")
+
+
+@pytest.mark.parametrize("charges", [[Charge(3.0, 1.0, 9)], [Charge(3.0)] * 9])
+def test_gdp_counts_rounds_that_ask_everybody_one_by_one(charges: list[Charge]) -> None:
+    """Equation (7) is not additive in 1/z²: nine rounds at z = 3 are not one at z = 1."""
+    assert epsilon(charges, DELTA, "gdp") == pytest.approx(
+        gaussian_epsilon(math.sqrt(9 * math.expm1(1 / 9)), DELTA), rel=1e-9
+    )
 
 
 def test_gaussian_conversions_invert_each_other() -> None:
