@@ -35,6 +35,7 @@ from common.config.strategy_sections import (
 
 Scalar = bool | int | float | str
 _SUGGESTIONS, _ALIKE, _HELD = 3, 0.6, 0.9  # keys named beside an unknown one; least likeness; that of held words
+_LARGEST = 2**63 - 1  # whole number that Flower carries
 
 
 class ConfigError(ValueError):
@@ -102,7 +103,7 @@ class RunConfig(Section):
                 f"train.gradient-accumulation = {self.train.gradient_accumulation} counts micro-batches of a step: "
                 "use train.local-steps, or set it to 1 with train.local-epochs"
             )
-        faults = _model_faults(self)
+        faults = [*_model_faults(self), *_not_carried(self.flat())]
         if faults:
             raise ValueError("; ".join(faults))
         return self
@@ -151,6 +152,16 @@ def _model_faults(config: RunConfig) -> list[str]:
         for key, (value, needed) in unused.items()
         if value != needed
     ]
+
+
+def _not_carried(flat: Mapping[str, Scalar]) -> list[str]:
+    """Values that no message of Flower or no path can have."""
+    return [
+        *(f"{key} = {value}: the largest whole number is {_LARGEST}" for key, value in flat.items()
+          if isinstance(value, int) and value > _LARGEST),
+        *(f"{key} = {value!r}: a text cannot hold a null character" for key, value in flat.items()
+          if isinstance(value, str) and "\0" in value),
+    ]  # fmt: skip
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -219,3 +219,21 @@ def test_files_that_are_there_are_accepted(tmp_path: Path) -> None:
     (tmp_path / "held-out.csv").write_text("prompt,completion\n")
     changes = {"data.evaluation": str(tmp_path / "held-out.csv"), "resume": str(tmp_path / "run")}
     RunConfig.parse(changes).check_files()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "right"),
+    [
+        ("federation.max-in-flight", 2**63, "largest whole number is 9223372036854775807"),
+        ("stage-one.steps", 10**22, "largest whole number"),
+        ("output.dir", "a\0b", "null character"),
+        ("resume", "\0", "null character"),
+    ],
+)
+def test_what_flower_or_a_path_cannot_have_is_refused_by_its_key(key: str, value: Any, right: str) -> None:
+    with pytest.raises(ConfigError, match=f"{key} = .*{right}"):
+        RunConfig.parse({key: value})
+
+
+def test_the_largest_whole_number_is_carried() -> None:
+    assert RunConfig.parse({"federation.max-in-flight": 2**63 - 1}).federation.max_in_flight == 2**63 - 1
