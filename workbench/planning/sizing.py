@@ -216,7 +216,7 @@ def _cover_line(sizes: Sizes) -> list[str]:
 
 def _tokens(batch: Batch) -> str:
     if batch.read:
-        return f"the longest by the data, {batch.labels:,} of them learned"
+        return f"at most by the data, {batch.labels:,} of them learned"
     return "the most there can be, all learned"
 
 
@@ -225,7 +225,7 @@ def _time_line(sizes: Sizes) -> list[str]:
         return []
     whole = run_seconds(sizes)
     total = f"; all clients and rounds {clock(whole)} (minutes:seconds) of a core" if whole else ""
-    step = f"{sizes.step_seconds:.2f} s of a core ({sizes.batch.rows} x {sizes.batch.length} tokens)"
+    step = f"{sizes.step_seconds:.2g} s of a core ({sizes.batch.rows} x {sizes.batch.length} tokens)"
     return [f"  time of a usual step        {step}, timed here on two layers{total}"]
 
 
