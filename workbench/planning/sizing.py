@@ -25,6 +25,7 @@ from workbench.planning.step import Batch, batches_of, step_seconds
 SIMULATED_CLIENTS = 10
 """Clients of a simulation when the configuration does not say."""
 _USABLE = 0.95  # of a card's memory
+_HUNDREDTH = 0.01  # of a second
 _SHARES = 10_000  # Ray counts in ten-thousandths of a card
 _CARDS = {"one 24 GB": (24, 1), "one 80 GB": (80, 1), "four 24 GB": (24, 4), "four 80 GB": (80, 4)}
 
@@ -225,7 +226,8 @@ def _time_line(sizes: Sizes) -> list[str]:
         return []
     whole = run_seconds(sizes)
     total = f"; all clients and rounds {clock(whole)} (minutes:seconds) of a core" if whole else ""
-    step = f"{sizes.step_seconds:.2g} s of a core ({sizes.batch.rows} x {sizes.batch.length} tokens)"
+    seconds = f"{sizes.step_seconds:.2f}" if sizes.step_seconds >= _HUNDREDTH else f"{sizes.step_seconds:.1g}"
+    step = f"{seconds} s of a core ({sizes.batch.rows} x {sizes.batch.length} tokens)"
     return [f"  time of a usual step        {step}, timed here on two layers{total}"]
 
 
