@@ -28,7 +28,7 @@ def generate(
     limit: Annotated[int | None, typer.Option(help="first prompts only", min=1)] = None,
     new_tokens: Annotated[int, typer.Option(help="longest text, in tokens", min=1)] = 128,
     temperature: Annotated[float, typer.Option(help="0: the likeliest token each time; above: drawn", min=0)] = 0.0,
-    seed: Annotated[int, typer.Option(help="of what is drawn", min=0, max=LARGEST_SEED)] = 1,
+    seed: Annotated[int, typer.Option(help="of what is drawn, for one --batch-size", min=0, max=LARGEST_SEED)] = 1,
     batch_size: Annotated[int, typer.Option(help="prompts at a time", min=1)] = 8,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="model.* or data.* on top of the run's; repeatable")
