@@ -1,7 +1,6 @@
 """GGUF files as models: the weights and tokens of the folder, unpacked once, into a place of their owner's alone."""
 
 import math
-import os
 import shutil
 import stat
 from pathlib import Path
@@ -19,6 +18,7 @@ from common.model.adapted import load_adapted_model
 from common.model.base import load_base
 from common.model.gguf import cache, local_name
 from common.model.gguf_file import gguf_file
+from tests.support.file_modes import umask
 from tests.support.gguf_files import TEMPLATE, rounded, write_gguf
 from tests.support.tiny import TINY, run_tiny, tiny_config, write_files
 from workbench.planning.architectures import shape_of
@@ -52,11 +52,8 @@ def test_weights_and_tokens_are_those_of_the_folder(file: Path, tmp_path: Path, 
 
 def test_it_is_unpacked_once_and_only_its_owner_can_read_it(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = ModelConfig(name=str(file))
-    before = os.umask(0)
-    try:
+    with umask(0):
         place = Path(local_name(settings))
-    finally:
-        os.umask(before)
     for path in (cache(), *cache().rglob("*")):
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600)
     monkeypatch.setattr(gguf, "_unpack", lambda *_: pytest.fail("unpacked again"))

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from common.private_files import close_to_others, open_to_others, private_file
+from tests.support.file_modes import umask
 
 
 def test_a_folder_is_closed_while_somebody_replaces_files_in_it(
@@ -33,16 +34,13 @@ def test_what_a_published_link_names_is_not_opened_to_others(tmp_path: Path) -> 
 def test_a_private_file_that_is_there_already_is_closed_and_one_that_others_can_read_anyway_is_refused(
     tmp_path: Path,
 ) -> None:
-    previous = os.umask(0)
-    try:
+    with umask(0):
         for name in ("new", "open"):
             path = tmp_path / name
             if name == "open":
                 path.write_text("of an earlier run\n", encoding="utf-8")
             private_file(path)
             assert path.stat().st_mode & 0o777 == 0o600
-    finally:
-        os.umask(previous)
     assert (tmp_path / "open").read_text(encoding="utf-8") == "of an earlier run\n"
     (tmp_path / "link").symlink_to(tmp_path / "new")
     (tmp_path / "twice").hardlink_to(tmp_path / "open")
