@@ -164,16 +164,10 @@ def _own_part(
     cut: _Cut, settings: DataConfig, tokenizer: PreTrainedTokenizerBase, place: int, places: int, seed: int, path: str
 ) -> TokenizedExamples:
     """A part of a site's own examples, cut once: anew for each answer, time would tell how many there are."""
-    return cut.of(_own_tokens(settings, tokenizer, place, places, seed, path), place, seed)
-
-
-def _own_tokens(
-    settings: DataConfig, tokenizer: PreTrainedTokenizerBase, place: int, places: int, seed: int, path: str
-) -> TokenizedExamples:
     found = _read_once(settings, tokenizer, place, places, seed, path)
     if found is None:
         raise NoRows("none of the site's rows can be used")
-    return found
+    return cut.of(found, place, seed)
 
 
 @lru_cache(maxsize=2)

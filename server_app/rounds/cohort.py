@@ -100,6 +100,10 @@ class Instruction:
         """Everybody who gets a message, in an order that does not depend on who is in the cohort."""
         return sorted([*self.cohort, *self.covered])
 
+    def dressed(self, content: RecordDict) -> RecordDict:
+        """A node's content as it goes out."""
+        return self.dress(content) if self.dress else content
+
     def address(
         self,
         content_of: Callable[[int], RecordDict],
@@ -119,8 +123,7 @@ class Instruction:
         dressed: dict[int, RecordDict] = {}
         for node in self.asked if nodes is None else nodes:
             content = content_of(node)
-            if self.dress is not None:
-                content = dressed.get(id(content)) or dressed.setdefault(id(content), self.dress(content))
+            content = dressed.get(id(content)) or dressed.setdefault(id(content), self.dressed(content))
             self.bytes_down += serialized_bytes(content)
             valid = ttl + secrets.randbits(_TTL_BITS - 1) / 2**_TTL_BITS
             place = group_of(self.round, cover=node not in members)

@@ -88,11 +88,10 @@ class TwoStage(FederatedAdapter):
                 f"{replies.commonest_failure or 'Nobody was sampled: raise stage-one.sampling-rate.'}"
             )
         # of one message, whoever was sampled: a total, or a gap, would tell of a secret cohort
-        content = parcel.content(None)
         self.state.stage_one = StageOneTraffic(
             values_up_per_client=float(terms.size),
             bytes_up_per_client=float(bytes_of_answer(terms)),
-            bytes_down_per_client=float(serialized_bytes(instruction.dress(content) if instruction.dress else content)),
+            bytes_down_per_client=float(serialized_bytes(instruction.dressed(parcel.content(None)))),
         )
         ordered = sorted(replies.releases.values(), key=np.ndarray.tobytes)  # Flower's node ids are random
         return Collected(ordered, terms, stage.sampling_rate * len(self.nodes), heard.summed)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from client_app.app import app as client_app
-from client_app.site_ledger import SiteLedger, create_ledger, read_line
+from client_app.site_ledger import SiteLedger, create_ledger, read_ledger
 from common.adapter import Layout
 from common.config import RunConfig
 from common.demo.tasks import evaluation_examples, training_examples
@@ -79,7 +79,7 @@ def ledger_in(folder: Path) -> str:
 
 def spent_in(path: str) -> SiteLedger:
     """What a site's ledger says."""
-    return read_line(Path(path).read_bytes().splitlines()[-1]) or SiteLedger()
+    return read_ledger(Path(path)) or SiteLedger()
 
 
 def write_files(folder: Path) -> Files:

@@ -53,7 +53,11 @@ def plain_errors() -> Iterator[None]:
 
 def _tell_defect(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """A traceback as Python prints it, without control characters: a model's words may be in it."""
-    sys.stderr.write(harmless("".join(traceback.format_exception(kind, error, trace))))
+    sys.stderr.write(_harmless_traceback(kind, error, trace))
+
+
+def _harmless_traceback(*raised: Any) -> str:  # noqa: ANN401 - kind, error, trace, as ``sys.exc_info`` has them
+    return harmless("".join(traceback.format_exception(*raised)))
 
 
 class _HarmlessRecord(logging.LogRecord):
@@ -62,7 +66,7 @@ class _HarmlessRecord(logging.LogRecord):
     def __init__(self, *given: Any, **named: Any) -> None:  # noqa: ANN401 - logging's signature
         super().__init__(*given, **named)
         if self.exc_info:  # a handler takes this text, where there is one, for the traceback
-            self.exc_text = harmless("".join(traceback.format_exception(*self.exc_info))).rstrip("\n")
+            self.exc_text = _harmless_traceback(*self.exc_info).rstrip("\n")
 
     def getMessage(self) -> str:  # noqa: N802 - logging's name
         """The message without control characters."""
