@@ -7,17 +7,15 @@ they draw, so in their longest; the peak is that of all of them. Without ``--dat
 ``make demo-llm``.
 """
 
-import argparse
 import multiprocessing
 import resource
-import tempfile
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
+from benchmarks.model_options import model_keys, model_parser
 from common.config import RunConfig, Scalar
 from workbench.cli.command_line import main_with_plain_errors
-from workbench.llm_demo.visits import PRACTICES, write_visits
+from workbench.llm_demo.visits import PRACTICES
 from workbench.simulation.launcher import read_preset
 
 ROWS: dict[str, dict[str, Scalar]] = {
@@ -60,18 +58,14 @@ def planned(keys: Mapping[str, Scalar]) -> tuple[int, float]:
 
 def main() -> None:
     """Measure and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder, .gguf file, or folder that holds one")
-    parser.add_argument("--data", default="", help="file of rows")
-    parser.add_argument("--format", default="columns", help="its layout, as data.format")
+    parser = model_parser(__doc__)
     parser.add_argument("--steps", type=int, default=8)
     chosen = parser.parse_args()
     print(
         "| client | peak, GB | planned | ratio | CPU s a micro-batch | planned | ratio |\n|---|---|---|---|---|---|---|"
     )
-    with tempfile.TemporaryDirectory() as scratch:
-        own = chosen.data or str(write_visits(Path(scratch))[0])
-        keys = read_preset("llm") | {"model.name": chosen.model, "data.name": own, "data.format": chosen.format}
+    with model_keys(chosen) as own:
+        keys = read_preset("llm") | own
         keys |= {"federation.num-clients": PRACTICES, "privacy.epsilon": 0.0, "privacy.noise-multiplier": 1.0}
         for name, changes in ROWS.items():
             with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:

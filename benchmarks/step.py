@@ -7,11 +7,8 @@ themselves: padded to the batch's longest row, logits at every place, transforme
 the rows are the made-up visits of ``make demo-llm``.
 """
 
-import argparse
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,14 +16,15 @@ from peft import LoraConfig as PeftLoraConfig
 from peft import TaskType, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from benchmarks.model_options import model_keys, model_parser
 from client_app.local_update import first_batch, local_update
-from common.config import RunConfig
+from common.config import RunConfig, Scalar
 from common.data import TokenizedExamples, private_tokens
 from common.model.adapted import load_adapted_model
 from common.model.gguf import local_name
 from common.model.lora import target_modules
 from workbench.cli.command_line import main_with_plain_errors
-from workbench.llm_demo.visits import PRACTICES, write_visits
+from workbench.llm_demo.visits import PRACTICES
 
 _CLIENTS = 6
 
@@ -79,18 +77,13 @@ def _pass(step: Callable[[TokenizedExamples, int], object], tokens: list[Tokeniz
 
 def main() -> None:
     """Measure and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder, .gguf file, or folder that holds one")
-    parser.add_argument("--data", default="", help="file of rows")
-    parser.add_argument("--format", default="columns", help="its layout, as data.format")
+    parser = model_parser(__doc__)
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     parser.add_argument("--passes", type=int, default=2)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        own = arguments.data or str(write_visits(Path(scratch))[0])
-        keys = {"model.name": arguments.model, "model.dtype": arguments.dtype, "data.name": own}
-        keys |= {"data.format": arguments.format, "data.partitioner": "iid"}
-        config = RunConfig.parse({**keys, "train.batch-size": 8})
+    with model_keys(arguments) as own:
+        keys: dict[str, Scalar] = own | {"model.dtype": arguments.dtype, "data.partitioner": "iid"}
+        config = RunConfig.parse(keys | {"train.batch-size": 8})
         ours, theirs = measure(config, PRACTICES, arguments.passes)
     print("| quantity | value | goal |\n|---|---|---|")
     print(f"| client's step, CPU s, {arguments.dtype} | {ours:.2f} | |")
