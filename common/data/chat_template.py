@@ -7,20 +7,20 @@ refused, since no part of the text would be known to be an answer.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from common.config import ConfigError, DataConfig
 from common.data.chats import Message
+from common.data.raw import one_line
 from common.data.tokenized import Spans
 from common.model.token_ids import token_ids
 
-_FAULTS = (TemplateError, TypeError, ValueError, KeyError, IndexError)
 _MARKED = re.compile(r"\{%-?\s*generation\b")
 
 
@@ -53,10 +53,8 @@ def check_chat_template(data: DataConfig, tokenizer: PreTrainedTokenizerBase) ->
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, ask: bool = False) -> str:
     """The messages as the template writes them, with the prompt for an answer behind them if ``ask``."""
-    try:
+    with _refusals():
         return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=ask))
-    except _FAULTS as error:
-        raise _refused(error) from None
 
 
 def answer_tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, end: bool) -> Spans:
@@ -101,18 +99,23 @@ def _answers(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) ->
     return Answers(whole, places, closed=not turn.endswith(messages[-1]["content"].strip()))
 
 
-def _refused(error: Exception) -> TemplateFault:
-    return TemplateFault(f"the chat template refuses the conversation ({str(error).partition(chr(10))[0]})")
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Whatever a template fails with is this one conversation's fault: a template is a program, and texts its input."""
+    try:
+        yield
+    except MemoryError:  # not the conversation's alone
+        raise
+    except Exception as error:
+        raise TemplateFault(f"the chat template refuses the conversation ({one_line(error)})") from None
 
 
 def _marked(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> Spans:
     """By the template's own marks."""
-    try:
+    with _refusals():
         found: Any = tokenizer.apply_chat_template(
             list(messages), tokenize=True, return_dict=True, return_assistant_tokens_mask=True
         )
-    except _FAULTS as error:
-        raise _refused(error) from None
     mask = [0, *found["assistant_masks"], 0]
     edges = [place for place, (one, other) in enumerate(pairwise(mask)) if one != other]
     if not edges:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from common.data.example import Example
+from common.data.raw import is_text
 
 Message = dict[str, str]
 """``{"role": ..., "content": ...}`` with the role system, user or assistant."""
@@ -12,6 +13,8 @@ _ROLES = {
     "system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "assistant",
     "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "bot": "assistant",
 }  # fmt: skip
+MOST_MESSAGES = 256
+"""Of a longer conversation the last ones are read: to find its answers takes time that grows with their square."""
 _UNLEARNED = {"0", "0.0"}  # weights of an answer that is not to be learned, as OpenAI's format has them
 
 
@@ -42,6 +45,28 @@ def read_messages(text: str) -> list[Message]:
     return found
 
 
+def latest(messages: list[Message], most: int) -> list[Message]:
+    """The end of a conversation: its last ``MOST_MESSAGES``, or those that hold its last ``most`` characters.
+
+    Before them the system message, and the question where they would begin with an answer; no text is longer than
+    ``most`` characters. A shorter conversation is as it was.
+    """
+    head = messages[:1] if messages[0]["role"] == "system" else []
+    turns = messages[len(head) :]
+    first, room = len(turns), most
+    while first and room > 0 and len(turns) - first < MOST_MESSAGES:
+        first -= 1
+        room -= len(turns[first]["content"])
+    asked = next((place for place in range(first, -1, -1) if turns[place]["role"] == "user"), first)
+    kept = [*head, *turns[asked : min(asked + 1, first)], *turns[first:]]
+    return [message | {"content": ending(message["content"], most)} for message in kept]
+
+
+def ending(text: str, most: int) -> str:
+    """The last ``most`` characters of a text."""
+    return text[max(0, len(text) - most) :]
+
+
 def _first(messages: list[Message]) -> str:
     return next(message["role"] for message in messages if message["role"] != "system")
 
@@ -51,7 +76,7 @@ def conversation(value: object) -> list[Message]:
     if isinstance(value, str):  # a CSV or Parquet cell that holds JSON
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):  # the second: nested deeper than Python's stack
             raise ValueError("messages holds a text that is not JSON; a list of messages is needed") from None
     if not isinstance(value, list) or not value:
         raise ValueError("messages holds no list of messages")
@@ -86,4 +111,6 @@ def _content(value: object, place: int) -> str:
         value = "\n".join(map(str, texts)) if len(texts) == len(value) else None
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"message {place} has no text")
+    if not is_text(value):
+        raise ValueError(f"message {place} holds half a surrogate pair, which is no text")
     return value

@@ -1,16 +1,20 @@
 """Texts to tokens: chat templates, end-of-text, masked prompts, truncation."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from common.config import ConfigError, DataConfig
 from common.data.chat_template import TemplateFault, answer_tokens, check_chat_template, render, shared
-from common.data.chats import Message, read_messages
+from common.data.chats import Message, ending, latest, read_messages
 from common.data.table import MESSAGES
 from common.data.tokenized import Spans, TokenizedExamples, cut, is_bare, packed
 from common.model.token_ids import empty_ids, split_at_word, token_ids
+
+_CHARACTERS = 128
+"""For each token that may be kept, so many of a text's last characters are read: more than tokens have."""
 
 
 def prompt_texts(rows: Dataset, data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -65,15 +69,18 @@ def encode(
 
     Of a conversation every answer is learned. ``lenient``: rows with nothing to learn, or that a template cannot write,
     are left out, where others would raise ``ConfigError``. ``pieces``: a plain text over ``data.max-length`` becomes
-    several examples, where it would lose its start.
+    several examples, where it would lose its start. Of any other text no more is read than can be kept: one long row
+    would hold up a site, and tell of itself by the time.
     """
     if data.format == "chat":
         check_chat_template(data, tokenizer)
-        return packed(_conversations(rows, data, tokenizer, end, lenient), tokenizer.pad_token_id, data.max_length)
+        return _conversations(rows, data, tokenizer, end, lenient)
     prompts = _asked(rows, data, tokenizer) if lenient else prompt_texts(rows, data, tokenizer)
     pairs = zip(prompts, rows[data.completion_column], strict=True)
     written = [(prompt, text) for prompt, text in pairs if not isinstance(prompt, TemplateFault)]
     most = data.max_length if data.format == "text" and pieces else 0
+    if not most:
+        written = [_kept(prompt, text, data.max_length) for prompt, text in written]
     return tokenize(
         tokenizer,
         [prompt for prompt, _ in written],
@@ -86,22 +93,33 @@ def encode(
     )
 
 
+def _kept(prompt: str, completion: str, most: int) -> tuple[str, str]:
+    """The end of both together, of which ``most`` tokens are kept."""
+    room = _CHARACTERS * most
+    completion = ending(completion, room)
+    return ending(prompt, room - len(completion)), completion
+
+
 def _conversations(
     rows: Dataset, data: DataConfig, tokenizer: PreTrainedTokenizerBase, end: bool, lenient: bool
-) -> list[Spans]:
-    found = []
+) -> TokenizedExamples:
+    found, unread = [], 0
     for number, text in enumerate(rows[MESSAGES], start=1):
+        messages = read_messages(text)
+        kept = latest(messages, _CHARACTERS * data.max_length)
         try:
-            row = answer_tokens(tokenizer, read_messages(text), end=end)
+            row = answer_tokens(tokenizer, kept, end=end)
         except TemplateFault as fault:
             if lenient:
                 continue
             raise ConfigError(f'data.format = "chat": conversation {number}: {fault}') from None
         if not is_bare(cut(row, data.max_length)):
             found.append(row)
+            unread += len(kept) < len(messages) and len(row[0]) <= data.max_length
         elif not lenient:
             raise ConfigError(f'data.format = "chat": conversation {number} has no answer of any token to learn')
-    return found
+    examples = packed(found, tokenizer.pad_token_id, data.max_length)
+    return replace(examples, shortened=examples.shortened + unread)
 
 
 def tokenize(

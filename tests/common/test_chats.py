@@ -1,5 +1,6 @@
 """Conversations: which layouts are read, what of them is learned, and which templates can say so."""
 
+import csv
 import json
 import logging
 from collections.abc import Sequence
@@ -10,7 +11,18 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from common.config import ConfigError, DataConfig, RunConfig
-from common.data import IGNORED, check_evaluation_is_public, encode, load_examples, private_examples, private_tokens
+from common.data import (
+    IGNORED,
+    chat_template,
+    check_evaluation_is_public,
+    encode,
+    load_examples,
+    private_examples,
+    private_tokens,
+)
+from common.data.chat_template import render
+from common.data.chats import MOST_MESSAGES, latest
+from common.data.sources import load_site_examples
 from tests.support.benchmark_files import save_model
 from tests.support.example_rows import RECORDS
 from tests.support.tiny import write_jsonl
@@ -296,3 +308,63 @@ def test_a_tokenizer_without_a_template_is_refused(plain: PreTrainedTokenizerBas
 def test_plain_texts_have_no_template() -> None:
     with pytest.raises(ConfigError, match=r'data.chat-template = true with data.format = "text"'):
         RunConfig.parse({"data.format": "text", "data.chat-template": True})
+
+
+@pytest.mark.parametrize("count", [256, 2000])
+def test_of_a_conversation_of_many_turns_the_last_are_read(
+    count: int, chat: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finding its answers takes time that grows with their square: one row held up a site for minutes."""
+    rendered = []
+    monkeypatch.setattr(chat_template, "render", lambda *given, **how: rendered.append(given) or render(*given, **how))
+    messages = [{"role": "system", "content": "s"}, *turns(*(f"{place} apples" for place in range(count)))]
+    rows = load_examples(str(write_jsonl(tmp_path / "many.jsonl", [{"messages": messages}])), CHAT)
+    found = encode(rows, CHAT.model_copy(update={"max_length": 100_000}), chat, end=True)
+    text = chat.decode(found.input_ids[0])
+    assert (f"\n{count - MOST_MESSAGES} apples" in text, "\n1 apples" in text) == (True, count == MOST_MESSAGES)
+    assert text.startswith("<|system|>")
+    assert found.shortened == (count > MOST_MESSAGES)
+    assert len(rendered) == 1 + MOST_MESSAGES
+
+
+def test_a_short_conversation_is_as_it_was_and_a_cut_one_begins_with_a_question() -> None:
+    whole = [{"role": "system", "content": "s"}, *turns("q1", "a1", "q2", "a2")]
+    assert latest(whole, 100) == whole
+    assert latest(whole, 4) == [whole[0], *turns("q2", "a2")]
+    assert latest(whole, 2) == [whole[0], *turns("q2", "a2")], "an answer has its question before it"
+    assert latest(turns("q" * 9, "a" * 9), 3) == turns("qqq", "aaa")
+    assert latest([*turns("q"), *turns("", "a1")[1:], *turns("", "a2")[1:]], 2) == turns("q", "a2")
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["[" * 100_000, '[{"role": "user", "content": "\\ud800"}, {"role": "assistant", "content": "a"}]'],
+    ids=["nested", "half a surrogate pair"],
+)
+def test_a_cell_that_is_no_conversation_costs_its_row_alone(cell: str, tmp_path: Path) -> None:
+    path = tmp_path / "cells.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["messages"], [json.dumps(turns("q", "a"))], [cell]])
+    assert len(load_site_examples(str(path), CHAT)) == 1
+    with pytest.raises(ConfigError, match="row 2"):
+        load_examples(str(path), CHAT)
+
+
+@pytest.mark.parametrize(
+    "fails",
+    [
+        "{{ 1 // (messages[0].content|length - 1) }}",
+        "{% for i in range((messages[0].content * 9)|int) %}{% endfor %}",
+        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f((messages[0].content * 6)|int) }}",
+        "{{ (messages[0].content ~ 'e999')|float|int }}",
+    ],
+)
+def test_whatever_a_template_fails_with_is_that_rows_fault(
+    fails: str, plain: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    plain.chat_template = fails + CHATML
+    rows = [{"messages": turns(question, "a")} for question in ("00", "9")]
+    found = load_examples(str(write_jsonl(tmp_path / "odd.jsonl", rows)), CHAT)
+    assert len(encode(found, CHAT, plain, end=True, lenient=True)) == 1
+    with pytest.raises(ConfigError, match="conversation 2: the chat template refuses the conversation"):
+        encode(found, CHAT, plain, end=True)

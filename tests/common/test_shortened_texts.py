@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoTokenizer
 
 from common.config import DataConfig, RunConfig
-from common.data import encode, load_examples
+from common.data import encode, load_examples, tokens
 from common.demo.model import load_tokenizer
+from common.model.token_ids import token_ids
 from tests.support.benchmark_files import save_model
 from tests.support.inline_runs import run_on
 from tests.support.tiny import write_jsonl
@@ -61,3 +63,22 @@ def test_a_plain_text_in_pieces_has_lost_nothing(tmp_path: Path) -> None:
     rows = load_examples(str(write_jsonl(tmp_path / "texts.jsonl", [{"text": LONG["prompt"]}])), data)
     assert encode(rows, data, load_tokenizer(), end=False, pieces=True).shortened == 0
     assert encode(rows, data, load_tokenizer(), end=False).shortened == 1
+
+
+@pytest.mark.parametrize("long", ["prompt", "completion"])
+def test_of_a_very_long_text_no_more_is_read_than_can_be_kept(
+    long: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One long row held up a site, and told of itself by the time."""
+    tokenizer, data, read = load_tokenizer(), DataConfig(max_length=20), list[int]()
+    row = SHORT | {long: SHORT[long] + " and of spain" * 100_000}
+    rows = load_examples(str(write_jsonl(tmp_path / "long.jsonl", [row])), data)
+    whole = encode(rows, data.model_copy(update={"max_length": 10**6}), tokenizer, end=True)
+    monkeypatch.setattr(
+        tokens, "token_ids", lambda t, texts, **how: read.extend(map(len, texts)) or token_ids(t, texts, **how)
+    )
+    found = encode(rows, data, tokenizer, end=True)
+    assert max(read) <= 128 * 20
+    assert torch.equal(found.input_ids, whole.input_ids[:, -20:])
+    assert torch.equal(found.labels, whole.labels[:, -20:])
+    assert found.shortened == 1
