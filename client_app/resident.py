@@ -141,7 +141,7 @@ def loaded_hash(context: Context) -> str:
     keys = ("data-path", "partition-id", "num-partitions")
     node = {name: context.node_config.get(name) for name in keys}
     model = str(context.run_config.get("model.name", ""))
-    folder = _folder_versions(model) if may_look_at_model(context.node_config, model) else []
+    folder = _model_versions(model) if may_look_at_model(context.node_config, model) else []
     data = _version(str(context.node_config.get("data-path", "")))
     text = json.dumps([run, node, data, folder], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -318,10 +318,11 @@ def _version(name: str) -> tuple[int, ...] | None:
     return (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns) if found else None
 
 
-def _folder_versions(name: str) -> list[tuple[str, tuple[int, ...] | None]]:
+def _model_versions(name: str) -> list[tuple[str, tuple[int, ...] | None]]:
     """Names and identities of the files of a local model; empty for a hub id. Its sub-folders are not loaded from."""
+    place = Path(name)
     try:
-        files = [path for path in Path(name).iterdir() if path.is_file()] if name else []
+        files = [path for path in (place.iterdir() if place.is_dir() else [place]) if path.is_file()] if name else []
     except OSError:
         return []
     return sorted((path.name, _version(str(path))) for path in files)

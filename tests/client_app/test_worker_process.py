@@ -74,6 +74,18 @@ def test_a_model_folder_that_is_upgraded_in_place_means_another_worker(tmp_path:
 
 
 @pytest.mark.usefixtures("_stand_in")
+def test_so_does_a_model_file_that_is_replaced(tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_text("weights 1")
+    place = context()
+    place.run_config = RUN | {"model.name": str(file)}
+    first = ask("one", place)
+    assert ask("two", place)["pid"] == first["pid"]
+    file.write_text("weights 2")
+    assert ask("three", place)["pid"] != first["pid"]
+
+
+@pytest.mark.usefixtures("_stand_in")
 def test_a_worker_that_has_lost_its_socket_is_ended_before_another_is_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
