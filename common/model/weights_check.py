@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
@@ -16,16 +17,31 @@ from common.config import ConfigError
 LOADING_FAULTS = (OSError, ValueError, RuntimeError, EOFError, KeyError, StrictDataclassError, ImportError)
 """What transformers raises for files that it cannot use; the last for quantized ones whose package is missing."""
 _SHOWN = 2  # names in a message
+_ADAPTER = "adapter_config.json"
 _LOUD = ("transformers", "huggingface_hub")
 
 
 def load_with_info(name: str, **options: Any) -> tuple[PreTrainedModel, Mapping[str, Any]]:  # noqa: ANN401
-    """``from_pretrained`` with what ``check_loaded`` reads, instead of errors and drawn weights."""
+    """``from_pretrained`` with what ``check_loaded`` reads, instead of errors and drawn weights.
+
+    Raises ``ConfigError`` for a folder with an adapter in it: transformers would load the model that this one names.
+    """
+    if (Path(name) / _ADAPTER).is_file():
+        raise _adapted(name)
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         name, output_loading_info=True, ignore_mismatched_sizes=True, **options
     )
     model, info = loaded
+    if getattr(model, "_hf_peft_config_loaded", False):  # one of the hub
+        raise _adapted(name)
     return model, info
+
+
+def _adapted(name: str) -> ConfigError:
+    return ConfigError(
+        f'model.name = "{name}": holds an adapter of PEFT ({_ADAPTER}), to which no second one is added; name its base '
+        "model, or a folder with the adapter merged into it (dr-encoder export)"
+    )
 
 
 def check_local_weights(folder: str) -> None:

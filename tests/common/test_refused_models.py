@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
@@ -14,6 +15,7 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertLMHeadModel,
+    BigBirdConfig,
     GemmaConfig,
     GPTNeoXConfig,
     PreTrainedModel,
@@ -133,6 +135,27 @@ def test_a_causal_one_of_like_make_is_taken(config: Any, tmp_path: Path) -> None
     check_model(config_of(tmp_path))
     base, _ = load_base(config_of(tmp_path).model)
     causal.check_causal(base, "it")
+
+
+def test_one_whose_attention_changes_with_what_it_has_read_is_refused(tmp_path: Path) -> None:
+    """Clients share a model: what one has read must not change what another computes."""
+    sizes = {**BERT, "is_decoder": True, "max_position_embeddings": 512, "block_size": 8, "num_random_blocks": 1}
+    AutoModelForCausalLM.from_config(BigBirdConfig(**sizes)).save_pretrained(tmp_path)
+    write_tokenizer(tmp_path)
+    assert all('"block_sparse" in its config.json' in text for text in refusals(config_of(tmp_path)))
+    described = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(described | {"attention_type": "original_full"}))
+    check_model(config_of(tmp_path, **{"lora.target-modules": "query,value"}))
+    load_base(config_of(tmp_path).model)
+
+
+def test_a_folder_with_an_adapter_in_it_is_refused(tmp_path: Path) -> None:
+    base = write_model("gpt2", tmp_path / "base")
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=1, target_modules=["c_attn"]))
+    folder = write_model("gpt2", tmp_path / "it")
+    adapted.save_pretrained(folder)
+    for text in refusals(config_of(folder)):
+        assert "holds an adapter of PEFT (adapter_config.json)" in text
 
 
 def cut(folder: Path) -> None:
