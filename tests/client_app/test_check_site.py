@@ -106,6 +106,16 @@ def test_each_wrong_thing_is_named_and_the_other_checks_go_on(tmp_path: Path, da
     assert "row 2" in check(f'data-path="{gap}" {limits}')["data and model"].text
 
 
+def test_a_site_that_would_be_late_with_every_answer_is_told(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = f'data-path="{data}" max-epsilon=8.0 ledger-path="{ledger_in(tmp_path)}"'
+    assert " loaded in " in check(limits)["data and model"].text
+    monkeypatch.setitem(RUN, "federation.round-timeout", 1e-6)
+    late = check(limits)["data and model"]
+    assert (late.passed, "federation.round-timeout = 1e-06 s" in late.text) == (False, True)
+
+
 def test_a_ledger_that_is_not_there_is_found_before_the_first_message(tmp_path: Path, data: Path) -> None:
     text = check(f'data-path="{data}" max-epsilon=8.0 ledger-path="{tmp_path}/none/ledger.jsonl"')["limits"].text
     assert text.startswith(f"ledger-path = {tmp_path}/none/ledger.jsonl: no ledger there")

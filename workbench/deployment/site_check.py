@@ -157,18 +157,29 @@ def _data_and_model(node: Mapping[str, Any], run_config: Mapping[str, Any]) -> s
     if site.data is not None:
         site.data.check(site.config, site.config.train)
         load_examples(site.data.path, site.data.settings(site.config.data))  # names the row that a run would leave out
+    began = time.monotonic()
     adapted = site.model()
     examples = site.examples(adapted, 0.0, "rounds")
     started = time.monotonic()
     gradient = local_update(adapted, adapted.initial, examples, site.config.train, site.seed(1))
-    seconds = time.monotonic() - started
+    ended = time.monotonic()
     if not gradient.isfinite().all():
         raise CheckFailed("the local gradient is not finite: look at model.dtype and at the rows")
+    _check_in_time(ended - began, site.config.federation.round_timeout)
     where = node.get("data-path") or "the run's own data"
     return (
         f"{count(len(examples), 'example')} from {where}, model {run_config['model.name']} on {adapted.device}, "
-        f"one local update in {seconds:.1f} s"
+        f"loaded in {started - began:.1f} s, one local update in {ended - started:.1f} s"
     )
+
+
+def _check_in_time(seconds: float, wait: float) -> None:
+    """A worker that is late over its first answer is stopped, and the next one begins anew: none would have rows."""
+    if seconds > wait:
+        raise CheckFailed(
+            f"a first answer takes {seconds:.0f} s here and a round waits federation.round-timeout = {wait:g} s, so "
+            "all answers would be noise, and charged; ask for a longer one, or give fewer rows"
+        )
 
 
 def _server(superlink: str, authority: str) -> str:
