@@ -13,19 +13,24 @@ csv.field_size_limit(sys.maxsize)  # 131,072 letters else, which a long document
 
 
 class _Text:
-    """Lines as texts; a byte that is not UTF-8 becomes half a surrogate pair, and ``fault`` says where it stands."""
+    """Lines as texts; a byte that is not UTF-8 becomes half a surrogate pair, and ``fault`` says where it stands.
+
+    ``first``: the first of them.
+    """
 
     def __init__(self, handle: BinaryIO) -> None:
         self._handle = handle
-        self.fault = ""
+        self.fault = self.first = ""
 
     def __iter__(self) -> Iterator[str]:
         for number, offset, line in lines_of(self._handle):
             try:
-                yield line.decode()
+                text = line.decode()
             except UnicodeDecodeError as error:
                 self.fault = not_utf8(number, offset, error)
-                yield line.decode(errors="surrogateescape")
+                text = line.decode(errors="surrogateescape")
+            self.first = self.first or text
+            yield text
 
 
 def csv_rows(path: Path, delimiter: str) -> Iterator[Row | RowFault]:
@@ -36,7 +41,7 @@ def csv_rows(path: Path, delimiter: str) -> Iterator[Row | RowFault]:
         try:
             header = next((cells for cells in reader if cells), [])
         except csv.Error as error:
-            raise FileFault(_not_csv(reader.line_num, error)) from error
+            raise FileFault(_not_csv(reader.line_num, error, lines.first, delimiter)) from error
         if lines.fault:
             raise FileFault(lines.fault)
         check_names(header)
@@ -46,7 +51,7 @@ def csv_rows(path: Path, delimiter: str) -> Iterator[Row | RowFault]:
             except StopIteration:
                 return
             except csv.Error as error:
-                yield RowFault(_not_csv(reader.line_num, error))
+                yield RowFault(_not_csv(reader.line_num, error, lines.first, delimiter))
                 continue
             if not cells:
                 continue
@@ -75,8 +80,9 @@ def _uneven(line: int, cells: list[str], header: list[str], delimiter: str) -> s
     return said + (f". A cell with a {name} in it needs quotes" if len(cells) > len(header) else "")
 
 
-def _not_csv(line: int, error: csv.Error) -> str:
+def _not_csv(line: int, error: csv.Error, first: str, delimiter: str) -> str:
     """What is wrong with a line; the module's word on a lone carriage return speaks of how a program opened it."""
     alone = "new-line character" in str(error)
     reason = "a carriage return stands alone outside quotes; end lines with LF or CR LF" if alone else str(error)
-    return f"line {line} is not CSV: {reason}"
+    likely = "" if alone or delimiter in first else other_delimiter(first)
+    return f"line {line} is not CSV: {reason}{likely}"

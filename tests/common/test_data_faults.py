@@ -88,6 +88,8 @@ def test_columns_that_are_not_there_bring_the_likely_remedy(tmp_path: Path, name
             "prompt;completion;dose\na;b;0,5\n",
             "row of 2 cells; the header has 1. Its cells are parted by semico",
         ),
+        ("own.csv", '"prompt";"completion"\n"a";"b"\n', "line 1 is not CSV: .* Its cells are parted by semicolons"),
+        ("own.csv", 'prompt;completion\n"a";"b"\n', "line 2 is not CSV: .* Its cells are parted by semicolons"),
         ("own.csv", "prompt\tcompletion\na\tb, c\n", "the header has 1. Its cells are parted by tabs: .* or as .tsv$"),
         (
             "own.csv",
