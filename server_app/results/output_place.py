@@ -26,7 +26,7 @@ def check_output(output: OutputConfig, resume: str = "") -> None:
     _check_nobody_swaps(Path(resume).resolve().parent if resume else place)
     if resume:
         return
-    if name and (Path(name).name != name or name in (".", "..", _LATEST) or not name.isprintable()):
+    if name and (Path(name).name != name or name in (".", "..", _LATEST) or not name.isprintable() or not name.strip()):
         raise ConfigError(
             f'output.name = "{name}": give the plain name of a folder in output.dir, other than "{_LATEST}"'
         )

@@ -4,6 +4,7 @@ import tomllib
 from collections.abc import Iterable
 
 from common.config import ConfigError, Scalar
+from common.config.literals import float_of
 
 
 def parse_overrides(texts: Iterable[str] | None, where: str = "--set") -> dict[str, Scalar]:
@@ -23,13 +24,15 @@ def parse_override(text: str, where: str = "--set") -> tuple[str, Scalar]:
 
 
 def parse_value(text: str) -> Scalar:
-    """A value in TOML syntax, or else the text itself; ``ValueError`` for a list, a table or a date.
+    """A value in TOML syntax, or else the text itself.
+
+    ``ValueError`` for a list, a table, a date, or a number that no float can hold.
 
     >>> parse_value("0.5"), parse_value("true"), parse_value("lora"), parse_value('"1"')
     (0.5, True, 'lora', '1')
     """
     try:
-        found = tomllib.loads(f"value = {text}")
+        found = tomllib.loads(f"value = {text}", parse_float=float_of)
     except tomllib.TOMLDecodeError:
         return text.strip()
     value = found["value"]

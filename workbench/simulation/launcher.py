@@ -24,6 +24,7 @@ import httpx
 import tomli_w
 
 from common.config import RunConfig, Scalar, flatten, nest
+from common.config.literals import float_of
 from common.private_files import OWNER_ONLY
 from server_app.errors import CommandError
 from server_app.results.units import MARK, TRACEBACK, speak
@@ -262,6 +263,6 @@ def read_resumed(folder: Path) -> dict[str, Scalar]:
 def read_toml(path: Path, what: str) -> dict[str, Scalar]:
     """The flat keys of a TOML file; ``what`` says in an error where they were asked for."""
     try:
-        return flatten(tomllib.loads(path.read_text(encoding="utf-8-sig")))
+        return flatten(tomllib.loads(path.read_text(encoding="utf-8-sig"), parse_float=float_of))
     except (OSError, ValueError) as error:  # the latter: not TOML, or not UTF-8
         raise LaunchError(f"{what}: {path} is not a readable TOML file: {error}") from None

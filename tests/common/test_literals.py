@@ -1,0 +1,23 @@
+"""Numbers that are written beyond what a float holds are refused, not taken for 0 or inf."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from common.config.literals import float_of
+from workbench.simulation.launcher import LaunchError, read_toml
+
+
+@pytest.mark.parametrize("text", ["0.0", "-0e9", "0.000", "1e-5", "inf", "-inf", "+inf", "nan", "1_000.5", "5e-324"])
+def test_what_a_float_can_hold_is_what_toml_reads(text: str) -> None:
+    assert repr(float_of(text)) == repr(tomllib.loads(f"x = {text}")["x"])
+
+
+@pytest.mark.parametrize("text", ["1e-330", "-0.001e-400", "1e400", "-9e999"])
+def test_what_it_cannot_is_refused_in_a_file_too(text: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="beyond what a float can hold"):
+        float_of(text)
+    (tmp_path / "run.toml").write_text(f"privacy.delta = {text}\n")
+    with pytest.raises(LaunchError, match="beyond what a float can hold"):
+        read_toml(tmp_path / "run.toml", "--config")
