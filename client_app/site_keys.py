@@ -5,6 +5,7 @@ other's public key from the other site itself, out of a file.
 """
 
 import logging
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,7 +84,12 @@ def read_private(path: Path) -> bytes:
 
 
 def read_peers(path: Path) -> dict[bytes, bytes]:
-    """Pinned public keys by name: a line each, the key in hex and after it what people call the site."""
+    """Pinned public keys by name: a line each, the key in hex and after it what people call the site.
+
+    ``ValueError`` for anything else, or where every user may write one in.
+    """
+    if path.stat().st_mode & stat.S_IWOTH:
+        raise ValueError(f"{path} may be written by every user: chmod o-w")
     lines = [line.split("#", 1)[0].split() for line in path.read_text(encoding="utf-8").splitlines()]
     keys = [_key(words[0], str(path)) for words in lines if words]
     found = {site_name(key): key for key in keys}

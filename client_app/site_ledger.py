@@ -15,6 +15,7 @@ import json
 import logging
 import math
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -198,6 +199,8 @@ def _locked(path: str) -> Iterator[BinaryIO]:
     except OSError as error:
         raise _unknown(f"ledger-path = {path}: {error.strerror}") from None
     with os.fdopen(descriptor, "rb+") as file:
+        if os.fstat(descriptor).st_mode & stat.S_IWOTH:
+            raise _unknown(f"ledger-path = {path} may be written by every user: chmod o-w")
         fcntl.flock(file, fcntl.LOCK_EX)
         yield file
 

@@ -116,6 +116,12 @@ def test_a_site_that_would_be_late_with_every_answer_is_told(
     assert (late.passed, "federation.round-timeout = 1e-06 s" in late.text) == (False, True)
 
 
+def test_a_ledger_that_every_user_may_write_is_found(tmp_path: Path, data: Path) -> None:
+    ledger = ledger_in(tmp_path)
+    Path(ledger).chmod(0o666)
+    assert "chmod o-w" in check(f'data-path="{data}" max-epsilon=8.0 ledger-path="{ledger}"')["limits"].text
+
+
 def test_a_ledger_that_is_not_there_is_found_before_the_first_message(tmp_path: Path, data: Path) -> None:
     text = check(f'data-path="{data}" max-epsilon=8.0 ledger-path="{tmp_path}/none/ledger.jsonl"')["limits"].text
     assert text.startswith(f"ledger-path = {tmp_path}/none/ledger.jsonl: no ledger there")

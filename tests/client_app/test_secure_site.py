@@ -167,10 +167,13 @@ def test_keys_of_a_site_that_are_wrong_are_refused_without_naming_files(
         assert str(tmp_path) not in str(refusal.value)
         for file in ("ledger.jsonl", "key"):
             (tmp_path / file).unlink()
-    client = own(seated=False)
-    (tmp_path / "key").chmod(0o644)
-    with pytest.raises(PolicyRefusal, match="cannot be read"):
-        client.key()
+    for name, mode in (("key", 0o644), ("peers", 0o646)):
+        client = own(seated=False)
+        (tmp_path / name).chmod(mode)
+        with pytest.raises(PolicyRefusal, match="cannot be read"):
+            client.key()
+        for file in ("ledger.jsonl", "key", "peers"):
+            (tmp_path / file).unlink()
 
 
 def test_one_of_both_files_is_not_enough(adapted: AdaptedModel, tmp_path: Path) -> None:

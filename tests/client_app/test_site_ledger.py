@@ -287,6 +287,15 @@ def test_a_file_that_is_not_there_is_a_refusal_and_no_fresh_start(
     assert str(tmp_path) in caplog.text
 
 
+def test_a_ledger_that_every_user_may_write_is_a_refusal(kept: SitePolicy) -> None:
+    """Whoever has a file of the machine open could set it back to nothing spent."""
+    Path(kept.ledger_path).chmod(0o666)
+    with pytest.raises(PolicyRefusal, match=UNKNOWN):
+        charge_release(RecordDict(), kept, terms(2.0))
+    Path(kept.ledger_path).chmod(0o664)
+    charge_release(RecordDict(), kept, terms(2.0))
+
+
 def test_a_ledger_that_vanishes_between_two_messages_is_a_refusal(kept: SitePolicy) -> None:
     charge_release(RecordDict(), kept, terms(2.0))
     Path(kept.ledger_path).unlink()

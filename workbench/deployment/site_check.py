@@ -9,6 +9,7 @@ import math
 import os
 import socket
 import ssl
+import stat
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -135,6 +136,8 @@ def _check_ledger(path: Path) -> None:
             f"ledger-path = {path}: no ledger there; as the superexec's user make it once: python -m "
             f"client_app.new_ledger {path}"
         )
+    if path.stat().st_mode & stat.S_IWOTH:
+        raise CheckFailed(f"ledger-path = {path}: every user may write to it, so it is refused: chmod o-w")
     if not os.access(path, os.W_OK):
         raise CheckFailed(
             f"ledger-path = {path}: this user may not write to it; check as the superexec's user (sudo -u "
