@@ -1,16 +1,25 @@
 """Texts that a model writes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from common.config import DataConfig
+from common.data import turn_end
 from common.model.adapted import AdaptedModel
 from common.model.token_ids import prompt_ids
 from server_app.results.tracking import tracked
+
+
+def end_tokens(adapted: AdaptedModel, *, templated: bool) -> list[int]:
+    """The tokens that end a text: the tokenizer's and the model folder's, and of a chat template what ends a turn."""
+    base: Any = adapted.model.get_base_model()
+    found = [*(base.generation_config.eos_token_id or ()), turn_end(adapted.tokenizer) if templated else None]
+    return [number for number in dict.fromkeys(found) if number is not None]
 
 
 def greedy_settings(adapted: AdaptedModel, new_tokens: int) -> dict[str, Any]:
@@ -59,10 +68,16 @@ def write_texts(
         written = adapted.model.generate(
             input_ids=ids.to(adapted.device), attention_mask=mask.to(adapted.device), generation_config=generation
         )
-        decoded = tokenizer.batch_decode(written[:, ids.shape[1] :], skip_special_tokens=True)
+        decoded = read_texts(tokenizer, written[:, ids.shape[1] :], settings["eos_token_id"] or ())
         for number, text in zip(numbers, decoded, strict=True):
-            texts[number] = text.strip()
+            texts[number] = text
     return texts
+
+
+def read_texts(tokenizer: PreTrainedTokenizerBase, written: Tensor, ends: Collection[int]) -> list[str]:
+    """Token ids of shape ``[texts, longest]`` as texts, each up to the first of ``ends``, without special tokens."""
+    rows = [list(takewhile(lambda number: number not in ends, row)) for row in written.tolist()]
+    return [text.strip() for text in tokenizer.batch_decode(rows, skip_special_tokens=True)]
 
 
 def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:

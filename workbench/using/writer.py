@@ -1,6 +1,6 @@
 """Texts of the base model and of the tuned one, asked as the adapter was trained."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,32 +10,35 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, TextStreamer
 
 from common.config import ConfigError
 from common.counts import count
-from common.data import check_chat_template, render
+from common.data import check_chat_template, is_end_taught, render
 from common.data.chat_template import TemplateFault
 from common.data.chats import Message
 from common.model.adapted import AdaptedModel
 from common.model.token_ids import prompt_ids, token_ids
 from server_app.results.tracking import tracked
-from server_app.results.writing import left_padded
+from server_app.results.writing import end_tokens, left_padded, read_texts
 from workbench.evaluation.adapter import load_adapter
 from workbench.using.request import Asked, Sampling
 
 Told = Callable[[str], None]
 """Gets each piece of a text as it is written."""
-_PROBE = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+_ENDLESS = "training teaches no token that ends an answer in this chat template: texts end at --new-tokens"
 
 
 @dataclass(frozen=True)
 class Writer:
     """One model with two adapters: ``base``, which changes nothing, and ``tuned``.
 
-    ``templated``: prompts are turns of a conversation, which the tokenizer's chat template writes.
+    ``templated``: prompts are turns of a conversation, which the tokenizer's chat template writes. ``ends``: the tokens
+    that end a text; ``endless``: training taught none of them.
     """
 
     adapted: AdaptedModel
     adapters: dict[str, Tensor]
     templated: bool
     sampling: Sampling
+    ends: list[int]
+    endless: bool
     _cut: list[int] = field(default_factory=list, init=False)
 
     @classmethod
@@ -47,7 +50,9 @@ class Writer:
             check_chat_template(data, adapted.tokenizer)
         templated = data.templated or (not request.from_run and bool(adapted.tokenizer.chat_template))
         adapters = {"base": adapted.initial, "tuned": tuned} if base else {"tuned": tuned}
-        return cls(adapted, adapters, templated, sampling)
+        ends = end_tokens(adapted, templated=templated)
+        endless = templated and not is_end_taught(adapted.tokenizer, data)
+        return cls(adapted, adapters, templated, sampling, ends, endless)
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Token ids that ask for the next answer; without a template the last message is continued.
@@ -56,7 +61,7 @@ class Writer:
         """
         tokenizer = self.adapted.tokenizer
         if self.templated:
-            ids = token_ids(tokenizer, [_rendered(tokenizer, messages, ask=True)], special=False)[0]
+            ids = token_ids(tokenizer, [_asked(tokenizer, messages)], special=False)[0]
         else:
             ids = prompt_ids(tokenizer, [messages[-1]["content"].rstrip()])[0]
         if len(ids) > self._room:
@@ -69,8 +74,8 @@ class Writer:
         return len(self._cut)
 
     def warnings(self) -> list[str]:
-        """What was asked for and is not done, since the model's positions have an end."""
-        found = []
+        """What was asked for and is not done, since the model's positions have an end and an answer may have none."""
+        found = [_ENDLESS] if self.endless else []
         if self._new_tokens < self.sampling.new_tokens:
             found.append(
                 f"--new-tokens {self.sampling.new_tokens}: the model has {self._positions} positions, half of them "
@@ -112,9 +117,9 @@ class Writer:
             input_ids=ids.to(self.adapted.device),
             attention_mask=mask.to(self.adapted.device),
             generation_config=self._settings,
-            streamer=_Streamer(tokenizer, told) if told else None,
+            streamer=_Streamer(tokenizer, told, self.ends) if told else None,
         )
-        return [text.strip() for text in tokenizer.batch_decode(written[:, ids.shape[1] :], skip_special_tokens=True)]
+        return read_texts(tokenizer, written[:, ids.shape[1] :], self.ends)
 
     @property
     def _positions(self) -> int:
@@ -133,12 +138,10 @@ class Writer:
 
     @property
     def _settings(self) -> GenerationConfig:
-        base: Any = self.adapted.model.get_base_model()
-        ends = base.generation_config.eos_token_id or []
         drawn = {"do_sample": True, "temperature": self.sampling.temperature} if self.sampling.temperature else {}
         return GenerationConfig(
             max_new_tokens=self._new_tokens,
-            eos_token_id=sorted({*ends, *(_ends_of_turn(self.adapted.tokenizer) if self.templated else ())}) or None,
+            eos_token_id=self.ends or None,
             pad_token_id=self.adapted.tokenizer.pad_token_id or 0,
             **({"do_sample": False} | drawn),
         )
@@ -147,25 +150,21 @@ class Writer:
 class _Streamer(TextStreamer):
     """Whole words as they are written, to a function and not to the terminal."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, told: Told) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, told: Told, ends: Collection[int]) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self._told = told
+        self._told, self._ends = told, ends
+
+    def put(self, value: Tensor) -> None:
+        if self.next_tokens_are_prompt or int(value[-1]) not in self._ends:
+            super().put(value)
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         self._told(text)
 
 
-def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, ask: bool = False) -> str:
-    """As the model's own template writes it; ``ConfigError`` where that refuses."""
+def _asked(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
+    """As the model's own template asks for an answer; ``ConfigError`` where that refuses."""
     try:
-        return render(tokenizer, messages, ask=ask)
+        return render(tokenizer, messages, ask=True)
     except TemplateFault as fault:
         raise ConfigError(f"{fault}; --set data.chat-template=false asks without it") from None
-
-
-def _ends_of_turn(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The special token that the template writes behind an answer: what ends one may not be what ends a text."""
-    before, after = _rendered(tokenizer, _PROBE[:1], ask=True), _rendered(tokenizer, _PROBE)
-    behind = after[len(before) :].strip().removeprefix(_PROBE[1]["content"])
-    first = token_ids(tokenizer, [behind], special=False)[0][:1]
-    return [number for number in first if number in tokenizer.all_special_ids]
