@@ -79,7 +79,7 @@ class Samples:
         written = min(_NEW_TOKENS, most, *([positions // 2] if positions else []))
         room = min(most, positions - written) if positions else most
         data = self._data.model_copy(update={"max_length": room})
-        settings = greedy_settings(self._adapted, written)
+        settings = greedy_settings(self._adapted, written, templated=self._data.templated)
         before, after = (
             write_texts(self._adapted, adapter, prompts, data, COUNT, settings) for adapter in (base, tuned)
         )

@@ -14,6 +14,8 @@ from common.model.adapted import AdaptedModel
 from common.model.token_ids import prompt_ids
 from server_app.results.tracking import tracked
 
+ENDLESS = "training teaches no token that ends an answer in this chat template: texts end at --new-tokens"
+
 
 def end_tokens(adapted: AdaptedModel, *, templated: bool) -> list[int]:
     """The tokens that end a text: the tokenizer's and the model folder's, and of a chat template what ends a turn."""
@@ -22,12 +24,11 @@ def end_tokens(adapted: AdaptedModel, *, templated: bool) -> list[int]:
     return [number for number in dict.fromkeys(found) if number is not None]
 
 
-def greedy_settings(adapted: AdaptedModel, new_tokens: int) -> dict[str, Any]:
+def greedy_settings(adapted: AdaptedModel, new_tokens: int, *, templated: bool) -> dict[str, Any]:
     """Every setting of ``generate`` that takes the likeliest token each time, at most ``new_tokens`` times.
 
-    From the model folder come only end-of-text tokens, beside the tokenizer's.
+    From the model folder come only end-of-text tokens, which are some of ``end_tokens``.
     """
-    base: Any = adapted.model.get_base_model()
     return {
         "do_sample": False,
         "num_beams": 1,
@@ -35,7 +36,7 @@ def greedy_settings(adapted: AdaptedModel, new_tokens: int) -> dict[str, Any]:
         "min_new_tokens": 0,
         "repetition_penalty": 1.0,
         "no_repeat_ngram_size": 0,
-        "eos_token_id": base.generation_config.eos_token_id,
+        "eos_token_id": end_tokens(adapted, templated=templated) or None,
         "pad_token_id": adapted.tokenizer.pad_token_id or 0,
     }
 

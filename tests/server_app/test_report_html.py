@@ -14,7 +14,7 @@ import torch
 from datasets import Dataset
 
 from common.config import DataConfig, RunConfig
-from common.model.adapted import AdaptedModel
+from common.model.adapted import AdaptedModel, load_adapted_model
 from server_app.results import facts
 from server_app.results.folder import RunFolder
 from server_app.results.html.page import html
@@ -23,6 +23,7 @@ from server_app.results.samples import Samples
 from server_app.results.scoring import Scorer
 from server_app.results.spread import ratio_error, share_error
 from server_app.results.writing import greedy_settings, write_texts
+from tests.support.brief_model import ANSWER, save_brief_model
 from tests.support.html_text import page_text
 from tests.support.tiny import Files, final_adapter, run_tiny, tiny_config, write_jsonl
 from workbench.cli.overrides import parse_overrides
@@ -123,12 +124,23 @@ def test_without_choices_both_models_write(files: Files, tmp_path: Path, adapted
     config = tiny_config(files, tmp_path, {"data.evaluation": str(write_jsonl(tmp_path / "texts.jsonl", rows[:3]))})
     folder = run_tiny(config, plots=True)
     samples, prompts = report_of(folder)["samples"], [row["prompt"] for row in rows[:3]]
-    settings = greedy_settings(adapted, 64)
+    settings = greedy_settings(adapted, 64, templated=False)
     for name, adapter in (("base", torch.zeros_like(adapted.initial)), ("tuned", final_adapter(folder))):
         assert [sample[name] for sample in samples] == write_texts(adapted, adapter, prompts, config.data, 1, settings)
     assert all(sample["base"] for sample in samples)
     assert report_of(folder)["outcome"]["examples"]["guessing"] is None
     assert "accuracy" not in page_text(page_of(folder))
+
+
+@pytest.mark.parametrize("layout", ["chat", "columns"])
+def test_in_a_chat_template_a_text_ends_with_the_turn(tmp_path: Path, layout: str) -> None:
+    keys = {"model.name": save_brief_model(tmp_path / "model"), "lora.target-modules": "q_proj", "data.format": layout}
+    config = RunConfig.parse(keys | {"data.name": "x", "data.chat-template": layout == "columns"})
+    brief = load_adapted_model(config.model, config.lora, 1)
+    turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Me."}]
+    rows = Dataset.from_list([{"prompt": "Who?", "completion": "Me.", "messages": json.dumps(turns)}])
+    (sample,) = Samples(brief, rows, config.data)(brief.initial, brief.initial)
+    assert sample["base"] == sample["tuned"] == ANSWER
 
 
 def test_of_a_conversation_it_is_told_who_says_what(adapted: AdaptedModel) -> None:

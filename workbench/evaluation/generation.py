@@ -35,11 +35,12 @@ class Prompts:
         return cls([prompt for prompt, _ in kept], [references for _, references in kept])
 
 
-def generation_settings(adapted: AdaptedModel, new_tokens: int, beams: Beams) -> dict[str, Any]:
+def generation_settings(adapted: AdaptedModel, new_tokens: int, beams: Beams, *, templated: bool) -> dict[str, Any]:
     """Every setting of ``generate``, greedy or by beams."""
     penalty = {"length_penalty": beams.length_penalty, "early_stopping": False} if beams.count > 1 else {}
+    greedy = greedy_settings(adapted, new_tokens, templated=templated)
     return {"do_sample": False, "num_beams": beams.count, **penalty} | {
-        name: value for name, value in greedy_settings(adapted, new_tokens).items() if name != "num_beams"
+        name: value for name, value in greedy.items() if name != "num_beams"
     }
 
 
@@ -53,7 +54,7 @@ def write_lines(
     beams: Beams = GREEDY,
 ) -> list[str]:
     """Continuations of up to ``new_tokens`` tokens, greedy or by ``beams``, each cut at its first line's end."""
-    settings = generation_settings(adapted, new_tokens, beams)
+    settings = generation_settings(adapted, new_tokens, beams, templated=data.templated)
     texts = write_texts(adapted, adapter, prompts, data, batch_size, settings)
     return [text.partition("\n")[0].strip() for text in texts]
 

@@ -7,13 +7,14 @@ from typing import Any
 from datasets import Dataset
 from torch import Tensor
 
-from common.config import RunConfig
+from common.config import DataConfig, RunConfig
 from common.counts import count
-from common.data import evaluation_examples
+from common.data import evaluation_examples, is_end_taught
 from common.model.adapted import AdaptedModel
 from common.model.positions import check_length
 from server_app.results.evaluation import Evaluator
 from server_app.results.tracking import phase
+from server_app.results.writing import ENDLESS
 from workbench.evaluation.adapter import load_adapter
 from workbench.evaluation.columns import AVERAGE, DISCIPLINES, HARD
 from workbench.evaluation.generation import Prompts, generation_settings, score_texts, scoring, write_lines
@@ -54,7 +55,7 @@ def evaluate(request: Request, keep: Callable[[dict[str, Any]], None] = lambda _
         "tasks": list(request.tasks),
         "shots": request.shots,
         "limit": request.limit,
-        "generation": _generation(request, adapted, prompts),
+        "generation": _generation(request, adapted, config.data, prompts),
         "scores": {},
     }
     for name, values in (wanted | {"adapter": adapter}).items():
@@ -93,11 +94,14 @@ def _scorer(
     return score
 
 
-def _generation(request: Request, adapted: AdaptedModel, prompts: Prompts | None) -> dict[str, Any]:
+def _generation(request: Request, adapted: AdaptedModel, data: DataConfig, prompts: Prompts | None) -> dict[str, Any]:
     """How texts were written and their words counted; empty where none were."""
     if prompts is None:
         return {}
-    return generation_settings(adapted, request.new_tokens, request.beams) | scoring(prompts.references)
+    if data.templated and not is_end_taught(adapted.tokenizer, data):
+        _log.warning("%s", ENDLESS)
+    settings = generation_settings(adapted, request.new_tokens, request.beams, templated=data.templated)
+    return settings | scoring(prompts.references)
 
 
 def to_text(report: Mapping[str, Any]) -> str:

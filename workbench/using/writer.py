@@ -16,13 +16,12 @@ from common.data.chats import Message
 from common.model.adapted import AdaptedModel
 from common.model.token_ids import prompt_ids, token_ids
 from server_app.results.tracking import tracked
-from server_app.results.writing import end_tokens, left_padded, read_texts
+from server_app.results.writing import ENDLESS, end_tokens, left_padded, read_texts
 from workbench.evaluation.adapter import load_adapter
 from workbench.using.request import Asked, Sampling
 
 Told = Callable[[str], None]
 """Gets each piece of a text as it is written."""
-_ENDLESS = "training teaches no token that ends an answer in this chat template: texts end at --new-tokens"
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class Writer:
 
     def warnings(self) -> list[str]:
         """What was asked for and is not done, since the model's positions have an end and an answer may have none."""
-        found = [_ENDLESS] if self.endless else []
+        found = [ENDLESS] if self.endless else []
         if self._new_tokens < self.sampling.new_tokens:
             found.append(
                 f"--new-tokens {self.sampling.new_tokens}: the model has {self._positions} positions, half of them "

@@ -11,8 +11,11 @@ import torch
 from common.config import DataConfig
 from common.data import load_examples
 from common.model.adapted import AdaptedModel
+from tests.support.benchmark_files import save_run
+from tests.support.brief_model import ANSWER, TEMPLATE, save_brief_model
 from tests.support.evaluate_command import evaluate
 from tests.support.example_rows import RECORDS
+from tests.support.tiny import write_jsonl
 from workbench.evaluation.adapter import load_adapter
 from workbench.evaluation.adapter_settings import adapter_config
 from workbench.evaluation.generation import (
@@ -78,8 +81,8 @@ def test_beams_change_texts_and_their_penalty_is_passed_on(loaded: tuple[Adapted
     greedy = write_lines(adapted, values, prompts, DataConfig(), 3, 6)
     beams = write_lines(adapted, values, prompts, DataConfig(), 3, 6, Beams(8, 0.0))
     assert beams != greedy, "or the test says nothing"
-    assert generation_settings(adapted, 6, Beams(8, 0.5))["length_penalty"] == 0.5
-    assert "length_penalty" not in generation_settings(adapted, 6, GREEDY)
+    assert generation_settings(adapted, 6, Beams(8, 0.5), templated=False)["length_penalty"] == 0.5
+    assert "length_penalty" not in generation_settings(adapted, 6, GREEDY, templated=False)
 
 
 def test_white_space_at_a_prompts_end_is_left_to_the_model(loaded: tuple[AdaptedModel, torch.Tensor]) -> None:
@@ -128,3 +131,26 @@ def test_a_generation_set_is_scored_with_its_held_out_loss(adapter: Path, tmp_pa
     assert found["adapter"]["held-out"]["examples"] == 3
     assert found["adapter"]["held-out"]["loss"] != found["base"]["held-out"]["loss"]
     assert "rougeL" in output
+
+
+def test_in_a_chat_template_a_text_ends_with_the_turn(tmp_path: Path) -> None:
+    """Its own texts of ``generate`` as references gave an adapter a BLEU of 2.6: texts ran on into further turns."""
+    adapter = save_run(tmp_path / "run", save_brief_model(tmp_path / "model"), "q_proj,v_proj")
+    row = {"meaning_representation": "name[Fern]", "human_reference": ANSWER}
+    options = ["--data", str(write_jsonl(tmp_path / "own.jsonl", [row])), "--out", str(tmp_path / "scores.json")]
+    code, output = evaluate(adapter, "--tasks", "e2e", "--set", "data.chat-template=true", *options)
+    assert code == 0, output
+    report = json.loads((tmp_path / "scores.json").read_text())
+    assert report["scores"]["base"]["e2e"]["bleu"] == pytest.approx(100.0)
+    assert report["generation"]["eos_token_id"] == [1, 2]
+
+
+def test_where_training_teaches_no_end_it_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    template = TEMPLATE.replace("<pad>", "")
+    adapter = save_run(tmp_path / "run", save_brief_model(tmp_path / "model", template), "q_proj,v_proj")
+    options = ["--data", str(RECORDS / "e2e.jsonl"), "--new-tokens", "4", "--set", "data.chat-template=true"]
+    for more, said in ((["--set", "data.append-eos=false"], True), ([], False)):
+        code, output = evaluate(adapter, "--tasks", "e2e", *options, *more)
+        assert code == 0, output
+        assert ("training teaches no token that ends an answer" in caplog.text) == said
+        caplog.clear()
