@@ -41,6 +41,11 @@ def greedy_settings(adapted: AdaptedModel, new_tokens: int, *, templated: bool) 
     }
 
 
+def told(settings: Mapping[str, Any]) -> str:
+    """How texts were written, as a line."""
+    return "texts: " + ", ".join(f"{key} = {value}" for key, value in settings.items())
+
+
 @torch.no_grad()
 def write_texts(
     adapted: AdaptedModel,

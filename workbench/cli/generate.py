@@ -43,6 +43,7 @@ def generate(
     with watched("loading the libraries"):
         from rich.console import Console  # noqa: PLC0415 - and torch, which a refusal above need not wait for
 
+        from server_app.results.writing import told  # noqa: PLC0415
         from workbench.using.prompts import read_prompts  # noqa: PLC0415
         from workbench.using.terminal import side_by_side  # noqa: PLC0415
         from workbench.using.writer import Writer  # noqa: PLC0415
@@ -55,6 +56,7 @@ def generate(
         warn(warning)
     with watched("writing"):
         texts = {who: writer.write_all(who, ids, batch_size) for who in writer.adapters}
+    settings = writer.settings | ({"seed": seed, "batch_size": batch_size} if temperature else {})
     rows = [dict(zip(texts, pair, strict=True)) for pair in zip(*texts.values(), strict=True)]
     if out is not None:
         lines = [
@@ -63,9 +65,10 @@ def generate(
         ]
         with naming(out):
             out.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-        typer.echo(f"{count(len(lines), 'prompt')} answered: {out}")
+        typer.echo(f"{count(len(lines), 'prompt')} answered: {out}\n{told(settings)}")
         return
     console = Console()
     for ask, row in zip(asks, rows, strict=True):
         console.print(f"\n{harmless(ask.messages[-1]['content'])}", markup=False, highlight=False)
         console.print(side_by_side(row | ({"reference": ask.reference} if ask.reference else {})))
+    typer.echo(f"\n{told(settings)}")

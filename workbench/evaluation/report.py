@@ -14,7 +14,7 @@ from common.model.adapted import AdaptedModel
 from common.model.positions import check_length
 from server_app.results.evaluation import Evaluator
 from server_app.results.tracking import phase
-from server_app.results.writing import ENDLESS
+from server_app.results.writing import ENDLESS, told
 from workbench.evaluation.adapter import load_adapter
 from workbench.evaluation.columns import AVERAGE, DISCIPLINES, HARD
 from workbench.evaluation.generation import Prompts, generation_settings, score_texts, scoring, write_lines
@@ -111,7 +111,7 @@ def to_text(report: Mapping[str, Any]) -> str:
     for task in next(iter(scores.values())):
         lines += ["", *_table(task, {name: found[task] for name, found in scores.items()}, report)]
     if report["generation"]:
-        lines += ["", "texts: " + ", ".join(f"{key} = {value}" for key, value in report["generation"].items())]
+        lines += ["", told(report["generation"])]
     if not report["data"]:
         lines += ["", "held-out loss: not computed, since neither the run nor --data names held-out rows"]
     return "\n".join(lines)

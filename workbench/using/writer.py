@@ -16,27 +16,30 @@ from common.data.chats import Message
 from common.model.adapted import AdaptedModel
 from common.model.token_ids import prompt_ids, token_ids
 from server_app.results.tracking import tracked
-from server_app.results.writing import ENDLESS, end_tokens, left_padded, read_texts
+from server_app.results.writing import ENDLESS, greedy_settings, left_padded, read_texts
 from workbench.evaluation.adapter import load_adapter
 from workbench.using.request import Asked, Sampling
 
 Told = Callable[[str], None]
 """Gets each piece of a text as it is written."""
+_UNFILTERED = {
+    "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0,
+}  # fmt: skip
+"""Every token can be drawn; transformers would draw from the 50 likeliest where this is left open."""
 
 
 @dataclass(frozen=True)
 class Writer:
     """One model with two adapters: ``base``, which changes nothing, and ``tuned``.
 
-    ``templated``: prompts are turns of a conversation, which the tokenizer's chat template writes. ``ends``: the tokens
-    that end a text; ``endless``: training taught none of them.
+    ``templated``: prompts are turns of a conversation, which the tokenizer's chat template writes. ``endless``:
+    training teaches no token that ends them.
     """
 
     adapted: AdaptedModel
     adapters: dict[str, Tensor]
     templated: bool
     sampling: Sampling
-    ends: list[int]
     endless: bool
     _cut: list[int] = field(default_factory=list, init=False)
 
@@ -49,9 +52,8 @@ class Writer:
             check_chat_template(data, adapted.tokenizer)
         templated = data.templated or (not request.from_run and bool(adapted.tokenizer.chat_template))
         adapters = {"base": adapted.initial, "tuned": tuned} if base else {"tuned": tuned}
-        ends = end_tokens(adapted, templated=templated)
         endless = templated and not is_end_taught(adapted.tokenizer, data)
-        return cls(adapted, adapters, templated, sampling, ends, endless)
+        return cls(adapted, adapters, templated, sampling, endless)
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Token ids that ask for the next answer; without a template the last message is continued.
@@ -71,6 +73,13 @@ class Writer:
     def cuts(self) -> int:
         """How many prompts had no room so far."""
         return len(self._cut)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every setting of ``generate``: the likeliest token each time, or drawn from all of them."""
+        drawn = {"do_sample": True, "temperature": self.sampling.temperature, **_UNFILTERED}
+        greedy = greedy_settings(self.adapted, self._new_tokens, templated=self.templated)
+        return greedy | (drawn if self.sampling.temperature else {})
 
     def warnings(self) -> list[str]:
         """What was asked for and is not done, since the model's positions have an end and an answer may have none."""
@@ -112,13 +121,15 @@ class Writer:
     def _write(self, prompts: Sequence[list[int]], told: Told | None = None) -> list[str]:
         tokenizer = self.adapted.tokenizer
         ids, mask = left_padded(prompts, tokenizer.pad_token_id or 0)
+        settings = self.settings
+        ends = settings["eos_token_id"] or ()
         written = self.adapted.model.generate(
             input_ids=ids.to(self.adapted.device),
             attention_mask=mask.to(self.adapted.device),
-            generation_config=self._settings,
-            streamer=_Streamer(tokenizer, told, self.ends) if told else None,
+            generation_config=GenerationConfig(**settings),
+            streamer=_Streamer(tokenizer, told, ends) if told else None,
         )
-        return read_texts(tokenizer, written[:, ids.shape[1] :], self.ends)
+        return read_texts(tokenizer, written[:, ids.shape[1] :], ends)
 
     @property
     def _positions(self) -> int:
@@ -134,16 +145,6 @@ class Writer:
     def _room(self) -> int:
         """Tokens that a prompt may have beside what is written."""
         return max(1, self._positions - self._new_tokens)
-
-    @property
-    def _settings(self) -> GenerationConfig:
-        drawn = {"do_sample": True, "temperature": self.sampling.temperature} if self.sampling.temperature else {}
-        return GenerationConfig(
-            max_new_tokens=self._new_tokens,
-            eos_token_id=self.ends or None,
-            pad_token_id=self.adapted.tokenizer.pad_token_id or 0,
-            **({"do_sample": False} | drawn),
-        )
 
 
 class _Streamer(TextStreamer):

@@ -2,12 +2,14 @@
 
 import io
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -216,3 +218,47 @@ def test_prompts_that_are_no_text_are_named(tmp_path: Path) -> None:
     path.write_bytes(b"a\xff")
     with pytest.raises(ConfigError, match=r'--prompts ".*ask.txt": not text in UTF-8 \(byte 0xff at 1\)'):
         read_prompts(path, DataConfig(), templated=False)
+
+
+def test_what_is_drawn_is_drawn_from_all_tokens_at_their_probabilities(
+    adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers draws from the 50 likeliest tokens where nothing is said."""
+    temperature, draws = 20.0, 4000
+    writer = Writer.load(asked(adapter, {}), Sampling(1, temperature), base=False)
+    prompt = writer.prompt([{"role": "user", "content": QUESTION}])
+    found: list[int] = []
+    generate = writer.adapted.model.generate
+
+    def spy(**given: Any) -> torch.Tensor:
+        written = generate(**given)
+        found.extend(written[:, -1].tolist())
+        return written
+
+    monkeypatch.setattr(writer.adapted.model, "generate", spy)
+    writer.write_all("tuned", [prompt] * draws, 1000)
+    with torch.no_grad():
+        logits = writer.adapted.model(torch.tensor([prompt])).logits[0, -1]
+    shares = torch.bincount(torch.tensor(found), minlength=len(logits)) / draws
+    probabilities = torch.softmax(logits / temperature, dim=0)
+    rare = logits.argsort()[:-50]
+    bound = math.sqrt(math.log(2 / 1e-10) / (2 * draws))  # Hoeffding: one share is farther off once in 10^10 times
+    assert float(probabilities[rare].sum()) > 4 * bound, "or the test says nothing"
+    for tokens in (rare, rare[: len(rare) // 2], logits.argsort()[-10:]):
+        assert abs(float(shares[tokens].sum() - probabilities[tokens].sum())) < bound
+
+
+def test_how_texts_were_written_is_said(adapter: Path, tmp_path: Path) -> None:
+    (tmp_path / "ask.txt").write_text("first\n", encoding="utf-8")
+    options = ["--prompts", str(tmp_path / "ask.txt"), "--new-tokens", "1"]
+    said = [
+        " ".join(generate(adapter, *options, *more)[1].split())
+        for more in ([], ["--temperature", "2", "--seed", "7"], ["--out", str(tmp_path / "out.jsonl")])
+    ]
+    assert all(
+        "num_beams = 1, max_new_tokens = 1, min_new_tokens = 0, repetition_penalty = 1.0" in text for text in said
+    )
+    assert "texts: do_sample = True" in said[1]
+    assert "temperature = 2.0, top_k = 0, top_p = 1.0, min_p = 0.0, typical_p = 1.0" in said[1]
+    assert "seed = 7, batch_size = 8" in said[1]
+    assert "temperature" not in said[0] + said[2]

@@ -32,7 +32,7 @@ def writer_of(folder: Path, template: str, changes: dict[str, Any]) -> Writer:
 def test_an_answer_ends_with_its_turn(tmp_path: Path, template: str) -> None:
     """Without a prompt for an answer its end was thought to be ``<s>``; elsewhere there was none."""
     writer = writer_of(tmp_path, template, CHAT)
-    assert writer.adapted.tokenizer.convert_ids_to_tokens(writer.ends) == ["</s>", "<pad>"]
+    assert writer.adapted.tokenizer.convert_ids_to_tokens(writer.settings["eos_token_id"]) == ["</s>", "<pad>"]
     assert writer.warnings() == []
     if "add_generation_prompt" in template:
         pieces: list[str] = []
