@@ -59,10 +59,7 @@ def generate(
     settings = writer.settings | ({"seed": seed, "batch_size": batch_size} if temperature else {})
     rows = [dict(zip(texts, pair, strict=True)) for pair in zip(*texts.values(), strict=True)]
     if out is not None:
-        lines = [
-            {"messages": ask.messages} | ({"reference": ask.reference} if ask.reference else {}) | row
-            for ask, row in zip(asks, rows, strict=True)
-        ]
+        lines = [ask.row() | row for ask, row in zip(asks, rows, strict=True)]
         with naming(out):
             out.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
         typer.echo(f"{count(len(lines), 'prompt')} answered: {out}\n{told(settings)}")

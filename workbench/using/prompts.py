@@ -14,10 +14,16 @@ from common.data.raw import FileFault, RowFault
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is asked, and what the file has as its answer, or ``""``."""
+    """What is asked, and what the file has as its answer, or ``""``; ``told``: the file has it as messages."""
 
     messages: list[Message]
     reference: str = ""
+    told: bool = False
+
+    def row(self) -> dict[str, Any]:
+        """The prompt as a file has it, to be read again."""
+        asked = {"messages": self.messages} if self.told else {"prompt": self.messages[-1]["content"]}
+        return asked | ({"reference": self.reference} if self.reference else {})
 
 
 def read_prompts(path: Path, data: DataConfig, *, templated: bool) -> list[Prompt]:
@@ -82,4 +88,4 @@ def _asked(messages: list[Message]) -> Prompt:
     if last < 0:
         raise ValueError("nobody asks anything in its messages")
     answer = messages[last + 1]["content"] if last + 1 < len(messages) else ""
-    return Prompt(messages[: last + 1], answer)
+    return Prompt(messages[: last + 1], answer, told=True)

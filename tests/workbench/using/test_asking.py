@@ -49,7 +49,8 @@ def test_the_tuned_model_says_what_it_learned_and_the_base_does_not(adapter: Pat
     code, output = generate(adapter, "--prompts", str(prompts), "--out", str(tmp_path / "o.jsonl"), "--new-tokens", "2")
     assert code == 0, output
     first, second = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
-    assert first["messages"] == [{"role": "user", "content": QUESTION}]
+    assert first["prompt"] == QUESTION
+    assert "messages" not in first, "nobody speaks where a text is continued"
     assert (first["tuned"][0], first["reference"]) == ("B", "B")
     assert not first["base"].startswith("B")
     assert "reference" not in second
@@ -118,6 +119,25 @@ def test_rows_of_the_runs_own_layout_are_prompts(tmp_path: Path) -> None:
     said, templated = (read_prompts(path, DataConfig(format="alpaca"), templated=way)[0] for way in (False, True))
     assert said.messages[0]["content"].endswith("### Response:")
     assert templated.messages[0]["content"] == "I"
+
+
+def test_what_is_written_to_a_file_asks_the_same_again(adapter: Path, tmp_path: Path) -> None:
+    talk = [{"role": "system", "content": "S"}, {"role": "user", "content": "a"}]
+    rows: list[dict[str, Any]] = [
+        {"prompt": " b \n"},
+        {"messages": talk},
+        {"instruction": "I", "input": "", "output": "O"},
+    ]
+    asked_of, written = write_jsonl(tmp_path / "ask.jsonl", rows), tmp_path / "out.jsonl"
+    (tmp_path / "ask.txt").write_text("first\nsecond\n", encoding="utf-8")
+    for path, keys in ((asked_of, ("prompt", "messages", "prompt")), (tmp_path / "ask.txt", ("prompt", "prompt"))):
+        options = ["--prompts", str(path), "--new-tokens", "1", "--set", "data.format=alpaca"]
+        code, output = generate(adapter, *options, "--out", str(written))
+        assert code == 0, output
+        assert tuple(next(iter(json.loads(line))) for line in written.read_text().splitlines()) == keys
+        data = DataConfig(format="alpaca")
+        one, other = (read_prompts(each, data, templated=False) for each in (path, written))
+        assert [ask.messages for ask in one] == [ask.messages for ask in other]
 
 
 def test_a_conversation_is_asked_in_the_template_and_a_text_is_continued(plain: Writer, chat: Writer) -> None:
