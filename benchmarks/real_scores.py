@@ -11,8 +11,9 @@ from transformers import GenerationConfig, LlamaForCausalLM
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from common.config import DataConfig
-from common.data import IGNORED, TokenizedExamples
+from common.data import IGNORED, TokenizedExamples, turn_end
 from common.model.adapted import AdaptedModel
+from server_app.results.writing import read_texts
 
 _BATCH = 16
 _NEW_TOKENS = 96
@@ -73,20 +74,23 @@ def write(
 ) -> list[str]:
     """The likeliest continuation of every prompt by greedy or beam search, up to its first line's end.
 
-    Nothing of the model folder's own generation settings is used. Beams are compared by mean log-likelihood.
+    Nothing of the model folder's own generation settings is used; in a chat template a turn's end is a text's.
+    Beams are compared by mean log-likelihood.
     """
     adapted.load(adapter)
     adapted.training_mode(False)
     tokenizer = adapted.tokenizer
     encoded = tokenizer(list(prompts), add_special_tokens=not data.chat_template)["input_ids"]
     order = sorted(range(len(prompts)), key=lambda number: len(encoded[number]))
+    found = (tokenizer.eos_token_id, turn_end(tokenizer) if data.templated else None)
+    ends = [number for number in dict.fromkeys(found) if number is not None]
     settings = GenerationConfig(
         max_new_tokens=_NEW_TOKENS,
         do_sample=False,
         num_beams=beams,
         length_penalty=1.0,
         early_stopping=beams > 1,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=ends or None,
         pad_token_id=tokenizer.pad_token_id,
     )
     own: Any = adapted.model  # peft hands its settings on, and what they leave open is filled from the model's
@@ -99,7 +103,6 @@ def write(
         ids = torch.tensor([[tokenizer.pad_token_id] * gap + encoded[n] for gap, n in zip(gaps, numbers, strict=True)])
         mask = torch.tensor([[0] * gap + [1] * (width - gap) for gap in gaps])
         written = adapted.model.generate(input_ids=ids.to(adapted.device), attention_mask=mask.to(adapted.device))
-        decoded = tokenizer.batch_decode(written[:, width:], skip_special_tokens=True)
-        for number, text in zip(numbers, decoded, strict=True):
-            texts[number] = text.strip().partition("\n")[0].strip()
+        for number, text in zip(numbers, read_texts(tokenizer, written[:, width:], ends), strict=True):
+            texts[number] = text.partition("\n")[0].strip()
     return texts

@@ -20,6 +20,7 @@ from common.data import IGNORED, load_examples, tokenize
 from common.model.adapted import AdaptedModel, load_adapted_model
 from server_app.strategies import STRATEGIES
 from tests.support.benchmark_files import save_model
+from tests.support.brief_model import ANSWER, save_brief_model
 from tests.support.tiny import write_jsonl
 
 PLACES, KINDS, AREAS = ("Oak", "Elm", "Ash", "Fir", "Yew", "Bay", "Ivy", "Fig"), ("inn", "bar"), ("north", "south")
@@ -94,6 +95,13 @@ def test_nothing_of_the_model_folder_s_generation_settings_is_used(adapted: Adap
     for folder in (adapted.model, adapted.model.get_base_model()):
         folder.generation_config = GenerationConfig(repetition_penalty=5.0, suppress_tokens=list(range(3, 60)))
     assert write(adapted, moved(adapted), prompts, config.data) == plain
+
+
+def test_in_a_chat_template_a_text_ends_with_the_turn(tmp_path: Path) -> None:
+    keys = {"model.name": save_brief_model(tmp_path), "lora.target-modules": "q_proj", "data.chat-template": True}
+    config = RunConfig.parse(keys | {"data.format": "e2e", "data.name": "x"})
+    brief = load_adapted_model(config.model, config.lora, 1)
+    assert write(brief, brief.initial, ["<user>Who?<pad>\n<assistant>"], config.data) == [ANSWER]
 
 
 def command(kind: str, data: Path, out: Path, *more: str) -> list[str]:
