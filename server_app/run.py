@@ -9,6 +9,7 @@ from common.data import check_chat_template, check_evaluation_is_public
 from common.model.adapted import load_adapted_model
 from common.model.positions import check_length
 from common.private_files import private_files
+from server_app.engine import clients_of
 from server_app.log import recording
 from server_app.privacy.plan import PrivacyPlan
 from server_app.privacy.solving import check_shares, make_plan
@@ -18,7 +19,7 @@ from server_app.results.console import ConsoleLog
 from server_app.results.folder import RunFolder
 from server_app.results.naming import naming
 from server_app.results.output_place import check_output
-from server_app.results.resuming import check_same_run, why_not_resumable
+from server_app.results.resuming import check_same_run, unknown_clients, why_not_resumable, why_other_clients
 from server_app.results.trackers import check_tracker
 from server_app.rounds.availability import Attendance, StopAsked, site_names
 from server_app.rounds.cohort import connect
@@ -50,6 +51,9 @@ def run_federation(
     tells a person; by default in lines that a launcher picks out.
     """
     check_run(config)
+    clients_are = clients_of(grid)
+    if config.resume and (why := why_other_clients(Path(config.resume), clients_are)):
+        raise CheckpointError(f'resume = "{config.resume}": {why}')
     say = say or ConsoleLog()
     adapted = load_adapted_model(config.model, config.lora, config.seed)
     check_chat_template(config.data, adapted.tokenizer)
@@ -61,7 +65,7 @@ def run_federation(
     folder = RunFolder.create(config)
     attendance = Attendance(nodes, site_names(grid), config.federation, stop_asked=folder.stop.exists)
     with folder.held(), naming(folder.path), recording(folder.events, run, attendance.names):
-        session = Session.open(config, adapted, recipe, plan, attendance, folder, say)
+        session = Session.open(config, adapted, recipe, plan, clients_are, attendance, folder, say)
         strategy = strategy_of(config)(
             recipe, config, adapted, attendance, session.account, session.state, session.hooks, control=control
         )
@@ -69,7 +73,9 @@ def run_federation(
             say(control_warning(control))
         say.opening(config.strategy.name, plan, adapted.layout.size, folder.path)
         say.remark(expectation(config.server, plan, recipe, float(adapted.initial.norm())))
-        if not config.resume:
+        if config.resume:
+            say.warning(unknown_clients(folder.path, clients_are))
+        else:
             say.warning(empty_rounds(config.privacy.sampling_rate, plan.clients))
             say.warning(empty_stage_one(recipe.stage_one, plan.clients, noisy=plan.noisy_stage_one))
             say.warning(imprecision(*plan.score_noise, plan.evaluations, plan.clients))

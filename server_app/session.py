@@ -23,7 +23,7 @@ from server_app.results.monitor import Monitor
 from server_app.results.published_names import public_name
 from server_app.results.repeating import public_settings
 from server_app.results.report import Scores, write_report
-from server_app.results.resuming import why_not_resumable
+from server_app.results.resuming import Clients, why_not_resumable
 from server_app.results.scoring import Scorer
 from server_app.results.trackers import Sink, open_sink
 from server_app.results.tracking import phase, watched
@@ -54,6 +54,7 @@ class Session:
 
     config: RunConfig
     adapted: AdaptedModel
+    clients_are: Clients
     folder: RunFolder
     state: RunState
     account: PrivacyAccount
@@ -71,6 +72,7 @@ class Session:
         adapted: AdaptedModel,
         recipe: Recipe,
         plan: PrivacyPlan,
+        clients_are: Clients,
         attendance: Attendance,
         folder: RunFolder,
         say: ConsoleLog,
@@ -89,6 +91,7 @@ class Session:
         session = cls(
             config=config,
             adapted=adapted,
+            clients_are=clients_are,
             folder=folder,
             state=state,
             account=account,
@@ -211,7 +214,8 @@ class Session:
 
     def _save(self, state: RunState) -> None:
         clients = len(self.attendance.nodes)
-        progress = Progress(self.watch.elapsed, self.account.ledger_head, clients, self.config.flat())
+        planned = self.config.flat()
+        progress = Progress(self.watch.elapsed, self.account.ledger_head, clients, planned, self.clients_are)
         save_checkpoint(self.folder.checkpoint, state, progress)
         log_event("checkpoint_saved", round=state.round)
 

@@ -6,6 +6,8 @@ from typing import Any
 
 LATEST, ENDED, TENSORS, STATE = "latest", "ended", "tensors.safetensors", "state.json"
 """Files of a ``checkpoint`` folder: what names the last one, the mark of a run that is over, what each one holds."""
+CLIENTS_ARE = "clients-are"
+"""Key of what the clients are, simulated or deployed; checkpoints of earlier versions lack it."""
 _NEEDED = (
     "round",
     "failed-in-a-row",

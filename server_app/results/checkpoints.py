@@ -22,8 +22,16 @@ from common.codecs.base import Codec, CodecState, codec_from_state
 from common.config import Scalar, ServerConfig
 from common.wire.sums import joined, split_sums
 from server_app.errors import CommandError
-from server_app.results.checkpoint_files import ENDED, LATEST, STATE, TENSORS, last_checkpoint, read_state
-from server_app.results.resuming import why_not_resumable
+from server_app.results.checkpoint_files import (
+    CLIENTS_ARE,
+    ENDED,
+    LATEST,
+    STATE,
+    TENSORS,
+    last_checkpoint,
+    read_state,
+)
+from server_app.results.resuming import Clients, why_not_resumable
 from server_app.rounds.divergence import Best
 from server_app.rounds.state import RunState, StageOneTraffic, optimizer_of
 
@@ -37,12 +45,16 @@ class CheckpointError(CommandError):
 
 @dataclass(frozen=True)
 class Progress:
-    """What a checkpoint says besides the strategy's state; ``configuration``: flat, as the run was planned."""
+    """What a checkpoint says besides the strategy's state.
+
+    ``configuration``: flat, as the run was planned. ``clients_are``: simulated or deployed, for none but them go on.
+    """
 
     elapsed: float
     ledger_head: str
     clients: int
     configuration: Mapping[str, Scalar] = field(default_factory=dict)
+    clients_are: Clients = "simulated"
 
 
 def save_checkpoint(folder: Path, state: RunState, progress: Progress) -> None:
@@ -69,6 +81,7 @@ def save_checkpoint(folder: Path, state: RunState, progress: Progress) -> None:
         "elapsed": progress.elapsed,
         "ledger-head": progress.ledger_head,
         "clients": progress.clients,
+        CLIENTS_ARE: progress.clients_are,
         "configuration": dict(progress.configuration),
     }
     _write_durably(target / STATE, json.dumps(payload))

@@ -46,7 +46,7 @@ class RunFolder:
             try:
                 folder.path.mkdir(mode=0o700, parents=True, exist_ok=False)
             except FileExistsError:
-                raise taken(folder.path, f'set resume = "{folder.path}" to continue it') from None
+                raise taken(folder.path) from None
         return folder
 
     @contextmanager

@@ -36,7 +36,7 @@ def check_output(output: OutputConfig, resume: str = "") -> None:
     if why:
         raise ConfigError(f'output.dir = "{output.dir}": {why}; name a folder that you may write into')
     if name and (place / name).exists():
-        raise taken(place / name, f"continue that run with --resume {place / name}")
+        raise taken(place / name)
 
 
 def _check_nobody_swaps(place: Path) -> None:

@@ -2,10 +2,14 @@
 
 import tomllib
 from pathlib import Path
+from typing import Any, Literal
 
 from common.config import ConfigError, RunConfig, Scalar, flatten, known_keys, unknown_keys
-from server_app.results.checkpoint_files import ENDED, STATE, checkpoint_fault, last_checkpoint, read_state
+from server_app.results.checkpoint_files import CLIENTS_ARE, ENDED, STATE, checkpoint_fault, last_checkpoint, read_state
 from server_app.results.units import show, show_delta
+
+Clients = Literal["simulated", "deployed"]
+"""What the clients of a run are: processes on this machine that share one data set, or sites with their own."""
 
 _FREE = {"resume", "output.dir", "output.name", "output.tracker"}  # keys that say nothing of the guarantee
 
@@ -22,9 +26,41 @@ def why_not_resumable(folder: Path) -> str:
     return _other_version(folder) or checkpoint_fault(folder / "checkpoint")
 
 
-def taken(folder: Path, resume: str) -> ConfigError:
-    """That a run's name is another's; ``resume`` says how that one is continued, which is told where it can be."""
-    more = "" if why_not_resumable(folder) else f", or {resume}"
+def how_to_resume(folder: Path) -> str:
+    """The command that continues the run in ``folder``; where nobody knows what its clients are, that of each kind."""
+    simulated = f"dr-encoder run --resume {folder}"
+    place = folder.resolve()
+    deployed = (
+        "python -m workbench.deployment.submit CONNECTION --config FILE --resume-existing, where FILE has the keys "
+        f'that the run was started with, output.dir = "{place.parent}" and output.name = "{place.name}"'
+    )
+    known = _known_clients(folder)
+    return {"simulated": simulated, "deployed": deployed}.get(
+        known, f"{simulated}; if its sites are deployed: {deployed}"
+    )
+
+
+def why_other_clients(folder: Path, own: Clients) -> str:
+    """Why the run in ``folder`` is not continued with ``own`` clients, and how it is; ``""`` where nothing is against.
+
+    Rounds of clients of the other kind would spend its budget and end it.
+    """
+    known = _known_clients(folder)
+    if known in {"", own}:
+        return ""
+    return f"its clients are {known}, not {own}; continue it with: {how_to_resume(folder)}"
+
+
+def unknown_clients(folder: Path, own: Clients) -> str:
+    """A warning where the run in ``folder``, of an earlier version, does not say what its clients are; else ``""``."""
+    if _known_clients(folder):
+        return ""
+    return f"an earlier version did not record whether this run's clients were {own}; stop it if they were not"
+
+
+def taken(folder: Path) -> ConfigError:
+    """That a run's name is another's; how that one is continued is told where it can be."""
+    more = "" if why_not_resumable(folder) else f", or continue that run with: {how_to_resume(folder)}"
     return ConfigError(f'output.name = "{folder.name}": {folder} exists already; choose another name{more}')
 
 
@@ -66,13 +102,22 @@ def _planned(folder: Path) -> dict[str, Scalar]:
 
     But for the number of clients: a deployed run writes into config.toml how many it found.
     """
-    try:
-        state = read_state(last_checkpoint(folder / "checkpoint") / STATE)
-    except (OSError, ValueError):  # damaged, or none yet: told by who reads it in earnest
-        return {}
-    planned = known_keys(state.get("configuration", {}))
+    planned = known_keys(_state(folder).get("configuration", {}))
     planned.pop("federation.num-clients", None)
     return planned
+
+
+def _known_clients(folder: Path) -> str:
+    """What the last checkpoint says that the clients are; ``""`` where it is of a version that did not say."""
+    return str(_state(folder).get(CLIENTS_ARE, ""))
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    """What the last checkpoint says; nothing where it is damaged, or none yet: told by who reads it in earnest."""
+    try:
+        return read_state(last_checkpoint(folder / "checkpoint") / STATE)
+    except (OSError, ValueError):
+        return {}
 
 
 def _spent(folder: Path) -> str:

@@ -1,12 +1,15 @@
-"""The server computes nothing while Ray starts beside it."""
+"""Which engine the server runs in, and that it computes nothing while Ray starts beside it."""
 
 import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
+from flwr.serverapp import Grid
+from flwr.superlink.grid import HttpGrid, InMemoryGrid
 
-from server_app.engine import wait_for_engine
+from server_app.engine import clients_of, wait_for_engine
+from workbench.simulation.in_process import InProcessGrid
 
 
 def engine(monkeypatch: pytest.MonkeyPatch, program: str, *answers: bool) -> Callable[[], list[bool]]:
@@ -33,3 +36,10 @@ def test_a_deployed_server_has_no_ray_to_wait_for(monkeypatch: pytest.MonkeyPatc
     left = engine(monkeypatch, program, False)
     wait_for_engine()
     assert left() == [False]
+
+
+@pytest.mark.parametrize(
+    ("kind", "clients"), [(HttpGrid, "deployed"), (InMemoryGrid, "simulated"), (InProcessGrid, "simulated")]
+)
+def test_what_the_clients_are_is_told_by_the_grid_that_flower_gives(kind: type[Grid], clients: str) -> None:
+    assert clients_of(object.__new__(kind)) == clients

@@ -21,6 +21,7 @@ from server_app.results.folder import RunFolder
 from server_app.results.output_place import check_output
 from server_app.run import check_run, run_federation
 from tests.support.grids import faulty
+from tests.support.interrupted_runs import say_of_clients
 from tests.support.seeded import seed_randomness
 from tests.support.stopping_runs import stopped_in
 from tests.support.tiny import CLIENTS, Files, final_adapter, run_tiny, tiny_config, tiny_grid
@@ -287,9 +288,13 @@ def test_an_existing_folder_is_never_written_into(noisy: RunFolder, files: Files
 def test_the_name_of_a_run_that_can_be_resumed_is_told_how(files: Files, tmp_path: Path) -> None:
     config = tiny_config(files, tmp_path, NOISY | {"num-server-rounds": 2})
     going = stopped_in(config, 1)
-    with pytest.raises(ConfigError, match=rf'another name, or set resume = "{going.path}" to continue it$'):
+    said = f"another name, or continue that run with: dr-encoder run --resume {going.path}$"
+    with pytest.raises(ConfigError, match=said):
         RunFolder.create(config)
-    with pytest.raises(ConfigError, match=rf"another name, or continue that run with --resume {going.path}$"):
+    with pytest.raises(ConfigError, match=said):
+        check_output(OutputConfig(dir=config.output.dir, name=going.path.name))
+    say_of_clients(going.path, "deployed")
+    with pytest.raises(ConfigError, match="continue that run with: python -m workbench"):
         check_output(OutputConfig(dir=config.output.dir, name=going.path.name))
 
 

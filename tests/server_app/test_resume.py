@@ -21,8 +21,10 @@ from server_app.results.console import ConsoleLog
 from server_app.results.folder import RunFolder
 from server_app.results.resuming import why_not_resumable
 from server_app.results.units import show
+from tests.support.grids import DeployedGrid, TinyGrid
+from tests.support.interrupted_runs import say_of_clients
 from tests.support.killed_runs import REPEATABLE, killed_after, resumed
-from tests.support.tiny import Files, final_adapter, run_tiny, tiny_config
+from tests.support.tiny import Files, final_adapter, run_tiny, tiny_config, tiny_grid
 from workbench.simulation.in_process import InProcessGrid
 
 pytestmark = pytest.mark.usefixtures("seeded")
@@ -249,3 +251,40 @@ def test_what_is_told_of_a_run_without_a_checkpoint_is_what_its_ledger_proves(
     (tmp_path / "config.toml").write_text(tomli_w.dumps(nest(flat)), encoding="utf-8")
     Ledger(tmp_path / "ledger.jsonl").charge(Charge(noise, label="stage 1: statistics"), round_index=0)
     assert said in why_not_resumable(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("began", "goes_on", "said"),
+    [
+        (DeployedGrid, TinyGrid, 'are deployed, not simulated; .* --resume-existing, .* and output.name = "run"'),
+        (TinyGrid, DeployedGrid, "are simulated, not deployed; continue it with: dr-encoder run --resume {}"),
+    ],
+)
+def test_a_run_goes_on_with_clients_of_the_kind_that_it_began_with(
+    config: RunConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    began: type[TinyGrid],
+    goes_on: type[TinyGrid],
+    said: str,
+) -> None:
+    """A run of sites was finished by simulated clients on the demo's rows, its budget spent and its folder ended."""
+    moved = RunConfig.parse(config.flat() | {"output.dir": str(tmp_path)})
+    folder = killed_after(moved, 2, monkeypatch, grid=tiny_grid(moved, began))
+    again = RunConfig.parse(moved.flat() | {"resume": str(folder.path)})
+    before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
+    with pytest.raises(CheckpointError, match=f"its clients {said.format(folder.path)}$"):
+        run_tiny(again, tiny_grid(again, goes_on))
+    assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before
+    run_tiny(again, tiny_grid(again, began))
+    assert (folder.path / "report.json").exists()
+
+
+@pytest.mark.parametrize("kind", [DeployedGrid, TinyGrid])
+def test_a_run_of_a_version_that_did_not_record_its_clients_goes_on_and_says_so(
+    config: RunConfig, killed: RunFolder, capfd: pytest.CaptureFixture[str], kind: type[TinyGrid]
+) -> None:
+    say_of_clients(killed.path, "")
+    again = RunConfig.parse(config.flat() | {"resume": str(killed.path)})
+    run_tiny(again, tiny_grid(again, kind))
+    assert "WARNING: an earlier version did not record whether this run's clients were " in capfd.readouterr().out

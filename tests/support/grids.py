@@ -6,6 +6,7 @@ from typing import Any
 from flwr.app import Error, Message
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.proto.node_pb2 import NodeInfo
+from flwr.superlink.grid import HttpGrid
 
 from workbench.simulation.in_process import InProcessGrid
 
@@ -45,6 +46,10 @@ def faulty(grid: TinyGrid, raising: Iterable[int], silent: Iterable[int], until:
     """The same grid, on which some nodes raise and some never answer up to the round ``until``."""
     grid.raising, grid.silent, grid.until = frozenset(raising), frozenset(silent), until
     return grid
+
+
+class DeployedGrid(TinyGrid, HttpGrid):
+    """A grid of the kind that Flower's deployment engine has."""
 
 
 class NamedGrid(TinyGrid):

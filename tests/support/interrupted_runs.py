@@ -2,8 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
-from server_app.results.checkpoint_files import LATEST, STATE, TENSORS
+from server_app.results.checkpoint_files import CLIENTS_ARE, LATEST, STATE, TENSORS
 
 LAST = "round-000003"
 STATE_KEYS = {
@@ -28,3 +29,11 @@ def write_interrupted(run: Path) -> Path:
     write_checkpoint(run)
     (run / "config.toml").write_text('seed = 77\n[output]\ndir = "elsewhere"\n', encoding="utf-8")
     return run
+
+
+def say_of_clients(run: Path, known: str) -> None:
+    """Let the last checkpoint say what the clients are; ``""``: nothing, as that of an earlier version."""
+    path = run / "checkpoint" / (run / "checkpoint" / LATEST).read_text(encoding="utf-8") / STATE
+    state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    state.pop(CLIENTS_ARE, None)
+    path.write_text(json.dumps(state | ({CLIENTS_ARE: known} if known else {})), encoding="utf-8")

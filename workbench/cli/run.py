@@ -12,7 +12,7 @@ from common.privacy.delta import check_delta
 from common.private_files import private_file
 from server_app.results.folder import RunFolder
 from server_app.results.output_place import check_output
-from server_app.results.resuming import check_same_run, why_not_resumable
+from server_app.results.resuming import check_same_run, why_not_resumable, why_other_clients
 from server_app.results.trackers import check_tracker
 from server_app.results.tracking import watched
 from server_app.strategies import check_strategy
@@ -132,7 +132,8 @@ def _configure(preset: str | None, overrides: list[str], resume: Path | None) ->
 
 
 def _check_resumable(folder: Path) -> None:
-    why = why_not_resumable(folder) or ("another process is going on with it" if RunFolder(folder).is_held() else "")
+    held = "another process is going on with it" if RunFolder(folder).is_held() else ""
+    why = why_not_resumable(folder) or why_other_clients(folder, "simulated") or held
     if why:
         raise ConfigError(f'resume = "{folder}": {why}')
 

@@ -21,7 +21,7 @@ from common.demo.tasks import training_examples
 from common.private_files import private_files
 from server_app.results.folder import RunFolder
 from server_app.results.output_place import check_output
-from server_app.results.resuming import why_not_resumable
+from server_app.results.resuming import why_not_resumable, why_other_clients
 from server_app.results.tracking import watched
 from server_app.results.units import MARK, bytes_against_lora, show, show_delta, use_utf8
 from workbench.cli.command_line import run_command
@@ -91,7 +91,8 @@ def demo_config(rounds: int, output: Path, name: str = "") -> RunConfig:
 
 def resumed_config(results: Path) -> RunConfig:
     """The configuration under which the run in ``results`` is continued; ``LaunchError`` where none was started."""
-    saved, why = read_resumed(results), why_not_resumable(results)
+    saved = read_resumed(results)
+    why = why_not_resumable(results) or why_other_clients(results, "deployed")
     if why:
         raise LaunchError(f'resume = "{results}": {why}')
     place = {"resume": str(results), "output.dir": str(results.parent), "output.name": results.name}

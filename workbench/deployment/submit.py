@@ -17,7 +17,7 @@ import typer
 
 from common.config import ConfigError, nest
 from server_app.results.folder import RunFolder
-from server_app.results.resuming import why_not_resumable
+from server_app.results.resuming import why_not_resumable, why_other_clients
 from server_app.results.units import MARK, harmless, use_utf8
 from workbench.cli.command_line import run_command
 from workbench.simulation.flower_cli import FlowerCommandError, ask_flower, for_flower, listed_run
@@ -102,7 +102,7 @@ def _resuming(config: Path | None, scratch: Path) -> Path | None:
     if (folder / "report.json").exists():
         typer.echo(f"{folder}: this run has ended")
         raise typer.Exit(0)
-    why = why_not_resumable(folder)
+    why = why_not_resumable(folder) or why_other_clients(folder, "deployed")
     if why:
         raise ConfigError(f"{folder}: {why}")
     resumed = scratch / "run.toml"

@@ -18,7 +18,7 @@ from server_app.results.folder import RunFolder
 from server_app.results.json_lines import finite
 from server_app.results.monitor import NAME as MONITOR
 from server_app.results.published_names import public_name
-from server_app.results.resuming import why_not_resumable
+from server_app.results.resuming import how_to_resume, why_not_resumable
 from server_app.results.score_names import PRIVATE_ACCURACY, PRIVATE_LOSS
 
 _ROUNDS, _SITES, _FAILURES, _PACE = 30, 40, 40, 10
@@ -116,7 +116,7 @@ def _doing(events: Sequence[Mapping[str, Any]]) -> str:
 
 def _resume(path: Path) -> str:
     why = why_not_resumable(path)
-    return f"cannot be resumed: {why}" if why else f"dr-encoder run --resume {path}"
+    return f"cannot be resumed: {why}" if why else how_to_resume(path)
 
 
 def _since(events: Sequence[Mapping[str, Any]], now: float) -> float:

@@ -13,7 +13,7 @@ from server_app.privacy.ledger import Ledger
 from server_app.results.checkpoint_files import STATE
 from server_app.results.checkpoints import mark_ended
 from server_app.results.resuming import check_same_run, why_not_resumable
-from tests.support.interrupted_runs import LAST, STATE_KEYS, write_interrupted
+from tests.support.interrupted_runs import LAST, STATE_KEYS, say_of_clients, write_interrupted
 from workbench.cli import main as cli
 from workbench.cli import run as run_command
 
@@ -75,6 +75,20 @@ def test_an_edited_config_file_does_not_change_what_a_run_was_planned_with(tmp_p
     result = runner.invoke(cli.app, ["run", "--resume", str(run)])
     assert result.exit_code == 1
     assert "the configuration differs from that run's: privacy.epsilon was 2.0, is 9.0\n" in result.output
+
+
+@pytest.mark.usefixtures("_no_launch")
+@pytest.mark.parametrize("engine", ["flower", "inline"])
+def test_a_run_of_deployed_sites_is_not_gone_on_with_by_simulated_clients(tmp_path: Path, engine: str) -> None:
+    run = interrupted_run(tmp_path)
+    say_of_clients(run, "deployed")
+    result = runner.invoke(cli.app, ["run", "--resume", str(run), "--engine", engine])
+    assert result.exit_code == 1
+    assert result.output == (
+        f'error: resume = "{run}": its clients are deployed, not simulated; continue it with: python -m '
+        "workbench.deployment.submit CONNECTION --config FILE --resume-existing, where FILE has the keys that the run "
+        f'was started with, output.dir = "{run.parent}" and output.name = "mine"\n'
+    )
 
 
 @pytest.mark.usefixtures("_no_launch")

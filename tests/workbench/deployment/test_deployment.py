@@ -18,7 +18,7 @@ from flwr.proto import fleet_pb2
 from flwr.supernode.fleet_http_client import FleetHttpClient
 
 from server_app.results.folder import RunFolder
-from tests.support.interrupted_runs import write_checkpoint
+from tests.support.interrupted_runs import say_of_clients, write_checkpoint
 from workbench.deployment.certificates import Certificates, make_certificates, make_node_key
 from workbench.deployment.demo import _run, demo_config, resumed_config
 from workbench.deployment.federation import CONNECTION, DeploymentError, LocalFederation
@@ -140,6 +140,9 @@ def test_an_interrupted_demonstration_is_continued_under_its_own_configuration(t
     again = resumed_config(tmp_path / "run")
     assert again.resume == str(tmp_path / "run")
     assert again.flat() | {"resume": ""} == first.flat()
+    say_of_clients(tmp_path / "run", "simulated")
+    with pytest.raises(LaunchError, match="its clients are simulated, not deployed; continue it with: dr-encoder run"):
+        resumed_config(tmp_path / "run")
 
 
 def test_a_demonstration_that_never_started_is_not_continued(tmp_path: Path) -> None:

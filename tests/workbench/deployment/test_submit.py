@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from tests.support.flwr_program import write_flwr
-from tests.support.interrupted_runs import write_interrupted
+from tests.support.interrupted_runs import say_of_clients, write_interrupted
 from workbench.deployment import submit
 
 PROGRAM = f"""#!{sys.executable}
@@ -133,6 +133,17 @@ def test_a_unit_that_tries_again_resumes_and_never_pays_twice(
     unit = (Path(__file__).parents[3] / "systemd" / "dr-encoder-run@.service").read_text()
     assert "RestartPreventExitStatus=2\n" in unit
     assert "--config /etc/dr-encoder/runs/%i.toml --resume-existing\n" in unit
+
+
+@pytest.mark.parametrize(("known", "code"), [("simulated", 2), ("deployed", 0)])
+def test_sites_are_not_asked_to_go_on_with_a_simulation(flwr: Path, known: str, code: int) -> None:
+    (flwr / "statuses").write_text("finished:completed")
+    config = of_a_run(flwr, interrupted=True)
+    say_of_clients(flwr / "results" / "first", known)
+    found, output = run("--config", config, "--resume-existing")
+    assert (found, bool(sent(flwr))) == (code, code == 0), output
+    if code:
+        assert output.endswith(f"continue it with: dr-encoder run --resume {flwr / 'results' / 'first'}\n")
 
 
 def test_a_resumed_run_has_the_keys_of_its_file_and_its_folder(flwr: Path, monkeypatch: pytest.MonkeyPatch) -> None:

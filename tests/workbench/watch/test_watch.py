@@ -17,6 +17,7 @@ from server_app.results.folder import RunFolder
 from server_app.rounds.cohort import FederationError
 from server_app.run import run_federation
 from tests.support.grids import NamedGrid, faulty
+from tests.support.interrupted_runs import say_of_clients
 from tests.support.killed_runs import killed_after
 from tests.support.stopping_runs import stopped_in
 from tests.support.strategy_runs import NOISY
@@ -78,7 +79,13 @@ def test_a_killed_a_failed_and_a_stopped_run_say_how_they_go_on(
     stopped = stopped_in(tiny_config(files, tmp_path, QUIET | {"output.name": "stopped"}), 2)
     found = status(stopped.path, 1e10)
     assert (found["state"], found["detail"]) == ("stopped", "as asked, after round 2")
-    assert found["resume"] == f"dr-encoder run --resume {stopped.path}"
+    simulated = f"dr-encoder run --resume {stopped.path}"
+    assert found["resume"] == simulated
+    say_of_clients(stopped.path, "deployed")
+    deployed = status(stopped.path, 1e10)["resume"]
+    assert deployed.startswith("python -m workbench.deployment.submit CONNECTION --config FILE --resume-existing, ")
+    say_of_clients(stopped.path, "")
+    assert status(stopped.path, 1e10)["resume"] == f"{simulated}; if its sites are deployed: {deployed}"
 
     changes = QUIET | {"output.name": "failed", "federation.max-failed-rounds": 1}
     config = tiny_config(files, tmp_path, changes)
