@@ -29,13 +29,13 @@ def log_event(event: str, *, level: int = logging.INFO, **fields: Any) -> None: 
 def recording(path: Path, run: int, sites: Mapping[int, str] | None = None) -> Iterator[None]:
     """Write the events of this block to ``path``, behind what is there; ``run`` is Flower's id (0: no SuperLink).
 
-    ``sites``: registered names by node id; an event that tells a ``node`` tells its ``site`` too where it has a name.
-    An error that leaves the block is the last event, ``run_failed``. A log that ends with none of that,
-    ``run_ended`` and ``run_stopped`` is of a process that was killed.
+    ``sites``: registered names by node id, as they are at an event: one that tells a ``node`` tells its ``site`` too
+    where it has a name. An error that leaves the block is the last event, ``run_failed``. A log that ends with none of
+    that, ``run_ended`` and ``run_stopped`` is of a process that was killed.
     """
     json_lines.end_torn_line(path)
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(_JsonLine(run, sites or {}))
+    handler.setFormatter(_JsonLine(run, {} if sites is None else sites))
     _LOG.addHandler(handler)
     try:
         yield

@@ -19,7 +19,13 @@ from server_app.results.console import ConsoleLog
 from server_app.results.folder import RunFolder
 from server_app.results.naming import naming
 from server_app.results.output_place import check_output
-from server_app.results.resuming import check_same_run, unknown_clients, why_not_resumable, why_other_clients
+from server_app.results.resuming import (
+    check_same_run,
+    planned_clients,
+    unknown_clients,
+    why_not_resumable,
+    why_other_clients,
+)
 from server_app.results.trackers import check_tracker
 from server_app.rounds.availability import Attendance, StopAsked, site_names
 from server_app.rounds.cohort import connect
@@ -59,27 +65,22 @@ def run_federation(
     check_chat_template(config.data, adapted.tokenizer)
     check_length(adapted.model.get_base_model(), config.model.name, config.data.max_length)
     recipe = recipe_of(config, adapted.layout)
-    nodes = connect(grid, config.federation.num_clients, config.federation.connect_timeout, say)
-    check_evaluation_is_public(config.data, len(nodes), config.seed)
-    plan = plan_run(config, recipe, len(nodes))
+    attendance = _attendance(grid, config, say)
+    check_evaluation_is_public(config.data, attendance.enrolled, config.seed)
+    plan = plan_run(config, recipe, attendance.enrolled)
     folder = RunFolder.create(config)
-    attendance = Attendance(nodes, site_names(grid), config.federation, stop_asked=folder.stop.exists)
+    attendance.stop_asked = folder.stop.exists
     with folder.held(), naming(folder.path), recording(folder.events, run, attendance.names):
         session = Session.open(config, adapted, recipe, plan, clients_are, attendance, folder, say)
-        strategy = strategy_of(config)(
-            recipe, config, adapted, attendance, session.account, session.state, session.hooks, control=control
-        )
-        if control != "none":
-            say(control_warning(control))
-        say.opening(config.strategy.name, plan, adapted.layout.size, folder.path)
-        say.remark(expectation(config.server, plan, recipe, float(adapted.initial.norm())))
-        if config.resume:
-            say.warning(unknown_clients(folder.path, clients_are))
-        else:
-            say.warning(empty_rounds(config.privacy.sampling_rate, plan.clients))
-            say.warning(empty_stage_one(recipe.stage_one, plan.clients, noisy=plan.noisy_stage_one))
-            say.warning(imprecision(*plan.score_noise, plan.evaluations, plan.clients))
         try:
+            if config.resume:
+                session.gather(grid)
+            strategy = strategy_of(config)(
+                recipe, config, adapted, attendance, session.account, session.state, session.hooks, control=control
+            )
+            if control != "none":
+                say(control_warning(control))
+            _tell_plan(session, recipe)
             strategy.start(
                 grid,
                 pack_adapter(session.state.optimizer.adapter),
@@ -93,6 +94,30 @@ def run_federation(
             session.monitor.write("failed")
             raise
     return folder
+
+
+def _attendance(grid: Grid, config: RunConfig, say: ConsoleLog) -> Attendance:
+    """The clients of a new run, once they are connected: a start that fails leaves no folder.
+
+    Of one that is resumed, which waits for them in its folder, how many they are to be.
+    """
+    if config.resume:
+        return Attendance([], {}, config.federation, awaited=planned_clients(Path(config.resume)))
+    nodes = connect(grid, config.federation.num_clients, config.federation.connect_timeout, say)
+    return Attendance(nodes, site_names(grid), config.federation)
+
+
+def _tell_plan(session: Session, recipe: Recipe) -> None:
+    """Tell a person what is going to happen, and what to mind."""
+    config, plan, say = session.config, session.account.plan, session.say
+    say.opening(config.strategy.name, plan, session.adapted.layout.size, session.folder.path)
+    say.remark(expectation(config.server, plan, recipe, float(session.adapted.initial.norm())))
+    if config.resume:
+        say.warning(unknown_clients(session.folder.path, session.clients_are))
+    else:
+        say.warning(empty_rounds(config.privacy.sampling_rate, plan.clients))
+        say.warning(empty_stage_one(recipe.stage_one, plan.clients, noisy=plan.noisy_stage_one))
+        say.warning(imprecision(*plan.score_noise, plan.evaluations, plan.clients))
 
 
 def check_run(config: RunConfig) -> None:

@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass
 
 from flwr.app import MetricRecord
+from flwr.serverapp import Grid
 from torch import Tensor
 
 from common.config import ConfigError, RunConfig, ServerConfig
@@ -78,11 +79,11 @@ class Session:
         say: ConsoleLog,
     ) -> "Session":
         """All of it, fresh in ``folder``, with the base model scored, or from the checkpoint there."""
-        clients = len(attendance.nodes)
+        clients = plan.clients
         log_event("run_resumed" if config.resume else "run_started", app_digest=app_digest(), clients=clients)
         ledger = Ledger(folder.ledger)
         if config.resume:
-            state, progress = _resume(config.server, adapted, ledger, folder, clients)
+            state, progress = _resume(config.server, adapted, ledger, folder)
         else:
             folder.write_config(config, clients)
             state = RunState(optimizer_of(config.server, adapted.initial.cpu()))
@@ -112,6 +113,16 @@ class Session:
     def hooks(self) -> Hooks:
         """What the strategy calls around its rounds."""
         return Hooks(self.evaluate, self.on_prepared, self.on_round, self.on_attendance, self.on_base)
+
+    def gather(self, grid: Grid) -> None:
+        """Wait for the clients of a run that is resumed: as many as it was planned for, whichever they are."""
+        self.attendance.gather(grid, self.state.round + 1, self.on_attendance)
+        planned, connected = self.account.plan.clients, len(self.attendance.nodes)
+        if connected != planned:
+            raise CheckpointError(
+                f'resume = "{self.folder.path}": planned for {count(planned, "client")}, {connected} are connected; '
+                "the guarantee was computed for that number: connect as many"
+            )
 
     def evaluate_base(self) -> None:
         """Score the untouched model: row 0 of the metrics, and the yardstick of divergence."""
@@ -221,16 +232,11 @@ class Session:
 
 
 def _resume(
-    server: ServerConfig, adapted: AdaptedModel, ledger: Ledger, folder: RunFolder, clients: int
+    server: ServerConfig, adapted: AdaptedModel, ledger: Ledger, folder: RunFolder
 ) -> tuple[RunState, Progress]:
     state, progress = load_checkpoint(folder.checkpoint, server, adapted.layout)
     if not ledger.contains(progress.ledger_head):
         raise CheckpointError(f"{folder.ledger}: the ledger lacks charges that the checkpoint was made after")
-    if progress.clients != clients:
-        raise CheckpointError(
-            f'resume = "{folder.path}": planned for {count(progress.clients, "client")}, {clients} are connected; '
-            "the guarantee was computed for that number: connect as many"
-        )
     return state, progress
 
 

@@ -86,7 +86,7 @@ class Monitor(Collector):
     def _nodes(self) -> Iterator[Metric]:
         there = self._attendance
         yield self._gauge("waiting", "1 while the run waits for nodes and charges nothing", float(there.waiting))
-        yield self._gauge("nodes_enrolled", "Enrolled nodes", len(there.nodes))
+        yield self._gauge("nodes_enrolled", "Enrolled nodes", there.enrolled)
         yield self._gauge("nodes_online", "Enrolled nodes online when last looked at", there.online)
         yield self._gauge("nodes_needed", "Nodes that must be online before a round is charged", there.needed)
         answered = self._labeled("site_last_answer_timestamp_seconds", "Last answer of a site, an error included")

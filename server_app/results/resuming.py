@@ -58,6 +58,11 @@ def unknown_clients(folder: Path, own: Clients) -> str:
     return f"an earlier version did not record whether this run's clients were {own}; stop it if they were not"
 
 
+def planned_clients(folder: Path) -> int:
+    """How many clients the run in ``folder``, which can be resumed, was planned for."""
+    return int(_state(folder)["clients"])
+
+
 def taken(folder: Path) -> ConfigError:
     """That a run's name is another's; how that one is continued is told where it can be."""
     more = "" if why_not_resumable(folder) else f", or continue that run with: {how_to_resume(folder)}"

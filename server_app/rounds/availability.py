@@ -8,7 +8,7 @@ failed round comes a pause, twice as long each time, since what failed it may no
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from flwr.serverapp import Grid
@@ -17,7 +17,7 @@ from common.config import FederationConfig
 from common.counts import count
 from server_app.log import log_event
 from server_app.results.units import clock
-from server_app.rounds.cohort import FederationError
+from server_app.rounds.cohort import FederationError, start_more
 
 _POLL_SECONDS = 2.0
 _TELL_SECONDS = 60.0  # between two lines about the same outage
@@ -48,7 +48,7 @@ class Attendance:
     ``tell`` gets a line for people when waiting begins, goes on or ends, and when a node is silent.
 
     Attributes:
-        nodes: ids of the enrolled nodes.
+        nodes: ids of the enrolled nodes; none while those of a resumed run are still ``awaited``.
         names: the registered name of each node that has one.
         federation: how many must be there, and for how long they are waited for.
         least: enrolled nodes without which a round cannot be done, whatever ``federation`` says.
@@ -58,11 +58,12 @@ class Attendance:
         unanswered: rounds in a row that a node was asked in and gave no answer of its own.
         last_answer: Unix time of each node's last answer, an error included.
         stop_asked: whether somebody wants the run to stop.
+        awaited: how many nodes a resumed run was planned for, until they are enrolled; else 0.
 
     """
 
     nodes: Sequence[int]
-    names: Mapping[int, str]
+    names: dict[int, str]
     federation: FederationConfig
     least: int = 1
     online: int = 0
@@ -71,15 +72,40 @@ class Attendance:
     unanswered: dict[int, int] = field(default_factory=dict)
     last_answer: dict[int, float] = field(default_factory=dict)
     stop_asked: Callable[[], bool] = field(default=lambda: False)
+    awaited: int = 0
+
+    @property
+    def enrolled(self) -> int:
+        """How many nodes are enrolled, or are to be."""
+        return self.awaited or len(self.nodes)
 
     @property
     def needed(self) -> int:
-        """Enrolled nodes to be online before a round is charged: ``min-reply-rate`` of them, ``least`` at least."""
-        return max(self.least, math.ceil(self.federation.min_reply_rate * len(self.nodes)))
+        """Enrolled nodes to be online before a round is charged: ``min-reply-rate`` of them, ``least`` at least.
+
+        All while they are ``awaited``.
+        """
+        return self.awaited or max(self.least, math.ceil(self.federation.min_reply_rate * len(self.nodes)))
 
     def name_of(self, node: int) -> str:
         """How people know a node: its registered name, else its id."""
         return self.names.get(node, f"node {node}")
+
+    def gather(self, grid: Grid, server_round: int, tell: Tell) -> None:
+        """Enrol all nodes that are connected, as soon as those that are ``awaited`` are.
+
+        Raises ``FederationError`` when fewer have come after ``federation.connect-timeout`` seconds, ``StopAsked`` as
+        soon as the run is to stop.
+        """
+        connected: list[int] = []
+
+        def look() -> None:
+            connected[:] = sorted(grid.get_node_ids())
+            self.online = len(connected)
+
+        self._until_enough(look, self.federation.connect_timeout, server_round, tell, self._not_connected)
+        self.nodes, self.awaited = connected, 0
+        self.names.update(site_names(grid))
 
     def wait(self, grid: Grid, server_round: int, tell: Tell, failed_in_a_row: int = 0) -> None:
         """Return when the next round (0: stage 1) may be charged: after the pause, once enough nodes are online.
@@ -90,27 +116,13 @@ class Attendance:
         self._stop_if_asked()
         if failed_in_a_row:
             self._pause(server_round, tell, failed_in_a_row)
-        started = told = time.monotonic()
-        missing = self._missing(grid)
-        if len(self.nodes) - len(missing) >= self.needed:
-            return
-        self.waiting = True
-        self._tell_waiting(server_round, tell, missing, 0.0)
-        try:
-            while len(self.nodes) - len(missing) < self.needed:
-                now = time.monotonic()
-                if now - started >= self.federation.wait_timeout:
-                    raise FederationError(self._given_up(server_round))
-                if now - told >= _TELL_SECONDS:
-                    told = now
-                    self._tell_waiting(server_round, tell, missing, now - started)
-                self._sleep(min(_POLL_SECONDS, self.federation.wait_timeout))
-                missing = self._missing(grid)
-        finally:
-            self.waiting = False
-        waited = time.monotonic() - started
-        log_event("nodes_are_back", round=server_round, online=self.online, waited=round(waited, 1))
-        tell(f"{self._present()} again after {clock(waited)}: the run goes on")
+        self._until_enough(
+            lambda: self._look(grid),
+            self.federation.wait_timeout,
+            server_round,
+            tell,
+            lambda: self._given_up(server_round),
+        )
 
     def note(self, grid: Grid, server_round: int, tell: Tell, cohort: Iterable[int], silent: Iterable[int]) -> None:
         """Remember who of a round's cohort answered; tell of nodes that are online and have long answered nothing."""
@@ -124,20 +136,47 @@ class Attendance:
         stuck = [node for node in sorted(quiet) if self.unanswered[node] >= _WORTH_TELLING]
         if not stuck:
             return
-        missing = set(self._missing(grid))
+        self._look(grid)
         for node in stuck:
-            if node not in missing:
+            if node not in self.away:
                 self._tell_silent(server_round, tell, node)
 
     def heard(self, nodes: Iterable[int]) -> None:
         """These nodes have answered just now, to whatever they were asked."""
         self.last_answer.update(dict.fromkeys(nodes, time.time()))
 
-    def _missing(self, grid: Grid) -> list[int]:
-        there = set(grid.get_node_ids())
-        missing = [node for node in self.nodes if node not in there]
-        self.online, self.away = len(self.nodes) - len(missing), frozenset(missing)
-        return missing
+    def _look(self, grid: Grid) -> None:
+        self.away = frozenset(self.nodes) - set(grid.get_node_ids())
+        self.online = len(self.nodes) - len(self.away)
+
+    def _until_enough(
+        self, look: Callable[[], None], limit: float, server_round: int, tell: Tell, why_not: Callable[[], str]
+    ) -> None:
+        """Return once as many nodes as are needed are online by what ``look`` finds; tell of it while they are not.
+
+        Raises ``FederationError`` with ``why_not`` after ``limit`` seconds.
+        """
+        started = told = time.monotonic()
+        look()
+        if self.online >= self.needed:
+            return
+        self.waiting = True
+        self._tell_waiting(server_round, tell, 0.0)
+        try:
+            while self.online < self.needed:
+                now = time.monotonic()
+                if now - started >= limit:
+                    raise FederationError(why_not())
+                if now - told >= _TELL_SECONDS:
+                    told = now
+                    self._tell_waiting(server_round, tell, now - started)
+                self._sleep(min(_POLL_SECONDS, limit))
+                look()
+        finally:
+            self.waiting = False
+        waited = time.monotonic() - started
+        log_event("nodes_are_back", round=server_round, online=self.online, waited=round(waited, 1))
+        tell(f"{self._present()} again after {clock(waited)}: the run goes on")
 
     def _pause(self, server_round: int, tell: Tell, failed_in_a_row: int) -> None:
         seconds = min(_FIRST_PAUSE * 2.0 ** (failed_in_a_row - 1), _LONGEST_PAUSE, self.federation.wait_timeout)
@@ -156,19 +195,22 @@ class Attendance:
             raise StopAsked
 
     def _present(self) -> str:
-        return f"{self.online} of {count(len(self.nodes), 'enrolled node')} online"
+        return f"{self.online} of {count(self.enrolled, 'enrolled node')} online"
 
-    def _tell_waiting(self, server_round: int, tell: Tell, missing: Sequence[int], waited: float) -> None:
+    def _tell_waiting(self, server_round: int, tell: Tell, waited: float) -> None:
         log_event(
             "waiting_for_nodes", level=logging.WARNING, round=server_round,
             online=self.online, needed=self.needed, waited=round(waited, 1),
         )  # fmt: skip
+        so_far = f" for {clock(waited)}" if waited else ""
+        tell(f"WAITING{so_far}: {self._present()}, {self.needed} are needed{self._who_is_away()}. Nothing is charged")
+
+    def _who_is_away(self) -> str:
+        """Names of enrolled nodes that are not online; none are known before they are enrolled."""
+        missing = sorted(self.away)
         names = ", ".join(self.name_of(node) for node in missing[:_MOST_NAMES])
         more = f" and {len(missing) - _MOST_NAMES} more" if len(missing) > _MOST_NAMES else ""
-        so_far = f" for {clock(waited)}" if waited else ""
-        tell(
-            f"WAITING{so_far}: {self._present()}, {self.needed} are needed; missing: {names}{more}. Nothing is charged"
-        )
+        return f"; missing: {names}{more}" if missing else ""
 
     def _tell_silent(self, server_round: int, tell: Tell, node: int) -> None:
         rounds = self.unanswered[node]
@@ -178,6 +220,13 @@ class Attendance:
                 f"WARNING: {self.name_of(node)} is online, {count(rounds, 'round')} without an answer: its SuperNode "
                 "may hang; restart it (docs/reliability.md)"
             )
+
+    def _not_connected(self) -> str:
+        return (
+            f"the run was planned for {count(self.awaited, 'client')}, {self.online} of them connected within "
+            f"{self.federation.connect_timeout:.0f} s (federation.connect-timeout); nothing was charged. "
+            f"{start_more(self.awaited)}, then resume it again"
+        )
 
     def _given_up(self, server_round: int) -> str:
         go_on = "The run can be resumed." if server_round else "Start it anew."

@@ -222,14 +222,19 @@ def connect(grid: Grid, expected: int, timeout: float, say: Callable[[str], None
         say(f"waiting for clients: {len(nodes)} of {wanted} connected")
     while len(nodes) < wanted:
         if time.monotonic() > deadline:
+            fewer = ", or set federation.num-clients = 0" if expected else ""
             raise FederationError(
                 f"federation.num-clients = {expected}: only {count(len(nodes), 'client')} connected within "
-                f"{timeout:.0f} s (federation.connect-timeout). Start more SuperNodes (in simulation: "
-                f"--federation-config 'num-supernodes={wanted}'), or set federation.num-clients = 0"
+                f"{timeout:.0f} s (federation.connect-timeout). {start_more(wanted)}{fewer}"
             )
         time.sleep(_POLL_SECONDS)
         nodes = sorted(grid.get_node_ids())
     return nodes
+
+
+def start_more(wanted: int) -> str:
+    """What helps where fewer clients than ``wanted`` are connected."""
+    return f"Start more SuperNodes (in simulation: --federation-config 'num-supernodes={wanted}')"
 
 
 def exchange(

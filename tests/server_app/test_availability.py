@@ -9,19 +9,22 @@ import pytest
 from flwr.app import Error, Message
 from flwr.proto.node_pb2 import NodeInfo
 
-from common.config import FederationConfig
+from common.config import FederationConfig, RunConfig
 from common.wire.records import round_of
 from server_app.log import read_events
 from server_app.privacy.ledger import Ledger
 from server_app.results.folder import RunFolder
+from server_app.results.monitor import NAME
 from server_app.rounds import availability
 from server_app.rounds.availability import Attendance, site_names
 from server_app.rounds.cohort import FederationError
 from server_app.run import run_federation
 from tests.support.grids import NamedGrid
+from tests.support.stopping_runs import stopped_in
 from tests.support.strategy_runs import NOISY
 from tests.support.tiny import CLIENTS, Files, tiny_config, tiny_grid
 from workbench.simulation.in_process import InProcessGrid
+from workbench.watch.status import status
 
 EVERYBODY = frozenset(range(1, CLIENTS + 1))
 
@@ -217,3 +220,88 @@ def test_nodes_without_a_name_and_with_the_same_one_can_be_told_apart() -> None:
     found = site_names(Some(None, {}, 4))  # type: ignore[arg-type]
     assert found == {1: "north", 2: "south (2)", 3: "south (3)"}
     assert Attendance([4], found, FederationConfig()).name_of(4) == "node 4"
+
+
+def resuming(files: Files, tmp_path: Path) -> tuple[RunFolder, NamedGrid, Callable[[], Any]]:
+    """A run that was stopped after round 2 of four, and goes on while site 5 is away; it is waited for 300 s."""
+    changes = {
+        "num-server-rounds": 4,
+        "strategy.name": "lora",
+        "data.evaluation": "",
+        "federation.connect-timeout": 300.0,
+    }
+    config = tiny_config(files, tmp_path, NOISY | changes)
+    folder = stopped_in(config, 2)
+    again = RunConfig.parse(config.flat() | {"resume": str(folder.path)})
+    grid = tiny_grid(again, NamedGrid)
+    grid.away = frozenset({5})
+    return folder, grid, lambda: run_federation(grid, again, 8, plots=False)
+
+
+def figures(folder: RunFolder) -> list[str]:
+    """What metrics.prom tells of the state of a run."""
+    told = (folder.path / NAME).read_text(encoding="utf-8").splitlines()
+    names = ("waiting", "running", "failed", "nodes_enrolled", "nodes_online", "nodes_needed")
+    return [line for name in names for line in told if line.startswith(f'dr_encoder_{name}{{run="run"}} ')]
+
+
+def state(*values: int) -> list[str]:
+    names = ("waiting", "running", "failed", "nodes_enrolled", "nodes_online", "nodes_needed")
+    return [f'dr_encoder_{name}{{run="run"}} {value}.0' for name, value in zip(names, values, strict=True)]
+
+
+def test_a_resumed_run_that_waits_for_its_sites_holds_its_folder_and_says_so(
+    files: Files, tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was shown as killed, and its files said that it was running."""
+    folder, grid, run = resuming(files, tmp_path)
+    seen: list[tuple[Any, ...]] = []
+
+    def come_back(now: float) -> None:
+        found = status(folder.path, 1e10)
+        seen.append((folder.is_held(), found["state"], found["detail"], figures(folder)))
+        grid.away = frozenset({5} if now < 100 else ())
+
+    clock.happens = come_back
+    run()
+    detail = "5 of the 6 nodes that are needed are online; nothing is charged"
+    assert seen == [(True, "waiting", detail, state(1, 1, 0, 6, 5, 6))] * 50
+    events = [event for event in read_events(folder.events) if event["run"] == 8]
+    assert [event["event"] for event in events[:4]] == ["run_resumed", *["waiting_for_nodes"] * 2, "nodes_are_back"]
+    assert {(event["round"], event["online"]) for event in events[1:3]} == {(3, 5)}
+    assert [row["replies"] for row in folder.read_metrics() if row["round"]] == [CLIENTS] * 4
+    assert 'site="site-5"' in (folder.path / NAME).read_text(encoding="utf-8"), "names are those of who has come"
+    assert "WAITING: 5 of 6 enrolled nodes online, 6 are needed. Nothing is charged" in capsys.readouterr().out
+
+
+def test_a_resumed_run_whose_sites_do_not_come_has_failed_and_says_what_helps(
+    files: Files, tmp_path: Path, clock: Clock
+) -> None:
+    folder, _, run = resuming(files, tmp_path)
+    before = Ledger(folder.ledger).charges
+    with pytest.raises(FederationError, match=r"planned for 6 clients, 5 of them connected within 300 s ") as failure:
+        run()
+    assert "num-clients" not in str(failure.value), "another number is refused on a resume"
+    last = read_events(folder.events)[-1]
+    assert (last["event"], last["run"], last["reason"]) == ("run_failed", 8, str(failure.value))
+    assert figures(folder) == state(0, 0, 1, 6, 5, 6)
+    assert status(folder.path, 1e10)["state"] == "failed"
+    assert Ledger(folder.ledger).charges == before
+    assert clock.now == pytest.approx(300, abs=2)
+
+
+def test_a_resumed_run_that_waits_for_its_sites_can_be_stopped(files: Files, tmp_path: Path, clock: Clock) -> None:
+    folder, _, run = resuming(files, tmp_path)
+    clock.happens = lambda _: folder.ask_to_stop()
+    run()
+    assert clock.pauses == [2.0]
+    assert status(folder.path, 1e10)["state"] == "stopped"
+
+
+def test_a_new_run_whose_sites_do_not_come_leaves_no_folder(files: Files, tmp_path: Path) -> None:
+    config = tiny_config(files, tmp_path / "results")
+    grid = tiny_grid(config, NamedGrid)
+    grid.away = frozenset({5})
+    with pytest.raises(FederationError, match="only 5 clients connected"):
+        run_federation(grid, config, plots=False)
+    assert not (tmp_path / "results").exists()

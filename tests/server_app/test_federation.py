@@ -191,6 +191,9 @@ def test_too_few_clients_are_told_with_what_to_do() -> None:
         connect(Slow([[1, 2]]), 4, 0.05, lambda _: None)
     for part in ("federation.num-clients = 4", "only 2 clients", "federation.connect-timeout", "num-supernodes=4"):
         assert part in str(failure.value)
+    assert str(failure.value).endswith(", or set federation.num-clients = 0")
+    with pytest.raises(FederationError, match=r"num-supernodes=1'\)$"):
+        connect(Slow([[]]), 0, 0.05, lambda _: None)
 
 
 class Post(InProcessGrid):

@@ -21,6 +21,7 @@ from server_app.results.console import ConsoleLog
 from server_app.results.folder import RunFolder
 from server_app.results.resuming import why_not_resumable
 from server_app.results.units import show
+from server_app.rounds.cohort import FederationError
 from tests.support.grids import DeployedGrid, TinyGrid
 from tests.support.interrupted_runs import say_of_clients
 from tests.support.killed_runs import REPEATABLE, killed_after, resumed
@@ -149,16 +150,26 @@ def test_a_changed_configuration_is_refused_naming_the_key(config: RunConfig, ki
     assert "output" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("clients", [7, 5])
+@pytest.mark.parametrize(
+    ("clients", "refusal", "said"),
+    [
+        (7, CheckpointError, "planned for 6 clients, 7 are connected; .*connect as many"),
+        (
+            5,
+            FederationError,
+            r"planned for 6 clients, 5 of them connected .* nothing was charged\. Start more",
+        ),
+    ],
+)
 def test_a_run_is_resumed_with_as_many_clients_as_it_was_planned_for(
-    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clients: int
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clients: int, refusal: type[Exception], said: str
 ) -> None:
     """Noise, delta and denominator are those of six clients; ``num-clients = 0`` takes whoever is connected."""
     changes = {"output.dir": str(tmp_path), "federation.num-clients": 0, "strategy.name": "lora"}
     config = tiny_config(files, tmp_path, NOISY | changes)
     folder = killed_after(config, 1, monkeypatch, grid=InProcessGrid(client_app, config.flat(), 6))
     again = RunConfig.parse(config.flat() | {"resume": str(folder.path)})
-    with pytest.raises(CheckpointError, match=f"planned for 6 clients, {clients} are connected; .*connect as many"):
+    with pytest.raises(refusal, match=said):
         run_tiny(again, InProcessGrid(client_app, again.flat(), clients))
     run_tiny(again, InProcessGrid(client_app, again.flat(), 6))
     assert [row["round"] for row in folder.read_metrics()] == [0, 1, 2, 3, 4]

@@ -109,6 +109,7 @@ def _doing(events: Sequence[Mapping[str, Any]]) -> str:
         "codec_ready": "before round 1",
         "evaluation_started": f"private evaluation: {asked} asked",
         "round_started": f"round {last.get('round')}: {asked} asked",
+        "nodes_are_back": "enough nodes are online again",
         "backing_off": f"pausing after failed rounds, {last.get('seconds', 0):.0f} s",
     }
     return told.get(str(last.get("event")), f"after round {last['round']}" if last.get("round") else "")
