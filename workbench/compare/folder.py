@@ -1,11 +1,13 @@
 """The results folder: what a comparison may write over, and what of an earlier one it takes away."""
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from common.config import ConfigError
+from server_app.results.naming import naming
 from server_app.results.output_place import write_fault
 from workbench.compare.spec import OWN, TUNING
 
@@ -31,6 +33,17 @@ def check_folder(out: Path) -> None:
             f"--out {out}: {', '.join(taken)} there was not made by this command (no {NUMBERS} of schema {SCHEMA} is "
             "beside it) and would be overwritten; give another folder, or move it away"
         )
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file; a crash or a full disk leaves the old one or the new one, never half of it."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with naming(path):
+            fresh.write_text(text, encoding="utf-8")
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def remove_stale(out: Path, drawn: Iterable[Path]) -> None:

@@ -19,8 +19,8 @@ from common.config import RunConfig, Scalar
 from common.private_files import private_file
 from common.wire.digest import app_digest
 from server_app.results.json_lines import finite
-from server_app.results.naming import naming
 from server_app.rounds.controls import Control
+from workbench.compare.folder import write_whole
 from workbench.version import app_version
 
 _CURVE = ("round", "loss", "accuracy")
@@ -142,12 +142,9 @@ class Store:
         return record if same and record["status"] == "done" else None
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Keep a record; a crash leaves the old file or the new one, never half of it."""
-        fresh = self.folder / f".{record['key']}.{os.getpid()}"
+        """Keep a record."""
         text = json.dumps({**record, "flat": finite(record["flat"])}, allow_nan=False) + "\n"
-        with naming(fresh):
-            fresh.write_text(text, encoding="utf-8")
-        fresh.replace(self.folder / f"{record['key']}.json")
+        write_whole(self.folder / f"{record['key']}.json", text)
 
 
 def _is_record(value: object) -> TypeGuard[dict[str, Any]]:

@@ -24,7 +24,7 @@ from server_app.results.naming import naming
 from server_app.results.tracking import watched
 from server_app.results.units import clock, harmless
 from workbench.compare.estimate import estimate_time
-from workbench.compare.folder import NUMBERS, PAGE, remove_stale
+from workbench.compare.folder import NUMBERS, PAGE, remove_stale, write_whole
 from workbench.compare.plan import Cell
 from workbench.compare.plots import draw
 from workbench.compare.runs import Store
@@ -138,8 +138,8 @@ def compare(
         raise OutOfTime(f"--budget-hours {budget_hours:g} are over and no row is done yet; the same command goes on")
     found = summarize(outcomes, spec, command, cells)
     with naming(out):
-        (out / NUMBERS).write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        (out / PAGE).write_text(markdown(found), encoding="utf-8")
+        write_whole(out / NUMBERS, json.dumps(found, indent=1, allow_nan=False) + "\n")
+        write_whole(out / PAGE, markdown(found))
         remove_stale(out, draw(out, found))
     return found
 

@@ -9,14 +9,29 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from tests.support.full_disk import full_disk
 from tests.support.timed_workers import CELL, Clock, TimedWorkers
 from workbench.compare import session
+from workbench.compare.folder import NUMBERS, PAGE
 from workbench.compare.runs import Job
 from workbench.compare.spec import ComparisonSpec
 from workbench.compare.study import Outcome, Record, runs_of
 
 OUTCOME: dict[str, Any] = {"final": {"accuracy": 0.9, "loss": 0.2}, "warning": ""}
 SPEC = ComparisonSpec(["lora"], [2.0], ["elicitation"], seeds=2, trials=3, tuning_seeds=1)
+
+
+class Done(TimedWorkers):
+    """Workers that are done at once."""
+
+    def __init__(self, clock: Clock, *_: Any) -> None:
+        super().__init__(clock)
+
+    def run(self, studies: list[Any]) -> list[Any]:
+        return [OUTCOME for _ in studies]
+
+    def close(self) -> None:
+        """Nothing was started."""
 
 
 class Slow(TimedWorkers):
@@ -55,6 +70,23 @@ def test_measuring_takes_nothing_of_the_hours_and_nothing_done_is_told_by_code_3
     with pytest.raises(session.OutOfTime, match=r"--budget-hours 0\.1 are over .* the same command goes on"):
         session.compare([CELL], SPEC, "", tmp_path, 1, budget_hours=0.1)
     assert slow[0].ran == 4, "360 s of runs that take 100 s each"
+
+
+@pytest.mark.parametrize(("numbers", "page"), [("x" * 100, ""), ("", "x" * 100)])
+def test_what_does_not_fit_on_the_disk_leaves_what_was_there(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, numbers: str, page: str
+) -> None:
+    """Half of the numbers was no file of a comparison, and the next one was refused to write over it."""
+    monkeypatch.setattr(session, "Scheduler", lambda *_: Done(clock))
+    monkeypatch.setattr(session, "summarize", lambda *_: numbers)
+    monkeypatch.setattr(session, "markdown", lambda _: page)
+    for name in (NUMBERS, PAGE):
+        (tmp_path / name).write_text("before", encoding="utf-8")
+    with full_disk(64), pytest.raises(OSError, match="File too large"):
+        session.compare([CELL], SPEC, "", tmp_path, 1)
+    torn = NUMBERS if numbers else PAGE
+    assert (tmp_path / torn).read_text(encoding="utf-8") == "before"
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 def test_runs_that_a_search_does_not_need_are_no_longer_waited_for() -> None:
