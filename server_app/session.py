@@ -89,6 +89,7 @@ class Session:
             state = RunState(optimizer_of(config.server, adapted.initial.cpu()))
             progress = Progress(0.0, ledger.head, clients)
         account = open_account(recipe, plan, ledger)
+        last = min(config.num_server_rounds, state.round + account.rounds_left)  # fewer where some were lost
         session = cls(
             config=config,
             adapted=adapted,
@@ -97,7 +98,7 @@ class Session:
             state=state,
             account=account,
             attendance=attendance,
-            watch=Stopwatch(config.num_server_rounds, progress.elapsed),
+            watch=Stopwatch(last, progress.elapsed),
             scorer=Scorer.of(adapted, config.data, config.seed),
             sink=open_sink(config.output.tracker, folder.path, public_settings(config, clients), state.round + 1),
             monitor=Monitor(folder, config.num_server_rounds, account, attendance),

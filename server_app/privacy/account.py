@@ -144,7 +144,12 @@ class PrivacyAccount:
 
     def affords_round(self) -> bool:
         """Whether one more round stays within the plan."""
-        return not self.plan.round.noise_multiplier or self.rounds_charged < self.plan.rounds
+        return self.rounds_left > 0
+
+    @property
+    def rounds_left(self) -> float:
+        """Rounds that can still be charged within the plan, whichever they are; inf where they cost nothing."""
+        return self.plan.rounds - self.rounds_charged if self.plan.round.noise_multiplier else math.inf
 
     def affords_evaluation(self, *, last: bool) -> bool:
         """Whether a private evaluation stays within the plan; one is kept for the ``last``, whatever was repeated."""

@@ -17,9 +17,9 @@ _BY_CHANCE = 2.0  # of the energy that random directions hold, on average
 
 
 class Stopwatch:
-    """Elapsed time over all sessions of a run, and what is left at the pace of this one."""
+    """Elapsed time over all sessions of a run, and what is left of its ``rounds`` at the pace of this one."""
 
-    def __init__(self, rounds: int, elapsed: float = 0.0) -> None:
+    def __init__(self, rounds: float, elapsed: float = 0.0) -> None:
         self._rounds = rounds
         self._before = elapsed
         self._started = time.monotonic()

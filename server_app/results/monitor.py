@@ -73,6 +73,7 @@ class Monitor(Collector):
         }.items():
             yield self._counter(key, meaning, sum(row[key] for row in rows))
         yield self._gauge("rounds_planned", "Rounds that are planned", self._rounds)
+        yield self._gauge("rounds_left", "Rounds that can still be charged within the plan", self._account.rounds_left)
         yield self._gauge("failed_in_a_row", "Last rounds in a row with too few replies", _failed_in_a_row(rows))
         yield self._gauge("round_seconds", "Duration of the last round", last.get("seconds", 0.0))
         yield self._gauge("epsilon_spent", "Epsilon of the released model so far", self._account.epsilon_model())

@@ -53,6 +53,7 @@ def test_the_figures_are_those_of_the_round_lines(told: RunFolder) -> None:
     for name, value in {
         "rounds_total": 3,
         "rounds_planned": 3,
+        "rounds_left": 0,
         "rounds_short_total": 0,
         "replies_total": 3 * (CLIENTS - 1),
         "failures_total": 3,

@@ -35,6 +35,7 @@ def status(path: Path, now: float) -> dict[str, Any]:
     state = _state(folder, events)
     going = state in {"running", "waiting"}
     planned = int(_configured(folder, "num-server-rounds") or 0)
+    affordable = gauges.get("rounds_left", math.inf) + _is_in_round(events)
     found: dict[str, Any] = finite(
         {
             "run": {
@@ -52,7 +53,7 @@ def status(path: Path, now: float) -> dict[str, Any]:
             "rounds": {"done": len(rounds), "planned": planned},
             "seconds": {
                 "elapsed": (rounds[-1]["elapsed"] if rounds else 0.0) + (_since(events, now) if going else 0.0),
-                "left": _left(rounds, planned) if going else None,
+                "left": _left(rounds, planned, affordable) if going else None,
             },
             "epsilon": {
                 "spent": gauges.get("epsilon_spent"),
@@ -126,14 +127,20 @@ def _since(events: Sequence[Mapping[str, Any]], now: float) -> float:
     return max(0.0, now - datetime.fromisoformat(marks[-1]).timestamp()) if marks else 0.0
 
 
-def _left(rounds: Sequence[Mapping[str, Any]], planned: int) -> float | None:
-    """Seconds that the remaining rounds take by the mean of the last ten."""
+def _is_in_round(events: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a round that is charged is under way."""
+    marks = _STARTS.keys() | {"round_started", "round_finished"}
+    return next((event["event"] for event in reversed(events) if event["event"] in marks), "") == "round_started"
+
+
+def _left(rounds: Sequence[Mapping[str, Any]], planned: int, affordable: float) -> float | None:
+    """Seconds that the remaining rounds take by the mean of the last ten, fewer where the budget pays for fewer."""
     if not rounds:
         return None
     recent = [row["seconds"] for row in rounds[-_PACE:]]
     elapsed = [row["elapsed"] for row in rounds[-_PACE - 1 :]]
     pace = (elapsed[-1] - elapsed[0]) / (len(elapsed) - 1) if len(elapsed) > 1 else recent[-1]
-    return float(pace * max(0, planned - rounds[-1]["round"]))
+    return float(pace * max(0, min(planned - rounds[-1]["round"], affordable)))
 
 
 def _scores(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

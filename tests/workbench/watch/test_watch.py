@@ -10,10 +10,15 @@ from typing import Any
 
 import pytest
 import uvicorn
+from flwr.app import Message
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
+from common.config import RunConfig
+from common.wire.records import round_of
+from server_app.results.console import ConsoleLog
 from server_app.results.folder import RunFolder
+from server_app.results.monitor import NAME
 from server_app.rounds.cohort import FederationError
 from server_app.run import run_federation
 from tests.support.grids import NamedGrid, faulty
@@ -103,6 +108,10 @@ def test_a_run_that_goes_on_is_running_or_waiting(done: RunFolder, tmp_path: Pat
     folder.events.write_text("\n".join(lines[: until + 1]) + "\n", encoding="utf-8")
     rows = folder.metrics.read_text(encoding="utf-8").splitlines()
     folder.metrics.write_text("\n".join(rows[:3]) + "\n", encoding="utf-8")
+    gauges = folder.path / NAME
+    gauges.write_text(
+        gauges.read_text(encoding="utf-8").replace('rounds_left{run="run"} 0.0', 'rounds_left{run="run"} 1.0')
+    )
     with folder.held():
         found = status(folder.path, 1e10)
         assert (found["state"], found["now"], found["resume"]) == ("running", "after round 2", "")
@@ -122,6 +131,36 @@ def test_a_run_that_goes_on_is_running_or_waiting(done: RunFolder, tmp_path: Pat
         folder.ask_to_stop()
         assert status(folder.path, 1e10)["stop_asked"]
     assert status(folder.path, 1e10)["state"] == "killed"
+
+
+class Looking(NamedGrid):
+    """Keeps what is told as left when round 3 is asked, with the rounds that have ended by then."""
+
+    folder = RunFolder(Path())
+    seen: tuple[float, list[dict[str, Any]]] | None = None
+
+    def answer(self, message: Message) -> Message | None:
+        if round_of(message) == 3 and self.seen is None:
+            self.seen = status(self.folder.path, 1e10)["seconds"]["left"], self.folder.read_metrics()
+        return super().answer(message)
+
+
+def test_rounds_that_the_budget_no_longer_pays_for_take_no_time(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Round 2 of four was lost and charged again: the run ends after round 3."""
+    config = tiny_config(files, tmp_path, QUIET | {"num-server-rounds": 4})
+    folder = killed_after(config, 2, monkeypatch, "before")
+    told: dict[int, float] = {}
+    monkeypatch.setattr(ConsoleLog, "round", lambda *now: told.update({now[1].round: now[3].left(now[1].round, 1.0)}))
+    again = RunConfig.parse(config.flat() | {"resume": str(folder.path)})
+    grid = tiny_grid(again, Looking)
+    grid.folder = folder
+    run_federation(grid, again, 8, plots=False)
+    assert grid.seen is not None
+    left, (_, first, second) = grid.seen
+    assert left == pytest.approx(second["elapsed"] - first["elapsed"]), "of round 3 alone, which is paid for"
+    assert (told[2], told[3]) == (1.0, 0.0)
 
 
 def test_a_run_that_has_only_begun_can_be_shown(tmp_path: Path) -> None:
