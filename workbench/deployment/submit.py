@@ -76,8 +76,14 @@ def _follow(connection: str, run: int) -> None:
 
 
 def _still_running(config: Path | None, connection: str) -> int:
-    """Flower's id of the run in the folder of ``config`` if that goes on (only its watcher had ended); else 0."""
+    """Flower's id of the run in the folder of ``config`` if that goes on (only its watcher had ended); else 0.
+
+    A simulation is refused first: this SuperLink knows nothing of it.
+    """
     folder = _folder(config)
+    why = "" if (folder / "report.json").exists() else why_other_clients(folder, "deployed")
+    if why:
+        raise ConfigError(f"{folder}: {why}")
     runs = flower_runs(RunFolder(folder)) if folder.exists() else []
     if not runs or str(listed_run(connection, runs[-1])["status"]).startswith("finished"):
         return 0
@@ -102,7 +108,7 @@ def _resuming(config: Path | None, scratch: Path) -> Path | None:
     if (folder / "report.json").exists():
         typer.echo(f"{folder}: this run has ended")
         raise typer.Exit(0)
-    why = why_not_resumable(folder) or why_other_clients(folder, "deployed")
+    why = why_not_resumable(folder)
     if why:
         raise ConfigError(f"{folder}: {why}")
     resumed = scratch / "run.toml"

@@ -140,9 +140,11 @@ def test_sites_are_not_asked_to_go_on_with_a_simulation(flwr: Path, known: str, 
     (flwr / "statuses").write_text("finished:completed")
     config = of_a_run(flwr, interrupted=True)
     say_of_clients(flwr / "results" / "first", known)
+    (flwr / "results" / "first" / "events.jsonl").write_text('{"event": "run_started", "run": 7}\n')
     found, output = run("--config", config, "--resume-existing")
     assert (found, bool(sent(flwr))) == (code, code == 0), output
     if code:
+        assert not (flwr / "calls").exists(), "a SuperLink that never had the run is not asked for it"
         assert output.endswith(f"continue it with: dr-encoder run --resume {flwr / 'results' / 'first'}\n")
 
 
