@@ -23,6 +23,7 @@ from common.config import DataConfig, ModelConfig, RunConfig, Scalar
 from common.data import load_examples
 from common.model.adapted import AdaptedModel, load_adapted_model
 from common.privacy.mechanism import ReleaseTerms
+from common.proxy import quantize
 from common.wire.records import release_bytes
 from server_app.privacy.ledger import Ledger
 from server_app.privacy.plan import PrivacyPlan
@@ -151,11 +152,18 @@ def base_row(place: Place, own: Mapping[str, Scalar]) -> dict[str, Any]:
 
 
 def scored_losses(place: Place, own: Mapping[str, Scalar], name: str) -> dict[str, Any]:
-    """Losses of a saved adapter that are reported and never chosen by: on test rows, and by kind of other texts."""
+    """Losses of a saved adapter that are reported and never chosen by: on test rows, and by kind of other texts.
+
+    Of FEDLPP's on test rows, too, those of the proxy that clients would have of it.
+    """
     adapted, config = model_of(place, own)
     data, adapter = public_of(place, config, adapted).data, saved_adapter(place, name)
     kept = {kind: token_loss(adapted, adapter, texts) for kind, texts in data.retention.items()}
-    return {"test": token_loss(adapted, adapter, data.test), "retention": kept}
+    found = {"test": token_loss(adapted, adapter, data.test), "retention": kept}
+    if config.strategy.name != "fedlpp":
+        return found
+    proxy = quantize(adapter, adapted.layout, config.fedlpp.bits).dequantize(adapted.layout)
+    return found | {"proxy": token_loss(adapted, proxy, data.test)}
 
 
 def scored_texts(place: Place, own: Mapping[str, Scalar], name: str, every: int, beams: int) -> dict[str, Any]:
