@@ -105,6 +105,9 @@ def _doing(events: Sequence[Mapping[str, Any]]) -> str:
     told = {
         "run_started": "scoring the base model",
         "run_resumed": "resuming",
+        "keys_started": "setting up secure aggregation: keys",
+        "keys_exchanged": "setting up secure aggregation: the directory of keys",
+        "keys_known": "secure aggregation is set up",
         "stage_one_started": f"stage 1: {asked} asked",
         "stage_one_answered": "making the codec",
         "codec_ready": "before round 1",

@@ -101,6 +101,14 @@ def test_a_killed_a_failed_and_a_stopped_run_say_how_they_go_on(
     assert "1 round in a row had too few replies" in found["detail"]
 
 
+def test_what_is_done_now_is_told_while_keys_are_set_up(done: RunFolder, tmp_path: Path) -> None:
+    folder = RunFolder(shutil.copytree(done.path, tmp_path / "keys"))
+    with folder.held():
+        for event in ("keys_started", "keys_exchanged", "keys_known"):
+            folder.events.write_text(f'{{"time": "2026-01-01T00:00:00", "event": "{event}", "round": 0}}\n')
+            assert "secure aggregation" in status(folder.path, 1e10)["now"]
+
+
 def test_a_run_that_goes_on_is_running_or_waiting(done: RunFolder, tmp_path: Path) -> None:
     folder = RunFolder(shutil.copytree(done.path, tmp_path / "going"))
     lines = folder.events.read_text(encoding="utf-8").splitlines()
