@@ -66,14 +66,18 @@ def answer_tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message
     if _MARKED.search(str(tokenizer.get_chat_template())):
         return _marked(tokenizer, messages)
     found = _answers(tokenizer, messages)
-    edges = [edge for place in found.places for edge in place]
-    ids, *parts = token_ids(tokenizer, [found.text, *(found.text[:edge] for edge in edges)], special=False)
-    places = [shared(part, ids) for part in parts]
-    spans = list(zip(places[::2], places[1::2], strict=True))
+    (ids,) = token_ids(tokenizer, [found.text], special=False)
+    places = (tuple(_place(tokenizer, found.text[:edge], ids) for edge in answer) for answer in found.places)
+    spans = [(start, end) for start, end in places]
     ids = ids[: spans[-1][1]]
     if end and not found.closed and tokenizer.eos_token_id is not None:
         ids, spans[-1] = [*ids, tokenizer.eos_token_id], (spans[-1][0], len(ids) + 1)
     return ids, spans
+
+
+def _place(tokenizer: PreTrainedTokenizerBase, head: str, ids: Sequence[int]) -> int:
+    """How many of a text's tokens are those of its beginning."""
+    return shared(token_ids(tokenizer, [head], special=False)[0], ids)
 
 
 def shared(head: Sequence[int], whole: Sequence[int]) -> int:

@@ -1,7 +1,7 @@
 """Conversations as people keep them: ``messages`` of the chat APIs and ShareGPT's ``conversations``."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from common.data.example import Example
@@ -15,6 +15,7 @@ _ROLES = {
 }  # fmt: skip
 MOST_MESSAGES = 256
 """Of a longer conversation the last ones are read: to find its answers takes time that grows with their square."""
+_SPARE = 8  # tokens
 _UNLEARNED = {"0", "0.0"}  # weights of an answer that is not to be learned, as OpenAI's format has them
 
 
@@ -45,21 +46,34 @@ def read_messages(text: str) -> list[Message]:
     return found
 
 
-def latest(messages: list[Message], most: int) -> list[Message]:
-    """The end of a conversation: its last ``MOST_MESSAGES``, or those that hold its last ``most`` characters.
+def latest(messages: list[Message], most: int, size: Callable[[str], int]) -> list[Message]:
+    """The end of a conversation: its last ``MOST_MESSAGES``, or those whose texts have ``most`` tokens by ``size``.
 
-    Before them the system message, and the question where they would begin with an answer; no text is longer than
-    ``most`` characters. A shorter conversation is as it was.
+    Before them the system message, and the question where they would begin with an answer; of these two, and of a text
+    that is longer, no more than can be kept beside the others. A shorter conversation is as it was.
     """
     head = messages[:1] if messages[0]["role"] == "system" else []
-    turns = messages[len(head) :]
-    first, room = len(turns), most
-    while first and room > 0 and len(turns) - first < MOST_MESSAGES:
-        first -= 1
-        room -= len(turns[first]["content"])
-    asked = next((place for place in range(first, -1, -1) if turns[place]["role"] == "user"), first)
-    kept = [*head, *turns[asked : min(asked + 1, first)], *turns[first:]]
-    return [message | {"content": ending(message["content"], most)} for message in kept]
+    turns, kept, room = messages[len(head) :], list[Message](), most
+    while len(kept) < min(MOST_MESSAGES, len(turns)) and room > 0:
+        message = turns[-1 - len(kept)]
+        text = shortest_end(message["content"], room, size)
+        kept.insert(0, message | {"content": text})
+        room -= size(text)
+    first = len(turns) - len(kept)
+    if kept[0]["role"] != "user":
+        asked = next((place for place in range(first - 1, -1, -1) if turns[place]["role"] == "user"), first)
+        head = [*head, *turns[asked : min(asked + 1, first)]]
+    return [message | {"content": shortest_end(message["content"], max(room, 1), size)} for message in head] + kept
+
+
+def shortest_end(text: str, most: int, size: Callable[[str], int]) -> str:
+    """An end of a text that has ``most`` tokens by ``size``, or all of it; found by halves, so no more than twice that.
+
+    A few more are left, since the first one may be another where a text is cut.
+    """
+    while size(half := text[len(text) // 2 :]) >= most + _SPARE and len(half) < len(text):
+        text = half
+    return text
 
 
 def ending(text: str, most: int) -> str:

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from common.config import ConfigError, DataConfig
 from common.data.chat_template import TemplateFault, answer_tokens, check_chat_template, render, shared
-from common.data.chats import Message, ending, latest, read_messages
+from common.data.chats import MOST_MESSAGES, Message, ending, latest, read_messages
 from common.data.table import MESSAGES
 from common.data.tokenized import Spans, TokenizedExamples, cut, is_bare, packed
 from common.model.token_ids import empty_ids, split_at_word, token_ids
@@ -106,7 +106,7 @@ def _conversations(
     found, unread = [], 0
     for number, text in enumerate(rows[MESSAGES], start=1):
         messages = read_messages(text)
-        kept = latest(messages, _CHARACTERS * data.max_length)
+        kept = _latest(tokenizer, messages, data.max_length)
         try:
             row = answer_tokens(tokenizer, kept, end=end)
         except TemplateFault as fault:
@@ -120,6 +120,14 @@ def _conversations(
             raise ConfigError(f'data.format = "chat": conversation {number} has no answer of any token to learn')
     examples = packed(found, tokenizer.pad_token_id, data.max_length)
     return replace(examples, shortened=examples.shortened + unread)
+
+
+def _latest(tokenizer: PreTrainedTokenizerBase, messages: list[Message], most: int) -> list[Message]:
+    """The end of a conversation, of which ``most`` tokens are kept: each answer costs the time of all that is read."""
+    if len(messages) <= MOST_MESSAGES and sum(len(message["content"]) for message in messages) <= most:
+        return messages  # as nearly all are: hardly a character is several tokens
+    ends = [message | {"content": ending(message["content"], _CHARACTERS * most)} for message in messages]
+    return latest(ends, most, lambda text: len(token_ids(tokenizer, [text], special=False)[0]))
 
 
 def tokenize(

@@ -111,6 +111,8 @@ def test_a_site_that_would_be_late_with_every_answer_is_told(
 ) -> None:
     limits = f'data-path="{data}" max-epsilon=8.0 ledger-path="{ledger_in(tmp_path)}"'
     assert " loaded in " in check(limits)["data and model"].text
+    padded = check(f"{limits} answer-seconds=700.0")["data and model"]
+    assert (padded.passed, "takes 700 s here (answer-seconds = 700)" in padded.text) == (False, True)
     monkeypatch.setitem(RUN, "federation.round-timeout", 1e-6)
     late = check(limits)["data and model"]
     assert (late.passed, "federation.round-timeout = 1e-06 s" in late.text) == (False, True)

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from flwr.common.config import parse_config_args
 
+from client_app.resident import QUANTUM_KEY
 from common.config import ConfigError
 from common.counts import count
 
@@ -168,7 +169,7 @@ def _data_and_model(node: Mapping[str, Any], run_config: Mapping[str, Any]) -> s
     ended = time.monotonic()
     if not gradient.isfinite().all():
         raise CheckFailed("the local gradient is not finite: look at model.dtype and at the rows")
-    _check_in_time(ended - began, site.config.federation.round_timeout)
+    _check_in_time(ended - began, float(node.get(QUANTUM_KEY, 0)), site.config.federation.round_timeout)
     where = node.get("data-path") or "the run's own data"
     return (
         f"{count(len(examples), 'example')} from {where}, model {run_config['model.name']} on {adapted.device}, "
@@ -176,12 +177,15 @@ def _data_and_model(node: Mapping[str, Any], run_config: Mapping[str, Any]) -> s
     )
 
 
-def _check_in_time(seconds: float, wait: float) -> None:
+def _check_in_time(seconds: float, quantum: float, wait: float) -> None:
     """A worker that is late over its first answer is stopped, and the next one begins anew: none would have rows."""
+    if quantum:
+        seconds = quantum * math.ceil(seconds / quantum)
     if seconds > wait:
+        padded = f" ({QUANTUM_KEY} = {quantum:g})" if quantum else ""
         raise CheckFailed(
-            f"a first answer takes {seconds:.0f} s here and a round waits federation.round-timeout = {wait:g} s, so "
-            "all answers would be noise, and charged; ask for a longer one, or give fewer rows"
+            f"a first answer takes {seconds:.0f} s here{padded} and a round waits federation.round-timeout = {wait:g} "
+            "s, so all answers would be noise, and charged; ask for a longer one, or give fewer rows"
         )
 
 
