@@ -46,6 +46,7 @@ MARKED = template(
     "{% else %}{% generation %}{{ m.content }}<|end|>{% endgeneration %}{% endif %}",
     "<|assistant|>",
 )
+DEMANDING = "{% if messages[0].role != 'system' %}{{ raise_exception('instructions first') }}{% endif %}"
 FINDS = {
     "ChatML": (CHATML, "<|im_end|>"),
     "Llama 3": (LLAMA3, "<|eot_id|>"),
@@ -135,6 +136,12 @@ def test_without_one_the_end_of_text_is_taught_where_training_appends_it(
     plain.chat_template = written
     data = DataConfig(format=layout, append_eos=append_eos, chat_template=layout == "columns")
     assert is_end_taught(plain, data) == taught
+
+
+def test_a_template_that_demands_instructions_is_asked_with_some(plain: PreTrainedTokenizerBase) -> None:
+    assert found(plain, DEMANDING + CHATML) == "<|im_end|>"
+    plain.chat_template = DEMANDING + BARE
+    assert is_end_taught(plain, DataConfig(format="chat"))
 
 
 def test_a_tokenizer_that_knows_no_word_of_the_answers_finds_it_all_the_same() -> None:

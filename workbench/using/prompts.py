@@ -11,6 +11,8 @@ from common.data.chats import Message, conversation
 from common.data.files import kind_of, rows_of_file
 from common.data.raw import FileFault, RowFault
 
+_REFERENCE = "reference"  # column of the answers in what ``generate`` writes
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -23,7 +25,7 @@ class Prompt:
     def row(self) -> dict[str, Any]:
         """The prompt as a file has it, to be read again."""
         asked = {"messages": self.messages} if self.told else {"prompt": self.messages[-1]["content"]}
-        return asked | ({"reference": self.reference} if self.reference else {})
+        return asked | ({_REFERENCE: self.reference} if self.reference else {})
 
 
 def read_prompts(path: Path, data: DataConfig, *, templated: bool) -> list[Prompt]:
@@ -67,7 +69,7 @@ def _prompt(row: Mapping[str, Any] | RowFault, data: DataConfig, templated: bool
         raise ValueError(row.reason)
     chat = FORMATS["chat"].renamed(row).get("messages")
     if chat is not None:
-        return _asked(conversation(chat))
+        return _asked(conversation(chat), _text_in(row, _REFERENCE))
     layout = FORMATS.get(data.format)
     if layout is not None and layout.has_columns(row):
         example = next(layout.examples(row), None)
@@ -79,13 +81,17 @@ def _prompt(row: Mapping[str, Any] | RowFault, data: DataConfig, templated: bool
     if not texts:
         named = ", ".join(dict.fromkeys((*data.prompt_columns, "prompt", "messages")))
         raise ValueError(f"no text in any of {named}; it has {', '.join(row)}")
-    return _said("\n\n".join(texts), str(row.get(data.completion_column) or "").strip())
+    return _said("\n\n".join(texts), _text_in(row, data.completion_column) or _text_in(row, _REFERENCE))
 
 
-def _asked(messages: list[Message]) -> Prompt:
-    """A conversation up to its last question, with what was answered there."""
+def _text_in(row: Mapping[str, Any], column: str) -> str:
+    return str(row.get(column) or "").strip()
+
+
+def _asked(messages: list[Message], reference: str) -> Prompt:
+    """A conversation up to its last question, with what was answered there, or ``reference``."""
     last = max((place for place, message in enumerate(messages) if message["role"] == "user"), default=-1)
     if last < 0:
         raise ValueError("nobody asks anything in its messages")
-    answer = messages[last + 1]["content"] if last + 1 < len(messages) else ""
+    answer = messages[last + 1]["content"] if last + 1 < len(messages) else reference
     return Prompt(messages[: last + 1], answer, told=True)

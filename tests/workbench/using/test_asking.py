@@ -122,7 +122,7 @@ def test_rows_of_the_runs_own_layout_are_prompts(tmp_path: Path) -> None:
 
 
 def test_what_is_written_to_a_file_asks_the_same_again(adapter: Path, tmp_path: Path) -> None:
-    talk = [{"role": "system", "content": "S"}, {"role": "user", "content": "a"}]
+    talk = [{"role": role, "content": role[0]} for role in ("system", "user", "assistant")]
     rows: list[dict[str, Any]] = [
         {"prompt": " b \n"},
         {"messages": talk},
@@ -137,7 +137,7 @@ def test_what_is_written_to_a_file_asks_the_same_again(adapter: Path, tmp_path: 
         assert tuple(next(iter(json.loads(line))) for line in written.read_text().splitlines()) == keys
         data = DataConfig(format="alpaca")
         one, other = (read_prompts(each, data, templated=False) for each in (path, written))
-        assert [ask.messages for ask in one] == [ask.messages for ask in other]
+        assert one == other
 
 
 def test_a_conversation_is_asked_in_the_template_and_a_text_is_continued(plain: Writer, chat: Writer) -> None:
