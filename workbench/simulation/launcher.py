@@ -24,10 +24,10 @@ import httpx
 import tomli_w
 
 from common.config import RunConfig, Scalar, flatten, nest
-from common.config.literals import float_of
 from common.private_files import OWNER_ONLY
 from server_app.errors import CommandError
 from server_app.results.units import MARK, TRACEBACK, speak
+from workbench.literals import float_of
 from workbench.simulation.flower_cli import FlowerCommandError, for_flower, listed_run
 from workbench.stopping import kept, stop_orphans, stop_tree, terminate_as_interrupt
 

@@ -202,6 +202,7 @@ def test_ctrl_c_while_the_program_loads_is_a_word() -> None:
     """The signal comes when the command line's own file is looked for, as early as an import of it can be."""
     loading = (
         "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell may have had it ignored
         "class Finder:\n"
         "    def find_spec(self, name, path, target=None):\n"
         "        if name == 'workbench.cli.main':\n"

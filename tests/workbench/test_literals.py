@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from common.config.literals import float_of
+from workbench.literals import float_of
 from workbench.simulation.launcher import LaunchError, read_toml
 
 
