@@ -102,7 +102,8 @@ class PrivacyAccount:
     """The ledger of one run, and from it epsilon of the released model and of one client against the server.
 
     ``message_noise``, ``stage_one_noise`` and ``evaluation_noise`` are the noise multipliers of one message by itself
-    in stage 2, in stage 1 and in a private evaluation (0: in the clear). ``on_charge`` is called after each charge.
+    in stage 2, in stage 1 and in a private evaluation (0: in the clear). ``on_charge`` is called before each charge
+    is written to the ledger, when every figure counts it already: what is shown is never below what is spent.
     """
 
     def __init__(
@@ -119,7 +120,9 @@ class PrivacyAccount:
         self.message_noise = message_noise
         self._stage_one_noise, self._evaluation_noise = stage_one_noise, evaluation_noise
         self.on_charge: Callable[[], None] = lambda: None
-        self._running, self._counted = RunningAccountant(plan.delta, plan.slack), 0
+        self._running = RunningAccountant(plan.delta, plan.slack)
+        self._counted = 0  # of the ledger's charges
+        self._coming: list[Charge] = []  # counted, and about to be written to the ledger
         self._count()
 
     @property
@@ -211,24 +214,33 @@ class PrivacyAccount:
             return self.epsilon_model()
         messages = (
             (self.message_noise, self.participations),
-            (self._stage_one_noise, sum(map(self._is_stage_one, self._ledger.charges))),
+            (self._stage_one_noise, sum(map(self._is_stage_one, self._charges))),
             (self._evaluation_noise, self.evaluations_charged),
         )
         return epsilon_of_messages(self.plan, messages)
 
+    @property
+    def _charges(self) -> list[Charge]:
+        return [*self._ledger.charges, *self._coming]
+
     def _charged(self, label: str) -> int:
-        return sum(1 for charge in self._ledger.charges if charge.label == label)
+        return sum(1 for charge in self._charges if charge.label == label)
 
     def _is_stage_one(self, charge: Charge) -> bool:
         return charge.label not in {self.plan.round.label, EVALUATION}
 
     def _charge(self, charge: Charge, round_index: int) -> None:
-        self._ledger.charge(charge, round_index=round_index)
-        self._count()
+        """Count, show, write. A charge that could not be written stays counted: its line may be on disk."""
+        self._running.charge(charge)
+        self._coming = [charge]
         self.on_charge()
+        self._ledger.charge(charge, round_index=round_index)
+        self._count(own=1)
+        self._coming = []
 
-    def _count(self) -> None:
-        """Take in all that the ledger has come to hold: this account's own charges, and any other process's."""
-        for charge in self._ledger.charges[self._counted :]:
+    def _count(self, own: int = 0) -> None:
+        """Take in what others have come to write to the ledger; its last ``own`` charges are counted already."""
+        charges = self._ledger.charges
+        for charge in charges[self._counted : len(charges) - own]:
             self._running.charge(charge)
-        self._counted = len(self._ledger.charges)
+        self._counted = len(charges)
