@@ -1,14 +1,15 @@
 """``results/<run>/metrics.prom``: how a run stands, as text that Prometheus reads (node_exporter's textfile collector).
 
-Written anew at every charge, after stage 1 and every round, while nodes are waited for, and at the end. Server-private
-(0600) like the files that it is made of: it tells who was asked and who answered. Rules and a board for it:
-docker/monitoring.
+Written anew before every charge, which it counts, after stage 1 and every round, while nodes are waited for, and at
+the end. Server-private (0600) like the files that it is made of: it tells who was asked and who answered. Rules and a
+board for it: docker/monitoring.
 """
 
 import logging
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,10 @@ class Monitor(Collector):
         self._registry.register(self)
 
     def write(self, state: str = "") -> None:
-        """Write the file; ``state``: "completed", "failed" or "stopped" at the end. A full disk ends no run here."""
+        """Write the file; ``state``: "completed", "failed" or "stopped" at the end. A full disk ends no run here.
+
+        What could not be written anew is removed: its epsilon would be below what is spent.
+        """
         self._state = state or self._state
         path = self._folder.path / NAME
         fresh = path.with_suffix(".new")
@@ -54,6 +58,9 @@ class Monitor(Collector):
             fresh.replace(path)
         except OSError as error:
             log_event("metrics_not_written", level=logging.WARNING, reason=str(error))
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+                fresh.unlink(missing_ok=True)
 
     def describe(self) -> list[Metric]:
         """Nothing: what there is depends on the run, and registering must not read its files."""

@@ -1,6 +1,8 @@
 """What a Prometheus reads of a run, and that the rules and the board ask for metrics that there are."""
 
+import errno
 import json
+import os
 import re
 import stat
 from pathlib import Path
@@ -12,6 +14,7 @@ from flwr.app import Message
 from prometheus_client.parser import text_string_to_metric_families
 
 from common.wire.records import round_of
+from server_app.results import monitor
 from server_app.results.folder import RunFolder
 from server_app.results.monitor import NAME
 from server_app.rounds.cohort import FederationError
@@ -103,6 +106,23 @@ def test_stage_one_is_told_before_the_first_round_ends(files: Files, tmp_path: P
     for figure in ("epsilon_spent", "epsilon_server"):
         said = grid.seen[f"dr_encoder_{figure}"][""]
         assert said == one(grid.folder, figure) > 0, "a round is paid for when it begins, and so it is told"
+
+
+def test_a_file_that_cannot_be_written_anew_is_removed(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its epsilon stays below what the ledger has."""
+    writes, write = iter(range(100)), monitor._write_private
+
+    def fill(path: Path, content: bytes) -> None:
+        write(path, content[:100])
+        if next(writes) >= 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(monitor, "_write_private", fill)
+    folder = run_tiny(tiny_config(files, tmp_path, QUIET))
+    assert next(writes) > 4
+    assert not any((folder.path / name).exists() for name in (NAME, "metrics.new"))
 
 
 def test_sites_are_called_by_their_names(told: RunFolder) -> None:
