@@ -124,7 +124,7 @@ class Ledger:
             entry = json.loads(line)
             charge, round_index = Charge(**entry["charge"]), int(entry["round"])
             expected = _encode(len(self._charges), self.head, charge, round_index, entry["note"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise LedgerError(f"{place}: not a ledger entry ({error})") from error
         if expected.rstrip(b"\n") != line:
             raise LedgerError(f"{place}: the chain is broken; the file was changed after it was written")

@@ -1,8 +1,9 @@
 """Whether an interrupted run can be continued, told from its files; imports nothing heavy."""
 
-import json
 from pathlib import Path
 from typing import Any
+
+from server_app.results.json_lines import load_json
 
 LATEST, ENDED, TENSORS, STATE = "latest", "ended", "tensors.safetensors", "state.json"
 """Files of a ``checkpoint`` folder: what names the last one, the mark of a run that is over, what each one holds."""
@@ -33,7 +34,7 @@ def checkpoint_fault(folder: Path) -> str:
 
 def read_state(path: Path) -> dict[str, Any]:
     """The content of a checkpoint's ``state.json``. Raises ``ValueError`` for one that is cut off or damaged."""
-    state = json.loads(path.read_bytes())
+    state = load_json(path.read_bytes())
     lacking = [name for name in _NEEDED if name not in state] if isinstance(state, dict) else list(_NEEDED)
     if lacking:
         raise ValueError(f"it lacks {', '.join(lacking)}")
@@ -69,7 +70,7 @@ def _check_tensors(path: Path) -> None:
         size = path.stat().st_size
         if not 0 < length <= size - _LENGTH_BYTES:
             raise ValueError("its header is cut off")
-        header = json.loads(handle.read(length))
+        header = load_json(handle.read(length))
     ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
     expected = _LENGTH_BYTES + length + max(ends, default=0)
     if size != expected:

@@ -8,6 +8,14 @@ from pathlib import Path
 from typing import Any
 
 
+def load_json(text: str | bytes) -> Any:  # noqa: ANN401 - any JSON value
+    """What a JSON document holds. Raises ``ValueError`` for what is none, or nested deeper than Python's stack."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
 def end_torn_line(path: Path) -> None:
     """End the last line if it was torn, so that what is appended begins on its own; no file is none that is torn."""
     try:
@@ -32,7 +40,7 @@ def append(path: Path, text: str) -> None:
 
 def read(path: Path) -> list[dict[str, Any]]:
     """All whole lines, oldest first; none of a file that is not there."""
-    if not path.exists():
+    if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     return [row for row in map(_row, lines) if row is not None]
@@ -41,7 +49,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 def _row(line: str) -> dict[str, Any] | None:
     """What a line holds; ``None`` for a torn one, which may even end in a brace."""
     try:
-        found = json.loads(line)
+        found = load_json(line)
     except ValueError:
         return None
     return found if isinstance(found, dict) else None

@@ -88,7 +88,7 @@ def _other_version(folder: Path) -> str:
     """Where a run was saved with keys that are no more, that it was: what they did, nobody knows here. Else ``""``."""
     try:
         strange = unknown_keys(_saved(folder))
-    except (OSError, ValueError):  # told by who reads it in earnest
+    except ConfigError:  # told by who reads it in earnest
         return ""
     if not strange:
         return ""
@@ -99,7 +99,18 @@ def _other_version(folder: Path) -> str:
 
 
 def _saved(folder: Path) -> dict[str, Scalar]:
-    return flatten(tomllib.loads((folder / "config.toml").read_text(encoding="utf-8")))
+    return flatten(read_config(folder))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """``config.toml`` of a run's folder as it stands. Raises ``ConfigError`` where that is no file of TOML."""
+    path = folder / "config.toml"
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:  # the last: it is nested deeper than Python's stack
+        raise ConfigError(f"{path} is not a readable TOML file: {error}") from None
 
 
 def _planned(folder: Path) -> dict[str, Scalar]:

@@ -26,6 +26,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "half a state": (lambda last: (last / STATE).write_text("{"), "state.json is cut off or damaged"),
     "cut state": (lambda last: cut(last / STATE), "state.json is cut off or damaged"),
     "no text": (lambda last: (last / STATE).write_bytes(b"\xff\xfe{"), "state.json is cut off or damaged"),
+    "a deep state": (lambda last: (last / STATE).write_text("[" * 100_000), "or damaged (it is nested too deep)"),
     "a list": (lambda last: (last / STATE).write_text("[]"), "state.json is cut off or damaged (it lacks round"),
     "other keys": (lambda last: (last / STATE).write_text('{"round": 3}'), "it lacks failed-in-a-row"),
     "no tensors": (lambda last: (last / TENSORS).unlink(), f"checkpoint/{LAST}/{TENSORS} is missing"),

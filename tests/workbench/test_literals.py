@@ -21,3 +21,9 @@ def test_what_it_cannot_is_refused_in_a_file_too(text: str, tmp_path: Path) -> N
     (tmp_path / "run.toml").write_text(f"privacy.delta = {text}\n")
     with pytest.raises(LaunchError, match="beyond what a float can hold"):
         read_toml(tmp_path / "run.toml", "--config")
+
+
+def test_a_file_that_is_nested_deeper_than_python_s_stack_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text(f"x = {'[' * 100_000}")
+    with pytest.raises(LaunchError, match=r"^--config: .*run\.toml is not a readable TOML file: .*recursion"):
+        read_toml(tmp_path / "run.toml", "--config")

@@ -1,10 +1,10 @@
 """Whether ``model.name`` can be a directory or GGUF file of a model, told by names of files; imports nothing heavy."""
 
-import json
 from pathlib import Path
 
 from common.config import ConfigError, names_a_file
 from common.model.gguf_file import MAGIC, gguf_file
+from server_app.results.json_lines import load_json
 
 
 def check_directory(name: str) -> None:
@@ -35,7 +35,7 @@ def check_directory(name: str) -> None:
             f'model.name = "{name}": no config.json there; give a directory that save_pretrained or hf download made'
         )
     try:
-        described = json.loads((folder / "config.json").read_bytes())
+        described = load_json((folder / "config.json").read_bytes())
     except ValueError as error:
         raise ConfigError(f'model.name = "{name}": its config.json is not JSON ({error}); fetch it again') from None
     if not isinstance(described, dict):

@@ -264,5 +264,5 @@ def read_toml(path: Path, what: str) -> dict[str, Scalar]:
     """The flat keys of a TOML file; ``what`` says in an error where they were asked for."""
     try:
         return flatten(tomllib.loads(path.read_text(encoding="utf-8-sig"), parse_float=float_of))
-    except (OSError, ValueError) as error:  # the latter: not TOML, or not UTF-8
+    except (OSError, ValueError, RecursionError) as error:  # not TOML, not UTF-8, nested deeper than Python's stack
         raise LaunchError(f"{what}: {path} is not a readable TOML file: {error}") from None

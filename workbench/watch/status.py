@@ -4,7 +4,6 @@ All of it is the server's own: it tells who was asked and who answered.
 """
 
 import math
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -12,13 +11,14 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from common.config import ConfigError
 from common.counts import count
 from server_app.log import read_events
 from server_app.results.folder import RunFolder
 from server_app.results.json_lines import finite
 from server_app.results.monitor import NAME as MONITOR
 from server_app.results.published_names import public_name
-from server_app.results.resuming import how_to_resume, why_not_resumable
+from server_app.results.resuming import how_to_resume, read_config, why_not_resumable
 from server_app.results.score_names import PRIVATE_ACCURACY, PRIVATE_LOSS
 
 _ROUNDS, _SITES, _FAILURES, _PACE = 30, 40, 40, 10
@@ -173,7 +173,7 @@ def _monitored(folder: RunFolder) -> tuple[dict[str, float], dict[str, dict[str,
     gauges: dict[str, float] = {}
     sites: dict[str, dict[str, float]] = {}
     path = folder.path / MONITOR
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             name = sample.name.removeprefix("dr_encoder_")
@@ -243,9 +243,11 @@ def _reason(event: Mapping[str, Any]) -> str:
 
 
 def _configured(folder: RunFolder, *keys: str) -> Any:  # noqa: ANN401 - any TOML value
-    """A value of config.toml, ``""`` while that is not written."""
-    path = folder.path / "config.toml"
-    found: Any = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    """A value of config.toml, ``""`` while that is not written, or cannot be read."""
+    try:
+        found: Any = read_config(folder.path)
+    except ConfigError:
+        return ""
     for key in keys:
         found = found.get(key, {}) if isinstance(found, dict) else {}
     return found if found != {} else ""

@@ -1,6 +1,7 @@
 """What ``dr-encoder watch`` tells of a run, and to whom."""
 
 import json
+import os
 import re
 import shutil
 from datetime import datetime
@@ -179,6 +180,23 @@ def test_a_run_that_has_only_begun_can_be_shown(tmp_path: Path) -> None:
         "cannot be resumed: it stopped before its first checkpoint; nothing had been charged"
     )
     assert found["detail"] == "its process has ended without a word", "nothing is charged that could stay so"
+
+
+@pytest.mark.parametrize("text", ["a =", f"a = {'[' * 100_000}", None], ids=["no TOML", "too deep", "a named pipe"])
+def test_a_run_whose_configuration_cannot_be_read_is_shown_without_it(
+    done: RunFolder, tmp_path: Path, text: str | None
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    shutil.copytree(done.path, run.path)
+    saved = run.path / "config.toml"
+    saved.unlink()
+    saved.write_text(text) if text else os.mkfifo(saved)
+    found = status(run.path, 1e10)
+    assert found["run"] == {"name": "run", "strategy": "", "model": "", "data": ""}
+    assert found["epsilon"]["spent"] == status(done.path, 1e10)["epsilon"]["spent"]
+    (run.path / "checkpoint" / "ended").unlink()
+    run.events.write_text(run.events.read_text(encoding="utf-8").replace("run_ended", "run_failed"))
+    assert status(run.path, 1e10)["resume"].startswith("dr-encoder run --resume"), "which says what is wrong with it"
 
 
 def test_private_scores_that_were_lost_are_told(tmp_path: Path) -> None:
