@@ -1,12 +1,12 @@
 """A saved adapter's own description and its run's configuration, read without loading anything."""
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from common.config import ConfigError, RunConfig, Scalar, known_keys
+from server_app.results.json_lines import load_json
 from workbench.simulation.launcher import read_toml
 
 _PLAIN = {"peft_type": "LORA", "bias": "none"}  # what this app writes; anything else that changes the sum is refused
@@ -25,6 +25,8 @@ def adapter_config(folder: Path, changes: Mapping[str, Scalar]) -> RunConfig:
     saved = folder.parent / "config.toml"
     flat: dict[str, Any] = {"data.name": "none"}  # without a run there are no rows of its own to score
     if saved.exists():
+        if not saved.is_file():
+            raise ConfigError(f'--adapter "{folder}": {saved} is no file')
         flat = known_keys(read_toml(saved, f'--adapter "{folder}"'))  # of an earlier version: as good as it was
     elif settings.get("base_model_name_or_path"):
         flat["model.name"] = settings["base_model_name_or_path"]
@@ -42,13 +44,13 @@ def adapter_config(folder: Path, changes: Mapping[str, Scalar]) -> RunConfig:
 def read_settings(folder: Path) -> dict[str, Any]:
     """PEFT's description of the adapter in ``folder``; ``ConfigError`` where there is none that this app can use."""
     path = folder / "adapter_config.json"
-    if not path.exists():
+    if not path.is_file():
         raise ConfigError(f'--adapter "{folder}": no adapter_config.json there; give the adapter/ of a results folder')
-    _check_links(folder)
+    _check_files(folder)
     try:
-        settings: dict[str, Any] = json.loads(path.read_bytes())
+        settings: dict[str, Any] = load_json(path.read_bytes())
         odd = [f"{key} is missing" for key in _NEEDED if not settings.get(key)]
-    except (ValueError, AttributeError, RecursionError) as error:  # the last: it is nested deeper than Python's stack
+    except (ValueError, AttributeError) as error:
         raise ConfigError(f'--adapter "{folder}": its adapter_config.json is not what PEFT writes ({error})') from None
     odd += [f"{key} = {settings[key]!r}" for key in _NEEDED if settings.get(key) and not _is_number(settings[key])]
     odd += [f"{key} = {settings.get(key)!r}" for key, plain in _PLAIN.items() if settings.get(key, plain) != plain]
@@ -68,14 +70,16 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
-def _check_links(folder: Path) -> None:
+def _check_files(folder: Path) -> None:
     """Refuse links out of the folder: one from elsewhere may point to any file, and what is exported is for others.
 
-    Those of the hub's cache lead to its own blobs.
+    Those of the hub's cache lead to its own blobs. A named pipe is refused, too: reading it may never end.
     """
     own = folder.resolve()
     places = [own, *(up.parent / "blobs" for up in own.parents if up.name == "snapshots")]
     for path in sorted(folder.rglob("*")):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ConfigError(f'--adapter "{folder}": {path.name} is neither a file nor a folder')
         if path.is_symlink() and not any(path.resolve().is_relative_to(place) for place in places):
             raise ConfigError(
                 f'--adapter "{folder}": {path.name} is a link out of that folder; put the file itself there'

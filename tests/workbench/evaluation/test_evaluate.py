@@ -1,6 +1,8 @@
 """``dr-encoder evaluate`` on benchmarks in MMLU's and C-Eval's layout, and on generation sets, all on this disk."""
 
 import json
+import os
+import pickle
 import re
 import runpy
 import shutil
@@ -203,6 +205,52 @@ def test_an_adapter_that_is_not_there_or_does_not_fit_is_refused(adapter: Path, 
     (tmp_path / "adapter_config.json").write_text("[" * 100_000)
     assert "its adapter_config.json is not what PEFT writes" in refused(tmp_path)
     assert "does not fit" in refused(adapter, "--model", "demo")
+
+
+def copied(adapter: Path, folder: Path) -> Path:
+    """A copy of the adapter and of its run's configuration."""
+    shutil.copytree(adapter.parent, folder)
+    return folder / "adapter"
+
+
+@pytest.mark.parametrize("name", ["config.toml", "adapter/base_sample.json", "adapter/adapter_config.json"])
+def test_a_named_pipe_is_not_waited_for(adapter: Path, tmp_path: Path, name: str) -> None:
+    own = copied(adapter, tmp_path / "run")
+    (own.parent / name).unlink(missing_ok=True)
+    os.mkfifo(own.parent / name)
+    assert name.rpartition("/")[2] in refused(own)
+
+
+@pytest.mark.parametrize(
+    "sample", ["[" * 200_000, "[1]", "{}", '{"input_embedding": "x"}', '{"input_embedding": [[1]]}', "{"]
+)
+def test_a_damaged_sample_of_the_base_model_is_refused(adapter: Path, tmp_path: Path, sample: str) -> None:
+    own = copied(adapter, tmp_path / "run")
+    (own / BASE_FILE).write_text(sample)
+    with pytest.raises(ConfigError, match=r"run/adapter\": its base_sample\.json is damaged; fetch it again$"):
+        load_adapter(own, adapter_config(own, {}))
+
+
+_TOO_MUCH = b'{"a.lora_A.weight": {"dtype": "F32", "shape": [1099511627776, 1048576], "data_offsets": [0, 8]}}'
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("adapter_model.safetensors", b"half"),
+        ("adapter_model.safetensors", len(_TOO_MUCH).to_bytes(8, "little") + _TOO_MUCH + bytes(8)),
+        ("adapter_model.bin", b""),
+        ("adapter_model.bin", pickle.dumps(Path())),
+        ("adapter_model.bin", pickle.dumps({"a": 1}, 2)),
+        ("adapter_model.bin", pickle.dumps([1], 2)),
+    ],
+)
+def test_damaged_weights_are_refused(adapter: Path, tmp_path: Path, name: str, content: bytes) -> None:
+    own = copied(adapter, tmp_path / "run")
+    (own / "adapter_model.safetensors").unlink()
+    (own / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=r"run/adapter\": its weights are damaged, or no tensors; fetch it again$"):
+        load_adapter(own, adapter_config(own, {}))
 
 
 def test_another_base_model_of_the_same_shape_is_refused_and_another_dtype_taken(
