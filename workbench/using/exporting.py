@@ -17,6 +17,7 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from yaml import YAMLError
 
 from common.config import ConfigError, ModelConfig
 from common.demo.model import load_tokenizer as load_demo_tokenizer
@@ -35,23 +36,21 @@ _LOADING = re.compile(r"## How to load it\n.*?(?=\n## )", re.DOTALL)
 
 def export_adapter(request: Asked, out: Path, base_id: str) -> None:
     """The adapter in PEFT's format, with its card and the sample by which its base model is recognized."""
+    if not (request.adapter / "adapter_model.safetensors").exists():
+        raise ConfigError(
+            f'--adapter "{request.adapter}": no adapter_model.safetensors there, which is what is exported'
+        )
+    card = _read_card(request.adapter)
     out.mkdir(parents=True, exist_ok=True)
     for name in _ADAPTER:
         if (request.adapter / name).exists():
             shutil.copyfile(request.adapter / name, out / name)
-    if not (out / "adapter_model.safetensors").exists():
-        raise ConfigError(
-            f'--adapter "{request.adapter}": no adapter_model.safetensors there, which is what is exported'
-        )
     base = _public_base(request, base_id)
     settings = json.loads((out / "adapter_config.json").read_bytes())
     settings["base_model_name_or_path"] = base or public_name(str(settings.get("base_model_name_or_path", "")))
     (out / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    if (out / CARD).exists():
-        card = ModelCard.load(out / CARD, ignore_metadata_errors=True)
-        tags = [tag for tag in card.data.tags or [] if not tag.startswith("base_model:")]
-        card.data.base_model = base or None  # PEFT's own cards have the path of a local one
-        card.data.tags = [*tags, *([f"base_model:adapter:{base}"] if base else [])]
+    if card:
+        _name_base(card, "adapter", base)
         card.save(out / CARD)
 
 
@@ -61,6 +60,7 @@ def export_merged(request: Asked, out: Path, dtype: str, base_id: str) -> None:
     W + (alpha/r) B A of every adapted layer. A base model that was quantized while training is taken whole: the sum
     has no place in its few bits.
     """
+    card = _read_card(request.adapter)
     asked = request.config.model
     plain = {"quantization": "none", "dtype": dtype, "gradient_checkpointing": False}
     if asked.name == "demo":
@@ -82,9 +82,28 @@ def export_merged(request: Asked, out: Path, dtype: str, base_id: str) -> None:
         merged.generation_config = _own_generation(local_name(asked)) or merged.generation_config
     merged.save_pretrained(out)
     _own_tokenizer(local_name(asked)).save_pretrained(out)
-    source = request.adapter / CARD
-    if source.exists():
-        (out / CARD).write_text(_merged_card(source, named, _public_base(request, base_id)), encoding="utf-8")
+    if card:
+        (out / CARD).write_text(_merged_card(card, named, _public_base(request, base_id)), encoding="utf-8")
+
+
+def _read_card(adapter: Path) -> Any:  # noqa: ANN401 - a ModelCard, whose type tells nothing of its head
+    """The adapter's card, ``None`` where it has none; ``ConfigError`` where its head cannot be read."""
+    if not (adapter / CARD).exists():
+        return None
+    try:
+        card: Any = ModelCard.load(adapter / CARD, ignore_metadata_errors=True)
+        if all(isinstance(tag, str) for tag in card.data.tags or []):
+            return card
+    except (YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        pass
+    raise ConfigError(f'--adapter "{adapter}": the head of its {CARD} is not that of a model card; mend or remove it')
+
+
+def _name_base(card: Any, relation: str, base: str) -> None:  # noqa: ANN401 - as above
+    """Name the base model by its hub id alone: PEFT's own cards have the path of a local one."""
+    tags = [tag for tag in card.data.tags or [] if not tag.startswith("base_model:")]
+    card.data.base_model = base or None
+    card.data.tags = [*tags, *([f"base_model:{relation}:{base}"] if base else [])]
 
 
 def _untie(model: PeftModel) -> bool:
@@ -121,13 +140,10 @@ def _own_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return found
 
 
-def _merged_card(source: Path, named: str, base: str) -> str:
+def _merged_card(card: Any, named: str, base: str) -> str:  # noqa: ANN401 - as above
     """The adapter's card, which says what was trained and under which terms, as that of a whole model."""
-    card = ModelCard.load(source, ignore_metadata_errors=True)
     card.data.library_name = "transformers"
-    tags = [tag for tag in card.data.tags or [] if not tag.startswith("base_model:")]
-    card.data.base_model = base or None
-    card.data.tags = [*tags, *([f"base_model:finetune:{base}"] if base else [])]
+    _name_base(card, "finetune", base)
     loading = (
         "## How to load it\n\n```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         'model = AutoModelForCausalLM.from_pretrained(".")  # this folder\n'

@@ -112,6 +112,20 @@ def test_what_peft_says_of_a_local_base_model_is_not_exported(
     assert ModelCard.load(tmp_path / "out" / "README.md").data.tags == ["lora"]
 
 
+@pytest.mark.parametrize("form", ["merged", "adapter"])
+@pytest.mark.parametrize("head", ["!!python/object/apply:os.getcwd []", "tags: 5", "tags: [[x]]", "- x", "[" * 10_000])
+def test_a_card_that_cannot_be_read_is_refused_before_anything_is_written(
+    adapter: Path, tmp_path: Path, form: str, head: str
+) -> None:
+    foreign = tmp_path / "run" / "adapter"
+    shutil.copytree(adapter.parent, foreign.parent)
+    (foreign / "README.md").write_text(f"---\n{head}\n---\n\n# Model Card\n", encoding="utf-8")
+    code, output = export(foreign, "--out", str(tmp_path / "out"), "--form", form)
+    assert code == 1
+    assert f'error: --adapter "{foreign}": the head of its README.md is not that of a model card' in output
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
