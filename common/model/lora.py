@@ -15,6 +15,8 @@ AUTO = "auto"
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 """What the paper adapts (Table 5 counts four modules a layer), under the names that Llama and its kin give them."""
 
+_MOST_TOLD = 400  # characters
+
 
 def target_modules(base: nn.Module, lora: LoraConfig) -> list[str]:
     """The modules that get an adapter: those that are named, or the architecture's attention projections.
@@ -41,13 +43,19 @@ def target_modules(base: nn.Module, lora: LoraConfig) -> list[str]:
 
 def _check_each_exists(base: nn.Module, lora: LoraConfig) -> None:
     """Peft is content with one match; a name that matches nothing would be left out of the adapter in silence."""
-    names = [name for name, _ in base.named_modules()]
-    absent = [wanted for wanted in lora.targets if not any(_is_one_of(name, [wanted]) for name in names)]
+    paths = [name.split(".") for name, _ in base.named_modules()]
+    ends = {".".join(path[place:]) for path in paths for place in range(len(path))}
+    absent = [wanted for wanted in lora.targets if wanted not in ends]
     if absent:
         raise ConfigError(
-            f'lora.target-modules = "{lora.target_modules}": no module is called {", ".join(absent)}. Linear modules '
-            f"of this model: {', '.join(linear_modules(base))}"
+            f'lora.target-modules = "{_begun(lora.target_modules)}": no module is called {_begun(", ".join(absent))}. '
+            f"Linear modules of this model: {', '.join(linear_modules(base))}"
         )
+
+
+def _begun(names: str) -> str:
+    """Names as they are told: a file from elsewhere may hold any number of them."""
+    return names if len(names) <= _MOST_TOLD else f"{names[:_MOST_TOLD]}…"
 
 
 def check_rank(base: nn.Module, lora: LoraConfig, targets: list[str]) -> None:

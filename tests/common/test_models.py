@@ -151,6 +151,14 @@ def test_one_unknown_name_among_target_modules_is_refused() -> None:
     assert len(fresh(ModelConfig(), layer, 1).layout.tensors) == 2 * (1 + 4)
 
 
+def test_any_number_of_unknown_target_modules_is_refused_in_a_line() -> None:
+    """An adapter from elsewhere may name 200,000, which made a line of three megabytes."""
+    many = ",".join(f"m{number}" for number in range(50_000))
+    with pytest.raises(ConfigError, match="no module is called m0, m1, ") as refusal:
+        fresh(ModelConfig(), LoraConfig(target_modules=many), 1)
+    assert len(str(refusal.value)) < 1500
+
+
 def test_damaged_weights_are_refused_with_the_way_out(tmp_path: Path) -> None:
     write_model("llama", tmp_path)
     (tmp_path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
