@@ -18,7 +18,9 @@ def test_what_is_appended_is_read_in_order(tmp_path: Path) -> None:
     assert read(tmp_path / "log") == [{"round": 1, "said": "ü"}, {"round": 2}]
 
 
-@pytest.mark.parametrize("torn", [b"{", b'{"round": 2, "of": {"a": 1}', b'{"said": "\xc3', b"2", b"x" * 10_000])
+@pytest.mark.parametrize(
+    "torn", [b"{", b'{"round": 2, "of": {"a": 1}', b'{"said": "\xc3', b"2", b"x" * 10_000, b"[" * 100_000]
+)
 def test_a_torn_line_is_left_out_and_spoils_no_other(tmp_path: Path, torn: bytes) -> None:
     path = tmp_path / "log"
     written(path, {"round": 1})

@@ -84,6 +84,7 @@ SETS: list[tuple[str, str]] = [
     ("model.name={}/model.bin", "this file is no .gguf"),
     ("model.name={}/empty", "no config.json there"),
     ("model.name={}/broken", "its config.json is not JSON"),
+    ("model.name={}/deep", "its config.json is not JSON (it is nested too deep)"),
     ("model.name={}/list", "holds no JSON object"),
     ("model.quantization=5", "allowed: none, 8, 4"),
     ("model.quantization=4", 'with model.name = "demo"'),
@@ -217,7 +218,7 @@ OTHERS: list[tuple[str, str]] = [
 
 def prepare(folder: Path) -> None:
     """Files that the inputs name."""
-    for name in ("empty", "broken", "list", "no-json", "no-weights", "adapter", "results/taken"):
+    for name in ("empty", "broken", "deep", "list", "no-json", "no-weights", "adapter", "results/taken"):
         (folder / name).mkdir(parents=True)
     (folder / "model.gguf").write_bytes(b"<html>")
     (folder / "model.bin").write_bytes(b"")
@@ -226,6 +227,7 @@ def prepare(folder: Path) -> None:
     for name in ("a.gguf", "b.GGUF"):
         (folder / "ggufs" / name).write_bytes(b"GGUF")
     (folder / "broken" / "config.json").write_text("{", encoding="utf-8")
+    (folder / "deep" / "config.json").write_text("[" * 100_000, encoding="utf-8")
     (folder / "list" / "config.json").write_text("[]", encoding="utf-8")
     settings = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj"]}
     (folder / "no-json" / "adapter_config.json").write_text("{", encoding="utf-8")

@@ -83,6 +83,7 @@ def rehash_value(lines: list[bytes]) -> list[bytes]:
         lambda lines: [lines[0], lines[0], lines[1], lines[2]],
         lambda lines: [lines[0], b"", lines[1], lines[2]],
         lambda lines: [lines[0], b"{}", lines[2]],
+        lambda lines: [lines[0], b"[" * 100_000, lines[2]],
     ],
 )
 def test_any_change_inside_the_file_is_noticed(path: Path, tamper: Callable[[list[bytes]], list[bytes]]) -> None:
