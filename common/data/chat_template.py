@@ -67,8 +67,8 @@ def answer_tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message
         return _marked(tokenizer, messages)
     found = _answers(tokenizer, messages)
     (ids,) = token_ids(tokenizer, [found.text], special=False)
-    places = (tuple(_place(tokenizer, found.text[:edge], ids) for edge in answer) for answer in found.places)
-    spans = [(start, end) for start, end in places]
+    text = found.text
+    spans = [(_place(tokenizer, text[:start], ids), _place(tokenizer, text[:end], ids)) for start, end in found.places]
     ids = ids[: spans[-1][1]]
     if end and not found.closed and tokenizer.eos_token_id is not None:
         ids, spans[-1] = [*ids, tokenizer.eos_token_id], (spans[-1][0], len(ids) + 1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -74,7 +75,7 @@ class Writer:
         """How many prompts had no room so far."""
         return len(self._cut)
 
-    @property
+    @cached_property
     def settings(self) -> dict[str, Any]:
         """Every setting of ``generate``: the likeliest token each time, or drawn from all of them."""
         drawn = {"do_sample": True, "temperature": self.sampling.temperature, **_UNFILTERED}
