@@ -1,5 +1,6 @@
 """One run from configuration to results: connect, plan, prepare, rounds, report."""
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from flwr.serverapp import Grid
@@ -20,6 +21,7 @@ from server_app.results.folder import RunFolder
 from server_app.results.naming import naming
 from server_app.results.output_place import check_output
 from server_app.results.resuming import (
+    Clients,
     check_same_run,
     planned_clients,
     unknown_clients,
@@ -60,7 +62,21 @@ def run_federation(
     clients_are = clients_of(grid)
     if config.resume and (why := why_other_clients(Path(config.resume), clients_are)):
         raise CheckpointError(f'resume = "{config.resume}": {why}')
-    say = say or ConsoleLog()
+    with _resumed_folder(config):
+        return _run(grid, config, run, clients_are, control, say or ConsoleLog(), plots=plots)
+
+
+def _resumed_folder(config: RunConfig) -> AbstractContextManager[None]:
+    """The folder of a run that is resumed, held before its model loads, which may take minutes; a new run has none yet.
+
+    Else a second resume would begin meanwhile, and who watches would be told that the run is dead.
+    """
+    return RunFolder.create(config).held() if config.resume else nullcontext()
+
+
+def _run(
+    grid: Grid, config: RunConfig, run: int, clients_are: Clients, control: Control, say: ConsoleLog, *, plots: bool
+) -> RunFolder:
     adapted = load_adapted_model(config.model, config.lora, config.seed)
     check_chat_template(config.data, adapted.tokenizer)
     check_length(adapted.model.get_base_model(), config.model.name, config.data.max_length)
@@ -70,7 +86,8 @@ def run_federation(
     plan = plan_run(config, recipe, attendance.enrolled)
     folder = RunFolder.create(config)
     attendance.stop_asked = folder.stop.exists
-    with folder.held(), naming(folder.path), recording(folder.events, run, attendance.names):
+    holding = nullcontext() if config.resume else folder.held()
+    with holding, naming(folder.path), recording(folder.events, run, attendance.names):
         session = Session.open(config, adapted, recipe, plan, clients_are, attendance, folder, say)
         try:
             if config.resume:

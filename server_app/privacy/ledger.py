@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,6 +89,8 @@ class Ledger:
         """Open the file, lock it exclusively and replay it to its end."""
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # a pipe would be waited for
+                raise LedgerError(f"{self._path} is no file")
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             self._replay(descriptor)
             yield descriptor

@@ -34,7 +34,7 @@ def checkpoint_fault(folder: Path) -> str:
 
 def read_state(path: Path) -> dict[str, Any]:
     """The content of a checkpoint's ``state.json``. Raises ``ValueError`` for one that is cut off or damaged."""
-    state = load_json(path.read_bytes())
+    state = load_json(_regular(path).read_bytes())
     lacking = [name for name in _NEEDED if name not in state] if isinstance(state, dict) else list(_NEEDED)
     if lacking:
         raise ValueError(f"it lacks {', '.join(lacking)}")
@@ -43,7 +43,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
 def last_checkpoint(folder: Path) -> Path:
     """What ``latest`` in ``folder`` names. Raises ``OSError`` where there is none, ``ValueError`` for no text."""
-    return folder / (folder / LATEST).read_text(encoding="utf-8").strip()
+    return folder / _regular(folder / LATEST).read_text(encoding="utf-8").strip()
 
 
 def _fault(folder: Path) -> str:
@@ -63,9 +63,16 @@ def _fault(folder: Path) -> str:
     return ""
 
 
+def _regular(path: Path) -> Path:
+    """A path of no pipe or device, which would be waited for. Raises ``ValueError`` for one of those."""
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no file")
+    return path
+
+
 def _check_tensors(path: Path) -> None:
     """Raise ``ValueError`` unless a safetensors file is as long as its header says."""
-    with path.open("rb") as handle:
+    with _regular(path).open("rb") as handle:
         length = int.from_bytes(handle.read(_LENGTH_BYTES), "little")
         size = path.stat().st_size
         if not 0 < length <= size - _LENGTH_BYTES:

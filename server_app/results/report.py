@@ -5,6 +5,7 @@ depends on who was asked or answered stands in them.
 """
 
 import importlib.metadata
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -100,6 +101,7 @@ def _run(folder: RunFolder, strategy: FederatedAdapter, seconds: float) -> dict[
 def _outcome(rows: list[dict[str, Any]], strategy: FederatedAdapter, scores: Scores) -> dict[str, Any]:
     final = dict(scores.final)
     scored = [row for row in rows if "loss" in row]
+    noisy = math.isfinite(strategy.account.plan.epsilon)
     return {
         "stopped_because": strategy.stop_reason or ALL_DONE,
         "divergence_judged_on": _judges(scored),
@@ -108,7 +110,7 @@ def _outcome(rows: list[dict[str, Any]], strategy: FederatedAdapter, scores: Sco
         "final": final,
         "private": private_ends(rows, strategy.state.adapter_round),
         "examples": dict(scores.examples),
-        "warning": _warning(_scores(scored[0]) if scored else {}, final),
+        "warning": _warning(_scores(scored[0]) if scored else {}, final, noisy=noisy),
         "shortage_warning": _shortage_warning(rows),
     }
 
@@ -131,9 +133,9 @@ def _judges(scored: list[dict[str, Any]]) -> str:
     return "public validation examples" if VALIDATION_LOSS in scored[0] else "the held-out examples that are scored"
 
 
-def _warning(base: dict[str, Any], final: dict[str, Any]) -> str:
+def _warning(base: dict[str, Any], final: dict[str, Any], *, noisy: bool) -> str:
     """What to say of a model that came out worse than it went in: by two points of accuracy, or by loss as printed."""
-    advice = "do not use this adapter (smaller steps, larger epsilon)"
+    advice = f"do not use this adapter (smaller steps{', larger epsilon' if noisy else ''})"
     judged = "accuracy" in base and "accuracy" in final
     points = 100 * (base["accuracy"] - final["accuracy"]) if judged else 0.0
     if points > _POINTS:

@@ -43,13 +43,13 @@ def test_what_a_decoder_does_by_itself_is_seen_with_codes_zeroed(
 
 @pytest.mark.parametrize(("final", "said"), [(0.30, ""), (0.281, ""), (0.279, "ended 2.1 points BELOW the base model")])
 def test_a_model_that_ends_more_than_two_points_below_the_base_is_called_so(final: float, said: str) -> None:
-    found = _warning({"accuracy": 0.3}, {"accuracy": final})
+    found = _warning({"accuracy": 0.3}, {"accuracy": final}, noisy=True)
     assert found.startswith(said) if said else found == ""
 
 
 @pytest.mark.parametrize(("final", "said"), [(0.9, ""), (1.0004, ""), (1.01, "ended with held-out loss 1.010, ABOVE")])
 def test_without_choices_the_loss_tells_that_a_model_ended_below_the_base(final: float, said: str) -> None:
-    found = _warning({"loss": 1.0}, {"loss": final})
+    found = _warning({"loss": 1.0}, {"loss": final}, noisy=True)
     assert found.startswith(said) if said else found == ""
 
 
@@ -57,11 +57,17 @@ def test_a_loss_above_the_base_is_told_though_the_accuracy_rose() -> None:
     """A model that picks better and is surer of what it gets wrong: no success without a word."""
     base = {"accuracy": 0.3, "loss": 1.0}
     assert "ABOVE the base model's 1.000, though accuracy rose by 20.0 points" in _warning(
-        base, {"accuracy": 0.5, "loss": 8.2}
+        base, {"accuracy": 0.5, "loss": 8.2}, noisy=True
     )
-    assert "do not use this adapter" in _warning(base, {"accuracy": 0.29, "loss": 1.1})
-    assert _warning(base, {"accuracy": 0.29, "loss": 0.9}) == ""
+    assert "do not use this adapter" in _warning(base, {"accuracy": 0.29, "loss": 1.1}, noisy=True)
+    assert _warning(base, {"accuracy": 0.29, "loss": 0.9}, noisy=True) == ""
+
+
+def test_without_noise_no_larger_epsilon_is_advised() -> None:
+    base, final = {"accuracy": 0.3}, {"accuracy": 0.2}
+    assert "(smaller steps, larger epsilon)" in _warning(base, final, noisy=True)
+    assert "(smaller steps)" in _warning(base, final, noisy=False)
 
 
 def test_without_held_out_data_there_is_nothing_to_warn_of() -> None:
-    assert _warning({}, {}) == ""
+    assert _warning({}, {}, noisy=True) == ""

@@ -13,8 +13,10 @@ from flwr.app import MetricRecord
 
 from client_app.app import app as client_app
 from common.config import ConfigError, RunConfig, nest
+from common.model.adapted import AdaptedModel, load_adapted_model
 from common.privacy.accounting import Charge, epsilon
 from common.privacy.gaussian import gaussian_epsilon
+from server_app import run
 from server_app.privacy.ledger import Ledger
 from server_app.results.checkpoints import CheckpointError
 from server_app.results.console import ConsoleLog
@@ -27,6 +29,7 @@ from tests.support.interrupted_runs import say_of_clients
 from tests.support.killed_runs import REPEATABLE, killed_after, resumed
 from tests.support.tiny import Files, final_adapter, run_tiny, tiny_config, tiny_grid
 from workbench.simulation.in_process import InProcessGrid
+from workbench.watch.status import status
 
 pytestmark = pytest.mark.usefixtures("seeded")
 
@@ -245,6 +248,21 @@ def test_two_cannot_go_on_with_one_run(config: RunConfig, killed: RunFolder) -> 
         resumed(config, killed)
     assert killed.ledger.read_bytes() == before
     resumed(config, killed)
+
+
+def test_a_run_that_is_resumed_has_its_folder_before_its_model_is_loaded(
+    config: RunConfig, killed: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large model takes minutes: ``watch`` called the run dead meanwhile, and a second resume began."""
+    seen = []
+
+    def load(*given: Any) -> AdaptedModel:
+        seen.append((killed.is_held(), status(killed.path, 1e10)["state"]))
+        return load_adapted_model(*given)
+
+    monkeypatch.setattr(run, "load_adapted_model", load)
+    resumed(config, killed)
+    assert seen == [(True, "running")]
 
 
 @pytest.mark.parametrize(

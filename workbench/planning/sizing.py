@@ -90,7 +90,7 @@ def solve(config: RunConfig) -> Sizes:
         step_seconds=step_seconds(config, shape, batch),
         memory=memory,
         server=server,
-        placements=tuple(_place(name, *cards, server, memory) for name, cards in _CARDS.items()),
+        placements=tuple(_place(name, *cards, plan.clients, server, memory) for name, cards in _CARDS.items()),
     )
 
 
@@ -99,16 +99,16 @@ def _plain(terms: ReleaseTerms) -> int:
     return math.ceil(terms.size * (bits_of(terms) / 8 if terms.trust == "secure" else terms.dtype.itemsize))
 
 
-def _place(name: str, gigabytes: int, cards: int, server: ServerMemory, memory: Memory) -> Placement:
+def _place(name: str, gigabytes: int, cards: int, clients: int, server: ServerMemory, memory: Memory) -> Placement:
     """A simulation keeps the server's model on the first card, and one model for every client at a time.
 
     Ray places clients by their share of a card alone and knows nothing of the server's model, so no card is promised
-    more clients than the first one takes.
+    more clients than the first one takes, nor all of them together more than there are.
     """
     room = _USABLE * gigabytes * 1e9
-    first = max(0, math.floor((room - server.on_card) / memory.on_card))
+    first = min(max(0, math.floor((room - server.on_card) / memory.on_card)), math.ceil(clients / cards))
     share = math.floor(_SHARES / first) / _SHARES if first else 0.0
-    return Placement(name, cards * first, share, math.floor(room / memory.on_card) > 0)
+    return Placement(name, min(cards * first, clients), share, math.floor(room / memory.on_card) > 0)
 
 
 def to_json(config: RunConfig) -> str:

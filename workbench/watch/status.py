@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from common.config import ConfigError
 from common.counts import count
@@ -172,16 +173,22 @@ def _monitored(folder: RunFolder) -> tuple[dict[str, float], dict[str, dict[str,
     """What metrics.prom says: its gauges by name, and of each site by name when it answered and what it did not."""
     gauges: dict[str, float] = {}
     sites: dict[str, dict[str, float]] = {}
-    path = folder.path / MONITOR
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            name = sample.name.removeprefix("dr_encoder_")
-            if "site" in sample.labels:
-                sites.setdefault(sample.labels["site"], {})[name] = sample.value
-            else:
-                gauges[name] = sample.value
+    for sample in _samples(folder.path / MONITOR):
+        name = sample.name.removeprefix("dr_encoder_")
+        if "site" in sample.labels:
+            sites.setdefault(sample.labels["site"], {})[name] = sample.value
+        else:
+            gauges[name] = sample.value
     return gauges, sites
+
+
+def _samples(path: Path) -> list[Sample]:
+    """All figures of a file of Prometheus' text; none of what is no such file."""
+    try:
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    except (OSError, ValueError):
+        return []
 
 
 def _site_rows(
@@ -195,7 +202,7 @@ def _site_rows(
             "seconds_since_answer": now - figures["site_last_answer_timestamp_seconds"]
             if "site_last_answer_timestamp_seconds" in figures
             else None,
-            "unanswered": int(figures.get("site_rounds_unanswered", 0)),
+            "unanswered": figures.get("site_rounds_unanswered", 0.0),
             "reason": reasons.get(name, ""),
         }
         for name, figures in sites.items()

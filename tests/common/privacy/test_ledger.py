@@ -1,4 +1,5 @@
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -182,3 +183,10 @@ def test_epsilon_never_falls_as_the_ledger_grows(path: Path) -> None:
         now = epsilon(Ledger(path).charges, 1e-5)
         assert now > spent
         spent = now
+
+
+def test_a_pipe_is_no_ledger(tmp_path: Path) -> None:
+    """It was written into until nobody read it any more."""
+    os.mkfifo(tmp_path / "ledger.jsonl")
+    with pytest.raises(LedgerError, match="is no file"):
+        Ledger(tmp_path / "ledger.jsonl")

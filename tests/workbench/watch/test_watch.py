@@ -199,6 +199,31 @@ def test_a_run_whose_configuration_cannot_be_read_is_shown_without_it(
     assert status(run.path, 1e10)["resume"].startswith("dr-encoder run --resume"), "which says what is wrong with it"
 
 
+@pytest.mark.parametrize("text", ["a{b 1", 'dr_encoder_site_rounds_unanswered{site="x"} nan', None])
+def test_a_run_whose_figures_cannot_be_read_is_shown_without_them(
+    done: RunFolder, tmp_path: Path, text: str | None
+) -> None:
+    run = RunFolder(shutil.copytree(done.path, tmp_path / "run"))
+    told = run.path / NAME
+    told.unlink()
+    told.write_text(text, encoding="utf-8") if text else os.mkfifo(told)
+    found = status(run.path, 1e10)
+    assert (found["state"], found["rounds"]["done"]) == ("finished", 3)
+    assert found["epsilon"]["spent"] is None
+    assert len(found["sites"]["rows"]) == (1 if text and "site" in text else 0)
+
+
+@pytest.mark.parametrize("name", ["checkpoint/latest", "checkpoint/*/state.json", "checkpoint/*/tensors.safetensors"])
+def test_a_pipe_in_place_of_a_checkpoints_file_is_not_waited_for(done: RunFolder, tmp_path: Path, name: str) -> None:
+    run = RunFolder(shutil.copytree(done.path, tmp_path / "run"))
+    (run.path / "checkpoint" / "ended").unlink()
+    run.events.write_text(run.events.read_text(encoding="utf-8").replace("run_ended", "run_failed"))
+    (path,) = run.path.glob(name)
+    path.unlink()
+    os.mkfifo(path)
+    assert "damaged" in status(run.path, 1e10)["resume"]
+
+
 def test_private_scores_that_were_lost_are_told(tmp_path: Path) -> None:
     told = '{"time": "2026-01-01T00:00:00", "event": "evaluation_answered", "round": 2, "reason": "%s"}\n'
     (tmp_path / "events.jsonl").write_text(told % "4 of 6 clients replied, 5 are needed" + told % "", encoding="utf-8")
