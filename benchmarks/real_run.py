@@ -39,7 +39,7 @@ from workbench.evaluation.generation import Prompts, score_texts
 COMMON: dict[str, Scalar] = {
     "num-server-rounds": 20,
     "federation.num-clients": 50,
-    "model.dtype": "bfloat16",
+    "model.dtype": "auto",
     "data.format": "e2e",
     "data.partitioner": "iid",
     "data.max-length": 384,

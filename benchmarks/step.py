@@ -23,6 +23,7 @@ from common.data import TokenizedExamples, private_tokens
 from common.model.adapted import load_adapted_model
 from common.model.gguf import local_name
 from common.model.lora import target_modules
+from common.model.precision import dtype_of
 from workbench.cli.command_line import main_with_plain_errors
 from workbench.llm_demo.visits import PRACTICES
 
@@ -31,7 +32,7 @@ _CLIENTS = 6
 
 def bare_loop(config: RunConfig) -> Callable[[TokenizedExamples, int], object]:
     """A forward and backward pass as the libraries do it."""
-    base = AutoModelForCausalLM.from_pretrained(local_name(config.model), dtype=getattr(torch, config.model.dtype))
+    base = AutoModelForCausalLM.from_pretrained(local_name(config.model), dtype=dtype_of(config.model))
     lora = config.lora
     settings = PeftLoraConfig(
         task_type=TaskType.CAUSAL_LM,

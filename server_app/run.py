@@ -9,6 +9,7 @@ from common.config import RunConfig
 from common.data import check_chat_template, check_evaluation_is_public
 from common.model.adapted import load_adapted_model
 from common.model.positions import check_length
+from common.model.precision import slow_arithmetic
 from common.private_files import private_files
 from server_app.engine import clients_of
 from server_app.log import recording
@@ -77,6 +78,7 @@ def _resumed_folder(config: RunConfig) -> AbstractContextManager[None]:
 def _run(
     grid: Grid, config: RunConfig, run: int, clients_are: Clients, control: Control, say: ConsoleLog, *, plots: bool
 ) -> RunFolder:
+    say.warning(slow_arithmetic(config.model))
     adapted = load_adapted_model(config.model, config.lora, config.seed)
     check_chat_template(config.data, adapted.tokenizer)
     check_length(adapted.model.get_base_model(), config.model.name, config.data.max_length)

@@ -150,7 +150,7 @@ def _model_faults(config: RunConfig) -> list[str]:
     return [
         f'{key} = "{value}" with model.name = "demo": the embedded model is float32 and small; set it to "{needed}"'
         for key, (value, needed) in unused.items()
-        if value != needed
+        if value not in {needed, "auto"}
     ]
 
 

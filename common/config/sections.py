@@ -61,7 +61,9 @@ class ModelConfig(Section):
 
     name: Name = Field("demo", description='"demo" (embedded), a hub id, or a local directory')
     quantization: Literal["none", "8", "4"] = Field("none", description="bitsandbytes bits of the frozen weights")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="dtype of the frozen weights")
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field(
+        "float32", description="dtype of the frozen weights; auto = bfloat16 where the device computes in it"
+    )
     device: Device = Field("auto", description='"auto", "cpu", "cuda", "cuda:0", ...')
     device_map: Literal["none", "balanced", "sequential"] = Field(
         "none", description="spread one model's layers over several GPUs (accelerate); none = all on model.device"

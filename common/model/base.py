@@ -32,6 +32,7 @@ from common.demo.model import load_model as load_demo_model
 from common.demo.model import load_tokenizer as load_demo_tokenizer
 from common.model.causal import check_architecture, check_causal
 from common.model.gguf import local_name
+from common.model.precision import dtype_of
 from common.model.token_ids import begin_ids, leave_ends_open
 from common.model.weights_check import LOADING_FAULTS, check_loaded, damaged, first_line, load_with_info
 
@@ -194,7 +195,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _loading_options(model: ModelConfig, device: torch.device) -> dict[str, Any]:
-    options: dict[str, Any] = {"dtype": getattr(torch, model.dtype), "trust_remote_code": False}  # nor asks for it
+    options: dict[str, Any] = {"dtype": dtype_of(model), "trust_remote_code": False}  # nor asks for it
     if model.device_map != "none":
         options["device_map"] = model.device_map
     if model.quantization != "none":

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTra
 
 from common.config import ConfigError, ModelConfig
 from common.model.gguf_file import gguf_file
+from common.model.precision import dtype_name
 from common.model.weights_check import check_loaded, first_line, load_with_info, quiet_loading
 from common.private_files import private_files, private_folder
 
@@ -35,7 +36,7 @@ def local_name(model: ModelConfig) -> str:
     if file is None:
         return model.name
     try:
-        return str(_unpacked(file, model.dtype))
+        return str(_unpacked(file, dtype_name(model)))
     except ConfigError:
         raise
     except OSError as error:

@@ -45,7 +45,7 @@ def export(
         from workbench.using import exporting, hub  # noqa: PLC0415 - torch, which a refusal above need not wait for
     with watched("writing"), naming(out):
         if form == "merged":
-            exporting.export_merged(request, out, dtype or request.config.model.dtype, base_id)
+            exporting.export_merged(request, out, dtype, base_id)
         else:
             exporting.export_adapter(request, out, base_id)
     files = [path for path in sorted(out.rglob("*")) if path.is_file()]

@@ -6,6 +6,7 @@ import typer
 
 from common.config import RunConfig
 from server_app.strategies import check_strategy
+from workbench.cli.command_line import warn
 from workbench.cli.overrides import parse_overrides
 from workbench.cli.unread_keys import refuse_unread
 from workbench.planning.model_directory import check_directory
@@ -24,6 +25,8 @@ def plan(
     check_strategy(config)
     refuse_unread(config, changes)
     check_directory(config.model.name)
-    from workbench.planning import sizing  # noqa: PLC0415 - takes seconds to import, which a refusal need not wait for
+    from common.model.precision import slow_arithmetic  # noqa: PLC0415 - seconds, which a refusal need not wait for
+    from workbench.planning import sizing  # noqa: PLC0415
 
+    warn(slow_arithmetic(config.model))
     typer.echo(sizing.to_json(config) if as_json else sizing.to_text(config))

@@ -153,6 +153,7 @@ def _data_and_model(node: Mapping[str, Any], run_config: Mapping[str, Any]) -> s
     from client_app.local_update import local_update  # noqa: PLC0415
     from client_app.site import Site  # noqa: PLC0415
     from common.data import load_examples  # noqa: PLC0415
+    from common.model.precision import slow_arithmetic  # noqa: PLC0415
 
     context = Context(
         run_id=0, node_id=0, node_config=dict(node), state=RecordDict(), run_config=dict(run_config), series_id=0
@@ -174,6 +175,7 @@ def _data_and_model(node: Mapping[str, Any], run_config: Mapping[str, Any]) -> s
     return (
         f"{count(len(examples), 'example')} from {where}, model {run_config['model.name']} on {adapted.device}, "
         f"loaded in {started - began:.1f} s, one local update in {ended - started:.1f} s"
+        + "".join(f"; {warning}" for warning in [slow_arithmetic(site.config.model)] if warning)
     )
 
 

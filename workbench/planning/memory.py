@@ -21,9 +21,10 @@ from common.config import LoraConfig, ModelConfig, RunConfig
 from common.model.attention import FUSED, MOST, PLAIN, score_bytes
 from common.model.label_logits import only_places, output_layer
 from common.model.label_loss import PIECE, label_loss
+from common.model.precision import dtype_name, dtype_of, on_cpu
 from server_app.results.evaluation_batches import LOGITS, TOKENS
 from workbench.planning.architectures import Shape, build_shape, quantizable, shallow
-from workbench.planning.step import Batch, on_cpu
+from workbench.planning.step import Batch
 
 CARD_BYTES = 1_000_000_000
 """Assumed: CUDA context, cuBLAS workspaces, and what the allocator cannot use."""
@@ -104,7 +105,7 @@ def estimate_server(config: RunConfig, shape: Shape, *, sends_code: bool) -> Ser
     """Memory of the server under ``config``; one evaluation pass is bounded (``evaluation_batches``)."""
     moments = {"sgd": 0, "momentum": 1, "adam": 2}.get(config.server.optimizer, 2)
     quantized = config.model.quantization != "none"  # float32 between layers, bfloat16 inside
-    stream, inside = (4, 2) if quantized else (_ITEM[config.model.dtype],) * 2
+    stream, inside = (4, 2) if quantized else (_ITEM[dtype_name(config.model)],) * 2
     widest = max((max(module.weight.shape) for module in quantizable(shape.model.get_base_model())), default=0)
     text = shape.config.get_text_config()
     tokens = max(TOKENS, config.data.max_length)
@@ -125,7 +126,7 @@ def _runtime(model: ModelConfig) -> int:
 def weight_bytes(model: ModelConfig, shape: Shape) -> int:
     """Bytes of the frozen weights; beside quantized ones everything else is float32 (QLoRA's preparation)."""
     if model.quantization == "none":
-        return shape.parameters * _ITEM[model.dtype]
+        return shape.parameters * _ITEM[dtype_name(model)]
     rest = 4 * (shape.parameters - shape.linear_parameters)
     count = shape.linear_parameters
     if model.quantization == "8":
@@ -141,15 +142,16 @@ def activation_bytes(config: RunConfig, shape: Shape, batch: Batch) -> tuple[int
     layer, rest = two - one, 2 * one - two
     layers = shape.config.num_hidden_layers
     logits = batch.labels * shape.config.vocab_size
-    rest += _ITEM[config.model.dtype] * logits + _LOSS_PIECES * min(PIECE, logits)  # a step holds them until its end
-    stream = 4 if config.model.quantization != "none" else _ITEM[config.model.dtype]
+    item = _ITEM[dtype_name(config.model)]
+    rest += item * logits + _LOSS_PIECES * min(PIECE, logits)  # a step holds them until its end
+    stream = 4 if config.model.quantization != "none" else item
     inputs = rows * length * shape.config.hidden_size * stream
     return rest + layers * layer, rest + layers * inputs + layer
 
 
 def _attention(model: ModelConfig, config: PreTrainedConfig, batch: Batch) -> str:
     """The attention that a client takes for such batches (``choose_attention``)."""
-    slow = on_cpu(model) and (model.dtype, model.quantization) == ("bfloat16", "none")
+    slow = on_cpu(model) and (dtype_name(model), model.quantization) == ("bfloat16", "none")
     return PLAIN if slow and score_bytes(config, batch.rows, batch.length) <= MOST else FUSED
 
 
@@ -160,7 +162,7 @@ def _kept(model: ModelConfig, lora: LoraConfig, config: PreTrainedConfig, batch:
     if getattr(base.config, "_attn_implementation", "") == FUSED:
         base.set_attn_implementation(attention)
     quantized = model.quantization != "none"
-    dtype = torch.float32 if quantized else getattr(torch, model.dtype)
+    dtype = torch.float32 if quantized else dtype_of(model)
     with FakeTensorMode():
         _materialise(adapted, dtype)
         if quantized:

@@ -8,6 +8,7 @@ from typing import Any
 from common.config import RunConfig
 from common.counts import count
 from common.model.positions import check_length
+from common.model.precision import dtype_name
 from common.privacy.mechanism import ReleaseTerms
 from common.wire.secure import bits_of
 from server_app.privacy.account import assumptions
@@ -266,7 +267,7 @@ def _placement(placement: Placement) -> str:
 
 def _weights(config: RunConfig) -> str:
     model = config.model
-    return model.dtype if model.quantization == "none" else f"{model.quantization}-bit, the rest float32"
+    return dtype_name(model) if model.quantization == "none" else f"{model.quantization}-bit, the rest float32"
 
 
 def _work(config: RunConfig) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
-from common.config import ModelConfig, RunConfig
+from common.config import RunConfig
 from common.data import IGNORED, private_tokens
 from common.demo.model import load_tokenizer as load_demo_tokenizer
 from common.model.adapted import assemble
@@ -15,6 +15,7 @@ from common.model.base import load_tokenizer
 from common.model.gguf import local_name
 from common.model.label_logits import logits_at
 from common.model.label_loss import label_loss
+from common.model.precision import dtype_of, on_cpu
 from workbench.planning.architectures import Shape, shallow
 
 _CLIENTS, _DRAWS = 4, 16  # whose rows are looked at; batches of each
@@ -37,11 +38,6 @@ class Batch:
         """The largest that the configuration allows, every token a completion's."""
         rows, length = config.train.batch_size, config.data.max_length
         return cls(rows, length, rows * length, read=False)
-
-
-def on_cpu(model: ModelConfig) -> bool:
-    """Whether a client on a machine like this one computes on the CPU."""
-    return model.device == "cpu" or (model.device == "auto" and not torch.cuda.is_available())
 
 
 def batches_of(config: RunConfig, clients: int) -> tuple[Batch, Batch]:
@@ -84,7 +80,7 @@ def step_seconds(config: RunConfig, shape: Shape, batch: Batch) -> float | None:
 
 
 def _timed(config: RunConfig, settings: PreTrainedConfig, batch: Batch, rows: int) -> float:
-    dtype = getattr(torch, config.model.dtype)
+    dtype = dtype_of(config.model)
     with torch.random.fork_rng(devices=[]):
         base = AutoModelForCausalLM.from_config(settings, dtype=dtype, trust_remote_code=False)
     adapted = assemble(base, None, config.lora, config.seed, torch.device("cpu"))  # type: ignore[arg-type]  # no text

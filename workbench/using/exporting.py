@@ -25,6 +25,7 @@ from common.model.adapted import assemble
 from common.model.base import device_of, load_base
 from common.model.base_sample import BASE_FILE
 from common.model.gguf import local_name
+from common.model.precision import dtype_name
 from server_app.results.published_names import is_local, public_name
 from workbench.evaluation.adapter import put_on
 from workbench.using.request import Asked
@@ -55,13 +56,14 @@ def export_adapter(request: Asked, out: Path, base_id: str) -> None:
 
 
 def export_merged(request: Asked, out: Path, dtype: str, base_id: str) -> None:
-    """The base model with the adapter added to its weights, in ``dtype`` as safetensors, and the tokenizer.
+    """The base model with the adapter added to its weights, in ``dtype`` ("": the run's), and the tokenizer.
 
     W + (alpha/r) B A of every adapted layer. A base model that was quantized while training is taken whole: the sum
     has no place in its few bits.
     """
     card = _read_card(request.adapter)
     asked = request.config.model
+    dtype = dtype or dtype_name(asked)
     plain = {"quantization": "none", "dtype": dtype, "gradient_checkpointing": False}
     if asked.name == "demo":
         plain["dtype"] = "float32"
