@@ -14,7 +14,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 
 help:
 	@echo "make demo      fine-tune the embedded model privately with Flower's simulation engine (about 3 minutes)"
-	@echo "make demo-llm  fine-tune SmolLM2-135M privately on made-up notes, samples before and after (about 13 minutes)"
+	@echo "make demo-llm  fine-tune SmolLM2-135M privately on made-up notes, samples before and after (about 13 minutes; an hour without bfloat16)"
 	@echo "make deploy-demo  TLS, registered SuperNodes, real processes on loopback; everything is stopped again"
 	@echo "make test      linters, types, import contract and tests"
 	@echo "make test-faults  processes killed and lied to, for real (slow; not part of make test)"

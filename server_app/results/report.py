@@ -142,7 +142,7 @@ def _warning(base: dict[str, Any], final: dict[str, Any], *, noisy: bool) -> str
         return f"ended {points:.1f} points BELOW the base model: {advice}"
     if "loss" not in base or "loss" not in final or round(final["loss"], 3) <= round(base["loss"], 3):
         return ""
-    said = f"ended with held-out loss {final['loss']:.3f}, ABOVE the base model's {base['loss']:.3f}"
+    said = f"ended with loss {final['loss']:.3f}, ABOVE the base model's {base['loss']:.3f}"
     if judged and points < 0:
         return f"{said}, though accuracy rose by {-points:.1f} points: look at both before you use this adapter"
     return f"{said}: {advice}"

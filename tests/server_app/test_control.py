@@ -47,7 +47,7 @@ def test_a_model_that_ends_more_than_two_points_below_the_base_is_called_so(fina
     assert found.startswith(said) if said else found == ""
 
 
-@pytest.mark.parametrize(("final", "said"), [(0.9, ""), (1.0004, ""), (1.01, "ended with held-out loss 1.010, ABOVE")])
+@pytest.mark.parametrize(("final", "said"), [(0.9, ""), (1.0004, ""), (1.01, "ended with loss 1.010, ABOVE")])
 def test_without_choices_the_loss_tells_that_a_model_ended_below_the_base(final: float, said: str) -> None:
     found = _warning({"loss": 1.0}, {"loss": final}, noisy=True)
     assert found.startswith(said) if said else found == ""
