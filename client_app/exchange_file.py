@@ -23,7 +23,7 @@ def claim(ledger_path: str, key: bytes, exchange: int, leg: int) -> None:
     Unless it was by an attempt at this very message that a worker died over, as only its sender's process can tell.
     """
     path = Path(ledger_path + _SUFFIX)
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "rb+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         mine = key.hex().encode()

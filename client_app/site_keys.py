@@ -5,11 +5,11 @@ other's public key from the other site itself, out of a file.
 """
 
 import logging
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from client_app.node_config import NodeConfig, PolicyRefusal, absolute_path, brings_own_data
+from common.own_files import why_not_own
 from common.secure.directory import Directory
 from common.secure.keys import KEY_BYTES, NO_SITE, KeyFault, agree, pair_secret, public_key, site_name
 
@@ -80,16 +80,18 @@ def read_private(path: Path) -> bytes:
     """A private key as ``new_site_key`` writes it; ``ValueError`` for others, or where others may read it."""
     if path.stat().st_mode & 0o077:
         raise ValueError(f"{path} is open to others: chmod 600")
+    if why := why_not_own(path):
+        raise ValueError(why)
     return _key(path.read_text(encoding="ascii").strip(), str(path))
 
 
 def read_peers(path: Path) -> dict[bytes, bytes]:
     """Pinned public keys by name: a line each, the key in hex and after it what people call the site.
 
-    ``ValueError`` for anything else, or where every user may write one in.
+    ``ValueError`` for anything else, or where another user may have written one in.
     """
-    if path.stat().st_mode & stat.S_IWOTH:
-        raise ValueError(f"{path} may be written by every user: chmod o-w")
+    if why := why_not_own(path):
+        raise ValueError(why)
     lines = [line.split("#", 1)[0].split() for line in path.read_text(encoding="utf-8").splitlines()]
     keys = [_key(words[0], str(path)) for words in lines if words]
     found = {site_name(key): key for key in keys}

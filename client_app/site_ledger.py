@@ -15,7 +15,6 @@ import json
 import logging
 import math
 import os
-import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from flwr.app import ConfigRecord, RecordDict
 
 from client_app.node_config import PolicyRefusal
 from client_app.policy import SitePolicy
+from common.own_files import why_not_own
 from common.privacy.gaussian import gaussian_epsilon
 from common.privacy.mechanism import ReleaseTerms
 from common.privacy.price import SLACK_EPSILON, noise_slack
@@ -199,8 +199,8 @@ def _locked(path: str) -> Iterator[BinaryIO]:
     except OSError as error:
         raise _unknown(f"ledger-path = {path}: {error.strerror}") from None
     with os.fdopen(descriptor, "rb+") as file:
-        if os.fstat(descriptor).st_mode & stat.S_IWOTH:
-            raise _unknown(f"ledger-path = {path} may be written by every user: chmod o-w")
+        if why := why_not_own(Path(path)):
+            raise _unknown(f"ledger-path = {why}")
         fcntl.flock(file, fcntl.LOCK_EX)
         yield file
 

@@ -1,15 +1,13 @@
 """Where a run's results go: whether they can, asked before anything is loaded or started."""
 
-import grp
 import os
-import pwd
-import stat
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from common.config import ConfigError, OutputConfig
+from common.own_files import writers
 from server_app.results.resuming import taken
 
 _LATEST = "latest"  # the link to the last run
@@ -40,36 +38,12 @@ def check_output(output: OutputConfig, resume: str = "") -> None:
 
 
 def _check_nobody_swaps(place: Path) -> None:
-    """Refuse a folder in which every user or a group may put another in a run's place, and so read what it writes.
-
-    Its owner, and who may rename a folder above it, could as well: they are trusted.
-    """
-    if not place.is_dir():
-        return
-    found = place.stat()
-    if found.st_mode & stat.S_ISVTX:
-        return
-    who, close = ("every user", "o-w") if found.st_mode & stat.S_IWOTH else ("its group", "g-w")
-    if who == "every user" or (found.st_mode & stat.S_IWGRP and (_has_list(place) or not _is_own_group(found.st_gid))):
+    """Refuse a folder in which every user or a group may put another in a run's place, and so read what it writes."""
+    if place.is_dir() and (others := writers(place)):
         raise ConfigError(
-            f'output.dir = "{place}": {who} may rename what lies in it; close it (chmod {close}), or let only owners '
-            "rename (chmod +t)"
+            f'output.dir = "{place}": {others.who} may rename what lies in it; close it (chmod {others.close}), or let '
+            "only owners rename (chmod +t)"
         )
-
-
-def _is_own_group(number: int) -> bool:
-    """Whether a group is this user's alone, of the user's name, as systems make one for each user."""
-    try:
-        group, user = grp.getgrgid(number), pwd.getpwuid(os.geteuid())
-    except KeyError:
-        return False
-    members = {*group.gr_mem, *(other.pw_name for other in pwd.getpwall() if other.pw_gid == number)}
-    return group.gr_name == user.pw_name and members == {user.pw_name}
-
-
-def _has_list(place: Path) -> bool:
-    """Whether an access control list lets others in too; the group's bits are then the most that it allows."""
-    return any(name.startswith("system.posix_acl") for name in os.listxattr(place))
 
 
 def check_file(path: Path, reads: Sequence[Path] = ()) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from common import own_files
 from common.config import ConfigError
 from server_app.results import output_place
 from server_app.results.output_place import check_output, write_fault
@@ -56,16 +57,16 @@ def test_a_group_of_one_user_is_no_group(files: Files, tmp_path: Path, monkeypat
     user = pwd.getpwuid(os.geteuid())
     group = SimpleNamespace(gr_name=user.pw_name, gr_mem=[])
     mine = [SimpleNamespace(pw_name=user.pw_name, pw_gid=place.stat().st_gid)]
-    monkeypatch.setattr(output_place.grp, "getgrgid", lambda _: group)
-    monkeypatch.setattr(output_place.pwd, "getpwall", lambda: mine)
+    monkeypatch.setattr(own_files.grp, "getgrgid", lambda _: group)
+    monkeypatch.setattr(own_files.pwd, "getpwall", lambda: mine)
     check_output(tiny_config(files, place, {}).output)
     with monkeypatch.context() as patched:
-        patched.setattr(output_place.os, "listxattr", lambda _: ["system.posix_acl_access"])
+        patched.setattr(own_files.os, "listxattr", lambda _: ["system.posix_acl_access"])
         with pytest.raises(ConfigError, match="its group may rename"):
             check_output(tiny_config(files, place, {}).output)
     with monkeypatch.context() as patched:
         other = SimpleNamespace(pw_name="another", pw_gid=place.stat().st_gid)
-        patched.setattr(output_place.pwd, "getpwall", lambda: [*mine, other])
+        patched.setattr(own_files.pwd, "getpwall", lambda: [*mine, other])
         with pytest.raises(ConfigError, match="its group may rename"):
             check_output(tiny_config(files, place, {}).output)
     group.gr_mem = ["somebody"]

@@ -9,7 +9,6 @@ import math
 import os
 import socket
 import ssl
-import stat
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from flwr.common.config import parse_config_args
 from client_app.resident import QUANTUM_KEY
 from common.config import ConfigError
 from common.counts import count
+from common.own_files import why_not_own
 
 if TYPE_CHECKING:
     from client_app.policy import SitePolicy
@@ -137,8 +137,8 @@ def _check_ledger(path: Path) -> None:
             f"ledger-path = {path}: no ledger there; as the superexec's user make it once: python -m "
             f"client_app.new_ledger {path}"
         )
-    if path.stat().st_mode & stat.S_IWOTH:
-        raise CheckFailed(f"ledger-path = {path}: every user may write to it, so it is refused: chmod o-w")
+    if why := why_not_own(path):
+        raise CheckFailed(f"ledger-path = {why}; it is refused until then")
     if not os.access(path, os.W_OK):
         raise CheckFailed(
             f"ledger-path = {path}: this user may not write to it; check as the superexec's user (sudo -u "
