@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from common.config import ConfigError, RunConfig, Scalar, flatten, known_keys, unknown_keys
 from server_app.results.checkpoint_files import CLIENTS_ARE, ENDED, STATE, checkpoint_fault, last_checkpoint, read_state
+from server_app.results.strange_files import strange_file
 from server_app.results.units import show, show_delta
 
 Clients = Literal["simulated", "deployed"]
@@ -17,8 +18,10 @@ _FREE = {"resume", "output.dir", "output.name", "output.tracker"}  # keys that s
 def why_not_resumable(folder: Path) -> str:
     """Why the run in ``folder`` cannot be continued, with what it has spent; ``""`` where it can.
 
-    There is no checkpoint before stage 1 has ended.
+    There is no checkpoint before stage 1 has ended. What a folder from elsewhere links to would be written over.
     """
+    if why := strange_file(folder):
+        return why
     if not (folder / "checkpoint" / "latest").exists():
         return f"it stopped before its first checkpoint; {_spent(folder)}; start it anew"
     if (folder / "checkpoint" / ENDED).exists():

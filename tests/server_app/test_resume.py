@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import tomli_w
 import torch
 from flwr.app import MetricRecord
+from typer.testing import CliRunner
 
 from client_app.app import app as client_app
 from common.config import ConfigError, RunConfig, nest
@@ -28,6 +30,7 @@ from tests.support.grids import DeployedGrid, TinyGrid
 from tests.support.interrupted_runs import say_of_clients
 from tests.support.killed_runs import REPEATABLE, killed_after, resumed
 from tests.support.tiny import Files, final_adapter, run_tiny, tiny_config, tiny_grid
+from workbench.cli.main import app
 from workbench.simulation.in_process import InProcessGrid
 from workbench.watch.status import status
 
@@ -247,6 +250,31 @@ def test_two_cannot_go_on_with_one_run(config: RunConfig, killed: RunFolder) -> 
     with killed.held(), pytest.raises(ConfigError, match="another process is going on with that run"):
         resumed(config, killed)
     assert killed.ledger.read_bytes() == before
+    resumed(config, killed)
+
+
+@pytest.mark.parametrize("name", ["report.md", "metrics.jsonl", "adapter/README.md", "checkpoint/latest", "pipe"])
+def test_a_folder_from_elsewhere_writes_nothing_through_its_links(
+    config: RunConfig, killed: RunFolder, tmp_path: Path, name: str
+) -> None:
+    """What a link names was written over, and the server's own files went where everybody reads them."""
+    precious, path = tmp_path / "precious", killed.path / name
+    precious.write_text("1")
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    os.mkfifo(path) if name == "pipe" else path.symlink_to(precious)
+    before = killed.ledger.read_bytes()
+    with pytest.raises(CheckpointError, match=f"{name} is (a link out of that folder|neither a file nor a folder)"):
+        resumed(config, killed)
+    asked = CliRunner().invoke(app, ["run", "--resume", str(killed.path)])
+    assert asked.exit_code == 1
+    assert name in asked.output
+    assert (precious.read_text(), killed.ledger.read_bytes()) == ("1", before)
+
+
+def test_links_within_a_runs_folder_are_its_own_affair(config: RunConfig, killed: RunFolder) -> None:
+    """As wandb makes them."""
+    (killed.path / "latest-run").symlink_to("checkpoint")
     resumed(config, killed)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from common.config import ConfigError, RunConfig, Scalar, known_keys
 from server_app.results.json_lines import load_json
+from server_app.results.strange_files import strange_file
 from workbench.simulation.launcher import read_toml
 
 _PLAIN = {"peft_type": "LORA", "bias": "none"}  # what this app writes; anything else that changes the sum is refused
@@ -75,12 +76,6 @@ def _check_files(folder: Path) -> None:
 
     Those of the hub's cache lead to its own blobs. A named pipe is refused, too: reading it may never end.
     """
-    own = folder.resolve()
-    places = [own, *(up.parent / "blobs" for up in own.parents if up.name == "snapshots")]
-    for path in sorted(folder.rglob("*")):
-        if path.exists() and not (path.is_file() or path.is_dir()):
-            raise ConfigError(f'--adapter "{folder}": {path.name} is neither a file nor a folder')
-        if path.is_symlink() and not any(path.resolve().is_relative_to(place) for place in places):
-            raise ConfigError(
-                f'--adapter "{folder}": {path.name} is a link out of that folder; put the file itself there'
-            )
+    blobs = [up.parent / "blobs" for up in folder.resolve().parents if up.name == "snapshots"]
+    if why := strange_file(folder, blobs):
+        raise ConfigError(f'--adapter "{folder}": {why}')
