@@ -75,7 +75,7 @@ const show = (told) => {
   at("resume").hidden = !told.resume;
   write("resume", told.resume);
   at("report").hidden = !told.report;
-  if (told.report) at("report").href = told.report + "?token=" + encodeURIComponent(token);
+  if (told.report) at("report").href = told.report + "?token=" + encodeURIComponent(told.report_token);
   const going = told.state === "running" || told.state === "waiting";
   at("stop").disabled = !going || told.stop_asked;
   write("rounds", told.rounds.done + " of " + told.rounds.planned);
@@ -126,6 +126,8 @@ const look = async () => {
     at("lost").hidden = true;
   } catch (error) {
     at("lost").hidden = false;
+    write("lost", (error instanceof TypeError ? "dr-encoder watch does not answer" : error.message)
+      + "; what is below may be old.");
   }
 };
 at("stop").addEventListener("click", () => at("sure").showModal());
@@ -151,7 +153,7 @@ _PAGE = """<!doctype html>
 <main>
 <header><div><h1 id="title">…</h1><p class="soft" id="about"></p></div>
 <button id="stop" type="button" disabled>Stop the run</button></header>
-<p class="warning" id="lost" role="alert" hidden>dr-encoder watch does not answer; what is below may be old.</p>
+<p class="warning" id="lost" role="alert" hidden></p>
 <p role="status"><span class="state" id="state">…</span> <span id="detail"></span></p>
 <pre id="resume" tabindex="0" role="region" aria-label="how to go on" hidden></pre>
 <p><a id="report" href="report.html" hidden>Open the report</a></p>
@@ -209,10 +211,7 @@ def policy() -> str:
 
 
 def report_policy() -> str:
-    """That of report.html, whatever lies in the run's folder under this name: no script but ours, no requests.
-
-    Its address has the token, with which a script could stop the run and tell another server of it.
-    """
+    """That of report.html, whatever lies in the run's folder under this name: no script but ours, no requests."""
     return _policy(SCRIPT)
 
 

@@ -32,7 +32,12 @@ _GOING = {"running", "waiting"}
 
 
 def watcher(folder: Path, token: str) -> Starlette:
-    """The application that shows the run in ``folder`` to who has ``token``."""
+    """The application that shows the run in ``folder`` to who has ``token``.
+
+    The report has an address of its own, which opens nothing else: what lies there may come from elsewhere, and a page
+    can tell another server of its address.
+    """
+    report_token = secrets.token_urlsafe(24)
 
     def show(request: Request) -> Response:
         if not _same(request.query_params.get("token", ""), token):
@@ -40,10 +45,11 @@ def watcher(folder: Path, token: str) -> Starlette:
         return HTMLResponse(page(), headers=_HEADERS | {"Content-Security-Policy": policy()})
 
     def tell(request: Request) -> Response:
-        return _denied(request, token) or JSONResponse(status(folder, time.time()), headers=_HEADERS)
+        return _denied(request, token) or _told(folder, report_token)
 
     def report(request: Request) -> Response:
-        if not _same(request.query_params.get("token", ""), token) or not (folder / "report.html").is_file():
+        given = request.query_params.get("token", "")
+        if not _same(given, report_token) or not (folder / "report.html").is_file():
             return PlainTextResponse("no report here, or no token", 403, _HEADERS)
         text = (folder / "report.html").read_text(encoding="utf-8")
         return HTMLResponse(text, headers=_HEADERS | {"Content-Security-Policy": report_policy()})
@@ -54,7 +60,10 @@ def watcher(folder: Path, token: str) -> Starlette:
             return denied
         if status(folder, time.time())["state"] not in _GOING:
             return JSONResponse({"error": "the run is not going on"}, 409, _HEADERS)
-        RunFolder(folder).ask_to_stop()
+        try:
+            RunFolder(folder).ask_to_stop()
+        except OSError as error:
+            return JSONResponse({"error": f"{folder.name}/stop: {error.strerror}"}, 409, _HEADERS)
         return JSONResponse({"stop_asked": True}, headers=_HEADERS)
 
     return Starlette(
@@ -66,6 +75,16 @@ def watcher(folder: Path, token: str) -> Starlette:
         ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])],
     )
+
+
+def _told(folder: Path, report_token: str) -> Response:
+    """How the run stands, or that its files do not tell: somebody may have changed them."""
+    try:
+        found = status(folder, time.time())
+    except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+        said = f"the files of this run are damaged ({type(error).__name__})"
+        return JSONResponse({"error": said}, 500, _HEADERS)
+    return JSONResponse(found | {"report_token": report_token}, headers=_HEADERS)
 
 
 def _denied(request: Request, token: str) -> Response | None:

@@ -196,7 +196,8 @@ def test_a_run_whose_configuration_cannot_be_read_is_shown_without_it(
     assert found["epsilon"]["spent"] == status(done.path, 1e10)["epsilon"]["spent"]
     (run.path / "checkpoint" / "ended").unlink()
     run.events.write_text(run.events.read_text(encoding="utf-8").replace("run_ended", "run_failed"))
-    assert status(run.path, 1e10)["resume"].startswith("dr-encoder run --resume"), "which says what is wrong with it"
+    resume = "dr-encoder run --resume" if text else "cannot be resumed: config.toml is neither a file nor a folder"
+    assert status(run.path, 1e10)["resume"].startswith(resume), "which says what is wrong with it"
 
 
 @pytest.mark.parametrize("text", ["a{b 1", 'dr_encoder_site_rounds_unanswered{site="x"} nan', None])
@@ -221,7 +222,7 @@ def test_a_pipe_in_place_of_a_checkpoints_file_is_not_waited_for(done: RunFolder
     (path,) = run.path.glob(name)
     path.unlink()
     os.mkfifo(path)
-    assert "damaged" in status(run.path, 1e10)["resume"]
+    assert "is neither a file nor a folder" in status(run.path, 1e10)["resume"]
 
 
 def test_private_scores_that_were_lost_are_told(tmp_path: Path) -> None:
@@ -245,6 +246,32 @@ def client(folder: Path, host: str = "127.0.0.1:5000") -> TestClient:
     return TestClient(watcher(folder, TOKEN), base_url=f"http://{host}")
 
 
+def report_address(asking: TestClient) -> str:
+    told = asking.get("/status", headers={"Authorization": f"Bearer {TOKEN}"}).json()
+    return f"/{told['report']}?token={told['report_token']}"
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [("metrics.jsonl", '{"round": "x"}'), ("metrics.jsonl", "{}"), ("events.jsonl", '{"time": 1}')],
+)
+def test_files_that_tell_nothing_are_called_damaged(done: RunFolder, tmp_path: Path, name: str, line: str) -> None:
+    run = RunFolder(shutil.copytree(done.path, tmp_path / "run"))
+    (run.path / name).write_text(line + "\n", encoding="utf-8")
+    answer = client(run.path).get("/status", headers={"Authorization": f"Bearer {TOKEN}"})
+    assert (answer.status_code, "damaged" in answer.json()["error"]) == (500, True)
+
+
+def test_a_link_in_place_of_the_wish_to_stop_is_not_followed(done: RunFolder, tmp_path: Path) -> None:
+    run = RunFolder(shutil.copytree(done.path, tmp_path / "run"))
+    run.stop.symlink_to(tmp_path / "elsewhere")
+    with run.held():
+        run.stop.symlink_to(tmp_path / "elsewhere")
+        answer = client(run.path).post("/stop", headers={"Authorization": f"Bearer {TOKEN}"})
+    assert answer.status_code == 409
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_without_the_token_nothing_is_told_or_done(done: RunFolder) -> None:
     asking = client(done.path)
     for given in ({}, {"Authorization": "Bearer other"}, {"Authorization": ""}):
@@ -255,7 +282,11 @@ def test_without_the_token_nothing_is_told_or_done(done: RunFolder) -> None:
         assert refused.status_code == 403
         assert done.path.name not in refused.text
     assert asking.get(f"/?token={TOKEN}").status_code == 200
-    assert asking.get(f"/report.html?token={TOKEN}").text == (done.path / "report.html").read_text(encoding="utf-8")
+    assert asking.get(f"/report.html?token={TOKEN}").status_code == 403, "a page may tell its own address"
+    assert asking.get(report_address(asking)).text == (done.path / "report.html").read_text(encoding="utf-8")
+    own = report_address(asking).partition("=")[2]
+    assert asking.get(f"/?token={own}").status_code == 403
+    assert asking.post("/stop", headers={"Authorization": f"Bearer {own}"}).status_code == 403
     assert not done.stop.exists()
 
 
@@ -304,7 +335,8 @@ def test_the_page_asks_this_server_only(done: RunFolder) -> None:
 
 def test_no_script_but_its_own_runs_in_the_report(done: RunFolder) -> None:
     """A folder from elsewhere may have any page of that name, and the address has the token."""
-    answer = client(done.path).get(f"/report.html?token={TOKEN}")
+    asking = client(done.path)
+    answer = asking.get(report_address(asking))
     told = answer.headers["content-security-policy"]
     (script,) = re.findall(r"script-src 'sha256-[^']+'", answer.text)
     assert script in told
