@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
@@ -67,30 +68,54 @@ def encode(
 ) -> TokenizedExamples:
     """Rows with the configured columns as tokens; ``end`` puts the tokenizer's end-of-text after each completion.
 
-    Of a conversation every answer is learned. ``lenient``: rows with nothing to learn, or that a template cannot write,
-    are left out, where others would raise ``ConfigError``. ``pieces``: a plain text over ``data.max-length`` becomes
-    several examples, where it would lose its start. Of any other text no more is read than can be kept: one long row
-    would hold up a site, and tell of itself by the time.
+    Of a conversation every answer is learned. ``lenient``: rows with nothing to learn, that a template cannot write,
+    or that the tokenizer fails over, are left out, where others would raise ``ConfigError``. ``pieces``: a plain text
+    over ``data.max-length`` becomes several examples, where it would lose its start. Of any other text no more is read
+    than can be kept: one long row would hold up a site, and tell of itself by the time.
     """
     if data.format == "chat":
         check_chat_template(data, tokenizer)
         return _conversations(rows, data, tokenizer, end, lenient)
     prompts = _asked(rows, data, tokenizer) if lenient else prompt_texts(rows, data, tokenizer)
-    pairs = zip(prompts, rows[data.completion_column], strict=True)
-    written = [(prompt, text) for prompt, text in pairs if not isinstance(prompt, TemplateFault)]
+    asked = zip(prompts, rows[data.completion_column], strict=True)
+    written = [(prompt, text) for prompt, text in asked if not isinstance(prompt, TemplateFault)]
     most = data.max_length if data.format == "text" and pieces else 0
     if not most:
         written = [_kept(prompt, text, data.max_length) for prompt, text in written]
-    return tokenize(
-        tokenizer,
-        [prompt for prompt, _ in written],
-        completion_texts([text for _, text in written], data),
-        data.max_length,
-        end=end,
-        special=not data.templated,
-        lenient=lenient,
-        piece=most,
-    )
+    options: dict[str, Any] = {"end": end, "special": not data.templated, "lenient": lenient, "piece": most}
+    texts = completion_texts([text for _, text in written], data)
+    pairs = list(zip((prompt for prompt, _ in written), texts, strict=True))
+    try:
+        return tokenize(tokenizer, *_columns(pairs), data.max_length, **options)
+    except BaseException as error:
+        if not (lenient and is_of_a_row(error)):
+            raise
+    pairs = [pair for pair in pairs if _is_readable(tokenizer, *pair)]
+    return tokenize(tokenizer, *_columns(pairs), data.max_length, **options)
+
+
+def is_of_a_row(error: BaseException) -> bool:
+    """Whether something was raised over a row, and not over this process, which is to end or has no memory.
+
+    What a tokenizer raises, which is written in Rust, may be no ``Exception``: some words are too much for its
+    expressions.
+    """
+    return not isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit | MemoryError | ConfigError)
+
+
+def _columns(pairs: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
+    return [prompt for prompt, _ in pairs], [text for _, text in pairs]
+
+
+def _is_readable(tokenizer: PreTrainedTokenizerBase, prompt: str, text: str) -> bool:
+    """Whether the tokenizer can read a row, tried by itself."""
+    try:
+        token_ids(tokenizer, [prompt, prompt + text], special=False)
+    except BaseException as error:
+        if not is_of_a_row(error):
+            raise
+        return False
+    return True
 
 
 def _kept(prompt: str, completion: str, most: int) -> tuple[str, str]:
@@ -106,12 +131,14 @@ def _conversations(
     found, unread = [], 0
     for number, text in enumerate(rows[MESSAGES], start=1):
         messages = read_messages(text)
-        kept = _latest(tokenizer, messages, data.max_length)
         try:
+            kept = _latest(tokenizer, messages, data.max_length)
             row = answer_tokens(tokenizer, kept, end=end)
-        except TemplateFault as fault:
-            if lenient:
+        except BaseException as fault:
+            if lenient and is_of_a_row(fault):
                 continue
+            if not isinstance(fault, TemplateFault):
+                raise
             raise ConfigError(f'data.format = "chat": conversation {number}: {fault}') from None
         if not is_bare(cut(row, data.max_length)):
             found.append(row)

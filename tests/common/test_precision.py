@@ -1,4 +1,4 @@
-"""``model.dtype = "auto"``: bfloat16 where the device computes in it, and a word where it was asked for and does not."""
+"""``model.dtype = "auto"``: bfloat16 where the device computes in it, and a word where it does not."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,12 +1,19 @@
 """Examples as tokens: labels, padding, cuts, ends."""
 
+import copy
+import json
 import logging
+from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
+from tokenizers import Regex
+from tokenizers.pre_tokenizers import Sequence, Split, Whitespace
 
-from common.config import ConfigError
+from common.config import ConfigError, DataConfig
 from common.data import IGNORED, tokenize
+from common.data.tokens import encode
 from common.demo.model import load_tokenizer
 from common.model.token_ids import token_ids
 from tests.support.example_rows import TOKENIZER, words
@@ -82,6 +89,21 @@ def test_an_end_of_text_follows_each_completion_and_is_learned() -> None:
 def test_an_end_that_is_there_already_is_not_doubled() -> None:
     tokens = tokenize(TOKENIZER, PROMPTS[:1], [" 5 </s>"], 64, end=True)
     assert words(tokens.labels[0][tokens.labels[0] != IGNORED]) == ["5", "</s>"]
+
+
+@pytest.mark.parametrize("data", [{}, {"format": "chat"}])
+def test_a_row_that_the_tokenizer_fails_over_costs_itself_only(data: dict[str, Any]) -> None:
+    """What an expression takes too many steps over is a panic in Rust, no ``Exception``; it took all rows with it."""
+    tokenizer = copy.deepcopy(TOKENIZER)
+    tokenizer.backend_tokenizer.pre_tokenizer = Sequence([Split(Regex("(x+x+)+y"), "isolated"), Whitespace()])
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
+    texts = ["one", "x" * 40, "two"]
+    turns = [[{"role": "user", "content": text}, {"role": "assistant", "content": "yes"}] for text in texts]
+    rows = Dataset.from_dict({"prompt": texts, "completion": [" yes"] * 3, "messages": list(map(json.dumps, turns))})
+    settings = DataConfig(**data)
+    assert len(encode(rows, settings, tokenizer, end=False, lenient=True)) == 2
+    with pytest.raises(BaseException, match="retry-limit"):
+        encode(rows, settings, tokenizer, end=False)
 
 
 def test_a_token_that_spans_prompt_and_completion_is_learned() -> None:
