@@ -2,7 +2,7 @@
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from flwr.app import MetricRecord
 from flwr.serverapp import Grid
@@ -32,6 +32,7 @@ from server_app.rounds.availability import Attendance
 from server_app.rounds.divergence import judged_loss
 from server_app.rounds.private_scores import PrivateScores, with_scores
 from server_app.rounds.state import Hooks, RoundSummary, RunState, optimizer_of
+from server_app.rounds.traffic import Traffic
 from server_app.strategies.base import FederatedAdapter
 from server_app.strategies.recipe import Recipe
 
@@ -142,11 +143,12 @@ class Session:
             for warning in self.scorer.held_out.warnings(data.evaluation, model):
                 self.say.warning(warning)
 
-    def on_base(self, scores: PrivateScores) -> None:
-        """The clients have scored the untouched model: row 0 has both."""
+    def on_base(self, scores: PrivateScores | None, moved: Traffic) -> None:
+        """The clients were asked to score the untouched model: row 0 has their scores too, and what asking moved."""
         (before,) = [row for row in self.folder.read_metrics() if row["round"] == 0]
-        self._keep({**before, **scores.metrics(), "bytes_up": scores.bytes_up, "bytes_down": scores.bytes_down})
-        self.say.base(with_scores(None, scores))
+        self._keep({**before, **(scores.metrics() if scores else {}), **asdict(moved)})
+        if scores is not None:
+            self.say.base(with_scores(None, scores))
 
     def evaluate(self, server_round: int, adapter: Tensor, *, whole: bool = False) -> MetricRecord | None:
         """The scores of an adapter (shape ``[n]``); retention is among them if ``whole``; ``None`` without data."""

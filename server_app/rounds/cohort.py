@@ -51,8 +51,9 @@ class FederationError(CommandError):
 class Replies:
     """What came back from one question: valid releases of the cohort by node, reasons of its failures, bytes.
 
-    ``answered``: clients whose reply is counted in ``bytes_up``, those of cover traffic among them. ``silent``: who of
-    those that were asked gave no answer of its own, be it that none came or that the SuperLink answered for it.
+    ``answered``: replies that are counted in ``bytes_up``, those of cover traffic among them; of a client that lacked
+    something there are two. ``silent``: who of those that were asked gave no answer of its own, be it that none came or
+    that the SuperLink answered for it.
     ``kept``: what each client that answered says that it keeps (``pack_release``).
     """
 
@@ -152,11 +153,11 @@ class Instruction:
         members, expected = set(self.cohort), self.asked
         refused: list[tuple[int, int, str]] = []  # node, who it says it is, reason
         kept: dict[int, int] = {}
-        bytes_up, sender_of = 0, self._senders()
+        counted, sender_of = list[Message](), self._senders()
         for reply in replies:
             node = sender_of(reply)
             if is_lack(reply, self.round) and node in expected:
-                bytes_up += serialized_bytes(reply.content)
+                counted.append(reply)
                 refused.append((node, node, _LACKS))
                 continue
             try:
@@ -166,7 +167,7 @@ class Instruction:
                 continue
             answers[node] = values if node in members else None
             kept[node] = keeps
-            bytes_up += serialized_bytes(reply.content)
+            counted.append(reply)
         failures = {node: _LATE for node in expected if node not in answers}
         silent = set(failures)
         for node, sender, reason in refused:
@@ -181,7 +182,8 @@ class Instruction:
             log_event("node_failed", level=logging.WARNING, round=self.round, node=node, reason=reason)
         releases = {node: values for node, values in answers.items() if values is not None}
         of_members = {node: reason for node, reason in failures.items() if node in members}
-        return Replies(releases, of_members, bytes_up, len(answers), frozenset(silent), kept)
+        bytes_up = sum(serialized_bytes(reply.content) for reply in counted)
+        return Replies(releases, of_members, bytes_up, len(counted), frozenset(silent), kept)
 
     def _senders(self) -> Callable[[Message], int]:
         """Whose a reply is: by the message that it answers once these have names, else by what it says."""

@@ -18,15 +18,13 @@ from server_app.results.score_names import PRIVATE_ACCURACY, PRIVATE_LOSS
 
 @dataclass(frozen=True)
 class PrivateScores:
-    """Mean scores over all clients, and what asking for them moved.
+    """Mean scores over all clients.
 
     Attributes:
         loss: nats per completion token, each client's clipped.
         accuracy: share of completion tokens that the model ranks first, 0..1; noise may take either out of its range.
         loss_error: standard deviation of the noise in it.
         accuracy_error: the same.
-        bytes_up: of the replies.
-        bytes_down: of the instructions.
 
     """
 
@@ -34,17 +32,15 @@ class PrivateScores:
     accuracy: float
     loss_error: float
     accuracy_error: float
-    bytes_up: int
-    bytes_down: int
 
     @classmethod
-    def of(cls, total: Tensor, terms: ReleaseTerms, clients: int, bytes_up: int, bytes_down: int) -> "PrivateScores":
+    def of(cls, total: Tensor, terms: ReleaseTerms, clients: int) -> "PrivateScores":
         """Of the noisy ``total`` of codes (shape ``[2]``); the errors are as if all ``clients`` had answered.
 
         How many did is nobody's business who reads the scores.
         """
         loss, accuracy = decode_scores(total / clients)
-        return cls(loss, accuracy, *score_errors(terms.total_std(clients) / clients), bytes_up, bytes_down)
+        return cls(loss, accuracy, *score_errors(terms.total_std(clients) / clients))
 
     def metrics(self) -> dict[str, float]:
         """As a line of ``metrics.jsonl`` has them."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from flwr.app import Message
@@ -14,6 +14,7 @@ from server_app.privacy.account import PrivacyAccount
 from server_app.rounds.cohort import Instruction, Replies
 from server_app.rounds.downlink import Parcel
 from server_app.rounds.state import RoundSummary
+from server_app.rounds.traffic import Traffic
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,11 @@ class Repair:
 
     instruction: Instruction
     replies: Replies
+
+    @property
+    def traffic(self) -> Traffic:
+        """What it moved."""
+        return Traffic.of(self.instruction, self.replies)
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,10 @@ class Heard:
     shortage: str = ""
     repair: Repair | None = None
     summed: NDArray[np.int64] | None = None
+
+    def traffic(self, asked: Instruction) -> Traffic:
+        """What the instruction and its second leg moved."""
+        return Traffic.of(asked, self.replies) + (self.repair.traffic if self.repair else Traffic())
 
 
 @dataclass(frozen=True)
@@ -105,12 +115,12 @@ class ClosedRound:
         """The cohort's releases (shape ``[k]`` each), in the order of their nodes."""
         return [self.replies.releases[node] for node in sorted(self.replies.releases)]
 
-    def summary(self, account: PrivacyAccount, seconds: float) -> RoundSummary:
-        """What there is to tell of it, after ``seconds``."""
+    def summary(self, account: PrivacyAccount, seconds: float, evaluation: Traffic) -> RoundSummary:
+        """What there is to tell of it, after ``seconds``; ``evaluation``: what the private one after it moved."""
         instruction, replies = self.opened.instruction, self.replies
-        repair = self.opened.heard.repair if self.opened.heard else None
-        legs = [(instruction, replies)] + ([(repair.instruction, repair.replies)] if repair else [])
-        summed = repair.replies if repair else replies
+        heard = self.opened.heard or Heard(replies)
+        summed = heard.repair.replies if heard.repair else replies
+        moved = heard.traffic(instruction) + evaluation
         return RoundSummary(
             round=instruction.round,
             cohort=len(instruction.cohort),
@@ -118,10 +128,7 @@ class ClosedRound:
             shortage=self.shortage,
             failures=len(replies.failures) if instruction.messages else 0,
             failure=replies.commonest_failure if instruction.messages else "",
-            asked=sum(len(sent.messages) for sent, _ in legs),
-            answered=sum(came.answered for _, came in legs),
-            bytes_up=sum(came.bytes_up for _, came in legs),
-            bytes_down=sum(sent.bytes_down for sent, _ in legs),
+            **asdict(moved),
             seconds=seconds,
             epsilon=account.epsilon_model(),
             epsilon_server=account.epsilon_server(),

@@ -44,10 +44,10 @@ def ask_scores(
 
 def heard_scores(asked: Instruction, heard: Heard, clients: int, source: RandomSource) -> PrivateScores | None:
     """The scores over all ``clients``; ``None`` where masks did not come off. ``source``: of the server's noise."""
-    found, repair, terms = heard.replies, heard.repair, asked.terms
+    found, terms, moved = heard.replies, asked.terms, heard.traffic(asked)
     log_event(
         "evaluation_answered", level=logging.WARNING if heard.shortage else logging.INFO, round=asked.round - 1,
-        replies=len(found.releases), asked=len(asked.messages), answered=found.answered, reason=heard.shortage,
+        replies=len(found.releases), asked=moved.asked, answered=moved.answered, reason=heard.shortage,
         noise_present=terms.total_std(len(found.releases)),
     )  # fmt: skip
     if heard.shortage:
@@ -55,6 +55,4 @@ def heard_scores(asked: Instruction, heard: Heard, clients: int, source: RandomS
     releases = [found.releases[node] for node in sorted(found.releases)]
     steps = sum_releases(releases, terms, source) if heard.summed is None else heard.summed
     total = torch.from_numpy(steps * (terms.grid_step or 1.0))
-    legs = [(asked, found), *([(repair.instruction, repair.replies)] if repair else [])]
-    up, down = sum(came.bytes_up for _, came in legs), sum(sent.bytes_down for sent, _ in legs)
-    return PrivateScores.of(total, terms, clients, up, down)
+    return PrivateScores.of(total, terms, clients)

@@ -167,10 +167,10 @@ class SecureAggregation:
             for node, content in contents.items()
         ]
         replies = ask(messages)
+        held = [serialized_bytes(reply.content) for reply in replies if not reply.has_error()]
         log_event(
-            "keys_exchanged", round=0, asked=len(messages), answered=len(replies),
-            bytes_down=sum(serialized_bytes(content) for content in contents.values()),
-            bytes_up=sum(serialized_bytes(reply.content) for reply in replies if not reply.has_error()),
+            "keys_exchanged", round=0, asked=len(messages), answered=len(held),
+            bytes_down=sum(serialized_bytes(content) for content in contents.values()), bytes_up=sum(held),
         )  # fmt: skip
         asked = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
         found: dict[int, _T] = {}

@@ -14,6 +14,7 @@ from common.optimizer import AdapterOptimizer
 from common.wire.sums import Entry
 from server_app.rounds.divergence import Best
 from server_app.rounds.private_scores import PrivateScores
+from server_app.rounds.traffic import Traffic
 
 
 @dataclass
@@ -65,7 +66,7 @@ class RoundSummary:
     shortage: str
     failures: int
     failure: str
-    asked: int  # instructions sent: to the cohort, or with cover traffic everybody; a second leg counts as well
+    asked: int  # instructions sent: to the cohort, or with cover traffic everybody; in second legs and for scores, too
     answered: int  # replies that are counted in bytes_up
     bytes_up: int
     bytes_down: int
@@ -80,14 +81,15 @@ class RoundSummary:
 class Hooks:
     """What the app does around the rounds: evaluate (None when it has no data), log, save, tell who is missing.
 
-    ``on_base``: the private scores of the untouched model are there.
+    ``on_base``: the clients were asked for private scores of the untouched model: these, unless masks did not come off,
+    and what asking moved.
     """
 
     evaluate: Callable[[int, Tensor], MetricRecord | None]
     on_prepared: Callable[[RunState], None]
     on_round: Callable[[RunState, RoundSummary, MetricRecord | None], None]
     on_attendance: Callable[[str], None] = print
-    on_base: Callable[[PrivateScores], None] = lambda _: None
+    on_base: Callable[[PrivateScores | None, Traffic], None] = lambda *_: None
 
 
 def optimizer_of(settings: ServerConfig, adapter: Tensor) -> AdapterOptimizer:

@@ -41,6 +41,7 @@ from server_app.rounds.round import ClosedRound, Heard, OpenRound
 from server_app.rounds.score_round import ask_scores, heard_scores
 from server_app.rounds.secure import secure_aggregation
 from server_app.rounds.state import Hooks, RunState, pack_adapter
+from server_app.rounds.traffic import Traffic
 from server_app.strategies.findings import Findings
 from server_app.strategies.flower import FlowerStrategy
 from server_app.strategies.recipe import Recipe
@@ -121,8 +122,8 @@ class FederatedAdapter(FlowerStrategy):
         if self.state.codec is None:
             self._wait(grid, 0)
             self.state.codec = self.prepare(grid)
-            if (scores := self._score_privately(grid, 0, last=False)) is not None:
-                self.hooks.on_base(scores)
+            if (asked := self._score_privately(grid, 0, last=False)) is not None:
+                self.hooks.on_base(*asked)
             self.hooks.on_prepared(self.state)
         result = Result(arrays=initial_arrays)
         self.stop_reason = self.state.diverged  # of a run that was killed between its last round and its report
@@ -156,12 +157,8 @@ class FederatedAdapter(FlowerStrategy):
         self.attendance.note(
             grid, server_round, self.hooks.on_attendance, opened.instruction.asked, closed.replies.silent
         )
-        metrics, scores = self._evaluate(grid, server_round, last_round)
-        summary = closed.summary(self.account, time.monotonic() - started)
-        if scores is not None:
-            up, down = summary.bytes_up + scores.bytes_up, summary.bytes_down + scores.bytes_down
-            summary = replace(summary, bytes_up=up, bytes_down=down)
-        self.hooks.on_round(self.state, summary, metrics)
+        metrics, moved = self._evaluate(grid, server_round, last_round)
+        self.hooks.on_round(self.state, closed.summary(self.account, time.monotonic() - started, moved), metrics)
         self._stop_if_failing(closed)
         return metrics
 
@@ -304,10 +301,11 @@ class FederatedAdapter(FlowerStrategy):
                 f"Most failures said: {closed.replies.commonest_failure or 'nothing'}. The run can be resumed."
             )
 
-    def _evaluate(
-        self, grid: Grid, server_round: int, last_round: int
-    ) -> tuple[MetricRecord | None, PrivateScores | None]:
-        """Evaluate on schedule; on divergence go back to the best adapter so far, the base's included, and stop."""
+    def _evaluate(self, grid: Grid, server_round: int, last_round: int) -> tuple[MetricRecord | None, Traffic]:
+        """Evaluate on schedule; on divergence go back to the best adapter so far, the base's included, and stop.
+
+        The scores that there are, and what asking clients for theirs moved.
+        """
         is_last = server_round == last_round or not self.account.affords_round()
         due = is_last or server_round % self.config.evaluation.every == 0
         state, adapter = self.state, self.state.optimizer.adapter
@@ -319,11 +317,17 @@ class FederatedAdapter(FlowerStrategy):
             self.stop_reason = state.diverged = judgment.diverged
             state.optimizer.reset(state.best.adapter if state.best else self.adapted.initial.cpu())
             due = False
-        scores = self._score_privately(grid, server_round, last=is_last) if due else None
-        return with_scores(metrics, scores), scores
+        asked = self._score_privately(grid, server_round, last=is_last) if due else None
+        scores, moved = asked or (None, Traffic())
+        return with_scores(metrics, scores), moved
 
-    def _score_privately(self, grid: Grid, server_round: int, *, last: bool) -> PrivateScores | None:
-        """Everybody's scores of the adapter after a round, which the next one sends; ``None`` where there are none."""
+    def _score_privately(
+        self, grid: Grid, server_round: int, *, last: bool
+    ) -> tuple[PrivateScores | None, Traffic] | None:
+        """Everybody's scores of the adapter after a round, which the next one sends, and what asking for them moved.
+
+        ``None`` where nobody is asked; no scores where masks did not come off.
+        """
         terms = self.account.plan.evaluation_terms
         if terms is None or not self.account.affords_evaluation(last=last):
             return None
@@ -339,4 +343,5 @@ class FederatedAdapter(FlowerStrategy):
             heard = Heard(asked.sort(replies))
         self.downlink.note(parcel, heard.replies.kept)
         self.attendance.heard(set(asked.asked) - heard.replies.silent)
-        return heard_scores(asked, heard, len(self.nodes), self.randomness.noise(-2 - server_round))
+        scores = heard_scores(asked, heard, len(self.nodes), self.randomness.noise(-2 - server_round))
+        return scores, heard.traffic(asked)

@@ -78,7 +78,7 @@ class TwoStage(FederatedAdapter):
         present = terms.total_std(len(summed.releases))
         log_event(
             "stage_one_answered", round=0, cohort=len(cohort), replies=len(replies.releases),
-            asked=len(instruction.messages), answered=replies.answered, noise_promised=promised, noise_present=present,
+            **asdict(heard.traffic(instruction)), noise_promised=promised, noise_present=present,
         )  # fmt: skip
         if heard.shortage:
             raise FederationError(f"stage 1: {heard.shortage}. {replies.commonest_failure}")

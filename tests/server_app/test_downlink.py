@@ -100,6 +100,7 @@ def test_a_client_that_has_lost_what_it_kept_is_asked_again_with_everything(
     assert row.bytes_down == sum(serialized_bytes(m.content) for m in of_four)
     answers = [m for m in grid.answered if round_of(m) == 4]
     assert row.bytes_up == sum(serialized_bytes(m.content) for m in answers)
+    assert (row.asked, row.answered) == (CLIENTS + 2, CLIENTS + 2)
 
 
 @pytest.mark.parametrize("spoiled", ["a sum that it kept", "an adapter that it built"])

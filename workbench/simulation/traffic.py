@@ -16,6 +16,8 @@ from server_app.results.folder import RunFolder
 from server_app.results.units import data_size
 from workbench.simulation.flower_cli import FlowerCommandError, listed_run
 
+_BEFORE_ROUNDS = {"keys_exchanged", "stage_one_answered"}
+
 
 class TrafficError(CommandError):
     """The folder is of no finished run, or Flower does not know the run; the message says which."""
@@ -110,18 +112,16 @@ def _count(folder: RunFolder, traffic: Mapping[int, Mapping[str, int]]) -> dict[
 
 
 def _records(folder: RunFolder) -> tuple[int, int, int, int]:
-    """Serialized bytes of valid replies and of instructions (rounds, stage 1, key set-up), and how many they were."""
-    keys = [event for event in read_events(folder.events) if event["event"] == "keys_exchanged"]
-    rows = [*folder.read_metrics(), *keys]
-    counts = ("bytes_up", "bytes_down", "answered", "asked")
-    up, down, answered, sent = (sum(row.get(key, 0) for row in rows) for key in counts)
-    one = json.loads((folder.path / "report.json").read_text(encoding="utf-8"))["strategy"].get("stage_1")
-    asked = [event for event in read_events(folder.events) if event["event"] == "stage_one_answered"]
-    if one and asked:
-        up += asked[-1]["answered"] * one["bytes_up_per_client"]
-        down += asked[-1]["asked"] * one["bytes_down_per_client"]
-        answered, sent = answered + asked[-1]["answered"], sent + asked[-1]["asked"]
-    return int(up), int(down), answered, sent
+    """Serialized bytes of valid replies and of instructions, and how many they were.
+
+    Of rounds and private evaluations the rows tell, of stage 1 and key set-ups the events.
+    """
+    before = [event for event in read_events(folder.events) if event["event"] in _BEFORE_ROUNDS]
+    rows = [*folder.read_metrics(), *before]
+    up, down, answered, asked = (
+        sum(row.get(key, 0) for row in rows) for key in ("bytes_up", "bytes_down", "answered", "asked")
+    )
+    return up, down, answered, asked
 
 
 def _may_be_told(folder: RunFolder, report: Mapping[str, Any]) -> bool:

@@ -4,16 +4,21 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from flwr.app import Error, Message
 from typer.testing import CliRunner
 
+from common.wire.records import EVALUATE, STATISTICS, TRAIN, serialized_bytes
+from common.wire.secure import KEYS, REPAIR
 from server_app.results.folder import RunFolder
 from server_app.rounds.secure import set_up_bytes
 from server_app.run import run_federation
 from tests.support.flwr_program import write_flwr
+from tests.support.grids import TinyGrid
 from tests.support.tiny import CLIENTS, Files, tiny_config, tiny_grid
 from workbench.cli import main as cli
 from workbench.cli.main import app
@@ -154,6 +159,43 @@ def test_the_key_set_up_of_secure_aggregation_is_counted(files: Files, tmp_path:
     assert found["messages_down"] == CLIENTS * (2 + len(rounds))
     assert found["records_up_bytes"] == sum(row["bytes_up"] for row in rounds) + CLIENTS * up
     assert found["records_down_bytes"] == sum(row["bytes_down"] for row in rounds) + CLIENTS * down
+
+
+class FailingGrid(TinyGrid):
+    """Nodes that answer one kind of message by an error only."""
+
+    failing: Mapping[str, set[int]] = {}
+
+    def _reply(self, message: Message) -> Message | None:
+        fails = message.metadata.dst_node_id in self.failing.get(message.metadata.message_type, ())
+        error: Any = Error(0, "OSError: its disk is full")
+        return Message(error, reply_to=message) if fails else super()._reply(message)
+
+
+FAILING: dict[str, dict[str, set[int]]] = {
+    "nobody fails": {},
+    "one in each leg": {KEYS: {6}, STATISTICS: {1}, TRAIN: {2}, EVALUATE: {3}},
+    "too many in the evaluation": {EVALUATE: {1, 2, 3}},
+    "one in second legs": {TRAIN: {1}, EVALUATE: {2}, REPAIR: {5}},
+}
+
+
+@pytest.mark.parametrize("case", FAILING)
+@pytest.mark.parametrize("trust", ["secure", "distributed"])
+def test_every_message_of_a_run_with_private_evaluation_is_counted(
+    files: Files, tmp_path: Path, trust: str, case: str
+) -> None:
+    """Key set-up, stage 1, rounds and evaluations, that of the base model and second legs among them."""
+    changes = {"privacy.trust": trust, "privacy.dropouts": 2, "evaluation.private": 0.2, "num-server-rounds": 2}
+    config = tiny_config(files, tmp_path, NOISY | changes)
+    grid = tiny_grid(config, FailingGrid)
+    grid.failing = FAILING[case]
+    found = add_traffic(run_federation(grid, config, 41, plots=False), {41: COUNT})
+    came = [message for message in grid.answered if not message.has_error()]
+    assert {EVALUATE, STATISTICS, TRAIN} <= {message.metadata.message_type for message in grid.sent}
+    assert (found["messages_down"], found["messages_up"]) == (len(grid.sent), len(came))
+    assert found["records_down_bytes"] == sum(serialized_bytes(message.content) for message in grid.sent)
+    assert found["records_up_bytes"] == sum(serialized_bytes(message.content) for message in came)
 
 
 def test_of_a_simulation_flower_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
