@@ -68,17 +68,21 @@ class Monitor(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Every figure, labeled with the run's name, so that files of several runs can be collected together."""
-        rows = [row for row in self._folder.read_metrics() if row["round"]]
+        told = self._folder.read_metrics()
+        rows = [row for row in told if row["round"]]
         last: dict[str, Any] = rows[-1] if rows else {}
         yield self._counter("rounds", "Rounds that have ended", len(rows))
         yield self._counter("rounds_short", "Rounds with too few replies", sum(1 for row in rows if row["shortage"]))
         for key, meaning in {
             "replies": "Replies that counted",
             "failures": "Nodes that were asked and whose reply did not count",
-            "bytes_up": "Serialised bytes of replies that counted",
-            "bytes_down": "Serialised bytes of instructions",
         }.items():
             yield self._counter(key, meaning, sum(row[key] for row in rows))
+        for key, meaning in {
+            "bytes_up": "Serialised bytes of replies that counted, private evaluations included",
+            "bytes_down": "Serialised bytes of instructions, private evaluations included",
+        }.items():
+            yield self._counter(key, meaning, sum(row.get(key, 0) for row in told))
         yield self._gauge("rounds_planned", "Rounds that are planned", self._rounds)
         yield self._gauge("rounds_left", "Rounds that can still be charged within the plan", self._account.rounds_left)
         yield self._gauge("failed_in_a_row", "Last rounds in a row with too few replies", _failed_in_a_row(rows))

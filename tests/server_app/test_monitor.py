@@ -13,7 +13,7 @@ import yaml
 from flwr.app import Message
 from prometheus_client.parser import text_string_to_metric_families
 
-from common.wire.records import round_of
+from common.wire.records import round_of, serialized_bytes
 from server_app.results import monitor
 from server_app.results.folder import RunFolder
 from server_app.results.monitor import NAME
@@ -76,6 +76,17 @@ def test_the_figures_are_those_of_the_round_lines(told: RunFolder) -> None:
     }.items():
         assert one(told, name) == value, name
     assert one(told, "epsilon_spent") == pytest.approx(one(told, "epsilon_budget"), rel=1e-6), "all that was planned"
+
+
+def test_bytes_are_those_of_every_private_evaluation(files: Files, tmp_path: Path) -> None:
+    """That of the base model, in the row before the rounds, among them."""
+    config = tiny_config(files, tmp_path, QUIET | {"evaluation.private": 0.2, "num-server-rounds": 2})
+    grid = tiny_grid(config)
+    folder = run_federation(grid, config, 7, plots=False)
+    up, down = ([serialized_bytes(message.content) for message in found] for found in (grid.answered, grid.sent))
+    assert len(up) == len(down) == 5 * CLIENTS, "two rounds, three evaluations"
+    assert (one(folder, "bytes_up_total"), one(folder, "bytes_down_total")) == (sum(up), sum(down))
+    assert one(folder, "rounds_total") == 2
 
 
 class _Looking(NamedGrid):
