@@ -21,7 +21,7 @@ _LONGEST_TEXT = 500  # characters: a reason is what a client wrote
 
 
 def log_event(event: str, *, level: int = logging.INFO, **fields: Any) -> None:  # noqa: ANN401 - any JSON value
-    """Write one event of the run under way; ``fields`` are ``round`` (0 is stage 1), ``node`` and the event's own."""
+    """Write one event of the run under way; ``fields`` are ``round`` (0: stage 1, base model), ``node`` and its own."""
     _LOG.log(level, event, extra={"fields": fields})
 
 

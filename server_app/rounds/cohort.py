@@ -17,7 +17,6 @@ from common.counts import count
 from common.printable import printable
 from common.privacy.mechanism import ReleaseTerms, check_release
 from common.wire.records import (
-    EVALUATE,
     group_of,
     is_lack,
     kept_by,
@@ -83,7 +82,8 @@ class Instruction:
     cohort's replies and of the server's top-up, exactly what is charged, while one share for each of M clients would be
     more than the public number of shares (``combine``), or in ``local`` trust M times the noise. ``reader``: what a
     reply's content is read with, where it is no release under ``terms`` by itself: the values, and what its sender
-    keeps. ``dress``: what makes an instruction of a node's content, where that is none by itself.
+    keeps. ``dress``: what makes an instruction of a node's content, where that is none by itself. ``scores``: whether
+    it asks for scores of the adapter that its ``round`` would start from.
     """
 
     round: int
@@ -95,6 +95,12 @@ class Instruction:
     messages: list[Message] = field(default_factory=list)
     reader: Callable[[RecordDict], tuple[np.ndarray, int]] | None = None
     dress: Callable[[RecordDict], RecordDict] | None = None
+    scores: bool = False
+
+    @property
+    def told(self) -> int:
+        """The round that events tell of it: for scores the one after which they are asked, 0 for the base model."""
+        return self.round - 1 if self.scores else self.round
 
     @property
     def asked(self) -> list[int]:
@@ -177,9 +183,9 @@ class Instruction:
                     silent.discard(node)
             elif reason != _LACKS:
                 of = node or sender
-                log_event("reply_dropped", level=logging.WARNING, round=self.round, node=of, reason=reason)
+                log_event("reply_dropped", level=logging.WARNING, round=self.told, node=of, reason=reason)
         for node, reason in failures.items():
-            log_event("node_failed", level=logging.WARNING, round=self.round, node=node, reason=reason)
+            log_event("node_failed", level=logging.WARNING, round=self.told, node=node, reason=reason)
         releases = {node: values for node, values in answers.items() if values is not None}
         of_members = {node: reason for node, reason in failures.items() if node in members}
         bytes_up = sum(serialized_bytes(reply.content) for reply in counted)
@@ -201,7 +207,7 @@ class Instruction:
         if failure:
             raise ValueError(failure)
         if node not in asked:
-            raise ValueError(f"it answers no instruction of round {self.round}")
+            raise ValueError(f"it answers no instruction of round {self.told}")
         if node in answers:
             raise ValueError(f"node {node} replied twice")
         if self.reader is not None:
@@ -240,25 +246,32 @@ def start_more(wanted: int) -> str:
 
 
 def exchange(
-    grid: Grid, messages: Sequence[Message], timeout: float, in_flight: int, say: Callable[[str], None] = print
+    grid: Grid,
+    messages: Sequence[Message],
+    timeout: float,
+    in_flight: int,
+    say: Callable[[str], None] = print,
+    *,
+    scores: bool = False,
 ) -> list[Message]:
     """Send instructions, at most ``in_flight`` outstanding at a time (0: all), and gather replies for ``timeout`` s.
 
-    What takes longer than some seconds is told through ``say``, with the replies so far.
+    What takes longer than some seconds is told through ``say``, with the replies so far. ``scores``: whether they are
+    of a private evaluation, which a second leg does not say by itself.
     """
-    step = _step_of(messages[0]) if messages else "round"
+    step = _step_of(messages[0], scores=scores) if messages else "round"
     with watched(f"{step}, replies", say), phase(step):
         return _exchange(grid, messages, timeout, in_flight)
 
 
-def _step_of(message: Message) -> str:
+def _step_of(message: Message, *, scores: bool) -> str:
     """What a message belongs to, for people."""
     kind, number = message.metadata.message_type, round_of(message)
     if kind in {KEYS, PEERS}:
         return "key set-up"
-    if kind == EVALUATE:  # of the adapter that the round would start from
-        return f"evaluation after round {number - 1}"
     step = "stage 1" if number == 0 else f"round {number}"
+    if scores:  # of the adapter that the round would start from
+        step = f"evaluation after round {number - 1}"
     return f"{step}, once more without the missing" if kind == REPAIR else step
 
 

@@ -34,11 +34,11 @@ def ask_scores(
     number, missing = parcel.task.round, set(away)
 
     if secure is None:
-        asked = Instruction(number, terms, [node for node in nodes if node not in missing])
+        asked = Instruction(number, terms, [node for node in nodes if node not in missing], scores=True)
     else:
-        asked = secure[0].instruction(number, terms, secure[1], _ALL, missing)
+        asked = secure[0].instruction(number, terms, secure[1], _ALL, missing, scores=True)
     asked.address(lambda node: downlink.content(parcel, node), EVALUATE, timeout)
-    log_event("evaluation_started", round=number - 1, cohort=len(asked.cohort))
+    log_event("evaluation_started", round=asked.told, cohort=len(asked.cohort))
     return asked
 
 
@@ -46,7 +46,7 @@ def heard_scores(asked: Instruction, heard: Heard, clients: int, source: RandomS
     """The scores over all ``clients``; ``None`` where masks did not come off. ``source``: of the server's noise."""
     found, terms, moved = heard.replies, asked.terms, heard.traffic(asked)
     log_event(
-        "evaluation_answered", level=logging.WARNING if heard.shortage else logging.INFO, round=asked.round - 1,
+        "evaluation_answered", level=logging.WARNING if heard.shortage else logging.INFO, round=asked.told,
         replies=len(found.releases), asked=moved.asked, answered=moved.answered, reason=heard.shortage,
         noise_present=terms.total_std(len(found.releases)),
     )  # fmt: skip

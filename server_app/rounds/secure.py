@@ -96,10 +96,18 @@ class SecureAggregation:
         )
 
     def instruction(
-        self, server_round: int, terms: ReleaseTerms, exchange: int, rate: float, away: set[int]
+        self,
+        server_round: int,
+        terms: ReleaseTerms,
+        exchange: int,
+        rate: float,
+        away: set[int],
+        *,
+        scores: bool = False,
     ) -> Instruction:
         """To everybody who has keys and is not ``away`` (or to all, if these are too few); still to be addressed.
 
+        ``scores``: it asks for scores of the adapter that the round would start from.
         What their masks depend on is the same for all (``context_of``); what each of them lacks is not.
         """
         present = self.ready - away
@@ -110,6 +118,7 @@ class SecureAggregation:
             server_round, terms, sorted(present),
             reader=lambda reply: unpack_masked(reply, exchange, terms.size, bits),
             dress=lambda content: with_secure(content, task),
+            scores=scores,
         )  # fmt: skip
 
     def hear(self, instruction: Instruction, exchange: int, replies: Sequence[Message], ask: Ask) -> Heard:
@@ -134,11 +143,13 @@ class SecureAggregation:
 
     def _repair(self, instruction: Instruction, survivors: list[int], exchange: int, ask: Ask) -> Repair:
         """The same among the survivors alone; each of them is needed."""
-        again = Instruction(instruction.round, instruction.terms, survivors, reader=instruction.reader)
+        again = Instruction(
+            instruction.round, instruction.terms, survivors, reader=instruction.reader, scores=instruction.scores
+        )
         wanted = pack_repair(exchange, self._bitmap(set(survivors)))
         messages = again.address(lambda _: wanted, REPAIR, self.ttl)
         missing = len(instruction.cohort) - len(survivors)
-        log_event("round_repaired", round=instruction.round, missing=missing)
+        log_event("round_repaired", round=instruction.told, missing=missing)
         found = again.sort(ask(messages))
         self._note(found)
         return Repair(again, found)

@@ -263,22 +263,26 @@ class FederatedAdapter(FlowerStrategy):
         out before it charges and before it reads a row, so the last question is its first.
         """
         deadline = time.monotonic() + timeout
-        replies = last = self.ask(grid, instruction.messages, timeout)
+        replies = last = self.ask(grid, instruction.messages, timeout, scores=instruction.scores)
         for whole in (False, True):
             lacking, left = instruction.lacking(last), deadline - time.monotonic()
             if not lacking or left <= 0:
                 break
-            log_event("asked_with_everything", round=instruction.round, nodes=len(lacking))
+            log_event("asked_with_everything", round=instruction.told, nodes=len(lacking))
             self.downlink.forget(lacking)
             kind, content = instruction.messages[0].metadata.message_type, parcel.content(None, whole=whole)
             again = instruction.address(lambda _, content=content: content, kind, left, lacking)  # type: ignore[misc]
-            last = self.ask(grid, again, left)
+            last = self.ask(grid, again, left, scores=instruction.scores)
             replies = [*replies, *last]
         return replies
 
-    def ask(self, grid: Grid, messages: list[Message], timeout: float) -> list[Message]:
-        """Send instructions, at most ``federation.max-in-flight`` outstanding at a time, and gather the replies."""
-        return exchange(grid, messages, timeout, self.config.federation.max_in_flight, self.hooks.on_attendance)
+    def ask(self, grid: Grid, messages: list[Message], timeout: float, *, scores: bool = False) -> list[Message]:
+        """Send instructions, at most ``federation.max-in-flight`` outstanding at a time, and gather the replies.
+
+        ``scores``: they are of a private evaluation.
+        """
+        window, say = self.config.federation.max_in_flight, self.hooks.on_attendance
+        return exchange(grid, messages, timeout, window, say, scores=scores)
 
     def _wait(self, grid: Grid, server_round: int) -> None:
         """Return when a round may be charged: enough clients are there, and have keys where they need any."""
@@ -338,7 +342,9 @@ class FederatedAdapter(FlowerStrategy):
         asked = ask_scores(parcel, terms, self.nodes, self.attendance.away, self.downlink, secure, timeout)
         replies = self.gather(grid, asked, parcel, timeout)
         if self.secure:
-            heard = self.secure.hear(asked, exchange, replies, lambda messages: self.ask(grid, messages, timeout))
+            heard = self.secure.hear(
+                asked, exchange, replies, lambda messages: self.ask(grid, messages, timeout, scores=True)
+            )
         else:
             heard = Heard(asked.sort(replies))
         self.downlink.note(parcel, heard.replies.kept)

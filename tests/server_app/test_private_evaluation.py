@@ -15,7 +15,8 @@ from common.config import RunConfig
 from common.data import IGNORED, TokenizedExamples, private_tokens
 from common.model.adapted import AdaptedModel
 from common.score_code import LOSS_BOUND
-from common.wire.records import EVALUATE, TRAIN
+from common.wire.records import EVALUATE, TRAIN, round_of
+from server_app.log import read_events, recording
 from server_app.privacy.ledger import Ledger
 from server_app.privacy.scores import EVALUATION
 from server_app.results.report import private_ends
@@ -195,6 +196,24 @@ def test_who_does_not_answer_counts_as_the_middle(make: Make, monkeypatch: pytes
     assert scores
     assert scores.accuracy == pytest.approx((4 + 2 * 0.5) / CLIENTS)
     assert scores.loss == pytest.approx(2 * LOSS_BOUND / 2 / CLIENTS)
+
+
+def test_who_lacks_something_in_an_evaluation_is_told_of_the_round_that_it_follows(make: Make, tmp_path: Path) -> None:
+    """Node 2 has lost what it kept when it is asked after round 2, whose message has the number 3."""
+    cleared: list[int] = []
+
+    class Forgetful(TinyGrid):
+        def answer(self, message: Any) -> Any:
+            if message.metadata.dst_node_id == 2 and round_of(message) == 3 and not cleared:
+                self.context(2).state.clear()
+                cleared.append(2)
+            return super().answer(message)
+
+    strategy, grid = make({**CLEAR, "strategy.name": "random-projection"}, kind=Forgetful)
+    with recording(tmp_path / "events.jsonl", 1):
+        start(strategy, grid)
+    told = [event for event in read_events(tmp_path / "events.jsonl") if event["event"] == "asked_with_everything"]
+    assert [(event["round"], event["nodes"]) for event in told] == [(2, 1)]
 
 
 def test_everybody_is_asked_once_and_sent_no_more_than_it_lacks(make: Make) -> None:

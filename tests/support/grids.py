@@ -1,6 +1,6 @@
 """The grid of the tests: it keeps every message, and single nodes may fail."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from flwr.app import Error, Message
@@ -46,6 +46,17 @@ def faulty(grid: TinyGrid, raising: Iterable[int], silent: Iterable[int], until:
     """The same grid, on which some nodes raise and some never answer up to the round ``until``."""
     grid.raising, grid.silent, grid.until = frozenset(raising), frozenset(silent), until
     return grid
+
+
+class FailingGrid(TinyGrid):
+    """Nodes that answer one kind of message by an error only."""
+
+    failing: Mapping[str, set[int]] = {}
+
+    def _reply(self, message: Message) -> Message | None:
+        fails = message.metadata.dst_node_id in self.failing.get(message.metadata.message_type, ())
+        error: Any = Error(0, "OSError: its disk is full")
+        return Message(error, reply_to=message) if fails else super()._reply(message)
 
 
 class DeployedGrid(TinyGrid, HttpGrid):

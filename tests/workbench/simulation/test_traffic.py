@@ -4,12 +4,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from flwr.app import Error, Message
 from typer.testing import CliRunner
 
 from common.wire.records import EVALUATE, STATISTICS, TRAIN, serialized_bytes
@@ -18,7 +16,7 @@ from server_app.results.folder import RunFolder
 from server_app.rounds.secure import set_up_bytes
 from server_app.run import run_federation
 from tests.support.flwr_program import write_flwr
-from tests.support.grids import TinyGrid
+from tests.support.grids import FailingGrid
 from tests.support.tiny import CLIENTS, Files, tiny_config, tiny_grid
 from workbench.cli import main as cli
 from workbench.cli.main import app
@@ -159,17 +157,6 @@ def test_the_key_set_up_of_secure_aggregation_is_counted(files: Files, tmp_path:
     assert found["messages_down"] == CLIENTS * (2 + len(rounds))
     assert found["records_up_bytes"] == sum(row["bytes_up"] for row in rounds) + CLIENTS * up
     assert found["records_down_bytes"] == sum(row["bytes_down"] for row in rounds) + CLIENTS * down
-
-
-class FailingGrid(TinyGrid):
-    """Nodes that answer one kind of message by an error only."""
-
-    failing: Mapping[str, set[int]] = {}
-
-    def _reply(self, message: Message) -> Message | None:
-        fails = message.metadata.dst_node_id in self.failing.get(message.metadata.message_type, ())
-        error: Any = Error(0, "OSError: its disk is full")
-        return Message(error, reply_to=message) if fails else super()._reply(message)
 
 
 FAILING: dict[str, dict[str, set[int]]] = {

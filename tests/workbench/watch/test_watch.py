@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,13 +17,14 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from common.config import RunConfig
-from common.wire.records import round_of
+from common.wire.records import EVALUATE, round_of
+from server_app.log import read_events
 from server_app.results.console import ConsoleLog
 from server_app.results.folder import RunFolder
 from server_app.results.monitor import NAME
 from server_app.rounds.cohort import FederationError
 from server_app.run import run_federation
-from tests.support.grids import NamedGrid, faulty
+from tests.support.grids import FailingGrid, NamedGrid, faulty
 from tests.support.interrupted_runs import say_of_clients
 from tests.support.killed_runs import killed_after
 from tests.support.stopping_runs import stopped_in
@@ -69,6 +71,33 @@ def test_sites_and_failures_have_names_and_reasons(done: RunFolder) -> None:
     assert all(site["seconds_since_answer"] > 1e9 for site in found["sites"]["rows"])
     failed = [event for event in found["failures"] if event["what"] == "node failed"]
     assert [(event["round"], event["who"]) for event in failed] == [(3, "site-3"), (2, "site-3"), (1, "site-3")]
+
+
+def test_what_fails_in_a_private_evaluation_is_told_of_the_round_that_it_follows(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its messages have the number of the next round; failures and second legs were booked under that."""
+    secure = {"strategy.name": "random-projection", "privacy.trust": "secure", "privacy.dropouts": 2}
+    config = tiny_config(files, tmp_path, {**QUIET, **secure, "evaluation.private": 0.2, "num-server-rounds": 2})
+    grid, steps = tiny_grid(config, FailingGrid), list[str]()
+    grid.failing = {EVALUATE: {3}}
+
+    def listening(what: str, _: Any) -> AbstractContextManager[None]:
+        steps.append(what.removesuffix(", replies"))
+        return nullcontext()
+
+    monkeypatch.setattr("server_app.rounds.cohort.watched", listening)
+    folder = run_federation(grid, config, 7, plots=False)
+    told = read_events(folder.events)
+    for event in ("evaluation_started", "node_failed", "round_repaired", "evaluation_answered"):
+        assert [one["round"] for one in told if one["event"] == event] == [0, 1, 2], event
+    failed = [one["round"] for one in status(folder.path, 1e10)["failures"] if one["what"] == "node failed"]
+    assert failed == [2, 1, 0]
+    evaluation = [f"evaluation after round {number}" for number in (0, 1, 2)]
+    once_more = [f"{step}, once more without the missing" for step in evaluation]
+    assert [step for step in steps if step != "key set-up"] == [
+        *(evaluation[0], once_more[0], "round 1", evaluation[1], once_more[1], "round 2", evaluation[2], once_more[2]),
+    ]
 
 
 def test_a_killed_a_failed_and_a_stopped_run_say_how_they_go_on(
