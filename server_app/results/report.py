@@ -250,16 +250,21 @@ def _outsiders(trust: str) -> str:
 
 
 def _communication(strategy: FederatedAdapter) -> dict[str, Any]:
-    """Bytes both ways of one client over the whole run, beside those of plain LoRA under the same noise."""
+    """Bytes both ways of one client over the whole run, beside those of plain LoRA under the same noise.
+
+    What is published is the plan for as many rounds: a round that was lost released no sum, so with the sums that there
+    were a figure tells how many were, and that depends on who answered.
+    """
     config, recipe, plan, rounds = strategy.config, strategy.recipe, strategy.account.plan, strategy.state.round
-    codec = strategy.codec
-    spec, released = codec.redraw(0).spec(), strategy.state.sums
-    ours = run_bytes(config, recipe, plan, rounds, encoder=spec, released=released)
+    spec, sums = strategy.codec.redraw(0).spec(), strategy.state.sums
+    ours = run_bytes(config, recipe, plan, rounds)
+    released = run_bytes(config, recipe, plan, rounds, encoder=spec, released=sums)
     lora = plain_lora_bytes(config, recipe, plan, rounds)
     return {
         "adapter_values": strategy.layout.size,
-        "code_values": codec.size,
+        "code_values": strategy.codec.size,
         "per_client_run": ours.figures(),
+        "per_client_run_as_released": released.figures(),
         "per_client_run_plain_lora": lora.figures(),
         "times_smaller_than_plain_lora": lora.both / ours.both if ours.both else 1.0,
         "cover": config.federation.cover or plan.trust == "secure",

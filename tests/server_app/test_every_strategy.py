@@ -57,7 +57,7 @@ def test_the_bytes_in_the_report_are_those_that_traveled(
     claimed = json.loads((folder.path / "report.json").read_text())["communication"]
     first = [m for m in grid.sent + grid.answered if m.metadata.message_type != TRAIN]
     moved = sum(size for _, size in (*down, *up, *map(weight, first))) / CLIENTS
-    assert claimed["per_client_run"]["both"] == pytest.approx(moved, rel=0.005)
+    assert claimed["per_client_run_as_released"]["both"] == pytest.approx(moved, rel=0.005)
     assert claimed["per_client_run"]["up"] == pytest.approx(
         sum(weight(m)[1] for m in grid.answered) / CLIENTS,
         rel=1e-9,

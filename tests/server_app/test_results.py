@@ -72,6 +72,7 @@ KEYS = {
     },
     "communication": {
         *("adapter_values", "code_values", "per_client_run", "per_client_run_plain_lora"),
+        "per_client_run_as_released",
         *("times_smaller_than_plain_lora", "cover", "expected_bytes_up", "expected_bytes_down"),
     },
 }
