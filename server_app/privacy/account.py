@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import takewhile
 from typing import Any
 
 from common.privacy.accounting import Charge, RunningAccountant, cross_check, epsilon
@@ -182,9 +183,17 @@ class PrivacyAccount:
         return math.inf if self.plan.reason else provable(self._running.certify())
 
     def epsilon_of_statistics(self) -> float:
-        """Epsilon of the released model before round 1, that is of stage 1; inf when a stage is not private."""
-        first = [charge for charge in self._ledger.charges if self._is_stage_one(charge)]
-        return math.inf if self.plan.reason else provable(epsilon(first, self.plan.delta - self.plan.slack))
+        """Epsilon of stage 1 alone; inf when a stage is not private."""
+        return self._epsilon_of([charge for charge in self._ledger.charges if self._is_stage_one(charge)])
+
+    def epsilon_before_rounds(self) -> float:
+        """Epsilon of the released model before round 1: of stage 1 and of the base model's private evaluation."""
+        return self._epsilon_of(
+            list(takewhile(lambda charge: charge.label != self.plan.round.label, self._ledger.charges))
+        )
+
+    def _epsilon_of(self, charges: Sequence[Charge]) -> float:
+        return math.inf if self.plan.reason else provable(epsilon(charges, self.plan.delta - self.plan.slack))
 
     def cross_check(self, epsilon: float) -> dict[str, Any]:
         """Hold the certified ``epsilon`` against the PRV accountant, over every charge: see ``compare_with_prv``."""

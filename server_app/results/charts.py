@@ -99,7 +99,7 @@ def token_chart(rows: Sequence[Mapping[str, Any]]) -> Chart | None:
 
 
 def epsilon_chart(rows: Sequence[Mapping[str, Any]], privacy: Mapping[str, Any]) -> Chart | None:
-    """ε of the released model as it was spent, stage 1 at round 0, and what was planned; ``None`` where it is inf."""
+    """ε of the released model as it was spent, at 0 what came before round 1, and as planned; ``None`` where inf."""
     spent = [row for row in rows if isinstance(row.get("epsilon"), float)]
     if not spent:
         return None
@@ -107,7 +107,7 @@ def epsilon_chart(rows: Sequence[Mapping[str, Any]], privacy: Mapping[str, Any])
     series = Series(
         "spent",
         (0, *(row["round"] for row in spent)),
-        (released["epsilon_of_stage_1"], *(row["epsilon"] for row in spent)),
+        (released["epsilon_before_round_1"], *(row["epsilon"] for row in spent)),
         "orange",
     )
     lines = (("planned", privacy["planned_epsilon"]),) if math.isfinite(privacy["planned_epsilon"]) else ()

@@ -178,6 +178,7 @@ def describe_privacy(account: PrivacyAccount) -> dict[str, Any]:
     released = {
         "epsilon": epsilon,
         "epsilon_of_stage_1": account.epsilon_of_statistics(),
+        "epsilon_before_round_1": account.epsilon_before_rounds(),
         "of": "the released model: adapter/ and every intermediate adapter that clients received"
         + (", and the scores on clients' own rows" if plan.evaluation else ""),
         "against": _outsiders(privacy.trust),

@@ -1,5 +1,7 @@
 """Whether the run in a folder can be continued, and what one that cannot has spent. Nothing heavy at the top."""
 
+import json
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -31,16 +33,22 @@ def why_not_resumable(folder: Path) -> str:
 
 def how_to_resume(folder: Path) -> str:
     """The command that continues the run in ``folder``; where nobody knows what its clients are, that of each kind."""
-    simulated = f"dr-encoder run --resume {folder}"
+    simulated = f"dr-encoder run --resume {shlex.quote(str(folder))}"
     place = folder.resolve()
+    keys = f"output.dir = {_quoted(place.parent)} and output.name = {_quoted(place.name)}"
     deployed = (
         "python -m workbench.deployment.submit CONNECTION --config FILE --resume-existing, where FILE has the keys "
-        f'that the run was started with, output.dir = "{place.parent}" and output.name = "{place.name}"'
+        f"that the run was started with, {keys}"
     )
     known = _known_clients(folder)
     return {"simulated": simulated, "deployed": deployed}.get(
         known, f"{simulated}; if its sites are deployed: {deployed}"
     )
+
+
+def _quoted(value: object) -> str:
+    """A text as TOML has it."""
+    return json.dumps(str(value), ensure_ascii=False)
 
 
 def why_other_clients(folder: Path, own: Clients) -> str:
@@ -159,4 +167,7 @@ def _spent(folder: Path) -> str:
     delta = config.privacy.delta or default_delta(config.federation.num_clients)
     cost = show(provable(epsilon(charges, (1 - MOST_SET_ASIDE) * delta)))
     labels = ", ".join(dict.fromkeys(charge.label for charge in charges))
-    return f"its ledger has charged {labels}: epsilon {cost} at delta {show_delta(delta)} is spent on these clients"
+    limit = "" if cost == "inf" else "at most "  # how much of delta its plan had set aside is not saved
+    return (
+        f"its ledger has charged {labels}: {limit}epsilon {cost} at delta {show_delta(delta)} is spent on these clients"
+    )

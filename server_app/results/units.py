@@ -5,10 +5,11 @@ import os
 import sys
 from collections.abc import Mapping
 from io import TextIOWrapper
-from unicodedata import category
+from unicodedata import bidirectional, category
 
 MARK = "[dr-encoder] "
 TRACEBACK = "(a traceback is in Flower's log)"  # behind an error that the app did not expect
+_DIRECTIONS = {"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"}  # marks, and not letters, by Unicode
 
 
 def speak(line: str) -> None:
@@ -20,10 +21,18 @@ def speak(line: str) -> None:
 def harmless(text: str) -> str:
     r"""A text from elsewhere with its control characters but tab and new line as escapes: a terminal obeys them.
 
+    Those that turn the direction of a text round are among them, since they reach into what is beside it.
+
     >>> harmless("a\x1b[2J b\x9bc é")
     'a\\x1b[2J b\\x9bc é'
+    >>> harmless("a\u202eb")
+    'a\\u202eb'
     """
-    return "".join(repr(sign)[1:-1] if category(sign) == "Cc" and sign not in "\n\t" else sign for sign in text)
+    return "".join(repr(sign)[1:-1] if _commands(sign) else sign for sign in text)
+
+
+def _commands(sign: str) -> bool:
+    return (category(sign) == "Cc" and sign not in "\n\t") or bidirectional(sign) in _DIRECTIONS
 
 
 def use_utf8() -> None:

@@ -122,7 +122,7 @@ def test_bytes_are_drawn_both_ways_of_the_run_and_of_plain_lora() -> None:
 
 def test_epsilon_begins_with_what_stage_one_has_spent() -> None:
     rows = [{"round": 1, "epsilon": 1.5}, {"round": 2, "epsilon": 2.0}]
-    privacy = {"released_model": {"epsilon_of_stage_1": 0.7, "delta": 1e-5}, "planned_epsilon": 2.5}
+    privacy = {"released_model": {"epsilon_before_round_1": 0.7, "delta": 1e-5}, "planned_epsilon": 2.5}
     chart = epsilon_chart(rows, privacy)
     assert chart is not None
     assert (chart.series[0].x, chart.series[0].y) == ((0, 1, 2), (0.7, 1.5, 2.0))

@@ -1,5 +1,6 @@
 """Private evaluation end to end in one process: what comes out, of which rows, under which noise."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from common import seeds
 from common.config import RunConfig
 from common.data import IGNORED, TokenizedExamples, private_tokens
 from common.model.adapted import AdaptedModel
+from common.privacy.accounting import epsilon
 from common.score_code import LOSS_BOUND
 from common.wire.records import EVALUATE, TRAIN, round_of
 from server_app.log import read_events, recording
@@ -25,7 +27,7 @@ from tests.support.false_alarms import rms_outside, statistical
 from tests.support.grids import TinyGrid, faulty
 from tests.support.killed_runs import REPEATABLE, killed_after, resumed
 from tests.support.strategy_runs import VARIANTS, Make
-from tests.support.tiny import CLIENTS, Files, start, tiny_config
+from tests.support.tiny import CLIENTS, Files, run_tiny, start, tiny_config
 
 CLEAR: dict[str, Any] = {"evaluation.private": 0.1, "num-server-rounds": 2}
 OF_EIGHT = 2  # rows that are held out
@@ -228,3 +230,16 @@ def test_everybody_is_asked_once_and_sent_no_more_than_it_lacks(make: Make) -> N
     start(strategy, grid)
     assert sorted(node for kind, node in kinds if kind == EVALUATE) == sorted(2 * [*range(1, CLIENTS + 1)])
     assert [kind for kind, _ in kinds].count(TRAIN) == 2 * CLIENTS
+
+
+def test_what_was_spent_before_round_1_counts_the_base_models_evaluation(files: Files, tmp_path: Path) -> None:
+    """The chart of a run began with stage 1 alone, beside the scores that had cost more."""
+    changes = {"evaluation.private": 0.2, "num-server-rounds": 2, "evaluation.every": 2, "privacy.epsilon": 8.0}
+    folder = run_tiny(tiny_config(files, tmp_path, changes))
+    report = json.loads((folder.path / "report.json").read_text())
+    told, charges = report["privacy"]["released_model"], Ledger(folder.ledger).charges
+    assert [charge.label == EVALUATION for charge in charges] == [False, True, False, False, True]
+    assert 0 < told["epsilon_of_stage_1"] < told["epsilon_before_round_1"] < folder.read_metrics()[1]["epsilon"]
+    delta = told["delta"]
+    for key, of in (("epsilon_of_stage_1", charges[:1]), ("epsilon_before_round_1", charges[:2])):
+        assert told[key] == pytest.approx(epsilon(of, delta), rel=0.02)

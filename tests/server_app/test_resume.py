@@ -3,7 +3,9 @@
 import json
 import math
 import os
+import shlex
 import shutil
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from server_app.privacy.ledger import Ledger
 from server_app.results.checkpoints import CheckpointError
 from server_app.results.console import ConsoleLog
 from server_app.results.folder import RunFolder
-from server_app.results.resuming import why_not_resumable
+from server_app.results.resuming import how_to_resume, why_not_resumable
 from server_app.results.units import show
 from server_app.rounds.cohort import FederationError
 from tests.support.grids import DeployedGrid, TinyGrid
@@ -193,7 +195,9 @@ def test_a_run_that_never_saved_is_refused_with_what_it_has_spent(config: RunCon
     with pytest.raises(CheckpointError, match=r"it stopped before its first checkpoint; .*; start it anew") as refusal:
         resumed(config, killed)
     spent = show(epsilon(Ledger(killed.ledger).charges, 0.5e-3))
-    assert f"has charged stage 1: statistics, stage 2: gradient: epsilon {spent} at delta 0.001" in str(refusal.value)
+    assert f"has charged stage 1: statistics, stage 2: gradient: at most epsilon {spent} at delta 0.001" in str(
+        refusal.value
+    )
 
 
 def test_a_run_that_stopped_before_any_charge_has_spent_nothing(tmp_path: Path) -> None:
@@ -293,10 +297,20 @@ def test_a_run_that_is_resumed_has_its_folder_before_its_model_is_loaded(
     assert seen == [(True, "running")]
 
 
+@pytest.mark.parametrize("name", ["two words", "it's", "a$(b)", 'a "b" \\'])
+def test_the_command_that_is_told_can_be_typed(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    told = how_to_resume(folder)
+    simulated, _, deployed = told.partition("; if its sites are deployed: ")
+    assert shlex.split(simulated) == ["dr-encoder", "run", "--resume", str(folder)]
+    keys = tomllib.loads(deployed.partition("started with, ")[2].replace(" and ", "\n").replace(", ", "\n"))
+    assert keys["output"] == {"dir": str(tmp_path), "name": name}
+
+
 @pytest.mark.parametrize(
     ("changes", "noise", "said"),
     [
-        ({}, 3.0, f"epsilon {show(epsilon([Charge(3.0)], 5e-6))} at"),
+        ({}, 3.0, f"at most epsilon {show(epsilon([Charge(3.0)], 5e-6))} at"),
         ({"privacy.epsilon": 0.0, "privacy.noise-multiplier": 0.1}, 0.2, "epsilon inf at"),
     ],
 )

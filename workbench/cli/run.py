@@ -1,5 +1,6 @@
 """``dr-encoder run``: everything that can be checked first, from cheap to dear, then the real ``flwr run``."""
 
+import shlex
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -202,7 +203,7 @@ def _how_to_go_on(folder: Path) -> str:
     if not folder.is_dir():
         RunFolder(folder).engine_log.unlink(missing_ok=True)
         return ""
-    return "; " + (why_not_resumable(folder) or f"continue with: dr-encoder run --resume {folder}")
+    return "; " + (why_not_resumable(folder) or f"continue with: dr-encoder run --resume {shlex.quote(str(folder))}")
 
 
 def _check_is_there(name: str) -> None:

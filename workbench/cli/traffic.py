@@ -17,7 +17,7 @@ def traffic(
     from workbench.simulation import traffic as counts  # noqa: PLC0415 - seconds, which `keys` need not wait for
 
     folder = RunFolder(results)
-    counts.check_deployed(folder)
+    counts.check_deployed(folder, connection)
     runs = counts.flower_runs(folder)
     if not runs:
         raise counts.TrafficError(f"{folder.events}: no run of Flower's is named there")

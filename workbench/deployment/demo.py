@@ -5,6 +5,7 @@ completes, fails or is interrupted. What stays is the results folder with the lo
 """
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -186,7 +187,8 @@ class _Story:
 
 
 def _how_to_go_on(results: Path) -> str:
-    return why_not_resumable(results) or f"continue with: python -m workbench.deployment.demo --resume {results}"
+    command = f"python -m workbench.deployment.demo --resume {shlex.quote(str(results))}"
+    return why_not_resumable(results) or f"continue with: {command}"
 
 
 def _keep_logs(logs: Path, results: Path) -> None:

@@ -20,19 +20,24 @@ _ROUGE = ("rouge1", "rouge2", "rougeL")
 
 @dataclass(frozen=True)
 class Prompts:
-    """Distinct prompts, each with all of its references: sets repeat a prompt for every one."""
+    """Distinct prompts, each with all of its references: sets repeat a prompt for every one.
+
+    ``rows``: the numbers of the rows that they are of.
+    """
 
     texts: list[str]
     references: list[list[str]]
+    rows: list[int]
 
     @classmethod
     def of(cls, rows: Dataset, data: DataConfig, adapted: AdaptedModel, limit: int | None) -> "Prompts":
         """The first ``limit`` (None = all) distinct prompts of the rows, with every reference that the rows give."""
         found: dict[str, list[str]] = {}
-        for prompt, text in zip(prompt_texts(rows, data, adapted.tokenizer), rows[data.completion_column], strict=True):
+        asked = prompt_texts(rows, data, adapted.tokenizer)
+        for prompt, text in zip(asked, rows[data.completion_column], strict=True):
             found.setdefault(prompt, []).append(text.strip())
-        kept = list(found.items())[:limit]
-        return cls([prompt for prompt, _ in kept], [references for _, references in kept])
+        kept = dict(list(found.items())[:limit])
+        return cls([*kept], [*kept.values()], [number for number, prompt in enumerate(asked) if prompt in kept])
 
 
 def generation_settings(adapted: AdaptedModel, new_tokens: int, beams: Beams, *, templated: bool) -> dict[str, Any]:

@@ -39,12 +39,14 @@ def evaluate(request: Request, keep: Callable[[dict[str, Any]], None] = lambda _
     )
     harness = Harness(named, settings) if named else None
     rows = evaluation_examples(config.data, config.seed)
-    if rows is not None and request.limit is not None:
-        rows = rows if request.generation else rows.select(range(min(request.limit, len(rows))))
+    if rows is not None and request.limit is not None and not request.generation:
+        rows = rows.select(range(min(request.limit, len(rows))))
     adapted, adapter = load_adapter(request.adapter, config)
     new_tokens = request.new_tokens if request.generation else 0
     check_length(adapted.model.get_base_model(), config.model.name, config.data.max_length, new_tokens)
     prompts = Prompts.of(rows, config.data, adapted, request.limit) if rows is not None and request.generation else None
+    if rows is not None and prompts is not None:
+        rows = rows.select(prompts.rows)
     score = _scorer(request, config, adapted, harness, rows, prompts)
     wanted = {"base": adapted.initial} if request.base else {}
     report: dict[str, Any] = {

@@ -65,7 +65,8 @@ def solve(request: BudgetRequest, *, curve_points: int) -> Budget:
         messages = _messages(plan, stage, request.code_values, participations)
     except ConfigError as error:
         raise ConfigError(as_options(str(error))) from None
-    charges = _charges(plan, plan.rounds)
+    schedule = config.evaluation.evaluated(plan.rounds)
+    charges = _charges(plan, schedule, plan.rounds)
     check = compare_with_prv(plan, charges, plan.epsilon) if request.check else {"unavailable": "--no-check"}
     return Budget(
         request=request,
@@ -75,7 +76,7 @@ def solve(request: BudgetRequest, *, curve_points: int) -> Budget:
         epsilon_server_view=_against_server(plan, messages),
         participations=participations,
         cross_check=check,
-        curve=_curve(plan, curve_points),
+        curve=_curve(plan, schedule, curve_points),
     )
 
 
@@ -152,9 +153,11 @@ def _evaluation_line(budget: Budget) -> list[str]:
     ]
 
 
-def _charges(plan: PrivacyPlan, rounds: int) -> list[Charge]:
-    """Of so many rounds, of stage 1 and of all evaluations, the later ones among them."""
-    return [*plan.besides, replace(plan.round, count=rounds)]
+def _charges(plan: PrivacyPlan, schedule: Sequence[int], rounds: int) -> list[Charge]:
+    """Of stage 1, of so many rounds, and of the private evaluations until then; ``schedule``: after which rounds."""
+    scores = sum(number <= rounds for number in schedule)
+    evaluated = [replace(plan.evaluation, count=scores)] if plan.evaluation else []
+    return [*([plan.stage_one] if plan.stage_one else []), *evaluated, replace(plan.round, count=rounds)]
 
 
 def _by_accountant(name: Accountant, plan: PrivacyPlan, charges: Sequence[Charge], check: dict[str, Any]) -> float:
@@ -186,27 +189,30 @@ def _against_server(plan: PrivacyPlan, messages: Sequence[tuple[float, int]]) ->
     return plan.epsilon if plan.trust == "secure" else epsilon_of_messages(plan, messages)
 
 
-def _curve(plan: PrivacyPlan, points: int) -> list[tuple[int, float]]:
+def _curve(plan: PrivacyPlan, schedule: Sequence[int], points: int) -> list[tuple[int, float]]:
     """Epsilon after each round, or after ``points`` rounds spread over the run; the last is the certified figure."""
     numbers = _spread(plan.rounds, points)
-    exact = all(charge.sampling_rate == 1 for charge in _charges(plan, 1))  # in closed form, so at no cost
+    exact = all(charge.sampling_rate == 1 for charge in _charges(plan, schedule, 1))  # in closed form, so at no cost
     earlier = numbers[:-1]
-    values = _exact_values(plan, earlier) if exact else _running_values(plan, earlier)
+    values = (_exact_values if exact else _running_values)(plan, schedule, earlier)
     capped = [min(provable(value), plan.epsilon) for value in values]
     return [*zip(earlier, capped, strict=True), (plan.rounds, plan.epsilon)]
 
 
-def _exact_values(plan: PrivacyPlan, numbers: list[int]) -> list[float]:
-    return [epsilon(_charges(plan, number), plan.delta - plan.slack) for number in numbers]
+def _exact_values(plan: PrivacyPlan, schedule: Sequence[int], numbers: Sequence[int]) -> list[float]:
+    return [epsilon(_charges(plan, schedule, number), plan.delta - plan.slack) for number in numbers]
 
 
-def _running_values(plan: PrivacyPlan, numbers: list[int]) -> list[float]:
+def _running_values(plan: PrivacyPlan, schedule: Sequence[int], numbers: Sequence[int]) -> list[float]:
     running = RunningAccountant(plan.delta, plan.slack)
-    for charge in plan.besides:
-        running.charge(charge)
+    if plan.stage_one:
+        running.charge(plan.stage_one)
     values = []
-    for before, number in pairwise([0, *numbers]):
-        running.charge(replace(plan.round, count=number - before))
+    for before, number in pairwise([-1, *numbers]):
+        running.charge(replace(plan.round, count=number - max(before, 0)))
+        scores = sum(before < evaluated <= number for evaluated in schedule)
+        if plan.evaluation and scores:
+            running.charge(replace(plan.evaluation, count=scores))
         values.append(running.epsilon())
     return values
 

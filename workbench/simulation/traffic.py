@@ -5,7 +5,10 @@ The realized totals tell how large the cohorts were, or how many of them answere
 """
 
 import json
+import os
+import tomllib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from common.counts import count
@@ -17,6 +20,7 @@ from server_app.results.units import data_size
 from workbench.simulation.flower_cli import FlowerCommandError, listed_run
 
 _BEFORE_ROUNDS = {"keys_exchanged", "stage_one_answered"}
+_LOCAL = ":local:"  # a SuperLink that Flower starts by itself
 
 
 class TrafficError(CommandError):
@@ -29,14 +33,25 @@ def flower_runs(folder: RunFolder) -> list[int]:
     return [event["run"] for event in told if event["event"] in {"run_started", "run_resumed"} and event["run"]]
 
 
-def check_deployed(folder: RunFolder) -> None:
-    """Refuse a simulation by ``dr-encoder run``, whose SuperLink has ended with it (``TrafficError``).
+def check_deployed(folder: RunFolder, connection: str) -> None:
+    """Refuse a simulation by ``dr-encoder run``, whose SuperLink has ended with it, and a connection to no SuperLink.
 
-    Flower's command, asked for the run, would start another SuperLink, which nobody stops.
+    Flower's command, asked for the run, would start another SuperLink, which nobody stops. Raises ``TrafficError``.
     """
     if folder.engine_log.exists():
         raise TrafficError(
             f"{folder.path}: a simulation, whose SuperLink has ended; give a run of a deployed federation"
+        )
+    place = Path(os.environ.get("FLWR_HOME") or "~/.flwr").expanduser() / "config.toml"
+    try:
+        known = tomllib.loads(place.read_text(encoding="utf-8"))["superlink"]
+        name = connection or known["default"]
+        address = known.get(name, {}).get("address", "")
+    except (OSError, ValueError, LookupError, AttributeError):
+        name, address = connection, ""
+    if not address or address == _LOCAL:
+        raise TrafficError(
+            f'connection "{name}": {place} names no SuperLink\'s address under it; give that of the federation'
         )
 
 

@@ -90,8 +90,10 @@ const show = (told) => {
   write("needed", told.nodes.needed === null ? "" : told.nodes.needed + " must be online before a round is charged");
   const noise = told.last_rounds[0];
   write("noise", noise ? number(noise.noise_present, 3) : "–");
-  write("promised", noise ? number(noise.noise_promised, 3) + " promised, std on the sum of codes" : "");
-  at("noise").className = noise && noise.noise_present < noise.noise_promised * 0.999 ? "big bad" : "big";
+  write("promised", noise ? noise.shortage || number(noise.noise_promised, 3) + " promised, std on the sum of codes"
+    : "");
+  const less = noise && (noise.shortage || noise.noise_present < noise.noise_promised * 0.999);
+  at("noise").className = less ? "big bad" : "big";
   write("scores", told.scores.map(told_score).join(", ") || (told.last_rounds.length ? "nothing is scored" : ""));
   fill("last-rounds", told.last_rounds.map((row) => [
     String(row.round), row.shortage ? { bad: row.replies + " of " + row.cohort } : row.replies + " of " + row.cohort,
@@ -99,7 +101,7 @@ const show = (told) => {
     row.private_accuracy === null ? "" : share(row.private_accuracy) + (row.private_accuracy_error
       ? " ± " + number(100 * row.private_accuracy_error, 1) : ""),
     up(row.epsilon), number(row.noise_present, 3) + " / " + number(row.noise_promised, 3),
-    clock(row.seconds), row.failure || ""]));
+    clock(row.seconds), row.shortage || row.failure || ""]));
   for (const place of [2, 3, 4]) {  // a score that this run does not have takes no room
     const cells = [...at("last-rounds").closest("table").querySelectorAll(`tr > :nth-child(${place + 1})`)];
     const empty = cells.slice(1).every((cell) => !cell.textContent);

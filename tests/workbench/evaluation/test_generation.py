@@ -133,6 +133,16 @@ def test_a_generation_set_is_scored_with_its_held_out_loss(adapter: Path, tmp_pa
     assert "rougeL" in output
 
 
+def test_a_limit_takes_the_loss_of_the_prompts_that_are_written_for(adapter: Path, tmp_path: Path) -> None:
+    """Two prompts took seconds, and the loss of all rows half an hour."""
+    out = tmp_path / "scores.json"
+    options = ["--tasks", "dialogsum", "--data", str(RECORDS / "dialogsum.jsonl"), "--limit", "1", "--new-tokens", "4"]
+    code, _ = evaluate(adapter, *options, "--no-base", "--out", str(out))
+    assert code == 0
+    found = json.loads(out.read_text())["scores"]["adapter"]
+    assert (found["dialogsum"]["prompts"], found["held-out"]["examples"]) == (1, 2), "both references of the first"
+
+
 def test_in_a_chat_template_a_text_ends_with_the_turn(tmp_path: Path) -> None:
     """Its own texts of ``generate`` as references gave an adapter a BLEU of 2.6: texts ran on into further turns."""
     adapter = save_run(tmp_path / "run", save_brief_model(tmp_path / "model"), "q_proj,v_proj")

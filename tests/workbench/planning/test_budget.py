@@ -324,3 +324,17 @@ def test_colluders_are_refused_by_the_options_name(options: dict[str, Any], said
     refused = command(noise_multiplier=4, rounds=2, **options)
     assert refused.exit_code == 1
     assert said in refused.stderr
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("rate", [1.0, 0.5])
+def test_after_each_round_private_evaluations_count_as_far_as_they_have_come(rate: float) -> None:
+    """All of the run's were counted from round 1 on, 17 % above what the run itself told then."""
+    found = asked(
+        clients=12, sampling_rate=rate, rounds=5, epsilon=8, evaluation_share=0.3, evaluation_every=2, trust="central"
+    )
+    noise, of_scores = found["noise_multiplier"], found["evaluation_noise_multiplier"]
+    for point, scores in zip(found["curve"], (1, 2, 2, 3, 4), strict=True):  # the base model's, 2, 4 and the last
+        charges = [Charge(of_scores, count=scores), Charge(noise, found["charged_sampling_rate"], point["round"])]
+        expected = epsilon(charges, found["delta"] - found["delta_set_aside"])
+        assert point["epsilon"] == pytest.approx(expected, rel=0.01)

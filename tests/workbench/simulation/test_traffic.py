@@ -59,6 +59,8 @@ def _flower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.mkdir()
     write_flwr(folder, FLOWER)
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path))
+    (tmp_path / "config.toml").write_text('[superlink]\n[superlink.hospital]\naddress = "127.0.0.1:9093"\n')
 
 
 def test_both_counts_stand_in_the_report_where_everybody_is_asked(everybody: RunFolder) -> None:
@@ -195,3 +197,21 @@ def test_of_a_simulation_flower_is_not_asked(tmp_path: Path, monkeypatch: pytest
     result = CliRunner().invoke(cli.app, ["traffic", str(folder.path)])
     assert result.exit_code == 1
     assert "a simulation, whose SuperLink has ended; give a run of a deployed federation" in result.output
+
+
+@pytest.mark.parametrize("told", ["", '[superlink]\ndefault = "local"\n[superlink.local]\naddress = ":local:"\n', "["])
+@pytest.mark.parametrize("connection", ["", "local", "hospital"])
+def test_without_the_address_of_a_superlink_flower_is_not_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str, connection: str
+) -> None:
+    """It started one of its own, which ran on."""
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    folder.events.write_text('{"event": "run_started", "run": 41}\n')
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path))
+    if told:
+        (tmp_path / "config.toml").write_text(told)
+    monkeypatch.setattr(traffic, "ask_for_all", lambda *_: pytest.fail("Flower was asked"))
+    result = CliRunner().invoke(cli.app, ["traffic", str(folder.path), *([connection] if connection else [])])
+    assert result.exit_code == 1
+    assert "names no SuperLink's address under it" in " ".join(result.output.split())
