@@ -14,6 +14,7 @@ from server_app.results.units import show, show_delta
 Clients = Literal["simulated", "deployed"]
 """What the clients of a run are: processes on this machine that share one data set, or sites with their own."""
 
+_TRACKERS = ("wandb",)  # which links its log from its own cache, and makes a folder for each session
 _FREE = {"resume", "output.dir", "output.name", "output.tracker"}  # keys that say nothing of the guarantee
 
 
@@ -22,7 +23,7 @@ def why_not_resumable(folder: Path) -> str:
 
     There is no checkpoint before stage 1 has ended. What a folder from elsewhere links to would be written over.
     """
-    if why := strange_file(folder):
+    if why := strange_file(folder, others=_TRACKERS):
         return why
     if not (folder / "checkpoint" / "latest").exists():
         return f"it stopped before its first checkpoint; {_spent(folder)}; start it anew"

@@ -279,7 +279,15 @@ def test_a_folder_from_elsewhere_writes_nothing_through_its_links(
 def test_links_within_a_runs_folder_are_its_own_affair(config: RunConfig, killed: RunFolder) -> None:
     """As wandb makes them."""
     (killed.path / "latest-run").symlink_to("checkpoint")
+    (killed.path / "wandb").mkdir()
+    (killed.path / "wandb" / "debug-core.log").symlink_to("/cache/core.log")
     resumed(config, killed)
+
+
+def test_a_trackers_folder_is_no_link(config: RunConfig, killed: RunFolder, tmp_path: Path) -> None:
+    (killed.path / "wandb").symlink_to(tmp_path)
+    with pytest.raises(CheckpointError, match="wandb is a link out of that folder"):
+        resumed(config, killed)
 
 
 def test_a_run_that_is_resumed_has_its_folder_before_its_model_is_loaded(

@@ -9,7 +9,6 @@ from typing import Any
 from common.config import ConfigError
 from server_app.results.naming import naming
 from server_app.results.output_place import write_fault
-from server_app.results.strange_files import strange_file
 from workbench.compare.spec import OWN, TUNING
 
 SCHEMA = 1
@@ -28,8 +27,8 @@ def check_folder(out: Path) -> None:
     why = write_fault(out.absolute())
     if why:
         raise ConfigError(f"--out {out}: {why}; give a folder that you may write into")
-    if why := strange_file(out):  # also of the runs of an earlier comparison
-        raise ConfigError(f"--out {out}: {why}")
+    if linked := next((name for name in PLOTS if (out / name).is_symlink()), ""):
+        raise ConfigError(f"--out {out}: {linked} is a link, and what it names would be overwritten; take it away")
     taken = [name for name in (PAGE, NUMBERS, *PLOTS) if (out / name).exists()]
     if taken and not _is_ours(out / NUMBERS):
         raise ConfigError(

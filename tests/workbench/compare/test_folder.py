@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from common.config import ConfigError
-from workbench.compare.folder import check_folder, remove_stale
+from workbench.compare.folder import PLOTS, check_folder, remove_stale
 
 OURS = {"schema": 1, "rows": [], "command": "dr-encoder compare", "tuning": {}}
 
@@ -42,3 +42,9 @@ def test_plots_of_a_larger_comparison_are_taken_away_and_other_files_left(tmp_pa
         (tmp_path / name).write_text("")
     remove_stale(tmp_path, [tmp_path / "utility-elicitation.png"])
     assert {path.name for path in tmp_path.iterdir()} == {"utility-elicitation.png", "bytes-mine.png", "notes.md"}
+
+
+def test_no_plot_is_drawn_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / PLOTS[0]).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match=f"{PLOTS[0]} is a link"):
+        check_folder(tmp_path)
