@@ -85,10 +85,10 @@ def around(
     """Die before or after a call for whose arguments the predicate is true."""
     original = getattr(owner, name)
 
-    def call(*arguments: Any) -> Any:
+    def call(*arguments: Any, **named: Any) -> Any:
         if before(*arguments):
             die()
-        result = original(*arguments)
+        result = original(*arguments, **named)
         if after(*arguments):
             die()
         return result

@@ -120,7 +120,7 @@ def test_what_an_old_run_without_a_checkpoint_has_spent_is_told_all_the_same(tmp
     with (run / "config.toml").open("a", encoding="utf-8") as file:
         file.write("[history]\nrows = 32\n")
     Ledger(run / "ledger.jsonl").charge(Charge(2.0, 1.0, 1, "stage 1: statistics"), round_index=0)
-    assert "its ledger has charged stage 1: statistics: epsilon " in why_not_resumable(run)
+    assert "its ledger has charged stage 1: statistics: at most epsilon " in why_not_resumable(run)
 
 
 def test_an_interrupt_after_the_end_does_not_offer_to_continue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
