@@ -12,7 +12,7 @@ from tests.faults.conftest import Field, has_ended, wait_for
 
 pytestmark = pytest.mark.faults
 RUN_SECONDS = 1200.0
-NO_CHECKPOINT = "it stopped before its first checkpoint; its ledger has charged stage 1: statistics: epsilon "
+NO_CHECKPOINT = "it stopped before its first checkpoint; its ledger has charged stage 1: statistics: at most epsilon "
 
 
 def told(field: Field, name: str) -> list[str]:
