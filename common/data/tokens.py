@@ -1,8 +1,7 @@
 """Texts to tokens: chat templates, end-of-text, masked prompts, truncation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
@@ -82,19 +81,28 @@ def encode(
     most = data.max_length if data.format == "text" and pieces else 0
     if not most:
         written = [_kept(prompt, text, data.max_length) for prompt, text in written]
-    options: dict[str, Any] = {"end": end, "special": not data.templated, "lenient": lenient, "piece": most}
-    texts = completion_texts([text for _, text in written], data)
-    pairs = list(zip((prompt for prompt, _ in written), texts, strict=True))
+
+    def read(some: Sequence[tuple[str, str]]) -> TokenizedExamples:
+        return tokenize(
+            tokenizer,
+            [prompt for prompt, _ in some],
+            completion_texts([text for _, text in some], data),
+            data.max_length,
+            end=end,
+            special=not data.templated,
+            lenient=lenient,
+            piece=most,
+        )
+
     try:
-        return tokenize(tokenizer, *_columns(pairs), data.max_length, **options)
+        return read(written)
     except BaseException as error:
-        if not (lenient and is_of_a_row(error)):
+        if not (lenient and _is_of_a_row(error)):
             raise
-    pairs = [pair for pair in pairs if _is_readable(tokenizer, *pair)]
-    return tokenize(tokenizer, *_columns(pairs), data.max_length, **options)
+    return read([row for row in written if _is_readable(read, row)])
 
 
-def is_of_a_row(error: BaseException) -> bool:
+def _is_of_a_row(error: BaseException) -> bool:
     """Whether something was raised over a row, and not over this process, which is to end or has no memory.
 
     What a tokenizer raises, which is written in Rust, may be no ``Exception``: some words are too much for its
@@ -103,16 +111,12 @@ def is_of_a_row(error: BaseException) -> bool:
     return not isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit | MemoryError | ConfigError)
 
 
-def _columns(pairs: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
-    return [prompt for prompt, _ in pairs], [text for _, text in pairs]
-
-
-def _is_readable(tokenizer: PreTrainedTokenizerBase, prompt: str, text: str) -> bool:
-    """Whether the tokenizer can read a row, tried by itself."""
+def _is_readable(read: Callable[[Sequence[tuple[str, str]]], object], row: tuple[str, str]) -> bool:
+    """Whether a row can be read by itself."""
     try:
-        token_ids(tokenizer, [prompt, prompt + text], special=False)
+        read([row])
     except BaseException as error:
-        if not is_of_a_row(error):
+        if not _is_of_a_row(error):
             raise
         return False
     return True
@@ -135,7 +139,7 @@ def _conversations(
             kept = _latest(tokenizer, messages, data.max_length)
             row = answer_tokens(tokenizer, kept, end=end)
         except BaseException as fault:
-            if lenient and is_of_a_row(fault):
+            if lenient and _is_of_a_row(fault):
                 continue
             if not isinstance(fault, TemplateFault):
                 raise

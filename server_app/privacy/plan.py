@@ -1,7 +1,7 @@
 """A plan of charges, fixed before a run: the noise of both stages, what it is charged, and the terms that follow."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from common.config import PrivacyConfig
 from common.privacy.accounting import Charge
@@ -49,12 +49,6 @@ class PrivacyPlan:
     expected_cohort: float
     evaluation: Charge | None = None
     evaluations: int = 0
-
-    @property
-    def besides(self) -> tuple[Charge, ...]:
-        """The charges of stage 1 and of all private evaluations."""
-        scores = self.evaluation and replace(self.evaluation, count=self.evaluations)
-        return tuple(charge for charge in (self.stage_one, scores) if charge)
 
     @property
     def noisy_stage_one(self) -> bool:

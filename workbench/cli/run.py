@@ -1,6 +1,5 @@
 """``dr-encoder run``: everything that can be checked first, from cheap to dear, then the real ``flwr run``."""
 
-import shlex
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +12,7 @@ from common.privacy.delta import check_delta
 from common.private_files import private_file
 from server_app.results.folder import RunFolder
 from server_app.results.output_place import check_output
-from server_app.results.resuming import check_same_run, why_not_resumable, why_other_clients
+from server_app.results.resuming import check_same_run, how_to_resume, why_not_resumable, why_other_clients
 from server_app.results.trackers import check_tracker
 from server_app.results.tracking import watched
 from server_app.strategies import check_strategy
@@ -203,7 +202,7 @@ def _how_to_go_on(folder: Path) -> str:
     if not folder.is_dir():
         RunFolder(folder).engine_log.unlink(missing_ok=True)
         return ""
-    return "; " + (why_not_resumable(folder) or f"continue with: dr-encoder run --resume {shlex.quote(str(folder))}")
+    return "; " + (why_not_resumable(folder) or f"continue with: {how_to_resume(folder)}")
 
 
 def _check_is_there(name: str) -> None:

@@ -172,10 +172,11 @@ def _data_and_model(node: Mapping[str, Any], run_config: Mapping[str, Any]) -> s
         raise CheckFailed("the local gradient is not finite: look at model.dtype and at the rows")
     _check_in_time(ended - began, float(node.get(QUANTUM_KEY, 0)), site.config.federation.round_timeout)
     where = node.get("data-path") or "the run's own data"
+    slow = slow_arithmetic(site.config.model)
     return (
         f"{count(len(examples), 'example')} from {where}, model {run_config['model.name']} on {adapted.device}, "
         f"loaded in {started - began:.1f} s, one local update in {ended - started:.1f} s"
-        + "".join(f"; {warning}" for warning in [slow_arithmetic(site.config.model)] if warning)
+        f"{slow and f'; {slow}'}"
     )
 
 

@@ -28,7 +28,6 @@ _HEADERS = {
     "X-Frame-Options": "DENY",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-_GOING = {"running", "waiting"}
 
 
 def watcher(folder: Path, token: str) -> Starlette:
@@ -58,7 +57,7 @@ def watcher(folder: Path, token: str) -> Starlette:
         denied = _denied(request, token)
         if denied is not None:
             return denied
-        if status(folder, time.time())["state"] not in _GOING:
+        if not RunFolder(folder).is_held():
             return JSONResponse({"error": "the run is not going on"}, 409, _HEADERS)
         try:
             RunFolder(folder).ask_to_stop()
