@@ -1,7 +1,5 @@
 """In which dtype a model's frozen weights are held, and whether the device computes in it."""
 
-from functools import lru_cache
-
 import torch
 
 from common.config import ModelConfig
@@ -51,7 +49,6 @@ def slow_arithmetic(model: ModelConfig) -> str:
     )
 
 
-@lru_cache(maxsize=2)
 def _computes_in_bfloat16(cpu: bool) -> bool:
     """Whether products of bfloat16 are as fast as they should be; a GPU that is not here has them."""
     if cpu:

@@ -1,13 +1,11 @@
 """``model.dtype = "auto"``: bfloat16 where the device computes in it, and a word where it does not."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from common.config import ModelConfig
-from common.model import precision
 from common.model.adapted import load_adapted_model
 from common.model.precision import dtype_name, dtype_of, slow_arithmetic
 from server_app.run import run_federation
@@ -19,14 +17,12 @@ OLD: dict[str, bool] = {"avx2": True, "avx512_f": True}
 
 
 @pytest.fixture
-def processor(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, bool]]:
+def processor(monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
     """What this machine's processor says of itself; no GPU."""
     able = dict(OLD)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    precision._computes_in_bfloat16.cache_clear()
-    yield able
-    precision._computes_in_bfloat16.cache_clear()
+    return able
 
 
 def model(**keys: str) -> ModelConfig:
@@ -56,7 +52,6 @@ def test_a_gpu_that_computes_in_it_takes_it(monkeypatch: pytest.MonkeyPatch, pro
     assert dtype_name(model(dtype="auto", device="cuda")) == "bfloat16", "to be had on another machine"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for able in (False, True):
-        precision._computes_in_bfloat16.cache_clear()
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, able=able: able)
         assert dtype_name(model(dtype="auto")) == ("bfloat16" if able else "float32")
 
@@ -66,7 +61,6 @@ def test_a_model_is_loaded_in_what_is_settled(processor: dict[str, bool], tmp_pa
     config = tiny_config(files, tmp_path, {"model.name": str(tmp_path), "model.dtype": "auto"})
     for able, dtype in ((False, torch.float32), (True, torch.bfloat16)):
         processor["amx_bf16"] = able
-        precision._computes_in_bfloat16.cache_clear()
         adapted = load_adapted_model.__wrapped__(config.model, config.lora, 1)
         assert adapted.model.get_base_model().dtype == dtype
 
