@@ -56,7 +56,7 @@ class Attendance:
         away: those that were not.
         waiting: whether the run waits for nodes now.
         unanswered: rounds in a row that a node was asked in and gave no answer of its own.
-        last_answer: Unix time of each node's last answer, an error included.
+        last_answer: Unix time of each node's last answer to anything, an error included.
         stop_asked: whether somebody wants the run to stop.
         awaited: how many nodes a resumed run was planned for, until they are enrolled; else 0.
 
@@ -132,7 +132,6 @@ class Attendance:
                 self.unanswered[node] = self.unanswered.get(node, 0) + 1
             else:
                 self.unanswered.pop(node, None)
-                self.heard([node])
         stuck = [node for node in sorted(quiet) if self.unanswered[node] >= _WORTH_TELLING]
         if not stuck:
             return
@@ -142,8 +141,8 @@ class Attendance:
                 self._tell_silent(server_round, tell, node)
 
     def heard(self, nodes: Iterable[int]) -> None:
-        """These nodes have answered just now, to whatever they were asked."""
-        self.last_answer.update(dict.fromkeys(nodes, time.time()))
+        """These have answered just now, to whatever they were asked; who is not enrolled is passed over."""
+        self.last_answer.update(dict.fromkeys(set(nodes) & set(self.nodes), time.time()))
 
     def _look(self, grid: Grid) -> None:
         self.away = frozenset(self.nodes) - set(grid.get_node_ids())

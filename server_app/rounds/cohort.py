@@ -3,7 +3,7 @@
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -142,7 +142,7 @@ class Instruction:
 
     def lacking(self, replies: Sequence[Message]) -> list[int]:
         """Who of those that were asked lacks what its instruction left out."""
-        sender = self._senders()
+        sender = senders(self.messages)
         nodes = {sender(reply) for reply in replies if is_lack(reply, self.round)}
         return [node for node in self.asked if node in nodes]
 
@@ -159,7 +159,7 @@ class Instruction:
         members, expected = set(self.cohort), self.asked
         refused: list[tuple[int, int, str]] = []  # node, who it says it is, reason
         kept: dict[int, int] = {}
-        counted, sender_of = list[Message](), self._senders()
+        counted, sender_of = list[Message](), senders(self.messages)
         for reply in replies:
             node = sender_of(reply)
             if is_lack(reply, self.round) and node in expected:
@@ -191,14 +191,6 @@ class Instruction:
         bytes_up = sum(serialized_bytes(reply.content) for reply in counted)
         return Replies(releases, of_members, bytes_up, len(counted), frozenset(silent), kept)
 
-    def _senders(self) -> Callable[[Message], int]:
-        """Whose a reply is: by the message that it answers once these have names, else by what it says."""
-        asked = {sent.metadata.message_id: sent.metadata.dst_node_id for sent in self.messages}
-        asked.pop("", None)
-        if not asked:
-            return lambda reply: reply.metadata.src_node_id
-        return lambda reply: asked.get(reply.metadata.reply_to_message_id, _NOBODY)
-
     def _open(
         self, reply: Message, node: int, asked: Sequence[int], answers: Mapping[int, object]
     ) -> tuple[np.ndarray, int]:
@@ -216,6 +208,20 @@ class Instruction:
         if not self.raw:
             check_release(values, self.terms)
         return values, kept_by(reply.content)
+
+
+def senders(messages: Iterable[Message]) -> Callable[[Message], int]:
+    """Whose a reply is: by which of ``messages`` it answers once these have names, else by what it says."""
+    asked = {sent.metadata.message_id: sent.metadata.dst_node_id for sent in messages}
+    asked.pop("", None)
+    if not asked:
+        return lambda reply: reply.metadata.src_node_id
+    return lambda reply: asked.get(reply.metadata.reply_to_message_id, _NOBODY)
+
+
+def own_answers(replies: Iterable[Message]) -> list[Message]:
+    """The replies that clients gave, errors included; not the errors that the SuperLink gives for one that is lost."""
+    return [reply for reply in replies if not reply.has_error() or reply.metadata.src_node_id != SUPERLINK_NODE_ID]
 
 
 def connect(grid: Grid, expected: int, timeout: float, say: Callable[[str], None]) -> list[int]:
@@ -293,7 +299,7 @@ def _exchange(grid: Grid, messages: Sequence[Message], timeout: float, in_flight
         came = _pull(grid, waiting_for) if waiting_for else []
         waiting_for.difference_update(reply.metadata.reply_to_message_id for reply in came)
         replies += came
-        tell(len(replies))
+        tell(len(own_answers(replies)))
         now = time.monotonic()
         if now > started + timeout:
             break

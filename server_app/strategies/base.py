@@ -32,7 +32,7 @@ from server_app.privacy.account import PrivacyAccount
 from server_app.privacy.randomness import SYSTEM, Randomness
 from server_app.privacy.sampling import poisson_sample
 from server_app.rounds.availability import Attendance
-from server_app.rounds.cohort import FederationError, Instruction, exchange
+from server_app.rounds.cohort import FederationError, Instruction, exchange, own_answers, senders
 from server_app.rounds.controls import Control, controlled_code, controlled_gradient
 from server_app.rounds.divergence import judge
 from server_app.rounds.downlink import Downlink, Parcel
@@ -282,7 +282,9 @@ class FederatedAdapter(FlowerStrategy):
         ``scores``: they are of a private evaluation.
         """
         window, say = self.config.federation.max_in_flight, self.hooks.on_attendance
-        return exchange(grid, messages, timeout, window, say, scores=scores)
+        replies = exchange(grid, messages, timeout, window, say, scores=scores)
+        self.attendance.heard(map(senders(messages), own_answers(replies)))
+        return replies
 
     def _wait(self, grid: Grid, server_round: int) -> None:
         """Return when a round may be charged: enough clients are there, and have keys where they need any."""
@@ -348,6 +350,5 @@ class FederatedAdapter(FlowerStrategy):
         else:
             heard = Heard(asked.sort(replies))
         self.downlink.note(parcel, heard.replies.kept)
-        self.attendance.heard(set(asked.asked) - heard.replies.silent)
         scores = heard_scores(asked, heard, len(self.nodes), self.randomness.noise(-2 - server_round))
         return scores, heard.traffic(asked)

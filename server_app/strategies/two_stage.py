@@ -72,7 +72,6 @@ class TwoStage(FederatedAdapter):
         parcel = Parcel(task, IdentityCodec(self.layout).spec(), adapter, adapter_digest(adapter), ())
         heard, instruction = self._heard(grid, parcel, stage)
         replies, cohort = heard.replies, instruction.cohort
-        self.attendance.heard(set(instruction.asked) - replies.silent)
         promised = plan.stage_one.noise_multiplier * terms.clip_norm if plan.stage_one else 0.0
         summed = heard.repair.replies if heard.repair else replies
         present = terms.total_std(len(summed.releases))

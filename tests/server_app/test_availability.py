@@ -171,7 +171,12 @@ def test_a_node_that_is_online_and_long_silent_is_told_by_name(clock: Clock, mon
     ]
     watched.note(grid, 6, said.append, [2], ())
     assert watched.unanswered == {6: 5}
-    assert set(watched.last_answer) == {1, 2}
+
+
+def test_a_last_answer_is_that_of_an_enrolled_node_and_of_now(clock: Clock) -> None:
+    watched = attendance()
+    watched.heard([2, 0, 10**6])
+    assert set(watched.last_answer) == {2}
 
 
 def test_a_round_in_which_a_node_is_not_asked_counts_neither_way() -> None:

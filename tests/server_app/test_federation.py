@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Error, Message, RecordDict
+from flwr.common.constant import SUPERLINK_NODE_ID
 
 from common.privacy.mechanism import ReleaseTerms
 from common.wire.records import TRAIN, pack_release, serialized_bytes
@@ -197,11 +198,14 @@ def test_too_few_clients_are_told_with_what_to_do() -> None:
 
 
 class Post(InProcessGrid):
-    """Answers the oldest message at every look; the last ``lost`` are never answered, ``unsendable`` get no id."""
+    """Answers the oldest message at every look; the last ``lost`` are never answered, ``unsendable`` get no id.
 
-    def __init__(self, lost: int = 0, unsendable: int = 0) -> None:
+    For the first ``given_up`` the SuperLink answers.
+    """
+
+    def __init__(self, lost: int = 0, unsendable: int = 0, given_up: int = 0) -> None:
         super().__init__(None, {}, 0)  # type: ignore[arg-type]
-        self.lost, self.unsendable = lost, unsendable
+        self.lost, self.unsendable, self.given_up = lost, unsendable, given_up
         self.outstanding: dict[str, Message] = {}
         self.most_outstanding = self.sent = 0
 
@@ -223,7 +227,13 @@ class Post(InProcessGrid):
         assert asked == set(self.outstanding)
         if len(asked) <= self.lost:
             return []
-        return [Message(RecordDict(), reply_to=self.outstanding.pop(next(iter(self.outstanding))))]
+        asked = self.outstanding.pop(next(iter(self.outstanding)))
+        if not self.given_up:
+            return [Message(RecordDict(), reply_to=asked)]
+        self.given_up -= 1
+        word = Message(Error(3, "Error: Message Unavailable"), reply_to=asked)
+        word.metadata.__dict__["_src_node_id"] = SUPERLINK_NODE_ID
+        return [word]
 
 
 def addressed(count: int) -> list[Message]:
@@ -269,6 +279,9 @@ def test_whoever_watches_is_told_of_replies_that_take_long(
         message.metadata.__dict__["_group_id"] = group
     exchange(Post(lost=2), messages, 0.3, 0, said.append)
     assert any(line.startswith(f"{name}, replies: 3 of 5, about") for line in said)
+    said.clear()
+    exchange(Post(lost=2, given_up=1), messages, 0.3, 0, said.append)
+    assert any(line.startswith(f"{name}, replies: 2 of 5, about") for line in said), "the SuperLink's word is no reply"
     said.clear()
     exchange(Post(lost=5), messages, 0.3, 0, said.append)
     assert said

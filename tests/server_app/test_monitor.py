@@ -20,6 +20,7 @@ from server_app.results.monitor import NAME
 from server_app.rounds.cohort import FederationError
 from server_app.run import run_federation
 from tests.support.grids import NamedGrid, faulty
+from tests.support.secure_runs import SECURE
 from tests.support.strategy_runs import NOISY
 from tests.support.tiny import CLIENTS, Files, run_tiny, tiny_config, tiny_grid
 
@@ -117,6 +118,16 @@ def test_stage_one_is_told_before_the_first_round_ends(files: Files, tmp_path: P
     for figure in ("epsilon_spent", "epsilon_server"):
         said = grid.seen[f"dr_encoder_{figure}"][""]
         assert said == one(grid.folder, figure) > 0, "a round is paid for when it begins, and so it is told"
+
+
+def test_an_answer_to_a_key_set_up_is_an_answer(files: Files, tmp_path: Path) -> None:
+    """Else a site is told as never heard of in a first round that takes hours."""
+    config = tiny_config(files, tmp_path, QUIET | SECURE | {"num-server-rounds": 1, "output.name": "run"})
+    grid = tiny_grid(config, _Looking)
+    grid.folder = RunFolder(tmp_path / "run")
+    run_federation(grid, config, 7, plots=False)
+    assert grid.seen is not None
+    assert len(grid.seen["dr_encoder_site_last_answer_timestamp_seconds"]) == CLIENTS
 
 
 def test_a_file_that_cannot_be_written_anew_is_removed(
