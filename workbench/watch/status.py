@@ -99,9 +99,20 @@ def _detail(state: str, events: Sequence[Mapping[str, Any]], path: Path) -> str:
     return str(last.get("reason", "")) if state in {"finished", "failed", "stopped"} else ""
 
 
+_ASIDE = {
+    "asked_with_everything",
+    "metrics_not_written",
+    "node_failed",
+    "node_silent",
+    "replies_unreadable",
+    "reply_dropped",
+}
+"""What befalls a run within a step."""
+
+
 def _doing(events: Sequence[Mapping[str, Any]]) -> str:
-    """What a run does at this moment, by its last event."""
-    last: Mapping[str, Any] = events[-1] if events else {}
+    """What a run does at this moment, by its last event that is a step of its own."""
+    last: Mapping[str, Any] = next((event for event in reversed(events) if event["event"] not in _ASIDE), {})
     asked = count(last.get("cohort", 0), "client")
     told = {
         "run_started": "scoring the base model",
@@ -114,6 +125,7 @@ def _doing(events: Sequence[Mapping[str, Any]]) -> str:
         "codec_ready": "before round 1",
         "evaluation_started": f"private evaluation: {asked} asked",
         "round_started": f"round {last.get('round')}: {asked} asked",
+        "round_repaired": f"asking once more, without {count(last.get('missing', 0), 'missing client')}",
         "nodes_are_back": "enough nodes are online again",
         "backing_off": f"pausing after failed rounds, {last.get('seconds', 0):.0f} s",
     }

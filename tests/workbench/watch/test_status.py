@@ -121,6 +121,22 @@ def test_what_is_done_now_is_told_while_keys_are_set_up(done: RunFolder, tmp_pat
             assert "secure aggregation" in status(folder.path, 1e10)["now"]
 
 
+def test_what_befalls_a_round_does_not_end_it(done: RunFolder, tmp_path: Path) -> None:
+    """A client that failed in round 3 made of it "after round 3", and so did the second leg of its masks."""
+    folder = RunFolder(shutil.copytree(done.path, tmp_path / "under-way"))
+    with folder.held():
+        for event, more, doing in (
+            ("round_started", {"cohort": 6}, "round 3: 6 clients asked"),
+            ("node_failed", {"node": 3, "reason": "late"}, "round 3: 6 clients asked"),
+            ("round_repaired", {"missing": 1}, "asking once more, without 1 missing client"),
+            ("reply_dropped", {"node": 3, "reason": "twice"}, "asking once more, without 1 missing client"),
+            ("round_finished", {}, "after round 3"),
+        ):
+            with folder.events.open("a", encoding="utf-8") as log:
+                log.write(json.dumps({"time": "2026-01-01T00:00:00", "event": event, "round": 3, **more}) + "\n")
+            assert status(folder.path, 1e10)["now"] == doing
+
+
 def test_a_run_that_goes_on_is_running_or_waiting(done: RunFolder, tmp_path: Path) -> None:
     folder = RunFolder(shutil.copytree(done.path, tmp_path / "going"))
     lines = folder.events.read_text(encoding="utf-8").splitlines()
