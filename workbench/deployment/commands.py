@@ -7,6 +7,7 @@ from common.config import Scalar
 from workbench.deployment.certificates import Certificates
 
 _SUPEREXEC = ("python", "-P", "-m", "workbench.deployment.superexec")
+_SUPERNODE = ("python", "-P", "-m", "workbench.deployment.supernode")
 
 
 def superlink(
@@ -53,7 +54,7 @@ def supernode(
     With ``trusted``, a YAML file of names and Ed25519 public keys, it runs only apps that one of these has signed.
     """
     return [
-        "flower-supernode",
+        *_SUPERNODE,
         *("--superlink", address, "--root-certificates", str(authority)),
         *("--auth-supernode-private-key", str(key)),
         *("--host", "127.0.0.1", "--port", str(port)),

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from flwr.common.config import parse_config_args
-
 from client_app.resident import QUANTUM_KEY
 from common.config import ConfigError
 from common.counts import count
 from common.own_files import why_not_own
+from workbench.deployment.supernode import read_node_config
 
 if TYPE_CHECKING:
     from client_app.policy import SitePolicy
@@ -52,9 +51,7 @@ def check_site(node_config: str, run_config: Mapping[str, Any], superlink: str, 
     node: dict[str, Any] = {}
 
     def parse() -> str:
-        node.update(parse_config_args([node_config] if node_config else []))
-        if node_config and not node:  # Flower passes over what it cannot read
-            raise CheckFailed(f"{node_config}: write key=value, text in double quotes, separated by blanks")
+        node.update(read_node_config(node_config))
         return count(len(node), "key") if node else "empty: no data of this site's own, and no limits"
 
     _run(found, "node config", parse)
