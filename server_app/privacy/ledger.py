@@ -16,7 +16,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,15 +35,20 @@ class LedgerError(CommandError):
 class Ledger:
     """Charges in the order of release, replayed from ``path`` on opening; processes may share a file.
 
-    Raises ``LedgerError`` if a complete line does not belong where it stands.
+    ``read_only``: the file is left as it is, and nothing can be charged; a torn end that cannot be read is passed over.
+    Raises ``LedgerError`` if a complete line does not belong where it stands, ``OSError`` if there is no such file.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False) -> None:
         self._path = Path(path)
+        self._read_only = read_only
         self._end = 0
         self._charges: list[Charge] = []
         self._heads = [GENESIS]
         self._rounds: Counter[int] = Counter()
+        if read_only:
+            with self._locked():
+                return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._locked() as descriptor:
             os.fsync(descriptor)
@@ -87,11 +92,12 @@ class Ledger:
     @contextmanager
     def _locked(self) -> Iterator[int]:
         """Open the file, lock it exclusively and replay it to its end."""
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        flags = os.O_RDONLY | os.O_NONBLOCK if self._read_only else os.O_RDWR | os.O_CREAT | os.O_APPEND
+        descriptor = os.open(self._path, flags, 0o600)
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # a pipe would be waited for
                 raise LedgerError(f"{self._path} is no file")
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            fcntl.flock(descriptor, fcntl.LOCK_SH if self._read_only else fcntl.LOCK_EX)
             self._replay(descriptor)
             yield descriptor
         finally:
@@ -111,6 +117,10 @@ class Ledger:
             self._repair(descriptor, torn)
 
     def _repair(self, descriptor: int, torn: bytes) -> None:
+        if self._read_only:
+            with suppress(LedgerError):
+                self._accept(torn)
+            return
         try:
             self._accept(torn)
         except LedgerError:

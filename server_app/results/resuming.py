@@ -8,13 +8,12 @@ from typing import Any, Literal
 
 from common.config import ConfigError, RunConfig, Scalar, flatten, known_keys, unknown_keys
 from server_app.results.checkpoint_files import CLIENTS_ARE, ENDED, STATE, checkpoint_fault, last_checkpoint, read_state
-from server_app.results.strange_files import strange_file
+from server_app.results.strange_files import TRACKERS, strange_file
 from server_app.results.units import show, show_delta
 
 Clients = Literal["simulated", "deployed"]
 """What the clients of a run are: processes on this machine that share one data set, or sites with their own."""
 
-_TRACKERS = ("wandb",)  # which links its log from its own cache, and makes a folder for each session
 _FREE = {"resume", "output.dir", "output.name", "output.tracker"}  # keys that say nothing of the guarantee
 
 
@@ -23,7 +22,7 @@ def why_not_resumable(folder: Path) -> str:
 
     There is no checkpoint before stage 1 has ended. What a folder from elsewhere links to would be written over.
     """
-    if why := strange_file(folder, others=_TRACKERS):
+    if why := strange_file(folder, others=TRACKERS):
         return why
     if not (folder / "checkpoint" / "latest").exists():
         return f"it stopped before its first checkpoint; {_spent(folder)}; start it anew"
@@ -161,7 +160,7 @@ def _spent(folder: Path) -> str:
     from server_app.privacy.plan import MOST_SET_ASIDE, provable  # noqa: PLC0415
 
     try:
-        saved, charges = _saved(folder), Ledger(path).charges
+        saved, charges = _saved(folder), Ledger(path, read_only=True).charges
         config = RunConfig.parse(known_keys(saved))
     except (OSError, ValueError, LedgerError) as error:
         return f"what it has spent cannot be read ({error})"

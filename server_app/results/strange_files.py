@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+TRACKERS = ("wandb",)
+"""Folders in one of results that this app neither reads nor writes: its links lead to the tracker's own cache."""
+
 
 def strange_file(folder: Path, allowed: Sequence[Path] = (), others: Sequence[str] = ()) -> str:
     """What in ``folder`` is neither file nor folder, or a link out of it; ``""`` where nothing is.

@@ -16,6 +16,7 @@ from server_app.errors import CommandError
 from server_app.log import read_events
 from server_app.privacy.ledger import Ledger
 from server_app.results.folder import RunFolder
+from server_app.results.strange_files import TRACKERS, strange_file
 from server_app.results.units import data_size
 from workbench.simulation.flower_cli import FlowerCommandError, listed_run
 
@@ -36,8 +37,11 @@ def flower_runs(folder: RunFolder) -> list[int]:
 def check_deployed(folder: RunFolder, connection: str) -> None:
     """Refuse a simulation by ``dr-encoder run``, whose SuperLink has ended with it, and a connection to no SuperLink.
 
-    Flower's command, asked for the run, would start another SuperLink, which nobody stops. Raises ``TrafficError``.
+    Flower's command, asked for the run, would start another SuperLink, which nobody stops. And refuse a folder that
+    links elsewhere: what the links name would be written over. Raises ``TrafficError``.
     """
+    if why := strange_file(folder.path, others=TRACKERS):
+        raise TrafficError(f"{folder.path}: {why}")
     if folder.engine_log.exists():
         raise TrafficError(
             f"{folder.path}: a simulation, whose SuperLink has ended; give a run of a deployed federation"
@@ -143,4 +147,4 @@ def _may_be_told(folder: RunFolder, report: Mapping[str, Any]) -> bool:
     """Whether no guarantee rests on the sizes of the cohorts: none is given, or nothing is amplified by sampling."""
     if report["privacy"]["released_model"]["epsilon"] == "inf":
         return True
-    return all(charge.sampling_rate == 1 for charge in Ledger(folder.ledger).charges)
+    return all(charge.sampling_rate == 1 for charge in Ledger(folder.ledger, read_only=True).charges)

@@ -190,3 +190,29 @@ def test_a_pipe_is_no_ledger(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "ledger.jsonl")
     with pytest.raises(LedgerError, match="is no file"):
         Ledger(tmp_path / "ledger.jsonl")
+
+
+@pytest.mark.parametrize("end", [b"", b"the only copy of a token", b'{"index": 3'])
+def test_who_only_reads_a_ledger_leaves_it_as_it_is(path: Path, end: bytes) -> None:
+    """A line without an end was cut off, be it of what it may."""
+    written = filled(path)
+    path.write_bytes(content := path.read_bytes() + end)
+    path.chmod(0o400)
+    read = Ledger(path, read_only=True)
+    assert read.charges == written.charges
+    assert path.read_bytes() == content
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        read.charge(Charge(1.0), round_index=3)
+    assert path.read_bytes() == content
+
+
+def test_who_only_reads_counts_a_line_that_lacks_its_newline_and_makes_no_file(path: Path) -> None:
+    written = filled(path)
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))
+    assert Ledger(path, read_only=True).charges == written.charges
+    with pytest.raises(FileNotFoundError):
+        Ledger(path.with_name("other.jsonl"), read_only=True)
+    assert not path.with_name("other.jsonl").exists()
+    os.mkfifo(path.with_name("pipe"))
+    with pytest.raises(LedgerError, match="is no file"):
+        Ledger(path.with_name("pipe"), read_only=True)

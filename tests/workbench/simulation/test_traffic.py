@@ -215,3 +215,20 @@ def test_without_the_address_of_a_superlink_flower_is_not_asked(
     result = CliRunner().invoke(cli.app, ["traffic", str(folder.path), *([connection] if connection else [])])
     assert result.exit_code == 1
     assert "names no SuperLink's address under it" in " ".join(result.output.split())
+
+
+@pytest.mark.usefixtures("_flower")
+@pytest.mark.parametrize("name", ["traffic.json", "ledger.jsonl", "report.json", "events.jsonl"])
+def test_a_folder_that_links_elsewhere_is_refused_and_what_it_links_stays(
+    everybody: RunFolder, tmp_path: Path, name: str
+) -> None:
+    """It emptied a file of one line without an end, and wrote over one of JSON."""
+    precious, link = tmp_path / "precious", everybody.path / name
+    content = link.read_bytes() if link.exists() else b'{"runs": {}}'
+    precious.write_bytes(content.rstrip(b"\n"))
+    link.unlink(missing_ok=True)
+    link.symlink_to(precious)
+    result = CliRunner().invoke(app, ["traffic", str(everybody.path), "hospital"])
+    assert result.exit_code == 1
+    assert f"{name} is a link out of that folder; put the file itself there" in " ".join(result.output.split())
+    assert precious.read_bytes() == content.rstrip(b"\n")
