@@ -6,6 +6,7 @@ import typer
 
 from server_app.results.tracking import watched
 from workbench.planning.budget_request import Accountant, BudgetRequest, Trust, config_of
+from workbench.saying import say
 
 
 def budget(
@@ -64,4 +65,4 @@ def budget(
 
     with watched("computing the privacy loss"):
         text = planner.to_json(request) if as_json else planner.to_text(request)
-    typer.echo(text)
+    say(text)

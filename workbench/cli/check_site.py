@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from server_app.results.units import harmless
 from workbench.deployment.site_files import read_run, read_site_env
+from workbench.saying import say
 
 
 def check_site(
@@ -33,6 +33,6 @@ def check_site(
     )
     for finding in findings:
         color = typer.colors.GREEN if finding.passed else typer.colors.RED
-        typer.secho(f"{'ok  ' if finding.passed else 'FAIL'} {finding.what}: {harmless(finding.text)}", fg=color)
+        say(f"{'ok  ' if finding.passed else 'FAIL'} {finding.what}: {finding.text}", fg=color)
     if not all(finding.passed for finding in findings):
         raise typer.Exit(1)

@@ -21,6 +21,7 @@ from typer.core import TyperCommand, TyperGroup
 from common.config import ConfigError
 from server_app.errors import CommandError
 from server_app.results.units import harmless
+from workbench.saying import say
 
 _LONGEST = 400  # characters of a library's message
 
@@ -44,7 +45,7 @@ def plain_errors() -> Iterator[None]:
     except OSError as error:
         _refuse(_of_the_system(error), 1)
     except KeyboardInterrupt:
-        typer.secho("\nstopped", err=True)
+        say("\nstopped", err=True)
         sys.exit(130)
     except Exception:
         sys.excepthook = _tell_defect
@@ -124,7 +125,7 @@ class _Plain:
         try:
             return above.invoke(ctx)
         except KeyboardInterrupt:
-            typer.secho("\nstopped", err=True)
+            say("\nstopped", err=True)
             raise typer.Exit(130) from None
 
 
@@ -157,7 +158,7 @@ def _refuse_no_number(ctx: click.Context) -> None:
 def warn(text: str) -> None:
     """Say on the standard error what a person should know; nothing for ``""``."""
     if text:
-        typer.secho(f"warning: {text}", fg=typer.colors.YELLOW, err=True)
+        say(f"warning: {text}", fg=typer.colors.YELLOW, err=True)
 
 
 def stopped(error: KeyboardInterrupt | BrokenPipeError, how_to_go_on: str) -> typer.Exit:
@@ -166,12 +167,12 @@ def stopped(error: KeyboardInterrupt | BrokenPipeError, how_to_go_on: str) -> ty
     if unread:  # else Python would try once more at its end, and complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     with suppress(OSError):  # a terminal that has gone
-        typer.secho(f"\nstopped{', since nobody reads its output' if unread else ''}{how_to_go_on}", err=True)
+        say(f"\nstopped{', since nobody reads its output' if unread else ''}{how_to_go_on}", err=True)
     return typer.Exit(1 if unread else 130)
 
 
 def _refuse(message: str, code: int) -> NoReturn:
-    typer.secho(f"error: {harmless(message)}", fg=typer.colors.RED, err=True)
+    say(f"error: {message}", fg=typer.colors.RED, err=True)
     sys.exit(code)
 
 

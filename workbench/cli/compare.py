@@ -16,6 +16,7 @@ from workbench.cli.paths import absolute_paths
 from workbench.compare.folder import PAGE, check_folder
 from workbench.compare.spec import OWN, ComparisonSpec, check_spec, read_changes, read_epsilons, refuse_without_effect
 from workbench.compare.tuning import FIRST
+from workbench.saying import say
 from workbench.simulation.launcher import read_preset
 from workbench.stopping import terminate_as_interrupt
 
@@ -70,7 +71,7 @@ def compare(
     from workbench.compare.plan import make_cells  # noqa: PLC0415
     from workbench.planning.local_model import check_rows  # noqa: PLC0415
 
-    typer.echo("planning: the noise of every row")
+    say("planning: the noise of every row")
     with watched("planning"):
         cells = make_cells(spec, keys, changes)
         found_in_rows = check_rows(RunConfig.parse(cells[-1].flat), clients)
@@ -83,19 +84,17 @@ def compare(
     except (KeyboardInterrupt, BrokenPipeError) as error:
         raise stopped(error, f"; the same command goes on with what is done in {out}") from None
     except session.OutOfTime as error:
-        typer.secho(str(error), err=True)
+        say(str(error), err=True)
         raise typer.Exit(3) from None
     if found is not None:
-        typer.echo((out / PAGE).read_text(encoding="utf-8"))
-        typer.echo(f"results: {out} (comparison.md, comparison.json, plots, runs/)")
+        say((out / PAGE).read_text(encoding="utf-8"))
+        say(f"results: {out} (comparison.md, comparison.json, plots, runs/)")
         if found["unfinished"]:
             left = count(len(found["unfinished"]), "row")
-            typer.secho(
-                f"--budget-hours {budget_hours:g} are over with {left} left; the same command goes on", err=True
-            )
+            say(f"--budget-hours {budget_hours:g} are over with {left} left; the same command goes on", err=True)
             raise typer.Exit(3)
         if found["failed"]:
-            typer.secho(f"{count(len(found['failed']), 'run')} failed: {json.dumps(found['failed'][:3])}", err=True)
+            say(f"{count(len(found['failed']), 'run')} failed: {json.dumps(found['failed'][:3])}", err=True)
             raise typer.Exit(2)
 
 

@@ -9,10 +9,10 @@ import typer
 from server_app.results.naming import naming
 from server_app.results.output_place import check_file
 from server_app.results.tracking import watched
-from server_app.results.units import harmless
 from workbench.cli.overrides import parse_overrides
 from workbench.evaluation.request import Beams, Request, configured
 from workbench.planning.model_directory import check_directory
+from workbench.saying import say
 
 
 def evaluate(
@@ -62,11 +62,11 @@ def evaluate(
 
     def keep(report: dict[str, Any]) -> None:
         scored = list(report["scores"])[-1]
-        typer.echo(f"scored: {scored}", err=True)
+        say(f"scored: {scored}", err=True)
         if out is not None:
             with naming(out):
                 out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
     with watched("loading the model"):
         report = evaluation_report.evaluate(request, keep)
-    typer.echo(harmless(evaluation_report.to_text(report)))
+    say(evaluation_report.to_text(report))

@@ -11,6 +11,7 @@ from server_app.results.tracking import watched
 from server_app.results.units import data_size
 from workbench.cli.command_line import warn
 from workbench.cli.overrides import parse_overrides
+from workbench.saying import say
 from workbench.using.request import asked, check_folder, check_hub_id
 
 
@@ -49,9 +50,9 @@ def export(
         else:
             exporting.export_adapter(request, out, base_id)
     files = [path for path in sorted(out.rglob("*")) if path.is_file()]
-    typer.echo(f"{out}: {', '.join(path.name for path in files)} ({data_size(sum(p.stat().st_size for p in files))})")
+    say(f"{out}: {', '.join(path.name for path in files)} ({data_size(sum(p.stat().st_size for p in files))})")
     warn(hub.warning_of(out))
     if push_to:
         with watched(f"uploading to {push_to}"):
             address = hub.push(out, push_to, public=public)
-        typer.echo(f"uploaded: {address}")
+        say(f"uploaded: {address}")

@@ -14,6 +14,7 @@ from server_app.results.tracking import watched
 from server_app.results.units import harmless
 from workbench.cli.command_line import warn
 from workbench.cli.overrides import parse_overrides
+from workbench.saying import say
 from workbench.using.request import Sampling, asked, check_prompts
 
 
@@ -62,10 +63,10 @@ def generate(
         lines = [ask.row() | row for ask, row in zip(asks, rows, strict=True)]
         with naming(out):
             out.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-        typer.echo(f"{count(len(lines), 'prompt')} answered: {out}\n{told(settings)}")
+        say(f"{count(len(lines), 'prompt')} answered: {out}\n{told(settings)}")
         return
     console = Console()
     for ask, row in zip(asks, rows, strict=True):
         console.print(f"\n{harmless(ask.messages[-1]['content'])}", markup=False, highlight=False)
         console.print(side_by_side(row | ({"reference": ask.reference} if ask.reference else {})))
-    typer.echo(f"\n{told(settings)}")
+    say(f"\n{told(settings)}")

@@ -9,6 +9,7 @@ import typer
 
 from common.config import ONLY_IF, ConfigError, Scalar, allowed_values, key_table, nearest_keys, nearest_table
 from server_app.strategies import STRATEGIES
+from workbench.saying import say
 from workbench.simulation.launcher import preset_names
 
 _HEADER = """# Configuration
@@ -44,17 +45,17 @@ def keys(
     if as_markdown and wanted:
         raise ConfigError(f'--markdown prints the whole page: leave out "{wanted}", or --markdown')
     if as_markdown:
-        typer.echo(keys_markdown(), nl=False)
+        say(keys_markdown(), nl=False)
         return
     found = [key for key in _keys() if wanted.lower() in f"{key.name} {key.meaning}".lower()]
     if not found:
         alike = nearest_table(wanted) or nearest_keys(wanted)
         raise ConfigError(f'no key has "{wanted}" in its name or meaning; {alike}`dr-encoder keys` prints all of them')
     for key in found:
-        typer.echo(f"{key.name} = {key.default}    [{key.allowed}]")
-        typer.echo(textwrap.fill(key.meaning, _WIDTH, initial_indent="    ", subsequent_indent="    "))
+        say(f"{key.name} = {key.default}    [{key.allowed}]")
+        say(textwrap.fill(key.meaning, _WIDTH, initial_indent="    ", subsequent_indent="    "))
     if not wanted:
-        typer.echo(f"\npresets (run --preset NAME): {', '.join(preset_names())}")
+        say(f"\npresets (run --preset NAME): {', '.join(preset_names())}")
 
 
 def keys_markdown() -> str:

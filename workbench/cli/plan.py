@@ -10,6 +10,7 @@ from workbench.cli.command_line import warn
 from workbench.cli.overrides import parse_overrides
 from workbench.cli.unread_keys import refuse_unread
 from workbench.planning.model_directory import check_directory
+from workbench.saying import say
 from workbench.simulation.launcher import read_preset
 
 
@@ -29,4 +30,4 @@ def plan(
     from workbench.planning import sizing  # noqa: PLC0415
 
     warn(slow_arithmetic(config.model))
-    typer.echo(sizing.to_json(config) if as_json else sizing.to_text(config))
+    say(sizing.to_json(config) if as_json else sizing.to_text(config))

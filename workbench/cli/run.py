@@ -21,6 +21,7 @@ from workbench.cli.overrides import parse_overrides
 from workbench.cli.paths import absolute_paths
 from workbench.cli.unread_keys import refuse_unread, unread_of_data, unread_warning
 from workbench.planning.model_directory import check_directory
+from workbench.saying import say
 from workbench.simulation.launcher import LaunchError, Resources, launch, preset_names, read_preset, read_resumed
 from workbench.simulation.run_summary import summary_of
 
@@ -73,9 +74,9 @@ def run(
         goes_on = folder.name and folder.is_dir() and not why_not_resumable(folder)
         raise LaunchError(f"{error}{_how_to_go_on(folder) if goes_on else ''}") from None
     if not (folder / "report.json").exists():  # somebody has asked it to stop
-        typer.secho(f"stopped{_how_to_go_on(folder)}", err=True)
+        say(f"stopped{_how_to_go_on(folder)}", err=True)
         raise typer.Exit(130)
-    typer.echo(summary_of(folder, time.monotonic() - started))
+    say(summary_of(folder, time.monotonic() - started))
 
 
 def _launch(config: RunConfig, clients: int, resources: Resources) -> None:
@@ -85,7 +86,7 @@ def _launch(config: RunConfig, clients: int, resources: Resources) -> None:
     except PermissionError as error:
         name = config.output.name
         raise ConfigError(f'output.name = "{name}": {error}; move it away, or give another name') from None
-    typer.echo(f"starting Flower's simulation engine (about 20 s; its log: {log_path})")
+    say(f"starting Flower's simulation engine (about 20 s; its log: {log_path})")
     with log_path.open("a" if config.resume else "w", encoding="utf-8") as log:  # a new run begins a new log
         launch(config, clients, resources, log)
 

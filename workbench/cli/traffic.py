@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from server_app.results.tracking import watched
+from workbench.saying import say
 
 
 def traffic(
@@ -23,4 +24,4 @@ def traffic(
         raise counts.TrafficError(f"{folder.events}: no run of Flower's is named there")
     with watched("asking Flower"):
         found = counts.add_traffic(folder, counts.ask_for_all(runs, connection))
-    typer.echo(f"Flower's own count: {counts.describe(found)}")
+    say(f"Flower's own count: {counts.describe(found)}")

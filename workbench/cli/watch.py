@@ -9,7 +9,7 @@ import typer
 
 from common.config import ConfigError
 from server_app.errors import CommandError
-from server_app.results.units import harmless
+from workbench.saying import say
 
 
 def watch(
@@ -36,8 +36,8 @@ def watch(
         except OSError as error:
             raise CommandError(f"--port {port}: {error.strerror}; give another, or 0") from None
         listening.listen()  # who opens the address at once waits for the server, and is not refused
-        name = harmless(folder.resolve().name)
-        typer.echo(f"{name}: http://{HOST}:{listening.getsockname()[1]}/?token={token}")
-        typer.echo("for this machine only; who has the address can stop the run. Ctrl-C ends the page, not the run")
+        name = folder.resolve().name
+        say(f"{name}: http://{HOST}:{listening.getsockname()[1]}/?token={token}")
+        say("for this machine only; who has the address can stop the run. Ctrl-C ends the page, not the run")
         server = uvicorn.Server(uvicorn.Config(watcher(folder.resolve(), token), log_level="error", access_log=False))
         server.run(sockets=[listening])

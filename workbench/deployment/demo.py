@@ -28,6 +28,7 @@ from server_app.results.units import MARK, bytes_against_lora, show, show_delta,
 from workbench.cli.command_line import run_command
 from workbench.deployment.federation import DeploymentError, LocalFederation, Site
 from workbench.deployment.processes import Processes
+from workbench.saying import say
 from workbench.simulation.launcher import APP, LaunchError, read_resumed
 from workbench.simulation.traffic import add_traffic, describe
 from workbench.stopping import kept, terminate_as_interrupt
@@ -66,7 +67,7 @@ def demo(
         finally:
             _keep_logs(folder / "logs", results)
     if failure:
-        typer.secho(f"error: {failure} (logs of all processes: {results / 'logs'})", fg=typer.colors.RED, err=True)
+        say(f"error: {failure} (logs of all processes: {results / 'logs'})", fg=typer.colors.RED, err=True)
         raise typer.Exit(1)
     _summarize(RunFolder(results), add_traffic(RunFolder(results), {run: state["network-traffic"]}))
 
@@ -145,15 +146,15 @@ def _as_a_site_does(module: str, path: Path) -> str:
 
 
 def _run(federation: LocalFederation, config: RunConfig) -> tuple[int, dict[str, Any]]:
-    typer.echo(f"SuperLink with TLS on {federation.address}, certificates and keys made for this run only")
+    say(f"SuperLink with TLS on {federation.address}, certificates and keys made for this run only")
     federation.start_superlink()
     for site in demo_sites(federation.folder / "data"):
         federation.register(site)
         federation.start_node(site)
-        typer.echo(f'SuperNode "{site.name}" registered and started')
+        say(f'SuperNode "{site.name}" registered and started')
     federation.start_server_superexec()  # the last, so the first to be stopped: no round is run while sites are ended
     run = federation.submit(config)
-    typer.echo(f"flwr run: run {run}")
+    say(f"flwr run: run {run}")
     story = _Story(lambda: federation.run_log(run))
     with watched("the run"):
         state = federation.wait(run, _RUN_SECONDS, story.go_on)
@@ -182,7 +183,7 @@ class _Story:
         """Tell what is new."""
         lines = [line.split(MARK, 1)[1] for line in self._read().splitlines() if MARK in line]
         for line in lines[self._told :]:
-            typer.echo(line)
+            say(line)
         self._told = max(self._told, len(lines))
 
 
@@ -201,7 +202,7 @@ def _summarize(folder: RunFolder, traffic: dict[str, Any]) -> None:
     epsilon = report["privacy"]["released_model"]
     wire = report["communication"]
     rounds = report["run"]["rounds_run"]
-    typer.echo(
+    say(
         f"\nRounds {rounds}, epsilon of the released model {show(epsilon['epsilon'])} "
         f"at delta {show_delta(epsilon['delta'])}\n"
         f"  bytes of a client        {bytes_against_lora(wire['per_client_run'], wire['per_client_run_plain_lora'])}\n"

@@ -9,7 +9,9 @@ against its own file. Step by step: docs/deployment.md.
 
 import base64
 import hashlib
+import io
 import json
+import re
 import time
 import tomllib
 import zipfile
@@ -21,36 +23,55 @@ from typing import Annotated, Any
 import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+from flwr.supercore.constant import APP_ID_PATTERN, APP_VERSION_PATTERN
 
 from workbench.cli.command_line import PlainGroup
+from workbench.saying import say
 
 _FETCH, _BUNDLES = "/hub/fetch-fab", "/bundles/"
 _QUESTION_BYTES = 65_536
+_NAME = r"[A-Za-z0-9_.-]+"
 
 app = typer.Typer(help=__doc__, cls=PlainGroup, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 @app.command()
 def sign(
-    bundle: Annotated[Path, typer.Argument(help="the .fab file, once its content has been read and approved")],
-    key: Annotated[Path, typer.Option(help="Ed25519 private key in OpenSSH's format, without passphrase")],
+    bundle: Annotated[
+        Path,
+        typer.Argument(help="the .fab file, once its content has been read and approved", exists=True, dir_okay=False),
+    ],
+    key: Annotated[
+        Path, typer.Option(help="Ed25519 private key in OpenSSH's format, no passphrase", exists=True, dir_okay=False)
+    ],
     name: Annotated[str, typer.Option(help="what the site calls this key in its file of trusted entities")],
 ) -> None:
     """Sign a bundle as a site; the signature is written beside it, to be sent to the operator."""
-    private = load_ssh_private_key(key.read_bytes(), None)
+    try:
+        private, content = load_ssh_private_key(key.read_bytes(), None), bundle.read_bytes()
+        of = _identity(bundle.name, content)
+    except (TypeError, ValueError) as error:  # the first: of a key that has a passphrase
+        raise typer.BadParameter(str(error)) from error
     if not isinstance(private, Ed25519PrivateKey):
         raise typer.BadParameter(f"{key} is no Ed25519 key; ssh-keygen -t ed25519 makes one")
+    if not re.fullmatch(_NAME, name):
+        raise typer.BadParameter(f"--name {name!r}: letters, digits, '_', '.' and '-', since it names a file")
     signed_at = int(time.time())
-    signature = private.sign(_what_is_signed(bundle.read_bytes(), signed_at))
-    record = {"public_key_id": name, "signature": _base64url(signature), "signed_at": signed_at}
+    record = {
+        "public_key_id": name,
+        "signature": _base64url(private.sign(_what_is_signed(content, signed_at))),
+        "signed_at": signed_at,
+    }
     path = bundle.with_name(f"{bundle.stem}.{name}.json")
     path.write_text(json.dumps(record) + "\n", encoding="utf-8")
-    typer.echo(f"{path}: {identity(bundle)}, SHA-256 {hashlib.sha256(bundle.read_bytes()).hexdigest()}")
+    say(f"SHA-256 {hashlib.sha256(content).hexdigest()}\n{of}, as it says of itself, is signed: {path}")
 
 
 @app.command()
 def serve(
-    shelf: Annotated[Path, typer.Argument(help="folder of .fab files with the signatures beside them")],
+    shelf: Annotated[
+        Path, typer.Argument(help="folder of .fab files with the signatures beside them", exists=True, file_okay=False)
+    ],
     port: Annotated[int, typer.Option(help="port to listen on", min=1, max=65535)] = 8700,
     host: Annotated[str, typer.Option(help="address to listen on, by which the SuperLink finds it")] = "127.0.0.1",
 ) -> None:
@@ -60,10 +81,10 @@ def serve(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     server = make_server(shelf, port, host)
-    typer.echo(f"FLWR_SUPERGRID_API_URL=http://{host}:{server.server_port}")
+    say(f"FLWR_SUPERGRID_API_URL=http://{host}:{server.server_port}")
     for name, bundle in bundles.items():
         signers = [record["public_key_id"] for record in signatures(bundle)]
-        typer.echo(f"{name}: signed by {', '.join(signers) or 'nobody'}")
+        say(f"{name}: signed by {', '.join(signers) or 'nobody'}")
     server.serve_forever()
 
 
@@ -73,18 +94,32 @@ def make_server(shelf: Path, port: int, host: str = "127.0.0.1") -> ThreadingHTT
 
 
 def identity(bundle: Path) -> str:
-    """``@publisher/name==version`` of a bundle, by which ``flwr run`` asks for it."""
-    with zipfile.ZipFile(bundle) as archive:
-        project = tomllib.loads(archive.read("pyproject.toml").decode())
-    publisher, of = project["tool"]["flwr"]["app"]["publisher"], project["project"]
-    return f"@{publisher}/{of['name']}=={of['version']}"
+    """``@publisher/name==version`` of a bundle, by which ``flwr run`` asks for it.
+
+    Raises ``ValueError`` for what is no bundle, or names itself as Flower lets no app be named.
+    """
+    return _identity(bundle.name, bundle.read_bytes())
+
+
+def _identity(file: str, content: bytes) -> str:
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            project = tomllib.loads(archive.read("pyproject.toml").decode())
+        publisher, of = project["tool"]["flwr"]["app"]["publisher"], project["project"]
+        name, version = f"@{publisher}/{of['name']}", str(of["version"])
+    except (zipfile.BadZipFile, LookupError, TypeError, ValueError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"{file} is no app bundle: {error}") from error
+    if not (re.fullmatch(APP_ID_PATTERN, name) and re.fullmatch(APP_VERSION_PATTERN, version)):
+        raise ValueError(f"{file} is of {name!r}, version {version!r}, which are no names that Flower gives")
+    return f"{name}=={version}"
 
 
 def on_shelf(shelf: Path) -> dict[str, Path]:
     """The bundles of a folder by identity.
 
     Raises:
-        ValueError: two bundles have one identity: which of them runs must not hang on the order of their file names.
+        ValueError: one is no bundle; or two have one identity: which of them runs must not hang on the order of their
+            file names.
 
     """
     bundles: dict[str, Path] = {}

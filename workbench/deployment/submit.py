@@ -18,8 +18,9 @@ import typer
 from common.config import ConfigError, nest
 from server_app.results.folder import RunFolder
 from server_app.results.resuming import why_not_resumable, why_other_clients
-from server_app.results.units import MARK, harmless, use_utf8
+from server_app.results.units import MARK, use_utf8
 from workbench.cli.command_line import run_command
+from workbench.saying import say
 from workbench.simulation.flower_cli import FlowerCommandError, ask_flower, for_flower, listed_run
 from workbench.simulation.launcher import COLOR, LaunchError, read_toml
 from workbench.simulation.traffic import flower_runs
@@ -61,16 +62,16 @@ def _start(connection: str, app: str, keys: list[str]) -> int:
 
 def _follow(connection: str, run: int) -> None:
     """Pass the log of a run on until it has finished; raises ``typer.Exit`` with 1 unless it has completed."""
-    typer.echo(f"run {run} started; Ctrl-C leaves it running, `flwr stop {run} {connection}` ends it")
+    say(f"run {run} started; Ctrl-C leaves it running, `flwr stop {run} {connection}` ends it")
     status = "unknown"
     warnings: dict[str, None] = {}  # in the order in which they came, each once
     while not status.startswith("finished"):
         warnings |= dict.fromkeys(_show_log(run, connection))
         status = _status(run, connection)
         time.sleep(_POLL_SECONDS)
-    typer.echo(f"run {run} is {status}")
+    say(f"run {run} is {status}")
     for warning in warnings:
-        typer.secho(f"  {warning}", fg=typer.colors.RED)
+        say(f"  {warning}", fg=typer.colors.RED)
     if status != "finished:completed":
         raise typer.Exit(1)
 
@@ -106,7 +107,7 @@ def _resuming(config: Path | None, scratch: Path) -> Path | None:
     if config is None or not folder.exists():
         return config
     if (folder / "report.json").exists():
-        typer.echo(f"{folder}: this run has ended")
+        say(f"{folder}: this run has ended")
         raise typer.Exit(0)
     why = why_not_resumable(folder)
     if why:
@@ -114,7 +115,7 @@ def _resuming(config: Path | None, scratch: Path) -> Path | None:
     resumed = scratch / "run.toml"
     flat = read_toml(config, f'config "{config}"')
     resumed.write_text(tomli_w.dumps(nest({**flat, "resume": str(folder)})), encoding="utf-8")
-    typer.echo(f"{folder}: resumed")
+    say(f"{folder}: resumed")
     return resumed
 
 
@@ -129,7 +130,7 @@ def _show_log(run: int, connection: str) -> list[str]:
         command, env=for_flower(os.environ), stdout=subprocess.PIPE, text=True, encoding="utf-8", errors="replace"
     ) as process:
         for line in process.stdout or ():
-            typer.echo(harmless(COLOR.sub("", line)), nl=False)
+            say(COLOR.sub("", line), nl=False)
             if _WARNING in line:
                 found.append(line.split(MARK, 1)[1].strip())
     return found
@@ -147,7 +148,7 @@ def _status(run: int, connection: str) -> str:
 
 
 def _fail(message: str, code: int = 1) -> NoReturn:
-    typer.secho(f"error: {message}", err=True, fg=typer.colors.RED)
+    say(f"error: {message}", err=True, fg=typer.colors.RED)
     raise typer.Exit(code)
 
 

