@@ -141,8 +141,8 @@ def loaded_hash(context: Context) -> str:
     keys = ("data-path", "partition-id", "num-partitions")
     node = {name: context.node_config.get(name) for name in keys}
     model = str(context.run_config.get("model.name", ""))
-    folder = _model_versions(model) if may_look_at_model(context.node_config, model) else []
-    data = _version(str(context.node_config.get("data-path", "")))
+    folder = _versions(model) if may_look_at_model(context.node_config, model) else []
+    data = _versions(str(context.node_config.get("data-path", "")), deep=True)
     text = json.dumps([run, node, data, folder], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -318,11 +318,29 @@ def _version(name: str) -> tuple[int, ...] | None:
     return (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns) if found else None
 
 
-def _model_versions(name: str) -> list[tuple[str, tuple[int, ...] | None]]:
-    """Names and identities of the files of a local model; empty for a hub id. Its sub-folders are not loaded from."""
+def _versions(name: str, *, deep: bool = False) -> list[tuple[str, tuple[int, ...] | None]]:
+    """Names and identities of a local file, or of the files of a folder, and if ``deep`` of all folders in it.
+
+    Empty for a hub id. A model is not loaded from sub-folders.
+    """
     place = Path(name)
     try:
-        files = [path for path in (place.iterdir() if place.is_dir() else [place]) if path.is_file()] if name else []
+        if not name or not place.is_dir():
+            found = [place] if name and place.is_file() else []
+        else:
+            found = [Path(path, file) for path, _, files in _walk(place, deep=deep) for file in files]
     except OSError:
         return []
-    return sorted((path.name, _version(str(path))) for path in files)
+    return sorted((str(path.relative_to(place.parent)), _version(str(path))) for path in found)
+
+
+def _walk(folder: Path, *, deep: bool) -> Iterator[tuple[str, list[str], list[str]]]:
+    seen = set[str]()
+    for place, folders, files in os.walk(folder, followlinks=deep):
+        if (real := os.path.realpath(place)) in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add(real)
+        yield place, folders, files
+        if not deep:
+            return

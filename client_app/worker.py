@@ -69,6 +69,8 @@ class Worker:
 
     def _wait(self) -> bool:
         ready = select.select([self.listener.fileno(), self.parent], [], [], self.idle)[0]
+        while not ready and not self._alone():
+            ready = select.select([self.listener.fileno(), self.parent], [], [], self.idle)[0]
         if self.parent in ready or not ready:
             _log.info("ends: %s", "superexec is gone" if ready else f"idle for {self.idle:.0f} s")
             return False
@@ -146,11 +148,22 @@ class Worker:
         _log.info("ends: %s while it computes", "superexec is gone" if self.parent in ready else "the ClientApp left")
         os._exit(0)
 
+    def _alone(self) -> bool:
+        """Take the folder's lock, for good; false while a ClientApp holds it, which may be about to connect.
+
+        To that one a worker that ends now would have died, and over rows, for all that it can know.
+        """
+        try:
+            fcntl.flock(self.folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
     def _remove_socket(self) -> None:
         """Only under the folder's lock: a ClientApp that holds it may be about to start the next worker."""
-        with suppress(BlockingIOError, FileNotFoundError):
-            fcntl.flock(self.folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(socket_path(self.folder))  # noqa: PTH108 - through the descriptor, see ``socket_path``
+        if self._alone():
+            with suppress(FileNotFoundError):
+                os.unlink(socket_path(self.folder))  # noqa: PTH108 - through the descriptor, see ``socket_path``
 
 
 def _device_lost() -> bool:

@@ -116,6 +116,7 @@ def test_every_service_is_confined_and_tells_of_its_health(name: str) -> None:
         assert service["init"] is True, of
         assert service["read_only"] is True, of
         assert service["cap_drop"] == ["ALL"], of
+        assert service["ulimits"] == {"core": 0}, f"{of}: a core file has rows and keys"
         assert service["security_opt"] == ["no-new-privileges:true"], of
         assert not {"privileged", "cap_add", "network_mode", "pid", "ipc", "user"} & set(service), of
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), of

@@ -92,7 +92,8 @@ def test_a_key_is_shown_to_its_service_alone(unit: str) -> None:
 def test_a_unit_is_confined_and_comes_back(unit: str) -> None:
     found = settings(unit)
     for name, value in {
-        "NoNewPrivileges": "yes", "CapabilityBoundingSet": "", "ProtectSystem": "strict", "ProtectHome": "yes",
+        "LimitCORE": "0", "NoNewPrivileges": "yes",
+        "CapabilityBoundingSet": "", "ProtectSystem": "strict", "ProtectHome": "yes",
         "PrivateTmp": "yes", "RestrictNamespaces": "yes", "Restart": "always", "StartLimitIntervalSec": "0",
     }.items():  # fmt: skip
         assert found[name] == [value], name

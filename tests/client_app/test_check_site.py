@@ -113,6 +113,10 @@ def test_a_site_that_would_be_late_with_every_answer_is_told(
     assert " loaded in " in check(limits)["data and model"].text
     padded = check(f"{limits} answer-seconds=700.0")["data and model"]
     assert (padded.passed, "takes 700 s here (answer-seconds = 700)" in padded.text) == (False, True)
+    short = check(f"{limits} answer-seconds=0.001")
+    assert not short["data and model"].passed
+    assert "answer-seconds = 0.001: a first answer takes" in short["data and model"].text
+    assert "answer-seconds 0.001" in short["limits"].text
     monkeypatch.setitem(RUN, "federation.round-timeout", 1e-6)
     late = check(limits)["data and model"]
     assert (late.passed, "federation.round-timeout = 1e-06 s" in late.text) == (False, True)

@@ -1,5 +1,6 @@
 """Messages to a resident worker: answers, failures and deadlines, with a stand-in for the app that it serves."""
 
+import fcntl
 import os
 import socket
 import subprocess
@@ -30,6 +31,30 @@ def test_one_worker_answers_message_after_message_and_the_client_s_state_travels
     assert Path(first["cwd"]) == tmp_path / "work", "relative paths mean what they mean to the SuperNode"
     assert place.state["count"]["n"] == 2
     assert len(workers()) == 1
+
+
+def test_an_idle_worker_does_not_end_while_a_client_app_is_about_to_ask(tmp_path: Path) -> None:
+    """It was taken for one that had died over its rows, and the message was answered without them, and charged."""
+    theirs, own = (os.open(tmp_path, os.O_RDONLY) for _ in range(2))
+    fcntl.flock(theirs, fcntl.LOCK_EX)
+    with socket.socket(socket.AF_UNIX) as listener, ThreadPoolExecutor(1) as pool:
+        listener.bind(str(tmp_path / "socket"))
+        listener.listen()
+        reading, writing = os.pipe()  # stands for the superexec, which is alive
+        serving = worker.Worker(listener, reading, own, 0.05)
+        waits = pool.submit(serving._wait)
+        time.sleep(0.5)
+        assert not waits.done()
+        with socket.socket(socket.AF_UNIX) as asking:
+            asking.connect(str(tmp_path / "socket"))
+            assert waits.result(5.0), "it serves who asks"
+            listener.accept()[0].close()
+        fcntl.flock(theirs, fcntl.LOCK_UN)
+        assert not serving._wait(), "nobody asks, and nobody is about to"
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(theirs, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until it has ended
+    for descriptor in (theirs, own, reading, writing):
+        os.close(descriptor)
 
 
 @pytest.mark.usefixtures("_stand_in")
@@ -186,6 +211,27 @@ def test_of_a_site_with_data_no_file_but_its_own_decides_which_worker_answers(tm
     assert not changes(other / "config.json", model_name=str(other))
     assert changes(own)
     assert changes(model / "config.json", model_name=str(model))
+    assert not changes(model / "deep.json", model_name="demo")
+
+
+def test_rows_that_are_changed_or_withdrawn_in_a_folder_mean_another_worker(tmp_path: Path) -> None:
+    """Of a folder only its own times were looked at, so withdrawn rows stayed in use until the worker was idle."""
+    rows = tmp_path / "rows"
+    (rows / "north").mkdir(parents=True)
+    (rows / "north" / "round").symlink_to(rows)
+    one, two = rows / "train.jsonl", rows / "north" / "test.jsonl"
+    one.write_text("1\n")
+    two.write_text("2\n")
+
+    def loaded() -> str:
+        return resident.loaded_hash(context(**{"data-path": str(rows)}))
+
+    seen = [loaded(), loaded()]
+    for change in (lambda: one.write_text("3\n4\n"), lambda: two.write_text("5\n"), two.unlink, one.unlink):
+        change()
+        seen.append(loaded())
+    assert seen[0] == seen[1]
+    assert len(set(seen)) == 5
 
 
 @pytest.mark.usefixtures("_stand_in")

@@ -10,6 +10,7 @@ arguments it takes.
 """
 
 import hashlib
+import logging
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -26,7 +27,19 @@ _BUNDLES, _NEW = "bundles", ".new-"
 
 
 def unpack(content: bytes, install_dir: Path | None = None, skip_prompt: bool = True) -> Path:
-    """Unpack a bundle where ``unpacked`` looks for it, all of it or nothing; the arguments are Flower's."""
+    """Unpack a bundle where ``unpacked`` looks for it, all of it or nothing; the arguments are Flower's.
+
+    Raises ``RuntimeError`` where it cannot: Flower sends its text to the server, so what the system says of folders of
+    this machine stays in the site's own log.
+    """
+    try:
+        return _unpacked(content, install_dir, skip_prompt)
+    except Exception:
+        logging.getLogger("flwr").exception("the app bundle cannot be unpacked")
+    raise RuntimeError("the app bundle cannot be unpacked at this site; why is in the site's own log")
+
+
+def _unpacked(content: bytes, install_dir: Path | None, skip_prompt: bool) -> Path:
     home = (install_dir or get_flwr_home()) / _BUNDLES
     home.mkdir(parents=True, exist_ok=True)
     folder = home / hashlib.sha256(content).hexdigest()

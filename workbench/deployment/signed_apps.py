@@ -69,13 +69,13 @@ def sign(
 
 @app.command()
 def serve(
-    shelf: Annotated[
-        Path, typer.Argument(help="folder of .fab files with the signatures beside them", exists=True, file_okay=False)
-    ],
+    shelf: Annotated[Path, typer.Argument(help="folder of .fab files with the signatures beside them")],
     port: Annotated[int, typer.Option(help="port to listen on", min=1, max=65535)] = 8700,
     host: Annotated[str, typer.Option(help="address to listen on, by which the SuperLink finds it")] = "127.0.0.1",
 ) -> None:
     """Answer a SuperLink on this machine that asks for apps by name, until interrupted."""
+    if not shelf.is_dir():
+        raise typer.BadParameter(f"{shelf} is no folder")
     try:
         bundles = on_shelf(shelf)
     except ValueError as error:

@@ -82,6 +82,7 @@ def _limits(node: Mapping[str, Any]) -> str:
         "max-clip-norm": policy.max_clip_norm,
         "max-releases": policy.max_releases or "none",
         "max-epsilon": policy.max_epsilon or "none",
+        QUANTUM_KEY: node.get(QUANTUM_KEY, 0) or "none: an answer takes as long as it takes",
         "allow-raw-gradients": str(policy.allow_raw_gradients).lower(),
         "ledger-path": policy.ledger_path or "none: the ledger ends with a run or a restart",
         **spent,
@@ -179,6 +180,11 @@ def _data_and_model(node: Mapping[str, Any], run_config: Mapping[str, Any]) -> s
 
 def _check_in_time(seconds: float, quantum: float, wait: float) -> None:
     """A worker that is late over its first answer is stopped, and the next one begins anew: none would have rows."""
+    if 0 < quantum < seconds:
+        raise CheckFailed(
+            f"{QUANTUM_KEY} = {quantum:g}: a first answer takes {seconds:.1f} s here, and the start of a worker before "
+            "it, so what is left over would tell of rows; write more than the longest answer takes, or 0"
+        )
     if quantum:
         seconds = quantum * math.ceil(seconds / quantum)
     if seconds > wait:

@@ -1,6 +1,7 @@
 """Flower's superexec with tokens that no other user of the machine can read."""
 
 import hashlib
+import logging
 import os
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExec
 from flwr.supercore.superexec.executor.types import ExecutionSpec
 
 from workbench.deployment import commands
-from workbench.deployment.clientapp import unpacked
+from workbench.deployment.clientapp import unpack, unpacked
 from workbench.deployment.superexec import PrivateTokens
 
 TOKEN = "abc" * 21
@@ -219,3 +220,15 @@ def test_a_bundle_runs_and_not_what_lies_under_eight_digits_of_its_hash(tmp_path
         )  # fmt: skip
         assert runs in done.stdout.splitlines(), done.stderr
     assert [path.name for path in (tmp_path / "flower" / "bundles").iterdir()] == [digest], "nothing half unpacked"
+
+
+def test_why_a_bundle_cannot_be_unpacked_is_told_at_the_site_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flower sends the text of what is raised here to the server: it held a path of this machine."""
+    monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
+    (tmp_path / "bundles").write_text("in the way")
+    with pytest.raises(RuntimeError) as told:
+        unpack(b"bundle", tmp_path)
+    assert str(told.value) == "the app bundle cannot be unpacked at this site; why is in the site's own log"
+    assert str(tmp_path) in caplog.text
