@@ -12,7 +12,7 @@ header { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; align-items: baselin
 .state::before { content: ""; display: inline-block; width: .6em; height: .6em; border-radius: 50%;
   background: var(--muted); margin-right: .45em; }
 .state.running::before, .state.finished::before { background: var(--teal); }
-.state.waiting::before, .state.stopped::before { background: var(--orange); }
+.state.waiting::before, .state.stopped::before, .state.minded::before { background: var(--orange); }
 .state.failed, .state.killed { color: var(--bad); background: var(--bad-back); }
 .state.failed::before, .state.killed::before { background: var(--bad); }
 button { font: inherit; font-weight: 600; color: var(--bad); background: var(--card); border: 1px solid var(--bad);
@@ -69,7 +69,9 @@ const show = (told) => {
   write("title", told.run.name);
   document.title = told.state + ": " + told.run.name;
   write("about", [told.run.strategy, told.run.model, told.run.data].filter(Boolean).join(" · "));
-  at("state").className = "state " + told.state;
+  at("state").className = "state " + (told.warnings.length ? "minded" : told.state);
+  at("warnings").hidden = !told.warnings.length;
+  write("warnings", told.warnings.join("; "));
   write("state", told.stop_asked ? "stopping" : told.state);
   write("detail", told.stop_asked ? "it stops before the next round is charged" : told.detail || told.now);
   at("resume").hidden = !told.resume;
@@ -158,6 +160,7 @@ _PAGE = """<!doctype html>
 <p class="warning" id="lost" role="alert" hidden></p>
 <p role="status"><span class="state" id="state">…</span> <span id="detail"></span></p>
 <pre id="resume" tabindex="0" role="region" aria-label="how to go on" hidden></pre>
+<p class="warning" id="warnings" role="alert" hidden></p>
 <p><a id="report" href="report.html" hidden>Open the report</a></p>
 <dl class="tiles">
 <div class="card"><dt>rounds</dt><dd class="big" id="rounds">–</dd>

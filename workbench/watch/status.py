@@ -3,6 +3,7 @@
 All of it is the server's own: it tells who was asked and who answered.
 """
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -24,6 +25,7 @@ from server_app.results.score_names import PRIVATE_ACCURACY, PRIVATE_LOSS
 
 _ROUNDS, _SITES, _FAILURES, _PACE = 30, 40, 40, 10
 _TROUBLE = {"node_failed", "reply_dropped", "node_silent", "run_failed", "backing_off", "waiting_for_nodes"}
+_WARNINGS = ("warning", "shortage_warning")
 _ENDS = {"run_ended": "finished", "run_failed": "failed", "run_stopped": "stopped"}
 
 
@@ -35,6 +37,7 @@ def status(path: Path, now: float) -> dict[str, Any]:
     rounds = [row for row in rows if row["round"]]
     state = _state(folder, events)
     going = state in {"running", "waiting"}
+    outcome = _outcome(path) if state == "finished" else {}
     planned = int(_configured(folder, "num-server-rounds") or 0)
     affordable = gauges.get("rounds_left", math.inf) + _is_in_round(events)
     found: dict[str, Any] = finite(
@@ -47,6 +50,7 @@ def status(path: Path, now: float) -> dict[str, Any]:
             },
             "state": state,
             "detail": _detail(state, events, path),
+            "warnings": _warnings(outcome),
             "now": _doing(events) if going else "",
             "stop_asked": folder.stop.exists() and going,
             "resume": "" if going or state == "finished" else _resume(path),
@@ -62,13 +66,37 @@ def status(path: Path, now: float) -> dict[str, Any]:
                 "server": gauges.get("epsilon_server"),
             },
             "nodes": {name: gauges.get(f"nodes_{name}") for name in ("enrolled", "online", "needed")},
-            "scores": _scores(rows),
+            "scores": _scores(_released(rows, outcome)),
             "last_rounds": [_round(row) for row in reversed(rounds[-_ROUNDS:])],
             "sites": _site_rows(sites, events, now),
             "failures": _failures(events),
         }
     )
     return found
+
+
+def _outcome(path: Path) -> dict[str, Any]:
+    """How a run has ended, by its report; nothing where that cannot be read."""
+    try:
+        report = json.loads((path / "report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    found = report.get("outcome") if isinstance(report, dict) else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _warnings(outcome: Mapping[str, Any]) -> list[str]:
+    """Why the end of a run is none to be glad of."""
+    diverged = str(outcome.get("stopped_because", ""))
+    said = [diverged if diverged.startswith("diverged") else "", *(outcome.get(key) for key in _WARNINGS)]
+    return [str(text) for text in said if text]
+
+
+def _released(rows: Sequence[dict[str, Any]], outcome: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows up to that of the adapter which a run has kept; all while that is not known."""
+    ends = [outcome.get("final"), (outcome.get("private") or {}).get("final")]
+    kept = [end["round"] for end in ends if isinstance(end, dict) and "round" in end]
+    return [row for row in rows if not kept or row["round"] <= max(kept)]
 
 
 def newest_run(results: Path) -> Path | None:
@@ -139,6 +167,8 @@ def _resume(path: Path) -> str:
 
 def _since(events: Sequence[Mapping[str, Any]], now: float) -> float:
     """Seconds since what the last round's time does not hold: since its end, or since this session began."""
+    if events and events[-1]["event"] in _ENDS:  # it is being resumed, and has not said so yet
+        return 0.0
     marks = [event["time"] for event in events if event["event"] in _STARTS or event["event"] == "round_finished"]
     return max(0.0, now - datetime.fromisoformat(marks[-1]).timestamp()) if marks else 0.0
 

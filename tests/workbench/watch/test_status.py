@@ -121,6 +121,39 @@ def test_what_is_done_now_is_told_while_keys_are_set_up(done: RunFolder, tmp_pat
             assert "secure aggregation" in status(folder.path, 1e10)["now"]
 
 
+def test_a_run_that_diverged_is_told_by_the_adapter_that_it_kept(files: Files, tmp_path: Path) -> None:
+    """The page showed the scores of the adapter that was left, in green."""
+    changes = QUIET | {"server.learning-rate": 1e4, "server.divergence-factor": 1.001, "evaluation.every": 1}
+    folder = run_tiny(tiny_config(files, tmp_path, {**changes, "data.evaluation": str(files.public)}))
+    outcome = json.loads((folder.path / "report.json").read_text(encoding="utf-8"))["outcome"]
+    assert outcome["stopped_because"].startswith("diverged")
+    found = status(folder.path, 1e10)
+    assert (found["state"], found["warnings"]) == ("finished", [outcome["stopped_because"]])
+    told = {score["name"]: score["base"] if score["last"] is None else score["last"] for score in found["scores"]}
+    assert told["loss"] == outcome["final"]["loss"] != folder.read_metrics()[-1]["loss"]
+
+
+def test_a_bad_end_is_told_on_the_page(done: RunFolder, tmp_path: Path) -> None:
+    assert status(done.path, 1e10)["warnings"] == []
+    folder = RunFolder(shutil.copytree(done.path, tmp_path / "bad"))
+    path = folder.path / "report.json"
+    report = json.loads(path.read_text(encoding="utf-8"))
+    report["outcome"] |= {"warning": "ended BELOW", "shortage_warning": "MOST ROUNDS"}
+    path.write_text(json.dumps(report), encoding="utf-8")
+    assert status(folder.path, 1e10)["warnings"] == ["ended BELOW", "MOST ROUNDS"]
+    for damaged in ("[]", "{", '{"outcome": 3}'):
+        path.write_text(damaged, encoding="utf-8")
+        assert status(folder.path, 1e10)["warnings"] == []
+
+
+def test_time_does_not_run_between_a_stop_and_its_resume(done: RunFolder, tmp_path: Path) -> None:
+    folder = RunFolder(shutil.copytree(done.path, tmp_path / "again"))
+    lines = folder.events.read_text(encoding="utf-8").replace("run_ended", "run_stopped")
+    folder.events.write_text(lines, encoding="utf-8")
+    with folder.held():
+        assert status(folder.path, 1e12)["seconds"]["elapsed"] == folder.read_metrics()[-1]["elapsed"]
+
+
 def test_what_befalls_a_round_does_not_end_it(done: RunFolder, tmp_path: Path) -> None:
     """A client that failed in round 3 made of it "after round 3", and so did the second leg of its masks."""
     folder = RunFolder(shutil.copytree(done.path, tmp_path / "under-way"))
