@@ -14,7 +14,12 @@ from server_app.results.units import show, show_delta
 Clients = Literal["simulated", "deployed"]
 """What the clients of a run are: processes on this machine that share one data set, or sites with their own."""
 
-_FREE = {"resume", "output.dir", "output.name", "output.tracker"}  # keys that say nothing of the guarantee
+_FREE = {
+    *("resume", "output.dir", "output.name", "output.tracker"),
+    *("federation.connect-timeout", "federation.wait-timeout", "federation.round-timeout"),
+    *("federation.max-in-flight", "federation.max-failed-rounds"),
+}
+"""Keys that say nothing of the guarantee, nor of what is computed: how long a resumed run waits may be mended."""
 
 
 def why_not_resumable(folder: Path) -> str:

@@ -65,6 +65,23 @@ def test_a_run_is_not_resumed_under_another_configuration_and_no_engine_starts_t
     assert result.output.startswith(said)
 
 
+@pytest.mark.parametrize(
+    "wait",
+    [
+        *("federation.connect-timeout=999", "federation.wait-timeout=999", "federation.round-timeout=999"),
+        *("federation.max-in-flight=7", "federation.max-failed-rounds=9"),
+    ],
+)
+def test_a_run_that_failed_over_a_wait_is_resumed_with_another(
+    tmp_path: Path, launched: list[RunConfig], wait: str
+) -> None:
+    """Every resume failed as the run had, and charged a round more: the key that its error named was not to change."""
+    run = interrupted_run(tmp_path)
+    assert runner.invoke(cli.app, ["run", "--resume", str(run), "--set", wait]).exit_code == 130
+    key, value = wait.split("=")
+    assert launched[0].flat()[key] == float(value)
+
+
 @pytest.mark.usefixtures("_no_launch")
 def test_an_edited_config_file_does_not_change_what_a_run_was_planned_with(tmp_path: Path) -> None:
     run = interrupted_run(tmp_path)
