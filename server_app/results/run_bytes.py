@@ -26,6 +26,8 @@ from server_app.strategies.recipe import PlannedEncoder, Recipe
 from server_app.strategies.tasks import round_task, stage_one_task
 
 _NOTHING = -1  # in place of a round: the client keeps no assignment either
+_LONG_AGO = -2  # so long that it is sent an adapter
+_UNLIKELY = 1e-12  # a chance that is counted as that, which moves a total by less than that much of an adapter a round
 
 
 @dataclass(frozen=True)
@@ -138,13 +140,18 @@ def expected_bytes(
     chances: dict[int, float] = {_NOTHING: 1.0}  # of the last round whose sum the client keeps
     for number in range(rounds + 1):
         for sums, chance in ([(number - 1, rate)] if number else []) + ([(number, 1.0)] if number in due else []):
+            left: dict[int, float] = {}
             for last, held in chances.items():
-                known = last != _NOTHING
-                start = sizes.whole
-                if sizes.sums is not None and (lacking := totals[sums] - totals[max(0, last)]) <= sizes.whole:
-                    start = lacking + sizes.framing(lacking, known)
+                known, start, still = last != _NOTHING, sizes.whole, last
+                if sizes.sums is not None and last != _LONG_AGO:
+                    lacking = totals[sums] - totals[max(0, last)]
+                    if lacking <= sizes.whole:
+                        start = lacking + sizes.framing(lacking, known)
+                if known and (start == sizes.whole or held < _UNLIKELY):
+                    still = _LONG_AGO
                 down += held * chance * (sizes.instruction + start + (0 if known else sizes.assignment))
-            left = {last: held * (1 - chance) for last, held in chances.items() if chance < 1}
+                if chance < 1:
+                    left[still] = left.get(still, 0.0) + held * (1 - chance)
             chances = left | {sums: left.get(sums, 0.0) + chance}
     return RunBytes(asked, up + len(due) * sizes.scores, down)
 
