@@ -190,7 +190,8 @@ class Session:
         scores = self._final_scores(adapter, samples=plots)
         self.folder.save_adapter(self.adapted, adapter, self.config.model.name)
         findings = strategy.measure()
-        report = write_report(self.folder, strategy, findings, scores, self.watch.elapsed, plots=plots)
+        with watched("the report", self.say):
+            report = write_report(self.folder, strategy, findings, scores, self.watch.elapsed, plots=plots)
         self.folder.publish(model_card(self.config.model, self.config.lora, report))
         try:
             self.folder.point_latest()

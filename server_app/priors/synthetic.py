@@ -21,6 +21,7 @@ from common.codecs.dense import DENSE
 from common.codecs.identity import IdentityCodec
 from common.codecs.linear import LinearCodec
 from common.codecs.statistics import GradientStatistics
+from server_app.results.tracking import tracked
 
 LINEAR_FORMS = (*FORMS, "trained")
 QUALITY_SAMPLES, QUALITY_VALUES = 64, 2**26
@@ -256,7 +257,7 @@ def train_autoencoder(
     autoencoder = nn.Sequential(encoder, decoder).to(gradients.device).train()
     optimizer = torch.optim.Adam(autoencoder.parameters(), lr=settings.learning_rate)
     losses = []
-    for _ in range(settings.steps):
+    for _ in tracked(range(settings.steps), "training the AutoEncoder"):
         batch = gradients.sample(settings.batch_size).div_(scale)
         loss = (autoencoder(batch) - batch).square().sum() / batch.square().sum()
         optimizer.zero_grad()

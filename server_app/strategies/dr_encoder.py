@@ -15,6 +15,7 @@ from common.scale_code import ScaleCode
 from common.wire.records import STATISTICS
 from server_app.priors.synthetic import PriorSettings, check_settings, code_size, train_prior
 from server_app.privacy.stage_one import statistics_stage
+from server_app.results.tracking import watched
 from server_app.strategies.recipe import PlannedEncoder, Recipe, learned_encoder
 from server_app.strategies.two_stage import TwoStage, prior_settings
 
@@ -57,7 +58,8 @@ class DrEncoder(TwoStage):
         """Algorithm 1: collect statistics, draw synthetic gradients from them, train the AutoEncoder."""
         statistics = self._collect_statistics(grid)
         settings = prior_settings(self.config.codec, self.config.seed, self.layout)
-        codec, report = train_prior(self.layout, statistics, settings)
+        with watched("making the codec", self.hooks.on_attendance):
+            codec, report = train_prior(self.layout, statistics, settings)
         self.state.prior = report.figures()
         return codec
 

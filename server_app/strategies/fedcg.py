@@ -19,6 +19,7 @@ from common.wire.records import GRADIENTS
 from server_app.priors.collected import train_informed
 from server_app.priors.synthetic import check_trained, code_size
 from server_app.privacy.stage_one import StageOne
+from server_app.results.tracking import watched
 from server_app.rounds.cohort import FederationError
 from server_app.strategies.recipe import Recipe, learned_encoder
 from server_app.strategies.two_stage import TwoStage, prior_settings
@@ -53,7 +54,8 @@ class FedCg(TwoStage):
         gradients = self._collect_gradients(grid)
         if not gradients.any():
             raise FederationError("stage 1: every gradient that was collected is zero; nothing can be learnt from them")
-        codec, report = train_informed(self.layout, gradients, settings)
+        with watched("making the codec", self.hooks.on_attendance):
+            codec, report = train_informed(self.layout, gradients, settings)
         self.state.prior = report.figures()
         return codec
 

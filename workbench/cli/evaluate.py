@@ -31,7 +31,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(help="first questions of each task, prompts or rows only", min=1)] = None,
     batch_size: Annotated[int, typer.Option(help="questions or rows at a time", min=1)] = 8,
     new_tokens: Annotated[int, typer.Option(help="longest text that is written, in tokens", min=1)] = 128,
-    beams: Annotated[int, typer.Option(help="beams of generated texts; 1: greedy", min=1)] = 1,
+    beams: Annotated[int, typer.Option(help="beams of generated texts; 1: greedy", min=1, max=64)] = 1,
     length_penalty: Annotated[
         float, typer.Option(help="power of a beam's length that divides its log-probability; above 0 longer texts win")
     ] = 1.0,
@@ -67,6 +67,6 @@ def evaluate(
             with naming(out):
                 out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
-    with watched("loading the model"):
+    with watched("evaluating"):
         report = evaluation_report.evaluate(request, keep)
     say(evaluation_report.to_text(report))

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from common.config import RunConfig
+from server_app.results.tracking import watched
 from server_app.strategies import check_strategy
 from workbench.cli.command_line import warn
 from workbench.cli.overrides import parse_overrides
@@ -30,4 +31,6 @@ def plan(
     from workbench.planning import sizing  # noqa: PLC0415
 
     warn(slow_arithmetic(config.model))
-    say(sizing.to_json(config) if as_json else sizing.to_text(config))
+    with watched("sizing the run"):
+        found = sizing.to_json(config) if as_json else sizing.to_text(config)
+    say(found)
