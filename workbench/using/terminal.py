@@ -13,6 +13,7 @@ from workbench.using.writer import Writer
 
 _HEADS = {"base": "base model", "tuned": "tuned", "reference": "reference"}
 _CUT = "(this talk has outgrown the model: what was said first is not read any more; /new begins again)"
+_NO_TEXT = "(that line is not text in UTF-8: it is passed over)"
 _HELP = "/new begins again, /quit (or Ctrl-D) ends; Ctrl-C stops an answer"
 
 
@@ -38,6 +39,10 @@ def talk(writer: Writer, console: Console, system: str = "", read: Callable[[], 
     while True:
         try:
             line = read().strip()
+            line.encode()  # what is not UTF-8 comes as half of a pair, which no tokenizer takes
+        except UnicodeError:
+            console.print(_NO_TEXT, style="dim")
+            continue
         except (EOFError, KeyboardInterrupt):
             return
         if line == "/quit":

@@ -282,3 +282,12 @@ def test_how_texts_were_written_is_said(adapter: Path, tmp_path: Path) -> None:
     assert "temperature = 2.0, top_k = 0, top_p = 1.0, min_p = 0.0, typical_p = 1.0" in said[1]
     assert "seed = 7, batch_size = 8" in said[1]
     assert "temperature" not in said[0] + said[2]
+
+
+def test_a_line_that_is_no_utf_8_is_passed_over(plain: Writer) -> None:
+    """It came as half of a pair, over which the tokenizer fell with a long traceback."""
+    lines, out = iter([b"caf\xe9 bad".decode(errors="surrogateescape"), "hello", "/quit"]), io.StringIO()
+    talk(plain, Console(file=out, width=200), read=lambda: next(lines))
+    told = out.getvalue()
+    assert told.count("not text in UTF-8") == 1
+    assert told.count("base model") == 1, "the next line is answered"
