@@ -156,7 +156,8 @@ class _Reading:
         if not self._columns:  # no row could be read at all: the first fault says why
             return
         absent = {column: key for column, key in needed_columns(self._data).items() if column not in self._columns}
-        there, more = ", ".join(self._columns), advice(self._columns, self._path, self._data.format)
+        there = ", ".join(f'"{name}"' if "," in name else name for name in self._columns)
+        more = advice(self._columns, self._path, self._data.format)
         if absent and self._data.format != "columns":
             raise ConfigError(
                 f'data.format = "{self._data.format}": "{self._path}" lacks {", ".join(absent)}; it has {there}'

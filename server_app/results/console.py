@@ -92,10 +92,14 @@ class ConsoleLog:
             self(f"base model: {_scores(metrics)}")
 
     def prepared(self, prior: Mapping[str, Any], size: int, values: int) -> None:
-        """How the codec came out of stage 1; a random one of ``size`` of ``values`` holds what chance has it hold."""
+        """How the codec came out of stage 1; ``size`` of ``values`` random directions hold that part."""
         if "captured_energy" in prior:
-            energy = float(prior["captured_energy"])
-            if energy < _BY_CHANCE * size / values:
+            energy, chance = float(prior["captured_energy"]), size / values
+            if size == values:
+                said = "every value as it is"
+            elif energy < _BY_CHANCE * chance and "last_loss" in prior:
+                said = f"trained, it holds {energy:.1%} of a gradient's energy, no more than chance would: {chance:.1%}"
+            elif energy < _BY_CHANCE * chance:
                 said = f"one random direction for {values / size:,.0f} values of the adapter, signal and noise alike"
             else:
                 said = f"it holds {energy:.1%} of a training gradient's energy"

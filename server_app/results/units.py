@@ -124,5 +124,10 @@ def bytes_against_lora(run: Mapping[str, float], plain: Mapping[str, float]) -> 
 
 
 def clock(seconds: float) -> str:
-    """Seconds as minutes:seconds."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+    """Seconds as minutes:seconds, from an hour on as hours:minutes:seconds.
+
+    >>> clock(75.9), clock(3_600), clock(32_506)
+    ('1:15', '1:00:00', '9:01:46')
+    """
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"

@@ -216,8 +216,8 @@ class Attendance:
         log_event("node_silent", level=logging.WARNING, round=server_round, node=node, rounds=rounds)
         if rounds & (rounds - 1) == 0:  # 2, 4, 8, ...: the event tells of every one
             tell(
-                f"WARNING: {self.name_of(node)} is online, {count(rounds, 'round')} without an answer: its SuperNode "
-                "may hang; restart it (docs/reliability.md)"
+                f"WARNING: {self.name_of(node)} is online, {count(rounds, 'round')} without an answer: it "
+                "takes longer than federation.round-timeout, or its SuperNode hangs: restart that (docs/reliability.md)"
             )
 
     def _not_connected(self) -> str:

@@ -46,9 +46,22 @@ def test_the_line_says_when_it_is_too_much() -> None:
 
 
 @pytest.mark.parametrize(
-    ("energy", "words"),
-    [(256 / 921_600, "one random direction for 3,600 values of the adapter"), (0.4, "it holds 40.0% of a training")],
+    ("energy", "more", "values", "words"),
+    [
+        (256 / 921_600, {}, 921_600, "one random direction for 3,600 values of the adapter"),
+        (0.4, {}, 921_600, "it holds 40.0% of a training"),
+        (0.4, {"last_loss": 0.6}, 921_600, "it holds 40.0% of a training"),
+        (
+            -0.177,
+            {"last_loss": 1.2},
+            25_600,
+            "trained, it holds -17.7% of a gradient's energy, no more than",
+        ),
+        (1.0, {}, 256, "code of 256 values; every value as it is"),
+    ],
 )
-def test_a_random_code_is_called_that(capsys: pytest.CaptureFixture[str], energy: float, words: str) -> None:
-    ConsoleLog().prepared({"captured_energy": torch.tensor(energy)}, 256, 921_600)
+def test_a_code_is_called_what_it_is(
+    capsys: pytest.CaptureFixture[str], energy: float, more: dict[str, float], values: int, words: str
+) -> None:
+    ConsoleLog().prepared({"captured_energy": torch.tensor(energy), **more}, 256, values)
     assert words in capsys.readouterr().out

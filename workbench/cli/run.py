@@ -69,12 +69,12 @@ def run(
         else:
             _launch(config, clients, resources)
     except (KeyboardInterrupt, BrokenPipeError) as error:
-        raise stopped(error, _how_to_go_on(folder)) from None
+        raise stopped(error, _how_to_go_on(folder, engine)) from None
     except LaunchError as error:
         goes_on = folder.name and folder.is_dir() and not why_not_resumable(folder)
-        raise LaunchError(f"{error}{_how_to_go_on(folder) if goes_on else ''}") from None
+        raise LaunchError(f"{error}{_how_to_go_on(folder, engine) if goes_on else ''}") from None
     if not (folder / "report.json").exists():  # somebody has asked it to stop
-        say(f"stopped{_how_to_go_on(folder)}", err=True)
+        say(f"stopped{_how_to_go_on(folder, engine)}", err=True)
         raise typer.Exit(130)
     say(summary_of(folder, time.monotonic() - started))
 
@@ -196,14 +196,15 @@ def _check_group(config: RunConfig, private: list[str], public: list[str] | None
     )
 
 
-def _how_to_go_on(folder: Path) -> str:
+def _how_to_go_on(folder: Path, engine: Engine) -> str:
     """What a person who has stopped a run may do; the log of one that never began goes."""
     if not folder.name:  # stopped before it had one
         return ""
     if not folder.is_dir():
         RunFolder(folder).engine_log.unlink(missing_ok=True)
         return ""
-    return "; " + (why_not_resumable(folder) or f"continue with: {how_to_resume(folder)}")
+    own = " --engine inline" if engine == "inline" else ""
+    return "; " + (why_not_resumable(folder) or f"continue with: {how_to_resume(folder)}{own}")
 
 
 def _check_is_there(name: str) -> None:
