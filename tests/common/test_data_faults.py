@@ -73,6 +73,7 @@ def test_a_wrapped_array_is_refused_with_what_it_has(tmp_path: Path) -> None:
         ("own.jsonl", '{"question": "a", "answer": "b"}', 'data.prompt-column = "question" and .* = "answer"$'),
         ("own.jsonl", '{"dialogue": "a", "summary": "b"}', 'the columns of data.format = "dialogsum"'),
         ("own.jsonl", '{"ask": "a", "answer": "b"}', "which has ask, answer$"),
+        ("own.jsonl", '{"ask, say": "a", "answer": "b"}', 'which has "ask, say", answer$'),
     ],
 )
 def test_columns_that_are_not_there_bring_the_likely_remedy(tmp_path: Path, name: str, text: str, said: str) -> None:

@@ -17,6 +17,7 @@ from common.codecs import (
     conv_code_size,
 )
 from server_app.priors.synthetic import PriorSettings, SyntheticGradients, reconstruction_quality, train_prior
+from server_app.results.tracking import Step, reporting
 from tests.support.false_alarms import beyond, statistical
 
 LAYOUT = Layout.of({"0.a": (4, 16), "0.b": (16, 4), "1.a": (4, 24), "1.b": (24, 4), "odd": (36,)})
@@ -47,6 +48,16 @@ def test_synthetic_gradients_are_new_in_every_call_and_the_same_for_a_seed() -> 
     assert not torch.equal(one.sample(3), first)
     other = SyntheticGradients(LAYOUT, STATISTICS.mean, STATISTICS.std, seed=2)
     assert not torch.equal(other.sample(3), first)
+
+
+def test_whoever_watches_is_told_how_far_a_training_is() -> None:
+    """A network for some hundred thousand values trains for minutes."""
+    told: list[Step] = []
+    with reporting(told.append):
+        train_prior(LAYOUT, STATISTICS, PriorSettings("linear", "trained", size=8, steps=3))
+    assert [(step.what, step.done, step.total) for step in told] == [
+        ("training the AutoEncoder", done, 3) for done in (1, 2, 3)
+    ]
 
 
 def test_seeded_forms_are_derived_without_training() -> None:

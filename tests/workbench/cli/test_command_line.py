@@ -236,6 +236,8 @@ def test_a_run_whose_output_nobody_reads_says_how_to_go_on(tmp_path: Path) -> No
         process.stdout.close()
         said = process.stderr.read()
     assert process.returncode == 1
-    assert said.endswith(f"\nstopped{WHY}; continue with: dr-encoder run --resume {tmp_path / 'a'}\n"), said
+    assert said.endswith(
+        f"\nstopped{WHY}; continue with: dr-encoder run --resume {tmp_path / 'a'} --engine inline\n"
+    ), said
     assert "Traceback" not in said
     assert "Exception ignored" not in said
