@@ -2,9 +2,10 @@
 
 import typer
 
-from server_app.results.units import harmless
+from server_app.results.units import harmless, printing
 
 
 def say(text: str, *, fg: str | None = None, err: bool = False, nl: bool = True) -> None:
     """Print a text, harmless, in a colour where there is a terminal; ``err``: to stderr, ``nl``: with a line's end."""
-    typer.secho(harmless(text), fg=fg, err=err, nl=nl)
+    with printing():
+        typer.secho(harmless(text), fg=fg, err=err, nl=nl)

@@ -3,7 +3,8 @@
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from io import TextIOWrapper
 from unicodedata import bidirectional, category
 
@@ -15,7 +16,19 @@ _DIRECTIONS = {"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"}  #
 def speak(line: str) -> None:
     """Print a line, with escapes for what the terminal's encoding lacks ("ε" in one without Greek)."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    print(harmless(line).encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    with printing():
+        print(harmless(line).encode(encoding, "backslashreplace").decode(encoding), flush=True)
+
+
+@contextmanager
+def printing() -> Iterator[None]:
+    """Let an output that is full be told as that: its error names no file, and was taken for the results folder's."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and not isinstance(error, BrokenPipeError):
+            error.filename = "standard output"
+        raise
 
 
 def harmless(text: str) -> str:

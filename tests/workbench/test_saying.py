@@ -1,11 +1,14 @@
 """No command prints what a terminal obeys."""
 
 import ast
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 import workbench
+from server_app.results.units import speak
 from workbench.saying import say
 
 ROOT = Path(workbench.__file__).parent
@@ -18,6 +21,18 @@ def test_what_a_terminal_would_obey_is_printed_as_what_it_is(capsys: pytest.Capt
     told = capsys.readouterr()
     assert told.out == "a\\x1b]0;title\\x07b\\x1b[2J\\u202ec\td\n"
     assert told.err == "e\\x9bf"
+
+
+@pytest.mark.parametrize("tell", [say, speak])
+def test_an_output_that_is_full_is_told_as_that(tell: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run said that its results folder was, which had room."""
+    with Path("/dev/full").open("w", encoding="utf-8", buffering=1) as full:
+        monkeypatch.setattr("sys.stdout", full)
+        with pytest.raises(OSError, match="No space left on device: 'standard output'"):
+            tell("a line")
+        monkeypatch.undo()
+        with suppress(OSError):
+            full.close()
 
 
 def test_every_command_says_it_there() -> None:
