@@ -29,6 +29,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.common.serde import context_to_proto, message_to_proto, recorddict_from_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 
+from client_app.file_versions import version, versions
 from client_app.node_config import brings_own_data, check_data_name, may_look_at_model
 from client_app.worker_link import PROTOCOL, Frame, WorkerError, check_peer, open_folder, socket_path
 from common.private_files import private_files
@@ -62,11 +63,13 @@ class _Turn:
     Attributes:
         begins: to be called when it has come.
         held: closes, when it is over, what keeps the others waiting.
+        quantum: seconds of which it takes a multiple; 0: as long as it takes.
 
     """
 
     begins: Callable[[], None]
     held: ExitStack
+    quantum: float = 0.0
 
 
 def answer(message: Message, context: Context) -> Message:
@@ -79,7 +82,7 @@ def answer(message: Message, context: Context) -> Message:
     """
     quantum = _seconds(context.node_config, QUANTUM_KEY, 0.0, "0 for no padding")
     with ExitStack() as held, padded(quantum) as begins, private_files():
-        content = _answer(message, context, _Turn(begins, held))
+        content = _answer(message, context, _Turn(begins, held, quantum))
     return Message(content, reply_to=message)
 
 
@@ -132,7 +135,9 @@ def _handed_over(message: Message, context: Context, idle: float, turn: _Turn) -
 
 
 def loaded_hash(context: Context) -> str:
-    """A hash of everything that decides what a worker has loaded, local data and model files as on disk included.
+    """A hash of everything that decides what a worker has loaded, a local data file and a model as on disk included.
+
+    What lies in a folder of data is looked at by who reads it, in time that is paid for: here it would tell how much.
 
     Of a site with its own data no other file is looked at, whatever a run names: a worker that makes room for another
     takes seconds, by which a question that is refused, and so free, told whether any file of that machine had changed.
@@ -141,8 +146,8 @@ def loaded_hash(context: Context) -> str:
     keys = ("data-path", "partition-id", "num-partitions")
     node = {name: context.node_config.get(name) for name in keys}
     model = str(context.run_config.get("model.name", ""))
-    folder = _versions(model) if may_look_at_model(context.node_config, model) else []
-    data = _versions(str(context.node_config.get("data-path", "")), deep=True)
+    folder = versions(model) if may_look_at_model(context.node_config, model) else []
+    data = version(str(context.node_config.get("data-path", "")))
     text = json.dumps([run, node, data, folder], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -161,6 +166,8 @@ def _ask(message: Message, context: Context, idle: float, turn: _Turn) -> Frame:
             _check_valid(deadline)
         time.sleep(_POLL_SECONDS)
     turn.begins()
+    if own_data:  # how long an instruction is valid the server chooses: so whose rows take longer it does not
+        deadline = max(deadline, time.monotonic() + turn.quantum)
     try:
         for _ in range(_ATTEMPTS):
             with _connect(folder, idle) as connection:
@@ -304,43 +311,3 @@ def _seconds(node_config: Mapping[str, Any], key: str, default: float, zero: str
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MOST_SECONDS:
         raise WorkerError(f"node config {key} = {value!r}: write seconds up to {_MOST_SECONDS:.0f} (a week), or {zero}")
     return float(value)
-
-
-def _version(name: str) -> tuple[int, ...] | None:
-    """Identity of a file's content as the file system tells it; ``None`` for what is not a file here.
-
-    That somebody lets it be read, who could not before, is a change, too.
-    """
-    try:
-        found = Path(name).stat() if name else None
-    except OSError:
-        return None
-    return (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns) if found else None
-
-
-def _versions(name: str, *, deep: bool = False) -> list[tuple[str, tuple[int, ...] | None]]:
-    """Names and identities of a local file, or of the files of a folder, and if ``deep`` of all folders in it.
-
-    Empty for a hub id. A model is not loaded from sub-folders.
-    """
-    place = Path(name)
-    try:
-        if not name or not place.is_dir():
-            found = [place] if name and place.is_file() else []
-        else:
-            found = [Path(path, file) for path, _, files in _walk(place, deep=deep) for file in files]
-    except OSError:
-        return []
-    return sorted((str(path.relative_to(place.parent)), _version(str(path))) for path in found)
-
-
-def _walk(folder: Path, *, deep: bool) -> Iterator[tuple[str, list[str], list[str]]]:
-    seen = set[str]()
-    for place, folders, files in os.walk(folder, followlinks=deep):
-        if (real := os.path.realpath(place)) in seen:  # a link that leads back
-            folders.clear()
-            continue
-        seen.add(real)
-        yield place, folders, files
-        if not deep:
-            return

@@ -4,12 +4,14 @@ import json
 import logging
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Literal
 
 import torch
 from flwr.app import Context, RecordDict
 from transformers import PreTrainedTokenizerBase
 
+from client_app.file_versions import Version, versions
 from client_app.held_out import SHARE
 from client_app.node_config import NodeConfig, brings_own_data, whole
 from client_app.policy import SitePolicy
@@ -130,6 +132,7 @@ class Site:
             found = private_tokens(self.config.data, adapted.tokenizer, *who)
             return cut.of(found, self.partition, self.config.seed)
         settings = self.data.settings(self.config.data)
+        _forget_changed(self.data.path)
         return _own_part(cut, settings, self.data.tokenizer(adapted.tokenizer), *who, self.data.path)
 
     def seed(self, round_index: int) -> int:
@@ -157,6 +160,25 @@ class _Cut:
             return found
         first, rest = split_rows(len(found), self.share, seeds.of_split(seed, partition))
         return found.select(first if self.part == "stage one" else rest)
+
+
+_seen: dict[str, list[tuple[str, Version]]] = {}
+"""The files of folders of data as they were when they were read."""
+
+
+def _forget_changed(path: str) -> None:
+    """Read a folder's rows anew, once any file in it is another: a row that is withdrawn is withdrawn.
+
+    Of a file the process that has read it ends (``client_app.resident``). A folder's files are looked at here, where
+    the answer is charged and its time is that of rows.
+    """
+    if not may_read_rows() or not Path(path).is_dir():
+        return
+    found = versions(path, deep=True)
+    if _seen.setdefault(path, found) != found:
+        for kept in (_own_part, _read_once, private_tokens):
+            kept.cache_clear()
+        _seen[path] = found
 
 
 @lru_cache(maxsize=5)  # as many as there are kinds of parts under one run's configuration

@@ -219,7 +219,8 @@ def reply_failure(reply: Message) -> str:
     """The reason that an error reply gives, or ``""`` for a reply with content."""
     if not reply.has_error():
         return ""
-    return (reply.error.reason or f"error code {reply.error.code}").strip().splitlines()[-1]
+    lines = (reply.error.reason or "").strip().splitlines()
+    return lines[-1] if lines else f"error code {reply.error.code}"
 
 
 def _reply(name: str, held: dict[str, bytes]) -> RecordDict:

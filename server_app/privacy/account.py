@@ -45,7 +45,7 @@ def compare_with_prv(plan: PrivacyPlan, charges: Sequence[Charge], epsilon: floa
     bounds = reason or _bounds(cross_check, tuple(charges), plan.delta - plan.slack)
     if isinstance(bounds, str):
         return {"unavailable": bounds.removeprefix("not cross-checked: ")}
-    lower, upper = bounds
+    lower, upper = bounds[0], max(0.0, bounds[1])  # no loss is below none
     return {"lower": lower, "upper": upper, "agrees": lower <= epsilon <= upper}
 
 

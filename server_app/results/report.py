@@ -118,11 +118,12 @@ def _outcome(rows: list[dict[str, Any]], strategy: FederatedAdapter, scores: Sco
 def private_ends(rows: Sequence[Mapping[str, Any]], kept: int) -> dict[str, Any]:
     """First and last scores of the clients' own held-out rows, as the noise left them; empty without any.
 
-    None is of a round after ``kept``, whose adapter is released: a run that diverged went back to it.
+    None is of a round after ``kept``, whose adapter is released: a run that diverged went back to it. Empty, too, where
+    those of the base model are lost, since nothing else is to stand in their place.
     """
     scored = [row for row in rows if PRIVATE_LOSS in row and row["round"] <= kept]
     names = ("round", *(f"{name}{of}" for name in (PRIVATE_LOSS, PRIVATE_ACCURACY) for of in ("", "_error")))
-    ends = {"base": scored[0], "final": scored[-1]} if scored else {}
+    ends = {"base": scored[0], "final": scored[-1]} if scored and not scored[0]["round"] else {}
     return {end: {name: row[name] for name in names} for end, row in ends.items()}
 
 

@@ -168,8 +168,8 @@ class Instruction:
                 continue
             try:
                 values, keeps = self._open(reply, node, expected, answers)
-            except ValueError as refusal:
-                refused.append((node, reply.metadata.src_node_id, printable(str(refusal))))
+            except Exception as refusal:  # whatever is wrong with one reply, the others count
+                refused.append((node, reply.metadata.src_node_id, printable(_reason(refusal))))
                 continue
             answers[node] = values if node in members else None
             kept[node] = keeps
@@ -208,6 +208,10 @@ class Instruction:
         if not self.raw:
             check_release(values, self.terms)
         return values, kept_by(reply.content)
+
+
+def _reason(refusal: Exception) -> str:
+    return str(refusal) if isinstance(refusal, ValueError) else f"unreadable: {type(refusal).__name__}: {refusal}"
 
 
 def senders(messages: Iterable[Message]) -> Callable[[Message], int]:

@@ -19,7 +19,7 @@ from common.counts import count
 from common.printable import printable
 from common.privacy.mechanism import ReleaseTerms, check_sum
 from common.secure.directory import Directory, to_bitmap
-from common.secure.keys import KEY_BYTES, SITE_BYTES
+from common.secure.keys import KEY_BYTES, SITE_BYTES, agree, new_private_key
 from common.secure.masks import centered, total_of
 from common.wire.digest import app_digest
 from common.wire.records import release_bytes, reply_failure, serialized_bytes
@@ -90,8 +90,8 @@ class SecureAggregation:
             if len(self.ready) >= self.least:
                 return
         raise FederationError(
-            f"key set-up of secure aggregation: {len(self.ready or self.members)} of "
-            f"{count(len(self.nodes), 'client')} took part, {self.least} are needed (privacy.dropouts); events.jsonl "
+            f"key set-up of secure aggregation: {len(self.members)} of {count(len(self.nodes), 'client')} sent a key, "
+            f"{len(self.ready)} have secrets with the others, {self.least} are needed (privacy.dropouts); events.jsonl "
             "says why the others did not. Nothing was charged for it"
         )
 
@@ -158,7 +158,7 @@ class SecureAggregation:
         """Two legs: keys up, the directory down."""
         log_event("keys_started", round=0, clients=len(online))
         self._tried = set(online)
-        keys = self._told(ask, {node: pack_request(app_digest()) for node in online}, KEYS, unpack_key)
+        keys = self._told(ask, {node: pack_request(app_digest()) for node in online}, KEYS, _read_key)
         own = [key for key, _ in keys.values()]
         self.members = sorted(node for node, (key, _) in keys.items() if own.count(key) == 1)
         self.ready = set()
@@ -194,7 +194,7 @@ class SecureAggregation:
                 if failure:
                     raise ValueError(failure)
                 found[node] = read(reply.content)
-            except ValueError as refusal:
+            except Exception as refusal:  # whatever is wrong with one reply, the others count
                 reason = printable(str(refusal))
                 log_event("node_failed", level=logging.WARNING, round=0, node=node, reason=reason)
         return found
@@ -207,6 +207,13 @@ class SecureAggregation:
 
     def _bitmap(self, nodes: set[int]) -> bytes:
         return to_bitmap({place for place, node in enumerate(self.members) if node in nodes}, len(self.members))
+
+
+def _read_key(content: RecordDict) -> tuple[bytes, bytes]:
+    """A member's entry; ``ValueError`` for a key that no secret can be agreed on with: others would fail over it."""
+    key, site = unpack_key(content)
+    agree(new_private_key(), key)
+    return key, site
 
 
 def secure_aggregation(privacy: PrivacyConfig, attendance: Attendance, timeout: float) -> SecureAggregation | None:

@@ -111,11 +111,13 @@ def test_a_site_that_would_be_late_with_every_answer_is_told(
 ) -> None:
     limits = f'data-path="{data}" max-epsilon=8.0 ledger-path="{ledger_in(tmp_path)}"'
     assert " loaded in " in check(limits)["data and model"].text
+    monkeypatch.setattr(module, "_start", lambda: 2.0)
     padded = check(f"{limits} answer-seconds=700.0")["data and model"]
     assert (padded.passed, "takes 700 s here (answer-seconds = 700)" in padded.text) == (False, True)
     short = check(f"{limits} answer-seconds=0.001")
     assert not short["data and model"].passed
     assert "answer-seconds = 0.001: a first answer takes" in short["data and model"].text
+    assert not check(f"{limits} answer-seconds=1.9")["data and model"].passed, "a worker's start is in it"
     assert "answer-seconds 0.001" in short["limits"].text
     monkeypatch.setitem(RUN, "federation.round-timeout", 1e-6)
     late = check(limits)["data and model"]

@@ -105,6 +105,34 @@ def test_rows_none_of_which_can_be_used_are_read_once(
     assert read == [str(path)]
 
 
+def test_rows_that_are_changed_or_withdrawn_in_a_folder_are_read_anew(
+    adapted: AdaptedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a folder only its own times were looked at, so withdrawn rows stayed in use until the worker was idle."""
+    used: list[int] = []
+    real = local_update._batches
+
+    def drawing(count: int, *rest: Any) -> Iterator[list[Tensor]]:
+        used.append(count)
+        return real(count, *rest)
+
+    monkeypatch.setattr(local_update, "_batches", drawing)
+    site = SiteUnderTest(adapted, tmp_path, {"max-epsilon": 0.0, "ledger-path": str(tmp_path / "spent.jsonl")})
+    site.fresh()
+    folder = tmp_path / "rows"
+    (folder / "north").mkdir(parents=True)
+    (folder / "north" / "back").symlink_to(folder)
+    rows = [json.dumps({"prompt": f"the sum of {n} and 3 is", "completion": f" {n + 3}"}) + "\n" for n in range(7)]
+    one, two = folder / "train-1.jsonl", folder / "north" / "train-2.jsonl"
+    one.write_text("".join(rows[:3]), encoding="utf-8")
+    two.write_text("".join(rows[3:]), encoding="utf-8")
+    fewer = "".join(rows[3:5])
+    for change in (lambda: None, lambda: None, lambda: two.write_text(fewer, encoding="utf-8"), two.unlink):
+        change()
+        assert site.ask(folder, TRAIN, **WORK).kind == "release"
+    assert used == [7, 7, 5, 3]
+
+
 def panicking(*_: object, **__: object) -> None:
     """As a tokenizer in Rust does: no ``Exception``."""
     raise BaseException("called `Option::unwrap()` on a `None` value")

@@ -124,6 +124,17 @@ def test_how_long_a_sites_own_rows_took_is_not_told_by_an_instruction_that_expir
 
 
 @pytest.mark.usefixtures("_stand_in")
+def test_how_long_an_instruction_is_valid_does_not_part_quick_rows_from_slow_ones() -> None:
+    """Of a time between both, the slow ones' worker was given up, and the answer took a multiple more."""
+    place = context(**{"data-path": "/data/site.jsonl", "answer-seconds": 7.0})
+    pid = ask("one", place)["pid"]
+    for order in ("one", "slow"):
+        began = time.monotonic()
+        assert ask(order, place, ttl=1.0)["pid"] == pid, "it is the same worker, which has the rows"
+        assert 6.5 < time.monotonic() - began < 13.5
+
+
+@pytest.mark.usefixtures("_stand_in")
 def test_an_instruction_that_expires_over_a_dying_worker_is_answered_as_well() -> None:
     place = context(**{"data-path": "/data/site.jsonl"})
     ask("one", place)
@@ -214,24 +225,21 @@ def test_of_a_site_with_data_no_file_but_its_own_decides_which_worker_answers(tm
     assert not changes(model / "deep.json", model_name="demo")
 
 
-def test_rows_that_are_changed_or_withdrawn_in_a_folder_mean_another_worker(tmp_path: Path) -> None:
-    """Of a folder only its own times were looked at, so withdrawn rows stayed in use until the worker was idle."""
-    rows = tmp_path / "rows"
-    (rows / "north").mkdir(parents=True)
-    (rows / "north" / "round").symlink_to(rows)
-    one, two = rows / "train.jsonl", rows / "north" / "test.jsonl"
-    one.write_text("1\n")
-    two.write_text("2\n")
-
-    def loaded() -> str:
-        return resident.loaded_hash(context(**{"data-path": str(rows)}))
-
-    seen = [loaded(), loaded()]
-    for change in (lambda: one.write_text("3\n4\n"), lambda: two.write_text("5\n"), two.unlink, one.unlink):
-        change()
-        seen.append(loaded())
-    assert seen[0] == seen[1]
-    assert len(set(seen)) == 5
+@pytest.mark.parametrize("files", [1, 3_000])
+def test_before_its_turn_a_message_looks_at_no_file_of_a_folder_of_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: int
+) -> None:
+    """Each answer, refused ones too, took as much longer as there were files, beside what ``answer-seconds`` pads."""
+    for number in range(files):
+        (tmp_path / f"{number}.jsonl").touch()
+    place = context(**{"data-path": str(tmp_path), "answer-seconds": 60.0})
+    looks: list[str] = []
+    stat = Path.stat
+    monkeypatch.setattr(Path, "stat", lambda path, **how: looks.append(str(path)) or stat(path, **how))
+    monkeypatch.setattr(os, "walk", lambda *_, **__: pytest.fail("the folder was walked"))
+    monkeypatch.setattr(os, "scandir", lambda *_: pytest.fail("the folder was listed"))
+    resident.loaded_hash(place)
+    assert len(looks) <= 3, looks
 
 
 @pytest.mark.usefixtures("_stand_in")
@@ -277,7 +285,10 @@ def test_what_becomes_of_a_message_does_not_tell_how_long_the_one_before_took_at
         found = ask("answered", place, ttl=0.5)
         ended = time.monotonic()
         pid, before = first.result()
-    assert int(pid) != found["pid"], "without rows, so in a process that has none"
+    if quantum:
+        assert int(pid) == found["pid"], "how long it was valid decides nothing"
+    else:
+        assert int(pid) != found["pid"], "without rows, so in a process that has none"
     assert (trace / "trace").read_text().split() == ["slow", "answered"]
     assert place.state["count"]["n"] == 1
     if quantum:

@@ -84,6 +84,28 @@ def test_an_error_without_text_gives_its_code(box: Mailbox) -> None:
     assert box.question.sort([box.reply(12, Error(8))]).failures[12] == "error code 8"
 
 
+@pytest.mark.parametrize("reason", [" ", "\n", "\x0b", "\u2028", "\r\n \t"])
+def test_an_error_of_white_space_gives_its_code_and_ends_no_run(box: Mailbox, reason: str) -> None:
+    found = box.question.sort([box.reply(12, Error(8, reason)), box.reply(11)])
+    assert found.failures[12] == "error code 8"
+    assert sorted(found.releases) == [11]
+
+
+def test_whatever_is_wrong_with_one_reply_the_others_count(box: Mailbox) -> None:
+    """What reads a reply may have a fault of its own: it is that reply's, not the round's."""
+
+    def reader(content: RecordDict) -> tuple[np.ndarray, int]:
+        if content is bad.content:
+            raise RecursionError("deep")
+        return CODE, 0
+
+    bad = box.reply(12)
+    box.question.reader = reader
+    found = box.question.sort([bad, box.reply(11)])
+    assert found.failures[12] == "unreadable: RecursionError: deep"
+    assert sorted(found.releases) == [11]
+
+
 def test_a_second_reply_of_a_node_is_ignored(box: Mailbox) -> None:
     other = pack_release(CODE[::-1].copy(), ROUND, TERMS)
     found = box.question.sort([box.reply(11), box.reply(11, other), box.reply(12), box.reply(13)])

@@ -82,6 +82,7 @@ def test_the_report_has_the_scores_of_the_adapter_that_is_kept(kept: int, last: 
     ends = private_ends(rows, kept)
     assert (ends["base"]["round"], ends["final"]["round"], ends["final"]["private_loss"]) == (0, last, last)
     assert private_ends(rows[3:], kept) == {}
+    assert private_ends(rows[1:], kept) == {}, "nothing stands for the base model's, which are lost"
 
 
 def adapter_of(strategy: FederatedAdapter) -> Tensor:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from common.model.adapted import AdaptedModel
 from common.wire.records import TRAIN
 from common.wire.secure import KEYS, PEERS, REPAIR, SECURE
+from server_app.rounds import secure
 from server_app.rounds.cohort import FederationError, exchange
 from tests.support.secure_runs import SecureRun, overheard
 from tests.support.tiny import Files
@@ -97,6 +98,22 @@ def test_a_key_that_is_somebody_else_s_makes_neither_a_member(make: Callable[...
     run.strategy._wait(run.grid, 1)
     assert run.strategy.secure is not None
     assert run.strategy.secure.members == [2, 4, 5, 6]
+
+
+@pytest.mark.parametrize("key", [bytes(32), b"\1" + bytes(31)])
+def test_a_key_that_no_secret_can_be_agreed_on_with_costs_its_sender_alone(
+    make: Callable[..., SecureRun], monkeypatch: pytest.MonkeyPatch, key: bytes
+) -> None:
+    """All others failed over it, were named for it, and the run ended before round 1."""
+    events: list[dict[str, Any]] = []
+    monkeypatch.setattr(secure, "log_event", lambda name, **fields: events.append({"event": name, **fields}))
+    run = make()
+    run.strategy.secure.members, run.strategy.secure._tried = [], set()  # type: ignore[union-attr]
+    lie(run, KEYS, lambda content: RecordDict({SECURE: ConfigRecord({**content[SECURE], "key": key})}))  # type: ignore[dict-item]
+    run.strategy._wait(run.grid, 1)
+    assert run.strategy.secure is not None
+    assert run.strategy.secure.members == [1, 2, 4, 5, 6]
+    assert [event["node"] for event in events if event["event"] == "node_failed"] == [LIAR]
 
 
 @pytest.mark.parametrize("window", [1, 2, 5])

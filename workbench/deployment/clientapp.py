@@ -12,7 +12,6 @@ arguments it takes.
 import hashlib
 import logging
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 from flwr.cli.install import install_from_fab
@@ -46,8 +45,11 @@ def _unpacked(content: bytes, install_dir: Path | None, skip_prompt: bool) -> Pa
     if not folder.is_dir():
         with tempfile.TemporaryDirectory(dir=home, prefix=_NEW) as fresh:
             install_from_fab(content, Path(fresh, folder.name), skip_prompt)
-            with suppress(FileExistsError):  # another process was first
+            try:
                 Path(fresh, folder.name).rename(folder)
+            except OSError:
+                if not folder.is_dir():  # else another process was first
+                    raise
     return install_from_fab(content, folder, skip_prompt)  # where it is; what is there is not unpacked again
 
 

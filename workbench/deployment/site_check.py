@@ -9,6 +9,8 @@ import math
 import os
 import socket
 import ssl
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -168,7 +170,8 @@ def _data_and_model(node: Mapping[str, Any], run_config: Mapping[str, Any]) -> s
     ended = time.monotonic()
     if not gradient.isfinite().all():
         raise CheckFailed("the local gradient is not finite: look at model.dtype and at the rows")
-    _check_in_time(ended - began, float(node.get(QUANTUM_KEY, 0)), site.config.federation.round_timeout)
+    quantum = float(node.get(QUANTUM_KEY, 0))
+    _check_in_time(ended - began + (_start() if quantum else 0), quantum, site.config.federation.round_timeout)
     where = node.get("data-path") or "the run's own data"
     slow = slow_arithmetic(site.config.model)
     return (
@@ -178,12 +181,19 @@ def _data_and_model(node: Mapping[str, Any], run_config: Mapping[str, Any]) -> s
     )
 
 
+def _start() -> float:
+    """Seconds that a worker takes to start: a process of its own that imports what it needs."""
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-P", "-c", "import client_app.app"], check=True)
+    return time.monotonic() - began
+
+
 def _check_in_time(seconds: float, quantum: float, wait: float) -> None:
     """A worker that is late over its first answer is stopped, and the next one begins anew: none would have rows."""
     if 0 < quantum < seconds:
         raise CheckFailed(
-            f"{QUANTUM_KEY} = {quantum:g}: a first answer takes {seconds:.1f} s here, and the start of a worker before "
-            "it, so what is left over would tell of rows; write more than the longest answer takes, or 0"
+            f"{QUANTUM_KEY} = {quantum:g}: a first answer takes {seconds:.1f} s here, the start of a worker included, "
+            "and how many of them it takes would tell of rows; write more than the longest answer takes, twice this say"
         )
     if quantum:
         seconds = quantum * math.ceil(seconds / quantum)

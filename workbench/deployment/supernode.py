@@ -15,6 +15,7 @@ from flwr.common import config
 from client_app.node_config import PolicyRefusal, check_keys
 
 _PAIR = re.compile(r"\S+?=(?:'[^']*'|\"[^\"]*\"|\S+)")  # what Flower looks for
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 _RIGHT = "write key=value, no blank beside the =, text in double quotes, blanks between pairs"
 
 
@@ -24,6 +25,9 @@ def read_node_config(text: str) -> dict[str, Any]:
     Raises ``ValueError`` for what it would pass over or cannot read, ``PolicyRefusal`` for a key that is none.
     """
     rest = [] if text.endswith(".toml") else _PAIR.sub(" ", text).split()
+    bare = _QUOTED.sub("", "" if text.endswith(".toml") else text)
+    if "#" in bare:  # what is behind it is a remark to a reader of TOML
+        raise ValueError(f"node config: {bare[bare.index('#') :].split()[0]!r} would not be read; {_RIGHT}")
     if rest:
         raise ValueError(f"node config: {rest[0]!r} belongs to no key=value; {_RIGHT}")
     try:

@@ -232,3 +232,20 @@ def test_why_a_bundle_cannot_be_unpacked_is_told_at_the_site_alone(
         unpack(b"bundle", tmp_path)
     assert str(told.value) == "the app bundle cannot be unpacked at this site; why is in the site's own log"
     assert str(tmp_path) in caplog.text
+
+
+def test_two_processes_that_meet_a_new_bundle_at_once_both_load_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The slower one's folder could not be renamed onto the other's, and its site refused the message."""
+    home = tmp_path / "bundles" / hashlib.sha256(b"bundle").hexdigest()
+
+    def slowly(_content: bytes, folder: Path, _skip: bool) -> Path:
+        if folder != home:
+            for place in (folder, home):  # the other one is quicker
+                place.mkdir(parents=True)
+                (place / "app").touch()
+        return folder
+
+    monkeypatch.setattr("workbench.deployment.clientapp.install_from_fab", slowly)
+    assert unpack(b"bundle", tmp_path) == home

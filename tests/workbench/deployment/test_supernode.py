@@ -30,6 +30,13 @@ def test_what_flower_passes_over_is_refused_by_its_first_word(form: str, lost: s
     assert "belongs to no key=value" in first.text
 
 
+@pytest.mark.parametrize("text", ["max-releases=3 #max-epsilon=1.0", "max-releases=3#x", "#", 'models="a" # b'])
+def test_what_a_reader_of_toml_takes_for_a_remark_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"#.* would not be read"):
+        read_node_config(text)
+    assert read_node_config('models="/m#1"') == {"models": "/m#1"}
+
+
 @pytest.mark.parametrize(
     "text",
     [
