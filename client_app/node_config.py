@@ -26,13 +26,13 @@ def brings_own_data(node: NodeConfig) -> bool:
     return bool(node.get("data-path"))
 
 
-def check_keys(node: NodeConfig) -> None:
+def check_keys(node: NodeConfig, *, own: bool = False) -> None:
     """Refuse an unknown key beside known ones: a limit that is misspelt is none, and its default may be laxer.
 
-    A configuration with none of this app's keys is somebody else's.
+    A configuration with none of this app's keys is somebody else's, unless it is known to be this app's ``own``.
     """
     unknown = sorted(node.keys() - KEYS - PLACE)
-    if not unknown or not node.keys() & KEYS:
+    if not unknown or not (own or node.keys() & KEYS):
         return
     alike = difflib.get_close_matches(unknown[0], KEYS, 1)
     meant = f"did you mean {alike[0]}?" if alike else f"the keys are {', '.join(sorted(KEYS))};"

@@ -14,7 +14,6 @@ from server_app.log import read_events
 from server_app.privacy.shares import noise_against
 from tests.faults.conftest import Field
 from tests.support import lies
-from workbench.deployment.federation import Site
 from workbench.simulation.launcher import APP
 
 pytestmark = pytest.mark.faults
@@ -57,7 +56,7 @@ def lying_app(folder: Path) -> Path:
 
 def test_a_site_that_lies_in_every_way_costs_the_round_its_reply_at_most(field: Field, tmp_path: Path) -> None:
     site = field.sites[LIAR]
-    file = tmp_path / "lies.json"
+    file = Path(str(site.node_config["data-path"])).with_suffix(lies.LIES)
     config = field.config("lies", rounds=len(TOLD), **{"federation.round-timeout": ROUND_TIMEOUT})
     noise = noise_against(config.privacy.colluders, 1.0, len(field.sites))
     terms = ReleaseTerms(config.codec.size, config.privacy.clip_norm, noise, "distributed", len(field.sites), True)
@@ -70,8 +69,6 @@ def test_a_site_that_lies_in_every_way_costs_the_round_its_reply_at_most(field: 
             {"tenfold": 10 * terms.resolution, "base": 2 * terms.largest_value + 1, "size": terms.size, **told_in}
         )
     )
-    field.federation.processes.stop(LIAR)
-    field.federation.start_node(Site(LIAR, {**site.node_config, "lies": str(file)}))
     run = field.federation.submit(config, app=lying_app(tmp_path / "app"))
     state = field.federation.wait(run, 2400.0)
     log = field.federation.run_log(run)

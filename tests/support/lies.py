@@ -1,6 +1,6 @@
 """A site that lies: ``test_lies.py`` puts this file into a copy of the app, around what the real ClientApp answers.
 
-Only a SuperNode whose node config has ``lies`` tells any: a JSON file of round -> lie, and under ``tenfold`` ten times
+Only a site with a file of ``LIES`` beside its data tells any: JSON of round -> lie, and under ``tenfold`` ten times
 the clip norm in grid steps, under ``base`` and ``size`` how codes are packed. It runs where Flower runs the app, in the
 process of one message, so what it spoils goes the whole way: SuperNode, SuperLink, ServerApp.
 """
@@ -20,19 +20,20 @@ from common.wire.bits import pack, unpack
 from common.wire.records import round_of
 
 Answer = Callable[[Message, Context], Message]
-SPOKEN, INSIDE = (
+LIES, SPOKEN, INSIDE = (
+    ".lies",
     ".spoken",
     ".inside",
-)  # the last honest reply, beside the lies; "fail inside", beside the data
+)  # what is told, the last honest reply, "fail inside": beside the data
 
 
 def lying(answer: Answer) -> Answer:
     """The ClientApp's answer, made false in the rounds that the site's file names."""
 
     def lie(message: Message, context: Context) -> Message:
-        if "lies" not in context.node_config:
+        path = Path(str(context.node_config["data-path"])).with_suffix(LIES)
+        if not path.exists():
             return answer(message, context)
-        path = Path(str(context.node_config["lies"]))
         known = json.loads(path.read_text(encoding="utf-8"))
         told = known.get(str(round_of(message)), "")
         if told == "raise":
@@ -41,10 +42,8 @@ def lying(answer: Answer) -> Answer:
         if told == "raise inside":
             inside.touch()
         try:
-            del context.node_config["lies"]  # the app does not know such a key, and would refuse
             reply = answer(message, context)
         finally:
-            context.node_config["lies"] = str(path)
             inside.unlink(missing_ok=True)
         if told == "late":
             time.sleep(float(context.run_config["federation.round-timeout"]) + 5.0)

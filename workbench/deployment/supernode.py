@@ -35,7 +35,7 @@ def read_node_config(text: str) -> dict[str, Any]:
     except (ClickException, OSError, ValueError) as error:
         why = f": {error}" if text.endswith(".toml") else ""
         raise ValueError(f"node config: {text!r} cannot be read{why}; {_RIGHT}") from None
-    check_keys(found)
+    check_keys(found, own=True)
     return found
 
 

@@ -66,6 +66,8 @@ def test_a_file_is_read_by_its_name(tmp_path: Path) -> None:
 def test_an_unknown_limit_is_refused_before_any_message() -> None:
     with pytest.raises(PolicyRefusal, match="did you mean max-releases"):
         read_node_config('data-path="/d" max-release=3')
+    with pytest.raises(PolicyRefusal, match="did you mean max-releases"):
+        read_node_config("max-relases=3")
 
 
 @pytest.mark.parametrize("text", ["max-releases = 3", "max-releases=3 max-epsilom=1.0"])
