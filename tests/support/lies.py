@@ -20,11 +20,8 @@ from common.wire.bits import pack, unpack
 from common.wire.records import round_of
 
 Answer = Callable[[Message, Context], Message]
-LIES, SPOKEN, INSIDE = (
-    ".lies",
-    ".spoken",
-    ".inside",
-)  # what is told, the last honest reply, "fail inside": beside the data
+# What is told, the last honest reply, "fail inside": files beside the data.
+LIES, SPOKEN, INSIDE = ".lies", ".spoken", ".inside"
 
 
 def lying(answer: Answer) -> Answer:

@@ -103,7 +103,7 @@ def _generation(request: Request, adapted: AdaptedModel, data: DataConfig, promp
     if data.templated and not is_end_taught(adapted.tokenizer, data):
         _log.warning("%s", ENDLESS)
     settings = generation_settings(adapted, request.new_tokens, request.beams, templated=data.templated)
-    return settings | scoring(prompts.references)
+    return settings | {"chat_template": data.templated} | scoring(prompts.references)
 
 
 def to_text(report: Mapping[str, Any]) -> str:

@@ -82,7 +82,7 @@ def configured(request: Request) -> RunConfig:
     if request.data:
         changes["data.evaluation"] = request.data
     if request.generation:
-        changes |= {"data.format": request.generation}
+        changes |= {"data.format": request.generation, "data.chat-template": _templated(request)}
         changes |= {
             "data.prompt-column": "prompt",
             "data.completion-column": "completion",
@@ -93,6 +93,11 @@ def configured(request: Request) -> RunConfig:
         raise ConfigError(f"task {request.generation}: give its held-out rows with --data")
     config.check_files()
     return config
+
+
+def _templated(request: Request) -> bool:
+    """Whether the run asked in a chat template, as one on ``chat`` rows does: the adapter knows no other prompt."""
+    return adapter_config(request.adapter, request.changes).data.templated
 
 
 def _check_options(request: Request) -> None:

@@ -155,6 +155,24 @@ def test_in_a_chat_template_a_text_ends_with_the_turn(tmp_path: Path) -> None:
     assert report["generation"]["eos_token_id"] == [1, 2]
 
 
+def test_a_run_on_conversations_is_asked_in_its_template(tmp_path: Path) -> None:
+    """Another task's format took the place of ``chat``, and with it went the template: a BLEU of the wrong prompt."""
+    adapter = save_run(tmp_path / "run", save_brief_model(tmp_path / "model"), "q_proj,v_proj")
+    config = adapter.parent / "config.toml"
+    text = config.read_text(encoding="utf-8")
+    config.write_text(text.replace('format = "columns"', 'format = "chat"'), encoding="utf-8")
+    row = {"meaning_representation": "name[Fern]", "human_reference": ANSWER}
+    options = ["--data", str(write_jsonl(tmp_path / "own.jsonl", [row])), "--out", str(tmp_path / "scores.json")]
+    code, output = evaluate(adapter, "--tasks", "e2e", *options)
+    assert code == 0, output
+    report = json.loads((tmp_path / "scores.json").read_text())
+    assert report["generation"]["chat_template"] is True
+    assert report["scores"]["base"]["e2e"]["bleu"] == pytest.approx(100.0)
+    code, output = evaluate(adapter, "--tasks", "e2e", "--set", "data.format=columns", *options)
+    assert code == 0, output
+    assert "chat_template = False" in output
+
+
 def test_where_training_teaches_no_end_it_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     template = TEMPLATE.replace("<pad>", "")
     adapter = save_run(tmp_path / "run", save_brief_model(tmp_path / "model", template), "q_proj,v_proj")
