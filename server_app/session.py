@@ -85,6 +85,7 @@ class Session:
         ledger = Ledger(folder.ledger)
         if config.resume:
             state, progress = _resume(config.server, adapted, ledger, folder)
+            say(f"resumed after {f'round {state.round}' if state.round else 'stage 1'}")
         else:
             folder.write_config(config, clients)
             state = RunState(optimizer_of(config.server, adapted.initial.cpu()))

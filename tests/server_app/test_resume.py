@@ -68,10 +68,11 @@ def killed(template: RunFolder, tmp_path: Path) -> RunFolder:
 
 
 def test_the_books_of_a_resumed_run_go_on_where_they_were(
-    config: RunConfig, whole: RunFolder, killed: RunFolder
+    config: RunConfig, whole: RunFolder, killed: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = Ledger(killed.ledger).charges
     resumed(config, killed)
+    assert "resumed after round 2\n" in capsys.readouterr().out
     after = Ledger(killed.ledger).charges
     assert after[: len(before)] == before
     assert after == Ledger(whole.ledger).charges

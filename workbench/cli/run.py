@@ -191,8 +191,7 @@ def _check_group(config: RunConfig, private: list[str], public: list[str] | None
     if column == DataConfig().group_column or unread or column in (*private, *(public or ())):
         return
     raise ConfigError(
-        f'data.group-column = "{column}": not a column of the data, which have {", ".join(private)}; leave it out '
-        "where nothing is grouped"
+        f'data.group-column = "{column}": not a column of "{config.data.name}"; leave it out where nothing is grouped'
     )
 
 

@@ -180,7 +180,7 @@ def test_a_column_of_groups_that_is_nowhere_is_refused_at_once(tmp_path: Path) -
     own = rows_file(tmp_path, ROWS)
     changes = [f"data.name={own}", "data.partitioner=iid", "federation.num-clients=3", "privacy.delta=0"]
     said = refused(tmp_path, *changes, "data.group-column=hospital")
-    assert 'data.group-column = "hospital": not a column of the data, which have prompt, completion, group' in said
+    assert f'data.group-column = "hospital": not a column of "{own}"; leave it out where nothing is grouped' in said
 
 
 @pytest.mark.usefixtures("_no_launch")
