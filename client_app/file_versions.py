@@ -1,8 +1,8 @@
 """Whether local files are what they were, by what the file system tells of them."""
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
+
+from common.folders import walk_once
 
 Version = tuple[int, ...] | None
 
@@ -28,20 +28,10 @@ def versions(name: str, *, deep: bool = False) -> list[tuple[str, Version]]:
     try:
         if not name or not place.is_dir():
             found = [place] if name and place.is_file() else []
+        elif deep:
+            found = [Path(path, file) for path, files in walk_once(place) for file in files]
         else:
-            found = [Path(path, file) for path, files in _walk(place, deep=deep) for file in files]
+            found = [path for path in place.iterdir() if path.is_file()]
     except OSError:
         return []
     return sorted((str(path.relative_to(place.parent)), version(str(path))) for path in found)
-
-
-def _walk(folder: Path, *, deep: bool) -> Iterator[tuple[str, list[str]]]:
-    seen = set[str]()
-    for place, folders, files in os.walk(folder, followlinks=deep):
-        if (real := os.path.realpath(place)) in seen:  # a link that leads back
-            folders.clear()
-            continue
-        seen.add(real)
-        yield place, files
-        if not deep:
-            return

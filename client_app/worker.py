@@ -68,9 +68,10 @@ class Worker:
         self._remove_socket()
 
     def _wait(self) -> bool:
-        ready = select.select([self.listener.fileno(), self.parent], [], [], self.idle)[0]
-        while not ready and not self._alone():
+        while True:
             ready = select.select([self.listener.fileno(), self.parent], [], [], self.idle)[0]
+            if ready or self._alone():
+                break
         if self.parent in ready or not ready:
             _log.info("ends: %s", "superexec is gone" if ready else f"idle for {self.idle:.0f} s")
             return False

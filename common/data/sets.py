@@ -4,7 +4,6 @@
 themselves are read as every other, so that no type is guessed and no copy of them is written.
 """
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from itertools import chain, islice
@@ -18,6 +17,7 @@ from datasets.exceptions import DatasetsError
 
 from common.data.files import KINDS, kind_of, rows_of_file
 from common.data.raw import FileFault, Row, RowFault, one_line
+from common.folders import walk_once
 
 datasets_config.HF_UPDATE_DOWNLOAD_COUNTS = False  # who reads a local file calls nobody
 disable_progress_bars()  # a client's terminal is the federation's log
@@ -125,12 +125,7 @@ def _mirror(folder: Path, root: Path) -> set[str]:
     """Links to the files that can be read, and to the README, which says what is where; the data files among them."""
     found = set()
     root.mkdir()
-    seen: set[str] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(place)) in seen:  # a link that leads back
-            folders.clear()
-            continue
-        seen.add(real)
+    for place, names in walk_once(folder):
         for name in names:
             if kind_of(Path(name)) or name == _README:
                 relative = Path(place).relative_to(folder) / name

@@ -105,10 +105,9 @@ def test_rows_none_of_which_can_be_used_are_read_once(
     assert read == [str(path)]
 
 
-def test_rows_that_are_changed_or_withdrawn_in_a_folder_are_read_anew(
-    adapted: AdaptedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of a folder only its own times were looked at, so withdrawn rows stayed in use until the worker was idle."""
+@pytest.fixture
+def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows each local update draws from."""
     used: list[int] = []
     real = local_update._batches
 
@@ -117,6 +116,13 @@ def test_rows_that_are_changed_or_withdrawn_in_a_folder_are_read_anew(
         return real(count, *rest)
 
     monkeypatch.setattr(local_update, "_batches", drawing)
+    return used
+
+
+def test_rows_that_are_changed_or_withdrawn_in_a_folder_are_read_anew(
+    adapted: AdaptedModel, tmp_path: Path, used: list[int]
+) -> None:
+    """Of a folder only its own times were looked at, so withdrawn rows stayed in use until the worker was idle."""
     site = SiteUnderTest(adapted, tmp_path, {"max-epsilon": 0.0, "ledger-path": str(tmp_path / "spent.jsonl")})
     site.fresh()
     folder = tmp_path / "rows"
@@ -139,17 +145,9 @@ def panicking(*_: object, **__: object) -> None:
 
 
 def test_rows_that_were_not_read_for_want_of_memory_are_read_for_the_next_answer(
-    adapted: AdaptedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    adapted: AdaptedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, used: list[int]
 ) -> None:
     """Else a worker that was short of it once would answer nothing but noise for a week."""
-    used: list[int] = []
-    real = local_update._batches
-
-    def drawing(count: int, *rest: Any) -> Iterator[list[Tensor]]:
-        used.append(count)
-        return real(count, *rest)
-
-    monkeypatch.setattr(local_update, "_batches", drawing)
     site = SiteUnderTest(adapted, tmp_path, {"max-epsilon": 0.0, "ledger-path": str(tmp_path / "spent.jsonl")})
     site.fresh()
     path = write_site_files(tmp_path)["ordinary"]

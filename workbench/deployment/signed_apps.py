@@ -107,7 +107,7 @@ def _identity(file: str, content: bytes) -> str:
             project = tomllib.loads(archive.read("pyproject.toml").decode())
         publisher, of = project["tool"]["flwr"]["app"]["publisher"], project["project"]
         name, version = f"@{publisher}/{of['name']}", str(of["version"])
-    except (zipfile.BadZipFile, LookupError, TypeError, ValueError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, LookupError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{file} is no app bundle: {error}") from error
     if not (re.fullmatch(APP_ID_PATTERN, name) and re.fullmatch(APP_VERSION_PATTERN, version)):
         raise ValueError(f"{file} is of {name!r}, version {version!r}, which are no names that Flower gives")

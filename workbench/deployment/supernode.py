@@ -24,19 +24,24 @@ def read_node_config(text: str) -> dict[str, Any]:
 
     Raises ``ValueError`` for what it would pass over or cannot read, ``PolicyRefusal`` for a key that is none.
     """
-    rest = [] if text.endswith(".toml") else _PAIR.sub(" ", text).split()
-    bare = _QUOTED.sub("", "" if text.endswith(".toml") else text)
-    if "#" in bare:  # what is behind it is a remark to a reader of TOML
-        raise ValueError(f"node config: {bare[bare.index('#') :].split()[0]!r} would not be read; {_RIGHT}")
-    if rest:
-        raise ValueError(f"node config: {rest[0]!r} belongs to no key=value; {_RIGHT}")
+    is_file = text.endswith(".toml")
+    if not is_file:
+        _check_pairs(text)
     try:
         found = config.parse_config_args([text] if text else [])
     except (ClickException, OSError, ValueError) as error:
-        why = f": {error}" if text.endswith(".toml") else ""
+        why = f": {error}" if is_file else ""
         raise ValueError(f"node config: {text!r} cannot be read{why}; {_RIGHT}") from None
     check_keys(found, own=True)
     return found
+
+
+def _check_pairs(text: str) -> None:
+    bare = _QUOTED.sub("", text)
+    if "#" in bare:  # what is behind it is a remark to a reader of TOML
+        raise ValueError(f"node config: {bare[bare.index('#') :].split()[0]!r} would not be read; {_RIGHT}")
+    if rest := _PAIR.sub(" ", text).split():
+        raise ValueError(f"node config: {rest[0]!r} belongs to no key=value; {_RIGHT}")
 
 
 def main() -> None:
