@@ -2,19 +2,13 @@
 
 import difflib
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Final
 
 NodeConfig = Mapping[str, object]
 PLACE = frozenset({"partition-id", "num-partitions"})  # Flower's own, for simulated clients
-KEYS = frozenset(
-    {
-        "data-path", "data-format", "prompt-column", "completion-column", "chat-template", "append-eos", "max-length",
-        "max-batch-size", "max-local-steps", "max-local-epochs", "models", "answer-seconds", "worker-idle-seconds",
-        "max-epsilon", "policy-delta", "ledger-path", "max-releases", "min-noise-multiplier", "max-clip-norm",
-        "allow-raw-gradients", "require-secure-aggregation", "min-peers", "peers", "site-key", "lora-rank",
-    }
-)  # fmt: skip
 
 
 class PolicyRefusal(PermissionError):
@@ -37,6 +31,12 @@ def check_keys(node: NodeConfig, *, own: bool = False) -> None:
     alike = difflib.get_close_matches(unknown[0], KEYS, 1)
     meant = f"did you mean {alike[0]}?" if alike else f"the keys are {', '.join(sorted(KEYS))};"
     raise PolicyRefusal(f"node config {unknown[0]}: unknown key; {meant} refusing until then")
+
+
+def check_values(node: NodeConfig) -> None:
+    """Refuse a value of a type or size that its reader would refuse, message after message."""
+    for key in sorted(node.keys() & KEYS):
+        _READERS[key](node, key)
 
 
 def may_look_at_model(node: NodeConfig, name: str) -> bool:
@@ -102,3 +102,18 @@ def absolute_path(node: NodeConfig, key: str) -> str:
     if not isinstance(value, str) or (value and not Path(value).is_absolute()):
         raise PolicyRefusal(f"node config {key}: write an absolute file name in quotes; refusing until then")
     return value
+
+
+_number, _flag, _text = partial(number, default=0.0), partial(flag, default=False), partial(text, default="")
+_whole, _positive = partial(whole, default=0), partial(whole, default=1, least=1)
+_READERS: Final[dict[str, Callable[[NodeConfig, str], object]]] = {
+    **dict.fromkeys(("data-path", "chat-template", "ledger-path", "peers", "site-key"), absolute_path),
+    **dict.fromkeys(("data-format", "prompt-column", "completion-column", "models"), _text),
+    **dict.fromkeys(("append-eos", "allow-raw-gradients", "require-secure-aggregation"), _flag),
+    **dict.fromkeys(("max-epsilon", "policy-delta", "min-noise-multiplier", "max-clip-norm"), _number),
+    **dict.fromkeys(("answer-seconds", "worker-idle-seconds"), _number),
+    **dict.fromkeys(("max-releases", "max-local-epochs", "lora-rank"), _whole),
+    **dict.fromkeys(("max-batch-size", "max-local-steps", "min-peers"), _positive),
+    "max-length": partial(whole, default=2, least=2),
+}
+KEYS = frozenset(_READERS)

@@ -91,9 +91,12 @@ def test_a_site_that_is_ready_passes_everything_and_nothing_is_written(
 
 
 def test_each_wrong_thing_is_named_and_the_other_checks_go_on(tmp_path: Path, data: Path, server: Server) -> None:
-    found = check(f'data-path="{tmp_path}/absent.jsonl" max-releases=1.5', server.address, str(server.files.authority))
+    found = check(f'data-path="{tmp_path}/absent.jsonl"', server.address, str(server.files.authority))
     assert {what for what, finding in found.items() if not finding.passed} == {"limits", "data and model"}
-    assert "max-releases = 1.5: write a whole number" in found["limits"].text
+    assert "its node config has data-path and no max-epsilon" in found["limits"].text
+    found = check("max-releases=1.5", server.address, str(server.files.authority))
+    assert {what: finding.passed for what, finding in found.items()} == {"node config": False, "server": True}
+    assert "max-releases = 1.5: write a whole number" in found["node config"].text
     assert not check("max-releases")["node config"].passed
     limits = f'max-epsilon=8.0 ledger-path="{ledger_in(tmp_path)}"'
     absent = check(f'data-path="{tmp_path}/absent.jsonl" {limits}')["data and model"]

@@ -12,7 +12,7 @@ from typing import Any
 from click import ClickException
 from flwr.common import config
 
-from client_app.node_config import PolicyRefusal, check_keys
+from client_app.node_config import PolicyRefusal, check_keys, check_values
 
 _PAIR = re.compile(r"\S+?=(?:'[^']*'|\"[^\"]*\"|\S+)")  # what Flower looks for
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
@@ -22,7 +22,8 @@ _RIGHT = "write key=value, no blank beside the =, text in double quotes, blanks 
 def read_node_config(text: str) -> dict[str, Any]:
     """What a SuperNode makes of ``--node-config``: pairs, or the name of a TOML file.
 
-    Raises ``ValueError`` for what it would pass over or cannot read, ``PolicyRefusal`` for a key that is none.
+    Raises ``ValueError`` for what it would pass over or cannot read, ``PolicyRefusal`` for a key that is none or a
+    value that its reader would refuse.
     """
     is_file = text.endswith(".toml")
     if not is_file:
@@ -33,6 +34,7 @@ def read_node_config(text: str) -> dict[str, Any]:
         why = f": {error}" if is_file else ""
         raise ValueError(f"node config: {text!r} cannot be read{why}; {_RIGHT}") from None
     check_keys(found, own=True)
+    check_values(found)
     return found
 
 

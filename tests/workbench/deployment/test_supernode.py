@@ -70,7 +70,27 @@ def test_an_unknown_limit_is_refused_before_any_message() -> None:
         read_node_config("max-relases=3")
 
 
-@pytest.mark.parametrize("text", ["max-releases = 3", "max-releases=3 max-epsilom=1.0"])
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ('max-epsilon="8"', "a number of at least 0"),
+        ("max-epsilon=true", "a number of at least 0"),
+        ("max-clip-norm=-1.0", "a number of at least 0"),
+        ("max-releases=2.5", "a whole number"),
+        ("min-peers=0", "at least 1"),
+        ("max-length=1", "at least 2"),
+        ('require-secure-aggregation="true"', "true or false without quotes"),
+        ('data-path="site.jsonl"', "an absolute file name"),
+        ("answer-seconds='5'", "a number of at least 0"),
+        ("models=7", "a text in quotes"),
+    ],
+)
+def test_a_value_that_every_message_would_be_refused_for_is_refused_at_once(text: str, right: str) -> None:
+    with pytest.raises(PolicyRefusal, match=f"node config {text.partition('=')[0]}.*write {right}"):
+        read_node_config(text)
+
+
+@pytest.mark.parametrize("text", ["max-releases = 3", "max-releases=3 max-epsilom=1.0", 'max-epsilon="8"'])
 def test_a_supernode_does_not_start_with_limits_that_it_cannot_read(text: str, tmp_path: Path) -> None:
     environment = {**os.environ, "FLWR_HOME": str(tmp_path), "FLWR_TELEMETRY_ENABLED": "0"}
     command = (sys.executable, "-P", "-m", "workbench.deployment.supernode")
