@@ -107,22 +107,23 @@ def _message(given: object, place: int) -> Message:
     if not isinstance(given, Mapping):
         raise ValueError(f'message {place} is no object with "role" and "content"')
     role = given.get("role", given.get("from"))
-    if role not in _ROLES:
+    if not isinstance(role, str) or role not in _ROLES:
         raise ValueError(f"message {place} has the role {role!r}: system, user and assistant are read (human, gpt)")
     if given.get("tool_calls") or given.get("function_call"):
         raise ValueError(f"message {place} calls a tool, which is not read")
-    if _ROLES[str(role)] == "assistant" and str(given.get("weight", 1)) in _UNLEARNED:
+    if _ROLES[role] == "assistant" and str(given.get("weight", 1)) in _UNLEARNED:
         raise ValueError(
             f'message {place} has "weight": 0, and every answer is learned; end the conversation before it'
         )
-    return {"role": _ROLES[str(role)], "content": _content(given.get("content", given.get("value")), place)}
+    return {"role": _ROLES[role], "content": _content(given.get("content", given.get("value")), place)}
 
 
 def _content(value: object, place: int) -> str:
     """A text, or the texts of a list of parts."""
     if isinstance(value, list):
-        texts = [part.get("text") for part in value if isinstance(part, Mapping) and part.get("type") == "text"]
-        value = "\n".join(map(str, texts)) if len(texts) == len(value) else None
+        parts = [part.get("text") for part in value if isinstance(part, Mapping) and part.get("type") == "text"]
+        texts = [text for text in parts if isinstance(text, str)]
+        value = "\n".join(texts) if len(texts) == len(value) else None
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"message {place} has no text")
     if not is_text(value):

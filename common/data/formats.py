@@ -53,10 +53,21 @@ _INTRO_WITH_INPUT = (
 
 
 def _text(row: Row, column: str) -> str:
-    value = row[column]
+    return _as_text(row[column], column).strip()
+
+
+def _needed(row: Row, column: str) -> str:
+    """What is asked; a question without it would be learned and scored like any other."""
+    if not (found := _text(row, column)):
+        raise ValueError(f"{column} has no text; fill it or drop the row")
+    return found
+
+
+def _as_text(value: object, where: str) -> str:
+    """Texts and numbers are what they are, a null is ``""``; of anything else a model would read Python's spelling."""
     if isinstance(value, list | tuple | Mapping):
-        raise ValueError(f"{column} holds lists or records; text is needed")
-    return "" if value is None else str(value).strip()
+        raise ValueError(f"{where} holds lists or records; text is needed")
+    return "" if value is None else str(value)
 
 
 def _list(row: Mapping[str, Any], column: str) -> list[Any]:
@@ -71,6 +82,7 @@ def _dolly(row: Row) -> Iterator[Example]:
     instruction, context, response = (_text(row, column) for column in ("instruction", "context", "response"))
     if not response:
         return
+    _needed(row, "instruction")
     given = f"Input:\n{context}\n\n" if context else ""
     yield Example(
         prompt=f"{_INTRO}\n\n### Instruction:\n{instruction}\n\n{given}### Response:",
@@ -85,6 +97,8 @@ def _alpaca(row: Row) -> Iterator[Example]:
     instruction, given, output = (_text(row, column) for column in ("instruction", "input", "output"))
     if not output:
         return
+    if not (instruction or given):
+        raise ValueError("instruction and input have no text; fill one or drop the row")
     head = f"{_INTRO_WITH_INPUT if given else _INTRO}\n\n### Instruction:\n{instruction}\n\n"
     head += f"### Input:\n{given}\n\n" if given else ""
     yield Example(prompt=f"{head}### Response:", completion=f"\n{output}", message=_paragraphs(instruction, given))
@@ -92,29 +106,38 @@ def _alpaca(row: Row) -> Iterator[Example]:
 
 def _mmlu(row: Row) -> Iterator[Example]:
     """cais/mmlu, in the prompt of Hendrycks et al. 2021, which lm-eval uses too."""
+    if _is_hidden(row["answer"]):
+        return
     choices = row["choices"]
     if not isinstance(choices, list | tuple) or len(choices) != len(_LETTERS) or None in choices:
         raise ValueError(f"choices = {choices!r}: a list of {len(_LETTERS)} texts is needed")
+    options = [_as_text(choice, "choices") for choice in choices]
     subject = _text(row, "subject").replace("_", " ")
     about = f" about {subject}" if subject else ""
     head = f"The following are multiple choice questions (with answers){about}.\n\n"
     group = _text(row, "subject") or "auxiliary"
-    yield from _choice(head, _text(row, "question"), [str(c) for c in choices], "Answer:", row["answer"], group)
+    yield from _choice(head, _needed(row, "question"), options, "Answer:", row["answer"], group)
 
 
 def _ceval(row: Row) -> Iterator[Example]:
     """ceval/ceval-exam, in lm-eval's prompt without the subject's Chinese name, which no column holds."""
+    if _is_hidden(row["answer"]):
+        return
     head = "以下是中国考试的单项选择题，请选出其中的正确答案。\n\n"
-    group = str(row.get("subject") or row.get("subset") or "all")
+    group = _as_text(row.get("subject") or row.get("subset") or "all", "subject")
     options = [_text(row, letter) for letter in _LETTERS]
-    yield from _choice(head, _text(row, "question"), options, "答案：", row["answer"], group)
+    if missing := [letter for letter in _LETTERS if row[letter] is None]:
+        raise ValueError(f"{missing[0]} has no text; fill it or drop the row")
+    yield from _choice(head, _needed(row, "question"), options, "答案：", row["answer"], group)
+
+
+def _is_hidden(answer: object) -> bool:
+    return answer is None or str(answer) in {"", "-1", "-1.0", "nan"}  # nan: a gap in a column of numbers
 
 
 def _choice(
-    head: str, question: str, options: list[str], ask: str, answer: float | str | None, group: str
+    head: str, question: str, options: list[str], ask: str, answer: float | str, group: str
 ) -> Iterator[Example]:
-    if answer is None or str(answer) in {"", "-1", "-1.0", "nan"}:  # nan: a gap in a column of numbers
-        return
     listed = "\n".join(f"{letter}. {option}" for letter, option in zip(_LETTERS, options, strict=True))
     prompt = f"{head}{question}\n{listed}\n{ask}"
     choices = tuple(f" {letter}" for letter in _LETTERS)
@@ -132,22 +155,37 @@ def _place(answer: float | str) -> int:
 
 def _e2e(row: Row) -> Iterator[Example]:
     """E2E NLG (tuetschek/e2e_nlg)."""
-    yield from _verbalize(_text(row, "meaning_representation"), [_text(row, "human_reference")])
+    if text := _text(row, "human_reference"):
+        yield from _verbalize(_needed(row, "meaning_representation"), [text])
 
 
 def _dart(row: Row) -> Iterator[Example]:
     """DART: one example for every text of a row; annotations come as a list of records or as a record of lists."""
     if not row["tripleset"] or not row["annotations"]:
         return
-    triples = " | ".join(" : ".join(map(str, _list({"triple": part}, "triple"))) for part in _list(row, "tripleset"))
+    triples = " | ".join(" : ".join(_triple(part)) for part in _list(row, "tripleset"))
+    for text, source in _annotations(row):
+        yield from _verbalize(triples, [_as_text(text, "text").strip()], group=_as_text(source, "source"))
+
+
+def _triple(part: object) -> list[str]:
+    if not isinstance(part, list | tuple) or len(part) != 3 or None in part:
+        raise ValueError(f"triple = {part!r}: a list of three texts is needed")
+    return [_as_text(value, "a triple") for value in part]
+
+
+def _annotations(row: Row) -> Iterator[tuple[object, object]]:
     notes = row["annotations"]
-    if isinstance(notes, Mapping):
-        texts, sources = _list(notes, "text"), _list(notes, "source")
-    else:
-        listed = _list(row, "annotations")
-        texts, sources = [note["text"] for note in listed], [note["source"] for note in listed]
-    for text, source in zip(texts, sources, strict=True):
-        yield from _verbalize(triples, [str(text or "").strip()], group=str(source))
+    if not isinstance(notes, Mapping):
+        for note in _list(row, "annotations"):
+            if not isinstance(note, Mapping):
+                raise ValueError(f"annotations hold {note!r}: records with text and source are needed")
+            yield note["text"], note["source"]
+        return
+    texts, sources = _list(notes, "text"), _list(notes, "source")
+    if len(texts) != len(sources):
+        raise ValueError(f"annotations: {len(texts)} in text and {len(sources)} in source; one for each is needed")
+    yield from zip(texts, sources, strict=True)
 
 
 def _verbalize(given: str, texts: list[str], group: str = "") -> Iterator[Example]:
@@ -158,8 +196,9 @@ def _verbalize(given: str, texts: list[str], group: str = "") -> Iterator[Exampl
 
 def _dialogsum(row: Row) -> Iterator[Example]:
     """knkarthick/dialogsum."""
-    task, dialogue, summary = "Summarise the dialogue.", _text(row, "dialogue"), _text(row, "summary")
-    if summary:
+    task = "Summarise the dialogue."
+    if summary := _text(row, "summary"):
+        dialogue = _needed(row, "dialogue")
         yield Example(f"{task}\n\n{dialogue}\n\nSummary:", f" {summary}", message=f"{task}\n\n{dialogue}")
 
 
