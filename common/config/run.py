@@ -126,10 +126,18 @@ def known_keys(flat: Mapping[str, Scalar]) -> dict[str, Scalar]:
     return {key: flat[key] for key in RunConfig().flat() if key in flat}
 
 
+_FILES = {".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".gguf"}
+_PACKED = {".gz", ".bz2", ".xz"}
+
+
 def names_a_file(name: str) -> bool:
     """Whether a name of data or a model means something on this machine, and not on a hub."""
-    endings = {".jsonl", ".json", ".csv", ".parquet", ".gguf"}
-    return name.startswith((".", "/", "~")) or Path(name).suffix.lower() in endings
+    if name.startswith((".", "/", "~")):
+        return True
+    suffixes = [suffix.lower() for suffix in Path(name).suffixes]
+    while suffixes and suffixes[-1] in _PACKED:
+        suffixes.pop()
+    return bool(suffixes) and suffixes[-1] in _FILES
 
 
 def _model_faults(config: RunConfig) -> list[str]:

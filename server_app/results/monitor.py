@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -126,10 +127,9 @@ class Monitor(Collector):
 
 
 def _failed_in_a_row(rows: list[dict[str, Any]]) -> int:
-    for count, row in enumerate(reversed(rows)):
-        if not row["shortage"]:
-            return count
-    return len(rows)
+    """Of the rounds that asked somebody; the others say nothing of who does not answer."""
+    asked = [row for row in rows if row["cohort"]]
+    return sum(1 for _ in takewhile(lambda row: row["shortage"], reversed(asked)))
 
 
 def _write_private(path: Path, content: bytes) -> None:

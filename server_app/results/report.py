@@ -150,9 +150,9 @@ def _warning(base: dict[str, Any], final: dict[str, Any], *, noisy: bool) -> str
 
 
 def _shortage_warning(rows: list[dict[str, Any]]) -> str:
-    """What to say of a run most of whose rounds had too few replies; how many would tell of the secret cohorts."""
-    rounds = [row for row in rows if row["round"]]
-    if sum(1 for row in rounds if row.get("shortage")) <= _MANY * len(rounds):
+    """What to say where most rounds that asked somebody had too few replies; how many would tell of secret cohorts."""
+    asked = [row for row in rows if row["round"] and row["cohort"]]
+    if sum(1 for row in asked if row.get("shortage")) <= _MANY * len(asked):
         return ""
     return (
         "MOST ROUNDS HAD TOO FEW REPLIES: they spent budget and added noise, so this is no success; find out why "

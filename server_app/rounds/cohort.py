@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from flwr.app import Message, RecordDict
-from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_object import UnexpectedObjectContentError
 from google.protobuf.message import DecodeError
@@ -38,6 +38,7 @@ _UNREADABLE = (  # what Flower's parser raises on replies that no honest SuperNo
     *(AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError),
     *(DecodeError, UnexpectedObjectContentError),
 )
+_LOST = {ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, ErrorCode.NODE_UNAVAILABLE}
 _TTL_BITS = 43  # of a second; as many as a float has behind its point up to 1,023 seconds
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.03, 1.0  # seconds between two looks for replies
 
@@ -159,9 +160,12 @@ class Instruction:
         members, expected = set(self.cohort), self.asked
         refused: list[tuple[int, int, str]] = []  # node, who it says it is, reason
         kept: dict[int, int] = {}
+        spoke = set[int]()  # whoever gave an answer of its own
         counted, sender_of = list[Message](), senders(self.messages)
         for reply in replies:
             node = sender_of(reply)
+            if not _is_lost(reply):
+                spoke.add(node)
             if is_lack(reply, self.round) and node in expected:
                 counted.append(reply)
                 refused.append((node, node, _LACKS))
@@ -175,12 +179,9 @@ class Instruction:
             kept[node] = keeps
             counted.append(reply)
         failures = {node: _LATE for node in expected if node not in answers}
-        silent = set(failures)
         for node, sender, reason in refused:
             if node in failures:
                 failures[node] = reason
-                if sender != SUPERLINK_NODE_ID:
-                    silent.discard(node)
             elif reason != _LACKS:
                 of = node or sender
                 log_event("reply_dropped", level=logging.WARNING, round=self.told, node=of, reason=reason)
@@ -189,7 +190,7 @@ class Instruction:
         releases = {node: values for node, values in answers.items() if values is not None}
         of_members = {node: reason for node, reason in failures.items() if node in members}
         bytes_up = sum(serialized_bytes(reply.content) for reply in counted)
-        return Replies(releases, of_members, bytes_up, len(counted), frozenset(silent), kept)
+        return Replies(releases, of_members, bytes_up, len(counted), frozenset(failures.keys() - spoke), kept)
 
     def _open(
         self, reply: Message, node: int, asked: Sequence[int], answers: Mapping[int, object]
@@ -225,7 +226,13 @@ def senders(messages: Iterable[Message]) -> Callable[[Message], int]:
 
 def own_answers(replies: Iterable[Message]) -> list[Message]:
     """The replies that clients gave, errors included; not the errors that the SuperLink gives for one that is lost."""
-    return [reply for reply in replies if not reply.has_error() or reply.metadata.src_node_id != SUPERLINK_NODE_ID]
+    return [reply for reply in replies if not _is_lost(reply)]
+
+
+def _is_lost(reply: Message) -> bool:
+    """Whether the SuperLink says that there will be none. In one process its id is a client's too, hence the code."""
+    by_superlink = reply.metadata.src_node_id == SUPERLINK_NODE_ID
+    return by_superlink and reply.has_error() and reply.error.code in _LOST
 
 
 def connect(grid: Grid, expected: int, timeout: float, say: Callable[[str], None]) -> list[int]:

@@ -200,7 +200,10 @@ class FederatedAdapter(FlowerStrategy):
         closed = opened.close(replies, least=self.config.federation.min_reply_rate, noisy=noisy)
         self.downlink.note(opened.parcel, closed.replies.kept)
         self.state.round = opened.number
-        self.state.failed_in_a_row = self.state.failed_in_a_row + 1 if closed.shortage else 0
+        if closed.shortage:
+            self.state.failed_in_a_row += 1
+        elif opened.instruction.cohort:  # a round that asked nobody says nothing of those who do not answer
+            self.state.failed_in_a_row = 0
         if closed.steps:
             self._step(closed)
         return closed

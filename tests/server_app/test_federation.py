@@ -14,7 +14,7 @@ from common.privacy.mechanism import ReleaseTerms
 from common.wire.records import TRAIN, pack_release, serialized_bytes
 from server_app.log import read_events, recording
 from server_app.results.tracking import watched
-from server_app.rounds.cohort import FederationError, Instruction, connect, exchange
+from server_app.rounds.cohort import FederationError, Instruction, connect, exchange, own_answers
 from workbench.simulation.in_process import InProcessGrid
 
 ROUND = 3
@@ -176,6 +176,17 @@ def test_a_reply_counts_for_the_node_whose_instruction_it_answers(box: Mailbox, 
     assert found.failures == {12: "Error: Node Unavailable", 13: LOST}
     dropped = [event for event in read_events(tmp_path / "events.jsonl") if event["event"] == "reply_dropped"]
     assert [event["node"] for event in dropped] == [13], "who it says it is: nothing else is known of it"
+
+
+def test_a_client_that_answers_with_an_error_is_not_silent_whatever_its_id(box: Mailbox) -> None:
+    """In one process clients have the ids from 1 on, and 1 is how a SuperLink signs."""
+    question = Instruction(ROUND, TERMS, [1, 2, 3])
+    own = Error(0, "ValueError: broken")
+    found = question.sort([box.reply(1, own), box.reply(2, own)])
+    assert (set(found.failures), found.silent) == ({1, 2, 3}, {3})
+    lost = box.reply(1, Error(5, "Error: Node Unavailable"))
+    assert question.sort([lost]).silent == {1, 2, 3}
+    assert own_answers([lost, box.reply(1, own)])[0].error.reason == "ValueError: broken"
 
 
 def test_the_commonest_failure_is_counted(box: Mailbox) -> None:

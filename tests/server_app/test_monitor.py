@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from common.wire.records import round_of, serialized_bytes
 from server_app.results import monitor
 from server_app.results.folder import RunFolder
-from server_app.results.monitor import NAME
+from server_app.results.monitor import NAME, _failed_in_a_row
 from server_app.rounds.cohort import FederationError
 from server_app.run import run_federation
 from tests.support.grids import NamedGrid, faulty
@@ -169,6 +169,11 @@ def test_a_run_that_fails_says_so(files: Files, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     names = ("running", "failed", "failed_in_a_row", "rounds_short_total")
     assert [one(folder, name) for name in names] == [0, 1, 2, 2]
+
+
+def test_a_round_that_asked_nobody_is_no_end_of_failed_ones() -> None:
+    rows = [{"cohort": cohort, "shortage": said} for cohort, said in ((2, ""), (2, "x"), (0, ""), (1, "x"), (0, ""))]
+    assert [_failed_in_a_row(rows[:number]) for number in range(6)] == [0, 0, 1, 1, 2, 2]
 
 
 def test_a_run_that_waits_says_so_while_it_waits(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

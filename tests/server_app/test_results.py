@@ -19,6 +19,7 @@ from server_app.privacy.ledger import Ledger
 from server_app.results.evaluation import Evaluation, Evaluator
 from server_app.results.folder import RunFolder
 from server_app.results.output_place import check_output
+from server_app.results.report import _shortage_warning
 from server_app.run import check_run, run_federation
 from tests.support.grids import faulty
 from tests.support.interrupted_runs import say_of_clients
@@ -279,6 +280,14 @@ def test_a_run_most_of_whose_rounds_were_empty_does_not_end_as_a_plain_success(
     page = (folder.path / "report.md").read_text(encoding="utf-8")
     assert "TOO FEW REPLIES" not in page, "who replied is the secret cohort's; the page is published"
     assert " 2 " not in report_of(folder)["outcome"]["shortage_warning"], "how many is told on no page"
+
+
+def test_rounds_that_asked_nobody_do_not_hide_that_nobody_ever_answered() -> None:
+    asked = {"round": 1, "cohort": 1, "shortage": "0 of 1 clients replied, 1 is needed"}
+    nobody, fine = ({"round": 2, "cohort": cohort, "shortage": ""} for cohort in (0, 1))
+    assert "MOST ROUNDS HAD TOO FEW REPLIES" in _shortage_warning([*[asked] * 7, *[nobody] * 18])
+    assert not _shortage_warning([*[asked] * 7, *[fine] * 18])
+    assert not _shortage_warning([nobody] * 3)
 
 
 def test_an_existing_folder_is_never_written_into(noisy: RunFolder, files: Files) -> None:

@@ -1,5 +1,6 @@
 """What every strategy shares: rounds, failures, stops, noise, sensitivity."""
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -98,6 +99,16 @@ def test_too_many_failed_rounds_in_a_row_end_the_run_with_the_commonest_reason(
     assert said.startswith("2 rounds in a row had too few replies (last: 1 of 6 clients replied, 3 are needed)")
     assert "MemoryError: node has no memory left (4 of 5 failures)" in said
     assert strategy.account.rounds_charged == len(rounds_of(strategy)) == 2
+
+
+def test_a_round_that_asked_nobody_ends_no_row_of_failed_ones(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says nothing of clients that never answer: with small cohorts such a run went on to its last round."""
+    strategy, grid = make({**NOISY, "num-server-rounds": 9, "federation.max-failed-rounds": 3})
+    drawn = itertools.cycle([[1, 2], [], []])
+    monkeypatch.setattr(strategy, "draw_cohort", lambda *_: next(drawn))
+    with pytest.raises(FederationError, match="3 rounds in a row had too few replies"):
+        start(strategy, faulty(grid, raising=set(range(1, 7)), silent=set()))
+    assert [bool(r.shortage) for r in rounds_of(strategy)] == [True, False, False, True, False, False, True]
 
 
 def test_a_statistics_stage_without_any_reply_ends_the_run(make: Make) -> None:

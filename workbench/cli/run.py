@@ -187,8 +187,8 @@ def _check(config: RunConfig, clients: int) -> None:
 
 def _check_group(config: RunConfig, private: list[str], public: list[str] | None) -> None:
     """Refuse a column of groups that was named and is nowhere; an absent one of the default's name parts nothing."""
-    column, unread = config.data.group_column, config.data.evaluation and public is None
-    if column == DataConfig().group_column or unread or column in (*private, *(public or ())):
+    column = config.data.group_column
+    if column == DataConfig().group_column or column in (*private, *(public or ())):
         return
     raise ConfigError(
         f'data.group-column = "{column}": not a column of "{config.data.name}"; leave it out where nothing is grouped'
@@ -250,7 +250,7 @@ def _check_gpus(config: RunConfig, gpus_per_client: float) -> None:
 
 
 def _check_data(config: RunConfig, clients: int) -> None:
-    """Read local files, or the demo's examples, as the run will; a hub data set is left to the run."""
+    """Read the data as the run will; a hub's are fetched here, where a wrong name costs no round."""
     from common.data import (  # noqa: PLC0415 - seconds, after all else
         check_demo_data,
         check_evaluation_is_public,
@@ -259,15 +259,12 @@ def _check_data(config: RunConfig, clients: int) -> None:
         validation_examples,
     )
 
-    demo = config.data.name == "demo"
-    local, held_out = Path(config.data.name).is_absolute(), Path(config.data.evaluation).is_absolute()
-    public = evaluation_examples(config.data, config.seed) if held_out or not config.data.evaluation else None
-    if Path(config.data.validation).is_absolute():
-        validation_examples(config.data, config.seed)
-    if local:
+    public = evaluation_examples(config.data, config.seed)
+    validation_examples(config.data, config.seed)
+    if config.data.name == "demo":
+        check_demo_data(config.data, clients)
+    else:
         rows = private_examples(config.data, 0, clients, config.seed)
         _check_group(config, rows.column_names, None if public is None else public.column_names)
-    if demo:
-        check_demo_data(config.data, clients)
-    if held_out and (local or demo):
+    if config.data.evaluation:
         check_evaluation_is_public(config.data, clients, config.seed)

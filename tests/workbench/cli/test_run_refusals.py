@@ -64,6 +64,9 @@ def test_too_many_colluders_are_refused_before_the_model_and_the_data_are_read(
         (["model.device=mps"], 'model.device = "mps": not a device'),
         (["model.device=meta"], 'model.device = "meta": not a device'),
         (["data.name=absent.jsonl"], 'data.name = "absent.jsonl": no such file or directory'),
+        (["data.name=absent.tsv"], 'data.name = "absent.tsv": no such file or directory'),
+        (["data.name=absent.jsonl.gz"], 'data.name = "absent.jsonl.gz": no such file or directory'),
+        (["data.evaluation=absent.ndjson.xz"], "absent.ndjson.xz"),
         (["data.name=./absent"], 'data.name = "./absent": no such file or directory'),
         (["data.name=/nope/absent"], 'data.name = "/nope/absent": no such file or directory'),
         (["data.evaluation=absent.csv"], "absent.csv"),
@@ -293,9 +296,15 @@ def test_good_data_pass(tmp_path: Path, launched: list[RunConfig], partitioner: 
     assert (code, len(launched)) == (130, 1), output
 
 
-def test_a_hub_data_set_is_left_to_the_run(tmp_path: Path, launched: list[RunConfig]) -> None:
-    assert invoke(tmp_path, "data.name=somebody/something")[0] == 130
-    assert launched[0].data.name == "somebody/something"
+@pytest.mark.usefixtures("_no_launch")
+@pytest.mark.parametrize("key", ["name", "evaluation", "validation"])
+def test_a_hub_data_set_that_cannot_be_had_is_refused_before_anything_is_charged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    """Every client would answer with this, round after round."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    said = refused(tmp_path, f"data.{key}=somebody/something", "model.device=cpu")
+    assert f'data.{key} = "somebody/something": could not be read as' in said
 
 
 def test_a_folder_called_demo_does_not_hide_the_demo(
