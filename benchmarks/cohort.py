@@ -4,6 +4,7 @@ In a round the mean of K codes of norm C carries noise of norm about z C sqrt(k)
 C. So K = z sqrt(k) / r gives a noise of r times the largest signal; z comes from the accounting of a run.
 """
 
+import argparse
 import math
 
 from common.config import RunConfig
@@ -55,4 +56,5 @@ def tables() -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     print(tables())

@@ -4,6 +4,7 @@ Bytes are counted twice: by ``dr-encoder plan``, and on the serialized messages 
 with sums of Gaussian noise in place of gradients' (rounded to their own energy, they take as many bytes).
 """
 
+import argparse
 import random
 import time
 from collections.abc import Sequence
@@ -141,6 +142,7 @@ def _local_step(shape: Shape) -> float:
 
 def main() -> None:
     """Measure and print a table."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     torch.set_num_threads(1)
     print("| quantity | value | goal |\n|---|---|---|")
     for rows in (demo_rows, seven_billion_rows, rebuild_rows):

@@ -37,7 +37,6 @@ from server_app.rounds.private_scores import imprecision
 from server_app.rounds.state import pack_adapter
 from server_app.session import Session
 from server_app.strategies import check_strategy, recipe_of, strategy_of
-from server_app.strategies.expected import expectation
 from server_app.strategies.recipe import Recipe
 
 
@@ -99,7 +98,7 @@ def _run(
             )
             if control != "none":
                 say(control_warning(control))
-            _tell_plan(session, recipe)
+            _tell_plan(session)
             strategy.start(
                 grid,
                 pack_adapter(session.state.optimizer.adapter),
@@ -126,16 +125,16 @@ def _attendance(grid: Grid, config: RunConfig, say: ConsoleLog) -> Attendance:
     return Attendance(nodes, site_names(grid), config.federation)
 
 
-def _tell_plan(session: Session, recipe: Recipe) -> None:
+def _tell_plan(session: Session) -> None:
     """Tell a person what is going to happen, and what to mind."""
     config, plan, say = session.config, session.account.plan, session.say
     say.opening(config.strategy.name, plan, session.adapted.layout.size, session.folder.path)
-    say.remark(expectation(config.server, plan, recipe, float(session.adapted.initial.norm())))
+    session.tell_expected()
     if config.resume:
         say.warning(unknown_clients(session.folder.path, session.clients_are))
     else:
         say.warning(empty_rounds(config.privacy.sampling_rate, plan.clients))
-        say.warning(empty_stage_one(recipe.stage_one, plan.clients, noisy=plan.noisy_stage_one))
+        say.warning(empty_stage_one(session.recipe.stage_one, plan.clients, noisy=plan.noisy_stage_one))
         say.warning(imprecision(*plan.score_noise, plan.evaluations, plan.clients))
 
 

@@ -8,6 +8,7 @@ from flwr.app import MetricRecord
 from flwr.serverapp import Grid
 from torch import Tensor
 
+from common.codecs.base import Codec
 from common.config import ConfigError, RunConfig, ServerConfig
 from common.counts import count
 from common.model.adapted import AdaptedModel
@@ -34,6 +35,7 @@ from server_app.rounds.private_scores import PrivateScores, with_scores
 from server_app.rounds.state import Hooks, RoundSummary, RunState, optimizer_of
 from server_app.rounds.traffic import Traffic
 from server_app.strategies.base import FederatedAdapter
+from server_app.strategies.expected import expectation
 from server_app.strategies.recipe import Recipe
 
 
@@ -57,6 +59,7 @@ class Session:
     config: RunConfig
     adapted: AdaptedModel
     clients_are: Clients
+    recipe: Recipe
     folder: RunFolder
     state: RunState
     account: PrivacyAccount
@@ -96,6 +99,7 @@ class Session:
             config=config,
             adapted=adapted,
             clients_are=clients_are,
+            recipe=recipe,
             folder=folder,
             state=state,
             account=account,
@@ -126,6 +130,11 @@ class Session:
                 f'resume = "{self.folder.path}": planned for {count(planned, "client")}, {connected} are connected; '
                 "the guarantee was computed for that number: connect as many"
             )
+
+    def tell_expected(self, learned: Codec | None = None) -> None:
+        """Tell a person what noise will do, before stage 1 or by what it has ``learned``."""
+        length = float(self.adapted.initial.norm())
+        self.say.remark(expectation(self.config.server, self.account.plan, self.recipe, length, learned))
 
     def evaluate_base(self) -> None:
         """Score the untouched model: row 0 of the metrics, and the yardstick of divergence."""
@@ -165,6 +174,8 @@ class Session:
         self.say.prepared(state.prior, state.made_codec.size, self.adapted.layout.size)
         self._save(state)
         self.monitor.write()
+        if self.recipe.learned:
+            self.tell_expected(state.made_codec)
 
     def on_round(self, state: RunState, summary: RoundSummary, metrics: MetricRecord | None) -> None:
         """A round has ended: metrics line, checkpoint, one line for the person who watches."""

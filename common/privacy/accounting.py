@@ -3,8 +3,8 @@
 Guarantees come from privacy loss distributions (PLD) under zero-out adjacency (``REPLACE_SPECIAL``: a
 client's code is replaced by zero), taking the worse of both orders of the neighbors. dp_accounting's PLDs
 are pessimistic: losses are rounded so that δ(ε) is an upper bound at any grid, and truncated tails count as
-δ; what remains unaccounted is floating-point error of the convolutions, about 1e-13 in δ. "rdp", "gdp" and
-"prv" are labeled comparisons.
+δ. What they leave out is the rounding of the convolutions, seen to reach 1e-13 in δ; ``ROUNDING`` is set aside for
+it. "rdp", "gdp" and "prv" are labeled comparisons.
 
 Approximations that cost an additive δ (``slack``) are subtracted from δ before ε is computed.
 """
@@ -47,6 +47,8 @@ CERTIFY_GRID, RUNNING_GRID = 1e-4, 1e-3
 SMALLEST_MULTIPLIER = 0.1
 """``calibrate`` never goes below: such noise hides nothing, whatever the budget."""
 LARGEST_MULTIPLIER = 1e5
+ROUNDING = 1e-11
+"""Part of every δ that is set aside wherever distributions are convolved: a hundred times the rounding seen there."""
 
 PAPER_ORDERS = tuple(1 + x / 10 for x in range(1, 100)) + tuple(float(x) for x in range(12, 64))
 """The Rényi orders behind Table 3 and Figure 1 of the paper: 1.1 … 10.9, 12 … 63."""
@@ -219,7 +221,7 @@ class RunningAccountant:
         total = self._loss
         if self._mu_squared:
             total = total.compose(_loss(self._mu_squared**-0.5, 1.0, RUNNING_GRID))
-        return max(0.0, float(total.get_epsilon_for_delta(self._delta)))
+        return _read(total, self._delta)
 
     def certify(self) -> float:
         """Upper bound for the report: all charges at once on the 1e-4 grid."""
@@ -291,7 +293,12 @@ def _pld(events: Sequence[_Event], delta: float, grid: float) -> float:
     for multiplier, rate, count in events:
         single = _loss(multiplier, rate, grid)
         total = total.compose(single if count == 1 else single.self_compose(count))
-    return max(0.0, float(total.get_epsilon_for_delta(delta)))
+    return _read(total, delta)
+
+
+def _read(loss: Any, delta: float) -> float:  # noqa: ANN401 - dp_accounting is untyped
+    """ε of a convolved distribution at δ less what rounding may hide there; ∞ where that is all of it."""
+    return max(0.0, float(loss.get_epsilon_for_delta(delta - ROUNDING))) if delta > ROUNDING else math.inf
 
 
 def _prv(events: Sequence[_Event], delta: float, grid: float) -> float:

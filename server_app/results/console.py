@@ -97,6 +97,10 @@ class ConsoleLog:
             energy, chance = float(prior["captured_energy"]), size / values
             if size == values:
                 said = "every value as it is"
+            elif energy < 0:
+                said = (
+                    f"trained, it is off by {1 - energy:.2g} times a gradient's energy: worse than giving back nothing"
+                )
             elif energy < _BY_CHANCE * chance and "last_loss" in prior:
                 said = f"trained, it holds {energy:.1%} of a gradient's energy, no more than chance would: {chance:.1%}"
             elif energy < _BY_CHANCE * chance:

@@ -254,12 +254,12 @@ def _outsiders(trust: str) -> str:
 def _communication(strategy: FederatedAdapter) -> dict[str, Any]:
     """Bytes both ways of one client over the whole run, beside those of plain LoRA under the same noise.
 
-    What is published is the plan for as many rounds: a round that was lost released no sum, so with the sums that there
-    were a figure tells how many were, and that depends on who answered.
+    What is published is the plan for as many rounds, with the encoder that there was. A round that was lost released no
+    sum, so with the sums that there were a figure tells how many were, and that depends on who answered.
     """
     config, recipe, plan, rounds = strategy.config, strategy.recipe, strategy.account.plan, strategy.state.round
     spec, sums = strategy.codec.redraw(0).spec(), strategy.state.sums
-    ours = run_bytes(config, recipe, plan, rounds)
+    ours = run_bytes(config, recipe, plan, rounds, encoder=spec)
     released = run_bytes(config, recipe, plan, rounds, encoder=spec, released=sums)
     lora = plain_lora_bytes(config, recipe, plan, rounds)
     return {

@@ -79,7 +79,10 @@ class DrEncoder(TwoStage):
 
 
 def _drawn_encoder(settings: PriorSettings, layout: Layout) -> PlannedEncoder:
-    """A seeded projection of the form, or the identity where there is no seed; statistics change no byte of it."""
+    """A seeded projection of the form, or the identity where there is no seed.
+
+    Statistics change a byte of it only where they leave a tensor without a value of the code.
+    """
     if settings.kind != "linear" or settings.form not in FORMS:
         return PlannedEncoder(IdentityCodec(layout).spec())
     codec = LinearCodec.of_form(layout, settings.size, settings.seed, form=settings.form)

@@ -102,5 +102,5 @@ def check_size(codec: CodecConfig, layout: Layout) -> None:
     if codec.kind == "linear" and codec.size > layout.size:
         raise ConfigError(
             f"codec.size = {codec.size}: larger than the adapter, which has {layout.size} values (lora.rank, "
-            "lora.target-modules); a code must be smaller than what it encodes"
+            "lora.target-modules); a code has at most as many values as what it encodes"
         )

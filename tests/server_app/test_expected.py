@@ -1,6 +1,7 @@
 """What a run says of its noise and its code before and after stage 1, in words that hold for large models too."""
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from server_app.results.console import ConsoleLog
 from server_app.run import plan_run
 from server_app.strategies import recipe_of
 from server_app.strategies.expected import expectation, noise_drift
+from tests.support.strategy_runs import VARIANTS
 from tests.support.tiny import TINY, Files, final_adapter, run_tiny, tiny_config
 
 NOISY: dict[str, Any] = {
@@ -30,6 +32,21 @@ def test_noise_moves_the_adapter_as_far_as_was_said(files: Files, tmp_path: Any,
     said = noise_drift(config.server, plan_run(config, recipe, 6), recipe)
     moved = float((final_adapter(run_tiny(config)) - adapted.initial).norm())
     assert moved == pytest.approx(said, rel=0.3)  # 64 values of 6 rounds: a relative spread of .04
+
+
+@pytest.mark.parametrize("kind", ["dr-encoder, trained", "fedcg", "fedcg, conv", "fedcg, private"])
+def test_of_a_learned_decoder_it_is_measured_once_there_is_one(
+    files: Files, tmp_path: Any, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    """Nothing else is known of it: one shortened noise a hundredfold, another made it as much longer."""
+    config = tiny_config(files, tmp_path, NOISY | VARIANTS[kind])
+    adapted = load_adapted_model(config.model, config.lora, config.seed)
+    moved = float((final_adapter(run_tiny(config)) - adapted.initial).norm())
+    output = capsys.readouterr().out
+    before, _, after = output.partition("stage 1 done")
+    assert "expected: noise" not in before
+    (said,) = re.findall(r"expected: noise alone moves the adapter by (\S+), ", after)
+    assert moved == pytest.approx(float(said), rel=0.5)
 
 
 def test_the_line_says_when_it_is_too_much() -> None:
@@ -55,8 +72,9 @@ def test_the_line_says_when_it_is_too_much() -> None:
             -0.177,
             {"last_loss": 1.2},
             25_600,
-            "trained, it holds -17.7% of a gradient's energy, no more than",
+            "trained, it is off by 1.2 times a gradient's energy: worse than giving back nothing",
         ),
+        (0.005, {"last_loss": 1.2}, 25_600, "trained, it holds 0.5% of a gradient's energy, no more than"),
         (1.0, {}, 256, "code of 256 values; every value as it is"),
     ],
 )

@@ -5,6 +5,7 @@ import pytest
 
 from common.privacy.accounting import (
     PAPER_ORDERS,
+    ROUNDING,
     Charge,
     CrossCheckUnavailable,
     RunningAccountant,
@@ -21,6 +22,7 @@ from common.privacy.accounting import (
     rdp_epsilon,
 )
 from common.privacy.crosscheck import prv_bounds
+from common.privacy.delta import SMALLEST_DELTA
 
 DELTA = 1e-5
 
@@ -248,3 +250,30 @@ def test_delta_at_one_over_the_clients_is_refused() -> None:
     for delta in (0.01, 0.5, 0.0, -1e-9):
         with pytest.raises(ValueError, match=r"delta = .* M = 100"):
             check_delta(delta, 100)
+    check_delta(SMALLEST_DELTA, 100)
+    with pytest.raises(ValueError, match="delta = 1e-11 is below 1e-10: no epsilon is claimed there"):
+        check_delta(1e-11, 100)
+
+
+@pytest.mark.parametrize(
+    ("charge", "delta", "least"),
+    [
+        (Charge(0.5, 0.001, 1000), 1e-13, 10.400),
+        (Charge(0.5, 0.001, 1000), 2e-14, 11.021),
+        (Charge(0.8, 0.05, 200), 1e-13, 16.0776),
+        (Charge(0.8, 0.05, 200), 2e-14, 16.734),
+        (Charge(0.8, 0.05, 200), 2e-11, 13.7282),
+        (Charge(0.5, 0.001, 1000), 1e-10, 7.556),
+    ],
+)
+def test_rounding_of_the_convolutions_lowers_no_epsilon(charge: Charge, delta: float, least: float) -> None:
+    """``least``: computed with numbers of 80 bits and all losses rounded down, so the true epsilon is above it."""
+    running = RunningAccountant(delta)
+    running.charge(charge)
+    assert min(epsilon([charge], delta), running.epsilon(), running.certify()) > least
+
+
+def test_of_a_delta_that_rounding_eats_no_epsilon_is_claimed() -> None:
+    sampled = Charge(1.0, 0.1, 10)
+    assert math.isinf(epsilon([sampled], ROUNDING))
+    assert epsilon([Charge(1.0, 1.0, 10)], 1e-13) == gaussian_epsilon(math.sqrt(10), 1e-13), "exact without a grid"
