@@ -35,6 +35,7 @@ from server_app.rounds.private_scores import PrivateScores, with_scores
 from server_app.rounds.state import Hooks, RoundSummary, RunState, optimizer_of
 from server_app.rounds.traffic import Traffic
 from server_app.strategies.base import FederatedAdapter
+from server_app.strategies.effect import without_effect
 from server_app.strategies.expected import expectation
 from server_app.strategies.recipe import Recipe
 
@@ -174,6 +175,7 @@ class Session:
         self.say.prepared(state.prior, state.made_codec.size, self.adapted.layout.size)
         self._save(state)
         self.monitor.write()
+        self.say.warning(without_effect(state.made_codec, self.adapted.layout, self.adapted.initial))
         if self.recipe.learned:
             self.tell_expected(state.made_codec)
 
@@ -208,7 +210,7 @@ class Session:
         try:
             self.folder.point_latest()
         except OSError as error:  # of a folder that others write into, too; the run has ended all the same
-            self.say.warning(f'"latest" still names another run: {error}')
+            self.say.warning(f'"latest" does not name this run: {error}')
         mark_ended(self.folder.checkpoint)
         if self.sink is not None:
             self.sink.close()

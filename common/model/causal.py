@@ -20,13 +20,19 @@ _TOLERANCE = 1e-4  # of the largest logit; a causal model's are equal, BERT's wi
 def check_architecture(config: PreTrainedConfig, name: str) -> None:
     """Refuse encoder-decoder models (T5, BART), bidirectional ones (BERT), and those that write no text.
 
-    One whose config.json names attention code of a hub is refused, too: it would be fetched and run. So is one that
-    changes its attention at the first short text that it reads (BigBird), and keeps the other. Raises ``ConfigError``.
+    One whose config.json names attention code of a hub is refused, too: it would be fetched and run. So are one of
+    flex attention, compiled anew for each length of a text, which its time and a cache would tell, and one that changes
+    its attention at the first short text that it reads (BigBird), and keeps the other. Raises ``ConfigError``.
     """
     if "/" in (code := str(getattr(config, "_attn_implementation", ""))):
         raise ConfigError(
             f'model.name = "{name}": its config.json asks for attention code of a hub, attn_implementation = "{code}"; '
             "code that comes with a model is never run: leave it out"
+        )
+    if "flex" in code:
+        raise ConfigError(
+            f'model.name = "{name}": attn_implementation = "{code}" in its config.json: it is compiled anew for each '
+            "length of a text; leave it out"
         )
     if getattr(config, "attention_type", "") == "block_sparse":
         raise ConfigError(

@@ -149,8 +149,13 @@ class RunFolder:
                 open_to_others(path)
 
     def point_latest(self) -> None:
-        """Let ``latest`` name this run, which has something to show: an adapter and a report."""
+        """Let ``latest`` name this run, which has something to show: an adapter and a report.
+
+        Raises ``OSError`` where it cannot, ``FileExistsError`` for what somebody else has called so, which stays.
+        """
         link = self.path.parent / "latest"
+        if link.exists() and not link.is_symlink():
+            raise FileExistsError(f"{link} is there and no link")
         fresh = self.path.parent / f".latest-{os.getpid()}"
         fresh.unlink(missing_ok=True)
         fresh.symlink_to(self.path.name)

@@ -141,6 +141,8 @@ def _warning(base: dict[str, Any], final: dict[str, Any], *, noisy: bool) -> str
     points = 100 * (base["accuracy"] - final["accuracy"]) if judged else 0.0
     if points > _POINTS:
         return f"ended {points:.1f} points BELOW the base model: {advice}"
+    if "loss" in base and base["loss"] == final.get("loss"):  # to the last digit
+        return "ended with the very loss of the base model: this adapter changes nothing"
     if "loss" not in base or "loss" not in final or round(final["loss"], 3) <= round(base["loss"], 3):
         return ""
     said = f"ended with loss {final['loss']:.3f}, ABOVE the base model's {base['loss']:.3f}"

@@ -45,7 +45,7 @@ def expectation(
     if length <= 0:
         return ""
     drift = noise_drift(server, plan, recipe, codec)
-    said = f"expected: noise alone moves the adapter by {drift:.3g}, {drift / length:.2g} times its length at the start"
+    said = f"expected: noise alone moves the adapter by {drift:.3g}, {drift / length:.3g} times its length at the start"
     if drift > LIMIT * length:
         return f"{said}; above {LIMIT:g} runs were lost: a smaller server.learning-rate, or more clients or epsilon"
     return f"{said} (runs were lost above {LIMIT:g})"

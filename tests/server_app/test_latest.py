@@ -30,6 +30,17 @@ def test_a_run_ends_where_latest_cannot_be_moved(
     """In a sticky folder another user may have made it first: the run ended with an error, after its last round."""
     (tmp_path / "latest").mkdir()
     folder = run_tiny(tiny_config(files, tmp_path, {"output.name": "one"}))
-    assert 'WARNING: "latest" still names another run' in capsys.readouterr().out
+    assert 'WARNING: "latest" does not name this run' in capsys.readouterr().out
     assert (folder.checkpoint / ENDED).is_file()
     assert not list(tmp_path.glob(".latest-*"))
+
+
+def test_a_person_s_own_file_of_that_name_stays(
+    files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "latest").write_text("notes")
+    run_tiny(tiny_config(files, tmp_path, {"output.name": "one"}))
+    assert (tmp_path / "latest").read_text() == "notes"
+    assert f'WARNING: "latest" does not name this run: {tmp_path / "latest"} is there and no link' in (
+        capsys.readouterr().out
+    )

@@ -25,7 +25,7 @@ def _scores(outcome: dict[str, Any]) -> list[str]:
     base, final = outcome["base"], outcome["final"]
     lines = []
     if "accuracy" in final:
-        lines.append(f"  accuracy on held-out facts   {base['accuracy']:.1%} -> {final['accuracy']:.1%}")
+        lines.append(f"  accuracy on held-out rows    {base['accuracy']:.1%} -> {final['accuracy']:.1%}")
     if final:
         lines.append(f"  held-out loss                {base['loss']:.3f} -> {final['loss']:.3f}")
     return lines

@@ -20,6 +20,8 @@ from workbench.planning.local_model import check_model
         ({"hidden_act": "foo"}, "its config.json makes no model (KeyError: it lacks 'foo')"),
         ({"vocab_size": -1}, "its config.json makes no model (AssertionError: "),
         ({"attn_implementation": "org/kernels"}, 'attention code of a hub, attn_implementation = "org/kernels"'),
+        ({"attn_implementation": "flex_attention"}, "it is compiled anew for each length of a text; leave it out"),
+        ({"_attn_implementation": "flex_attention"}, "it is compiled anew for each length of a text; leave it out"),
     ],
 )
 def test_a_config_that_makes_no_model_is_refused_in_a_line(tmp_path: Path, change: dict[str, Any], said: str) -> None:
