@@ -2,11 +2,11 @@
 
 import json
 import shlex
-import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
 from common.config import ConfigError, RunConfig, Scalar, flatten, known_keys, unknown_keys
+from common.config.toml_files import read_tables
 from server_app.results.checkpoint_files import CLIENTS_ARE, ENDED, STATE, checkpoint_fault, last_checkpoint, read_state
 from server_app.results.strange_files import TRACKERS, strange_file
 from server_app.results.units import show, show_delta
@@ -123,10 +123,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.toml"
     if not path.is_file():
         raise ConfigError(f"{path}: no such file")
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:  # the last: it is nested deeper than Python's stack
-        raise ConfigError(f"{path} is not a readable TOML file: {error}") from None
+    return read_tables(path)
 
 
 def _planned(folder: Path) -> dict[str, Scalar]:

@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Iterable
 
 from common.config import ConfigError, Scalar
-from workbench.literals import float_of
+from common.config.toml_files import float_of
 
 
 def parse_overrides(texts: Iterable[str] | None, where: str = "--set") -> dict[str, Scalar]:

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,11 +22,11 @@ from typing import IO
 import httpx
 import tomli_w
 
-from common.config import RunConfig, Scalar, flatten, nest
+from common.config import ConfigError, RunConfig, Scalar, flatten, nest
+from common.config.toml_files import read_tables
 from common.private_files import OWNER_ONLY
 from server_app.errors import CommandError
 from server_app.results.units import MARK, TRACEBACK, speak
-from workbench.literals import float_of
 from workbench.simulation.flower_cli import FlowerCommandError, for_flower, listed_run
 from workbench.stopping import kept, stop_orphans, stop_tree, terminate_as_interrupt
 
@@ -263,6 +262,6 @@ def read_resumed(folder: Path) -> dict[str, Scalar]:
 def read_toml(path: Path, what: str) -> dict[str, Scalar]:
     """The flat keys of a TOML file; ``what`` says in an error where they were asked for."""
     try:
-        return flatten(tomllib.loads(path.read_text(encoding="utf-8-sig"), parse_float=float_of))
-    except (OSError, ValueError, RecursionError) as error:  # not TOML, not UTF-8, nested deeper than Python's stack
-        raise LaunchError(f"{what}: {path} is not a readable TOML file: {error}") from None
+        return flatten(read_tables(path))
+    except ConfigError as error:
+        raise LaunchError(f"{what}: {error}") from None

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from workbench.literals import float_of
+from common.config import ConfigError
+from common.config.toml_files import float_of, read_tables
 from workbench.simulation.launcher import LaunchError, read_toml
 
 
@@ -21,6 +22,8 @@ def test_what_it_cannot_is_refused_in_a_file_too(text: str, tmp_path: Path) -> N
     (tmp_path / "run.toml").write_text(f"privacy.delta = {text}\n")
     with pytest.raises(LaunchError, match="beyond what a float can hold"):
         read_toml(tmp_path / "run.toml", "--config")
+    with pytest.raises(ConfigError, match="beyond what a float can hold"):
+        read_tables(tmp_path / "run.toml")
 
 
 def test_a_file_that_is_nested_deeper_than_python_s_stack_is_refused(tmp_path: Path) -> None:
