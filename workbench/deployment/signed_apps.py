@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from flwr.supercore.constant import APP_ID_PATTERN, APP_VERSION_PATTERN
@@ -47,13 +48,11 @@ def sign(
     name: Annotated[str, typer.Option(help="what the site calls this key in its file of trusted entities")],
 ) -> None:
     """Sign a bundle as a site; the signature is written beside it, to be sent to the operator."""
+    private, content = _private_key(key), bundle.read_bytes()
     try:
-        private, content = load_ssh_private_key(key.read_bytes(), None), bundle.read_bytes()
         of = _identity(bundle.name, content)
-    except (TypeError, ValueError) as error:  # the first: of a key that has a passphrase
+    except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    if not isinstance(private, Ed25519PrivateKey):
-        raise typer.BadParameter(f"{key} is no Ed25519 key; ssh-keygen -t ed25519 makes one")
     if not re.fullmatch(_NAME, name):
         raise typer.BadParameter(f"--name {name!r}: letters, digits, '_', '.' and '-', since it names a file")
     signed_at = int(time.time())
@@ -65,6 +64,17 @@ def sign(
     path = bundle.with_name(f"{bundle.stem}.{name}.json")
     path.write_text(json.dumps(record) + "\n", encoding="utf-8")
     say(f"SHA-256 {hashlib.sha256(content).hexdigest()}\n{of}, as it says of itself, is signed: {path}")
+
+
+def _private_key(path: Path) -> Ed25519PrivateKey:
+    right = 'ssh-keygen -t ed25519 -N "" makes one that will do'
+    try:
+        found = load_ssh_private_key(path.read_bytes(), None)
+    except (TypeError, ValueError, UnsupportedAlgorithm) as error:  # the first: of a key that has a passphrase
+        raise typer.BadParameter(f"--key {path}: {str(error).rstrip('.')}; {right}") from error
+    if not isinstance(found, Ed25519PrivateKey):
+        raise typer.BadParameter(f"--key {path}: no Ed25519 key; {right}")
+    return found
 
 
 @app.command()

@@ -186,3 +186,21 @@ def test_what_cannot_be_signed_is_told_in_a_line(
     assert (done.exit_code, type(done.exception)) == (2, SystemExit)
     assert told in " ".join(done.output.replace("\u2502", " ").split())
     assert [path.name for path in bundle.parent.iterdir()] == [bundle.name]
+
+
+@pytest.mark.parametrize("kind", ["text", "public", "ec"])
+def test_a_key_that_will_not_do_is_named_with_what_makes_a_right_one(tmp_path: Path, bundle: Path, kind: str) -> None:
+    key, public = make_key(tmp_path / "key")
+    if kind == "text":
+        key.write_text("no key")
+    elif kind == "public":
+        key.write_text(public)
+    else:
+        made = ec.generate_private_key(ec.SECP256R1())
+        key.write_bytes(made.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    done = CliRunner().invoke(signed_apps.app, ["sign", str(bundle), "--key", str(key), "--name", "site"])
+    assert done.exit_code == 2
+    said = "".join(done.output.replace("│", "").split())
+    assert f"--key{key}:" in said
+    assert "ssh-keygen-ted25519-N" in said
+    assert not list(bundle.parent.glob("*.json"))
