@@ -34,7 +34,7 @@ def check_keys(node: NodeConfig, *, own: bool = False) -> None:
 
 
 def check_values(node: NodeConfig) -> None:
-    """Refuse a value of a type or size that its reader would refuse, message after message."""
+    """Refuse a value of a type that its reader would refuse, message after message; who uses it checks its bounds."""
     for key in sorted(node.keys() & KEYS):
         _READERS[key](node, key)
 
