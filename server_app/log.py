@@ -30,8 +30,8 @@ def recording(path: Path, run: int, sites: Mapping[int, str] | None = None) -> I
     """Write the events of this block to ``path``, behind what is there; ``run`` is Flower's id (0: no SuperLink).
 
     ``sites``: registered names by node id, as they are at an event: one that tells a ``node`` tells its ``site`` too
-    where it has a name. An error that leaves the block is the last event, ``run_failed``. A log that ends with none of
-    that, ``run_ended`` and ``run_stopped`` is of a process that was killed.
+    where it has a name. An error that leaves the block is the last event, ``run_failed``, or ``run_stopped`` where
+    somebody ends the process. A log that ends with none of these and ``run_ended`` is of a process that was killed.
     """
     json_lines.end_torn_line(path)
     handler = logging.FileHandler(path, encoding="utf-8")
@@ -40,11 +40,19 @@ def recording(path: Path, run: int, sites: Mapping[int, str] | None = None) -> I
     try:
         yield
     except BaseException as error:
+        if is_told_to_end(error):
+            log_event("run_stopped", level=logging.WARNING, reason="told to end at once (flwr stop, SIGTERM or Ctrl-C)")
+            raise
         log_event("run_failed", level=logging.ERROR, error=type(error).__name__, reason=str(error))
         raise
     finally:
         _LOG.removeHandler(handler)
         handler.close()
+
+
+def is_told_to_end(error: BaseException) -> bool:
+    """Whether somebody ends the process, which is no fault of the run: Flower does it by ``sys.exit(0)``."""
+    return isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and not error.code)
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:

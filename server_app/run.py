@@ -12,7 +12,7 @@ from common.model.positions import check_length
 from common.model.precision import slow_arithmetic
 from common.private_files import private_files
 from server_app.engine import clients_of
-from server_app.log import recording
+from server_app.log import is_told_to_end, recording
 from server_app.privacy.plan import PrivacyPlan
 from server_app.privacy.solving import check_shares, make_plan
 from server_app.privacy.stage_one import empty_rounds, empty_stage_one
@@ -108,8 +108,8 @@ def _run(
             session.finish(strategy, plots=plots)
         except StopAsked:
             session.stop()
-        except BaseException:
-            session.monitor.write("failed")
+        except BaseException as error:
+            session.monitor.write("stopped" if is_told_to_end(error) else "failed")
             raise
     return folder
 

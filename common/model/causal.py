@@ -4,6 +4,8 @@ transformers loads some that are not (BERT and its kin unless ``is_decoder`` is 
 they are asked for, so their loss goes to zero, and what they write is nothing.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -24,7 +26,8 @@ def check_architecture(config: PreTrainedConfig, name: str) -> None:
     flex attention, compiled anew for each length of a text, which its time and a cache would tell, and one that changes
     its attention at the first short text that it reads (BigBird), and keeps the other. Raises ``ConfigError``.
     """
-    if "/" in (code := str(getattr(config, "_attn_implementation", ""))):
+    code = " ".join(_attentions(config))
+    if "/" in code:
         raise ConfigError(
             f'model.name = "{name}": its config.json asks for attention code of a hub, attn_implementation = "{code}"; '
             "code that comes with a model is never run: leave it out"
@@ -47,6 +50,14 @@ def check_architecture(config: PreTrainedConfig, name: str) -> None:
     encoder = getattr(config, "is_decoder", True) is False and kind not in _DECODERS
     if encoder or (kind in _BOTH_WAYS and not getattr(config, "causal", False)):
         _refuse(kind, name)
+
+
+def _attentions(config: PreTrainedConfig) -> Iterator[str]:
+    """What attention a configuration asks for, and those within it (of a model of text and pictures, say)."""
+    yield str(getattr(config, "_attn_implementation", ""))
+    for name in config.sub_configs:
+        if isinstance(part := getattr(config, name, None), PreTrainedConfig):
+            yield from _attentions(part)
 
 
 def check_attention(model: nn.Module, name: str) -> None:

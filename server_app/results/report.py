@@ -110,7 +110,8 @@ def _outcome(rows: list[dict[str, Any]], strategy: FederatedAdapter, scores: Sco
         "final": final,
         "private": private_ends(rows, strategy.state.adapter_round),
         "examples": dict(scores.examples),
-        "warning": _warning(_scores(scored[0]) if scored else {}, final, noisy=noisy),
+        "warning": _warning(_scores(scored[0]) if scored else {}, final, noisy=noisy)
+        or ("" if strategy.state.diverged else _unchanged(scored, final)),
         "shortage_warning": _shortage_warning(rows),
     }
 
@@ -141,14 +142,19 @@ def _warning(base: dict[str, Any], final: dict[str, Any], *, noisy: bool) -> str
     points = 100 * (base["accuracy"] - final["accuracy"]) if judged else 0.0
     if points > _POINTS:
         return f"ended {points:.1f} points BELOW the base model: {advice}"
-    if "loss" in base and base["loss"] == final.get("loss"):  # to the last digit
-        return "ended with the very loss of the base model: this adapter changes nothing"
     if "loss" not in base or "loss" not in final or round(final["loss"], 3) <= round(base["loss"], 3):
         return ""
     said = f"ended with loss {final['loss']:.3f}, ABOVE the base model's {base['loss']:.3f}"
     if judged and points < 0:
         return f"{said}, though accuracy rose by {-points:.1f} points: look at both before you use this adapter"
     return f"{said}: {advice}"
+
+
+def _unchanged(scored: list[dict[str, Any]], final: dict[str, Any]) -> str:
+    """What to say of an adapter without effect: its loss is the base model's to the last digit."""
+    if not scored or scored[0]["loss"] != final.get("loss"):
+        return ""
+    return "ended with the very loss of the base model: this adapter changes nothing"
 
 
 def _shortage_warning(rows: list[dict[str, Any]]) -> str:

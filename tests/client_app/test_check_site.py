@@ -81,7 +81,7 @@ def test_a_site_that_is_ready_passes_everything_and_nothing_is_written(
         str(server.files.authority),
     )
     assert {what: finding.passed for what, finding in found.items()} == {
-        "node config": True, "limits": True, "data and model": True, "server": True,
+        "node config": True, "limits": True, "limits and run": True, "data and model": True, "server": True,
     }, found  # fmt: skip
     assert found["data and model"].text.startswith(f"8 examples from {data}, model demo on ")
     assert "max-releases 9" in found["limits"].text
@@ -107,6 +107,44 @@ def test_each_wrong_thing_is_named_and_the_other_checks_go_on(tmp_path: Path, da
         tmp_path / "gap.jsonl", [{"prompt": "a", "completion": " red"}, {"prompt": "b", "completion": ""}]
     )
     assert "row 2" in check(f'data-path="{gap}" {limits}')["data and model"].text
+
+
+TERMS = {"federation.num-clients": 4, "privacy.epsilon": 0.0, "privacy.noise-multiplier": 4.0, "privacy.delta": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("limits", "changes", "passed", "said"),
+    [
+        ("max-epsilon=18.0", {}, True, "the run asks a client for at most 9 messages, all within the limits"),
+        ("max-epsilon=18.0 min-noise-multiplier=9", {}, False, "below its min-noise-multiplier = 9"),
+        ("max-epsilon=18.0 max-clip-norm=0.5", {}, False, "above its max-clip-norm = 0.5"),
+        ("max-epsilon=18.0 max-releases=5", {}, False, "leave room for 5 of them"),
+        ("max-epsilon=1.0", {}, False, "leave room for 1 of them"),
+        (
+            "max-epsilon=18.0 max-releases=5",
+            {"privacy.sampling-rate": 0.5},
+            True,
+            "in about 4 of 8 rounds; max-releases = 5, max-epsilon = 18 leave room for 5",
+        ),
+        ("max-epsilon=18.0", {"federation.num-clients": 0}, True, "which does not say federation.num-clients"),
+        ("max-epsilon=18.0", {"privacy.trust": "central"}, False, "its message would carry no noise of its own"),
+    ],
+)
+def test_the_limits_are_compared_with_what_the_run_asks_for(
+    tmp_path: Path,
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    limits: str,
+    changes: dict[str, Any],
+    passed: bool,
+    said: str,
+) -> None:
+    """All was ok of a site whose limits refused every message of that run."""
+    rounds = {"num-server-rounds": 8, "privacy.trust": "local", "privacy.sampling-rate": 1.0}
+    for key, value in {**TERMS, **rounds, **changes}.items():
+        monkeypatch.setitem(RUN, key, value)
+    found = check(f'data-path="{data}" {limits} ledger-path="{ledger_in(tmp_path)}"')["limits and run"]
+    assert (found.passed, said in found.text) == (passed, True), found.text
 
 
 def test_a_site_that_would_be_late_with_every_answer_is_told(
@@ -201,7 +239,7 @@ def test_the_command_ends_with_1_when_anything_failed(data: Path, tmp_path: Path
     run.write_bytes(b"\xef\xbb\xbflora.rank = 2\r\n")  # as some editors save it
     runner: Any = CliRunner()
     good = runner.invoke(app, ["check-site", "--site-env", str(env), "--config", str(run)])
-    assert (good.exit_code, good.output.count("ok  ")) == (0, 3), good.output
+    assert (good.exit_code, good.output.count("ok  ")) == (0, 4), good.output
     env.write_text(f"NODE_CONFIG='data-path=\"{tmp_path}/other.jsonl\"'\n")
     (tmp_path / "other.jsonl").write_text(json.dumps({"question": "a"}) + "\n")
     bad = runner.invoke(app, ["check-site", "--site-env", str(env), "--config", str(run)])

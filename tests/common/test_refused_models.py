@@ -1,6 +1,8 @@
 """Models that cannot be fine-tuned as they are, refused in one line before anything is started and when loaded."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +226,18 @@ def test_a_rank_that_no_layer_can_have_is_refused_before_it_is_allocated(tmp_pat
     for rank in (65, 100_000):
         with pytest.raises(ConfigError, match=f"lora.rank = {rank}: above the width of every adapted layer; .* 64"):
             check_model(config_of(tmp_path, **{"lora.rank": rank}))
+
+
+def test_nothing_that_a_model_brings_is_compiled() -> None:
+    """BitNet's layers would be, anew for each length of a private row."""
+    program = """
+import common, torch
+compiled = []
+def backend(graph, inputs):
+    compiled.append(1)
+    return graph.forward
+layer = torch.compile(lambda values: values + 1, backend=backend)
+print(layer(torch.zeros(2)).tolist(), compiled)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout == "[1.0, 1.0] []\n"

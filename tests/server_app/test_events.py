@@ -1,6 +1,7 @@
 """The structured log of a run: what a program that watches a server reads."""
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from server_app.log import log_event, read_events, recording
 from server_app.results.folder import RunFolder
 from server_app.rounds.cohort import FederationError
 from server_app.run import run_federation
+from server_app.session import Session
 from tests.support.grids import faulty
-from tests.support.tiny import CLIENTS, Files, tiny_config, tiny_grid
+from tests.support.tiny import CLIENTS, Files, run_tiny, tiny_config, tiny_grid
 from workbench.simulation.in_process import InProcessGrid
 
 RUN = 4_294_967_297
@@ -108,3 +110,40 @@ def test_the_log_holds_nothing_but_what_is_listed(files: Files, tmp_path: Path) 
     noise = {"noise_promised", "noise_present"}  # by the public terms and the number of replies
     moved = {"asked", "answered", "bytes_up", "bytes_down"}  # by how many were asked and answered
     assert fields == {"round", "node", "reason", "cohort", "replies", "clients", "app_digest"} | moved | noise
+
+
+@pytest.mark.parametrize(
+    ("error", "event"),
+    [
+        (KeyboardInterrupt(), "run_stopped"),
+        (SystemExit(0), "run_stopped"),
+        (SystemExit(), "run_stopped"),
+        (SystemExit(1), "run_failed"),
+        (SystemExit("lost"), "run_failed"),
+    ],
+)
+def test_a_process_that_is_told_to_end_is_no_failed_run(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, event: str
+) -> None:
+    """``flwr stop`` was an error of the type SystemExit with the reason 0, and an alarm."""
+
+    def ends(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Session, "on_prepared", ends)
+    with pytest.raises(type(error)):
+        run_tiny(tiny_config(files, tmp_path, {"strategy.name": "lora"}))
+    folder = RunFolder(tmp_path / "run")
+    assert read_events(folder.events)[-1]["event"] == event
+    state = event.removeprefix("run_")
+    assert f'dr_encoder_{state}{{run="run"}} 1.0' in (folder.path / "metrics.prom").read_text(encoding="utf-8")
+
+
+def test_the_page_of_results_has_every_event() -> None:
+    root = Path(__file__).parents[2]
+    code = "".join(path.read_text(encoding="utf-8") for path in (root / "server_app").rglob("*.py"))
+    told = set(re.findall(r"log_event\(\s*\"([a-z_]+)\"", code)) | {"run_started", "run_resumed"}
+    page = (root / "docs" / "results.md").read_text(encoding="utf-8")
+    table = page.partition("## events.jsonl")[2].partition("\n## ")[0]
+    heads = "".join(line.split("|")[1] for line in table.splitlines() if line.startswith("| `"))
+    assert told == set(re.findall(r"`([a-z_]+)`", heads)) - {"warning", "error"}

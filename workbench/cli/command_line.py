@@ -43,7 +43,7 @@ def plain_errors() -> Iterator[None]:
         byte = f"byte {error.object[error.start]:#04x} at {error.start}"
         _refuse(f"a file that was named is not text in UTF-8 ({byte}); save it as UTF-8", 1)
     except OSError as error:
-        _refuse(_of_the_system(error), 1)
+        _refuse(of_the_system(error), 1)
     except KeyboardInterrupt:
         say("\nstopped", err=True)
         sys.exit(130)
@@ -182,7 +182,7 @@ def _usage(error: click.ClickException) -> str:
     return f"{error.format_message()}{hint}"
 
 
-def _of_the_system(error: OSError) -> str:
+def of_the_system(error: OSError) -> str:
     """What the system refused, with the file; the first line of what a library made of it."""
     if error.filename is not None and error.strerror:
         other = f" -> {error.filename2}" if error.filename2 is not None else ""

@@ -16,7 +16,7 @@ from server_app.results.resuming import check_same_run, how_to_resume, why_not_r
 from server_app.results.trackers import check_tracker
 from server_app.results.tracking import watched
 from server_app.strategies import check_strategy
-from workbench.cli.command_line import stopped, warn
+from workbench.cli.command_line import of_the_system, stopped, warn
 from workbench.cli.overrides import parse_overrides
 from workbench.cli.paths import absolute_paths
 from workbench.cli.unread_keys import refuse_unread, unread_of_data, unread_warning
@@ -70,9 +70,10 @@ def run(
             _launch(config, clients, resources)
     except (KeyboardInterrupt, BrokenPipeError) as error:
         raise stopped(error, _how_to_go_on(folder, engine)) from None
-    except LaunchError as error:
+    except (LaunchError, OSError) as error:
         goes_on = folder.name and folder.is_dir() and not why_not_resumable(folder)
-        raise LaunchError(f"{error}{_how_to_go_on(folder, engine) if goes_on else ''}") from None
+        said = of_the_system(error) if isinstance(error, OSError) else str(error)
+        raise LaunchError(f"{said}{_how_to_go_on(folder, engine) if goes_on else ''}") from None
     if not (folder / "report.json").exists():  # somebody has asked it to stop
         say(f"stopped{_how_to_go_on(folder, engine)}", err=True)
         raise typer.Exit(130)

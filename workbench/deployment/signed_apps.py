@@ -90,7 +90,10 @@ def serve(
         bundles = on_shelf(shelf)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    server = make_server(shelf, port, host)
+    try:
+        server = make_server(shelf, port, host)
+    except OSError as error:
+        raise typer.BadParameter(f"--host {host} --port {port}: {error.strerror}; give another") from error
     say(f"FLWR_SUPERGRID_API_URL=http://{host}:{server.server_port}")
     for name, bundle in bundles.items():
         signers = [record["public_key_id"] for record in signatures(bundle)]

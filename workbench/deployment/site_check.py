@@ -59,6 +59,8 @@ def check_site(node_config: str, run_config: Mapping[str, Any], superlink: str, 
     _run(found, "node config", parse)
     if found[-1].passed:
         _run(found, "limits", lambda: _limits(node))
+        if found[-1].passed:
+            _run(found, "limits and run", lambda: _limits_and_run(node, run_config))
         _run(found, "data and model", lambda: _data_and_model(node, run_config))
     if superlink:
         _run(found, "server", lambda: f"{superlink} {_server(superlink, authority)}")
@@ -92,6 +94,13 @@ def _limits(node: Mapping[str, Any]) -> str:
         **_secure(node, policy),
     }
     return ", ".join(f"{key} {value}" for key, value in shown.items())
+
+
+def _limits_and_run(node: Mapping[str, Any], run_config: Mapping[str, Any]) -> str:
+    from client_app.policy import SitePolicy  # noqa: PLC0415 - as above
+    from workbench.deployment.site_terms import compared  # noqa: PLC0415
+
+    return compared(SitePolicy.from_node_config(node), run_config)
 
 
 def _secure(node: Mapping[str, Any], policy: "SitePolicy") -> dict[str, object]:

@@ -50,9 +50,10 @@ class Harness:
         MMLU and C-Eval have ``columns`` (percent), ``subjects`` (accuracy, 0 to 1) and ``questions``; another task has
         the harness's own ``metrics``.
         """
-        from lm_eval import simple_evaluate  # noqa: PLC0415 - slow, and an optional extra
+        from lm_eval import evaluator, simple_evaluate  # noqa: PLC0415 - slow, and an optional extra
         from lm_eval.models.huggingface import HFLM  # noqa: PLC0415
 
+        evaluator.get_git_commit_hash = lambda: ""  # else git complains aloud outside of a checkout
         adapted.load(adapter)
         adapted.training_mode(False)
         model = HFLM(pretrained=adapted.model, tokenizer=adapted.tokenizer, batch_size=self._settings.batch_size)

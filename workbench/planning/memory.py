@@ -23,6 +23,7 @@ from common.model.label_logits import only_places, output_layer
 from common.model.label_loss import PIECE, label_loss
 from common.model.precision import dtype_name, dtype_of, on_cpu
 from server_app.results.evaluation_batches import LOGITS, TOKENS
+from server_app.strategies.recipe import Recipe
 from workbench.planning.architectures import Shape, build_shape, quantizable, shallow
 from workbench.planning.step import Batch
 
@@ -35,6 +36,8 @@ _CPU_WASTE = 1.45
 _BLOCK, _NESTED_BLOCK = 64, 256  # weights per 8-bit scale, scales per float32 scale: bitsandbytes' 4-bit format
 _ITEM = {"float32": 4, "bfloat16": 2, "float16": 2}
 _CODEC_BYTES = 28  # per adapter value: permutation 8, signs 4, sorting them 16 (gathered values 4 come later)
+_CONV_ENCODING, _CONV_TRAINING = 41, 1_830  # per adapter value, by torch's profiler; the second of 16 gradients a step
+_DENSE_BATCH = 256  # per adapter value, of the gradients of a step and what they become
 _LOGIT_BYTES = 12  # per scored logit: as the model gives it, as float32, and its log-probability
 _STREAMS = 8  # hidden states alive at a time in a layer without gradients, beside three of its widest
 _LOSS_PIECES = 12  # bytes per logit of those that the loss works on at a time
@@ -64,15 +67,15 @@ class Memory:
         return self.total - self.runtime + CARD_BYTES
 
 
-def estimate(config: RunConfig, shape: Shape, batch: Batch, *, sends_code: bool) -> Memory:
-    """Memory of one client under ``config``; ``sends_code``: whether it encodes (else the gradient is the code)."""
+def estimate(config: RunConfig, shape: Shape, batch: Batch, recipe: Recipe) -> Memory:
+    """Memory of one client under ``config``, whose strategy asks it for what ``recipe`` says."""
     keeps = 2 if config.train.optimizer == "adamw" else 0
     whole, checkpointed = activation_bytes(config, shape, batch)
     waste = _CPU_WASTE if on_cpu(config.model) else 1.0
     return Memory(
         weights=weight_bytes(config.model, shape),
         adapter=4 * shape.layout.size * (4 + keeps),  # values, gradients, initial ones, one copy of the gradient
-        codec=_CODEC_BYTES * shape.layout.size if sends_code else 4 * shape.layout.size,
+        codec=_encoding_bytes(config, recipe),
         activations=round(waste * whole),
         activations_checkpointed=round(waste * checkpointed),
         checkpointing=config.model.gradient_checkpointing,
@@ -101,7 +104,7 @@ class ServerMemory:
         return self.total - self.runtime + CARD_BYTES
 
 
-def estimate_server(config: RunConfig, shape: Shape, *, sends_code: bool) -> ServerMemory:
+def estimate_server(config: RunConfig, shape: Shape, recipe: Recipe) -> ServerMemory:
     """Memory of the server under ``config``; one evaluation pass is bounded (``evaluation_batches``)."""
     moments = {"sgd": 0, "momentum": 1, "adam": 2}.get(config.server.optimizer, 2)
     quantized = config.model.quantization != "none"  # float32 between layers, bfloat16 inside
@@ -113,10 +116,25 @@ def estimate_server(config: RunConfig, shape: Shape, *, sends_code: bool) -> Ser
     return ServerMemory(
         weights=weight_bytes(config.model, shape),
         adapter=4 * shape.layout.size * (6 + moments),  # values, gradients, initial, the optimizer's, a sum, a decoding
-        codec=_CODEC_BYTES * shape.layout.size if sends_code else 4 * shape.layout.size,
+        codec=_training_bytes(config, recipe) if recipe.learned else _encoding_bytes(config, recipe),
         evaluation=tokens * (_STREAMS * text.hidden_size * stream + 3 * widest * inside) + _LOGIT_BYTES * logits,
         runtime=_runtime(config.model),
     )
+
+
+def _encoding_bytes(config: RunConfig, recipe: Recipe) -> int:
+    if recipe.sends_whole:
+        return 4 * recipe.layout.size
+    if not recipe.learned:
+        return _CODEC_BYTES * recipe.layout.size
+    each = _CONV_ENCODING if config.codec.kind == "conv" else 4 * recipe.code_size + 4
+    return each * recipe.layout.size
+
+
+def _training_bytes(config: RunConfig, recipe: Recipe) -> int:
+    """While the server trains an AutoEncoder: weights, gradients and Adam's moments of both halves, and a batch."""
+    each = _CONV_TRAINING if config.codec.kind == "conv" else 32 * recipe.code_size + _DENSE_BATCH
+    return round((_CPU_WASTE if on_cpu(config.model) else 1.0) * each * recipe.layout.size)
 
 
 def _runtime(model: ModelConfig) -> int:

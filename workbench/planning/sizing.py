@@ -75,8 +75,8 @@ def solve(config: RunConfig) -> Sizes:
     size = recipe.code_size
     terms = plan.round_terms(size)
     batch, longest = batches_of(config, plan.clients)
-    memory = estimate(config, shape, longest, sends_code=not recipe.sends_whole)
-    server = estimate_server(config, shape, sends_code=not recipe.sends_whole)
+    memory = estimate(config, shape, longest, recipe)
+    server = estimate_server(config, shape, recipe)
     return Sizes(
         config=config,
         shape=shape,

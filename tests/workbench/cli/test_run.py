@@ -1,5 +1,6 @@
 """``dr-encoder run`` around the launch: what it starts, sums up, leaves and says."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -129,7 +130,13 @@ def test_a_failed_run_ends_non_zero_with_its_reason(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    "end", [KeyboardInterrupt(), LaunchError("the run ended as finished:failed")], ids=["^C", "killed"]
+    "end",
+    [
+        KeyboardInterrupt(),
+        LaunchError("the run ended as finished:failed"),
+        OSError(errno.ENOSPC, "No space left on device", "/x"),
+    ],
+    ids=["^C", "killed", "full"],
 )
 @pytest.mark.parametrize("saved", [{"latest"}, {"latest", "ended"}, {"ended"}, set()])
 def test_an_interrupted_run_says_how_to_continue_where_that_is_possible(

@@ -204,3 +204,10 @@ def test_a_key_that_will_not_do_is_named_with_what_makes_a_right_one(tmp_path: P
     assert f"--key{key}:" in said
     assert "ssh-keygen-ted25519-N" in said
     assert not list(bundle.parent.glob("*.json"))
+
+
+def test_a_port_that_is_taken_is_named(bundle: Path, address: str) -> None:
+    port = address.rsplit(":", 1)[1]
+    done = CliRunner().invoke(signed_apps.app, ["serve", str(bundle.parent), "--port", port])
+    assert done.exit_code == 2
+    assert f"--port {port}: Address already in use" in " ".join(done.output.replace("│", " ").split())

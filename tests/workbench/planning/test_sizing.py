@@ -20,6 +20,7 @@ from common.model.adapted import load_adapted_model
 from common.model.attention import choose_attention
 from common.model.base import load_tokenizer
 from common.model.label_loss import PIECE
+from server_app.strategies import recipe_of
 from tests.support.layouts import LAYOUTS, config_of, write_model
 from tests.support.tiny import TINY, Files, run_tiny, tiny_config
 from workbench.cli import main as cli
@@ -211,15 +212,40 @@ def test_the_command_answers_in_json_and_in_words() -> None:
 def test_the_servers_evaluation_pass_is_bounded_and_grows_with_what_it_holds() -> None:
     config = preset_config("dolly-llama", GIVEN_NOISE)
     shape = shape_of(config.model, config.lora)
-    found = memory.estimate_server(config, shape, sends_code=True)
+    recipe = recipe_of(config, shape.layout)
+    found = memory.estimate_server(config, shape, recipe)
     more = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"batch_size": 10_000})})
-    assert memory.estimate_server(more, shape, sends_code=True) == found, "tokens bound a pass, not rows"
+    assert memory.estimate_server(more, shape, recipe) == found, "tokens bound a pass, not rows"
     hidden = 2 * memory.TOKENS * (8 * 4096 + 3 * 11008)  # bfloat16
     assert found.evaluation == hidden + 12 * memory.LOGITS
     adam = config.model_copy(update={"server": config.server.model_copy(update={"optimizer": "adam"})})
-    grown = memory.estimate_server(adam, shape, sends_code=True).adapter - found.adapter
+    grown = memory.estimate_server(adam, shape, recipe).adapter - found.adapter
     moments = {"sgd": 2, "momentum": 1, "adam": 0}[config.server.optimizer]
     assert grown == moments * 4 * shape.layout.size
+
+
+@pytest.mark.parametrize(
+    ("changes", "client", "server"),
+    [
+        ({"codec.kind": "linear"}, 28, 28),
+        ({"codec.kind": "conv", "codec.size": 0}, 41, 1.45 * 1830),
+        ({"codec.form": "trained", "codec.size": 64}, 4 * 65, 1.45 * (32 * 64 + 256)),
+        ({"strategy.name": "lora"}, 4, 4),
+    ],
+)
+def test_an_autoencoder_is_in_the_memory_of_who_trains_it(
+    changes: dict[str, Any], client: float, server: float
+) -> None:
+    """Resident memory grew by 2,430 bytes a value with the convolution, by 3,300 with the other one (64 values)."""
+    config = RunConfig.parse({"strategy.name": "dr-encoder"} | changes)
+    shape = shape_of(config.model, config.lora)
+    recipe = recipe_of(config, shape.layout)
+    values = shape.layout.size
+    found = (
+        memory.estimate(config, shape, Batch(1, 16, 4, read=False), recipe),
+        memory.estimate_server(config, shape, recipe),
+    )
+    assert [each.codec / values for each in found] == pytest.approx([client, server], rel=1e-3)
 
 
 @pytest.mark.parametrize(
