@@ -165,7 +165,7 @@ def test_a_share_of_a_gpu_that_is_not_there_is_refused(tmp_path: Path, monkeypat
             "federation.num-clients = 2,000,000: a cohort",
         ),
         (["federation.num-clients=1000000", "privacy.delta=0"], "12,000,000 of the demo's examples would be drawn"),
-        (["privacy.delta=1e-30"], "would have to be set aside for discrete noise"),
+        (["privacy.delta=1e-30"], "delta = 1e-30 is below 1e-10: no epsilon is claimed there"),
         (["model.device-map=balanced", "model.name={}"], "spreads layers over several GPUs, this process sees 0"),
     ],
 )
