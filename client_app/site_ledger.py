@@ -121,7 +121,7 @@ def charge_release(
     _check_alone(policy, with_it(SiteLedger()))
     if not policy.ledger_path:
         spent = SiteLedger() if state.get(RECORD) is None else SiteLedger.of(state[RECORD])
-        after = _charged(spent, policy, with_it)
+        after = charged(spent, policy, with_it)
         now = ConfigRecord((after if spend or spent is None else spent).values())  # as much work either way
         if spend:
             state[RECORD] = now
@@ -130,7 +130,7 @@ def charge_release(
         lines = file.read().split(b"\n")
         spent, answered = _last(lines), _tells_of(message, lines)
         try:
-            after = _charged(spent, policy, with_it)
+            after = charged(spent, policy, with_it)
         except LimitReached:
             _append(file, _line(spent or SiteLedger(), message))  # takes as long, and tells nothing
             raise
@@ -162,8 +162,8 @@ def _check_alone(policy: SitePolicy, alone: SiteLedger) -> None:
         )
 
 
-def _charged(spent: SiteLedger | None, policy: SitePolicy, with_it: Callable[[SiteLedger], SiteLedger]) -> SiteLedger:
-    """The ledger with one more message, which the policy allows."""
+def charged(spent: SiteLedger | None, policy: SitePolicy, with_it: Callable[[SiteLedger], SiteLedger]) -> SiteLedger:
+    """The ledger with one more message, which the policy allows; raises ``LimitReached`` where it does not."""
     if spent is None:
         raise _unknown("what is there is not a ledger that this code wrote")
     after = with_it(spent)

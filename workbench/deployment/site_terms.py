@@ -1,11 +1,12 @@
 """What a run would ask of a site, by the plan that its server will make, against the limits that the site has set."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from client_app.policy import SitePolicy
-from client_app.site_ledger import SiteLedger, read_ledger
+from client_app.site_ledger import LimitReached, SiteLedger, charged, read_ledger
 from common.config import RunConfig
 from common.counts import count
 from common.privacy.mechanism import ReleaseTerms
@@ -66,8 +67,9 @@ def _messages(plan: PrivacyPlan, recipe: Recipe) -> Iterator[tuple[ReleaseTerms,
 def _room(policy: SitePolicy, spent: SiteLedger, asked: list[tuple[ReleaseTerms, bool]]) -> int:
     """How many of the messages the ledger pays for, one after the other."""
     for number, (terms, raw) in enumerate(asked):
-        spent = spent.after(terms, raw=raw, noise=0.0 if raw else policy.noise_of(terms))
-        too_many = policy.max_releases and spent.releases > policy.max_releases
-        if too_many or (policy.max_epsilon and spent.epsilon(policy.policy_delta) > policy.max_epsilon):
+        with_it = partial(SiteLedger.after, terms=terms, raw=raw, noise=0.0 if raw else policy.noise_of(terms))
+        try:
+            spent = charged(spent, policy, with_it)
+        except LimitReached:
             return number
     return len(asked)
