@@ -18,6 +18,7 @@ from client_app.policy import SitePolicy
 from client_app.rows import may_read_rows, message_name
 from client_app.site_data import SiteData
 from client_app.site_ledger import LimitReached, charge_release
+from client_app.tokenizer_limits import check_tokenizer
 from common import seeds
 from common.adapter import RankCut
 from common.config import DataConfig, LoraConfig, RunConfig, TrainConfig
@@ -89,7 +90,7 @@ class Site:
             return load_adapted_model(self.config.model, self.lora, self.config.seed)
         try:
             adapted = load_adapted_model(self.data.model(self.config.model), self.lora, self.config.seed)
-            self.data.tokenizer(adapted.tokenizer)
+            check_tokenizer(self.data.tokenizer(adapted.tokenizer))
         except Exception as error:  # whatever it was, its text may hold names of this machine
             _log.exception("the model or the chat template could not be loaded")
             what = "the model, or its own chat template"

@@ -160,7 +160,7 @@ def _data_and_model(node: Mapping[str, Any], run_config: Mapping[str, Any]) -> s
     from flwr.app import Context, RecordDict  # noqa: PLC0415 - as above
 
     from client_app.local_update import local_update  # noqa: PLC0415
-    from client_app.site import Site  # noqa: PLC0415
+    from client_app.site import ModelUnavailable, Site  # noqa: PLC0415
     from common.data import load_examples  # noqa: PLC0415
     from common.model.precision import slow_arithmetic  # noqa: PLC0415
 
@@ -172,7 +172,10 @@ def _data_and_model(node: Mapping[str, Any], run_config: Mapping[str, Any]) -> s
         site.data.check(site.config, site.config.train)
         load_examples(site.data.path, site.data.settings(site.config.data))  # names the row that a run would leave out
     began = time.monotonic()
-    adapted = site.model()
+    try:
+        adapted = site.model()
+    except ModelUnavailable as unavailable:  # a run's server is not told why; the site is
+        raise CheckFailed(str(unavailable.__cause__)) from None
     examples = site.examples(adapted, 0.0, "rounds")
     started = time.monotonic()
     gradient = local_update(adapted, adapted.initial, examples, site.config.train, site.seed(1))
