@@ -4,15 +4,10 @@ import io
 import warnings
 from contextlib import redirect_stderr
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import torch
 from datasets import Dataset
-from flwr_datasets.partitioner import (
-    IidPartitioner,
-    InnerDirichletPartitioner,
-    NaturalIdPartitioner,
-    Partitioner,
-)
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -23,6 +18,9 @@ from common.data.table import MESSAGES
 from common.data.tokenized import TokenizedExamples
 from common.data.tokens import encode
 from common.demo import tasks as demo_tasks
+
+if TYPE_CHECKING:  # it brings plots and statistics, which neither a server nor a site with its own data needs
+    from flwr_datasets.partitioner import Partitioner
 
 _MOST_DRAWN = 5_000_000  # half a gigabyte as a table, ten times that while it is made
 _CODES = "__group__"  # numbers of the groups, which partitioners compare; the groups themselves stay texts
@@ -37,7 +35,7 @@ def shared_examples(data: DataConfig, clients: int, seed: int) -> Dataset:
 
 
 @lru_cache(maxsize=2)
-def _partitioner(data: DataConfig, num_partitions: int, seed: int) -> Partitioner:
+def _partitioner(data: DataConfig, num_partitions: int, seed: int) -> "Partitioner":
     dataset = shared_examples(data, num_partitions, seed)
     if len(dataset) < num_partitions:
         raise ConfigError(
@@ -73,7 +71,13 @@ def _group_numbers(rows: Dataset, data: DataConfig) -> list[int]:
     return [number[str(group)] for group in groups]
 
 
-def _make_partitioner(data: DataConfig, examples: int, num_partitions: int, seed: int) -> Partitioner:
+def _make_partitioner(data: DataConfig, examples: int, num_partitions: int, seed: int) -> "Partitioner":
+    from flwr_datasets.partitioner import (  # noqa: PLC0415 - as above
+        IidPartitioner,
+        InnerDirichletPartitioner,
+        NaturalIdPartitioner,
+    )
+
     if data.partitioner == "iid":
         return IidPartitioner(num_partitions)
     if data.partitioner == "natural":
@@ -110,7 +114,7 @@ def private_examples(data: DataConfig, partition: int, num_partitions: int, seed
     return rows if data.name == "demo" else _distinct(rows, data)
 
 
-def _count(partitioner: Partitioner, data: DataConfig) -> int:
+def _count(partitioner: "Partitioner", data: DataConfig) -> int:
     """How many partitions there are, once all rows are placed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # 0 / 0, on the way to the error
