@@ -34,6 +34,7 @@ def test_noise_moves_the_adapter_as_far_as_was_said(files: Files, tmp_path: Any,
     assert moved == pytest.approx(said, rel=0.3)  # 64 values of 6 rounds: a relative spread of .04
 
 
+@pytest.mark.usefixtures("few_steps")
 @pytest.mark.parametrize("kind", ["dr-encoder, trained", "fedcg", "fedcg, conv", "fedcg, private"])
 def test_of_a_learned_decoder_it_is_measured_once_there_is_one(
     files: Files, tmp_path: Any, capsys: pytest.CaptureFixture[str], kind: str

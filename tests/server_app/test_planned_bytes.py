@@ -14,6 +14,7 @@ from server_app.strategies.two_stage import TwoStage
 from tests.support.strategy_runs import VARIANTS, Make
 from tests.support.tiny import CLIENTS, Files, run_tiny, start, tiny_config
 
+pytestmark = pytest.mark.usefixtures("few_steps")
 ROUNDS = 4
 TRUST: dict[str, dict[str, Any]] = {
     "central": {},

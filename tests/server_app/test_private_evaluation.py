@@ -29,6 +29,7 @@ from tests.support.killed_runs import REPEATABLE, killed_after, resumed
 from tests.support.strategy_runs import VARIANTS, Make
 from tests.support.tiny import CLIENTS, Files, run_tiny, start, tiny_config
 
+pytestmark = pytest.mark.usefixtures("few_steps")
 CLEAR: dict[str, Any] = {"evaluation.private": 0.1, "num-server-rounds": 2}
 OF_EIGHT = 2  # rows that are held out
 

@@ -340,7 +340,8 @@ def test_a_model_that_left_the_numbers_ends_with_its_report(files: Files, tmp_pa
 def test_a_run_whose_rounds_mostly_ask_nobody_says_so_at_its_start(
     files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    changes = {"privacy.epsilon": 4.0, "privacy.sampling-rate": 0.05, "num-server-rounds": 1}
+    noisy = {"privacy.epsilon": 0.0, "privacy.noise-multiplier": 2.0, "strategy.name": "lora"}
+    changes = noisy | {"privacy.sampling-rate": 0.05, "num-server-rounds": 1}
     run_tiny(tiny_config(files, tmp_path / "rare", changes))
     said = "privacy.sampling-rate = 0.05 with 6 clients: a round asks nobody with probability 0.74"
     assert said in capsys.readouterr().out

@@ -134,6 +134,7 @@ def test_estimates_are_near_what_a_real_step_keeps(
 CONV = {"codec.kind": "conv", "codec.size": 0}
 
 
+@pytest.mark.usefixtures("few_steps")
 @pytest.mark.parametrize(
     "changes",
     [
