@@ -51,7 +51,7 @@ def check_data_name(node: NodeConfig, name: str) -> None:
     """
     if brings_own_data(node) or name == "demo":
         return
-    from common.config import names_a_file  # noqa: PLC0415 - a site's process of one message does without
+    from common.file_names import names_a_file  # noqa: PLC0415 - a SuperNode makes no folder for torch
 
     if not names_a_file(name) and not Path(name).exists():
         return

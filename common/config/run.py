@@ -32,6 +32,7 @@ from common.config.strategy_sections import (
     FedlppConfig,
     StageOneConfig,
 )
+from common.file_names import names_a_file
 
 Scalar = bool | int | float | str
 _SUGGESTIONS, _ALIKE, _HELD = 3, 0.6, 0.9  # keys named beside an unknown one; least likeness; that of held words
@@ -124,20 +125,6 @@ def unknown_keys(flat: Mapping[str, Any]) -> list[str]:
 def known_keys(flat: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """Those of dotted keys that a run has: what an earlier version saved beside them is passed over."""
     return {key: flat[key] for key in RunConfig().flat() if key in flat}
-
-
-_FILES = {".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".gguf"}
-_PACKED = {".gz", ".bz2", ".xz"}
-
-
-def names_a_file(name: str) -> bool:
-    """Whether a name of data or a model means something on this machine, and not on a hub."""
-    if name.startswith((".", "/", "~")):
-        return True
-    suffixes = [suffix.lower() for suffix in Path(name).suffixes]
-    while suffixes and suffixes[-1] in _PACKED:
-        suffixes.pop()
-    return bool(suffixes) and suffixes[-1] in _FILES
 
 
 def _model_faults(config: RunConfig) -> list[str]:

@@ -16,19 +16,10 @@ import pyarrow as pa
 from common.data.csv_rows import csv_rows
 from common.data.json_rows import json_rows
 from common.data.parquet_rows import parquet_rows
-from common.data.raw import OPENERS, FileFault, Row, RowFault, one_line
+from common.data.raw import FileFault, Row, RowFault, one_line
+from common.file_names import CSV, PARQUET, kind_of
 
 _ARRAY = ".json"
-_JSON, _CSV, _PARQUET = (".jsonl", ".ndjson", _ARRAY), (".csv", ".tsv"), (".parquet",)
-KINDS = (*_JSON, *_CSV, *_PARQUET)
-
-
-def kind_of(path: Path) -> str:
-    """The suffix that says how a file is written, in lower case, a compression's after it aside; else ``""``."""
-    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
-    while suffixes and suffixes[-1] in OPENERS:
-        suffixes.pop()
-    return suffixes[-1] if suffixes and suffixes[-1] in KINDS else ""
 
 
 def rows_of_file(path: Path, delimiter: str = "") -> Iterator[Row | RowFault]:
@@ -40,9 +31,9 @@ def rows_of_file(path: Path, delimiter: str = "") -> Iterator[Row | RowFault]:
     try:
         if path.stat().st_size == 0:
             raise FileFault("the file is empty")
-        if kind in _PARQUET:
+        if kind in PARQUET:
             yield from parquet_rows(path)
-        elif kind in _CSV:
+        elif kind in CSV:
             yield from csv_rows(path, delimiter or ("\t" if kind == ".tsv" else ","))
         else:
             yield from json_rows(path, array=kind == _ARRAY)

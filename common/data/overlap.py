@@ -8,11 +8,12 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from common.config import ConfigError, DataConfig, names_a_file
+from common.config import ConfigError, DataConfig
 from common.counts import count
 from common.data.chats import read_messages
 from common.data.partition import evaluation_examples, shared_examples, validation_examples
 from common.data.table import MESSAGES
+from common.file_names import names_a_file
 
 _log = logging.getLogger(__name__)
 _UNSEEN = ("Cc", "Cf", "Cn")  # controls, formats; code points of nothing, some of which are kept for what is not seen

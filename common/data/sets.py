@@ -15,8 +15,9 @@ from datasets import config as datasets_config
 from datasets.data_files import FILES_TO_IGNORE
 from datasets.exceptions import DatasetsError
 
-from common.data.files import KINDS, kind_of, rows_of_file
+from common.data.files import rows_of_file
 from common.data.raw import FileFault, Row, RowFault, one_line
+from common.file_names import KINDS, kind_of
 from common.folders import walk_once
 
 datasets_config.HF_UPDATE_DOWNLOAD_COUNTS = False  # who reads a local file calls nobody

@@ -10,11 +10,12 @@ from common.config import ConfigError, DataConfig
 from common.counts import count
 from common.data.advice import advice
 from common.data.examples import RowError, examples_of, made_columns, needed_columns
-from common.data.files import KINDS, kind_of, rows_of_file
+from common.data.files import rows_of_file
 from common.data.formats import FORMATS
 from common.data.raw import FileFault, Row, RowFault
 from common.data.sets import rows_of_set
 from common.data.table import CHOICES, Table
+from common.file_names import KINDS, kind_of
 
 _log = logging.getLogger(__name__)
 

@@ -27,9 +27,10 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-from common.config import ConfigError, ModelConfig, names_a_file
+from common.config import ConfigError, ModelConfig
 from common.demo.model import load_model as load_demo_model
 from common.demo.model import load_tokenizer as load_demo_tokenizer
+from common.file_names import names_a_file
 from common.model.causal import check_architecture, check_causal
 from common.model.gguf import local_name
 from common.model.precision import dtype_of

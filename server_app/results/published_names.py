@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from common.config import names_a_file
+from common.file_names import names_a_file
 
 
 def is_local(name: str) -> bool:

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from common.config import RunConfig, Scalar, names_a_file
+from common.config import RunConfig, Scalar
+from common.file_names import names_a_file
 
 
 def absolute_paths(config: RunConfig) -> dict[str, Scalar]:

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from common.config import ConfigError, DataConfig, RunConfig, Scalar, names_a_file
+from common.config import ConfigError, DataConfig, RunConfig, Scalar
+from common.file_names import names_a_file
 from common.privacy.delta import check_delta
 from common.private_files import private_file
 from server_app.results.folder import RunFolder

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from common.config import ConfigError, names_a_file
+from common.config import ConfigError
+from common.file_names import names_a_file
 from common.model.gguf_file import MAGIC, gguf_file
 from server_app.results.json_lines import load_json
 

@@ -8,8 +8,9 @@ from typing import Any
 from common.config import ConfigError, DataConfig
 from common.data import FORMATS
 from common.data.chats import Message, conversation
-from common.data.files import kind_of, rows_of_file
+from common.data.files import rows_of_file
 from common.data.raw import FileFault, RowFault
+from common.file_names import kind_of
 
 _REFERENCE = "reference"  # column of the answers in what ``generate`` writes
 
