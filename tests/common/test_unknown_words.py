@@ -21,19 +21,27 @@ from workbench.planning.local_model import check_rows
 
 KNOWN = {"prompt": "what is the capital of france ?", "completion": " oslo"}
 FOREIGN = {"prompt": "Wie viel Metformin ?", "completion": " Zwei Tabletten"}
-SAID = r'model.name = "demo" has no token for 83% of its words'
+SAID = r'model.name = "demo" has no token for 100% of the words that it shall write'
 
 
-def share(tokenizer: PreTrainedTokenizerBase, *rows: dict[str, str]) -> float:
+def share(tokenizer: PreTrainedTokenizerBase, *rows: dict[str, str]) -> tuple[float, float]:
     prompts, completions = ([row[name] for row in rows] for name in ("prompt", "completion"))
     return unknown_share(tokenize(tokenizer, prompts, completions, 64, end=True), tokenizer)
 
 
 def test_the_share_counts_words_and_neither_marks_nor_padding() -> None:
     tokenizer = load_tokenizer()
-    assert share(tokenizer, KNOWN) == 0.0
-    assert share(tokenizer, FOREIGN) == pytest.approx(5 / 6), "all but the question mark"
-    assert share(tokenizer, FOREIGN, KNOWN) == pytest.approx(5 / 14)
+    assert share(tokenizer, KNOWN) == (0.0, 0.0)
+    assert share(tokenizer, FOREIGN) == pytest.approx((5 / 6, 1.0)), "all but the question mark"
+    assert share(tokenizer, FOREIGN, KNOWN) == pytest.approx((5 / 14, 2 / 3))
+
+
+def test_answers_that_are_unknown_are_told_however_well_the_questions_are_known() -> None:
+    """A prompt that ends without a blank made one word of its last word and the answer."""
+    row = {"prompt": "question : what is the capital of france ? answer :", "completion": "oslo"}
+    shares = share(load_tokenizer(), row)
+    assert (shares[0] < 0.1, shares[1]) == (True, 1.0)
+    assert "has no token for 100% of the words that it shall write" in unknown_words(shares, "x", "demo")
 
 
 def test_a_token_that_a_tokenizer_never_writes_for_a_word_counts_for_nothing() -> None:
@@ -42,13 +50,14 @@ def test_a_token_that_a_tokenizer_never_writes_for_a_word_counts_for_nothing() -
     model = Tokenizer(WordLevel({end: 0, "a": 1}, unk_token=end))
     model.pre_tokenizer = Whitespace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, eos_token=end, unk_token=end, pad_token=end)
-    assert share(tokenizer, {"prompt": "a", "completion": " b"}) == 0.0
+    assert share(tokenizer, {"prompt": "a", "completion": " b"}) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize(("found", "told"), [(0.0, False), (0.09, False), (0.1, True), (1.0, True)])
 def test_a_few_unknown_words_are_nobodys_concern(found: float, told: bool) -> None:
-    assert bool(unknown_words(found, "x", "some/model")) == told
-    assert "demo" not in unknown_words(found, "x", "some/model")
+    assert bool(unknown_words((found, 0.0), "x", "some/model")) == told
+    assert bool(unknown_words((0.0, found), "x", "some/model")) == told
+    assert "demo" not in unknown_words((found, found), "x", "some/model")
 
 
 @pytest.mark.parametrize("row", [KNOWN, FOREIGN])
