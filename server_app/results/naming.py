@@ -1,13 +1,13 @@
 """Errors of a full disk that say where: neither the system nor safetensors names the file that was written."""
 
 import errno
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
-
-from server_app.errors import CommandError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
@@ -22,6 +22,8 @@ def naming(path: Path) -> Iterator[None]:
             error.filename = str(path)
         raise
     except SafetensorError as error:
-        if "I/O error" not in str(error):
+        found = re.search(r"I/O error.*\(os error (\d+)\)", str(error))
+        if found is None:
             raise
-        raise CommandError(f"{path}: {error}") from error
+        number = int(found[1])
+        raise OSError(number, os.strerror(number), str(path)) from error
