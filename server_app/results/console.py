@@ -10,7 +10,7 @@ from flwr.app import MetricRecord
 from common.counts import count
 from server_app.privacy.account import assumptions
 from server_app.privacy.plan import PrivacyPlan
-from server_app.results.units import MARK, clock, data_size, show, show_delta, speak
+from server_app.results.units import MARK, clock, data_size, show, show_delta, show_multiplier, speak
 from server_app.rounds.state import RoundSummary
 
 _BY_CHANCE = 2.0  # of the energy that random directions hold, on average
@@ -66,15 +66,15 @@ class ConsoleLog:
         if not plan.round.noise_multiplier:
             self(f"NOT PRIVATE: {plan.reason}")
             return
-        stage_one = f"stage-1 noise {plan.stage_one.noise_multiplier:.3f}, " if plan.stage_one else ""
+        stage_one = f"stage-1 noise {show_multiplier(plan.stage_one.noise_multiplier)}, " if plan.stage_one else ""
         goal = f"epsilon {show(plan.epsilon)} at delta {show_delta(plan.delta)} ({assumptions(plan)})"
-        self(f"plan: {stage_one}stage-2 noise {plan.round.noise_multiplier:.3f} (x clip norm) -> {goal}")
+        self(f"plan: {stage_one}stage-2 noise {show_multiplier(plan.round.noise_multiplier)} (x clip norm) -> {goal}")
         if plan.reason:
             self(f"end-to-end epsilon is inf: {plan.reason}")
         if plan.evaluation:
             self(
-                f"private evaluation: {count(plan.evaluations, 'time')}, noise {plan.evaluation.noise_multiplier:.3f}; "
-                "the epsilon above includes it"
+                f"private evaluation: {count(plan.evaluations, 'time')}, noise "
+                f"{show_multiplier(plan.evaluation.noise_multiplier)}; the epsilon above includes it"
             )
 
     def remark(self, text: str) -> None:

@@ -97,6 +97,15 @@ def show_delta(delta: float) -> str:
     return f"{rounded_up(delta, 6):g}"
 
 
+def show_multiplier(noise: float, digits: int = 3) -> str:
+    """A noise multiplier for people, so many ``digits`` behind the point; a small one by its first three instead.
+
+    >>> show_multiplier(1.4361), show_multiplier(0.0001)
+    ('1.436', '0.0001')
+    """
+    return f"{noise:.3g}" if 0 < noise < 10 ** (1 - digits) else f"{noise:.{digits}f}"
+
+
 def data_size(count: float) -> str:
     """A byte count in B, kB, MB or GB (powers of 1,000), with three digits.
 

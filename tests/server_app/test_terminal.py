@@ -9,7 +9,7 @@ from common.config import RunConfig
 from server_app.privacy.solving import make_plan
 from server_app.results.console import ConsoleLog
 from server_app.results.facts import extent
-from server_app.results.units import bytes_against_lora, data_size, show, show_delta, times
+from server_app.results.units import bytes_against_lora, data_size, show, show_delta, show_multiplier, times
 from server_app.rounds.private_scores import imprecision
 
 
@@ -76,3 +76,9 @@ def test_one_of_a_kind_is_told_in_the_singular(capsys: pytest.CaptureFixture[str
     run = {"rounds_run": 1, "rounds_planned": 1, "clients": 1}
     assert extent({"run": run, "outcome": ended}).startswith("1 of 1 round with 1 enrolled client; ended because:")
     assert "with 1 client and 1 evaluation noise" in imprecision(0.5, 0.5, 1, 1)
+
+
+@pytest.mark.parametrize(("noise", "shown"), [(1.43609, "1.436"), (66.33, "66.330"), (0.01, "0.010"), (1e-4, "0.0001")])
+def test_no_noise_is_shown_as_none(noise: float, shown: str) -> None:
+    assert show_multiplier(noise) == shown
+    assert float(show_multiplier(noise, 4)) == pytest.approx(noise, abs=1e-4)

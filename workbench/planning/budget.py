@@ -26,7 +26,7 @@ from server_app.privacy.plan import PrivacyPlan, provable, why_infinite
 from server_app.privacy.solving import make_plan
 from server_app.privacy.stage_one import StageOne, statistics_stage
 from server_app.results.json_lines import finite
-from server_app.results.units import show, show_delta
+from server_app.results.units import show, show_delta, show_multiplier
 from workbench.planning.budget_request import Accountant, BudgetRequest, as_options, config_of
 
 ADJACENCY = "zero-out: one client's whole contribution replaced by zero"
@@ -120,13 +120,14 @@ def to_text(request: BudgetRequest) -> str:
     """The answer for people."""
     budget = solve(request, curve_points=_TABLE_POINTS)
     plan = budget.plan
-    stage_one = f"{plan.stage_one.noise_multiplier:.4f} (stage 1)" if plan.stage_one else "no stage 1"
+    stage_one = f"{show_multiplier(plan.stage_one.noise_multiplier, 4)} (stage 1)" if plan.stage_one else "no stage 1"
     beyond = " (the search ends here)" if request.solved == "rounds" and plan.rounds == LARGEST_ROUNDS else ""
     lines = [
         f"solved for {request.solved.replace('_', ' ')}",
-        f"  noise multiplier            {plan.round.noise_multiplier:.4f} (stage 2), {stage_one}",
+        f"  noise multiplier            {show_multiplier(plan.round.noise_multiplier, 4)} (stage 2), {stage_one}",
         *_evaluation_line(budget),
-        f"  noise of one message        {budget.message_noise_multiplier:.4f} by itself: {_faced(request)}",
+        f"  noise of one message        {show_multiplier(budget.message_noise_multiplier, 4)} by itself: "
+        f"{_faced(request)}",
         f"  rounds                      {plan.rounds:,}{beyond}",
         f"  epsilon, released model     {_model_figure(budget)}",
         f"  epsilon, client v. server   {show(budget.epsilon_server_view)}{_server_terms(budget)}",
@@ -148,8 +149,9 @@ def _evaluation_line(budget: Budget) -> list[str]:
         return []
     loss, accuracy = plan.score_noise
     return [
-        f"  private evaluations         {plan.evaluations}, noise {plan.evaluation.noise_multiplier:.4f}: each "
-        f"accuracy ± {100 * accuracy:.1f} points, each loss ± {loss:.3f} nats (clipped at {LOSS_BOUND:g})"
+        f"  private evaluations         {plan.evaluations}, noise "
+        f"{show_multiplier(plan.evaluation.noise_multiplier, 4)}: each accuracy ± {100 * accuracy:.1f} points, "
+        f"each loss ± {loss:.3f} nats (clipped at {LOSS_BOUND:g})"
     ]
 
 

@@ -15,7 +15,7 @@ from server_app.privacy.account import assumptions
 from server_app.privacy.plan import PrivacyPlan, why_infinite
 from server_app.results.json_lines import finite
 from server_app.results.run_bytes import RunBytes, plain_lora_bytes, run_bytes
-from server_app.results.units import bytes_against_lora, clock, data_size, show, show_delta
+from server_app.results.units import bytes_against_lora, clock, data_size, show, show_delta, show_multiplier
 from server_app.rounds.secure import bytes_of_answer, set_up_bytes
 from server_app.run import plan_run
 from server_app.strategies import check_strategy, recipe_of
@@ -157,7 +157,7 @@ def to_text(config: RunConfig) -> str:
     sizes = solve(config)
     plan, memory, values = sizes.privacy, sizes.memory, sizes.shape.layout.size
     kept = "with checkpointing" if memory.checkpointing else "without checkpointing"
-    stage_one = f", {plan.stage_one.noise_multiplier:.4f} (stage 1)" if plan.stage_one else ""
+    stage_one = f", {show_multiplier(plan.stage_one.noise_multiplier, 4)} (stage 1)" if plan.stage_one else ""
     reason = why_infinite(plan.reason, plan.epsilon)
     lines = [
         f"{config.strategy.name} on {config.model.name}",
@@ -176,12 +176,12 @@ def to_text(config: RunConfig) -> str:
         f"    codec                     {data_size(memory.codec)}",
         f"    activations               {data_size(memory.activations)}; with checkpointing "
         f"{data_size(memory.activations_checkpointed)}",
-        f"  memory of the server        {data_size(sizes.server.total)}, of which {data_size(sizes.server.evaluation)} "
-        "in a pass over held-out rows; an estimate",
+        f"  memory of the server        at most {data_size(sizes.server.total)}, of which "
+        f"{data_size(sizes.server.evaluation)} in a pass over held-out rows; an estimate",
         f"  clients                     {plan.clients:,}, expected cohort {plan.expected_cohort:g}, "
         f"{count(plan.rounds, 'round')} of {_work(config)}",
         *_time_line(sizes),
-        f"  noise multiplier            {plan.round.noise_multiplier:.4f} (stage 2){stage_one}",
+        f"  noise multiplier            {show_multiplier(plan.round.noise_multiplier, 4)} (stage 2){stage_one}",
         *_evaluation_line(sizes),
         f"  epsilon, released model     {show(plan.epsilon)} at delta {show_delta(plan.delta)} "
         f"({reason or assumptions(plan)})",
