@@ -142,7 +142,8 @@ def test_a_models_own_chat_template_never_runs_and_a_sites_own_does(
         return original(settings, given, *others)
 
     monkeypatch.setattr(site_module, "private_tokens", spy)
-    monkeypatch.setattr(site_module, "_own_part", site_module._own_part.__wrapped__)  # nothing kept of other tests
+    for kept in ("_own_part", "_read_once"):  # nothing of other tests
+        monkeypatch.setattr(site_module, kept, getattr(site_module, kept).__wrapped__)
     refused = site.ask(data__chat_template=True)
     assert refused.text == "PolicyRefusal: this site refuses: data.chat-template = true; its own is false"
     assert site.ask().kind == "release"

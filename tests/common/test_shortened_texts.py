@@ -30,7 +30,7 @@ def said_of(path: Path, **changes: Any) -> list[str]:
 
 
 def test_the_first_clients_long_rows_are_counted(tmp_path: Path) -> None:
-    path = write_jsonl(tmp_path / "own.jsonl", [SHORT, LONG, LONG | {"completion": " lyon"}])
+    path = write_jsonl(tmp_path / "own.jsonl", [SHORT, LONG, LONG | {"completion": " oslo"}])
     assert said_of(path) == [
         f'data.name = "{path}", the first client\'s: 2 of 3 texts with more than data.max-length = 20 tokens, '
         "read without the start; raise it, or give shorter texts"
