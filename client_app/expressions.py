@@ -1,9 +1,9 @@
 """Which regular expressions of a tokenizer may run over private rows.
 
 A backtracking engine (Oniguruma, which tokenizers use) may try one text again and again, and how it reads an expression
-has many a corner. So what passes is what published models have, word for word, and what is so plain that it takes time
-in proportion to a text: alternatives of single characters and classes, of which one may be optional or counted and the
-last may be repeated; nothing behind that can fail.
+has many a corner. So what passes is what published models have, word for word, and what is so plain and short that it
+takes some dozen steps a character: alternatives of a few characters and classes, or of one that is repeated, which an
+optional one may precede. Nothing behind a repetition can fail.
 """
 
 import re
@@ -38,13 +38,13 @@ PUBLISHED: Final = {
 }
 """By a model that has it; line ends as they are written here."""
 
-_LONGEST = 1000  # characters
-_MOST_TIMES = 16
+_LONGEST, _MOST_ALIKE, _MOST_TIMES = 64, 16, 16  # characters; of them in a row; repetitions that are counted
 _ESCAPE = r"\\(?:[pP]\{\^?\w+\}|[nrtfvdDsSwW]|[^\w\s])"
 _INSIDE = rf"(?:[^\[\]\\&]|&(?!&)|{_ESCAPE})"
 _ONE = rf"(?:{_ESCAPE}|\[\^?{_INSIDE}+\]|[^\\\[\]()|{{}}?*+^$])"
-_TIMES = r"(?:\?|\{(\d{1,2})(?:,(\d{1,2}))?\})"
-_PLAIN = re.compile(rf"{_ONE}*?(?:{_ONE}{_TIMES})?{_ONE}*?{_ONE}(?:[*+]|\{{\d{{1,2}},\}})?|{_ONE}{_TIMES}")
+_PLAIN = re.compile(
+    rf"{_ONE}\??{_ONE}[*+]?|{_ONE}[*+?]?|{_ONE}{{1,{_MOST_ALIKE}}}|{_ONE}\{{(\d{{1,2}})(?:,(\d{{1,2}})?)?\}}"
+)
 _BRANCH_ENDS = re.compile(rf"(?:{_ESCAPE}|\[\^?{_INSIDE}+\]|[^\\\[|])*")
 
 

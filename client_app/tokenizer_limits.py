@@ -21,7 +21,8 @@ from common.config import ConfigError
 
 MOST_GROWTH = 40
 """How many times as long all parts together may make a text: 4 in Llama 3, 12 in Qwen and BERT, 36 in XGLM."""
-_MOST_PARTS = 16
+_MOST_PARTS, _MOST_EXPRESSIONS = 16, 8
+_MOST_REPLACED = 4  # times as long by replacements, which a guessed text may be the cause of
 _LONGEST_WORD, _LONGEST_PIECE, _LONGEST_AFFIX = 200, 64, 16  # characters; the work grows with their squares
 NORMALIZERS = {
     **dict.fromkeys(("Sequence", "Nmt", "Precompiled", "Prepend", "Replace", "Strip", "StripAccents"), 1),
@@ -47,8 +48,13 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
     ]
     if len(parts) > _MOST_PARTS:
         raise _refused(f"it has more than {_MOST_PARTS} normalizers and pre-tokenizers")
-    if math.prod(_growth(part, known) for part, known in parts) > MOST_GROWTH:
+    if sum("Regex" in part.get("pattern", {}) for part, _ in parts) > _MOST_EXPRESSIONS:
+        raise _refused(f"it has more than {_MOST_EXPRESSIONS} expressions")
+    growths = [(part.get("type"), _growth(part, known)) for part, known in parts]
+    if math.prod(growth for _, growth in growths) > MOST_GROWTH:
         raise _refused(f"it may make a text over {MOST_GROWTH} times as long")
+    if math.prod(growth for kind, growth in growths if kind == "Replace") > _MOST_REPLACED:
+        raise _refused(f"what it replaces may make a text over {_MOST_REPLACED} times as long")
     _check_model(backend)
 
 

@@ -98,6 +98,14 @@ GREEDY: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
         },
         "over 40 times as long",
     ),
+    "many expressions": (
+        lambda: {"pre_tokenizer": pre_tokenizers.Sequence([pre_tokenizers.Split(Regex("a"), "isolated")] * 9)},
+        "more than 8 expressions",
+    ),
+    "a guess made longer": (
+        lambda: {"normalizer": normalizers.Replace("secret", "x" * 31)},
+        "what it replaces may make a text over 4 times as long",
+    ),
     "many parts": (
         lambda: {"pre_tokenizer": pre_tokenizers.Sequence([pre_tokenizers.Digits()] * 20)},
         "more than 16 normalizers and pre-tokenizers",
