@@ -98,6 +98,8 @@ def _check_model(backend: Tokenizer) -> None:
     model = backend.model
     if not isinstance(model, BPE | Unigram | WordLevel | WordPiece):
         raise _refused(f"its model {type(model).__name__} is not known")
+    if getattr(model, "dropout", None):
+        raise _refused("it draws the parts of a word at random (dropout)")
     if isinstance(model, WordPiece) and model.max_input_chars_per_word > _LONGEST_WORD:
         raise _refused(f"its words may be longer than {_LONGEST_WORD} characters (max_input_chars_per_word)")
     affixes = [getattr(model, name, None) or "" for name in ("continuing_subword_prefix", "end_of_word_suffix")]

@@ -114,6 +114,7 @@ GREEDY: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
         lambda: {"model": models.Unigram([("x", 0.0), ("-" * 65, -1.0)], unk_id=0)},
         "its longest piece has 65 characters",
     ),
+    "words in parts at random": (lambda: {"model": models.BPE({"a": 0}, [], dropout=0.5)}, "at random (dropout)"),
     "a long affix": (
         lambda: {"model": models.BPE({"a": 0}, [], continuing_subword_prefix="#" * 17)},
         "longer than 16 characters",
